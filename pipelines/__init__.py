@@ -1,0 +1,1 @@
+"""The loop, drawn: Airflow DAGs whose tasks are `sharpline` commands."""

@@ -1,0 +1,1 @@
+"""The whole loop on one machine: start, run once or stay up, stop."""

@@ -1,0 +1,1 @@
+"""What a picture, a model and a score are."""

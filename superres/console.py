@@ -1,0 +1,48 @@
+"""What commands say: people read standard error, scripts read the last line of standard output."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+LOG_EVERY_SECONDS = 10.0
+
+
+def say(text: str) -> None:
+    """One line for a person, on standard error."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def show(text: str) -> None:
+    """One line of a command's answer for a person, on standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def emit(result: Mapping[str, object]) -> None:
+    """The result of a command as one JSON line on standard output."""
+    sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+    """Pass `items` on, showing a progress bar on a terminal and sparse log lines elsewhere."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track as bar
+
+        yield from bar(items, label, total=total, console=Console(stderr=True))
+        return
+    last_seconds = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now_seconds = time.monotonic()
+        if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
+            say(f"{label}: {done}/{total if total is not None else '?'}")
+            last_seconds = now_seconds

@@ -1,0 +1,22 @@
+"""The environment variables that every room understands; serving adds its own settings to these."""
+
+import os
+from pathlib import Path
+
+SHARED = {
+    "SHARPLINE_STATE": "folder for everything that runs leave behind (default: .sharpline)",
+    "SHARPLINE_MLFLOW_URI": "address of the MLflow server, e.g. http://127.0.0.1:5000",
+    "SHARPLINE_PROMETHEUS_URL": "address of the Prometheus server whose alerts may retrain",
+    "SHARPLINE_THREADS": "CPU threads one process may use (default: all cores)",
+}
+
+
+def state_folder() -> Path:
+    """The state folder, absolute; not created here."""
+    return Path(os.environ.get("SHARPLINE_STATE", ".sharpline")).resolve()
+
+
+def cpu_threads() -> int:
+    """Threads for numeric work: SHARPLINE_THREADS, else every core this process may use."""
+    asked = os.environ.get("SHARPLINE_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
