@@ -1,0 +1,60 @@
+"""SRVGGNetCompact: a plain stack of convolutions at low resolution (Real-ESRGAN, Wang et al. 2021)."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class SRVGGNetCompact(nn.Module):
+    """Convolutions and activations, one pixel shuffle, and the nearest-neighbour picture added.
+
+    `act_type` is prelu, relu or leakyrelu. Input (B, num_in_ch, H, W), output at `upscale`.
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        num_conv: int = 16,
+        upscale: int = 4,
+        act_type: str = "prelu",
+    ) -> None:
+        super().__init__()
+        self.upscale = upscale
+        channels = [num_in_ch, *[num_feat] * (num_conv + 1)]
+        self.body = nn.ModuleList()
+        for inputs, outputs in pairwise(channels):
+            self.body.append(nn.Conv2d(inputs, outputs, 3, 1, 1))
+            self.body.append(_activation(act_type, num_feat))
+        self.body.append(nn.Conv2d(num_feat, num_out_ch * upscale * upscale, 3, 1, 1))
+        self.upsampler = nn.PixelShuffle(upscale)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # With torch's default, and even more with a zeroed last layer, PReLU stacks do not learn.
+        convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
+        for layer in convolutions:
+            nn.init.kaiming_normal_(layer.weight, a=0.25)
+            nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            convolutions[-1].weight.mul_(0.1)
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        features = lr_bchw
+        for layer in self.body:
+            features = layer(features)
+        nearest = functional.interpolate(lr_bchw, scale_factor=self.upscale, mode="nearest")
+        return self.upsampler(features) + nearest
+
+
+def _activation(act_type: str, channels: int) -> nn.Module:
+    if act_type == "prelu":
+        return nn.PReLU(num_parameters=channels)
+    if act_type == "relu":
+        return nn.ReLU(inplace=True)
+    if act_type == "leakyrelu":
+        return nn.LeakyReLU(negative_slope=0.1, inplace=True)
+    raise TypeError(f"act_type must be prelu, relu or leakyrelu, not {act_type!r}")

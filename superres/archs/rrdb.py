@@ -1,0 +1,93 @@
+"""RRDBNet, ESRGAN's generator: residual in residual dense blocks (Wang et al. 2018)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+RESIDUAL_SCALE = 0.2
+
+
+class ResidualDenseBlock(nn.Module):
+    """Five convolutions, each fed with everything before it; the last one's output is damped."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(num_feat, num_grow_ch, 3, 1, 1)
+        self.conv2 = nn.Conv2d(num_feat + num_grow_ch, num_grow_ch, 3, 1, 1)
+        self.conv3 = nn.Conv2d(num_feat + 2 * num_grow_ch, num_grow_ch, 3, 1, 1)
+        self.conv4 = nn.Conv2d(num_feat + 3 * num_grow_ch, num_grow_ch, 3, 1, 1)
+        self.conv5 = nn.Conv2d(num_feat + 4 * num_grow_ch, num_feat, 3, 1, 1)
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5):
+            damped_kaiming_(layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        dense = [features]
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            dense.append(leaky(layer(torch.cat(dense, dim=1))))
+        return features + RESIDUAL_SCALE * self.conv5(torch.cat(dense, dim=1))
+
+
+class RRDB(nn.Module):
+    """Three dense blocks in a row around which the input is added again."""
+
+    def __init__(self, num_feat: int, num_grow_ch: int) -> None:
+        super().__init__()
+        self.rdb1 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.rdb2 = ResidualDenseBlock(num_feat, num_grow_ch)
+        self.rdb3 = ResidualDenseBlock(num_feat, num_grow_ch)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features + RESIDUAL_SCALE * self.rdb3(self.rdb2(self.rdb1(features)))
+
+
+class RRDBNet(nn.Module):
+    """ESRGAN's generator, and Real-ESRGAN's at scale 2 and 1 (on pixel-unshuffled input).
+
+    Input (B, num_in_ch, H, W) with sides divisible by 4 / scale, output at `scale` (1, 2 or 4).
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        scale: int = 4,
+        num_feat: int = 64,
+        num_block: int = 23,
+        num_grow_ch: int = 32,
+    ) -> None:
+        super().__init__()
+        if scale not in (1, 2, 4):
+            raise TypeError(f"scale must be 1, 2 or 4, not {scale}")
+        self.unshuffle = 4 // scale
+        self.conv_first = nn.Conv2d(num_in_ch * self.unshuffle**2, num_feat, 3, 1, 1)
+        self.body = nn.Sequential(*[RRDB(num_feat, num_grow_ch) for _ in range(num_block)])
+        self.conv_body = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.conv_up1 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.conv_up2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.conv_hr = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
+        self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, 1, 1)
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        if self.unshuffle > 1:
+            lr_bchw = functional.pixel_unshuffle(lr_bchw, self.unshuffle)
+        shallow = self.conv_first(lr_bchw)
+        features = shallow + self.conv_body(self.body(shallow))
+        features = leaky(self.conv_up1(double(features)))
+        features = leaky(self.conv_up2(double(features)))
+        return self.conv_last(leaky(self.conv_hr(features)))
+
+
+def leaky(features: Tensor) -> Tensor:
+    return functional.leaky_relu(features, negative_slope=0.2)
+
+
+def double(features: Tensor) -> Tensor:
+    return functional.interpolate(features, scale_factor=2, mode="nearest")
+
+
+def damped_kaiming_(layer: nn.Conv2d) -> None:
+    """Kaiming initialisation times 0.1, which ESRGAN found deep residual stacks to need."""
+    nn.init.kaiming_normal_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight.mul_(0.1)

@@ -1,0 +1,39 @@
+"""Bicubic enlargement as a fixed convolution, for networks that start from the enlarged picture."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+REACH = 2  # low-resolution pixels that the cubic kernel reaches to either side
+
+
+class BicubicUpsample(nn.Module):
+    """Keys' cubic convolution (a = -0.5, MATLAB's), borders replicated, by an integer factor."""
+
+    phases: Tensor
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+        offsets = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+        taps = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
+        kernel = cubic(offsets[:, None] - taps[None, :])
+        phases = torch.einsum("iy,jx->ijyx", kernel, kernel).reshape(scale * scale, 1, 5, 5)
+        self.register_buffer("phases", phases.float(), persistent=False)
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        batch, channels, height, width = lr_bchw.shape
+        padded = functional.pad(lr_bchw, (REACH,) * 4, mode="replicate")
+        planes = padded.reshape(batch * channels, 1, height + 2 * REACH, width + 2 * REACH)
+        enlarged = functional.pixel_shuffle(
+            functional.conv2d(planes, self.phases.to(planes.dtype)), self.scale
+        )
+        return enlarged.reshape(batch, channels, height * self.scale, width * self.scale)
+
+
+def cubic(distance: Tensor) -> Tensor:
+    """Keys (1981), equation 15, with a = -0.5."""
+    d = distance.abs()
+    near = 1.5 * d**3 - 2.5 * d**2 + 1
+    far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
+    return torch.where(d <= 1, near, torch.where(d <= 2, far, torch.zeros_like(d)))

@@ -1,0 +1,29 @@
+"""VDSR: twenty 3x3 convolutions that learn the residual of bicubic enlargement (Kim et al. 2016)."""
+
+import torch
+from torch import Tensor, nn
+
+from superres.archs.upsample import BicubicUpsample
+
+
+class VDSR(nn.Module):
+    """`num_conv` convolutions of `num_feat` features at the output's resolution, on RGB."""
+
+    def __init__(self, upscale: int = 4, num_feat: int = 64, num_conv: int = 20) -> None:
+        super().__init__()
+        self.enlarge = BicubicUpsample(upscale)
+        layers: list[nn.Module] = [nn.Conv2d(3, num_feat, 3, padding=1), nn.ReLU(inplace=True)]
+        for _ in range(num_conv - 2):
+            layers += [nn.Conv2d(num_feat, num_feat, 3, padding=1), nn.ReLU(inplace=True)]
+        last = nn.Conv2d(num_feat, 3, 3, padding=1)
+        self.body = nn.Sequential(*layers, last)
+        for layer in self.body:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        with torch.no_grad():
+            last.weight.mul_(0.1)
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        enlarged = self.enlarge(lr_bchw)
+        return enlarged + self.body(enlarged)
