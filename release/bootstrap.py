@@ -1,0 +1,134 @@
+"""How sure the gate may be of a gain: a paired hierarchical bootstrap over pictures and blocks.
+
+Pictures are resampled with replacement, then the blocks within each drawn picture (Davison and
+Hinkley 1997, section 3.8). Both competitors keep the same draw, so what makes a picture hard for
+both cancels out. From every draw the PSNR gain of each picture is computed anew out of the mean
+squared errors of its drawn blocks; the statistic is the mean of those gains over the pictures.
+
+Pixels within a picture are far from independent, and pictures differ more than blocks do: an
+interval over pixels would be absurdly narrow. With a handful of pictures even this one is an
+approximation, which is why `paired_gain` refuses to speak below a stated number of both.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from superres.errors import SharplineError
+
+# Squared 8-bit levels. Two pictures that equal their reference differ by 0 dB, not by inf - inf.
+LEAST_ERROR = 1e-6
+
+Floats = npt.NDArray[np.float64]
+
+
+class TooLittleToJudge(SharplineError):
+    """There are fewer pictures or blocks than the rules ask for before any verdict."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resampling:
+    """How the bootstrap draws, and below how many pictures and blocks it says nothing."""
+
+    confidence: float
+    resamples: int
+    seed: int
+    least_pictures: int
+    least_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedErrors:
+    """Squared errors of two competitors on one picture, in squared 8-bit levels.
+
+    `ours` and `theirs` are sums over each block, `values` the numbers of summed values; all three
+    have the shape (blocks,) and list the blocks in the same order.
+    """
+
+    name: str
+    ours: Floats
+    theirs: Floats
+    values: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gain:
+    """Mean PSNR gain over the pictures in dB, with the two-sided interval around it."""
+
+    mean_db: float
+    lower_db: float
+    upper_db: float
+    confidence: float
+    pictures: int
+    blocks: int
+
+
+def block_sums(
+    error_map: npt.NDArray[np.floating], block_pixels: int
+) -> tuple[Floats, Floats]:
+    """Sum and count of an error map (H, W) or (H, W, C) over a grid of near-equal blocks.
+
+    Blocks have at least `block_pixels` a side (a smaller picture is one block), so no sliver at
+    the border counts as a block of its own.
+    """
+    height, width = error_map.shape[:2]
+    rows, columns = _edges(height, block_pixels), _edges(width, block_pixels)
+    plane = error_map.astype(np.float64)
+    plane = plane if plane.ndim == 2 else plane.sum(axis=2)
+    channels = 1 if error_map.ndim == 2 else error_map.shape[2]
+    sums = np.add.reduceat(np.add.reduceat(plane, rows[:-1], axis=0), columns[:-1], axis=1)
+    counts = np.outer(np.diff(rows), np.diff(columns)) * channels
+    return sums.ravel(), counts.ravel().astype(np.float64)
+
+
+def _edges(length: int, block_pixels: int) -> npt.NDArray[np.int64]:
+    return np.linspace(0, length, max(1, length // block_pixels) + 1).astype(np.int64)
+
+
+def paired_gain(pictures: Sequence[PairedErrors], resampling: Resampling) -> Gain:
+    """The mean PSNR gain of `ours` over `theirs` with its percentile interval.
+
+    Raises TooLittleToJudge below the stated numbers of pictures and blocks.
+    """
+    blocks = sum(picture.values.size for picture in pictures)
+    if len(pictures) < resampling.least_pictures or blocks < resampling.least_blocks:
+        raise TooLittleToJudge(
+            f"{len(pictures)} pictures with {blocks} blocks are too few for a verdict; the rules "
+            f"ask for {resampling.least_pictures} pictures and {resampling.least_blocks} blocks: "
+            "gate on more held-out pictures")
+    means = _resampled_means(pictures, resampling)
+    tail = (1.0 - resampling.confidence) / 2.0
+    lower, upper = np.quantile(means, [tail, 1.0 - tail])
+    mean = float(np.mean([_gain_db(picture.ours.sum(), picture.theirs.sum(), picture.values.sum())
+                          for picture in pictures]))
+    return Gain(mean_db=mean, lower_db=float(lower), upper_db=float(upper),
+                confidence=resampling.confidence, pictures=len(pictures), blocks=blocks)
+
+
+def _resampled_means(pictures: Sequence[PairedErrors], resampling: Resampling) -> Floats:
+    """One mean gain per resample, shape (resamples,)."""
+    generator = np.random.default_rng(resampling.seed)
+    drawn = generator.integers(len(pictures), size=(resampling.resamples, len(pictures)))
+    gains = np.empty(drawn.shape, dtype=np.float64)
+    for index, picture in enumerate(pictures):
+        slots = drawn == index
+        gains[slots] = _resampled_gains(picture, int(slots.sum()), generator)
+    return gains.mean(axis=1)
+
+
+def _resampled_gains(
+    picture: PairedErrors, draws: int, generator: np.random.Generator
+) -> Floats:
+    """The picture's gain recomputed from `draws` resamples of its blocks, shape (draws,)."""
+    blocks = picture.values.size
+    # How often each block is drawn is all that matters, and a multinomial gives just that.
+    weights = generator.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=draws)
+    return _gain_db(weights @ picture.ours, weights @ picture.theirs, weights @ picture.values)
+
+
+def _gain_db(ours: Floats, theirs: Floats, values: Floats) -> Floats:
+    ours_mse = np.maximum(ours / values, LEAST_ERROR)
+    theirs_mse = np.maximum(theirs / values, LEAST_ERROR)
+    return 10.0 * np.log10(theirs_mse / ours_mse)

@@ -1,0 +1,132 @@
+"""The law of the bootstrap: what it must say of equals, of better models and of too little data."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from release.bootstrap import PairedErrors, Resampling, TooLittleToJudge, block_sums, paired_gain
+
+RESAMPLING = Resampling(confidence=0.95, resamples=300, seed=7, least_pictures=2, least_blocks=8)
+
+
+@st.composite
+def sets_of_errors(draw):
+    """Two to five pictures of four to nine blocks with strictly positive, unequal errors."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    pictures = []
+    for index in range(draw(st.integers(2, 5))):
+        blocks = draw(st.integers(4, 9))
+        values = generator.integers(64, 200, blocks).astype(float)
+        pictures.append(PairedErrors(name=f"p{index}", values=values,
+                                     ours=values * generator.uniform(1, 500, blocks),
+                                     theirs=values * generator.uniform(1, 500, blocks)))
+    return pictures
+
+
+def of(picture, ours, theirs):
+    return PairedErrors(name=picture.name, ours=ours, theirs=theirs, values=picture.values)
+
+
+@given(sets_of_errors())
+@settings(max_examples=30, deadline=None)
+def test_identical_models_gain_nothing_and_the_interval_says_so(pictures):
+    gain = paired_gain([of(p, p.ours, p.ours.copy()) for p in pictures], RESAMPLING)
+    assert gain.mean_db == 0
+    assert gain.lower_db <= 0 <= gain.upper_db
+
+
+@given(sets_of_errors(), st.floats(0.05, 6.0))
+@settings(max_examples=30, deadline=None)
+def test_a_uniformly_better_model_gains_exactly_its_margin_everywhere(pictures, margin_db):
+    factor = 10 ** (-margin_db / 10)
+    gain = paired_gain([of(p, p.theirs * factor, p.theirs) for p in pictures], RESAMPLING)
+    figures = [gain.mean_db, gain.lower_db, gain.upper_db]
+    assert figures == pytest.approx([margin_db] * 3, abs=1e-9)
+
+
+@given(sets_of_errors())
+@settings(max_examples=30, deadline=None)
+def test_swapping_the_competitors_mirrors_the_interval(pictures):
+    there = paired_gain(pictures, RESAMPLING)
+    back = paired_gain([of(p, p.theirs, p.ours) for p in pictures], RESAMPLING)
+    assert back.mean_db == pytest.approx(-there.mean_db, abs=1e-9)
+    assert (back.lower_db, back.upper_db) == pytest.approx((-there.upper_db, -there.lower_db))
+
+
+@given(sets_of_errors())
+@settings(max_examples=30, deadline=None)
+def test_the_mean_is_the_gain_of_the_whole_pictures(pictures):
+    expected = np.mean([10 * np.log10((p.theirs.sum() / p.values.sum())
+                                      / (p.ours.sum() / p.values.sum())) for p in pictures])
+    gain = paired_gain(pictures, RESAMPLING)
+    assert gain.mean_db == pytest.approx(expected)
+    assert gain.lower_db <= gain.upper_db
+    assert gain.blocks == sum(p.values.size for p in pictures)
+
+
+@given(sets_of_errors(), st.floats(0.5, 0.9))
+@settings(max_examples=20, deadline=None)
+def test_more_confidence_never_narrows_the_interval(pictures, confidence):
+    narrow = paired_gain(pictures, _with(confidence=confidence))
+    wide = paired_gain(pictures, _with(confidence=0.99))
+    assert wide.lower_db <= narrow.lower_db
+    assert narrow.upper_db <= wide.upper_db
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_claims():
+    """Exchangeable competitors, pictures of unlike difficulty: the true gain is zero."""
+    generator = np.random.default_rng(11)
+    covered = 0
+    for _ in range(200):
+        pictures = []
+        for index in range(24):
+            difficulty, favour = generator.uniform(20, 400), generator.normal(0, 0.1)
+            blocks = difficulty * generator.gamma(2.0, 0.5, 12)
+            noise = generator.normal(0, 0.05, (2, 12))
+            pictures.append(PairedErrors(
+                name=str(index), values=np.ones(12),
+                ours=blocks * np.exp(noise[0] + favour), theirs=blocks * np.exp(noise[1])))
+        gain = paired_gain(pictures, _with(resamples=400, confidence=0.9))
+        covered += gain.lower_db <= 0 <= gain.upper_db
+    assert 0.84 <= covered / 200 <= 0.98
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    generator = np.random.default_rng(3)
+    pictures = [PairedErrors(name=str(i), values=np.ones(9), ours=generator.uniform(1, 9, 9),
+                             theirs=generator.uniform(1, 9, 9)) for i in range(4)]
+    assert paired_gain(pictures, RESAMPLING) == paired_gain(pictures, RESAMPLING)
+    assert paired_gain(pictures, RESAMPLING) != paired_gain(pictures, _with(seed=8))
+
+
+@pytest.mark.parametrize(("pictures", "blocks", "short"), [
+    (1, 40, "1 pictures"), (2, 3, "6 blocks"), (0, 0, "0 pictures")])
+def test_too_few_pictures_or_blocks_are_not_judged(pictures, blocks, short):
+    errors = [PairedErrors(name=str(i), values=np.ones(blocks), ours=np.ones(blocks),
+                           theirs=np.full(blocks, 4.0)) for i in range(pictures)]
+    with pytest.raises(TooLittleToJudge, match=short):
+        paired_gain(errors, RESAMPLING)
+
+
+def test_a_perfect_picture_gives_finite_figures():
+    errors = [PairedErrors(name=str(i), values=np.ones(4), ours=np.zeros(4), theirs=np.ones(4))
+              for i in range(2)]
+    assert np.isfinite(paired_gain(errors, RESAMPLING).upper_db)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 32), st.sampled_from([None, 3]))
+@settings(max_examples=60, deadline=None)
+def test_blocks_cover_every_value_once_and_none_is_a_sliver(height, width, side, channels):
+    shape = (height, width) if channels is None else (height, width, channels)
+    error = np.random.default_rng(height * width).uniform(0, 9, shape)
+    sums, counts = block_sums(error, side)
+    assert counts.sum() == error.size
+    assert sums.sum() == pytest.approx(error.sum())
+    assert counts.size == max(1, height // side) * max(1, width // side)
+    assert counts.min() >= min(height, side) * min(width, side) * (channels or 1)
+
+
+def _with(**changes):
+    fields = {name: getattr(RESAMPLING, name) for name in RESAMPLING.__slots__}
+    return Resampling(**{**fields, **changes})
