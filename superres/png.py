@@ -1,0 +1,100 @@
+"""A PNG encoder that works in stripes of rows: constant memory, and many times Pillow's speed.
+
+One fixed filter (Average) and the fastest deflate level cost about a tenth in size and save nine
+tenths of the time. The format is W3C's Portable Network Graphics, third edition.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: grey, grey + alpha, RGB, RGB + alpha
+AVERAGE_FILTER = 3
+METRES_PER_INCH = 0.0254
+
+
+class Deflater(Protocol):
+    def compress(self, data: bytes, /) -> bytes: ...
+    def flush(self) -> bytes: ...
+
+
+def encode_png(
+    stripes_hwc: Iterable[NDArray[Any]],
+    *,
+    height: int,
+    width: int,
+    channels: int,
+    bit_depth: int,
+    icc: bytes | None = None,
+    dpi: tuple[float, float] | None = None,
+) -> Iterator[bytes]:
+    """Yield a PNG file piece by piece from stripes of rows, (rows, width, channels).
+
+    `channels` is 1 to 4 (grey, grey + alpha, RGB, RGB + alpha), `bit_depth` 8 (uint8) or 16
+    (uint16). Raises ValueError when the stripes do not add up to `height`.
+    """
+    yield SIGNATURE
+    yield chunk(
+        b"IHDR",
+        struct.pack(">IIBBBBB", width, height, bit_depth, COLOUR_TYPES[channels], 0, 0, 0),
+    )
+    if icc:
+        yield chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
+    if dpi:
+        per_metre = [round(value / METRES_PER_INCH) for value in dpi]
+        yield chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    deflater = fastest_deflater()
+    bytes_per_pixel = channels * bit_depth // 8
+    above = np.zeros(width * bytes_per_pixel, np.uint8)
+    rows_done = 0
+    for stripe_hwc in stripes_hwc:
+        rows = as_bytes(stripe_hwc)
+        rows_done += len(rows)
+        packed = deflater.compress(average_filtered(rows, above, bytes_per_pixel))
+        above = rows[-1]
+        if packed:
+            yield chunk(b"IDAT", packed)
+    if rows_done != height:
+        raise ValueError(f"{rows_done} rows given for a picture of {height}")
+    yield chunk(b"IDAT", deflater.flush())
+    yield chunk(b"IEND", b"")
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """Length, kind, body and CRC."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def fastest_deflater() -> Deflater:
+    """isal's level 1 where that is installed, else zlib's."""
+    try:
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.compressobj(1)
+    return isal_zlib.compressobj(1)
+
+
+def as_bytes(stripe_hwc: NDArray[Any]) -> NDArray[np.uint8]:
+    """Rows of big-endian samples: (rows, width * bytes per pixel)."""
+    if stripe_hwc.dtype == np.uint16:
+        stripe_hwc = stripe_hwc.astype(">u2")
+    return np.ascontiguousarray(stripe_hwc).view(np.uint8).reshape(len(stripe_hwc), -1)
+
+
+def average_filtered(
+    rows: NDArray[np.uint8], above: NDArray[np.uint8], bytes_per_pixel: int
+) -> bytes:
+    """Each row less the mean of its left and upper neighbours, behind the filter's number."""
+    upper = np.concatenate((above[None], rows[:-1]))
+    left = np.zeros_like(rows)
+    left[:, bytes_per_pixel:] = rows[:, :-bytes_per_pixel]
+    out = np.empty((len(rows), rows.shape[1] + 1), np.uint8)
+    out[:, 0] = AVERAGE_FILTER
+    mean = (left & upper) + ((left ^ upper) >> 1)  # floor((a + b) / 2) without leaving 8 bits
+    np.subtract(rows, mean, out=out[:, 1:])
+    return out.tobytes()
