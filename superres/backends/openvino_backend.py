@@ -1,0 +1,74 @@
+"""OpenVINO on the CPU: the same network at one and a half (fp32) to four (bf16) times torch's speed.
+
+Each tile shape is compiled once. Tiles of a batch run one after the other, which on a CPU costs
+nothing and makes each answer equal, bit for bit, to the one it gets alone.
+"""
+
+from collections.abc import Iterable
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+from numpy.typing import NDArray
+
+from superres.backends import as_dtype, as_unit_floats
+from superres.backends.network import load_network
+from superres.bundle import Bundle
+from superres.environment import cpu_threads
+
+Array = NDArray[Any]
+
+
+class OpenVinoBackend:
+    """Static shapes, one compiled model per tile shape."""
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, bundle: Bundle, *, precision: str = "fp32") -> None:
+        self.precision = precision
+        self._core = openvino.Core()
+        self._network = load_network(bundle)
+        self._lock = Lock()
+        self._compiled: dict[tuple[int, int], openvino.CompiledModel] = {}
+        self._options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": str(cpu_threads()),
+            "NUM_STREAMS": "1",
+        }
+
+    def forward(self, tiles_bhwc: Array) -> Array:
+        """Run a batch; see `superres.backends.Backend`."""
+        model = self._model(tiles_bhwc.shape[1], tiles_bhwc.shape[2])
+        request = model.create_infer_request()
+        results = []
+        for tile_hwc in tiles_bhwc:
+            lr_bchw = as_unit_floats(tile_hwc).transpose(2, 0, 1)[None]
+            request.infer([np.ascontiguousarray(lr_bchw)])
+            sr_bchw = request.get_output_tensor(0).data
+            results.append(as_dtype(sr_bchw[0], tiles_bhwc.dtype).transpose(1, 2, 0))
+        return np.ascontiguousarray(np.stack(results))
+
+    def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
+        for height, width in shapes_hw:
+            self.forward(np.zeros((1, height, width, 3), np.uint8))
+
+    def close(self) -> None:
+        with self._lock:
+            self._compiled.clear()
+
+    def _model(self, height: int, width: int) -> openvino.CompiledModel:
+        with self._lock:
+            if (height, width) not in self._compiled:
+                shape = (1, 3, height, width)
+                with torch.inference_mode():
+                    model = openvino.convert_model(
+                        self._network, example_input=torch.zeros(shape), input=list(shape)
+                    )
+                self._compiled[height, width] = self._core.compile_model(
+                    model, "CPU", self._options
+                )
+            return self._compiled[height, width]
