@@ -1,0 +1,74 @@
+"""The import rules of pyproject.toml bite: a forbidden import planted in a copy is named."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("sharpline", "superres", "training", "release", "serving", "pipelines")
+
+# One forbidden import for each rule: the file it is planted in, the import, what is named.
+PLANTED = [
+    ("superres/files.py", "import serving", "superres.files -> serving"),
+    ("training/__init__.py", "import release", "training -> release"),
+    ("serving/__init__.py", "import basicsr", "serving -> basicsr"),
+    ("pipelines/__init__.py", "import torch", "pipelines -> torch"),
+    ("superres/image.py", "import torch", "superres.image -> torch"),
+    ("release/__init__.py", "import mlflow", "release -> mlflow"),
+    ("training/__init__.py", "import basicsr", "training -> basicsr"),
+    ("serving/__init__.py", "import airflow", "serving -> airflow"),
+]
+
+
+def copy_tree(destination: Path) -> None:
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, destination / package,
+                        ignore=lambda folder, names: [
+                            name for name in names
+                            if Path(folder, name).is_file() and not name.endswith(".py")])
+    shutil.copy(ROOT / "pyproject.toml", destination)
+
+
+def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_planted_imports_are_refused_and_named(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
+    for file, statement, _ in PLANTED:
+        path = tmp_path / file
+        path.write_text(f"{path.read_text()}\n{statement}\n")
+    answer = lint_imports(tmp_path)
+    assert answer.returncode == 1
+    assert "0 kept" in answer.stdout
+    words = " ".join(answer.stdout.split())
+    for _, _, named in PLANTED:
+        assert named in words
+
+
+def test_rules_name_only_modules_that_exist(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
+    (tmp_path / "superres/manifest.py").unlink()
+    answer = lint_imports(tmp_path)
+    assert answer.returncode == 1
+    assert "superres.manifest" in answer.stdout
+
+
+def test_clean_tree_is_kept() -> None:
+    answer = lint_imports(ROOT)
+    assert answer.returncode == 0, answer.stdout
+    assert "0 broken" in answer.stdout
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_package_is_under_the_rules(package: str) -> None:
+    import tomllib
+
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = next(rule for rule in rules["contracts"] if rule["type"] == "layers")
+    assert package in rules["root_packages"]
+    assert package in " ".join(layers["layers"]).replace("|", " ").split()

@@ -1,0 +1,157 @@
+"""`make setup` and the scripts that CI starts with, against stand-ins for Python, pip and df."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Answers the version question, makes a virtual environment holding itself, and logs every call.
+PYTHON = """#!/bin/bash
+echo "$*" >> "$CALLS"
+case "$*" in
+    "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *"pip install"*-e*) exit "${PIP_FAILS:-0}" ;;
+esac
+"""
+TOO_NEW = """#!/bin/bash
+exit 1
+"""
+LITTLE_DISK = """#!/bin/bash
+echo Filesystem 1048576-blocks Used Available
+echo /dev/disk 1000 877 123 88% /
+"""
+
+
+class Checkout:
+    """A copy of the set-up files, and a PATH whose first folder the test fills."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.programs, self.calls_file = root / "repo", root / "bin", root / "calls"
+        self.programs.mkdir()
+        self.root.mkdir()
+        shutil.copytree(ROOT / ".ci", self.root / ".ci")
+        for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.root / name)
+        for name in ("python3.11", "python3.12", "python3", "python"):
+            self.program(name, PYTHON)
+
+    def program(self, name: str, script: str) -> None:
+        path = self.programs / name
+        path.write_text(script)
+        path.chmod(0o755)
+
+    def make(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        self.calls_file.write_text("")
+        path = f"{self.programs}:/usr/bin:/bin"
+        return subprocess.run(
+            ["make", *words], cwd=self.root, capture_output=True, text=True, check=False,
+            env={"PATH": path, "CALLS": str(self.calls_file), **environ})
+
+    @property
+    def calls(self) -> list[str]:
+        return self.calls_file.read_text().splitlines()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Checkout:
+    return Checkout(tmp_path)
+
+
+def test_setup_installs_the_pinned_versions_without_build_isolation(checkout: Checkout) -> None:
+    done = checkout.make("setup")
+    assert done.returncode == 0, done.stderr
+    installs = [call for call in checkout.calls if "pip install" in call]
+    assert "pip==" in installs[0]
+    assert "setuptools==" in installs[0]
+    assert installs[1].endswith("--no-build-isolation -c constraints.txt -e .[all]")
+    assert checkout.calls[-1] == "-m pip check"
+
+
+def test_second_setup_does_nothing_until_the_pins_change(checkout: Checkout) -> None:
+    assert checkout.make("setup").returncode == 0
+    assert checkout.make("setup").returncode == 0
+    assert checkout.calls == []
+    ready = (checkout.root / ".venv/.ready").stat().st_mtime
+    os.utime(checkout.root / "constraints.txt", (ready + 5, ready + 5))
+    assert checkout.make("setup").returncode == 0
+    assert any("pip install" in call for call in checkout.calls)
+    assert not any("venv" in call for call in checkout.calls)
+
+
+def test_failed_install_is_tried_again(checkout: Checkout) -> None:
+    failed = checkout.make("setup", PIP_FAILS="1")
+    assert failed.returncode != 0
+    assert "could not be installed" in failed.stderr
+    assert checkout.make("setup").returncode == 0
+    assert any("-e .[all]" in call for call in checkout.calls)
+
+
+def test_unfit_pythons_are_named_and_nothing_is_left_behind(checkout: Checkout) -> None:
+    for name in ("python3.11", "python3.12", "python3", "python"):
+        checkout.program(name, TOO_NEW)
+    failed = checkout.make("setup")
+    assert failed.returncode != 0
+    assert "no Python 3.11 or 3.12" in failed.stderr
+    assert "make setup PYTHON=" in failed.stderr
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_next_name_is_tried_when_a_shim_has_no_interpreter(checkout: Checkout) -> None:
+    checkout.program("python3.11", TOO_NEW)
+    assert checkout.make("setup").returncode == 0
+    assert checkout.calls[0].startswith("-c")
+
+
+def test_full_disk_is_refused_before_anything_is_written(checkout: Checkout) -> None:
+    checkout.program("df", LITTLE_DISK)
+    failed = checkout.make("setup")
+    assert failed.returncode != 0
+    assert "123 MB free" in failed.stderr
+    assert not (checkout.root / ".venv").exists()
+
+
+def test_help_lists_every_public_target(checkout: Checkout) -> None:
+    listed = {line.split()[1] for line in checkout.make("help").stdout.splitlines()
+              if line.startswith("  make ")}
+    assert {"setup", "demo", "up", "test", "check", "soak", "bench", "images", "k8s", "clean",
+            "help"} <= listed
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_ci_points_at_reference_data_only_where_it_lies(checkout: Checkout, beside: bool) -> None:
+    checkout.program("make", '#!/bin/bash\necho "$* with ${REFERENCE_DATA:-none}"\n')
+    shared = checkout.root.parent / "shared"
+    if beside:
+        shared.mkdir()
+    done = subprocess.run(
+        ["bash", ".ci/run"], cwd=checkout.root, capture_output=True, text=True, check=True,
+        env={"PATH": f"{checkout.programs}:/usr/bin:/bin", "CI": "true"}, timeout=60)
+    expected = shared if beside else "none"
+    assert done.stdout == f"system check test demo with {expected}\n"
+
+
+def test_missing_packages_are_named_where_they_cannot_be_installed(checkout: Checkout) -> None:
+    checkout.program("dpkg-query", "#!/bin/bash\nexit 1\n")
+    checkout.program("id", "#!/bin/bash\necho 1000\n")
+    done = checkout.make("system")
+    assert done.returncode == 0
+    assert "going on without libgl1" in done.stderr
+    assert "prometheus" in done.stderr
+
+
+@pytest.mark.parametrize(("step", "given", "complaint"), [
+    ("promote", {}, "which model?"),
+    ("promote", {"MODEL": "compact_x4"}, "SHARPLINE_MLFLOW_URI"),
+    ("promote", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "EVIDENCE"),
+    ("gate", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "ON must name"),
+])
+def test_promotion_job_checks_its_own_preconditions(
+        checkout: Checkout, step: str, given: dict[str, str], complaint: str) -> None:
+    failed = checkout.make(step, **given)
+    assert failed.returncode != 0
+    assert complaint in failed.stderr
+    assert not any("gate" in call or "promote" in call for call in checkout.calls)
