@@ -1,0 +1,37 @@
+"""Candidates go live, or not: each faces the gate, and only the evidence of passing promotes."""
+
+from airflow.sdk import dag, task, task_group
+from airflow.sdk.exceptions import AirflowSkipException
+
+from pipelines.assets import CANDIDATES
+from pipelines.events import candidates_in
+from pipelines.steps import step
+
+
+@dag(schedule=[CANDIDATES], catchup=False, max_active_runs=1, tags=["sharpline"])
+def release():
+    @task(inlets=[CANDIDATES])
+    def candidates(triggering_asset_events=None, inlet_events=None):
+        return candidates_in(triggering_asset_events.get(CANDIDATES, []), inlet_events[CANDIDATES])
+
+    @task(max_active_tis_per_dag=1)
+    def gate(candidate):
+        version = ("--version", candidate["version"])
+        data = ("--on", candidate["dataset"])
+        return step("gate", candidate["model"], *version, *data, verdict_codes=(0, 1))
+
+    @task
+    def promote(verdict):
+        if not verdict["passed"]:
+            raise AirflowSkipException(f"{verdict['model']} refused: {verdict['reasons']}")
+        version, evidence = verdict["version"], verdict["evidence"]
+        return step("promote", verdict["model"], "--version", version, "--evidence", evidence)
+
+    @task_group
+    def decision(candidate):
+        promote(gate(candidate))
+
+    decision.expand(candidate=candidates())
+
+
+release()

@@ -1,0 +1,132 @@
+"""One `sharpline` command per task: run it, show what it says, hand on what it found."""
+
+import ctypes
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from superres.environment import state_folder
+
+STARTERS = Path(__file__).resolve().parent.parent / "models"
+TAIL_LINES = 25
+PR_SET_PDEATHSIG = 1
+
+log = logging.getLogger(__name__)
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class StepFailed(RuntimeError):
+    """A command failed; the message ends with the end of its log."""
+
+
+def step(
+    *words: str | Path,
+    verdict_codes: Collection[int] = (0,),
+    command: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Run `sharpline WORDS --json` and return the JSON object on its last line of output.
+
+    The command stays in this task's process group and dies with the task, so that killing the
+    task leaves nothing behind. An exit code in `verdict_codes` is an answer where a JSON object
+    comes with it (a gate refuses with 1); anything else raises StepFailed.
+    """
+    argv = [*(command or [sharpline()]), *map(str, words), "--json"]
+    log.info("running: %s", " ".join(argv))
+    with tempfile.TemporaryFile() as answer:
+        process = subprocess.Popen(argv, stdout=answer, stderr=subprocess.PIPE, text=True,
+                                   errors="replace", preexec_fn=_die_with(os.getpid()))
+        try:
+            tail = _follow(process)
+            code = process.wait()
+        finally:
+            _end(process)
+        answer.seek(0)
+        return _result(argv, code, answer.read().decode(errors="replace"), tail, verdict_codes)
+
+
+def fine_tune(recipe: str, data: str, profile: str) -> dict[str, Any]:
+    """Train `recipe` on the dataset folder `data`, starting from its champion where it has one."""
+    champion = champion_bundle(recipe)
+    start = ("--init", champion) if champion else ()
+    out = ("--out", state_folder() / "runs")
+    return step("train", recipe, "--data", data, *start, "--profile", profile, *out)
+
+
+def sharpline() -> str:
+    """The `sharpline` command of this PATH, else the one installed beside this Python."""
+    return shutil.which("sharpline") or str(Path(sys.executable).with_name("sharpline"))
+
+
+def champion_bundle(model: str) -> Path | None:
+    """The bundle to fine-tune from: the champion in the model folder, else the starter model."""
+    index = state_folder() / "models" / "index.json"
+    if index.exists():
+        champion = json.loads(index.read_text()).get(model, {}).get("champion")
+        if champion:
+            return index.parent / "by-sha" / champion
+    starter = STARTERS / model
+    return starter if starter.is_dir() else None
+
+
+def _follow(process: subprocess.Popen[str]) -> Sequence[str]:
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    assert process.stderr is not None
+    with process.stderr as lines:
+        for line in _whole_lines(lines):
+            tail.append(line)
+            log.info("%s", line)
+    return tail
+
+
+def _whole_lines(stream: IO[str]) -> Iterator[str]:
+    return (line.rstrip() for line in stream if line.strip())
+
+
+def _result(
+    argv: Sequence[str], code: int, output: str, tail: Sequence[str], verdict_codes: Collection[int]
+) -> dict[str, Any]:
+    result = _last_object(output)
+    if code in verdict_codes and result is not None:
+        return result
+    if code == 0:
+        raise StepFailed(f"{' '.join(argv)} ended well but printed no result")
+    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit {code}"
+    raise StepFailed("\n".join([f"{' '.join(argv)} {how}", *tail]))
+
+
+def _last_object(output: str) -> dict[str, Any] | None:
+    lines = output.strip().splitlines()
+    try:
+        value = json.loads(lines[-1]) if lines else None
+    except json.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _die_with(parent_pid: int) -> Callable[[], None]:
+    def arrange() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent_pid:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return arrange
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

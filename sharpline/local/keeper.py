@@ -1,0 +1,132 @@
+"""Keeps one command: when its owner goes, however it goes, nothing of the command stays behind.
+
+It stands as a process of its own between the owner and the command. It adopts the command's orphans
+(as their subreaper) and holds the reading end of the owner's lifeline pipe: when the owner dies,
+even by SIGKILL, the pipe closes and everything below is ended. Standard library only.
+"""
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+GRACE_SECONDS = 10.0
+STRAGGLER_SECONDS = 3.0
+KILL_SECONDS = 0.2  # until SIGKILL is sent again, to what was forked meanwhile
+ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Keeper:
+    """Owns one command and every process that comes of it."""
+
+    def __init__(self, command: list[str], lifeline_fd: int) -> None:
+        self.command = command
+        self.lifeline_fd = lifeline_fd
+        self.exit_code: int | None = None
+        self._signals = _signal_pipe()
+
+    def run(self) -> int:
+        """Run the command to its end or the owner's; return once nothing of it is left."""
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self.pid = _spawn(self.command)
+        self._await(lambda: self.exit_code is not None, None, until_asked=True)
+        self._end()
+        return 1 if self.exit_code is None else self.exit_code
+
+    def _end(self) -> None:
+        _send(signal.SIGTERM, [self.pid] if self.exit_code is None else [])
+        self._await(lambda: self.exit_code is not None, GRACE_SECONDS)
+        _send(signal.SIGTERM, descendants(os.getpid()))
+        self._await(_nothing_left, STRAGGLER_SECONDS)
+        while not _nothing_left():
+            _send(signal.SIGKILL, descendants(os.getpid()))
+            self._await(_nothing_left, KILL_SECONDS)
+
+    def _await(
+        self, done: Callable[[], bool], seconds: float | None, *, until_asked: bool = False
+    ) -> None:
+        deadline = None if seconds is None else time.monotonic() + seconds
+        watched = [self._signals, self.lifeline_fd] if until_asked else [self._signals]
+        while not done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return
+            ready, _, _ = select.select(watched, [], [], left)
+            came = os.read(self._signals, 4096) if self._signals in ready else b""
+            self._reap()
+            if until_asked and (self.lifeline_fd in ready or ENDING.intersection(came)):
+                return
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == self.pid:
+                    self.exit_code = os.waitstatus_to_exitcode(status)
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Every process below `pid`, from /proc."""
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, listing.read_text().split()):
+                yield child
+                yield from descendants(child)
+
+
+def _nothing_left() -> bool:
+    return next(descendants(os.getpid()), None) is None
+
+
+def _signal_pipe() -> int:
+    reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (*ENDING, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return reading
+
+
+def _spawn(command: list[str]) -> int:
+    keeper_pid = os.getpid()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        for number in (*ENDING, signal.SIGCHLD, signal.SIGPIPE):
+            signal.signal(number, signal.SIG_DFL)
+        if os.getppid() == keeper_pid:
+            os.execvp(command[0], command)
+    except OSError as error:
+        sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
+        sys.stderr.flush()
+    os._exit(127)
+
+
+def _send(number: signal.Signals, pids: Iterable[int]) -> None:
+    for pid in list(pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def main() -> None:
+    """`keeper.py LIFELINE_FD COMMAND...`: exits with the command's code, 128 + n by signal n."""
+    lifeline_fd = int(sys.argv[1])
+    os.set_inheritable(lifeline_fd, False)
+    code = Keeper(sys.argv[2:], lifeline_fd).run()
+    sys.exit(code if code >= 0 else 128 - code)
+
+
+if __name__ == "__main__":
+    main()

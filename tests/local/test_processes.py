@@ -1,0 +1,158 @@
+"""Services start, get ready and stop, and leave nothing behind, however their owner ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from sharpline.local.processes import (
+    ServiceFailed,
+    Services,
+    choose_ports,
+    interruptible,
+    port_is_free,
+    tail,
+)
+
+# A command with a child in a session of its own that ignores SIGTERM: the worst tenant.
+STUBBORN = textwrap.dedent("""
+    import pathlib, signal, subprocess, sys, time
+    child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    grandchild = subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
+    pathlib.Path(sys.argv[1]).write_text(str(grandchild.pid))
+    if sys.argv[2] == "stay":
+        time.sleep(600)
+""")
+OWNER = textwrap.dedent("""
+    import os, pathlib, sys, time
+    from sharpline.local.processes import Services
+    services = Services(pathlib.Path(sys.argv[1]))
+    services.start("tenant", [sys.executable, "-c", sys.argv[3], sys.argv[2], "stay"],
+                   environment=os.environ)
+    print("started", flush=True)
+    time.sleep(600)
+""")
+
+
+@pytest.fixture
+def services(tmp_path):
+    with Services(tmp_path / "logs") as running:
+        yield running
+
+
+def start(services, name, code, *arguments):
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return services.start(name, command, environment=os.environ)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def await_true(condition, seconds=20.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(0.02)
+
+
+def pid_in(path: Path) -> int:
+    await_true(lambda: path.exists() and path.read_text())
+    return int(path.read_text())
+
+
+def test_stop_ends_a_stubborn_grandchild_in_its_own_session(services, tmp_path, monkeypatch):
+    start(services, "tenant", STUBBORN, tmp_path / "pid", "stay")
+    grandchild = pid_in(tmp_path / "pid")
+    assert alive(grandchild)
+    services.stop()
+    assert not alive(grandchild)
+
+
+def test_a_command_that_ends_by_itself_takes_its_children_along(services, tmp_path):
+    service = start(services, "tenant", STUBBORN, tmp_path / "pid", "leave")
+    assert service.keeper.wait(timeout=20) == 0
+    assert not alive(pid_in(tmp_path / "pid"))
+
+
+def test_killing_the_owner_outright_leaves_no_orphan(tmp_path):
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path), str(tmp_path / "pid"), STUBBORN],
+        stdout=subprocess.PIPE,
+    )
+    assert owner.stdout.readline() == b"started\n"
+    grandchild = pid_in(tmp_path / "pid")
+    owner.kill()
+    owner.communicate()
+    await_true(lambda: not alive(grandchild))
+
+
+def test_await_ready_returns_as_soon_as_the_condition_holds(services, tmp_path):
+    flag = tmp_path / "flag"
+    code = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
+    start(services, "quick", code, flag).await_ready(flag.exists, timeout_seconds=20)
+
+
+def test_a_service_that_dies_is_named_with_the_end_of_its_log(services):
+    service = start(services, "broken", "import sys; print('no such model'); sys.exit(3)")
+    with pytest.raises(ServiceFailed, match=r"(?s)broken ended with exit code 3.*no such model"):
+        service.await_ready(lambda: False, timeout_seconds=20)
+    with pytest.raises(ServiceFailed, match="broken"):
+        services.check()
+
+
+def test_a_service_that_never_gets_ready_is_named(services):
+    service = start(services, "slow", "import time; time.sleep(600)")
+    with pytest.raises(ServiceFailed, match="slow was not ready after 0 s"):
+        service.await_ready(lambda: False, timeout_seconds=0.3)
+
+
+def test_a_command_that_does_not_exist_is_named(services):
+    service = services.start("ghost", ["/nowhere/ghost"], environment=os.environ)
+    with pytest.raises(ServiceFailed, match="cannot start /nowhere/ghost"):
+        service.await_ready(lambda: False, timeout_seconds=20)
+
+
+def test_exit_by_signal_is_reported_as_a_shell_would(services):
+    service = start(services, "killed", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert service.keeper.wait(timeout=20) == 128 + signal.SIGKILL
+
+
+def test_chosen_ports_are_distinct_and_a_taken_preference_is_passed_over():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert not port_is_free(port)
+        chosen = choose_ports(port, 0, 0)
+    assert port not in chosen
+    assert len(set(chosen)) == 3
+    assert all(port_is_free(port) for port in chosen)
+
+
+def test_a_free_preference_is_kept():
+    [port] = choose_ports(0)
+    assert choose_ports(port) == [port]
+
+
+def test_sigterm_interrupts_like_ctrl_c():
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+
+def test_tail_keeps_the_end(tmp_path):
+    log = tmp_path / "x.log"
+    log.write_text("\n".join(map(str, range(100))))
+    assert tail(log, 2).split() == ["98", "99"]
+    assert tail(tmp_path / "absent.log") == ""

@@ -1,0 +1,131 @@
+"""A step is one command: its answer, its verdicts, its failures and its end."""
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from pipelines import steps
+from pipelines.steps import StepFailed, champion_bundle, fine_tune, step
+
+
+def run(code: str, *words, **options):
+    return step(*words, command=[sys.executable, "-c", textwrap.dedent(code)], **options)
+
+
+def test_the_last_line_of_output_is_the_result():
+    result = run("""
+        import json, sys
+        print("chatter")
+        print(json.dumps({"words": sys.argv[1:]}))
+    """, "data", "plan", "--scale", 4)
+    assert result == {"words": ["data", "plan", "--scale", "4", "--json"]}
+
+
+def test_what_a_command_says_goes_to_the_task_log_as_it_comes(caplog):
+    with caplog.at_level(logging.INFO, "pipelines.steps"):
+        run("import sys; sys.stderr.write('step 1/2\\n\\nstep 2/2\\n'); print('{}')")
+    assert [record.message for record in caplog.records[1:]] == ["step 1/2", "step 2/2"]
+
+
+def test_a_failing_command_fails_with_the_end_of_its_log():
+    with pytest.raises(StepFailed, match=r"(?s)failed with exit 1\n.*the disk is full"):
+        run("""
+            import sys
+            print("{}")
+            sys.stderr.write("line\\n" * 100 + "the disk is full\\n")
+            sys.exit(1)
+        """)
+
+
+def test_wrong_words_are_a_failure_even_where_a_refusal_is_an_answer():
+    with pytest.raises(StepFailed, match="failed with exit 2"):
+        run("import sys; print('{}'); sys.exit(2)", verdict_codes=(0, 1))
+
+
+def test_a_refusal_with_its_json_is_a_verdict():
+    code = "import sys; print('{\"passed\": false}'); sys.exit(1)"
+    assert run(code, verdict_codes=(0, 1)) == {"passed": False}
+
+
+@pytest.mark.parametrize("output", ["", "not json", "[1, 2]"])
+def test_a_refusal_without_an_object_is_a_failure(output):
+    with pytest.raises(StepFailed, match="failed with exit 1"):
+        run(f"import sys; print({output!r}); sys.exit(1)", verdict_codes=(0, 1))
+
+
+def test_ending_well_without_a_result_is_a_failure():
+    with pytest.raises(StepFailed, match="printed no result"):
+        run("print('done')")
+
+
+def test_a_signal_is_named():
+    with pytest.raises(StepFailed, match="was ended by SIGKILL"):
+        run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+
+
+TASK = textwrap.dedent("""
+    import sys
+    from pipelines.steps import step
+    code = "import os, sys, time; sys.stderr.write(f'{os.getpid()}\\\\n'); time.sleep(600)"
+    import logging
+    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(message)s")
+    step(command=[sys.executable, "-c", code])
+""")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_task_takes_its_command_along(number):
+    with subprocess.Popen([sys.executable, "-u", "-c", TASK], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True) as task:
+        task.stdout.readline()
+        command_pid = int(task.stdout.readline())
+        os.kill(task.pid, number)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{command_pid}").exists():
+        assert time.monotonic() < deadline, "the command outlived its task"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
+    monkeypatch.setattr(steps, "STARTERS", tmp_path / "starters")
+    return tmp_path / "state"
+
+
+def write_index(state, **models):
+    (state / "models").mkdir(parents=True)
+    (state / "models" / "index.json").write_text(json.dumps(models))
+
+
+def test_training_starts_from_the_champion_in_the_model_folder(state):
+    write_index(state, compact_x4={"champion": "abc"})
+    assert champion_bundle("compact_x4") == state / "models" / "by-sha" / "abc"
+
+
+@pytest.mark.parametrize("models", [None, {}, {"compact_x4": {"champion": None}}])
+def test_training_starts_from_the_starter_where_there_is_no_champion(state, models):
+    if models is not None:
+        write_index(state, **models)
+    assert champion_bundle("compact_x4") is None
+    (steps.STARTERS / "compact_x4").mkdir(parents=True)
+    assert champion_bundle("compact_x4") == steps.STARTERS / "compact_x4"
+
+
+@pytest.mark.parametrize("champion", [None, "abc"])
+def test_fine_tuning_names_the_champion_only_where_there_is_one(state, monkeypatch, champion):
+    asked = []
+    monkeypatch.setattr(steps, "step", lambda *words: asked.extend(map(str, words)) or {})
+    write_index(state, compact_x4={"champion": champion})
+    fine_tune("compact_x4", "/data/1", "finetune")
+    assert asked[:4] == ["train", "compact_x4", "--data", "/data/1"]
+    assert asked[-4:] == ["--profile", "finetune", "--out", str(state / "runs")]
+    assert ("--init" in asked) == (champion is not None)
