@@ -65,21 +65,17 @@ class Gain:
     blocks: int
 
 
-def block_sums(
-    error_map: npt.NDArray[np.floating], block_pixels: int
-) -> tuple[Floats, Floats]:
-    """Sum and count of an error map (H, W) or (H, W, C) over a grid of near-equal blocks.
+def block_sums(error_hw: npt.NDArray[np.floating], block_pixels: int) -> tuple[Floats, Floats]:
+    """Sum and count of an error map (H, W) over a grid of near-equal blocks, each (blocks,).
 
     Blocks have at least `block_pixels` a side (a smaller picture is one block), so no sliver at
     the border counts as a block of its own.
     """
-    height, width = error_map.shape[:2]
+    height, width = error_hw.shape
     rows, columns = _edges(height, block_pixels), _edges(width, block_pixels)
-    plane = error_map.astype(np.float64)
-    plane = plane if plane.ndim == 2 else plane.sum(axis=2)
-    channels = 1 if error_map.ndim == 2 else error_map.shape[2]
+    plane = error_hw.astype(np.float64)
     sums = np.add.reduceat(np.add.reduceat(plane, rows[:-1], axis=0), columns[:-1], axis=1)
-    counts = np.outer(np.diff(rows), np.diff(columns)) * channels
+    counts = np.outer(np.diff(rows), np.diff(columns))
     return sums.ravel(), counts.ravel().astype(np.float64)
 
 
@@ -97,14 +93,27 @@ def paired_gain(pictures: Sequence[PairedErrors], resampling: Resampling) -> Gai
         raise TooLittleToJudge(
             f"{len(pictures)} pictures with {blocks} blocks are too few for a verdict; the rules "
             f"ask for {resampling.least_pictures} pictures and {resampling.least_blocks} blocks: "
-            "gate on more held-out pictures")
+            "gate on more held-out pictures"
+        )
     means = _resampled_means(pictures, resampling)
     tail = (1.0 - resampling.confidence) / 2.0
     lower, upper = np.quantile(means, [tail, 1.0 - tail])
-    mean = float(np.mean([_gain_db(picture.ours.sum(), picture.theirs.sum(), picture.values.sum())
-                          for picture in pictures]))
-    return Gain(mean_db=mean, lower_db=float(lower), upper_db=float(upper),
-                confidence=resampling.confidence, pictures=len(pictures), blocks=blocks)
+    mean = float(
+        np.mean(
+            [
+                _gain_db(picture.ours.sum(), picture.theirs.sum(), picture.values.sum())
+                for picture in pictures
+            ]
+        )
+    )
+    return Gain(
+        mean_db=mean,
+        lower_db=float(lower),
+        upper_db=float(upper),
+        confidence=resampling.confidence,
+        pictures=len(pictures),
+        blocks=blocks,
+    )
 
 
 def _resampled_means(pictures: Sequence[PairedErrors], resampling: Resampling) -> Floats:
@@ -118,9 +127,7 @@ def _resampled_means(pictures: Sequence[PairedErrors], resampling: Resampling) -
     return gains.mean(axis=1)
 
 
-def _resampled_gains(
-    picture: PairedErrors, draws: int, generator: np.random.Generator
-) -> Floats:
+def _resampled_gains(picture: PairedErrors, draws: int, generator: np.random.Generator) -> Floats:
     """The picture's gain recomputed from `draws` resamples of its blocks, shape (draws,)."""
     blocks = picture.values.size
     # How often each block is drawn is all that matters, and a multinomial gives just that.

@@ -1,0 +1,249 @@
+"""The one client of the model registry: bundles in, versions and aliases out.
+
+A registered model bears the bundle's name; each of its versions holds one bundle, as artifacts of
+the run that made it, and says in the tag `bundle_id` which bytes it stands for.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from release.versions import (
+    BUNDLE_TAG,
+    CANARY_PERCENT_TAG,
+    EVIDENCE_TAG,
+    Alias,
+    AliasMoved,
+    NotRegistered,
+    RegistryAway,
+    Standing,
+    Version,
+    numbers_of,
+    texts,
+    version_of,
+)
+from superres.bundle import BrokenBundle, Bundle, load_bundle
+from superres.environment import state_folder
+from superres.files import file_lock, sha256_file
+
+ARTIFACT_PATH = "bundle"
+EXPERIMENT = "registry"
+MODEL_TAG, MODEL_TAG_VALUE = "sharpline", "bundle"
+ABSENT = "RESOURCE_DOES_NOT_EXIST"
+LOCK_TIMEOUT_SECONDS = 60.0
+
+# MLflow's client would otherwise retry for minutes, draw bars and call home. Whoever runs the
+# command may still set each of these.
+CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class Registry:
+    """The MLflow registry at `uri`, asked with short timeouts.
+
+    Every method raises RegistryAway where the server cannot be reached. `locks` is the folder of
+    the promotion locks, by default the state folder's.
+    """
+
+    def __init__(self, uri: str, *, locks: Path | None = None) -> None:
+        for name, value in CLIENT_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        from mlflow.tracking import MlflowClient
+
+        self.uri = uri
+        self._locks = locks or state_folder() / "locks"
+        # MLflow types its client in part only; what leaves this class is typed again.
+        self._client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+    def lock(self, model: str) -> AbstractContextManager[None]:
+        """The promotion lock of one model, held around every change of its aliases.
+
+        It is an advisory file lock in the state folder: it serialises the commands that share that
+        folder, and the kernel frees it when a holder dies. Commands on another machine do not see
+        it; against those stands the comparison in `move_alias`, which leaves a window of one
+        request between reading the alias and setting it, since MLflow sets without comparing.
+
+        Raises SharplineError where another command still holds it after a minute.
+        """
+        if not re.fullmatch(r"\w[\w.-]*", model):
+            raise NotRegistered(
+                f"{model!r} is no name of a model; names hold letters, digits, dots, dashes and "
+                "underscores"
+            )
+        return file_lock(self._locks / f"{model}.lock", timeout_seconds=LOCK_TIMEOUT_SECONDS)
+
+    def register(self, bundle: Bundle) -> Version:
+        """Enter a bundle as a new version of the model of its name; aliases stay as they are.
+
+        Where a version of that bundle id exists already, that version is the answer.
+        """
+        model = bundle.info.name
+        with self.lock(model), self._asking():
+            self._ensure_model(model)
+            found = self._client.search_model_versions(
+                f"name = '{model}' and tags.{BUNDLE_TAG} = '{bundle.id}'", max_results=1
+            )
+            if found:
+                return version_of(found[0])
+            run_id, artifact_uri = self._upload(bundle)
+            entity = self._client.create_model_version(
+                model,
+                source=f"{artifact_uri}/{ARTIFACT_PATH}",
+                run_id=run_id,
+                tags={BUNDLE_TAG: bundle.id},
+                await_creation_for=0,
+            )
+            return version_of(entity)
+
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that hold bundles, sorted; other people's models are left out."""
+        names: list[str] = []
+        token: str | None = None
+        with self._asking():
+            while True:
+                page = self._client.search_registered_models(
+                    filter_string=f"tags.{MODEL_TAG} = '{MODEL_TAG_VALUE}'", page_token=token
+                )
+                names += [str(model.name) for model in page]
+                token = page.token
+                if not token:
+                    return tuple(sorted(names))
+
+    def standing(self, model: str) -> Standing:
+        """Which versions stand where at this moment. Raises NotRegistered for an unknown model."""
+        with self._asking():
+            numbers = numbers_of(self._client.get_registered_model(model))
+        percent = numbers.pop(CANARY_PERCENT_TAG, None)
+        versions = {
+            role: self.version(model, numbers[role])
+            for role in ("champion", "challenger", "previous", "canary", "shadow")
+            if role in numbers
+        }
+        return Standing(
+            model=model,
+            canary_percent=None if percent is None else min(percent, 100),
+            **versions,
+        )
+
+    def version(self, model: str, number: int) -> Version:
+        """One version. Raises NotRegistered where there is none or where it holds no bundle."""
+        with self._asking():
+            return version_of(self._client.get_model_version(model, str(number)))
+
+    def fetch(self, version: Version, folder: Path) -> Bundle:
+        """Download a version's bundle as the new folder `folder` and verify every byte of it.
+
+        Raises BrokenBundle, leaving nothing behind, where a file is damaged or where the bundle is
+        not the one that the version stands for.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+            with self._asking():
+                path = self._client.download_artifacts(version.run_id, ARTIFACT_PATH, scratch)
+            fetched = load_bundle(Path(path), verify=True)
+            if fetched.id != version.bundle_id:
+                raise BrokenBundle(
+                    f"{version} of {version.model} stands for the bundle {version.bundle_id[:12]} "
+                    f"but the registry sent {fetched.id[:12]}; register the bundle again"
+                )
+            fetched.root.rename(folder)
+        return load_bundle(folder, verify=False)
+
+    def move_alias(
+        self, model: str, alias: Alias, to: Version | None, *, expected: Version | None
+    ) -> None:
+        """Point `alias` at `to` (None removes it) if it still points at `expected`.
+
+        Call it with the promotion lock held. Raises AliasMoved where the alias points elsewhere.
+        """
+        current: Version | None = getattr(self.standing(model), alias)
+        if (current and current.number) != (expected and expected.number):
+            raise AliasMoved(
+                f"{alias} of {model} is now {current or 'nobody'}, not {expected or 'nobody'}: "
+                "somebody else changed it meanwhile; look at it and run the command again"
+            )
+        with self._asking():
+            if to is not None:
+                self._client.set_registered_model_alias(model, alias, str(to.number))
+            elif current is not None:
+                self._client.delete_registered_model_alias(model, alias)
+
+    def bind_evidence(self, version: Version, evidence: Path | None) -> None:
+        """Bind a version to its newest evidence file, the only one that `promote` accepts.
+
+        None makes the version prove itself anew before it can be promoted again.
+        """
+        sha256 = "" if evidence is None else sha256_file(evidence)
+        with self._asking():
+            self._client.set_model_version_tag(
+                version.model, str(version.number), EVIDENCE_TAG, sha256
+            )
+
+    def log_evidence(self, version: Version, folder: Path) -> None:
+        """Put an evidence folder beside the bundle in the run of its version."""
+        with self._asking():
+            self._client.log_artifacts(version.run_id, str(folder), f"evidence/{folder.name}")
+
+    def _ensure_model(self, model: str) -> None:
+        entity = _or_none(lambda: self._client.get_registered_model(model))
+        if entity is None:
+            self._client.create_registered_model(model, tags={MODEL_TAG: MODEL_TAG_VALUE})
+        elif MODEL_TAG not in texts(entity.tags):
+            self._client.set_registered_model_tag(model, MODEL_TAG, MODEL_TAG_VALUE)
+
+    def _upload(self, bundle: Bundle) -> tuple[str, str]:
+        """Log the bundle to its training run, else to a new one: the run's id and artifact root."""
+        own = bundle.info.mlflow_run
+        run = _or_none(lambda: self._client.get_run(own)) if own else None
+        # A run holds one bundle: a second one out of the same run must not overwrite the first.
+        if (
+            run is None
+            or run.info.lifecycle_stage != "active"
+            or self._client.list_artifacts(run.info.run_id, ARTIFACT_PATH)
+        ):
+            run = self._client.create_run(self._experiment(), run_name=bundle.info.name)
+            self._client.set_terminated(run.info.run_id)
+        self._client.log_artifacts(run.info.run_id, str(bundle.root), ARTIFACT_PATH)
+        return str(run.info.run_id), str(run.info.artifact_uri)
+
+    def _experiment(self) -> str:
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is None:
+            return str(self._client.create_experiment(EXPERIMENT))
+        return str(experiment.experiment_id)
+
+    @contextmanager
+    def _asking(self) -> Generator[None]:
+        """Translate what MLflow and its HTTP client raise into this room's errors."""
+        from mlflow.exceptions import MlflowException, RestException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            if isinstance(error, RestException) and error.error_code == ABSENT:
+                raise NotRegistered(f"{error.message}; register a bundle first") from error
+            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+            raise RegistryAway(
+                f"the registry at {self.uri} failed ({reason}); see that it runs and try again"
+            ) from error
+
+
+def _or_none(ask: Callable[[], Any]) -> Any:
+    """What `ask` gets, or None where the registry has no such thing."""
+    from mlflow.exceptions import RestException
+
+    try:
+        return ask()
+    except RestException as error:
+        if error.error_code == ABSENT:
+            return None
+        raise

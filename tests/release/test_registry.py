@@ -1,0 +1,187 @@
+"""The registry client against a real MLflow server."""
+
+import subprocess
+import sys
+import threading
+import time
+from uuid import uuid4
+
+import pytest
+
+from release.registry import Registry
+from release.versions import AliasMoved, NotRegistered, RegistryAway
+from superres.bundle import BrokenBundle
+from superres.errors import SharplineError
+
+
+def test_a_registered_bundle_comes_back_byte_for_byte(registry, tiny_bundle, name, tmp_path):
+    bundle = tiny_bundle(name=name)
+    version = registry.register(bundle)
+    fetched = registry.fetch(version, tmp_path / "fetched")
+    assert (version.number, version.bundle_id, fetched.id) == (1, bundle.id, bundle.id)
+    assert contents(fetched.root) == contents(bundle.root)
+
+
+def test_registering_the_same_bundle_again_makes_no_second_version(registry, tiny_bundle, name):
+    first = registry.register(tiny_bundle(name=name))
+    other = registry.register(tiny_bundle(name=name, error_levels=3))
+    again = registry.register(tiny_bundle(name=name))
+    assert (first.number, other.number, again) == (1, 2, first)
+
+
+def test_bundles_registered_at_the_same_moment_become_one_version(registry, tiny_bundle, name):
+    bundle = tiny_bundle(name=name)
+    versions = []
+    threads = [
+        threading.Thread(target=lambda: versions.append(registry.register(bundle)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [version.number for version in versions] == [1, 1, 1]
+
+
+def test_a_bundle_joins_its_training_run_and_a_second_one_does_not_overwrite_it(
+    registry, client, tiny_bundle, name, tmp_path
+):
+    run_id = client.create_run("0").info.run_id
+    first = registry.register(tiny_bundle(name=name, mlflow_run=run_id))
+    second = registry.register(tiny_bundle(name=name, mlflow_run=run_id, error_levels=2))
+    assert first.run_id == run_id
+    assert second.run_id != run_id
+    assert registry.fetch(first, tmp_path / "first").id == first.bundle_id
+    assert registry.fetch(second, tmp_path / "second").id == second.bundle_id
+
+
+def test_a_run_that_another_registry_knows_is_replaced_by_a_new_one(registry, tiny_bundle, name):
+    version = registry.register(tiny_bundle(name=name, mlflow_run="0" * 32))
+    assert version.run_id != "0" * 32
+
+
+def test_a_deleted_training_run_is_replaced_by_a_new_one(registry, client, tiny_bundle, name):
+    run_id = client.create_run("0").info.run_id
+    client.delete_run(run_id)
+    assert registry.register(tiny_bundle(name=name, mlflow_run=run_id)).run_id != run_id
+
+
+def test_aliases_and_tags_say_who_stands_where(registry, client, tiny_bundle, name):
+    versions = [registry.register(tiny_bundle(name=name, error_levels=level)) for level in range(3)]
+    registry.move_alias(name, "champion", versions[0], expected=None)
+    registry.move_alias(name, "challenger", versions[1], expected=None)
+    for tag, value in {"canary": "2", "canary_percent": "10", "shadow": "three"}.items():
+        client.set_registered_model_tag(name, tag, value)
+    standing = registry.standing(name)
+    assert standing.champion == versions[0]
+    assert standing.challenger == standing.canary == versions[1]
+    assert standing.canary_percent == 10
+    assert standing.previous is standing.shadow is None
+    registry.move_alias(name, "challenger", None, expected=versions[1])
+    assert registry.standing(name).challenger is None
+
+
+def test_an_alias_that_somebody_moved_is_not_overwritten(registry, tiny_bundle, name):
+    first, second = (
+        registry.register(tiny_bundle(name=name, error_levels=level)) for level in (0, 1)
+    )
+    registry.move_alias(name, "champion", first, expected=None)
+    with pytest.raises(AliasMoved, match="now version 1, not nobody"):
+        registry.move_alias(name, "champion", second, expected=None)
+    assert registry.standing(name).champion == first
+
+
+def test_only_models_that_hold_bundles_are_listed(registry, client, tiny_bundle, name):
+    registry.register(tiny_bundle(name=name))
+    stranger = f"stranger{uuid4().hex[:8]}"
+    client.create_registered_model(stranger)
+    listed = registry.models()
+    assert name in listed
+    assert stranger not in listed
+
+
+def test_a_registered_model_made_by_somebody_else_is_adopted(registry, client, tiny_bundle, name):
+    client.create_registered_model(name)
+    registry.register(tiny_bundle(name=name))
+    assert name in registry.models()
+
+
+def test_a_version_without_a_bundle_is_refused(registry, client, name):
+    run = client.create_run("0").info
+    client.create_registered_model(name)
+    client.create_model_version(
+        name, f"{run.artifact_uri}/x", run_id=run.run_id, tags={"bundle_id": "../../etc"}
+    )
+    with pytest.raises(NotRegistered, match="names no bundle"):
+        registry.version(name, 1)
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda registry, name: registry.standing(name),
+        lambda registry, name: registry.version(name, 4),
+    ],
+)
+def test_unknown_models_and_versions_are_named(registry, name, ask):
+    with pytest.raises(NotRegistered, match=name):
+        ask(registry, name)
+
+
+def test_a_flipped_byte_in_the_registry_is_refused_and_leaves_nothing(
+    registry, flip_byte, tiny_bundle, name, tmp_path
+):
+    version = registry.register(tiny_bundle(name=name))
+    flip_byte(version, "weights.safetensors")
+    with pytest.raises(BrokenBundle, match=r"weights\.safetensors"):
+        registry.fetch(version, tmp_path / "into" / "here")
+    assert list((tmp_path / "into").iterdir()) == []
+
+
+def test_a_whole_bundle_that_is_not_the_versions_own_is_refused(
+    registry, client, tiny_bundle, name, tmp_path
+):
+    version = registry.register(tiny_bundle(name=name))
+    other = tiny_bundle(name=name, error_levels=9)
+    client.log_artifacts(version.run_id, str(other.root), "bundle")
+    with pytest.raises(BrokenBundle, match=other.id[:12]):
+        registry.fetch(version, tmp_path / "fetched")
+
+
+def test_a_registry_that_is_away_is_named_within_seconds(tmp_path, tiny_bundle):
+    registry = Registry("http://127.0.0.1:9", locks=tmp_path)
+    began = time.monotonic()
+    with pytest.raises(RegistryAway, match=r"127\.0\.0\.1:9"):
+        registry.models()
+    with pytest.raises(RegistryAway, match="see that it runs"):
+        registry.register(tiny_bundle())
+    assert time.monotonic() - began < 30
+
+
+def test_the_lock_serialises_and_a_name_cannot_leave_its_folder(registry, name, tmp_path):
+    order = []
+
+    def second():
+        with registry.lock(name):
+            order.append("second")
+
+    with registry.lock(name):
+        thread = threading.Thread(target=second)
+        thread.start()
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+    with pytest.raises(SharplineError, match="no name of a model"):
+        registry.lock("../escape")
+
+
+def test_importing_the_room_loads_neither_mlflow_nor_torch():
+    code = (
+        "import sys, release.cli, release.registry, release.follow; "
+        "sys.exit(bool({'mlflow', 'torch'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def contents(root):
+    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}
