@@ -4,6 +4,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
+
+from numpy.typing import NDArray
 
 from superres.errors import SharplineError
 from superres.image import Picture, list_pictures, read
@@ -12,6 +15,7 @@ from superres.quality import Protocol, psnr, ssim
 from superres.resize import imresize
 from superres.upscale import Upscaler
 
+Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
@@ -57,6 +61,16 @@ class PictureScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A model's answer to one pair, beside bicubic's, and how both score."""
+
+    pair: Pair
+    rgb_hwc: Array
+    bicubic_hwc: Array
+    score: PictureScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
     """Scores of every picture under one protocol, and their means."""
 
@@ -87,24 +101,32 @@ def evaluate(
 
     Raises SharplineError where there is no picture or a pair's sizes do not fit the scale.
     """
-    scores = []
-    for pair in pairs:
-        answer = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
-        require_sizes(pair, protocol.scale)
-        truth = pair.hr.rgb_hwc
-        bicubic = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
-        scores.append(
-            PictureScore(
-                name=pair.name,
-                psnr=psnr(answer.rgb_hwc, truth, protocol),
-                ssim=ssim(answer.rgb_hwc, truth, protocol),
-                bicubic_psnr=psnr(bicubic, truth, protocol),
-                bicubic_ssim=ssim(bicubic, truth, protocol),
-            )
-        )
+    scores = tuple(answer.score for answer in answers(upscaler, pairs, protocol, whole=whole))
     if not scores:
         raise SharplineError("there is no picture to score a model on")
-    return Evaluation(protocol=protocol, pictures=tuple(scores))
+    return Evaluation(protocol=protocol, pictures=scores)
+
+
+def answers(
+    upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, *, whole: bool = False
+) -> Iterator[Answer]:
+    """The pictures behind `evaluate`, one at a time, for those who look closer than at the means.
+
+    Raises SharplineError where a pair's sizes do not fit the scale.
+    """
+    for pair in pairs:
+        require_sizes(pair, protocol.scale)
+        answer = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
+        truth = pair.hr.rgb_hwc
+        bicubic_hwc = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
+        score = PictureScore(
+            name=pair.name,
+            psnr=psnr(answer.rgb_hwc, truth, protocol),
+            ssim=ssim(answer.rgb_hwc, truth, protocol),
+            bicubic_psnr=psnr(bicubic_hwc, truth, protocol),
+            bicubic_ssim=ssim(bicubic_hwc, truth, protocol),
+        )
+        yield Answer(pair=pair, rgb_hwc=answer.rgb_hwc, bicubic_hwc=bicubic_hwc, score=score)
 
 
 def require_sizes(pair: Pair, scale: int) -> None:
