@@ -14,29 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from release.blocks import Floats
+from release.rules import Resampling
 from superres.errors import SharplineError
 
 # Squared 8-bit levels. Two pictures that equal their reference differ by 0 dB, not by inf - inf.
 LEAST_ERROR = 1e-6
 
-Floats = npt.NDArray[np.float64]
-
 
 class TooLittleToJudge(SharplineError):
     """There are fewer pictures or blocks than the rules ask for before any verdict."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resampling:
-    """How the bootstrap draws, and below how many pictures and blocks it says nothing."""
-
-    confidence: float
-    resamples: int
-    seed: int
-    least_pictures: int
-    least_blocks: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,24 +51,6 @@ class Gain:
     confidence: float
     pictures: int
     blocks: int
-
-
-def block_sums(error_hw: npt.NDArray[np.floating], block_pixels: int) -> tuple[Floats, Floats]:
-    """Sum and count of an error map (H, W) over a grid of near-equal blocks, each (blocks,).
-
-    Blocks have at least `block_pixels` a side (a smaller picture is one block), so no sliver at
-    the border counts as a block of its own.
-    """
-    height, width = error_hw.shape
-    rows, columns = _edges(height, block_pixels), _edges(width, block_pixels)
-    plane = error_hw.astype(np.float64)
-    sums = np.add.reduceat(np.add.reduceat(plane, rows[:-1], axis=0), columns[:-1], axis=1)
-    counts = np.outer(np.diff(rows), np.diff(columns))
-    return sums.ravel(), counts.ravel().astype(np.float64)
-
-
-def _edges(length: int, block_pixels: int) -> npt.NDArray[np.int64]:
-    return np.linspace(0, length, max(1, length // block_pixels) + 1).astype(np.int64)
 
 
 def paired_gain(pictures: Sequence[PairedErrors], resampling: Resampling) -> Gain:

@@ -2,12 +2,16 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from release.bootstrap import PairedErrors, Resampling, TooLittleToJudge, block_sums, paired_gain
+from release.blocks import Grid
+from release.bootstrap import PairedErrors, TooLittleToJudge, paired_gain
+from release.rules import Resampling
 
-RESAMPLING = Resampling(confidence=0.95, resamples=300, seed=7, least_pictures=2, least_blocks=8)
+RESAMPLING = Resampling(
+    confidence=0.95, resamples=300, seed=7, block_pixels=64, least_pictures=2, least_blocks=8
+)
 
 
 @st.composite
@@ -34,7 +38,6 @@ def of(picture, ours, theirs):
 
 
 @given(sets_of_errors())
-@settings(max_examples=30, deadline=None)
 def test_identical_models_gain_nothing_and_the_interval_says_so(pictures):
     gain = paired_gain([of(p, p.ours, p.ours.copy()) for p in pictures], RESAMPLING)
     assert gain.mean_db == 0
@@ -42,7 +45,6 @@ def test_identical_models_gain_nothing_and_the_interval_says_so(pictures):
 
 
 @given(sets_of_errors(), st.floats(0.05, 6.0))
-@settings(max_examples=30, deadline=None)
 def test_a_uniformly_better_model_gains_exactly_its_margin_everywhere(pictures, margin_db):
     factor = 10 ** (-margin_db / 10)
     gain = paired_gain([of(p, p.theirs * factor, p.theirs) for p in pictures], RESAMPLING)
@@ -51,7 +53,6 @@ def test_a_uniformly_better_model_gains_exactly_its_margin_everywhere(pictures, 
 
 
 @given(sets_of_errors())
-@settings(max_examples=30, deadline=None)
 def test_swapping_the_competitors_mirrors_the_interval(pictures):
     there = paired_gain(pictures, RESAMPLING)
     back = paired_gain([of(p, p.theirs, p.ours) for p in pictures], RESAMPLING)
@@ -60,7 +61,6 @@ def test_swapping_the_competitors_mirrors_the_interval(pictures):
 
 
 @given(sets_of_errors())
-@settings(max_examples=30, deadline=None)
 def test_the_mean_is_the_gain_of_the_whole_pictures(pictures):
     expected = np.mean(
         [
@@ -75,7 +75,6 @@ def test_the_mean_is_the_gain_of_the_whole_pictures(pictures):
 
 
 @given(sets_of_errors(), st.floats(0.5, 0.9))
-@settings(max_examples=20, deadline=None)
 def test_more_confidence_never_narrows_the_interval(pictures, confidence):
     narrow = paired_gain(pictures, _with(confidence=confidence))
     wide = paired_gain(pictures, _with(confidence=0.99))
@@ -145,16 +144,27 @@ def test_a_perfect_picture_gives_finite_figures():
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 32))
-@settings(max_examples=60, deadline=None)
-def test_blocks_cover_every_value_once_and_none_is_a_sliver(height, width, side):
+def test_blocks_cover_every_pixel_once_and_none_is_a_sliver(height, width, side):
     error = np.random.default_rng(height * width).uniform(0, 9, (height, width))
-    sums, counts = block_sums(error, side)
+    grid = Grid.over(height, width, side)
+    sums, counts = grid.sums(error), grid.counts
+    assert sums.shape == counts.shape == (max(1, height // side) * max(1, width // side),)
     assert counts.sum() == error.size
     assert sums.sum() == pytest.approx(error.sum())
-    assert counts.size == max(1, height // side) * max(1, width // side)
     assert counts.min() >= min(height, side) * min(width, side)
 
 
+def test_the_centre_of_a_block_lies_in_it():
+    grid = Grid.over(64, 96, 32)
+    assert [grid.centre(index) for index in range(6)] == [
+        (16, 16),
+        (16, 48),
+        (16, 80),
+        (48, 16),
+        (48, 48),
+        (48, 80),
+    ]
+
+
 def _with(**changes):
-    fields = {name: getattr(RESAMPLING, name) for name in RESAMPLING.__slots__}
-    return Resampling(**{**fields, **changes})
+    return RESAMPLING.model_copy(update=changes)
