@@ -1,10 +1,21 @@
 """What every room's tests share: short and full counts, reference data, and what a marker needs."""
 
+import contextlib
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from superres.bundle import Bundle
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,3 +52,153 @@ def reference_data() -> Path:
     if not folder:
         pytest.skip("needs reference pictures: set REFERENCE_DATA to their folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server, empty at first and shared by the whole test session."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    server = MlflowServer(folder)
+    server.start()
+    try:
+        yield server.uri
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mlflow_process(tmp_path: Path) -> Iterator["MlflowServer"]:
+    """A real MLflow server of the test's own, to be stopped and started again at will."""
+    server = MlflowServer(tmp_path / "mlflow")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class MlflowServer:
+    """MLflow on a free port with SQLite and a folder; the port stays the same over restarts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the server and return once it answers."""
+        command = [
+            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
+            *("--port", str(self._port), "--allowed-hosts", "127.0.0.1:*"),
+            *("--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"),
+            *("--artifacts-destination", str(self._folder / "artifacts")),
+        ]
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                env={**os.environ, **quiet},
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                pytest.fail("MLflow did not start:\n" + (self._folder / "log").read_text()[-4000:])
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop the server and its workers; harmless where it is stopped already."""
+        if self._process is None:
+            return
+        # The group outlives its leader where a worker does, so ask the group in any case.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        self._process.wait(timeout=30)
+        self._process = None
+
+    def _answers(self) -> bool:
+        import httpx
+
+        try:
+            return httpx.get(f"{self.uri}/health", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bundle"]:
+    """A maker of the smallest bundles: `tiny_bundle(name=..., error_levels=..., scale=...)`.
+
+    The network repeats each pixel `scale` times a side and adds `error_levels` grey levels, so on
+    pictures made of such squares its score is known: 0 is perfect, more is worse. The same
+    arguments make the same bytes and so the same bundle id.
+    """
+
+    def make(
+        *,
+        name: str = "compact_x2",
+        error_levels: int = 0,
+        scale: int = 2,
+        mlflow_run: str | None = None,
+    ) -> "Bundle":
+        import numpy as np
+        import torch
+
+        from superres.archs import build, facts
+        from superres.bundle import BundleInfo, write_bundle
+        from superres.image import Picture
+
+        parameters = {"num_feat": 8, "num_conv": 2, "upscale": scale}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = build("compact", parameters)
+        weights = {key: value.numpy() for key, value in network.state_dict().items()}
+        *_, last_weight, last_bias = sorted(weights, key=lambda key: int(key.split(".")[1]))
+        weights[last_weight] = np.zeros_like(weights[last_weight])
+        weights[last_bias] = np.full_like(weights[last_bias], error_levels / 255)
+
+        lr = np.random.default_rng(0).integers(40, 200, (16, 24, 3), dtype=np.uint8)
+        large = lr.repeat(scale, axis=0).repeat(scale, axis=1) + np.uint8(error_levels)
+        draft = BundleInfo.model_validate(
+            {
+                "name": name,
+                "task": "super-resolution",
+                "scale": scale,
+                "arch": {"name": "compact", "parameters": parameters},
+                "halo": facts("compact", parameters).receptive_field,
+                "size_multiple": 1,
+                "window": None,
+                "tile_buckets": [[32, 32], [64, 64]],
+                "bounds": {"seam_levels": 0.01, "precision_levels": {"bf16": 2.0}},
+                "training": {
+                    "datasets": [{"id": "none", "source": "made by hand", "licence": "CC0-1.0"}],
+                    "degradation": "bicubic",
+                    "reference": {},
+                    "steps": 0,
+                    "seconds": 0.0,
+                    "device": "cpu",
+                },
+                "scores": [],
+                "licence": {"weights": "CC0-1.0", "lineage": [], "commercial_use": "yes"},
+                "git_commit": None,
+                "mlflow_run": mlflow_run,
+                "created": "2026-01-01T00:00:00+00:00",
+            }
+        )
+        return write_bundle(
+            tmp_path_factory.mktemp("bundle") / name,
+            draft,
+            weights,
+            Picture(rgb_hwc=lr),
+            Picture(rgb_hwc=large),
+            f"# {name}\n\nA test's model: pixels repeated.\n",
+        )
+
+    return make
