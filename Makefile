@@ -41,7 +41,7 @@ format: setup ## lay the code out in the house style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
 generate: setup ## rewrite what is made from code: dashboards, PrometheusRule, docs/metrics.md
-	$(BIN)/python monitoring/build.py
+	$(BIN)/python -m monitoring.build
 
 pins: setup ## rewrite constraints.txt from what .venv holds
 	@{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude-editable --exclude pip \
@@ -91,7 +91,7 @@ check-imports: setup
 		|| { echo "imports: break the chain above, or move the code to the room it belongs to"; exit 1; }
 
 check-monitoring: setup
-	@$(BIN)/python monitoring/check.py
+	@$(BIN)/python -m monitoring.check
 
 check-k8s: k8s
 
@@ -100,4 +100,4 @@ check-pipeline: setup
 		|| { echo "pipeline: .gitlab-ci.yml may only call make targets that exist"; exit 1; }
 
 check-docs: setup
-	@$(BIN)/python monitoring/build.py --check
+	@$(BIN)/python -m monitoring.build --check

@@ -1,0 +1,34 @@
+"""Checks the monitoring files with Prometheus' and Alertmanager's own tools, where installed."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from superres.console import say
+
+HERE = Path(__file__).parent
+COMMANDS = (
+    ("promtool", "check", "config", HERE / "prometheus/prometheus.yml"),
+    ("promtool", "test", "rules", *sorted(HERE.glob("prometheus/tests/*.yml"))),
+    ("amtool", "check-config", HERE / "alertmanager/alertmanager.yml"),
+)
+PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
+
+
+def main() -> int:
+    """Run every check; 1 where one failed, with the tool's own words."""
+    failed = False
+    for program, *words in COMMANDS:
+        if shutil.which(str(program)) is None:
+            say(f"monitoring: {program} {words[0]} skipped; install Debian's {PACKAGES[program]}")
+            continue
+        done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            failed = True
+            say(f"monitoring: {program} {words[0]} refuses\n{done.stdout}{done.stderr}")
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The server's figures through a real Prometheus and Alertmanager: dashboards, alerts, people."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving.metrics import TABLE
+
+DASHBOARD = Path(__file__).parents[2] / "monitoring/grafana/dashboards/serving.json"
+MODEL = "compact_x4"
+AwaitTrue = Callable[[str, Callable[[], object]], None]
+
+
+def traffic(figure: Any) -> None:
+    """A little of everything that one picture moves, with inputs far from the training's."""
+    figure("sharpline_requests_total", route="/v1/enhance", status="200", model=MODEL).inc()
+    figure("sharpline_request_duration_seconds", route="/v1/enhance", model=MODEL).observe(0.4)
+    for stage in ("read", "decode", "network", "encode"):
+        figure("sharpline_stage_duration_seconds", stage=stage).observe(0.1)
+    for direction in ("in", "out"):
+        figure("sharpline_pixels_total", direction=direction).inc(1000)
+    figure("sharpline_batch_duration_seconds", model=MODEL).observe(0.2)
+    figure("sharpline_batch_fill_ratio", model=MODEL).observe(0.5)
+    figure("sharpline_tile_waste_ratio", model=MODEL).observe(1.3)
+    figure("sharpline_batch_failures_total", model=MODEL).inc(0)
+    figure("sharpline_model_swaps_total", model=MODEL).inc()
+    figure("sharpline_model_refusals_total", model=MODEL).inc(0)
+    figure("sharpline_pictures_in_flight").set(2)
+    figure("sharpline_queue_tiles", model=MODEL).set(3)
+    figure("sharpline_model_info", model=MODEL, version="1", bundle="b0").set(1)
+    figure("sharpline_input_drift", model=MODEL, feature="noise").set(1.6)
+    figure("sharpline_input_drift", model=MODEL, feature="blur").set(0.3)
+    figure("sharpline_drift_pictures", model=MODEL).set(200)
+    figure("sharpline_consistency_db", model=MODEL).set(34.0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def flowing(figure: Any, prometheus: Any, await_true: AwaitTrue) -> None:
+    """Traffic that two scrapes have seen change, so that rates have values."""
+
+    def counted() -> bool:
+        traffic(figure)
+        return bool(prometheus.query("sharpline:request_duration_seconds:p95_5m > 0"))
+
+    await_true("two scrapes", counted)
+
+
+def test_every_figure_of_the_table_is_scraped(prometheus: Any) -> None:
+    for row in TABLE:
+        name = row.name + ("_count" if row.kind == "histogram" else "")
+        assert prometheus.query(name), name
+
+
+def dashboard_queries() -> list[tuple[str, str]]:
+    board = json.loads(DASHBOARD.read_text())
+    return [(panel["title"], target["expr"]) for panel in board["panels"]
+            for target in panel.get("targets", [])]
+
+
+@pytest.mark.parametrize(("panel", "expression"), dashboard_queries())
+def test_dashboard_query_answers(
+        prometheus: Any, await_true: AwaitTrue, panel: str, expression: str) -> None:
+    assert panel
+    expression = expression.replace("$__rate_interval", "1m").replace("$model", ".*")
+    assert not re.search(r"\$\w", expression)
+    await_true(expression, lambda: prometheus.query(expression))
+
+
+def test_drift_fires_the_retraining_alert_once_and_tells_people(
+        prometheus: Any, await_true: AwaitTrue, notified: tuple[int, list[dict[str, Any]]]
+) -> None:
+    await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
+    (alert,) = prometheus.firing("SharplineInputDrift")
+    assert alert["labels"] == {"alertname": "SharplineInputDrift", "action": "retrain",
+                               "severity": "ticket", "model": MODEL, "feature": "noise"}
+    assert not prometheus.firing("SharplineQuality")
+
+    told = notified[1]
+    await_true("a notification", lambda: any(
+        message["commonLabels"].get("alertname") == "SharplineInputDrift" for message in told))
+    message = next(message for message in told
+                   if message["commonLabels"].get("alertname") == "SharplineInputDrift")
+    assert message["path"] == "/ticket"
+    assert message["commonAnnotations"]["runbook"].endswith("#sharplineinputdrift")
+
+
+def test_retraining_alert_ends_when_pictures_are_as_before(
+        prometheus: Any, await_true: AwaitTrue, figure: Any) -> None:
+    await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
+    figure("sharpline_input_drift", model=MODEL, feature="noise").set(0.1)
+    await_true("its end", lambda: not prometheus.firing("SharplineInputDrift"))
+
+
+def test_failing_requests_page_someone(
+        prometheus: Any, await_true: AwaitTrue, figure: Any,
+        notified: tuple[int, list[dict[str, Any]]]) -> None:
+    def paged() -> bool:
+        figure("sharpline_requests_total", route="/v1/enhance", status="500", model=MODEL).inc(9)
+        return any(message["path"] == "/page" for message in notified[1])
+
+    await_true("a page", paged)
+    message = next(message for message in notified[1] if message["path"] == "/page")
+    assert message["commonLabels"]["alertname"] == "SharplineErrors"
+    assert prometheus.firing("SharplineErrors")
