@@ -1,0 +1,228 @@
+"""Every refusal of the server, each with a status, a stable label and RFC 9457's shape on the wire.
+
+A problem's `type` is `/problems/LABEL`, an address of this server that explains it.
+"""
+
+import math
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse
+
+from superres.errors import SharplineError
+from superres.image import (
+    BrokenPicture,
+    FormatCannotHold,
+    NotAPicture,
+    PictureError,
+    TooManyBytes,
+    TooManyPixels,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "/problems/"
+
+
+class ServingError(SharplineError):
+    """A request that gets no picture; the message is the `detail` that its client reads."""
+
+    status = 500
+    label = "internal-error"
+    advice = "The server failed; the same request may work later."
+
+    def headers(self) -> dict[str, str]:
+        return {}
+
+
+class ClientError(ServingError):
+    """The request itself is at fault; sending it again unchanged will not help."""
+
+    status = 400
+    label = "bad-request"
+    advice = "Correct the request as the detail says."
+
+
+class EmptyBody(ClientError):
+    label = "empty-body"
+    advice = "Send the picture's bytes as the body, or as the field `file` of a multipart form."
+
+
+class BadMultipart(ClientError):
+    label = "bad-multipart"
+    advice = "Send multipart/form-data with a boundary, few parts and the picture in `file`."
+
+
+class CrossSite(ClientError):
+    status, label = 403, "cross-site"
+    advice = "Pages of other sites may not call; allow theirs in SHARPLINE_SECURITY__ALLOW_ORIGINS."
+
+
+class NotFound(ClientError):
+    status, label = 404, "not-found"
+    advice = "See /docs for the addresses that exist."
+
+
+class UnknownModel(ClientError):
+    status, label = 404, "unknown-model"
+    advice = "GET /v1/models lists the models that are served."
+
+
+class MethodNotAllowed(ClientError):
+    status, label = 405, "method-not-allowed"
+    advice = "See /docs for the methods of each address."
+
+
+class NotAcceptable(ClientError):
+    status, label = 406, "not-acceptable"
+    advice = "Accept image/png, image/jpeg or image/webp, or name one with `format`."
+
+
+class SlowBody(ClientError):
+    status, label = 408, "slow-body"
+    advice = "The body took too long to arrive; send it faster or send a smaller one."
+
+
+class EncodedBody(ClientError):
+    status, label = 415, "encoded-body"
+    advice = "Send the picture without Content-Encoding; pictures are compressed already."
+
+
+class ClientGone(ClientError):
+    status, label = 499, "client-gone"  # nginx's number; nobody is left to read it
+    advice = "The client closed the connection before its answer was ready."
+
+
+class BadOptions(ClientError):
+    status, label = 422, "bad-options"
+    advice = "Correct the options that the detail names; /docs lists them."
+
+
+class AnswerTooLarge(ClientError):
+    status, label = 422, "answer-too-large"
+    advice = "Send a smaller picture or choose a model of a smaller scale."
+
+
+class TryLater(ServingError):
+    """The server cannot take the request now; `seconds` is when to come back."""
+
+    status, label = 503, "unavailable"
+    advice = "Send the same request again after Retry-After seconds."
+
+    def __init__(self, message: str, *, seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(max(1, math.ceil(self.seconds)))}
+
+
+class QueueFull(TryLater):
+    status, label = 429, "queue-full"
+
+
+class NotReady(TryLater):
+    label = "not-ready"
+
+
+class Draining(TryLater):
+    label = "draining"
+
+
+class DeadlinePassed(ServingError):
+    status, label = 504, "deadline-passed"
+    advice = "The answer was not ready in time; try again when the server has less to do."
+
+
+class ModelFailed(ServingError):
+    label = "model-failed"
+    advice = "The network failed on this picture's tiles; the server's log has the reason."
+
+
+PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
+    error.label: error
+    for error in (
+        ServingError,
+        ClientError,
+        EmptyBody,
+        BadMultipart,
+        CrossSite,
+        NotFound,
+        UnknownModel,
+        MethodNotAllowed,
+        NotAcceptable,
+        SlowBody,
+        EncodedBody,
+        ClientGone,
+        BadOptions,
+        AnswerTooLarge,
+        QueueFull,
+        NotReady,
+        Draining,
+        DeadlinePassed,
+        ModelFailed,
+        NotAPicture,
+        BrokenPicture,
+        TooManyPixels,
+        TooManyBytes,
+        FormatCannotHold,
+    )
+}
+
+_PICTURE_ADVICE = {
+    NotAPicture.label: "Send a PNG, JPEG, WebP, GIF, TIFF or BMP file; its content decides.",
+    BrokenPicture.label: "The file is damaged or not as its header says; save it again and resend.",
+    TooManyPixels.label: "Send a picture within the limit that the detail states.",
+    TooManyBytes.label: "Send a body within the limit that the detail states.",
+    FormatCannotHold.label: "Choose another `format`; png holds every answer.",
+}
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What `/problems/LABEL` says of a kind of problem."""
+
+    label: str
+    status: int
+    title: str
+    advice: str
+
+
+def explain(label: str) -> Explanation:
+    """The explanation of a label. Raises NotFound for one that is no problem of ours."""
+    if label not in PROBLEMS:
+        raise NotFound(f"there is no kind of problem called {label!r}")
+    error = PROBLEMS[label]
+    advice = error.advice if issubclass(error, ServingError) else _PICTURE_ADVICE[label]
+    return Explanation(label=label, status=error.status, title=title_of(label), advice=advice)
+
+
+def title_of(label: str) -> str:
+    """`too-many-pixels` as a short sentence."""
+    return label.replace("-", " ").capitalize()
+
+
+def problem_response(
+    error: ServingError | PictureError, instance: str | None = None
+) -> JSONResponse:
+    """The error as `application/problem+json`; a PictureError answers with its own status."""
+    problem = Problem(
+        type=TYPE_PREFIX + error.label,
+        title=title_of(error.label),
+        status=error.status,
+        detail=str(error),
+        instance=instance,
+    )
+    headers = error.headers() if isinstance(error, ServingError) else {}
+    return JSONResponse(problem.model_dump(exclude_none=True), error.status, headers, MEDIA_TYPE)

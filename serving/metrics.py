@@ -1,0 +1,216 @@
+"""Every figure the server shows, in one table; docs/metrics.md is made from it.
+
+Base units, and labels of few values only: a model's name is a label because the operator chooses
+it, nothing that a client sends ever is. Each app has a registry of its own.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from superres.console import show
+
+DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WASTES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 5.0, 10.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One metric: what it is called, counts and is split by; `buckets` of a histogram."""
+
+    name: str
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+TABLE = (
+    Figure(
+        name="sharpline_requests_total",
+        kind="counter",
+        labels=("route", "status", "model"),
+        help="Requests answered; model is empty where none was chosen",
+    ),
+    Figure(
+        name="sharpline_request_duration_seconds",
+        kind="histogram",
+        buckets=DURATIONS,
+        labels=("route", "model"),
+        help="From a request's first byte to its answer's last",
+    ),
+    Figure(
+        name="sharpline_stage_duration_seconds",
+        kind="histogram",
+        buckets=STAGES,
+        labels=("stage",),
+        help="One stage of a picture's way: read, decode, network (queueing included), encode",
+    ),
+    Figure(
+        name="sharpline_batch_duration_seconds",
+        kind="histogram",
+        buckets=STAGES,
+        labels=("model",),
+        help="One batch on the device",
+    ),
+    Figure(
+        name="sharpline_pictures_in_flight",
+        kind="gauge",
+        help="Pictures admitted and not yet answered",
+    ),
+    Figure(
+        name="sharpline_queue_tiles",
+        kind="gauge",
+        labels=("model",),
+        help="Tiles that wait for the device",
+    ),
+    Figure(
+        name="sharpline_batch_fill_ratio",
+        kind="histogram",
+        buckets=RATIOS,
+        labels=("model",),
+        help="Tiles in a batch over the tiles of a full one",
+    ),
+    Figure(
+        name="sharpline_tile_waste_ratio",
+        kind="histogram",
+        buckets=WASTES,
+        labels=("model",),
+        help="Pixels given to the network over the picture's pixels",
+    ),
+    Figure(
+        name="sharpline_pixels_total",
+        kind="counter",
+        labels=("direction",),
+        help="Pixels taken in and given out",
+    ),
+    Figure(
+        name="sharpline_model_info",
+        kind="gauge",
+        labels=("model", "version", "bundle"),
+        help="1 for each model that is served now",
+    ),
+    Figure(
+        name="sharpline_model_swaps_total",
+        kind="counter",
+        labels=("model",),
+        help="Times a newly loaded model began to serve",
+    ),
+    Figure(
+        name="sharpline_model_refusals_total",
+        kind="counter",
+        labels=("model",),
+        help="Times a new model was refused while the old one served on",
+    ),
+    Figure(
+        name="sharpline_batch_failures_total",
+        kind="counter",
+        labels=("model",),
+        help="Batches that failed on the device",
+    ),
+    Figure(
+        name="sharpline_input_drift",
+        kind="gauge",
+        labels=("feature", "model"),
+        help="How far the mean of live pictures is from that of the training pictures, in "
+        "standard deviations of the training pictures",
+    ),
+    Figure(
+        name="sharpline_drift_pictures",
+        kind="gauge",
+        labels=("model",),
+        help="Live pictures that the drift figure speaks of",
+    ),
+    Figure(
+        name="sharpline_consistency_db",
+        kind="gauge",
+        labels=("model",),
+        help="Mean PSNR, over the latest answers, of the answer shrunk to its input's size "
+        "against that input",
+    ),
+)
+
+
+FIGURES = {figure.name: figure for figure in TABLE}
+
+
+class Metrics:
+    """The figures of one app and the registry that holds them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self.requests = self._counter("sharpline_requests_total")
+        self.request_duration = self._histogram("sharpline_request_duration_seconds")
+        self.stage_duration = self._histogram("sharpline_stage_duration_seconds")
+        self.batch_duration = self._histogram("sharpline_batch_duration_seconds")
+        self.batch_fill = self._histogram("sharpline_batch_fill_ratio")
+        self.batch_failures = self._counter("sharpline_batch_failures_total")
+        self.tile_waste = self._histogram("sharpline_tile_waste_ratio")
+        self.pixels = self._counter("sharpline_pixels_total")
+        self.model_swaps = self._counter("sharpline_model_swaps_total")
+        self.model_refusals = self._counter("sharpline_model_refusals_total")
+
+    def read_when_scraped(
+        self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]
+    ) -> None:
+        """Show what `read` returns at each scrape, by label values."""
+        self.registry.register(_WhenScraped(FIGURES[name], read))
+
+    def text(self) -> bytes:
+        """The exposition that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str) -> Counter:
+        figure = FIGURES[name]
+        return Counter(name, figure.help, figure.labels, registry=self.registry)
+
+    def _histogram(self, name: str) -> Histogram:
+        figure = FIGURES[name]
+        return Histogram(
+            name, figure.help, figure.labels, registry=self.registry, buckets=figure.buckets
+        )
+
+
+class _WhenScraped(Collector):
+    def __init__(self, figure: Figure, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+        self._figure = figure
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        family = GaugeMetricFamily(self._figure.name, self._figure.help, labels=self._figure.labels)
+        for labels, value in self._read().items():
+            family.add_metric(labels, value)
+        yield family
+
+
+def markdown() -> str:
+    """The table as docs/metrics.md."""
+    rows = [
+        f"| `{figure.name}` | {figure.kind} | {', '.join(figure.labels) or '-'} | {figure.help} |"
+        for figure in TABLE
+    ]
+    return "\n".join(
+        [
+            "# Metrics",
+            "",
+            "What `GET /metrics` of the server shows, beside the usual `process_*` and `python_*`.",
+            "Made by `python -m serving.metrics` from the table in `serving/metrics.py`.",
+            "",
+            "| name | kind | labels | meaning |",
+            "|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    show(markdown())

@@ -1,0 +1,81 @@
+"""What the parts of the server report, written into the metrics; only this module knows both."""
+
+from collections.abc import Callable, Mapping
+
+from serving.admission import Admission
+from serving.drift import LiveWindow
+from serving.metrics import Metrics
+from serving.models import LoadedModel, Models
+from serving.scheduler import Scheduler
+
+LabelledValues = Mapping[tuple[str, ...], float]
+
+
+class Reporter:
+    """Hears of stages, batches and models (see the Watcher of each) and counts them."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def stage_done(self, stage: str, seconds: float) -> None:
+        self._metrics.stage_duration.labels(stage).observe(seconds)
+
+    def picture_done(self, model: str, waste_ratio: float, taken: int, given: int) -> None:
+        self._metrics.tile_waste.labels(model).observe(waste_ratio)
+        self._metrics.pixels.labels("in").inc(taken)
+        self._metrics.pixels.labels("out").inc(given)
+
+    def batch_done(self, model: str, fill_ratio: float, seconds: float) -> None:
+        self._metrics.batch_fill.labels(model).observe(fill_ratio)
+        self._metrics.batch_duration.labels(model).observe(seconds)
+
+    def batch_failed(self, model: str) -> None:
+        self._metrics.batch_failures.labels(model).inc()
+
+    def model_swapped(self, model: str) -> None:
+        self._metrics.model_swaps.labels(model).inc()
+
+    def model_refused(self, model: str) -> None:
+        self._metrics.model_refusals.labels(model).inc()
+
+
+def show_when_scraped(
+    metrics: Metrics,
+    *,
+    scheduler: Scheduler,
+    admission: Admission,
+    models: Models,
+    window: LiveWindow,
+) -> None:
+    """Let /metrics read what these know at the moment of the scrape."""
+    readers: dict[str, Callable[[], LabelledValues]] = {
+        "sharpline_pictures_in_flight": lambda: {(): admission.in_flight},
+        "sharpline_queue_tiles": lambda: _queued(scheduler, models),
+        "sharpline_model_info": lambda: {
+            (offer.name, offer.version, offer.model.bundle.id): 1
+            for offer in models.offers.values()
+        },
+        "sharpline_input_drift": lambda: window.drift(
+            {
+                name: offer.model.bundle.info.training.reference
+                for name, offer in models.offers.items()
+            }
+        ),
+        "sharpline_drift_pictures": lambda: _by_model(window.pictures()),
+        "sharpline_consistency_db": lambda: _by_model(window.consistency()),
+    }
+    for name, read in readers.items():
+        metrics.read_when_scraped(name, read)
+
+
+def _queued(scheduler: Scheduler, models: Models) -> LabelledValues:
+    """Waiting tiles of every served model; one that was just replaced counts under its name."""
+    queued = {(name,): 0.0 for name in models.offers}
+    for model, tiles in scheduler.queued_tiles().items():
+        if isinstance(model, LoadedModel):
+            queued[(model.name,)] = queued.get((model.name,), 0.0) + tiles
+    return queued
+
+
+def _by_model(values: Mapping[str, float]) -> LabelledValues:
+    return {(model,): value for model, value in values.items()}

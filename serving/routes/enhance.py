@@ -1,0 +1,138 @@
+"""POST /v1/enhance: one picture in, one larger picture out."""
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.body import Upload, read_body, unpack
+from serving.enhancer import Answer, Order, Stages
+from serving.errors import BadOptions, ClientGone, NotReady
+from serving.models import Offer
+from serving.negotiation import MEDIA_TYPES, choose_format, content_disposition
+from serving.routes.documents import picture_answers, picture_body, problems
+from serving.services import Services, services_of
+from superres.image import inspect
+
+router = APIRouter(tags=["pictures"])
+
+Result = TypeVar("Result")
+
+
+class Options(BaseModel):
+    """What can be asked for: query parameters, or fields of a multipart form; the query wins."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = Field(None, max_length=64, description="a name from GET /v1/models")
+    scale: int | None = Field(None, ge=1, le=8, description="chooses a model of this scale")
+    format: Literal["png", "jpeg", "webp"] | None = Field(
+        None, description="of the answer; without it Accept decides, then the input's format"
+    )
+    quality: int = Field(95, ge=1, le=100, description="of JPEG and WebP")
+
+    def or_from(self, fields: dict[str, str]) -> "Options":
+        """These options, with a form's fields where the query said nothing."""
+        given = self.model_dump(include=self.model_fields_set)
+        try:
+            return Options.model_validate({**fields, **given})
+        except ValidationError as error:
+            raise BadOptions(describe(error)) from error
+
+
+def describe(error: ValidationError) -> str:
+    """Which options are wrong and how, without repeating what was sent."""
+    return "; ".join(
+        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
+    )
+
+
+@router.post(
+    "/v1/enhance",
+    summary="Enlarge a picture",
+    response_class=Response,
+    responses={
+        **picture_answers(),
+        **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+    },
+    openapi_extra=picture_body(),
+)
+async def enhance(request: Request, options: Annotated[Options, Query()]) -> Response:
+    """Send a picture's bytes as the body, or as the field `file` of a multipart form."""
+    services = services_of(request)
+    if not services.models.offers:
+        raise NotReady("no model is served yet", seconds=5)
+    stages = Stages(services.reporter)
+    with services.admission.enter() as entry:
+        with stages("read"):
+            body = await read_body(request, entry, services.settings.limits.body_seconds)
+            upload = await services.enhancer.in_worker(
+                lambda: unpack(request.headers.get("content-type", ""), body)
+            )
+        options = options.or_from(upload.fields)
+        with services.models.use(options.model, options.scale) as offer:
+            request.state.model = offer.name
+            limits = services.admission.picture_limits
+            header = await services.enhancer.in_worker(lambda: inspect(upload.data, limits))
+            format = choose_format(options.format, request.headers.get("accept", ""), header.format)
+            entry.hold_answer(header.width * offer.scale, header.height * offer.scale, format)
+            order = _order(upload, options, offer, format, services)
+            answer = await _unless_gone(request, services.enhancer.enhance(order, stages))
+    return _response(answer, order)
+
+
+def _order(
+    upload: Upload, options: Options, offer: Offer, format: str, services: Services
+) -> Order:
+    return Order(
+        data=upload.data,
+        name=upload.name,
+        offer=offer,
+        format=format,
+        quality=options.quality,
+        limits=services.admission.picture_limits,
+        deadline_seconds=time.monotonic() + services.settings.limits.deadline_seconds,
+    )
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is given up when the client closes the connection."""
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client went away before its answer was ready")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(answer: Answer, order: Order) -> Response:
+    offer = order.offer
+    timing = ", ".join(
+        f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in answer.stage_seconds.items()
+    )
+    return Response(
+        answer.data,
+        media_type=MEDIA_TYPES[order.format],
+        headers={
+            "Content-Disposition": content_disposition(order.name, order.format),
+            "Sharpline-Model": offer.name,
+            "Sharpline-Version": offer.version,
+            "Sharpline-Bundle": offer.model.bundle.id,
+            "Server-Timing": timing,
+            "Vary": "Accept",
+            "Cache-Control": "no-store",
+        },
+    )

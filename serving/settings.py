@@ -1,0 +1,202 @@
+"""What can be set about the server: `SHARPLINE_*` variables, read once at the start.
+
+A nested name joins with two underscores: `SHARPLINE_LIMITS__MAX_BYTES=8000000`.
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from superres.console import show
+from superres.environment import SHARED
+from superres.errors import UsageError
+
+PREFIX = "SHARPLINE_"
+DELIMITER = "__"
+
+
+def _split(value: object) -> object:
+    """Environment variables are text: a list in one is joined by commas."""
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Settings of one component."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LimitSettings(Section):
+    """What one request may bring and take away."""
+
+    max_bytes: Count = Field(default=64 * 1024 * 1024, description="bytes of one request's body")
+    max_pixels: Count = Field(default=50_000_000, description="pixels of one input picture")
+    max_side: Count = Field(default=65_500, description="pixels of one side of an input picture")
+    max_answer_pixels: Count = Field(default=134_217_728, description="pixels of one answer")
+    body_seconds: Seconds = Field(default=60.0, description="time a client has to send its body")
+    deadline_seconds: Seconds = Field(
+        default=300.0, description="time from body to answer, then 504"
+    )
+
+
+class QueueSettings(Section):
+    """What the whole process holds at once; beyond it clients hear 429."""
+
+    max_pictures: Count = Field(default=64, description="pictures admitted and not yet answered")
+    max_bytes: Count = Field(
+        default=256 * 1024 * 1024, description="bytes of bodies held in memory"
+    )
+    max_answer_pixels: Count = Field(
+        default=268_435_456, description="answer pixels of admitted pictures"
+    )
+
+
+class BatchSettings(Section):
+    """When tiles go to the device."""
+
+    max_tiles: Count = Field(default=8, description="tiles in a full batch")
+    max_pixels: Count = Field(
+        default=512 * 512, description="low-resolution pixels in a full batch"
+    )
+    max_wait_seconds: float = Field(
+        default=0.005, ge=0, description="longest wait for a fuller batch"
+    )
+
+
+class ModelSettings(Section):
+    """Which models are served, and on what."""
+
+    folder: Path = Field(
+        default=Path("models"), description="folder of bundles, or one with index.json"
+    )
+    default: str = Field(default="compact_x4", description="model of a request that names none")
+    poll_seconds: Seconds = Field(default=1.0, description="time between looks at the folder")
+    backend: Literal["auto", "torch", "openvino"] = Field(
+        default="auto", description="what runs networks"
+    )
+    device: str = Field(default="auto", description="auto, cpu or cuda")
+    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic")
+
+
+class DriftSettings(Section):
+    """How live pictures are compared with a model's training data."""
+
+    window: Count = Field(default=500, description="latest pictures that are compared")
+    minimum: Count = Field(default=20, description="pictures needed before a figure is shown")
+    max_age_seconds: Seconds = Field(default=3600.0, description="older pictures are forgotten")
+
+
+class SecuritySettings(Section):
+    """Who may call from a browser."""
+
+    allow_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        default=(), description="other sites whose pages may call (CORS), joined by commas"
+    )
+
+
+class DrainSettings(Section):
+    """How the server leaves."""
+
+    linger_seconds: float = Field(
+        default=0.0, ge=0, description="keep answering 503 at least this long"
+    )
+    max_seconds: Seconds = Field(default=40.0, description="longest wait for pictures in flight")
+
+
+class Settings(BaseSettings):
+    """Everything that can be set; complete with no variable set at all."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=DELIMITER,
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(
+        default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one"
+    )
+    limits: LimitSettings = LimitSettings()
+    queue: QueueSettings = QueueSettings()
+    batch: BatchSettings = BatchSettings()
+    models: ModelSettings = ModelSettings()
+    drift: DriftSettings = DriftSettings()
+    security: SecuritySettings = SecuritySettings()
+    drain: DrainSettings = DrainSettings()
+
+
+def load_settings(**given: object) -> Settings:
+    """Settings from the environment; `given` top-level values win over it.
+
+    Raises UsageError naming the variable that is unknown or has a value that does not fit.
+    """
+    refuse_unknown(os.environ)
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # pydantic checks the values
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = PREFIX + DELIMITER.join(str(part) for part in first["loc"]).upper()
+        raise UsageError(f"{name} cannot be {first['input']!r}: {first['msg']}") from error
+
+
+def refuse_unknown(environ: Mapping[str, str]) -> None:
+    """Raise UsageError for a SHARPLINE_* variable that nothing reads, suggesting the nearest."""
+    known = {*variable_names(), *SHARED}
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name.upper() not in known:
+            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)
+            raise UsageError(f"{name} is not a setting of Sharpline; did you mean {nearest[0]}?")
+
+
+def variable_names() -> list[str]:
+    """The environment variable of every setting."""
+    return [name for name, _ in _fields(Settings)]
+
+
+def _fields(model: type[BaseModel], prefix: str = PREFIX) -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _fields(field.annotation, f"{prefix}{name.upper()}{DELIMITER}")
+        else:
+            yield prefix + name.upper(), field
+
+
+def markdown() -> str:
+    """Every setting as docs/settings.md."""
+    rows = [
+        f"| `{name}` | {_default_of(field)} | {field.description} |"
+        for name, field in _fields(Settings)
+    ]
+    return "\n".join(
+        [
+            "# Settings of the server",
+            "",
+            "Read once when `sharpline serve` starts; an option on the command line wins over its",
+            "variable, and an unknown `SHARPLINE_*` variable is refused.",
+            "Made by `python -m serving.settings`.",
+            "",
+            "| variable | default | meaning |",
+            "|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _default_of(field: FieldInfo) -> str:
+    return "none" if field.default == () else f"`{field.default}`"
+
+
+if __name__ == "__main__":
+    show(markdown())
