@@ -93,7 +93,8 @@ check-imports: setup
 check-monitoring: setup
 	@$(BIN)/python -m monitoring.check
 
-check-k8s: k8s
+check-k8s: setup
+	@$(BIN)/python k8s/check.py --out $(BUILD)/k8s --skip-without-kubectl
 
 check-pipeline: setup
 	@$(BIN)/python -m pytest -q tests/platform/test_gitlab.py \

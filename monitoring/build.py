@@ -28,8 +28,11 @@ def generated() -> dict[Path, str]:
 
 def prometheus_rule() -> str:
     """The recording and alerting rules as the Prometheus operator takes them."""
-    groups = [group for name in ("rules.yml", "alerts.yml") for group in
-              yaml.safe_load((ROOT / "monitoring/prometheus" / name).read_text())["groups"]]
+    groups = [
+        group
+        for name in ("rules.yml", "alerts.yml")
+        for group in yaml.safe_load((ROOT / "monitoring/prometheus" / name).read_text())["groups"]
+    ]
     for group in groups:
         for rule in group["rules"]:
             rule["expr"] = " ".join(rule["expr"].split())
@@ -49,8 +52,11 @@ def main() -> int:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         return 0
-    stale = [str(path.relative_to(ROOT)) for path, text in generated().items()
-             if not path.exists() or path.read_text() != text]
+    stale = [
+        str(path.relative_to(ROOT))
+        for path, text in generated().items()
+        if not path.exists() or path.read_text() != text
+    ]
     if stale:
         say(f"generated: {', '.join(stale)} differ from the code; run 'make generate' and commit")
     return 1 if stale else 0

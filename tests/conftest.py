@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from serving.models import BackendLoader
+    from serving.services import Services
+    from serving.settings import Settings
     from superres.bundle import Bundle
 
 
@@ -176,7 +180,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
                 "size_multiple": 1,
                 "window": None,
                 "tile_buckets": [[32, 32], [64, 64]],
-                "bounds": {"seam_levels": 0.01, "precision_levels": {"bf16": 2.0}},
+                "bounds": {"seam_levels": 0.01, "precision_levels": {}},
                 "training": {
                     "datasets": [{"id": "none", "source": "made by hand", "licence": "CC0-1.0"}],
                     "degradation": "bicubic",
@@ -202,3 +206,77 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
         )
 
     return make
+
+
+class PictureServer:
+    """A real picture server on a free port, in a thread of this process."""
+
+    def __init__(self, settings: "Settings", load_backend: "BackendLoader | None" = None) -> None:
+        import httpx
+        import uvicorn
+
+        from serving.app import create_app
+        from serving.cli import listen
+
+        app = create_app(settings, load_backend=load_backend)
+        self.services: Services = app.state.services
+        self._listener = listen("127.0.0.1", 0)
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.url, timeout=60)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, timeout_graceful_shutdown=20
+        )
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._listener]}
+        )
+
+    def start(self, *, until: str = "/readyz") -> None:
+        """Start, and return once the address `until` answers 200."""
+        self._thread.start()
+        self.wait_for(lambda: self.client.get(until).status_code == 200)
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Return once the condition holds; fails the test when it does not within a minute."""
+        deadline = time.monotonic() + 60
+        while not condition():
+            if time.monotonic() > deadline:
+                pytest.fail("waited a minute in vain for the picture server")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        self.client.close()
+        self._server.should_exit = True
+        self._thread.join(timeout=30)
+        self._listener.close()
+
+
+@pytest.fixture(scope="session")
+def picture_server() -> Iterator[Callable[..., PictureServer]]:
+    """A maker of running servers: `picture_server(folder, until=..., load_backend=..., **settings)`.
+
+    `settings` are sections of `serving.settings.Settings` as dicts. All are stopped at the end of
+    the test session, or earlier by `stop`.
+    """
+    from serving.settings import Settings
+
+    started: list[PictureServer] = []
+
+    def start(
+        folder: Path,
+        *,
+        until: str = "/readyz",
+        load_backend: "BackendLoader | None" = None,
+        **settings: object,
+    ) -> PictureServer:
+        models = {"folder": folder, "poll_seconds": 0.05, "backend": "torch", "device": "cpu"}
+        given = {**settings, "models": {**models, **settings.get("models", {})}}
+        server = PictureServer(Settings(**given), load_backend)
+        started.append(server)
+        server.start(until=until)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()

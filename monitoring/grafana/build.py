@@ -26,55 +26,111 @@ class Graph:
 
 
 TRAFFIC = (
-    Graph(title="Requests per second", unit="reqps", queries={
-        "{{route}} {{status}}":
-            'sum by (route, status) (sharpline:requests:rate5m{model=~"$model|"})'}),
-    Graph(title="Requests that failed", unit="percentunit",
-          description="Answers with a status of 500 or more, over all answers.",
-          queries={"5 minutes": "sharpline:request_errors:ratio_rate5m",
-                   "1 hour": "sharpline:request_errors:ratio_rate1h"}),
-    Graph(title="Time to an answer", unit="s", queries={
-        "{{model}} median": 'sharpline:request_duration_seconds:p50_5m{model=~"$model"}',
-        "{{model}} p95": 'sharpline:request_duration_seconds:p95_5m{model=~"$model"}'}),
+    Graph(
+        title="Requests per second",
+        unit="reqps",
+        queries={
+            "{{route}} {{status}}": 'sum by (route, status) (sharpline:requests:rate5m{model=~"$model|"})'
+        },
+    ),
+    Graph(
+        title="Requests that failed",
+        unit="percentunit",
+        description="Answers with a status of 500 or more, over all answers.",
+        queries={
+            "5 minutes": "sharpline:request_errors:ratio_rate5m",
+            "1 hour": "sharpline:request_errors:ratio_rate1h",
+        },
+    ),
+    Graph(
+        title="Time to an answer",
+        unit="s",
+        queries={
+            "{{model}} median": 'sharpline:request_duration_seconds:p50_5m{model=~"$model"}',
+            "{{model}} p95": 'sharpline:request_duration_seconds:p95_5m{model=~"$model"}',
+        },
+    ),
 )
 DEVICE = (
-    Graph(title="Where a picture's time goes", unit="s",
-          description="Mean seconds per stage; the network's include queueing.",
-          queries={"{{stage}}": "sharpline:stage_duration_seconds:mean_5m"}),
-    Graph(title="Waiting and in flight", unit="short", queries={
-        "tiles waiting, {{model}}": 'sum by (model) (sharpline_queue_tiles{model=~"$model"})',
-        "pictures in flight": "sum(sharpline_pictures_in_flight)"}),
-    Graph(title="Pixels per second", unit="suffix: pixel/s", queries={
-        "{{direction}}": "sum by (direction) (rate(sharpline_pixels_total[$__rate_interval]))"}),
-    Graph(title="Batch fill", unit="percentunit", queries={
-        "{{model}}": 'sharpline:batch_fill_ratio:mean_5m{model=~"$model"}'}),
-    Graph(title="Time of a batch, p95", unit="s", queries={
-        "{{model}}": 'sharpline:batch_duration_seconds:p95_5m{model=~"$model"}'}),
-    Graph(title="Pixels computed per pixel needed", unit="short", queries={
-        "{{model}}": 'sharpline:tile_waste_ratio:mean_5m{model=~"$model"}'}),
+    Graph(
+        title="Where a picture's time goes",
+        unit="s",
+        description="Mean seconds per stage; the network's include queueing.",
+        queries={"{{stage}}": "sharpline:stage_duration_seconds:mean_5m"},
+    ),
+    Graph(
+        title="Waiting and in flight",
+        unit="short",
+        queries={
+            "tiles waiting, {{model}}": 'sum by (model) (sharpline_queue_tiles{model=~"$model"})',
+            "pictures in flight": "sum(sharpline_pictures_in_flight)",
+        },
+    ),
+    Graph(
+        title="Pixels per second",
+        unit="suffix: pixel/s",
+        queries={
+            "{{direction}}": "sum by (direction) (rate(sharpline_pixels_total[$__rate_interval]))"
+        },
+    ),
+    Graph(
+        title="Batch fill",
+        unit="percentunit",
+        queries={"{{model}}": 'sharpline:batch_fill_ratio:mean_5m{model=~"$model"}'},
+    ),
+    Graph(
+        title="Time of a batch, p95",
+        unit="s",
+        queries={"{{model}}": 'sharpline:batch_duration_seconds:p95_5m{model=~"$model"}'},
+    ),
+    Graph(
+        title="Pixels computed per pixel needed",
+        unit="short",
+        queries={"{{model}}": 'sharpline:tile_waste_ratio:mean_5m{model=~"$model"}'},
+    ),
 )
 QUALITY = (
-    Graph(title="Distance of live pictures from the training pictures", unit="short",
-          description="In standard deviations of the training pictures; 1 starts a retraining.",
-          queries={"{{model}} {{feature}}": 'sharpline:input_drift:mean{model=~"$model"}'}),
-    Graph(title="Pictures behind that distance", unit="short", queries={
-        "{{model}}": 'sum by (model) (sharpline_drift_pictures{model=~"$model"})'}),
-    Graph(title="Consistency of answers with their inputs", unit="dB",
-          description="PSNR of the answer, shrunk again, against the picture that came in.",
-          queries={"{{model}}": 'sharpline:consistency_db:min{model=~"$model"}'}),
+    Graph(
+        title="Distance of live pictures from the training pictures",
+        unit="short",
+        description="In standard deviations of the training pictures; 1 starts a retraining.",
+        queries={"{{model}} {{feature}}": 'sharpline:input_drift:mean{model=~"$model"}'},
+    ),
+    Graph(
+        title="Pictures behind that distance",
+        unit="short",
+        queries={"{{model}}": 'sum by (model) (sharpline_drift_pictures{model=~"$model"})'},
+    ),
+    Graph(
+        title="Consistency of answers with their inputs",
+        unit="dB",
+        description="PSNR of the answer, shrunk again, against the picture that came in.",
+        queries={"{{model}}": 'sharpline:consistency_db:min{model=~"$model"}'},
+    ),
 )
 MODELS = (
-    Graph(title="Swaps and refusals of models in the last hour", unit="short", queries={
-        "swapped in, {{model}}":
-            'sum by (model) (increase(sharpline_model_swaps_total{model=~"$model"}[1h]))',
-        "refused, {{model}}":
-            'sum by (model) (increase(sharpline_model_refusals_total{model=~"$model"}[1h]))'}),
-    Graph(title="Batches that failed in the last hour", unit="short", queries={
-        "{{model}}":
-            'sum by (model) (increase(sharpline_batch_failures_total{model=~"$model"}[1h]))'}),
-    Graph(title="Alerts that fire", unit="short", queries={
-        "{{alertname}} {{model}} {{feature}}":
-            'ALERTS{alertname=~"Sharpline.*", alertstate="firing"}'}),
+    Graph(
+        title="Swaps and refusals of models in the last hour",
+        unit="short",
+        queries={
+            "swapped in, {{model}}": 'sum by (model) (increase(sharpline_model_swaps_total{model=~"$model"}[1h]))',
+            "refused, {{model}}": 'sum by (model) (increase(sharpline_model_refusals_total{model=~"$model"}[1h]))',
+        },
+    ),
+    Graph(
+        title="Batches that failed in the last hour",
+        unit="short",
+        queries={
+            "{{model}}": 'sum by (model) (increase(sharpline_batch_failures_total{model=~"$model"}[1h]))'
+        },
+    ),
+    Graph(
+        title="Alerts that fire",
+        unit="short",
+        queries={
+            "{{alertname}} {{model}} {{feature}}": 'ALERTS{alertname=~"Sharpline.*", alertstate="firing"}'
+        },
+    ),
 )
 SERVED = 'max by (model, version, bundle) (sharpline_model_info{model=~"$model"})'
 
@@ -82,15 +138,30 @@ SERVED = 'max by (model, version, bundle) (sharpline_model_info{model=~"$model"}
 def serving() -> str:
     """The dashboard of the picture server, as Grafana's JSON."""
     board = (
-        dashboard.Dashboard("Sharpline serving").uid("sharpline-serving")
+        dashboard.Dashboard("Sharpline serving")
+        .uid("sharpline-serving")
         .description("Traffic, device, quality and models of the picture server.")
-        .tags(["sharpline"]).refresh("30s").time("now-6h", "now").timezone("browser").readonly()
-        .with_variable(dashboard.DatasourceVariable("source").label("Prometheus").type("prometheus")
-                       .hide(VariableHide.DONT_HIDE))
-        .with_variable(dashboard.QueryVariable("model").label("Model").datasource(SOURCE)
-                       .query("label_values(sharpline_model_info, model)")
-                       .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
-                       .include_all(True).all_value(".*").multi(True))
+        .tags(["sharpline"])
+        .refresh("30s")
+        .time("now-6h", "now")
+        .timezone("browser")
+        .readonly()
+        .with_variable(
+            dashboard.DatasourceVariable("source")
+            .label("Prometheus")
+            .type("prometheus")
+            .hide(VariableHide.DONT_HIDE)
+        )
+        .with_variable(
+            dashboard.QueryVariable("model")
+            .label("Model")
+            .datasource(SOURCE)
+            .query("label_values(sharpline_model_info, model)")
+            .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+            .include_all(True)
+            .all_value(".*")
+            .multi(True)
+        )
     )
     ids = itertools.count(1)
     rows = {"Traffic": TRAFFIC, "Device": DEVICE, "Quality": QUALITY, "Models": MODELS}
@@ -103,9 +174,16 @@ def serving() -> str:
 
 
 def _panel(graph: Graph) -> timeseries.Panel:
-    panel = (timeseries.Panel().title(graph.title).description(graph.description)
-             .unit(graph.unit).min(0).datasource(SOURCE)
-             .span(GRID_WIDTH // ROW_PANELS).height(PANEL_HEIGHT))
+    panel = (
+        timeseries.Panel()
+        .title(graph.title)
+        .description(graph.description)
+        .unit(graph.unit)
+        .min(0)
+        .datasource(SOURCE)
+        .span(GRID_WIDTH // ROW_PANELS)
+        .height(PANEL_HEIGHT)
+    )
     for query in _queries(graph):
         panel.with_target(query)
     return panel
@@ -118,6 +196,11 @@ def _queries(graph: Graph) -> Iterator[prometheus.Dataquery]:
 
 
 def _served() -> table.Panel:
-    return (table.Panel().title("Models served now").datasource(SOURCE)
-            .span(GRID_WIDTH).height(PANEL_HEIGHT)
-            .with_target(prometheus.Dataquery().ref_id("A").expr(SERVED).instant().format("table")))
+    return (
+        table.Panel()
+        .title("Models served now")
+        .datasource(SOURCE)
+        .span(GRID_WIDTH)
+        .height(PANEL_HEIGHT)
+        .with_target(prometheus.Dataquery().ref_id("A").expr(SERVED).instant().format("table"))
+    )

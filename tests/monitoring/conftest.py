@@ -55,8 +55,11 @@ class Prometheus:
         return self.get("query", query=expression)["result"]
 
     def firing(self, name: str) -> list[dict[str, Any]]:
-        return [alert for alert in self.get("alerts")["alerts"]
-                if alert["labels"]["alertname"] == name and alert["state"] == "firing"]
+        return [
+            alert
+            for alert in self.get("alerts")["alerts"]
+            if alert["labels"]["alertname"] == name and alert["state"] == "firing"
+        ]
 
 
 class Exporter:
@@ -67,9 +70,14 @@ class Exporter:
         self.registry = CollectorRegistry()
         self._figures = {
             figure.name: kinds[figure.kind](
-                figure.name, figure.help, figure.labels, registry=self.registry,
-                **({"buckets": figure.buckets} if figure.buckets else {}))
-            for figure in TABLE}
+                figure.name,
+                figure.help,
+                figure.labels,
+                registry=self.registry,
+                **({"buckets": figure.buckets} if figure.buckets else {}),
+            )
+            for figure in TABLE
+        }
 
     def __call__(self, name: str, **labels: str) -> Any:
         figure = self._figures[name]
@@ -96,7 +104,7 @@ def notified() -> Iterator[tuple[int, list[dict[str, Any]]]]:
     told: list[dict[str, Any]] = []
 
     class Webhook(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802  the name that http.server calls
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             told.append(json.loads(body) | {"path": self.path})
             self.send_response(200)
@@ -116,7 +124,7 @@ def notified() -> Iterator[tuple[int, list[dict[str, Any]]]]:
 
 @pytest.fixture(scope="module")
 def alertmanager_port(
-        notified: tuple[int, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+    notified: tuple[int, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[int]:
     """Alertmanager with the project's routes, its receivers posting to the webhook."""
     binary = _program("prometheus-alertmanager", "alertmanager")
@@ -128,15 +136,23 @@ def alertmanager_port(
     path = folder / "alertmanager.yml"
     path.write_text(re.sub(r"group_wait: \w+", "group_wait: 1s", yaml.safe_dump(config)))
     port = _free_port()
-    with _running([binary, f"--config.file={path}", f"--storage.path={folder}",
-                   "--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{port}"],
-                  folder / "log", f"http://127.0.0.1:{port}/-/ready"):
+    with _running(
+        [
+            binary,
+            f"--config.file={path}",
+            f"--storage.path={folder}",
+            "--cluster.listen-address=",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        folder / "log",
+        f"http://127.0.0.1:{port}/-/ready",
+    ):
         yield port
 
 
 @pytest.fixture(scope="module")
 def prometheus(
-        exporter_port: int, alertmanager_port: int, tmp_path_factory: pytest.TempPathFactory
+    exporter_port: int, alertmanager_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
     """Prometheus on a copy of the project's files: only targets and intervals differ."""
     binary = _program("prometheus")
@@ -147,10 +163,16 @@ def prometheus(
     _replace(folder / "prometheus.yml", r"_interval: \w+", "_interval: 500ms")
     _replace(folder / "alerts.yml", r"for: \w+", "for: 1s")
     url = f"http://127.0.0.1:{_free_port()}"
-    with _running([binary, f"--config.file={folder / 'prometheus.yml'}",
-                   f"--storage.tsdb.path={folder / 'data'}",
-                   f"--web.listen-address={url.removeprefix('http://')}"],
-                  folder / "log", f"{url}/-/ready"):
+    with _running(
+        [
+            binary,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={url.removeprefix('http://')}",
+        ],
+        folder / "log",
+        f"{url}/-/ready",
+    ):
         yield Prometheus(url)
 
 

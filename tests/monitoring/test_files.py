@@ -17,11 +17,15 @@ from superres.measure import FEATURES
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring/prometheus"
 ALERTS: list[dict[str, Any]] = [
-    rule for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]
-    for rule in group["rules"]]
-RECORDED = {rule["record"]
-            for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
-            for rule in group["rules"]}
+    rule
+    for group in yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"]
+    for rule in group["rules"]
+]
+RECORDED = {
+    rule["record"]
+    for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"]
+    for rule in group["rules"]
+}
 
 
 def dashboard_queries() -> list[str]:
@@ -56,15 +60,24 @@ def test_every_name_in_rules_and_dashboards_exists() -> None:
     queries.append((PROMETHEUS / "rules.yml").read_text())
     used = set(re.findall(r"\bsharpline_\w+", " ".join(queries)))
     shown = {figure.name for figure in TABLE}
-    shown |= {f"{figure.name}_{part}" for figure in TABLE if figure.kind == "histogram"
-              for part in ("bucket", "sum", "count")}
+    shown |= {
+        f"{figure.name}_{part}"
+        for figure in TABLE
+        if figure.kind == "histogram"
+        for part in ("bucket", "sum", "count")
+    }
     assert used <= shown
     assert set(re.findall(r"\bsharpline:\w+(?::\w+)*", " ".join(queries))) <= RECORDED
 
 
 def test_made_files_are_up_to_date() -> None:
-    answer = subprocess.run([sys.executable, "-m", "monitoring.build", "--check"], cwd=ROOT,
-                            capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        [sys.executable, "-m", "monitoring.build", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert answer.returncode == 0, answer.stderr
 
 
@@ -86,8 +99,13 @@ def monitoring_check(folder: Path) -> subprocess.CompletedProcess[str]:
     for program in ("promtool", "amtool"):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}: apt-get install prometheus prometheus-alertmanager")
-    return subprocess.run([sys.executable, "-m", "monitoring.check"], cwd=folder,
-                          capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "monitoring.check"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_rules_and_configurations_pass_their_own_tools() -> None:
@@ -95,13 +113,17 @@ def test_rules_and_configurations_pass_their_own_tools() -> None:
     assert answer.returncode == 0, answer.stderr
 
 
-@pytest.mark.parametrize(("file", "old", "new", "named"), [
-    ("prometheus/alerts.yml", "mean{feature", "mean{{feature", "promtool check"),
-    ("prometheus/alerts.yml", "> 1\n", "> 2\n", "promtool test"),
-    ("alertmanager/alertmanager.yml", "receiver: ticket", "receiver: nobody", "amtool"),
-])
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("prometheus/alerts.yml", "mean{feature", "mean{{feature", "promtool check"),
+        ("prometheus/alerts.yml", "> 1\n", "> 2\n", "promtool test"),
+        ("alertmanager/alertmanager.yml", "receiver: ticket", "receiver: nobody", "amtool"),
+    ],
+)
 def test_broken_file_is_refused_by_name(
-        tmp_path: Path, file: str, old: str, new: str, named: str) -> None:
+    tmp_path: Path, file: str, old: str, new: str, named: str
+) -> None:
     shutil.copytree(ROOT / "monitoring", tmp_path / "monitoring")
     path = tmp_path / "monitoring" / file
     assert old in path.read_text()

@@ -57,13 +57,17 @@ def test_every_figure_of_the_table_is_scraped(prometheus: Any) -> None:
 
 def dashboard_queries() -> list[tuple[str, str]]:
     board = json.loads(DASHBOARD.read_text())
-    return [(panel["title"], target["expr"]) for panel in board["panels"]
-            for target in panel.get("targets", [])]
+    return [
+        (panel["title"], target["expr"])
+        for panel in board["panels"]
+        for target in panel.get("targets", [])
+    ]
 
 
 @pytest.mark.parametrize(("panel", "expression"), dashboard_queries())
 def test_dashboard_query_answers(
-        prometheus: Any, await_true: AwaitTrue, panel: str, expression: str) -> None:
+    prometheus: Any, await_true: AwaitTrue, panel: str, expression: str
+) -> None:
     assert panel
     expression = expression.replace("$__rate_interval", "1m").replace("$model", ".*")
     assert not re.search(r"\$\w", expression)
@@ -71,33 +75,46 @@ def test_dashboard_query_answers(
 
 
 def test_drift_fires_the_retraining_alert_once_and_tells_people(
-        prometheus: Any, await_true: AwaitTrue, notified: tuple[int, list[dict[str, Any]]]
+    prometheus: Any, await_true: AwaitTrue, notified: tuple[int, list[dict[str, Any]]]
 ) -> None:
     await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
     (alert,) = prometheus.firing("SharplineInputDrift")
-    assert alert["labels"] == {"alertname": "SharplineInputDrift", "action": "retrain",
-                               "severity": "ticket", "model": MODEL, "feature": "noise"}
+    assert alert["labels"] == {
+        "alertname": "SharplineInputDrift",
+        "action": "retrain",
+        "severity": "ticket",
+        "model": MODEL,
+        "feature": "noise",
+    }
     assert not prometheus.firing("SharplineQuality")
 
     told = notified[1]
-    await_true("a notification", lambda: any(
-        message["commonLabels"].get("alertname") == "SharplineInputDrift" for message in told))
-    message = next(message for message in told
-                   if message["commonLabels"].get("alertname") == "SharplineInputDrift")
+    await_true(
+        "a notification",
+        lambda: any(
+            message["commonLabels"].get("alertname") == "SharplineInputDrift" for message in told
+        ),
+    )
+    message = next(
+        message
+        for message in told
+        if message["commonLabels"].get("alertname") == "SharplineInputDrift"
+    )
     assert message["path"] == "/ticket"
     assert message["commonAnnotations"]["runbook"].endswith("#sharplineinputdrift")
 
 
 def test_retraining_alert_ends_when_pictures_are_as_before(
-        prometheus: Any, await_true: AwaitTrue, figure: Any) -> None:
+    prometheus: Any, await_true: AwaitTrue, figure: Any
+) -> None:
     await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
     figure("sharpline_input_drift", model=MODEL, feature="noise").set(0.1)
     await_true("its end", lambda: not prometheus.firing("SharplineInputDrift"))
 
 
 def test_failing_requests_page_someone(
-        prometheus: Any, await_true: AwaitTrue, figure: Any,
-        notified: tuple[int, list[dict[str, Any]]]) -> None:
+    prometheus: Any, await_true: AwaitTrue, figure: Any, notified: tuple[int, list[dict[str, Any]]]
+) -> None:
     def paged() -> bool:
         figure("sharpline_requests_total", route="/v1/enhance", status="500", model=MODEL).inc(9)
         return any(message["path"] == "/page" for message in notified[1])

@@ -25,10 +25,13 @@ PLANTED = [
 
 def copy_tree(destination: Path) -> None:
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, destination / package,
-                        ignore=lambda folder, names: [
-                            name for name in names
-                            if Path(folder, name).is_file() and not name.endswith(".py")])
+        shutil.copytree(
+            ROOT / package,
+            destination / package,
+            ignore=lambda folder, names: [
+                name for name in names if Path(folder, name).is_file() and not name.endswith(".py")
+            ],
+        )
     shutil.copy(ROOT / "pyproject.toml", destination)
 
 

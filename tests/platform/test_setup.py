@@ -48,8 +48,13 @@ class Checkout:
         self.calls_file.write_text("")
         path = f"{self.programs}:/usr/bin:/bin"
         return subprocess.run(
-            ["make", *words], cwd=self.root, capture_output=True, text=True, check=False,
-            env={"PATH": path, "CALLS": str(self.calls_file), **environ})
+            ["make", *words],
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"PATH": path, "CALLS": str(self.calls_file), **environ},
+        )
 
     @property
     def calls(self) -> list[str]:
@@ -115,10 +120,24 @@ def test_full_disk_is_refused_before_anything_is_written(checkout: Checkout) -> 
 
 
 def test_help_lists_every_public_target(checkout: Checkout) -> None:
-    listed = {line.split()[1] for line in checkout.make("help").stdout.splitlines()
-              if line.startswith("  make ")}
-    assert {"setup", "demo", "up", "test", "check", "soak", "bench", "images", "k8s", "clean",
-            "help"} <= listed
+    listed = {
+        line.split()[1]
+        for line in checkout.make("help").stdout.splitlines()
+        if line.startswith("  make ")
+    }
+    assert {
+        "setup",
+        "demo",
+        "up",
+        "test",
+        "check",
+        "soak",
+        "bench",
+        "images",
+        "k8s",
+        "clean",
+        "help",
+    } <= listed
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -128,8 +147,14 @@ def test_ci_points_at_reference_data_only_where_it_lies(checkout: Checkout, besi
     if beside:
         shared.mkdir()
     done = subprocess.run(
-        ["bash", ".ci/run"], cwd=checkout.root, capture_output=True, text=True, check=True,
-        env={"PATH": f"{checkout.programs}:/usr/bin:/bin", "CI": "true"}, timeout=60)
+        ["bash", ".ci/run"],
+        cwd=checkout.root,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": f"{checkout.programs}:/usr/bin:/bin", "CI": "true"},
+        timeout=60,
+    )
     expected = shared if beside else "none"
     assert done.stdout == f"system check test demo with {expected}\n"
 
@@ -143,14 +168,18 @@ def test_missing_packages_are_named_where_they_cannot_be_installed(checkout: Che
     assert "prometheus" in done.stderr
 
 
-@pytest.mark.parametrize(("step", "given", "complaint"), [
-    ("promote", {}, "which model?"),
-    ("promote", {"MODEL": "compact_x4"}, "SHARPLINE_MLFLOW_URI"),
-    ("promote", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "EVIDENCE"),
-    ("gate", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "ON must name"),
-])
+@pytest.mark.parametrize(
+    ("step", "given", "complaint"),
+    [
+        ("promote", {}, "which model?"),
+        ("promote", {"MODEL": "compact_x4"}, "SHARPLINE_MLFLOW_URI"),
+        ("promote", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "EVIDENCE"),
+        ("gate", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "ON must name"),
+    ],
+)
 def test_promotion_job_checks_its_own_preconditions(
-        checkout: Checkout, step: str, given: dict[str, str], complaint: str) -> None:
+    checkout: Checkout, step: str, given: dict[str, str], complaint: str
+) -> None:
     failed = checkout.make(step, **given)
     assert failed.returncode != 0
     assert complaint in failed.stderr
