@@ -3,7 +3,7 @@
     ID/dataset.json                                 what the set is (DatasetInfo)
     ID/manifest.parquet                             one row a pair (ManifestRow)
     ID/pairs/{train,validation}/{HR,LR}/NAME.png    the pictures, readable by any toolkit
-    ID/packs/train.{bin,json}                       the same pixels as uint8, memory-mapped by training
+    ID/packs/train.{bin,json}                       the same pixels as uint8, for training
 """
 
 import json

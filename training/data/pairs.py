@@ -21,6 +21,7 @@ from superres.files import file_lock, sha256_bytes, staged_folder, write_bytes, 
 from superres.image import Picture, PictureError, decode, encode, read
 from superres.manifest import (
     MANIFEST_NAME,
+    SPLITS,
     DatasetInfo,
     LeftOut,
     ManifestRow,
@@ -208,7 +209,7 @@ def _assemble(
     write_manifest(staging / MANIFEST_NAME, rows)
     write_info(staging, DatasetInfo(
         id=plan.id, source=plan.source, scale=plan.scale, degradation=plan.degradation,
-        splits={split: sum(row.split == split for row in rows) for split in ("train", "validation")},
+        splits={split: sum(row.split == split for row in rows) for split in SPLITS},
         licences=sorted({row.licence for row in rows}), left_out=list(left_out),
         reference=reference, pack_sha256=pack_sha256))
 

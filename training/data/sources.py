@@ -76,7 +76,8 @@ SAMPLE_ENTRIES = (
         box=Box(left=120, top=440, width=640, height=520),
         sha256="38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6"),
     SampleEntry(
-        file="hubble_deep_field.jpg", split="train", licence=_PUBLIC_NASA, author="NASA, HubbleSite",
+        file="hubble_deep_field.jpg", split="train", licence=_PUBLIC_NASA,
+        author="NASA, HubbleSite",
         box=Box(left=300, top=240, width=400, height=400),
         sha256="3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4"),
     SampleEntry(
@@ -132,7 +133,7 @@ def sample_pictures() -> list[SourcePicture]:
     for entry in SAMPLE_ENTRIES:
         path = folder / entry.file
         if not path.is_file() or sha256_file(path) != entry.sha256:
-            raise SharplineError(f"scikit-image here carries another {entry.file} than the one this "
+            raise SharplineError(f"scikit-image here carries another {entry.file} than this "
                                  "project was made with; install the pinned version")
         pictures.append(SourcePicture(
             name=path.stem, path=path, split=entry.split, source=SAMPLE, licence=entry.licence,

@@ -1,0 +1,74 @@
+"""Checkpoints: one file each, whole or absent, verified before a byte of it is believed."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from superres.console import say
+from superres.errors import SharplineError
+from superres.files import sha256_bytes, write_bytes
+
+MAGIC = b"SHARPLINE-CHECKPOINT-1 "
+HEADER_BYTES = len(MAGIC) + 64 + 1
+KEPT = 2
+
+
+class BrokenCheckpoint(SharplineError):
+    """A file that is no checkpoint, or not the one that was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Everything that the rest of a training depends on, but for its recipe and data.
+
+    The order of the data is a function of the recipe's seed and `step`, so it is in here too.
+    """
+
+    step: int
+    elapsed_seconds: float
+    net: dict[str, Any]
+    average: dict[str, Any]
+    optimizer: dict[str, Any]
+    torch_rng: torch.Tensor
+    cuda_rng: list[torch.Tensor]
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint, then remove all but the newest KEPT."""
+    buffer = io.BytesIO()
+    torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, buffer)
+    payload = buffer.getvalue()
+    path = folder / f"step-{checkpoint.step:08d}.ckpt"
+    write_bytes(path, MAGIC + sha256_bytes(payload).encode() + b"\n" + payload)
+    for old in _newest_first(folder)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint; raises BrokenCheckpoint unless its sha256 is the one it states."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BrokenCheckpoint(f"cannot read {path}: {error.strerror}") from error
+    header, payload = data[:HEADER_BYTES], data[HEADER_BYTES:]
+    if header != MAGIC + sha256_bytes(payload).encode() + b"\n":
+        raise BrokenCheckpoint(f"{path} is damaged (its sha256 differs from the one it states)")
+    return Checkpoint(**torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True))
+
+
+def load_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole; a damaged one is named and passed over."""
+    for path in _newest_first(folder):
+        try:
+            return load(path)
+        except BrokenCheckpoint as error:
+            say(f"{error}; trying the one before")
+    return None
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*.ckpt"), reverse=True)

@@ -1,0 +1,201 @@
+"""One training from words to bundle: check, train, validate, publish."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from superres.archs import build, facts
+from superres.bundle import Bundle, load_bundle
+from superres.console import say
+from superres.environment import cpu_threads
+from superres.errors import SharplineError, UsageError
+from superres.files import file_lock
+from superres.manifest import DatasetInfo, read_info
+from training.data.packs import CropSampler, Pack
+from training.loop import Loop, Surroundings
+from training.publish import Effort, Origin, draft, git_commit, publish
+from training.recipe import Profile, Recipe, Stage, load_recipe
+from training.runs import Run, RunKey, open_run
+from training.tracking import MlflowRemote, RunNotes, Spool, Tracker, send, tracked
+from training.validate import Validated, metrics, validate
+
+DRAFT = "draft"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit."""
+
+    recipe: str
+    data: Path
+    init: Path | None
+    profile: str
+    minutes: float | None
+    resume: bool
+    runs: Path
+
+
+def run(job: Job) -> dict[str, object]:
+    """Do a job and return its result; see `sharpline train --help`."""
+    recipe, stage = _stage(job)
+    info = read_info(job.data)
+    parent = load_bundle(job.init) if job.init else None
+    _refuse_what_cannot_be(recipe, stage, info, job.data, parent)
+    torch.set_num_threads(cpu_threads())
+    torch.manual_seed(recipe.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    origin = Origin(recipe=recipe, dataset=job.data, info=info, parent=parent,
+                    device=_named(device))
+    key = RunKey(recipe=recipe.as_dict(), profile=job.profile, dataset_id=info.id,
+                 parent_id=parent.id if parent else None, minutes=job.minutes)
+    this_run, known = open_run(job.runs, recipe.name, key, resume=job.resume)
+    with file_lock(this_run.folder / "lock"):
+        return _train(origin, stage, job.profile, this_run, device, resume=known)
+
+
+def replay(folder: Path) -> dict[str, object]:
+    """Send to MLflow the notes of a run that it did not take; raises SharplineError where it is
+    away again."""
+    uri = _mlflow_uri()
+    if uri is None:
+        raise UsageError("set SHARPLINE_MLFLOW_URI to the address of the MLflow server")
+    spool = Spool(folder)
+    try:
+        sent = send(spool, MlflowRemote(uri))
+    except Exception as error:
+        raise SharplineError(f"MLflow at {uri} does not take the notes: {error}") from error
+    return {"run_id": spool.run_id, "sent": sent}
+
+
+def _train(
+    origin: Origin, stage: Stage, profile: str, this_run: Run, device: torch.device,
+    *, resume: bool,
+) -> dict[str, object]:
+    recipe = origin.recipe
+    uri = _mlflow_uri()
+    tracker = Tracker(this_run.folder, partial(MlflowRemote, uri) if uri else None)
+    with tracked(tracker, _notes(origin, stage, profile, this_run)):
+        loop = Loop(
+            _network(origin), recipe, stage,
+            CropSampler(Pack(origin.dataset), patch=stage.patch, batch=stage.batch,
+                        seed=recipe.seed),
+            Surroundings(folder=this_run.checkpoints, tracker=tracker, device=device,
+                         validate=partial(_validate_draft, origin, this_run, tracker)))
+        if resume:
+            say("going on with the run that broke off" if loop.resume()
+                else "nothing to go on from: starting from the beginning")
+        say(f"{recipe.name}: training in {this_run.folder}")
+        trained = loop.run()
+        candidate, validated = _validate_draft(origin, this_run, tracker, trained.weights,
+                                               trained.steps)
+        run_id = tracker.run_id(wait_seconds=5.0)
+        bundle = publish(origin, candidate, Effort(steps=trained.steps, seconds=trained.seconds),
+                         validated.evaluation if validated else None, run_id,
+                         this_run.folder / recipe.name)
+        shutil.rmtree(candidate.root)
+        tracker.tags({"bundle_id": bundle.id})
+        tracker.artifacts(bundle.root, "bundle")
+    result = _result(bundle, run_id)
+    this_run.finish(result)
+    return result
+
+
+def _validate_draft(
+    origin: Origin, this_run: Run, tracker: Tracker, weights: Mapping[str, Tensor], step: int,
+) -> tuple[Bundle, Validated | None]:
+    """Score weights as serving would run them, and tell the tracker."""
+    candidate = draft(origin, {key: value.cpu() for key, value in weights.items()},
+                      this_run.folder / DRAFT)
+    samples = this_run.samples / f"step-{step:08d}"
+    validated = validate(candidate, origin.dataset, samples)
+    if validated is None:
+        say("the dataset holds no pictures out: the bundle will have no scores")
+        return candidate, None
+    scored = validated.evaluation
+    say(f"step {step}: {scored.psnr:.2f} dB / {scored.ssim:.4f}, bicubic {scored.bicubic_psnr:.2f} "
+        f"dB / {scored.bicubic_ssim:.4f} ({scored.protocol})")
+    tracker.metrics(step, metrics(scored))
+    tracker.artifacts(samples, f"samples/step-{step:08d}")
+    return candidate, validated
+
+
+def _stage(job: Job) -> tuple[Recipe, Stage]:
+    recipe = load_recipe(job.recipe)
+    stage = recipe.stage(cast(Profile, job.profile))
+    if job.minutes is not None:
+        if not job.minutes > 0:
+            raise UsageError(f"--minutes must be more than 0, not {job.minutes}")
+        stage = stage.model_copy(update={"max_minutes": job.minutes})
+    return recipe, stage
+
+
+def _refuse_what_cannot_be(
+    recipe: Recipe, stage: Stage, info: DatasetInfo, data: Path, parent: Bundle | None,
+) -> None:
+    """Raise before the first step what would fail after it."""
+    if info.scale != recipe.scale:
+        raise UsageError(f"{data} is a dataset for scale {info.scale}, recipe {recipe.name} needs "
+                         f"{recipe.scale}; build one with --scale {recipe.scale}")
+    network = facts(recipe.arch.name, recipe.arch.parameters)
+    if network.scale != recipe.scale:
+        raise UsageError(f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
+                         f"by {network.scale}")
+    grid = network.window or network.size_multiple
+    if stage.patch % grid:
+        raise UsageError(f"recipe {recipe.name}: patch {stage.patch} must be a multiple of {grid}")
+    if parent is None:
+        return
+    theirs = parent.info.arch
+    if (theirs.name, theirs.parameters) != (recipe.arch.name, recipe.arch.parameters):
+        raise UsageError(f"{parent.root} holds {theirs.name} {theirs.parameters}, recipe "
+                         f"{recipe.name} trains {recipe.arch.name} {recipe.arch.parameters}; "
+                         "start from a bundle of the same network")
+
+
+def _network(origin: Origin) -> nn.Module:
+    recipe = origin.recipe
+    net = build(recipe.arch.name, recipe.arch.parameters)
+    if origin.parent is not None:
+        net.load_state_dict({key: torch.from_numpy(value) for key, value in
+                             origin.parent.weights().items()})
+    return net
+
+
+def _notes(origin: Origin, stage: Stage, profile: str, this_run: Run) -> RunNotes:
+    recipe = origin.recipe
+    flat = {f"recipe.{key}": value for key, value in recipe.as_dict().items()
+            if key not in ("full", "finetune", "smoke", "arch")}
+    flat |= {f"stage.{key}": value for key, value in stage.model_dump().items()}
+    flat |= {f"arch.{key}": value for key, value in recipe.arch.parameters.items()}
+    flat |= {"arch": recipe.arch.name, "profile": profile, "device": origin.device,
+             "threads": torch.get_num_threads(), "torch": torch.__version__,
+             "parent": origin.parent.id if origin.parent else None}
+    return RunNotes(
+        name=this_run.folder.name, parameters={key: str(value) for key, value in flat.items()},
+        tags={"recipe": recipe.name, "dataset_id": origin.info.id,
+              "git_commit": git_commit() or "none"},
+        dataset_id=origin.info.id, dataset_source=origin.info.source)
+
+
+def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
+    return {"model": bundle.info.name, "bundle": str(bundle.root), "bundle_id": bundle.id,
+            "run_id": run_id, "steps": bundle.info.training.steps,
+            "seconds": bundle.info.training.seconds,
+            "scores": [score.model_dump(mode="json") for score in bundle.info.scores]}
+
+
+def _named(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu, {torch.get_num_threads()} threads"
+
+
+def _mlflow_uri() -> str | None:
+    return os.environ.get("SHARPLINE_MLFLOW_URI") or None

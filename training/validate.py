@@ -1,0 +1,76 @@
+"""Scores of weights under training, through the same Upscaler that serving runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from superres.backends.torch_backend import TorchBackend
+from superres.bundle import Bundle
+from superres.evaluate import Answer, Evaluation, answers, load_pairs
+from superres.image import Picture, write
+from superres.manifest import read_info
+from superres.upscale import Upscaler
+
+CHANNEL = "y"
+SAMPLE_PICTURES = 4
+SAMPLE_SIDE = 320  # HR pixels of each of the pictures that stand side by side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """Scores of every held-out picture, and where pictures to look at were written."""
+
+    evaluation: Evaluation
+    samples: tuple[Path, ...]
+
+
+def validate(bundle: Bundle, dataset: Path, samples_folder: Path) -> Validated | None:
+    """Score a bundle on the dataset's validation split, None where it has none.
+
+    Writes up to SAMPLE_PICTURES pictures of input, bicubic, model and truth side by side.
+    """
+    info = read_info(dataset)
+    if not info.splits.get("validation"):
+        return None
+    pairs = load_pairs(dataset, info.scale, "validation")
+    protocol = pairs.protocol(CHANNEL)
+    backend = TorchBackend(bundle, device="auto", precision="fp32")
+    scores, samples = [], []
+    for answer in answers(Upscaler(bundle, backend), pairs.pairs, protocol):
+        scores.append(answer.score)
+        if len(samples) < SAMPLE_PICTURES:
+            path = samples_folder / f"{answer.pair.name}.png"
+            write(path, Picture(rgb_hwc=side_by_side(answer, info.scale)))
+            samples.append(path)
+    backend.close()
+    return Validated(evaluation=Evaluation(protocol=protocol, pictures=tuple(scores)),
+                     samples=tuple(samples))
+
+
+def side_by_side(answer: Answer, scale: int) -> npt.NDArray[np.uint8]:
+    """Input (enlarged by repetition), bicubic, model and truth of the picture's middle."""
+    repeated = answer.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
+    shown = (repeated, answer.bicubic_hwc, answer.rgb_hwc, answer.pair.hr.rgb_hwc)
+    return np.concatenate([_middle(picture) for picture in shown], axis=1)
+
+
+def metrics(evaluation: Evaluation) -> Mapping[str, float]:
+    """Means and every picture's figures, named for a tracking server."""
+    values = {
+        "validation/psnr": evaluation.psnr, "validation/ssim": evaluation.ssim,
+        "validation/bicubic_psnr": evaluation.bicubic_psnr,
+        "validation/bicubic_ssim": evaluation.bicubic_ssim}
+    for picture in evaluation.pictures:
+        values[f"picture/{picture.name}/psnr"] = picture.psnr
+        values[f"picture/{picture.name}/ssim"] = picture.ssim
+        values[f"picture/{picture.name}/gain_over_bicubic"] = picture.psnr - picture.bicubic_psnr
+    return values
+
+
+def _middle(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    height, width = hwc_u8.shape[:2]
+    top, left = max(0, (height - SAMPLE_SIDE) // 2), max(0, (width - SAMPLE_SIDE) // 2)
+    return hwc_u8[top:top + SAMPLE_SIDE, left:left + SAMPLE_SIDE]
