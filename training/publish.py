@@ -35,7 +35,7 @@ from training.recipe import Recipe
 from training.tolerance import halo_candidates, measure_precision, measure_seam, tile_buckets
 
 DRAFT_LEAST_HALO = 16
-PROBE_SIDE, PROBES = 96, 4
+PROBE_SIDE, PROBES = 64, 3
 GOLDEN_SIDE = 48
 
 

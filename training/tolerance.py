@@ -95,7 +95,7 @@ def _seam_levels(
     whole = backend.forward(padded_whole(lr_hwc, geometry)[None])[0]
     canonical = crop_whole(whole, height, width, geometry)
     tile_plan = plan(height, width, geometry)
-    tiled = join([backend.forward(tile[None])[0] for tile in cut(lr_hwc, tile_plan)], tile_plan)
+    tiled = join(backend.forward(np.stack(list(cut(lr_hwc, tile_plan)))), tile_plan)
     return float(np.abs(tiled - canonical).max()) * 255
 
 

@@ -1,0 +1,68 @@
+"""The one import of basicsr, and what it takes to import it beside today's torch and torchvision.
+
+torchvision's wheel does not import beside a torch that was built without CUDA: its compiled
+operators fail to load, and it then registers shapes for operators that do not exist. basicsr 1.4.2
+imports a torchvision module that has since been renamed. Both are mended here, and only where they
+are broken; timm and spandrel import torchvision too, so call `mend_torchvision` before those.
+"""
+
+import importlib
+import importlib.util
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from superres.errors import MissingExtra
+
+RENAMED = ("torchvision.transforms.functional_tensor", "torchvision.transforms._functional_tensor")
+SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+
+# torch forgets an operator's schema when its library object goes away.
+_kept: list[torch.library.Library] = []
+
+
+@cache
+def load_basicsr() -> ModuleType:
+    """basicsr, ready to be used; raises MissingExtra where it is not installed."""
+    if importlib.util.find_spec("basicsr") is None:
+        raise MissingExtra("comparing with basicsr", "train")
+    mend_torchvision()
+    with warnings.catch_warnings():
+        # Names that its dependencies have deprecated; they are theirs to mend.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import basicsr
+
+    return basicsr
+
+
+@cache
+def mend_torchvision() -> None:
+    """Make `import torchvision` succeed where its operators cannot be loaded; using one of them
+    then fails at the call. A torchvision that works is left alone."""
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        raise MissingExtra("torchvision", "train")
+    if not _operators_load(Path(spec.origin).parent):
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in SCHEMAS:
+            library.define(schema)
+        _kept.append(library)
+    old, new = RENAMED
+    if importlib.util.find_spec(old) is None:
+        sys.modules[old] = importlib.import_module(new)
+
+
+def _operators_load(package: Path) -> bool:
+    try:
+        for path in package.glob("_C*.so"):
+            torch.ops.load_library(str(path))
+    except OSError:
+        return False
+    return hasattr(torch.ops.torchvision, "nms")
