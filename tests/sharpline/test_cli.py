@@ -1,0 +1,63 @@
+"""The front door: a table that is true, light, and clear about what is missing."""
+
+import subprocess
+import sys
+
+import pytest
+
+from sharpline import cli
+from superres.errors import SharplineError, UsageError
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.run([*name.split(), "--help"])
+    assert stopped.value.code == 0
+    assert f"sharpline {name}" in capsys.readouterr().out
+
+
+def test_no_words_and_wrong_words_show_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    assert "enhance" in capsys.readouterr().out
+    assert cli.run([]) == 2
+    assert cli.run(["frobnicate"]) == 2
+    assert "frobnicate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "said"),
+    [
+        (SharplineError("free some space"), 1, "free some space"),
+        (UsageError("no such key"), 2, "no such key"),
+        (ModuleNotFoundError("No module named 'airflow'", name="airflow"), 1, "sharpline[all]"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_failures_become_one_line_and_a_code(
+    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(argv: list[str]) -> int:
+        raise raised
+
+    monkeypatch.setattr("sharpline.local.cli.doctor", fail)
+    assert cli.run(["doctor"]) == code
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert "Traceback" not in printed
+
+
+def test_a_defect_of_our_own_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = cli.Command("sharpline.absent:nothing", "", "all")
+    monkeypatch.setitem(cli.COMMANDS, "absent", missing)
+    with pytest.raises(ModuleNotFoundError):
+        cli.run(["absent"])
+
+
+def test_the_table_loads_nothing_heavy() -> None:
+    code = ("import sys, sharpline.cli\nsharpline.cli.usage()\n"
+            "heavy = {'torch', 'airflow', 'mlflow', 'basicsr', 'fastapi', 'numpy'}\n"
+            "sys.exit(', '.join(heavy & set(sys.modules)) or 0)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

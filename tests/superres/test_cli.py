@@ -1,0 +1,127 @@
+"""`sharpline evaluate` and `sharpline enhance` as a person runs them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpline.cli import run
+from superres.image import Picture, decode, encode, read, write
+
+
+def random_picture(height: int, width: int, seed: int = 0) -> Picture:
+    generator = np.random.default_rng(seed)
+    return Picture(rgb_hwc=generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "in"
+    write(folder / "one.png", random_picture(40, 30))
+    write(folder / "two.jpg", random_picture(33, 47, seed=1))
+    return folder
+
+
+def test_evaluate_prints_figures_with_their_protocol(
+    tiny_bundle, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tiny_bundle()
+    assert run(["evaluate", str(bundle.root), "--on", str(pictures), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["protocol"] == {
+        "dataset": "in", "scale": 2, "channel": "y", "border": 2, "resampler": "matlab-bicubic",
+        "ssim": "gaussian-11-1.5", "bit_depth": 8,
+    }
+    assert [picture["name"] for picture in result["pictures"]] == ["one", "two"]
+    means = np.mean([picture["psnr"] for picture in result["pictures"]])
+    assert result["psnr"] == pytest.approx(means)
+    assert 5 < result["bicubic"]["psnr"] < 40
+
+
+def test_evaluate_shows_a_table(
+    tiny_bundle, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", str(tiny_bundle().root), "--on", str(pictures), "--channel", "rgb",
+             "--whole", "--backend", "torch"]
+    assert run(words) == 0
+    shown = capsys.readouterr().out
+    assert "mean" in shown
+    assert "RGB" in shown
+
+
+def test_equal_pictures_score_null_not_infinity(
+    tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "flat" / "flat.png", Picture(rgb_hwc=np.full((32, 32, 3), 90, np.uint8)))
+    run(["evaluate", str(tiny_bundle().root), "--on", str(tmp_path / "flat"), "--json"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["psnr"] is None
+
+
+def test_enhance_keeps_names_and_formats(
+    tiny_bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["enhance", str(pictures), "-o", str(out), "--model", str(tiny_bundle().root)]
+    assert run([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert sorted(path.name for path in out.iterdir()) == ["one.png", "two.jpg"]
+    assert len(result["written"]) == 2
+    assert (read(out / "one.png").width, read(out / "one.png").height) == (60, 80)
+    assert run(words) == 1, "answers that are there already are not replaced unasked"
+    assert "--overwrite" in capsys.readouterr().err
+    assert run([*words, "--overwrite", "--format", "webp"]) == 0
+    assert (out / "one.webp").exists()
+
+
+def test_one_bad_picture_does_not_stop_the_others(
+    tiny_bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "broken.png").write_bytes((pictures / "one.png").read_bytes()[:200])
+    alpha = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8), alpha_hw=np.zeros((8, 8), np.uint8))
+    (pictures / "clear.jpg").write_bytes(encode(alpha, "png"))
+    out = tmp_path / "out"
+    assert run(["enhance", str(pictures), "-o", str(out), "--model", str(tiny_bundle().root)]) == 1
+    said = capsys.readouterr().err
+    assert "broken.png" in said
+    assert "transparency" in said
+    assert sorted(path.name for path in out.iterdir()) == ["one.png", "two.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["absent.png"], "does not exist"),
+        (["IN/one.png", "IN2/one.png"], "would both become"),
+        (["EMPTY"], "no pictures found"),
+        (["IN", "--model", "nonsense"], "no model 'nonsense'"),
+        (["IN", "--model", "EMPTY"], "not a model bundle"),
+        (["IN", "--quality", "0"], "1 to 100"),
+    ],
+)
+def test_wrong_words_are_told_before_any_work(
+    words: list[str], reason: str, pictures: Path, tmp_path: Path, tiny_bundle,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "in2" / "one.png", random_picture(8, 8))
+    places = {"IN2": tmp_path / "in2", "IN": pictures, "EMPTY": tmp_path / "empty"}
+    words = [str(places[word]) if word in places else word for word in words]
+    words = [word.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/")
+             for word in words]
+    model = [] if "--model" in words else ["--model", str(tiny_bundle().root)]
+    assert run(["enhance", *words, "-o", str(tmp_path / "out"), *model]) in (1, 2)
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_input_is_never_overwritten_by_its_answer(
+    pictures: Path, tiny_bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (pictures / "one.png").read_bytes()
+    model = str(tiny_bundle().root)
+    words = ["enhance", str(pictures), "-o", str(pictures), "--model", model, "--overwrite"]
+    assert run(words) == 1
+    assert "its own answer" in capsys.readouterr().err
+    assert (pictures / "one.png").read_bytes() == before
+    assert decode(before).width == 30

@@ -1,0 +1,66 @@
+"""Pairs come from folders and datasets, and wrong ones are refused by name."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superres.backends import load_backend
+from superres.errors import SharplineError
+from superres.evaluate import Pair, cropped_to, evaluate, load_pairs
+from superres.image import Picture, write
+from superres.upscale import Upscaler
+
+
+def blocks(seed: int) -> Picture:
+    """Pixels repeated twice a side: what the test's model answers without error."""
+    small = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    return Picture(rgb_hwc=small.repeat(2, axis=0).repeat(2, axis=1))
+
+
+def pair(seed: int, name: str = "pair") -> Pair:
+    hr = blocks(seed)
+    return Pair(name=name, lr=Picture(rgb_hwc=hr.rgb_hwc[::2, ::2]), hr=hr)
+
+
+def test_a_model_off_by_known_levels_scores_as_computed(tiny_bundle, tmp_path: Path) -> None:
+    write(tmp_path / "any.png", blocks(9))
+    protocol = load_pairs(tmp_path, 2).protocol("rgb")
+    bundle = tiny_bundle(error_levels=5)
+    upscaler = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
+    middle = [Pair(name=p.name, lr=Picture(rgb_hwc=p.lr.rgb_hwc // 2), hr=Picture(
+        rgb_hwc=p.hr.rgb_hwc // 2)) for p in (pair(1), pair(2))]
+    for whole in (False, True):
+        done = evaluate(upscaler, middle, protocol, whole=whole)
+        assert done.psnr == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-6)
+        assert done.bicubic_psnr < done.psnr
+        assert done.bicubic_ssim < done.ssim
+
+
+def test_folders_are_cropped_to_the_scale(tmp_path: Path) -> None:
+    odd = np.random.default_rng(3).integers(0, 256, (41, 30, 3), dtype=np.uint8)
+    write(tmp_path / "odd.png", Picture(rgb_hwc=odd))
+    pair_set = load_pairs(tmp_path, 4)
+    (only,) = pair_set.pairs
+    assert (only.hr.height, only.hr.width) == (40, 28)
+    assert (only.lr.height, only.lr.width) == (10, 7)
+    assert pair_set.names == ("odd",)
+
+
+def test_wrong_inputs_are_refused(tiny_bundle, tmp_path: Path) -> None:
+    bundle = tiny_bundle()
+    upscaler = Upscaler(bundle, load_backend(bundle, backend="torch"))
+    with pytest.raises(SharplineError, match="no pictures"):
+        load_pairs(tmp_path, 2)
+    write(tmp_path / "a.png", blocks(1))
+    pair_set = load_pairs(tmp_path, 2)
+    with pytest.raises(SharplineError, match="channel"):
+        pair_set.protocol("cmyk")
+    protocol = pair_set.protocol("y")
+    with pytest.raises(SharplineError, match="no picture to score"):
+        evaluate(upscaler, [], protocol)
+    uneven = Pair(name="uneven", lr=pair(1).lr, hr=Picture(rgb_hwc=pair(1).hr.rgb_hwc[2:]))
+    with pytest.raises(SharplineError, match="uneven"):
+        evaluate(upscaler, [uneven], protocol)
+    with pytest.raises(SharplineError, match="too small"):
+        cropped_to(Picture(rgb_hwc=np.zeros((3, 9, 3), np.uint8), name="thin"), 4)

@@ -1,0 +1,75 @@
+"""Files and folders are whole or absent; locks keep others out and end with their holder."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from superres import console
+from superres.environment import cpu_threads, state_folder
+from superres.errors import SharplineError
+from superres.files import file_lock, sha256_bytes, sha256_file, staged_folder, write_json
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"a": 1})
+    path.with_name("folder").mkdir()
+    with pytest.raises(SharplineError, match="cannot write"):
+        write_json(path.with_name("folder"), {"a": 2})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "value.json"]
+    assert sha256_file(path) == sha256_bytes(path.read_bytes())
+
+
+def test_a_folder_appears_whole_replaces_the_old_or_not_at_all(tmp_path: Path) -> None:
+    final = tmp_path / "final"
+    for text in ("first", "second"):
+        with staged_folder(final) as staging:
+            assert not (final / "new").exists() or text == "second"
+            (staging / "new").write_text(text)
+    assert (final / "new").read_text() == "second"
+    with pytest.raises(RuntimeError, match="half-way"), staged_folder(final) as staging:
+        (staging / "new").write_text("third")
+        raise RuntimeError("half-way")
+    assert (final / "new").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["final"]
+
+
+def test_a_lock_is_refused_while_held_and_free_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys, pathlib; from superres.files import file_lock\n"
+         f"with file_lock(pathlib.Path({str(path)!r})):\n print('held', flush=True)\n"
+         " sys.stdin.read()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )
+    with holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(SharplineError, match="locked"), file_lock(path):
+            pass
+        holder.kill()
+    with file_lock(path, timeout_seconds=5):
+        pass
+
+
+def test_threads_and_state_come_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SHARPLINE_THREADS", "3")
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
+    assert cpu_threads() == 3
+    assert state_folder() == tmp_path
+    monkeypatch.setenv("SHARPLINE_THREADS", "many")
+    assert cpu_threads() >= 1
+
+
+def test_progress_is_said_in_lines_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(console.track([1, 2], "counting")) == [1, 2]
+    assert "counting: 2/2" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="JSON"):
+        console.emit({"psnr": float("inf")})

@@ -1,0 +1,62 @@
+"""The resampler equals MATLAB's, and obeys the laws of any resampler."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from superres.errors import SharplineError
+from superres.image import read
+from superres.resize import imresize
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_low_resolution_set5_is_bit_exact(reference_data: Path, scale: int) -> None:
+    set5 = reference_data / "data" / "set5"
+    names = [path.stem for path in sorted((set5 / "HR").glob("*.png"))]
+    assert len(names) == 5
+    for name in names:
+        hr = read(set5 / "HR" / f"{name}.png").rgb_hwc
+        hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
+        lr = read(set5 / "LR_bicubic" / f"X{scale}" / f"{name}x{scale}.png").rgb_hwc
+        np.testing.assert_array_equal(imresize(hr, scale=1 / scale), lr)
+
+
+def test_values_worked_out_by_hand() -> None:
+    """Doubling a row: each sample sees four neighbours at distances 1.75, 0.75, 0.25 and 1.25."""
+    row = np.array([[0, 100, 200, 50]], np.uint8)
+    weights = [-0.0703125, 0.8671875, 0.2265625, -0.0234375]
+    result = imresize(row, size=(1, 8))[0]
+    assert result[3] == np.floor(np.dot(weights, [0, 100, 200, 50]) + 0.5)
+    assert result[2] == np.floor(np.dot(weights[::-1], [0, 0, 100, 200]) + 0.5)
+
+
+@given(
+    height=st.integers(1, 20), width=st.integers(1, 20), value=st.integers(0, 255),
+    scale=st.sampled_from([0.25, 0.5, 2, 3, 4]),
+)
+def test_flat_pictures_stay_flat(height: int, width: int, value: int, scale: float) -> None:
+    result = imresize(np.full((height, width, 3), value, np.uint8), scale=scale)
+    assert result.shape == (int(np.ceil(height * scale)), int(np.ceil(width * scale)), 3)
+    assert (result == value).all()
+
+
+def test_dtypes_are_kept_and_integers_clipped() -> None:
+    edge = np.zeros((8, 8, 3))
+    edge[:, 4:] = 1.0
+    for dtype, top in ((np.uint8, 255), (np.uint16, 65_535)):
+        result = imresize((edge * top).astype(dtype), scale=4)
+        assert result.dtype == dtype
+        assert result.max() == top
+    floats = imresize(edge.astype(np.float32), scale=4)
+    assert floats.dtype == np.float32
+    assert floats.max() > 1.0, "floats keep the overshoot"
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(SharplineError, match="nothing"):
+        imresize(np.zeros((4, 4, 3), np.uint8), size=(0, 4))
+    with pytest.raises(TypeError):
+        imresize(np.zeros((4, 4, 3), np.uint8))
