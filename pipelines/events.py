@@ -54,7 +54,7 @@ def training_for(triggering: Sequence[Event], known: Sequence[Event]) -> Trainin
     return Training(
         path=newest["path"],
         reason_against=f"dataset {newest['dataset']} is unchanged since the last training "
-                       f"and no person asked (started by: {newest['started_by']})",
+        f"and no person asked (started by: {newest['started_by']})",
     )
 
 

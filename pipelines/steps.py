@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -32,6 +32,7 @@ def step(
     *words: str | Path,
     verdict_codes: Collection[int] = (0,),
     command: Sequence[str] | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run `sharpline WORDS --json` and return the JSON object on its last line of output.
 
@@ -39,11 +40,19 @@ def step(
     task leaves nothing behind. An exit code in `verdict_codes` is an answer where a JSON object
     comes with it (a gate refuses with 1); anything else raises StepFailed.
     """
-    argv = [*(command or [sharpline()]), *map(str, words), "--json"]
+    environment = os.environ if environment is None else environment
+    argv = [*(command or [sharpline(environment)]), *map(str, words), "--json"]
     log.info("running: %s", " ".join(argv))
     with tempfile.TemporaryFile() as answer:
-        process = subprocess.Popen(argv, stdout=answer, stderr=subprocess.PIPE, text=True,
-                                   errors="replace", preexec_fn=_die_with(os.getpid()))
+        process = subprocess.Popen(
+            argv,
+            env=environment,
+            stdout=answer,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            preexec_fn=_die_with(os.getpid()),
+        )
         try:
             tail = _follow(process)
             code = process.wait()
@@ -61,9 +70,10 @@ def fine_tune(recipe: str, data: str, profile: str) -> dict[str, Any]:
     return step("train", recipe, "--data", data, *start, "--profile", profile, *out)
 
 
-def sharpline() -> str:
-    """The `sharpline` command of this PATH, else the one installed beside this Python."""
-    return shutil.which("sharpline") or str(Path(sys.executable).with_name("sharpline"))
+def sharpline(environment: Mapping[str, str]) -> str:
+    """The `sharpline` command on this PATH, else the one installed beside this Python."""
+    found = shutil.which("sharpline", path=environment.get("PATH"))
+    return found or str(Path(sys.executable).with_name("sharpline"))
 
 
 def champion_bundle(model: str) -> Path | None:

@@ -109,6 +109,7 @@ class PrometheusAlertTrigger(BaseEventTrigger):
         if not url:
             self.log.info("%s is not set: there are no alerts to watch", URL_VARIABLE)
             await asyncio.Event().wait()
+            return
         ledger = Ledger(
             cooldown_seconds=self.cooldown_seconds,
             max_per_day=self.max_per_day,
@@ -129,8 +130,12 @@ class PrometheusAlertTrigger(BaseEventTrigger):
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
                 longer = min(2 * wait_seconds, LONGEST_BACKOFF_SECONDS)
                 wait_seconds = max(self.poll_seconds, longer)
-                self.log.warning("no answer from Prometheus at %s (%s); asking again in %.0f s",
-                                 client.base_url, error, wait_seconds)
+                self.log.warning(
+                    "no answer from Prometheus at %s (%s); asking again in %.0f s",
+                    client.base_url,
+                    error,
+                    wait_seconds,
+                )
             else:
                 wait_seconds = self.poll_seconds
                 yield alerts

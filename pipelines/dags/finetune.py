@@ -29,17 +29,17 @@ def finetune():
             raise AirflowSkipException(wanted.reason_against)
         return [{"recipe": recipe, "data": wanted.path} for recipe in params["recipes"]]
 
-    @task(max_active_tis_per_dag=1)
+    @task(max_active_tis_per_dag=1, map_index_template="{{ task.op_kwargs['recipe'] }}")
     def train(recipe, data, params=None):
         return fine_tune(recipe, data, params["profile"])
 
-    @task
+    @task(map_index_template="{{ task.op_kwargs['trained']['model'] }}")
     def register(trained, data):
         return step("register", trained["bundle"]) | {"dataset": data}
 
     @task_group
     def candidate(recipe, data):
-        return register(train(recipe, data), data)
+        return register(trained=train(recipe=recipe, data=data), data=data)
 
     @task(outlets=[CANDIDATES], trigger_rule="all_done_min_one_success")
     def announce(registered):

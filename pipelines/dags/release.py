@@ -14,13 +14,13 @@ def release():
     def candidates(triggering_asset_events=None, inlet_events=None):
         return candidates_in(triggering_asset_events.get(CANDIDATES, []), inlet_events[CANDIDATES])
 
-    @task(max_active_tis_per_dag=1)
+    @task(max_active_tis_per_dag=1, map_index_template="{{ task.op_kwargs['candidate']['model'] }}")
     def gate(candidate):
         version = ("--version", candidate["version"])
         data = ("--on", candidate["dataset"])
         return step("gate", candidate["model"], *version, *data, verdict_codes=(0, 1))
 
-    @task
+    @task(map_index_template="{{ task.op_kwargs['verdict']['model'] }}")
     def promote(verdict):
         if not verdict["passed"]:
             raise AirflowSkipException(f"{verdict['model']} refused: {verdict['reasons']}")
@@ -29,7 +29,7 @@ def release():
 
     @task_group
     def decision(candidate):
-        promote(gate(candidate))
+        promote(verdict=gate(candidate=candidate))
 
     decision.expand(candidate=candidates())
 

@@ -1,8 +1,8 @@
 """Keeps one command: when its owner goes, however it goes, nothing of the command stays behind.
 
 It stands as a process of its own between the owner and the command. It adopts the command's orphans
-(as their subreaper) and holds the reading end of the owner's lifeline pipe: when the owner dies,
-even by SIGKILL, the pipe closes and everything below is ended. Standard library only.
+(as their subreaper) and holds the other end of the owner's lifeline socket: when the owner dies,
+even by SIGKILL, the socket closes and everything below is ended. Standard library only.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
 """Processes that start together and stop together, and leave nothing behind."""
 
 import contextlib
-import os
 import signal
 import socket
 import subprocess
@@ -39,8 +38,10 @@ class Service:
         while not ready():
             self.check()
             if time.monotonic() >= deadline:
-                raise ServiceFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s; "
-                                    f"the end of {self.log}:\n{tail(self.log)}")
+                raise ServiceFailed(
+                    f"{self.name} was not ready after {timeout_seconds:.0f} s; "
+                    f"the end of {self.log}:\n{tail(self.log)}"
+                )
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.keeper.wait(timeout=POLL_SECONDS)
 
@@ -48,8 +49,9 @@ class Service:
         """Raises ServiceFailed where the process has ended."""
         code = self.keeper.poll()
         if code is not None:
-            raise ServiceFailed(f"{self.name} ended with exit code {code}; the end of {self.log}:"
-                                f"\n{tail(self.log)}")
+            raise ServiceFailed(
+                f"{self.name} ended with exit code {code}; the end of {self.log}:\n{tail(self.log)}"
+            )
 
 
 class Services:
@@ -62,8 +64,7 @@ class Services:
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.running: list[Service] = []
-        reading_fd, writing_fd = os.pipe()
-        self._lifeline = (open(reading_fd, "rb", buffering=0), open(writing_fd, "wb", buffering=0))
+        self._lifeline = socket.socketpair()  # the keepers' end, ours
 
     def __enter__(self) -> Self:
         return self
@@ -86,12 +87,37 @@ class Services:
         argv = [sys.executable, "-m", keeper.__name__, str(lifeline_fd), *map(str, command)]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                argv, env=dict(environment), stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                pass_fds=[lifeline_fd], start_new_session=True,
+                argv,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                pass_fds=[lifeline_fd],
+                start_new_session=True,
             )
         service = Service(name=name, keeper=process, log=log)
         self.running.append(service)
         return service
+
+    def run(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        timeout_seconds: float,
+    ) -> None:
+        """Run `command` to its end; raises ServiceFailed where it fails or takes too long."""
+        service = self.start(name, command, environment=environment)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            service.keeper.wait(timeout=timeout_seconds)
+        if service.keeper.poll() != 0:
+            service.check()
+            raise ServiceFailed(
+                f"{name} did not end within {timeout_seconds:.0f} s; the end of "
+                f"{service.log}:\n{tail(service.log)}"
+            )
+        self.running.remove(service)
 
     def check(self) -> None:
         """Raises ServiceFailed where one of the services has ended."""
@@ -126,6 +152,7 @@ def ignored(*numbers: signal.Signals) -> Iterator[None]:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end the block the way Ctrl-C does."""
+
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -147,8 +147,7 @@ def test_a_free_preference_is_kept():
 
 def test_sigterm_interrupts_like_ctrl_c():
     with pytest.raises(KeyboardInterrupt), interruptible():
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def test_tail_keeps_the_end(tmp_path):

@@ -13,8 +13,14 @@ from pipelines.events import (
     training_for,
 )
 
-SEALED = {"dataset": "d1", "path": "/data/d1", "pairs": {"train": 9}, "licences": ["CC0"],
-          "unchanged": False, "left_out": 0}
+SEALED = {
+    "dataset": "d1",
+    "path": "/data/d1",
+    "pairs": {"train": 9},
+    "licences": ["CC0"],
+    "unchanged": False,
+    "left_out": 0,
+}
 
 
 @dataclass
@@ -27,9 +33,14 @@ def built(run_type, *, unchanged, name="d1"):
     return Event(dataset_extra(sealed, run_type, []))
 
 
-@pytest.mark.parametrize(("run_type", "who"), [
-    ("manual", "person"), ("scheduled", "schedule"), ("asset_triggered", "alert"),
-])
+@pytest.mark.parametrize(
+    ("run_type", "who"),
+    [
+        ("manual", "person"),
+        ("scheduled", "schedule"),
+        ("asset_triggered", "alert"),
+    ],
+)
 def test_a_run_type_says_who_started_it(run_type, who):
     assert started_by(run_type) == who
 
@@ -55,9 +66,14 @@ def test_a_changed_dataset_is_trained_on_whoever_asked(run_type):
     assert training.reason_against is None
 
 
-@pytest.mark.parametrize(("run_type", "trains"), [
-    ("manual", True), ("scheduled", False), ("asset_triggered", False),
-])
+@pytest.mark.parametrize(
+    ("run_type", "trains"),
+    [
+        ("manual", True),
+        ("scheduled", False),
+        ("asset_triggered", False),
+    ],
+)
 def test_an_unchanged_dataset_is_trained_on_for_a_person_only(run_type, trains):
     training = training_for([built(run_type, unchanged=True)], [])
     assert (training.reason_against is None) == trains
@@ -85,15 +101,19 @@ def registered(model, version):
 
 
 def test_the_newest_version_of_each_model_is_judged_once():
-    events = [Event(candidates_extra([registered("a", 2), registered("b", 2)])),
-              Event(candidates_extra([registered("a", 3)]))]
+    events = [
+        Event(candidates_extra([registered("a", 2), registered("b", 2)])),
+        Event(candidates_extra([registered("a", 3)])),
+    ]
     judged = [(item["model"], item["version"]) for item in candidates_in(events, [])]
     assert judged == [("a", 3), ("b", 2)]
 
 
 def test_by_hand_the_last_candidates_are_judged():
-    known = [Event(candidates_extra([registered("a", 2)])),
-             Event(candidates_extra([registered("b", 2)]))]
+    known = [
+        Event(candidates_extra([registered("a", 2)])),
+        Event(candidates_extra([registered("b", 2)])),
+    ]
     assert [item["model"] for item in candidates_in([], known)] == ["b"]
 
 

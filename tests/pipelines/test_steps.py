@@ -21,11 +21,17 @@ def run(code: str, *words, **options):
 
 
 def test_the_last_line_of_output_is_the_result():
-    result = run("""
+    result = run(
+        """
         import json, sys
         print("chatter")
         print(json.dumps({"words": sys.argv[1:]}))
-    """, "data", "plan", "--scale", 4)
+    """,
+        "data",
+        "plan",
+        "--scale",
+        4,
+    )
     assert result == {"words": ["data", "plan", "--scale", "4", "--json"]}
 
 
@@ -83,8 +89,12 @@ TASK = textwrap.dedent("""
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_task_takes_its_command_along(number):
-    with subprocess.Popen([sys.executable, "-u", "-c", TASK], stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, text=True) as task:
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", TASK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as task:
         task.stdout.readline()
         command_pid = int(task.stdout.readline())
         os.kill(task.pid, number)

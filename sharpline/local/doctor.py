@@ -1,0 +1,192 @@
+"""`sharpline doctor`: what this machine has, what it lacks, and what to do about it."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+
+from sharpline.local.processes import port_is_free
+from sharpline.local.up import USUAL
+
+OLDEST, NEWEST = (3, 11), (3, 12)
+NEEDED_MEMORY_BYTES = 6 * 1024**3
+NEEDED_DISK_BYTES = 4 * 1024**3
+PACKAGES = {
+    "torch": "torch",
+    "openvino": "serve",
+    "fastapi": "serve",
+    "apache-airflow": "airflow",
+    "mlflow": "mlflow",
+    "scikit-image": "release",
+    "basicsr": "train",
+}
+DEBIAN = {
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "alertmanager": "prometheus-alertmanager",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at. `needed` things must be well for the loop to run; others help."""
+
+    name: str
+    ok: bool
+    needed: bool
+    found: str
+    remedy: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        mark = "ok   " if self.ok else "LACKS" if self.needed else "-    "
+        remedy = "" if self.ok or not self.remedy else f"; {self.remedy}"
+        return f"{mark}  {self.name:<16}{self.found}{remedy}"
+
+
+def examine(state: Path) -> list[Finding]:
+    """Everything worth knowing before `demo` or `up` runs on the state folder `state`."""
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _python,
+        _packages,
+        _cores,
+        _memory,
+        lambda: _disk(state),
+        lambda: _write_access(state),
+        _gpu,
+        _ports,
+        _programs,
+    ]
+    return [finding for check in checks for finding in check()]
+
+
+def _python() -> Iterator[Finding]:
+    version = sys.version_info[:2]
+    yield Finding(
+        name="Python",
+        needed=True,
+        ok=OLDEST <= version <= NEWEST,
+        found=".".join(map(str, sys.version_info[:3])),
+        remedy="install Python 3.11 or 3.12 and run make clean ALL=1 setup",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    for package, extra in PACKAGES.items():
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            version = None
+        yield Finding(
+            name=package,
+            needed=True,
+            ok=version is not None,
+            found=version or "not installed",
+            remedy=f"make setup, or pip install 'sharpline[{extra}]'",
+        )
+
+
+def _cores() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    yield Finding(
+        name="cores",
+        needed=False,
+        ok=cores >= 2,
+        found=str(cores),
+        remedy="the loop runs on one core too, slowly",
+    )
+
+
+def _memory() -> Iterator[Finding]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    available = int(kibibytes) * 1024
+    yield Finding(
+        name="memory",
+        needed=True,
+        ok=available >= NEEDED_MEMORY_BYTES,
+        found=f"{_gib(available)} available",
+        remedy=f"the loop needs {_gib(NEEDED_MEMORY_BYTES)}; end other programs",
+    )
+
+
+def _disk(state: Path) -> Iterator[Finding]:
+    free = shutil.disk_usage(_existing(state)).free
+    yield Finding(
+        name="disk",
+        needed=True,
+        ok=free >= NEEDED_DISK_BYTES,
+        found=f"{_gib(free)} free for {state}",
+        remedy=f"the loop needs {_gib(NEEDED_DISK_BYTES)}; free some or set SHARPLINE_STATE",
+    )
+
+
+def _write_access(state: Path) -> Iterator[Finding]:
+    folder = _existing(state)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            problem = ""
+    except OSError as error:
+        problem = f": {error.strerror}"
+    yield Finding(
+        name="write access",
+        needed=True,
+        ok=not problem,
+        found=f"{folder}{problem}",
+        remedy="set SHARPLINE_STATE to a folder that you may write to",
+    )
+
+
+def _gpu() -> Iterator[Finding]:
+    try:
+        import torch
+
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    except ImportError:
+        names = []
+    yield Finding(
+        name="GPU",
+        needed=False,
+        ok=bool(names),
+        found=", ".join(names) or "none",
+        remedy="everything runs on the CPU, with small recipes",
+    )
+
+
+def _ports() -> Iterator[Finding]:
+    usual = {"pictures": USUAL.server, "Airflow": USUAL.airflow, "MLflow": USUAL.mlflow}
+    for name, port in usual.items():
+        free = port_is_free(port)
+        yield Finding(
+            name=f"port {port}",
+            needed=False,
+            ok=free,
+            found=f"for {name}: {'free' if free else 'in use'}",
+            remedy="up takes another and prints it",
+        )
+
+
+def _programs() -> Iterator[Finding]:
+    for program, package in DEBIAN.items():
+        path = shutil.which(program)
+        yield Finding(
+            name=program,
+            needed=False,
+            ok=path is not None,
+            found=path or "not installed",
+            remedy=f"alerts and their tests want it: apt-get install {package}",
+        )
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def _gib(size: int) -> str:
+    return f"{size / 1024**3:.1f} GiB"

@@ -1,0 +1,79 @@
+"""What one turn of the loop decided, read from the tasks and events that it left in Airflow."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sharpline.local.airflow_api import AirflowApi, Task
+from sharpline.local.loop import Loop
+from superres.errors import SharplineError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What became of one recipe's candidate."""
+
+    model: str
+    version: int
+    bundle_id: str
+    mlflow_run: str | None
+    train_seconds: float
+    promoted: bool
+    gain_psnr: float | None  # dB over the champion
+    reasons: tuple[str, ...]  # of a refusal
+    evidence: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The dataset that was built and what became of each candidate on it."""
+
+    dataset: Path
+    dataset_id: str
+    unchanged: bool
+    decisions: tuple[Decision, ...]
+
+
+def read_outcome(api: AirflowApi, loop: Loop) -> Outcome:
+    """Raises SharplineError where the loop did not get as far as a dataset."""
+    built = [
+        event.extra for events in loop.events.values() for event in events if "path" in event.extra
+    ]
+    if not built:
+        raise SharplineError("the loop ended without a dataset")
+    return Outcome(
+        dataset=Path(built[0]["path"]),
+        dataset_id=built[0]["dataset"],
+        unchanged=built[0]["unchanged"],
+        decisions=tuple(_decisions(api, loop)),
+    )
+
+
+def _decisions(api: AirflowApi, loop: Loop) -> list[Decision]:
+    trained = _results(api, loop.of("finetune"), "train")
+    registered = _results(api, loop.of("finetune"), "register")
+    promoted = _results(api, loop.of("release"), "promote")
+    verdicts = _results(api, loop.of("release"), "gate")
+    return [
+        Decision(
+            model=model,
+            version=verdict["version"],
+            bundle_id=registered[model]["bundle_id"],
+            mlflow_run=trained[model]["run_id"],
+            train_seconds=trained[model]["seconds"],
+            promoted=model in promoted,
+            gain_psnr=verdict["gain_psnr"],
+            reasons=tuple(verdict["reasons"]),
+            evidence=Path(verdict["evidence"]) if verdict["evidence"] else None,
+        )
+        for model, verdict in verdicts.items()
+    ]
+
+
+def _results(api: AirflowApi, tasks: list[Task], step: str) -> dict[str, dict[str, Any]]:
+    """What each successful instance of a step returned, by model."""
+    done = [
+        task for task in tasks if task.task_id.rsplit(".")[-1] == step and task.state == "success"
+    ]
+    results = [api.result(task) for task in done]
+    return {result["model"]: result for result in results}

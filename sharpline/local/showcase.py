@@ -1,0 +1,114 @@
+"""A held-out picture through the running server: how long it took, how close it came, a look."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from superres.evaluate import Pair, load_pairs
+from superres.image import Picture, decode, encode, write
+from superres.quality import Protocol, Score, score
+from superres.resize import imresize
+
+Array = NDArray[Any]
+
+ENHANCE_TIMEOUT_SECONDS = 120.0
+PANEL = 384  # pixels a side
+LABEL_HEIGHT = 34
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """One answer of the server to a held-out picture."""
+
+    model: str
+    bundle_id: str
+    picture: str
+    answer: Picture
+    bicubic: Score
+    enhanced: Score
+    seconds: float
+    megapixels: float  # of the answer
+
+
+def held_out(dataset: Path, scale: int) -> tuple[Pair, Protocol]:
+    """The first held-out pair of a dataset and the protocol that its scores follow."""
+    pairs = load_pairs(dataset, scale)
+    return next(iter(pairs.pairs)), pairs.protocol("y")
+
+
+def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> Served:
+    """Send the pair's small picture through POST /v1/enhance and score what comes back.
+
+    Raises httpx.HTTPStatusError where the server refuses.
+    """
+    body = encode(pair.lr, "png")
+    began = time.perf_counter()
+    reply = httpx.post(
+        f"{server_url}/v1/enhance",
+        params={"model": model, "format": "png"},
+        content=body,
+        headers={"Content-Type": "image/png"},
+        timeout=ENHANCE_TIMEOUT_SECONDS,
+    )
+    seconds = time.perf_counter() - began
+    reply.raise_for_status()
+    answer = decode(reply.content)
+    enlarged = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
+    return Served(
+        model=model,
+        bundle_id=reply.headers["Sharpline-Bundle"],
+        picture=pair.name,
+        answer=answer,
+        bicubic=score(enlarged, pair.hr.rgb_hwc, protocol),
+        enhanced=score(answer.rgb_hwc, pair.hr.rgb_hwc, protocol),
+        seconds=seconds,
+        megapixels=answer.pixels / 1e6,
+    )
+
+
+def write_comparison(path: Path, pair: Pair, scale: int, served: Served) -> None:
+    """A PNG of four labelled panels on the most detailed square of the true picture."""
+    size = min(PANEL, pair.hr.height, pair.hr.width)
+    top, left = busiest_square(pair.hr.rgb_hwc, size)
+    nearest = pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
+    bicubic = imresize(pair.lr.rgb_hwc, scale=scale)
+    panels = [
+        (f"input, {pair.lr.width}x{pair.lr.height}", nearest),
+        (f"bicubic  {served.bicubic.psnr:.2f} dB", bicubic),
+        (f"{served.model}  {served.enhanced.psnr:.2f} dB", served.answer.rgb_hwc),
+        ("the true picture", pair.hr.rgb_hwc),
+    ]
+    cut = [(label, hwc[top : top + size, left : left + size]) for label, hwc in panels]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, Picture(rgb_hwc=_beside_each_other(cut, size)))
+
+
+def busiest_square(rgb_hwc: Array, size: int) -> tuple[int, int]:
+    """Top and left of the `size` x `size` square whose pixels differ most from their neighbours.
+
+    Chosen on the true picture alone, so that no model's answer has a say in what is shown.
+    """
+    grey = rgb_hwc.astype(np.float64).mean(axis=2)
+    edges = np.zeros_like(grey)
+    edges[1:] += np.abs(np.diff(grey, axis=0))
+    edges[:, 1:] += np.abs(np.diff(grey, axis=1))
+    sums = np.pad(edges, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    inside = sums[size:, size:] - sums[:-size, size:] - sums[size:, :-size] + sums[:-size, :-size]
+    top, left = np.unravel_index(np.argmax(inside), inside.shape)
+    return int(top), int(left)
+
+
+def _beside_each_other(panels: Sequence[tuple[str, Array]], size: int) -> Array:
+    sheet = Image.new("RGB", (size * len(panels), size + LABEL_HEIGHT), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
+    for index, (label, hwc) in enumerate(panels):
+        sheet.paste(Image.fromarray(hwc), (index * size, LABEL_HEIGHT))
+        pen.text((index * size + 8, 6), label, fill="black", font=font)
+    return np.asarray(sheet)

@@ -1,0 +1,221 @@
+"""Everything that runs on one machine: started in order, ready when handed out, stopped at the end.
+
+What does not depend on each other starts at the same time: MLflow beside Airflow's database, the
+models' way into the registry and the folder beside Airflow's own processes.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+
+import httpx
+
+from pipelines.steps import STARTERS, StepFailed, step
+from sharpline.local import airflow, mlflow, monitoring
+from sharpline.local.airflow_api import AirflowApi
+from sharpline.local.processes import Service, Services, choose_ports, interruptible
+from superres.errors import SharplineError
+from superres.files import file_lock
+
+BIN = Path(sys.executable).parent
+DAG_IDS = frozenset({"build_pairs", "finetune", "release"})
+NEEDED_BYTES = 2 * 1024**3
+READY_SECONDS = 120.0
+FOLLOW_SECONDS = 2
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Ports on 127.0.0.1; as a wish, each is taken where it is free, and 0 is any."""
+
+    server: int = 0
+    airflow: int = 0
+    mlflow: int = 0
+    prometheus: int = 0
+    alertmanager: int = 0
+
+    def chosen(self) -> "Ports":
+        """Free ports, as near to the wish as can be had."""
+        names = ("server", "airflow", "mlflow", "prometheus", "alertmanager")
+        return Ports(**dict(zip(names, choose_ports(*astuple(self)), strict=True)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    """The services of one machine and where they are reached."""
+
+    state: Path
+    ports: Ports
+    services: Services
+    site: airflow.AirflowSite
+    with_prometheus: bool
+    with_alertmanager: bool
+    environment: dict[str, str] = field(repr=False)
+
+    @property
+    def server_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.server}"
+
+    @property
+    def mlflow_url(self) -> str:
+        return f"http://127.0.0.1:{self.ports.mlflow}"
+
+    @property
+    def prometheus_url(self) -> str | None:
+        return f"http://127.0.0.1:{self.ports.prometheus}" if self.with_prometheus else None
+
+    @property
+    def alertmanager_url(self) -> str | None:
+        return f"http://127.0.0.1:{self.ports.alertmanager}" if self.with_alertmanager else None
+
+    @property
+    def models(self) -> Path:
+        """The model folder that the follower writes and the server reads."""
+        return self.state / "models"
+
+    def airflow_api(self) -> AirflowApi:
+        """A new client of this Airflow."""
+        return AirflowApi(self.site.url, airflow.USER, self.site.password)
+
+
+@contextmanager
+def running(state: Path, wish: Ports, *, watched: bool, tell: Tell) -> Iterator[Stack]:
+    """Start every service on the state folder `state`; all are gone when the block is left.
+
+    `watched` adds Prometheus and Alertmanager where they are installed. SIGTERM and SIGHUP leave
+    the block as Ctrl-C does. Raises SharplineError where another `demo` or `up` uses this state,
+    the disk is full, the starter models are missing, or a service does not get ready.
+    """
+    _require_disk(state)
+    with (
+        file_lock(state / "running.lock"),
+        interruptible(),
+        Services(state / "logs") as services,
+    ):
+        stack = _plan(state, wish.chosen(), services, watched=watched)
+        _start(stack, tell)
+        tell("everything is up")
+        yield stack
+        tell("stopping")
+
+
+def _plan(state: Path, ports: Ports, services: Services, *, watched: bool) -> Stack:
+    with_prometheus = watched and monitoring.prometheus_installed()
+    environment = dict(os.environ) | {
+        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "SHARPLINE_STATE": str(state),
+        "SHARPLINE_MLFLOW_URI": f"http://127.0.0.1:{ports.mlflow}",
+    }
+    if with_prometheus:
+        environment["SHARPLINE_PROMETHEUS_URL"] = f"http://127.0.0.1:{ports.prometheus}"
+    return Stack(
+        state=state,
+        ports=ports,
+        services=services,
+        site=airflow.prepare(state / "airflow", ports.airflow),
+        with_prometheus=with_prometheus,
+        with_alertmanager=with_prometheus and monitoring.alertmanager_installed(),
+        environment=environment,
+    )
+
+
+def _start(stack: Stack, tell: Tell) -> None:
+    services, environment = stack.services, stack.environment
+    tell("starting MLflow and Airflow")
+    registry = mlflow.start(services, stack.state / "mlflow", stack.ports.mlflow, environment)
+    airflow.migrate(services, stack.site, environment)
+    parts = airflow.start_parts(services, stack.site, environment)
+    _await(registry, lambda: mlflow.answers(stack.mlflow_url))
+    tell("registering the starter models as first champions")
+    _register_starters(stack)
+    tell("starting the follower and the picture server")
+    server = _start_serving(stack)
+    for service, url in _start_monitoring(stack):
+        _await(service, lambda url=url: monitoring.answers(url))
+    _await(server, lambda: _is_ready(stack.server_url))
+    _await(parts[0], lambda: airflow.is_up(stack.site))
+    _await_dags(stack, parts[0])
+
+
+def _register_starters(stack: Stack) -> None:
+    starters = sorted(path.parent for path in STARTERS.glob("*/bundle.json"))
+    if not starters:
+        raise SharplineError(
+            f"{STARTERS} holds no models; run this from a whole checkout of the repository"
+        )
+    try:
+        for starter in starters:
+            step("register", starter, "--first-champion", environment=stack.environment)
+        step("models", "follow", "--to", stack.models, "--once", environment=stack.environment)
+    except StepFailed as error:
+        raise SharplineError(str(error)) from error
+
+
+def _start_serving(stack: Stack) -> Service:
+    sharpline = BIN / "sharpline"
+    follow = [sharpline, "models", "follow", "--to", stack.models, "--every", str(FOLLOW_SECONDS)]
+    serve = [sharpline, "serve", "--port", str(stack.ports.server), "--models", stack.models]
+    stack.services.start("follower", follow, environment=stack.environment)
+    return stack.services.start("server", serve, environment=stack.environment)
+
+
+def _start_monitoring(stack: Stack) -> Iterator[tuple[Service, str]]:
+    root, services = stack.state / "monitoring", stack.services
+    if stack.alertmanager_url:
+        yield (
+            monitoring.start_alertmanager(
+                services,
+                root / "alertmanager",
+                stack.ports.alertmanager,
+                environment=stack.environment,
+            ),
+            stack.alertmanager_url,
+        )
+    if stack.prometheus_url:
+        yield (
+            monitoring.start_prometheus(
+                services,
+                root / "prometheus",
+                stack.ports.prometheus,
+                scrape_port=stack.ports.server,
+                alertmanager_port=stack.ports.alertmanager if stack.with_alertmanager else None,
+                environment=stack.environment,
+            ),
+            stack.prometheus_url,
+        )
+
+
+def _await(service: Service, ready: Callable[[], bool]) -> None:
+    service.await_ready(ready, timeout_seconds=READY_SECONDS)
+
+
+def _is_ready(server_url: str) -> bool:
+    try:
+        return httpx.get(f"{server_url}/readyz", timeout=5).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def _await_dags(stack: Stack, api_server: Service) -> None:
+    with stack.airflow_api() as api:
+        _await(api_server, lambda: bool(api.import_errors()) or api.dag_ids() >= DAG_IDS)
+        errors = api.import_errors()
+    if errors:
+        raise SharplineError("Airflow cannot read a DAG file:\n" + "\n".join(errors))
+
+
+def _require_disk(state: Path) -> None:
+    state.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(state).free
+    if free < NEEDED_BYTES:
+        raise SharplineError(
+            f"{state} has {free / 1024**3:.1f} GiB free and this needs "
+            f"{NEEDED_BYTES / 1024**3:.0f} GiB; free some, or set SHARPLINE_STATE "
+            "to a folder on a larger disk"
+        )
