@@ -4,7 +4,6 @@ A problem's `type` is `/problems/LABEL`, an address of this server that explains
 """
 
 import math
-from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
@@ -189,23 +188,26 @@ class Problem(BaseModel):
     instance: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(BaseModel):
     """What `/problems/LABEL` says of a kind of problem."""
 
-    label: str
-    status: int
+    model_config = ConfigDict(frozen=True)
+
+    type: str
     title: str
+    status: int
     advice: str
 
 
 def explain(label: str) -> Explanation:
     """The explanation of a label. Raises NotFound for one that is no problem of ours."""
     if label not in PROBLEMS:
-        raise NotFound(f"there is no kind of problem called {label!r}")
+        raise NotFound(f"there is no kind of problem called {label[:64]!r}")
     error = PROBLEMS[label]
     advice = error.advice if issubclass(error, ServingError) else _PICTURE_ADVICE[label]
-    return Explanation(label=label, status=error.status, title=title_of(label), advice=advice)
+    return Explanation(
+        type=TYPE_PREFIX + label, title=title_of(label), status=error.status, advice=advice
+    )
 
 
 def title_of(label: str) -> str:

@@ -7,7 +7,13 @@ it, nothing that a client sends ever is. Each app has a registry of its own.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -145,6 +151,7 @@ class Metrics:
     """The figures of one app and the registry that holds them."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a second series beside each figure, which nothing here reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)

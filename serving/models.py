@@ -46,6 +46,8 @@ class OnDevice(Protocol):
 class Watcher(Protocol):
     """Hears what becomes of new models."""
 
+    def model_wanted(self, model: str) -> None: ...
+
     def model_swapped(self, model: str) -> None: ...
 
     def model_refused(self, model: str) -> None: ...
@@ -188,6 +190,7 @@ class Models:
             return
         problems: dict[str, str] = {}
         for asked in wanted.values():
+            self._watcher.model_wanted(asked.name)
             problem = self._follow(asked)
             if problem is not None:
                 problems[asked.name] = problem

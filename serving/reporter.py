@@ -32,6 +32,15 @@ class Reporter:
     def batch_failed(self, model: str) -> None:
         self._metrics.batch_failures.labels(model).inc()
 
+    def model_wanted(self, model: str) -> None:
+        # A counter that first appears at 1 shows Prometheus no increase, and alerts sleep on.
+        for counter in (
+            self._metrics.model_swaps,
+            self._metrics.model_refusals,
+            self._metrics.batch_failures,
+        ):
+            counter.labels(model)
+
     def model_swapped(self, model: str) -> None:
         self._metrics.model_swaps.labels(model).inc()
 

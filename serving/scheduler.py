@@ -1,8 +1,10 @@
 """Tiles of many requests in one batch: which go next, and when a batch is worth sending.
 
-Fair queueing by start tags (Goyal et al. 1996, "Start-time fair queueing"): every request is
-charged the pixels it was served, the one served least goes next, and the earlier deadline decides
-among equals. So a huge picture takes its turn like a small one, and neither starves the other.
+The earliest deadline goes first among requests that were served about alike; who has had more
+than `fair_pixels` more than others waits for them. That is fair queueing by tags (Parekh and
+Gallager 1993, generalized processor sharing): each request is charged the pixels it was served, and
+one that arrives starts from what a request present all along would have been served by now. So a
+huge picture takes its turn like a small one, and neither starves the other.
 """
 
 import heapq
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 Tile = NDArray[Any]
 Clock = Callable[[], float]
+Rank = tuple[int, float, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +39,15 @@ class Lane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """A batch goes when it holds `max_tiles` tiles or `max_pixels` LR pixels, or after the wait."""
+    """A batch goes when it holds `max_tiles` tiles or `max_pixels` LR pixels, or after the wait.
+
+    `fair_pixels` is how far ahead of others an early deadline may bring a request.
+    """
 
     max_tiles: int = 8
     max_pixels: int = 512 * 512
     max_wait_seconds: float = 0.005
+    fair_pixels: int = 512 * 512
 
     def tiles_in(self, lane: Lane) -> int:
         """How many tiles of this lane make a full batch; at least one."""
@@ -58,7 +65,7 @@ class Receiver(Protocol):
 class TileRequest:
     """One picture's place in the queue; made by `Scheduler.open`."""
 
-    __slots__ = ("closed", "deadline_seconds", "lane", "pending", "receiver", "serial", "start_tag")
+    __slots__ = ("charged", "closed", "deadline_seconds", "lane", "pending", "receiver", "serial")
 
     def __init__(self, lane: Lane, deadline_seconds: float, receiver: Receiver, serial: int):
         self.lane = lane
@@ -66,13 +73,8 @@ class TileRequest:
         self.receiver = receiver
         self.serial = serial
         self.pending: deque[tuple[int, Tile, float]] = deque()  # index, tile, when it was put
-        self.start_tag = 0  # LR pixels; comparable between requests, not with a clock
+        self.charged = 0.0  # LR pixels; comparable between requests, not with a clock
         self.closed = False
-
-    @property
-    def rank(self) -> tuple[int, float, int]:
-        """Lowest goes next."""
-        return (self.start_tag, self.deadline_seconds, self.serial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Scheduler:
         self._waiting: dict[Lane, dict[int, TileRequest]] = {}  # by serial; all have pending tiles
         self._open: dict[int, TileRequest] = {}
         self._serials = itertools.count()
-        self._virtual_now = 0  # the largest start tag served so far
+        self._fair_share = 0.0  # pixels that a request present all along was served by now
         self._interrupted = False
         self._stopped: Exception | None = None
 
@@ -127,7 +129,7 @@ class Scheduler:
                 return
             if not request.pending:
                 # An idle request saves up no credit: it rejoins at the present.
-                request.start_tag = max(request.start_tag, self._virtual_now)
+                request.charged = max(request.charged, self._fair_share)
             now_seconds = self._clock()
             request.pending.extend((index, tile, now_seconds) for index, tile in tiles)
             if request.pending:
@@ -206,22 +208,27 @@ class Scheduler:
         oldest_seconds = min(request.pending[0][2] for request in requests)
         return oldest_seconds + self._limits.max_wait_seconds - self._clock()
 
-    def _lane_rank(self, lane: Lane) -> tuple[int, float, int]:
-        return min(request.rank for request in self._waiting[lane].values())
+    def _rank(self, request: TileRequest) -> Rank:
+        """Lowest goes next."""
+        quanta = int(request.charged // self._limits.fair_pixels)
+        return (quanta, request.deadline_seconds, request.serial)
+
+    def _lane_rank(self, lane: Lane) -> Rank:
+        return min(self._rank(request) for request in self._waiting[lane].values())
 
     def _fill(self, lane: Lane) -> Batch:
         capacity = self._limits.tiles_in(lane)
-        ranked = [(request.rank, request) for request in self._waiting[lane].values()]
+        ranked = [(self._rank(request), request) for request in self._waiting[lane].values()]
         heapq.heapify(ranked)  # ranks are unique (serial), so requests are never compared
         slots: list[Slot] = []
         while ranked and len(slots) < capacity:
             _, request = heapq.heappop(ranked)
             index, tile, _ = request.pending.popleft()
             slots.append(Slot(request, index, tile))
-            self._virtual_now = max(self._virtual_now, request.start_tag)
-            request.start_tag += lane.tile_pixels
+            request.charged += lane.tile_pixels
+            self._fair_share += lane.tile_pixels / sum(map(len, self._waiting.values()))
             if request.pending:
-                heapq.heappush(ranked, (request.rank, request))
+                heapq.heappush(ranked, (self._rank(request), request))
             else:
                 self._unqueue(request)
         return Batch(lane=lane, slots=tuple(slots), capacity=capacity)

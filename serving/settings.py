@@ -71,6 +71,9 @@ class BatchSettings(Section):
     max_wait_seconds: float = Field(
         default=0.005, ge=0, description="longest wait for a fuller batch"
     )
+    fair_pixels: Count = Field(
+        default=512 * 512, description="low-resolution pixels an earlier deadline may get ahead by"
+    )
 
 
 class ModelSettings(Section):

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
@@ -34,9 +34,9 @@ class Options(BaseModel):
     )
     quality: int = Field(95, ge=1, le=100, description="of JPEG and WebP")
 
-    def or_from(self, fields: dict[str, str]) -> "Options":
-        """These options, with a form's fields where the query said nothing."""
-        given = self.model_dump(include=self.model_fields_set)
+    def or_from(self, fields: Mapping[str, str], query: Collection[str]) -> "Options":
+        """These options, with a form's fields for those that the query did not name."""
+        given = self.model_dump(include=set(query))
         try:
             return Options.model_validate({**fields, **given})
         except ValidationError as error:
@@ -56,7 +56,7 @@ def describe(error: ValidationError) -> str:
     response_class=Response,
     responses={
         **picture_answers(),
-        **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+        **problems(400, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra=picture_body(),
 )
@@ -72,7 +72,7 @@ async def enhance(request: Request, options: Annotated[Options, Query()]) -> Res
             upload = await services.enhancer.in_worker(
                 lambda: unpack(request.headers.get("content-type", ""), body)
             )
-        options = options.or_from(upload.fields)
+        options = options.or_from(upload.fields, request.query_params.keys())
         with services.models.use(options.model, options.scale) as offer:
             request.state.model = offer.name
             limits = services.admission.picture_limits

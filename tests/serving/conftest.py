@@ -1,0 +1,142 @@
+"""What the tests of this room share: folders of models, pictures, and networks made of numpy."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from superres.bundle import write_bundle
+from superres.files import write_json
+from superres.image import Picture, encode
+
+
+@pytest.fixture(scope="session")
+def repeated():
+    """What the tiny bundle's network answers: each pixel repeated, `levels` brighter."""
+
+    def answer(rgb_hwc, scale=2, levels=0):
+        large = rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1).astype(int)
+        return np.clip(large + levels, 0, np.iinfo(rgb_hwc.dtype).max).astype(rgb_hwc.dtype)
+
+    return answer
+
+
+@pytest.fixture(scope="session")
+def noise_png():
+    """Encoded random pictures of a given size: `noise_png(height, width, seed=0)`."""
+
+    def make(height, width, seed=0):
+        rgb_hwc = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+        return encode(Picture(rgb_hwc=rgb_hwc), "png")
+
+    return make
+
+
+@pytest.fixture
+def models_folder(tmp_path, tiny_bundle):
+    """A folder without an index that holds the tiny x2 model."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    shutil.copytree(tiny_bundle().root, folder / "compact_x2")
+    return folder
+
+
+class ModelFolder:
+    """What `sharpline models follow` keeps: bundles by id and an index."""
+
+    def __init__(self, root):
+        self.root = root
+        self.index = {}
+
+    def add(self, bundle):
+        """Put a bundle into the store."""
+        shutil.copytree(bundle.root, self.root / "by-sha" / bundle.id, dirs_exist_ok=True)
+        return bundle.id
+
+    def serve(self, name, bundle_id, version):
+        """Make a bundle the champion, replacing the index as a whole."""
+        before = self.index.get(name, {"champion": None, "versions": {}})
+        self.index[name] = {
+            "champion": bundle_id, "previous": before["champion"], "canary": None,
+            "canary_percent": 0, "shadow": None,
+            "versions": {**before["versions"], bundle_id: str(version)}}
+        write_json(self.root / "index.json", self.index)
+
+
+@pytest.fixture
+def followed_folder(tmp_path):
+    root = tmp_path / "followed"
+    root.mkdir()
+    return ModelFolder(root)
+
+
+@pytest.fixture
+def with_info(tmp_path):
+    """The same bundle with another description: `with_info(bundle, changes)`."""
+
+    def rewrite(bundle, **changes):
+        described = json.loads((bundle.root / "bundle.json").read_text())
+        info = type(bundle.info).model_validate({**described, **changes})
+        golden_input, golden_output = bundle.golden()
+        return write_bundle(tmp_path / "rewritten" / info.name, info, bundle.weights(),
+                            golden_input, golden_output, "# rewritten\n")
+
+    return rewrite
+
+
+class NumpyBackend:
+    """A backend without a network: repeats pixels, on command slowly, wrongly or not at all."""
+
+    name, device, precision = "numpy", "cpu", "fp32"
+
+    def __init__(self, bundle):
+        self.scale = bundle.info.scale
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batches = []
+        self.threads = set()
+        self.poison = None
+        self.closed = False
+
+    def forward(self, tiles_bhwc):
+        self.gate.wait(timeout=60)
+        self.threads.add(threading.current_thread().name)
+        self.batches.append(tiles_bhwc.shape)
+        if self.poison is not None and (tiles_bhwc == self.poison).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("the device choked")
+        return tiles_bhwc.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+
+    def warm_up(self, shapes_hw):
+        for height, width in shapes_hw:
+            self.forward(np.zeros((1, height, width, 3), np.uint8))
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def numpy_backends():
+    """A loader for `create_app` that remembers the backends it made."""
+
+    class Loader:
+        def __init__(self):
+            self.made = []
+
+        def __call__(self, bundle):
+            self.made.append(NumpyBackend(bundle))
+            return self.made[-1]
+
+    return Loader()
+
+
+@pytest.fixture(scope="session")
+def server(picture_server, tiny_bundle, tmp_path_factory):
+    """One server with an x2 and an x4 model, for tests that leave it as it was."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, scale in (("compact_x2", 2), ("compact_x4", 4)):
+        shutil.copytree(tiny_bundle(name=name, scale=scale).root, folder / name)
+    running = picture_server(folder)
+    running.wait_for(lambda: len(running.services.models.offers) == 2)
+    return running

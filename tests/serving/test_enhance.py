@@ -1,0 +1,211 @@
+import io
+import re
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from superres.backends import load_backend
+from superres.image import Picture, decode, encode
+from superres.upscale import Upscaler
+
+
+def enhance(server, content, **options):
+    headers = options.pop("headers", {})
+    return server.client.post("/v1/enhance", content=content, params=options, headers=headers)
+
+
+def pixels(answer):
+    assert answer.status_code == 200, answer.text
+    return decode(answer.content).rgb_hwc
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (33, 1), (50, 70), (130, 90)])
+def test_answer_is_the_picture_enlarged_at_any_size(server, noise_png, repeated, height, width):
+    data = noise_png(height, width)
+    answer = enhance(server, data, model="compact_x2")
+    assert np.array_equal(pixels(answer), repeated(decode(data).rgb_hwc))
+
+
+def test_answer_says_what_made_it_and_how_long_it_took(server, noise_png):
+    answer = enhance(server, noise_png(20, 20), model="compact_x2")
+    offer = server.services.models.offers["compact_x2"]
+    assert answer.headers["Content-Type"] == "image/png"
+    assert answer.headers["Sharpline-Model"] == "compact_x2"
+    assert answer.headers["Sharpline-Version"] == "local"
+    assert answer.headers["Sharpline-Bundle"] == offer.model.bundle.id
+    stages = re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"])
+    assert {stage for stage, _ in stages} == {"read", "decode", "network", "check", "encode"}
+
+
+def test_model_is_chosen_by_name_by_scale_or_by_default(server, noise_png):
+    data = noise_png(10, 10)
+    chosen = {str(options): enhance(server, data, **options).headers["Sharpline-Model"]
+              for options in ({}, {"scale": 2}, {"scale": 4}, {"model": "compact_x2"},
+                              {"model": "compact_x2", "scale": 2})}
+    assert list(chosen.values()) == [
+        "compact_x4", "compact_x2", "compact_x4", "compact_x2", "compact_x2"]
+
+
+@pytest.mark.parametrize(("options", "status", "label"), [
+    ({"model": "nothing"}, 404, "unknown-model"),
+    ({"model": "compact_x2", "scale": 4}, 422, "bad-options"),
+    ({"scale": 3}, 422, "bad-options"),
+    ({"scale": "two"}, 422, "bad-options"),
+    ({"scale": 0}, 422, "bad-options"),
+    ({"format": "gif"}, 422, "bad-options"),
+    ({"quality": 101}, 422, "bad-options"),
+    ({"colour": "red"}, 422, "bad-options"),
+    ({"model": "m" * 100}, 422, "bad-options"),
+    ({"headers": {"Accept": "text/html"}}, 406, "not-acceptable"),
+])
+def test_options_that_cannot_be_met_are_refused(server, noise_png, options, status, label):
+    answer = enhance(server, noise_png(8, 8), **options)
+    assert answer.status_code == status
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["type"] == f"/problems/{label}"
+    assert answer.json()["instance"].endswith(answer.headers["X-Request-ID"])
+
+
+@pytest.mark.parametrize(("format", "media_type"), [
+    ("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")])
+def test_answer_comes_in_the_asked_format(server, noise_png, format, media_type):
+    answer = enhance(server, noise_png(20, 20), format=format)
+    assert answer.headers["Content-Type"] == media_type
+    assert Image.open(io.BytesIO(answer.content)).format.lower() == format
+
+
+def test_quality_is_that_of_the_lossy_formats(server, noise_png):
+    sizes = [len(enhance(server, noise_png(60, 60), format="jpeg", quality=quality).content)
+             for quality in (10, 60, 95)]
+    assert sizes == sorted(sizes)
+    assert sizes[0] * 2 < sizes[2]
+
+
+def test_answer_keeps_the_inputs_format_unless_that_is_not_written(server):
+    image = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
+    for format, expected in (("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/png"),
+                             ("TIFF", "image/png"), ("BMP", "image/png")):
+        buffer = io.BytesIO()
+        image.save(buffer, format)
+        assert enhance(server, buffer.getvalue()).headers["Content-Type"] == expected
+
+
+def test_form_is_answered_like_a_body_and_the_query_wins(server, noise_png):
+    data = noise_png(20, 20)
+    answer = server.client.post(
+        "/v1/enhance", params={"format": "png"}, files={"file": ("kätzchen.jpg", data)},
+        data={"model": "compact_x2", "format": "jpeg"})
+    assert answer.content == enhance(server, data, model="compact_x2").content
+    assert answer.headers["Content-Disposition"].endswith("filename*=UTF-8''k%C3%A4tzchen.png")
+
+
+def test_bad_form_field_is_refused_without_repeating_it(server, noise_png):
+    answer = server.client.post(
+        "/v1/enhance", files={"file": ("a.png", noise_png(8, 8))}, data={"quality": "<script>"})
+    assert answer.status_code == 422
+    assert answer.json()["type"] == "/problems/bad-options"
+    assert "quality" in answer.json()["detail"]
+    assert "<script>" not in answer.text
+
+
+def test_grey_stays_grey_and_alpha_grows_with_the_picture(server):
+    samples = np.random.default_rng(1).integers(0, 256, (30, 40), np.uint8)
+    grey = Picture(rgb_hwc=np.repeat(samples[..., None], 3, axis=2), grey=True)
+    answer = decode(enhance(server, encode(grey, "png"), scale=2).content)
+    assert answer.grey
+    assert np.array_equal(answer.rgb_hwc[..., 0], samples.repeat(2, 0).repeat(2, 1))
+    colour = Picture(rgb_hwc=grey.rgb_hwc, alpha_hw=np.full((30, 40), 77, np.uint8))
+    answer = decode(enhance(server, encode(colour, "png"), scale=2).content)
+    assert answer.alpha_hw.shape == (60, 80)
+    assert (answer.alpha_hw == 77).all()
+
+
+def test_sixteen_bits_stay_sixteen(server, repeated):
+    deep = np.random.default_rng(2).integers(0, 65536, (20, 30, 3), np.uint16)
+    answer = decode(enhance(server, encode(Picture(rgb_hwc=deep), "png"), scale=2).content)
+    assert answer.bit_depth == 16
+    assert np.abs(answer.rgb_hwc.astype(int) - repeated(deep)).max() <= 1
+
+
+def test_transparent_picture_is_not_flattened_into_jpeg(server):
+    clear = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8), alpha_hw=np.zeros((8, 8), np.uint8))
+    answer = enhance(server, encode(clear, "png"), format="jpeg")
+    assert answer.status_code == 406
+    assert answer.json()["type"] == "/problems/format-cannot-hold"
+
+
+def test_pictures_answered_together_are_answered_as_if_alone(server, noise_png):
+    """Different sizes and models at once, each against its own solo run outside the server."""
+    orders = [(noise_png(20 + 7 * n, 90 - 5 * n, seed=n), f"compact_x{2 + 2 * (n % 2)}")
+              for n in range(12)]
+    with ThreadPoolExecutor(12) as clients:
+        answers = list(clients.map(lambda order: enhance(server, order[0], model=order[1]), orders))
+    for (data, model), answer in zip(orders, answers, strict=True):
+        bundle = server.services.models.offers[model].model.bundle
+        solo = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu"))
+        assert np.array_equal(pixels(answer), solo.upscale(decode(data)).rgb_hwc)
+
+
+def test_tiles_of_different_requests_share_batches(
+        picture_server, models_folder, numpy_backends, noise_png):
+    server = picture_server(models_folder, load_backend=numpy_backends,
+                            batch={"max_tiles": 64, "max_wait_seconds": 0.005})
+    backend = numpy_backends.made[0]
+    backend.gate.clear()
+    with ThreadPoolExecutor(8) as clients:
+        waiting = [clients.submit(enhance, server, noise_png(20, 20, seed=n)) for n in range(8)]
+        server.wait_for(lambda: server.services.admission.in_flight == 8)
+        server.wait_for(lambda: sum(server.services.scheduler.queued_tiles().values()) >= 7)
+        backend.gate.set()
+        for answer in waiting:
+            assert answer.result().status_code == 200
+    assert max(shape[0] for shape in backend.batches) >= 7
+    assert backend.threads == {"engine"}
+
+
+def test_huge_picture_holds_only_a_few_tiles_in_the_queue(
+        picture_server, models_folder, numpy_backends, noise_png, repeated):
+    server = picture_server(models_folder, load_backend=numpy_backends,
+                            batch={"max_tiles": 2, "max_wait_seconds": 0})
+    backend = numpy_backends.made[0]
+    backend.gate.clear()
+    data = noise_png(300, 400)
+    with ThreadPoolExecutor(1) as client:
+        waiting = client.submit(enhance, server, data)
+        server.wait_for(lambda: sum(server.services.scheduler.queued_tiles().values()) >= 2)
+        assert sum(server.services.scheduler.queued_tiles().values()) <= 4
+        backend.gate.set()
+        assert np.array_equal(pixels(waiting.result()), repeated(decode(data).rgb_hwc))
+
+
+def test_declared_body_over_the_limit_is_refused_unread(picture_server, models_folder,
+                                                        numpy_backends):
+    server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
+
+
+def test_chunked_body_over_the_limit_is_refused_on_the_way(picture_server, models_folder,
+                                                           numpy_backends):
+    server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        raw.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        answer = raw.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"/problems/too-many-bytes" in answer
+
+
+def test_slow_body_is_given_up(picture_server, models_folder, numpy_backends):
+    server = picture_server(models_folder, load_backend=numpy_backends,
+                            limits={"body_seconds": 0.1})
+    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        answer = raw.recv(4096)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"/problems/slow-body" in answer
+    server.wait_for(lambda: server.services.admission.in_flight == 0)

@@ -1,0 +1,60 @@
+from pathlib import Path
+
+from serving import metrics as module
+from serving.metrics import TABLE, Metrics
+from serving.reporter import Reporter
+
+DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+
+
+def test_documentation_lists_the_table_as_it_is():
+    assert DOCS.read_text() == module.markdown() + "\n", (
+        "run: python -m serving.metrics > docs/metrics.md")
+
+
+def test_server_shows_every_figure_of_the_table_and_no_other(picture_server, models_folder,
+                                                             numpy_backends, noise_png):
+    server = picture_server(models_folder, load_backend=numpy_backends, drift={"minimum": 1})
+    assert server.client.post("/v1/enhance", content=noise_png(20, 20)).status_code == 200
+    text = server.client.get("/metrics").text
+    declared = {line.split()[2]: line.split()[3]
+                for line in text.splitlines() if line.startswith("# TYPE sharpline_")}
+    assert declared == {figure.name: figure.kind for figure in TABLE}
+
+
+def test_answered_picture_is_counted(picture_server, models_folder, numpy_backends, noise_png):
+    server = picture_server(models_folder, load_backend=numpy_backends)
+    server.client.post("/v1/enhance", content=noise_png(20, 30))
+    server.client.post("/v1/enhance", content=b"no picture")
+    bundle = server.client.get("/v1/models").json()["models"][0]["bundle"]
+    value = server.services.metrics.registry.get_sample_value
+    enhance = {"route": "/v1/enhance", "model": "compact_x2"}
+    assert value("sharpline_requests_total", {**enhance, "status": "200"}) == 1
+    assert value("sharpline_requests_total", {**enhance, "status": "415"}) == 1
+    assert value("sharpline_request_duration_seconds_count", enhance) == 2
+    assert value("sharpline_pixels_total", {"direction": "in"}) == 600
+    assert value("sharpline_pixels_total", {"direction": "out"}) == 2400
+    for stage in ("read", "decode", "network", "check", "encode"):
+        assert value("sharpline_stage_duration_seconds_count", {"stage": stage}) >= 1
+    model = {"model": "compact_x2"}
+    assert value("sharpline_batch_fill_ratio_count", model) >= 1
+    assert value("sharpline_tile_waste_ratio_sum", model) > 1
+    assert value("sharpline_queue_tiles", model) == 0
+    assert value("sharpline_pictures_in_flight") == 0
+    assert value("sharpline_model_info", {**model, "version": "local", "bundle": bundle}) == 1
+    assert value("process_resident_memory_bytes") > 0
+
+
+def test_unknown_addresses_share_one_label(picture_server, models_folder, numpy_backends):
+    server = picture_server(models_folder, load_backend=numpy_backends)
+    for address in ("/nothing", "/v1/else", "/wp-login.php"):
+        server.client.get(address)
+    labels = {"route": "other", "status": "404", "model": ""}
+    value = server.services.metrics.registry.get_sample_value
+    assert value("sharpline_requests_total", labels) == 3
+
+
+def test_counters_of_a_wanted_model_begin_at_zero():
+    metrics = Metrics()
+    Reporter(metrics).model_wanted("m")
+    assert metrics.registry.get_sample_value("sharpline_model_refusals_total", {"model": "m"}) == 0

@@ -1,0 +1,288 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.scheduler import BatchLimits, Lane, Scheduler
+
+WAIT_SECONDS = 0.005
+
+
+class Clock:
+    def __init__(self):
+        self.seconds = 100.0
+
+    def __call__(self):
+        return self.seconds
+
+
+class Receiver:
+    def __init__(self):
+        self.results = []
+        self.error = None
+
+    def done(self, index, tile):
+        self.results.append((index, tile))
+
+    def failed(self, error):
+        self.error = error
+
+
+def lane(model="m", side=4, dtype="uint8"):
+    return Lane(model=model, height=side, width=side, dtype=dtype)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
+    limits = BatchLimits(
+        max_tiles=max_tiles, max_pixels=max_pixels, max_wait_seconds=WAIT_SECONDS,
+        fair_pixels=fair_tiles * lane().tile_pixels)
+    return Scheduler(limits, clock)
+
+
+def enter(scheduler, count, *, in_lane=None, deadline=10.0, first=0):
+    receiver = Receiver()
+    request = scheduler.open(in_lane or lane(), deadline_seconds=deadline, receiver=receiver)
+    scheduler.put(request, [(first + n, np.full((4, 4, 3), n % 256, np.uint8)) for n in range(count)])
+    return request, receiver
+
+
+def owners(batch):
+    return Counter(slot.request.serial for slot in batch.slots)
+
+
+def test_full_batch_goes_at_once_and_a_part_of_one_after_the_wait(clock):
+    scheduler = scheduler_of(clock)
+    enter(scheduler, 5)
+    assert len(scheduler.take().slots) == 4
+    assert scheduler.take() is None
+    assert scheduler.wait_seconds() == pytest.approx(WAIT_SECONDS)
+    clock.seconds += WAIT_SECONDS
+    assert len(scheduler.take().slots) == 1
+    assert scheduler.take() is None
+    assert scheduler.wait_seconds() is None
+
+
+def test_tiles_of_different_requests_share_a_batch(clock):
+    scheduler = scheduler_of(clock)
+    first, _ = enter(scheduler, 2)
+    second, _ = enter(scheduler, 2)
+    assert owners(scheduler.take()) == {first.serial: 2, second.serial: 2}
+
+
+@pytest.mark.parametrize("other", [lane(model="n"), lane(side=8), lane(dtype="uint16")])
+def test_tiles_of_another_model_shape_or_type_do_not(clock, other):
+    scheduler = scheduler_of(clock)
+    enter(scheduler, 2)
+    enter(scheduler, 2, in_lane=other)
+    clock.seconds += WAIT_SECONDS
+    batches = [scheduler.take(), scheduler.take()]
+    assert {batch.lane for batch in batches} == {lane(), other}
+    assert [len(batch.slots) for batch in batches] == [2, 2]
+
+
+def test_large_tiles_make_smaller_batches(clock):
+    scheduler = scheduler_of(clock, max_tiles=8, max_pixels=33)
+    enter(scheduler, 5)
+    batch = scheduler.take()
+    assert len(batch.slots) == batch.capacity == 2
+
+
+def test_tile_larger_than_the_limit_goes_alone(clock):
+    scheduler = scheduler_of(clock, max_pixels=3)
+    enter(scheduler, 2)
+    assert len(scheduler.take().slots) == 1
+
+
+def test_earlier_deadline_goes_first_among_equals(clock):
+    scheduler = scheduler_of(clock, max_tiles=1)
+    late, _ = enter(scheduler, 1, deadline=30.0)
+    early, _ = enter(scheduler, 1, deadline=20.0)
+    served = [scheduler.take().slots[0].request.serial for _ in range(2)]
+    assert served == [early.serial, late.serial]
+
+
+def test_urgent_request_may_get_ahead_by_the_fair_pixels_only(clock):
+    scheduler = scheduler_of(clock, max_tiles=1, fair_tiles=3)
+    late, _ = enter(scheduler, 9, deadline=30.0)
+    early, _ = enter(scheduler, 9, deadline=20.0)
+    served = [scheduler.take().slots[0].request.serial for _ in range(12)]
+    assert served == [*[early.serial] * 3, *[late.serial] * 3] * 2
+
+
+def test_small_picture_is_not_starved_by_a_huge_one_with_an_earlier_deadline(clock):
+    scheduler = scheduler_of(clock)
+    enter(scheduler, 1000, deadline=1.0)
+    for _ in range(50):
+        scheduler.take()
+    small, _ = enter(scheduler, 2, deadline=99.0)
+    assert owners(scheduler.take())[small.serial] == 2
+
+
+def test_huge_picture_is_not_starved_by_a_stream_of_small_ones(clock):
+    scheduler = scheduler_of(clock, max_tiles=2)
+    huge, _ = enter(scheduler, 400, deadline=99.0)
+    served = 0
+    for _ in range(200):  # as many tiles come as the device can take, all of them more urgent
+        enter(scheduler, 2, deadline=1.0)
+        served += owners(scheduler.take())[huge.serial]
+    assert served >= 10
+
+
+def test_idle_request_saves_up_no_credit(clock):
+    scheduler = scheduler_of(clock)
+    idle, _ = enter(scheduler, 0)
+    busy, _ = enter(scheduler, 100)
+    for _ in range(20):
+        scheduler.take()
+    scheduler.put(idle, [(n, np.zeros((4, 4, 3), np.uint8)) for n in range(50)])
+    shares = Counter()
+    for _ in range(10):
+        shares += owners(scheduler.take())
+    assert abs(shares[idle.serial] - shares[busy.serial]) <= 2
+
+
+def test_failing_batch_fails_its_own_requests_only(clock):
+    scheduler = scheduler_of(clock, max_tiles=2)
+    enter_failed = [enter(scheduler, 2), enter(scheduler, 2)]
+    batch = scheduler.take()
+    _, innocent = enter(scheduler, 2)
+    error = RuntimeError("choked")
+    scheduler.fail(batch, error)
+    assert [receiver.error for _, receiver in enter_failed] == [error, error]
+    batch = scheduler.take()
+    scheduler.deliver(batch, batch.tiles)
+    assert innocent.error is None
+    assert sorted(index for index, _ in innocent.results) == [0, 1]
+    assert scheduler.wait_seconds() is None
+
+
+def test_closed_requests_tiles_are_dropped_and_their_results_not_delivered(clock):
+    scheduler = scheduler_of(clock, max_tiles=2)
+    closed, hears_nothing = enter(scheduler, 6)
+    batch = scheduler.take()
+    scheduler.close(closed)
+    assert scheduler.queued_tiles() == {}
+    scheduler.put(closed, [(9, np.zeros((4, 4, 3), np.uint8))])
+    clock.seconds += 1
+    assert scheduler.take() is None
+    scheduler.deliver(batch, batch.tiles)
+    scheduler.fail(batch, RuntimeError("late"))
+    assert hears_nothing.results == []
+    assert hears_nothing.error is None
+
+
+def test_stop_fails_who_waits_and_refuses_who_comes(clock):
+    scheduler = scheduler_of(clock)
+    _, waiting = enter(scheduler, 1)
+    error = RuntimeError("gone")
+    scheduler.stop(error)
+    assert waiting.error is error
+    assert scheduler.next_batch() is None
+    with pytest.raises(RuntimeError, match="gone"):
+        enter(scheduler, 1)
+
+
+def test_interrupt_wakes_the_waiting_engine_once(clock):
+    scheduler = scheduler_of(clock)
+    scheduler.interrupt()
+    assert scheduler.next_batch() is None
+    enter(scheduler, 4)
+    assert len(scheduler.next_batch().slots) == 4
+
+
+def test_queue_length_is_told_by_model(clock):
+    scheduler = scheduler_of(clock)
+    enter(scheduler, 3)
+    enter(scheduler, 2, in_lane=lane(side=8))
+    enter(scheduler, 1, in_lane=lane(model="n"))
+    assert scheduler.queued_tiles() == {"m": 5, "n": 1}
+
+
+arrivals = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b"]), st.integers(1, 9), st.floats(1, 50), st.integers(0, 3)),
+    min_size=1, max_size=12)
+
+
+@given(arrivals, st.integers(1, 6))
+def test_every_tile_comes_back_once_to_its_own_request(arrivals, max_tiles):
+    clock = Clock()
+    scheduler = scheduler_of(clock, max_tiles=max_tiles)
+    entered = []
+    for model, count, deadline, batches_between in arrivals:
+        _, receiver = enter(
+            scheduler, count, in_lane=lane(model), deadline=deadline, first=100 * len(entered))
+        entered.append((100 * len(entered), count, receiver))
+        for _ in range(batches_between):
+            run_one(scheduler)
+    clock.seconds += WAIT_SECONDS
+    while run_one(scheduler):
+        pass
+    for first, count, receiver in entered:
+        assert sorted(index for index, _ in receiver.results) == list(range(first, first + count))
+
+
+def run_one(scheduler):
+    batch = scheduler.take()
+    if batch is None:
+        return False
+    assert 1 <= len(batch.slots) <= batch.capacity
+    assert {slot.request.lane for slot in batch.slots} == {batch.lane}
+    scheduler.deliver(batch, batch.tiles)
+    return True
+
+
+@given(
+    st.lists(st.tuples(st.integers(10, 60), st.floats(1, 50)), min_size=2, max_size=6),
+    st.integers(1, 8), st.integers(1, 5))
+def test_requests_that_wait_together_are_served_alike(requests, max_tiles, fair_tiles):
+    """Between two requests that both have tiles waiting, service differs by `fair_pixels`."""
+    clock = Clock()
+    scheduler = scheduler_of(clock, max_tiles=max_tiles, fair_tiles=fair_tiles)
+    waiting = {enter(scheduler, count, deadline=deadline)[0].serial: count
+               for count, deadline in requests}
+    served = Counter(dict.fromkeys(waiting, 0))
+    clock.seconds += WAIT_SECONDS
+    while (batch := scheduler.take()) is not None:
+        served += owners(batch)
+        unfinished = [served[serial] for serial, count in waiting.items() if served[serial] < count]
+        assert not unfinished or max(unfinished) - min(unfinished) <= fair_tiles
+    assert served == waiting
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=20))
+def test_no_tile_waits_longer_than_the_wait_for_a_free_device(gaps_ms):
+    """A device that asks whenever a batch is due finds every tile within the wait."""
+    clock = Clock()
+    scheduler = scheduler_of(clock, max_tiles=3)
+    put_at = {}
+    for number, gap_ms in enumerate(gaps_ms):
+        arrival_seconds = clock.seconds + gap_ms / 1000
+        while (wait := scheduler.wait_seconds()) is not None and (
+                clock.seconds + wait <= arrival_seconds):
+            clock.seconds += wait
+            take_and_check(scheduler, clock, put_at)
+        clock.seconds = arrival_seconds
+        request, _ = enter(scheduler, 1)
+        put_at[request.serial] = clock.seconds
+        assert number < len(gaps_ms)
+    while (wait := scheduler.wait_seconds()) is not None:
+        clock.seconds += wait
+        take_and_check(scheduler, clock, put_at)
+    assert not put_at
+
+
+def take_and_check(scheduler, clock, put_at):
+    batch = scheduler.take()
+    if batch is None:  # the clock's last bit: due an instant later
+        clock.seconds += 1e-9
+        batch = scheduler.take()
+    for slot in batch.slots:
+        assert clock.seconds - put_at.pop(slot.request.serial) <= WAIT_SECONDS + 1e-6

@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+
+from serving import settings as module
+from serving.settings import Settings, load_settings, variable_names
+from superres.errors import UsageError
+
+DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
+
+# One value other than the default for every setting there is.
+OTHER = {
+    "SHARPLINE_HOST": "0.0.0.0",
+    "SHARPLINE_PORT": "9000",
+    "SHARPLINE_LIMITS__MAX_BYTES": "1000",
+    "SHARPLINE_LIMITS__MAX_PIXELS": "1000",
+    "SHARPLINE_LIMITS__MAX_SIDE": "1000",
+    "SHARPLINE_LIMITS__MAX_ANSWER_PIXELS": "1000",
+    "SHARPLINE_LIMITS__BODY_SECONDS": "1.5",
+    "SHARPLINE_LIMITS__DEADLINE_SECONDS": "1.5",
+    "SHARPLINE_QUEUE__MAX_PICTURES": "3",
+    "SHARPLINE_QUEUE__MAX_BYTES": "1000",
+    "SHARPLINE_QUEUE__MAX_ANSWER_PIXELS": "1000",
+    "SHARPLINE_BATCH__MAX_TILES": "3",
+    "SHARPLINE_BATCH__MAX_PIXELS": "1000",
+    "SHARPLINE_BATCH__MAX_WAIT_SECONDS": "0",
+    "SHARPLINE_BATCH__FAIR_PIXELS": "1000",
+    "SHARPLINE_MODELS__FOLDER": "/srv/models",
+    "SHARPLINE_MODELS__DEFAULT": "swinir_light_x4",
+    "SHARPLINE_MODELS__POLL_SECONDS": "0.5",
+    "SHARPLINE_MODELS__BACKEND": "torch",
+    "SHARPLINE_MODELS__DEVICE": "cuda",
+    "SHARPLINE_MODELS__PRECISION": "fp32",
+    "SHARPLINE_DRIFT__WINDOW": "10",
+    "SHARPLINE_DRIFT__MINIMUM": "5",
+    "SHARPLINE_DRIFT__MAX_AGE_SECONDS": "60",
+    "SHARPLINE_SECURITY__ALLOW_ORIGINS": "https://a.example,https://b.example",
+    "SHARPLINE_DRAIN__LINGER_SECONDS": "5",
+    "SHARPLINE_DRAIN__MAX_SECONDS": "10",
+}
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in OTHER:
+        monkeypatch.delenv(name, raising=False)
+
+
+def leaves(settings):
+    """Every setting's value as text, by its variable."""
+    found = {}
+    for name, value in settings.model_dump().items():
+        section = value if isinstance(value, dict) else {"": value}
+        for inner, leaf in section.items():
+            joined = f"SHARPLINE_{name}__{inner}" if inner else f"SHARPLINE_{name}"
+            found[joined.upper()] = ",".join(leaf) if isinstance(leaf, tuple) else str(leaf)
+    return found
+
+
+def test_every_setting_is_read_from_its_own_variable(monkeypatch):
+    assert sorted(OTHER) == sorted(variable_names())
+    defaults = leaves(Settings())
+    for name, text in OTHER.items():
+        with monkeypatch.context() as context:
+            context.setenv(name, text)
+            changed = {key for key, value in leaves(load_settings()).items()
+                       if value != defaults[key]}
+        assert changed == {name}
+
+
+def test_given_values_win_over_variables_and_leave_their_neighbours(monkeypatch):
+    monkeypatch.setenv("SHARPLINE_PORT", "9000")
+    monkeypatch.setenv("SHARPLINE_MODELS__FOLDER", "elsewhere")
+    monkeypatch.setenv("SHARPLINE_MODELS__DEVICE", "cuda")
+    settings = load_settings(port=0, models={"folder": Path("here")})
+    assert settings.port == 0
+    assert settings.models.folder == Path("here")
+    assert settings.models.device == "cuda"
+
+
+def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch):
+    monkeypatch.setenv("SHARPLINE_LIMITS__MAX_BYTE", "5")
+    with pytest.raises(UsageError, match=r"MAX_BYTE is not .* SHARPLINE_LIMITS__MAX_BYTES\?"):
+        load_settings()
+
+
+def test_variables_of_other_rooms_are_known(monkeypatch):
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:5000")
+    assert load_settings().port == 8000
+
+
+def test_variables_of_other_programs_are_none_of_ours(monkeypatch):
+    monkeypatch.setenv("SHARPEN_PORT", "1")
+    assert load_settings().port == 8000
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("SHARPLINE_PORT", "70000"), ("SHARPLINE_LIMITS__MAX_BYTES", "much"),
+    ("SHARPLINE_QUEUE__MAX_PICTURES", "0"), ("SHARPLINE_MODELS__BACKEND", "abacus")])
+def test_value_that_does_not_fit_is_refused_by_its_variables_name(monkeypatch, name, text):
+    monkeypatch.setenv(name, text)
+    with pytest.raises(UsageError, match=f"{name} cannot be '{text}'"):
+        load_settings()
+
+
+def test_documentation_lists_the_settings_as_they_are():
+    assert DOCS.read_text() == module.markdown() + "\n", (
+        "run: python -m serving.settings > docs/settings.md")
