@@ -29,7 +29,7 @@ COMMANDS: dict[str, Command] = {
     "gate": Command("release.cli:gate", "judge a challenger against the champion", "release"),
     "promote": Command("release.cli:promote", "make a proven version the champion", "release"),
     "rollback": Command("release.cli:rollback", "return to the champion before", "release"),
-    "models follow": Command("release.cli:follow", "keep a folder equal to the registry", "release"),
+    "models follow": Command("release.cli:follow", "keep a folder like the registry", "release"),
     "serve": Command("serving.cli:serve", "answer pictures over HTTP", "serve"),
 }
 

@@ -145,7 +145,7 @@ class Bundle:
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Every tensor by its state-dict key."""
-        from safetensors.numpy import load_file
+        from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType] - untyped
 
         return load_file(self.root / WEIGHTS_FILE)
 

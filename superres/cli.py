@@ -177,7 +177,7 @@ def _enhance_all(
 
 
 def find_bundle(name_or_folder: str) -> Bundle:
-    """A bundle by its folder, or a starter by its name. Raises SharplineError naming the choices."""
+    """A bundle by its folder, or a starter by its name; SharplineError names the choices."""
     folder = Path(name_or_folder)
     if (folder / INFO_FILE).is_file():
         return load_bundle(folder)
@@ -196,7 +196,7 @@ def _add_backend_options(parser: argparse.ArgumentParser, precision: str) -> Non
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=precision)
 
 
-def _upscaler(bundle: Bundle, words: argparse.Namespace):  # noqa: ANN202 - imported late
+def _upscaler(bundle: Bundle, words: argparse.Namespace):
     from superres.backends import load_backend
     from superres.upscale import Upscaler
 

@@ -120,7 +120,7 @@ class Picture:
         return 8 * self.rgb_hwc.dtype.itemsize
 
 
-def inspect(data: bytes, limits: Limits = Limits()) -> Header:  # noqa: B008 - frozen
+def inspect(data: bytes, limits: Limits = Limits()) -> Header:
     """Read the header only, and refuse what is no picture, lies or is too large.
 
     Raises TooManyBytes, NotAPicture, BrokenPicture or TooManyPixels.
@@ -132,7 +132,7 @@ def inspect(data: bytes, limits: Limits = Limits()) -> Header:  # noqa: B008 - f
     return _opened(data, limits)[1]
 
 
-def decode(data: bytes, *, name: str = "", limits: Limits = Limits()) -> Picture:  # noqa: B008
+def decode(data: bytes, *, name: str = "", limits: Limits = Limits()) -> Picture:
     """Pixels of a PNG, JPEG, WebP, GIF (first frame), TIFF or BMP file; its content decides.
 
     Raises as `inspect` does, and BrokenPicture where the pixels cannot be decoded whole.
@@ -146,7 +146,7 @@ def decode(data: bytes, *, name: str = "", limits: Limits = Limits()) -> Picture
         return _picture(image, name)
 
 
-def read(path: Path, limits: Limits = Limits()) -> Picture:  # noqa: B008
+def read(path: Path, limits: Limits = Limits()) -> Picture:
     """The picture in a file, named after it. Raises PictureError naming the file."""
     try:
         data = path.read_bytes()
@@ -323,10 +323,7 @@ def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
 def _picture(image: "Image.Image", name: str) -> Picture:
     icc, dpi, orientation = _icc(image), _dpi(image), _orientation(image)
     image = _to_plain_mode(image, icc)
-    if image.mode == "I;16":
-        samples = np.asarray(image, dtype=np.uint16)
-    else:
-        samples = np.asarray(image)
+    samples = np.asarray(image)
     rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(samples))
     grey = image.mode in ("L", "LA", "I;16")
     if icc is not None and icc[16:20] != (b"GRAY" if grey else b"RGB "):

@@ -6,6 +6,10 @@
     ID/packs/train.{bin,json}                       the same pixels as uint8, for training
 """
 
+# pyarrow has no types:
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
+
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,7 +108,10 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
 
     Raises SharplineError for pictures smaller than the window after cropping.
     """
-    from skimage.metrics import structural_similarity
+    # scikit-image has no types, and what it returns depends on its options.
+    from skimage.metrics import (
+        structural_similarity,  # pyright: ignore[reportUnknownVariableType]
+    )
 
     test, truth = _prepared(test_hwc, protocol), _prepared(truth_hwc, protocol)
     if min(test.shape[:2]) < 11:
@@ -120,7 +123,7 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
         test, truth, data_range=255.0, channel_axis=2,
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )
-    return float(value)
+    return float(cast(float, value))
 
 
 def luma(rgb_hwc_255: NDArray[np.float64]) -> NDArray[np.float64]:

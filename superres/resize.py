@@ -1,13 +1,14 @@
 """The one resampler: MATLAB's `imresize` with the cubic kernel, bit for bit on 8-bit pictures."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from superres.errors import SharplineError
 
-Array = NDArray[np.generic]
+Array = NDArray[Any]
 
 KERNEL_WIDTH = 4.0  # of Keys' cubic, in input samples
 

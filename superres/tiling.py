@@ -144,7 +144,7 @@ def crop_whole(result_hwc: Array, height: int, width: int, geometry: Geometry) -
 
 
 def reflected(start: int, length: int, side: int) -> NDArray[np.intp]:
-    """Indices start .. start + length - 1 mirrored into [0, side), the border pixel not repeated."""
+    """Indices start .. start + length - 1 mirrored into [0, side), no border repeated."""
     period = max(2 * (side - 1), 1)
     places = np.mod(np.arange(start, start + length), period)
     return np.minimum(places, period - places) if side > 1 else np.zeros(length, np.intp)

@@ -1,4 +1,4 @@
-"""The networks: state-dict keys follow basicsr where basicsr has the network, so weights carry over.
+"""The networks; state-dict keys are basicsr's where it has the network, so weights carry over.
 
 Only this package and `superres.backends` import torch. Every network maps RGB in [0, 1],
 (B, 3, H, W), to (B, 3, H * scale, W * scale).

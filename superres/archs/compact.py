@@ -1,10 +1,11 @@
-"""SRVGGNetCompact: a plain stack of convolutions at low resolution (Real-ESRGAN, Wang et al. 2021)."""
+"""SRVGGNetCompact: convolutions at low resolution (Real-ESRGAN, Wang et al. 2021)."""
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from superres.archs.initialise import kaiming_
 
 
 class SRVGGNetCompact(nn.Module):
@@ -37,10 +38,7 @@ class SRVGGNetCompact(nn.Module):
         # With torch's default, and even more with a zeroed last layer, PReLU stacks do not learn.
         convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
         for layer in convolutions:
-            nn.init.kaiming_normal_(layer.weight, a=0.25)
-            nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            convolutions[-1].weight.mul_(0.1)
+            kaiming_(layer, slope=0.25, damping=0.1 if layer is convolutions[-1] else 1.0)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         features = lr_bchw

@@ -1,9 +1,9 @@
 """SRCNN: three convolutions on the bicubically enlarged picture (Dong et al. 2014)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superres.archs.initialise import kaiming_
 from superres.archs.upsample import BicubicUpsample
 
 
@@ -16,11 +16,9 @@ class SRCNN(nn.Module):
         self.conv1 = nn.Conv2d(3, num_feat, 9, padding=4)
         self.conv2 = nn.Conv2d(num_feat, num_map, 1)
         self.conv3 = nn.Conv2d(num_map, 3, 5, padding=2)
-        for layer in (self.conv1, self.conv2, self.conv3):
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            self.conv3.weight.mul_(0.1)
+        kaiming_(self.conv1)
+        kaiming_(self.conv2)
+        kaiming_(self.conv3, damping=0.1)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         enlarged = self.enlarge(lr_bchw)

@@ -7,7 +7,7 @@ softmax because that is what exports to other runtimes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (windows, positions, channels); mask (windows per picture, positions, positions)."""
+        """Tokens (windows, positions, channels), mask (windows of one picture, positions twice)."""
         windows, positions, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(windows, positions, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -93,7 +93,7 @@ class SwinBlock(nn.Module):
         return tokens_bhwc + self._drop(self.mlp(self.norm2(tokens_bhwc)))
 
     def _drop(self, branch: Tensor) -> Tensor:
-        """Stochastic depth: while training, skip the branch for some pictures (Huang et al. 2016)."""
+        """Stochastic depth (Huang et al. 2016): training skips the branch for some pictures."""
         if not self.training or self.drop_path == 0.0:
             return branch
         keep = 1.0 - self.drop_path
@@ -106,13 +106,13 @@ class SwinLayer(nn.Module):
 
     def __init__(self, blocks: Sequence[SwinBlock], channels: int, resi_connection: str) -> None:
         super().__init__()
-        self.residual_group = nn.Module()
-        self.residual_group.blocks = nn.ModuleList(blocks)
+        # The nesting exists for the state keys alone.
+        self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
         self.conv = residual_convolution(channels, resi_connection)
 
     def forward(self, tokens_bhwc: Tensor, mask: Tensor | None) -> Tensor:
         inner = tokens_bhwc
-        for block in self.residual_group.blocks:
+        for block in cast("nn.ModuleList", self.residual_group["blocks"]):
             inner = block(inner, mask)
         return self.conv(inner.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + tokens_bhwc
 
@@ -148,8 +148,7 @@ class SwinIR(nn.Module):
         mean = DIV2K_MEAN if in_chans == 3 else (0.0,) * in_chans
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, 1, 1)
-        self.patch_embed = nn.Module()
-        self.patch_embed.norm = nn.LayerNorm(embed_dim)
+        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
         shift = window_size // 2 if img_size > window_size else 0
         drops = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         self.layers = nn.ModuleList(
@@ -207,7 +206,7 @@ class SwinIR(nn.Module):
     def _deep(self, shallow: Tensor) -> Tensor:
         height, width = shallow.shape[2:]
         mask = shift_mask(height, width, self.window, self.window // 2).to(shallow.device)
-        tokens = self.patch_embed.norm(shallow.permute(0, 2, 3, 1))
+        tokens = self.patch_embed["norm"](shallow.permute(0, 2, 3, 1))
         for layer in self.layers:
             tokens = layer(tokens, mask)
         return self.norm(tokens).permute(0, 3, 1, 2)

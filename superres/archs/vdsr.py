@@ -1,8 +1,8 @@
-"""VDSR: twenty 3x3 convolutions that learn the residual of bicubic enlargement (Kim et al. 2016)."""
+"""VDSR: twenty convolutions learn the residual of bicubic enlargement (Kim et al. 2016)."""
 
-import torch
 from torch import Tensor, nn
 
+from superres.archs.initialise import kaiming_
 from superres.archs.upsample import BicubicUpsample
 
 
@@ -19,10 +19,7 @@ class VDSR(nn.Module):
         self.body = nn.Sequential(*layers, last)
         for layer in self.body:
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight)
-                nn.init.zeros_(layer.bias)
-        with torch.no_grad():
-            last.weight.mul_(0.1)
+                kaiming_(layer, damping=0.1 if layer is last else 1.0)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         enlarged = self.enlarge(lr_bchw)

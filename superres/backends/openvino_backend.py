@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the same network at one and a half (fp32) to four (bf16) times torch's speed.
+"""OpenVINO on the CPU: the same network at 1.5 (fp32) to 3.5 (bf16) times torch's speed.
 
 The network is converted once and compiled once per tile shape. Tiles of a batch run one after the
 other, which on a CPU costs nothing and makes each answer equal, bit for bit, to the one it gets

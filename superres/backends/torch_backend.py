@@ -29,9 +29,8 @@ class TorchBackend:
             torch.set_num_threads(cpu_threads())
         self.device = device
         self.precision = precision
-        network = load_network(bundle).to(torch.device(device))
         # NHWC is what convolution kernels want on both kinds of device.
-        self._network = network.to(memory_format=torch.channels_last)
+        self._network = load_network(bundle).to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
 
     @torch.inference_mode()
     def forward(self, tiles_bhwc: Array) -> Array:
