@@ -119,7 +119,7 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
             f"SSIM needs at least 11x11 pixels inside the border crop of {protocol.border}; "
             f"this picture leaves {test.shape[1]}x{test.shape[0]}"
         )
-    value = structural_similarity(
+    value = structural_similarity(  # pyright: ignore[reportUnknownVariableType] - likewise
         test, truth, data_range=255.0, channel_axis=2,
         gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )
