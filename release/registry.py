@@ -35,6 +35,7 @@ EXPERIMENT = "registry"
 MODEL_TAG, MODEL_TAG_VALUE = "sharpline", "bundle"
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 LOCK_TIMEOUT_SECONDS = 60.0
+FETCH_PREFIX = ".fetch-"
 
 # MLflow's client would otherwise retry for minutes, draw bars and call home. Whoever runs the
 # command may still set each of these.
@@ -43,6 +44,7 @@ CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -146,7 +148,7 @@ class Registry:
         not the one that the version stands for.
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=FETCH_PREFIX) as scratch:
             with self._asking():
                 path = self._client.download_artifacts(version.run_id, ARTIFACT_PATH, scratch)
             fetched = load_bundle(Path(path), verify=True)

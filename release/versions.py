@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from superres.errors import SharplineError
@@ -30,14 +30,15 @@ class AliasMoved(SharplineError):
 class Version:
     """One version of a registered model and the bytes it stands for.
 
-    `evidence_sha256` is that of the newest evidence.json which the gate wrote for this version.
+    `evidence_sha256` is that of the newest evidence.json which the gate wrote for this version; it
+    may change, so it takes no part in comparisons.
     """
 
     model: str
     number: int
     bundle_id: str
     run_id: str
-    evidence_sha256: str | None
+    evidence_sha256: str | None = field(compare=False)
 
     def __str__(self) -> str:
         return f"version {self.number}"

@@ -59,26 +59,20 @@ def reference_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server, empty at first and shared by the whole test session."""
-    folder = tmp_path_factory.mktemp("mlflow")
-    server = MlflowServer(folder)
-    server.start()
-    try:
-        yield server.uri
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def mlflow_process(tmp_path: Path) -> Iterator["MlflowServer"]:
-    """A real MLflow server of the test's own, to be stopped and started again at will."""
-    server = MlflowServer(tmp_path / "mlflow")
+def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MlflowServer"]:
+    """The MLflow server behind `mlflow_server`; whoever stops it starts it again."""
+    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     server.start()
     try:
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(mlflow_process: "MlflowServer") -> str:
+    """The address of a real MLflow server, empty at first and shared by the whole test session."""
+    return mlflow_process.uri
 
 
 class MlflowServer:
@@ -116,6 +110,10 @@ class MlflowServer:
                 self.stop()
                 pytest.fail("MLflow did not start:\n" + (self._folder / "log").read_text()[-4000:])
             time.sleep(0.1)
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None
 
     def stop(self) -> None:
         """Stop the server and its workers; harmless where it is stopped already."""

@@ -1,11 +1,24 @@
 """What the tests of this room share: a registry client, a model of one's own, a way to tamper."""
 
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
+from release.gate import Gate
 from release.registry import Registry
+from release.rules import Resampling, Rules
+from superres.backends import load_backend
+from superres.image import Picture, write
+from superres.manifest import (
+    MANIFEST_NAME,
+    DatasetInfo,
+    ManifestRow,
+    write_info,
+    write_manifest,
+)
 
 
 @pytest.fixture
@@ -38,3 +51,120 @@ def flip_byte(client):
         client.log_artifact(version.run_id, str(path), "bundle")
 
     return flip
+
+
+@pytest.fixture(scope="session")
+def held_out(tmp_path_factory):
+    """A maker of datasets on which `tiny_bundle` is perfect: each input pixel is a square of truth.
+
+    `held_out(pictures=3, source="made by hand")` returns the dataset's folder.
+    """
+
+    def make(*, pictures=3, source="made by hand", scale=2, low=60, high=180):
+        folder = tmp_path_factory.mktemp("dataset")
+        rows = []
+        for index in range(pictures):
+            lr = np.random.default_rng(index).integers(low, high, (24, 32, 3), dtype=np.uint8)
+            hr = lr.repeat(scale, axis=0).repeat(scale, axis=1)
+            for kind, pixels in (("LR", lr), ("HR", hr)):
+                path = folder / f"pairs/validation/{kind}/p{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write(path, Picture(rgb_hwc=pixels))
+            rows.append(_row(f"p{index}", hr.shape, scale, source))
+        write_manifest(folder / MANIFEST_NAME, rows)
+        write_info(folder, _info(pictures, scale, source))
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def rules(shared_rules):
+    """Rules that three small pictures can satisfy."""
+    return shared_rules
+
+
+@pytest.fixture(scope="session")
+def shared_rules():
+    """The same for properties, whose examples share their fixtures."""
+    return Rules(
+        name="test",
+        channel="rgb",
+        resampling=Resampling(
+            confidence=0.95,
+            resamples=200,
+            seed=1,
+            block_pixels=16,
+            least_pictures=2,
+            least_blocks=12,
+        ),
+        least_gain_over_champion_db=0.1,
+        least_gain_over_bicubic_db=0.5,
+        most_ssim_loss=0.001,
+        floors=[],
+        slices=[],
+        most_seam_levels=1.0,
+        most_precision_levels=2.0,
+    )
+
+
+@pytest.fixture
+def contest(registry, tiny_bundle, name):
+    """A model whose champion is off by 8 grey levels and whose challenger by 4: 6.02 dB better.
+
+    Returns (champion, challenger) as registered versions.
+    """
+    champion = registry.register(tiny_bundle(name=name, error_levels=8))
+    challenger = registry.register(tiny_bundle(name=name, error_levels=4))
+    registry.move_alias(name, "champion", champion, expected=None)
+    registry.move_alias(name, "challenger", challenger, expected=None)
+    return champion, challenger
+
+
+@pytest.fixture
+def gated(registry, held_out, rules, tmp_path):
+    """Gate a model with the test's rules, on three pictures, with the backend that starts first."""
+    gate = Gate(registry, tmp_path / "evidence", partial(load_backend, backend="torch"))
+
+    def judge(model, number=None, *, data=None, rules=rules):
+        return gate.judge(model, number, data or held_out(), rules)
+
+    return judge
+
+
+def _row(name, hr_shape, scale, source):
+    height, width, _ = hr_shape
+    return ManifestRow(
+        split="validation",
+        name=name,
+        hr_path=f"pairs/validation/HR/{name}.png",
+        lr_path=f"pairs/validation/LR/{name}.png",
+        hr_sha256="",
+        lr_sha256="",
+        hr_bytes=0,
+        lr_bytes=0,
+        width=width,
+        height=height,
+        scale=scale,
+        degradation="box",
+        parameters="{}",
+        seed=0,
+        source=source,
+        licence="CC0-1.0",
+        author="nobody",
+        phash="",
+    )
+
+
+def _info(pictures, scale, source):
+    return DatasetInfo(
+        id="0123456789abcdef",
+        source=source,
+        scale=scale,
+        degradation="box",
+        splits={"train": 0, "validation": pictures},
+        licences=["CC0-1.0"],
+        left_out=[],
+        reference={},
+        pack_sha256="",
+    )

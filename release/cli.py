@@ -1,0 +1,208 @@
+"""`sharpline register`, `gate`, `promote`, `rollback` and `models follow`."""
+
+import argparse
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+from release.follow import Follower, Look
+from release.follow import follow as keep_following
+from release.gate import Gate
+from release.promote import Promotion, challenge, crown
+from release.promote import promote as promote_version
+from release.promote import rollback as roll_back
+from release.registry import Registry
+from release.rules import load_rules, rules_for
+from release.versions import Version
+from superres.bundle import load_bundle
+from superres.console import emit, say, show
+from superres.environment import state_folder
+from superres.errors import UsageError
+from superres.files import file_lock
+
+URI_VARIABLE = "SHARPLINE_MLFLOW_URI"
+LOCK_SECONDS = 10.0  # a follower that was told to stop may need a moment
+
+
+def register(argv: Sequence[str]) -> int:
+    """Enter a bundle in the registry as the challenger of the model of its name."""
+    parser = _parser("register", register)
+    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle folder")
+    parser.add_argument(
+        "--first-champion",
+        action="store_true",
+        help="make it champion where the model has none; else leave every alias alone",
+    )
+    words = parser.parse_args(argv)
+    bundle = load_bundle(words.bundle)
+    registry = _registry(words)
+    version = registry.register(bundle)
+    alias = _take_place(registry, version, first_champion=words.first_champion)
+    result = {
+        "model": version.model,
+        "version": version.number,
+        "bundle_id": version.bundle_id,
+        "alias": alias,
+    }
+    _answer(words, result, f"{version.model}: {version}, {alias or 'aliases unchanged'}")
+    return 0
+
+
+def gate(argv: Sequence[str]) -> int:
+    """Judge a challenger against the champion on held-out pictures; exit 1 when refused."""
+    parser = _parser("gate", gate)
+    _add_model(parser, "to judge (default: the challenger)")
+    parser.add_argument(
+        "--on", type=Path, required=True, metavar="FOLDER", help="a dataset, or HR pictures"
+    )
+    parser.add_argument("--rules", type=Path, metavar="FILE", help="default: fit the dataset")
+    words = parser.parse_args(argv)
+    rules = load_rules(words.rules or rules_for(words.on))
+    judge = Gate(_registry(words), state_folder() / "evidence")
+    verdict = judge.judge(words.model, words.version, words.on, rules)
+    result = {
+        "model": words.model,
+        "version": verdict.version.number,
+        "passed": verdict.passed,
+        "evidence": str(verdict.evidence) if verdict.evidence else None,
+        "reasons": list(verdict.reasons),
+        "gain_psnr": verdict.gain_psnr,
+    }
+    said = "passed" if verdict.passed else "refused: " + "; ".join(verdict.reasons)
+    _answer(words, result, f"{words.model} {verdict.version}: {said}\n{verdict.evidence or ''}")
+    return 0 if verdict.passed else 1
+
+
+def promote(argv: Sequence[str]) -> int:
+    """Make a version champion on the strength of the gate's evidence for exactly its bytes."""
+    parser = _parser("promote", promote)
+    _add_model(parser, "to promote (default: the one that the evidence is about)")
+    parser.add_argument(
+        "--evidence", type=Path, required=True, metavar="PATH", help="evidence.json or its folder"
+    )
+    words = parser.parse_args(argv)
+    done = promote_version(_registry(words), words.model, words.version, words.evidence)
+    _answer_promotion(words, done)
+    return 0
+
+
+def rollback(argv: Sequence[str]) -> int:
+    """Make the previous champion champion again."""
+    parser = _parser("rollback", rollback)
+    parser.add_argument("model", metavar="MODEL")
+    words = parser.parse_args(argv)
+    _answer_promotion(words, roll_back(_registry(words), words.model))
+    return 0
+
+
+def follow(argv: Sequence[str]) -> int:
+    """Keep a folder of bundles equal to the registry's aliases, until interrupted."""
+    parser = _parser("models follow", follow)
+    parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="model folder")
+    parser.add_argument("--every", type=_seconds, default=5.0, metavar="SECONDS")
+    parser.add_argument("--once", action="store_true", help="look once, then end")
+    words = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = words.to.resolve()
+    try:
+        # Beside the folder, not in it: what is in it belongs to the server too.
+        with file_lock(
+            folder.with_name(f".{folder.name}.follow.lock"), timeout_seconds=LOCK_SECONDS
+        ):
+            follower = Follower(_registry(words), folder)
+            if words.once:
+                return _look_once(words, follower)
+            keep_following(follower, words.every, lambda look: _answer_look(words, look))
+    except KeyboardInterrupt:
+        say("stopped following; the folder stays as it is")
+    return 0
+
+
+def _look_once(words: argparse.Namespace, follower: Follower) -> int:
+    look = follower.look()
+    for problem in look.problems:
+        say(problem)
+    _answer_look(words, look)
+    return 1 if look.problems else 0
+
+
+def _take_place(registry: Registry, version: Version, *, first_champion: bool) -> str | None:
+    """Give a registered version its alias and return it, None where nothing changed."""
+    if first_champion:
+        if crown(registry, version):
+            return "champion"
+        say(f"{version.model} has a champion already; its aliases stay as they are")
+        return None
+    if challenge(registry, version):
+        return "challenger"
+    say(f"{version} of {version.model} is the champion already")
+    return None
+
+
+def _parser(words: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"sharpline {words}", description=command.__doc__)
+    parser.add_argument("--json", action="store_true", help="end with one JSON line")
+    parser.add_argument(
+        "--registry",
+        default=os.environ.get(URI_VARIABLE),
+        metavar="ADDRESS",
+        help=f"of the MLflow server (default: {URI_VARIABLE})",
+    )
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser, which: str) -> None:
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("--version", type=int, metavar="V", help=f"the version {which}")
+
+
+def _registry(words: argparse.Namespace) -> Registry:
+    if not words.registry:
+        raise UsageError(
+            f"which registry? set {URI_VARIABLE} to the address of the MLflow server, or give "
+            "--registry ADDRESS"
+        )
+    return Registry(words.registry)
+
+
+def _answer(words: argparse.Namespace, result: Mapping[str, object], text: str) -> None:
+    if words.json:
+        emit(result)
+    else:
+        show(text.strip())
+
+
+def _answer_promotion(words: argparse.Namespace, done: Promotion) -> None:
+    before = None if done.before is None else done.before.number
+    result = {
+        "model": done.champion.model,
+        "version": done.champion.number,
+        "champion_before": before,
+    }
+    how = "is champion now" if done.changed else "was champion already"
+    _answer(words, result, f"{done.champion.model}: {done.champion} {how}, after {before}")
+
+
+def _answer_look(words: argparse.Namespace, look: Look) -> None:
+    champions = {model: entry.champion for model, entry in look.index.items()}
+    result = {
+        "folder": str(words.to.resolve()),
+        "changed": look.changed,
+        "champions": champions,
+        "problems": list(look.problems),
+    }
+    lines = [f"{model}: {bundle_id}" for model, bundle_id in champions.items()]
+    _answer(words, result, "\n".join(lines) or "no model has a champion")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError("must be over 0 and at most 3600 seconds")
+    return value
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,197 @@
+"""Judge a challenger: fetch both models, score them in one run, apply the rules, keep evidence."""
+
+import tempfile
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from release.bounds import BackendLoader, MeasuredBounds, measure_bounds
+from release.evidence import (
+    Contender,
+    Evidence,
+    PictureRecord,
+    Runtime,
+    all_passed,
+    evidence_path,
+    write_evidence,
+)
+from release.judge import judge
+from release.registry import Registry
+from release.report import write_report
+from release.rules import Rules
+from release.trial import PictureTrial, Trial, run_trial
+from release.versions import NotRegistered, RegistryAway, Version
+from superres.backends import Backend, load_backend
+from superres.bundle import Bundle
+from superres.console import say
+from superres.errors import SharplineError
+from superres.evaluate import load_pairs
+from superres.files import staged_folder
+from superres.upscale import Upscaler
+
+SOFTWARE = ("sharpline", "numpy", "torch", "openvino", "scikit-image", "mlflow-skinny", "pillow")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate says of a version; without evidence where there was nothing to judge."""
+
+    version: Version
+    passed: bool
+    reasons: tuple[str, ...]
+    evidence: Path | None
+    gain_psnr: float | None
+
+
+class Gate:
+    """Judges versions of a registry; evidence appears in the folder `evidence`.
+
+    `load` makes the backends, by default as serving would.
+    """
+
+    def __init__(
+        self, registry: Registry, evidence: Path, load: BackendLoader = load_backend
+    ) -> None:
+        self._registry = registry
+        self._evidence = evidence
+        self._load = load
+
+    def judge(self, model: str, number: int | None, data: Path, rules: Rules) -> Verdict:
+        """Judge version `number` (the challenger without one) on the held-out pictures of `data`.
+
+        The evidence is logged beside the bundle, and the version is bound to it. Raises
+        SharplineError where the models or the pictures cannot be had.
+        """
+        challenger, champion = self._contenders(model, number)
+        if champion == challenger:
+            why = f"{challenger} is the champion already: there is nothing to judge"
+            return Verdict(
+                version=challenger, passed=False, reasons=(why,), evidence=None, gain_psnr=None
+            )
+        found, folder = self._found(challenger, champion, data, rules)
+        self._registry.bind_evidence(challenger, evidence_path(folder))
+        try:
+            self._registry.log_evidence(challenger, folder)
+        except RegistryAway as error:
+            say(f"the evidence is at {folder} but could not be logged: {error}")
+        gain = found.gain_over_rival
+        return Verdict(
+            version=challenger,
+            passed=found.passed,
+            reasons=found.reasons,
+            evidence=evidence_path(folder),
+            gain_psnr=None if gain is None else gain.mean_db,
+        )
+
+    def _contenders(self, model: str, number: int | None) -> tuple[Version, Version | None]:
+        standing = self._registry.standing(model)
+        if number is not None:
+            return self._registry.version(model, number), standing.champion
+        if standing.challenger is None:
+            raise NotRegistered(
+                f"{model} has no challenger; register a bundle, or name a version with --version"
+            )
+        return standing.challenger, standing.champion
+
+    def _found(
+        self, challenger: Version, champion: Version | None, data: Path, rules: Rules
+    ) -> tuple[Evidence, Path]:
+        """Fetch, score, apply the rules, and write the evidence folder."""
+        began = time.monotonic()
+        created = datetime.now(UTC)
+        with tempfile.TemporaryDirectory(prefix="sharpline-gate-") as scratch:
+            ours = self._registry.fetch(challenger, Path(scratch) / "challenger")
+            theirs = champion and self._registry.fetch(champion, Path(scratch) / "champion")
+            trial, bounds, runtime = self._tried(ours, theirs, data, rules)
+        judgement = judge(rules, trial, ours.info.bounds, bounds)
+        found = Evidence(
+            format_version=1,
+            model=challenger.model,
+            created=created.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - began, 3),
+            passed=all_passed(judgement.outcomes),
+            challenger=_contender(challenger),
+            champion=champion and _contender(champion),
+            protocol=trial.protocol.as_dict(),
+            gain_over_champion=judgement.over_champion,
+            gain_over_bicubic=judgement.over_bicubic,
+            outcomes=judgement.outcomes,
+            pictures=tuple(_record(picture) for picture in trial.pictures),
+            bounds=bounds,
+            runtime=runtime,
+            rules=rules,
+        )
+        stamp = created.strftime("%Y%m%dT%H%M%S%f")
+        folder = self._evidence / f"{challenger.model}-v{challenger.number}-{stamp}"
+        with staged_folder(folder) as staging:
+            write_report(staging, found, trial.worst, trial.best)
+            write_evidence(staging, found)
+        return found, folder
+
+    def _tried(
+        self, ours: Bundle, theirs: Bundle | None, data: Path, rules: Rules
+    ) -> tuple[Trial, MeasuredBounds, Runtime]:
+        """Run both models, as serving would run them, on the validation pictures."""
+        scale = ours.info.scale
+        if theirs is not None and theirs.info.scale != scale:
+            raise SharplineError(
+                f"the challenger enlarges {scale} times, the champion {theirs.info.scale} times: "
+                "they cannot be compared; register the challenger under a name of its own"
+            )
+        with self._backend(ours) as backend, self._champion(theirs) as champion:
+            trial = run_trial(
+                Upscaler(ours, backend),
+                champion,
+                load_pairs(data, scale),
+                rules.channel,
+                rules.resampling.block_pixels,
+            )
+            first = next(iter(load_pairs(data, scale).pairs))
+            bounds = measure_bounds(ours, first.lr, backend, self._load)
+            runtime = Runtime(
+                backend=backend.name,
+                device=backend.device,
+                precision=backend.precision,
+                software=_software(),
+            )
+        return trial, bounds, runtime
+
+    @contextmanager
+    def _backend(self, bundle: Bundle) -> Generator[Backend]:
+        backend = self._load(bundle)
+        try:
+            yield backend
+        finally:
+            backend.close()
+
+    @contextmanager
+    def _champion(self, bundle: Bundle | None) -> Generator[Upscaler | None]:
+        if bundle is None:
+            yield None
+            return
+        with self._backend(bundle) as backend:
+            yield Upscaler(bundle, backend)
+
+
+def _contender(version: Version) -> Contender:
+    return Contender(version=version.number, bundle_id=version.bundle_id)
+
+
+def _record(picture: PictureTrial) -> PictureRecord:
+    return PictureRecord(
+        name=picture.name,
+        blocks=picture.counts.size,
+        challenger=picture.challenger,
+        champion=picture.champion,
+        bicubic=picture.bicubic,
+        features=picture.features,
+    )
+
+
+def _software() -> dict[str, str]:
+    installed = {found.metadata["Name"].lower() for found in metadata.distributions()}
+    return {name: metadata.version(name) for name in SOFTWARE if name in installed}

@@ -1,0 +1,174 @@
+"""The commands as scripts see them: one JSON line, an exit code, and plain words for people."""
+
+import json
+
+import pytest
+import yaml
+
+from sharpline.cli import run
+
+
+@pytest.fixture
+def command(mlflow_server, tmp_path, monkeypatch, capsys):
+    """Run `sharpline WORDS`; returns the exit code, the JSON it printed and what it said."""
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
+
+    def sharpline(*words, as_json=True):
+        code = run([*map(str, words), *(["--json"] if as_json else [])])
+        out, said = capsys.readouterr()
+        return code, json.loads(out.splitlines()[-1]) if as_json and out else out, said
+
+    return sharpline
+
+
+@pytest.fixture
+def rules_file(rules, tmp_path):
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump(rules.model_dump(mode="json")))
+    return path
+
+
+def test_the_way_from_bundle_to_champion_and_back(
+    command, tiny_bundle, held_out, rules_file, name, tmp_path
+):
+    champion = tiny_bundle(name=name, error_levels=8)
+    challenger = tiny_bundle(name=name, error_levels=4)
+    data = held_out()
+
+    assert command("register", champion.root, "--first-champion")[:2] == (
+        0,
+        {"model": name, "version": 1, "bundle_id": champion.id, "alias": "champion"},
+    )
+    assert command("register", challenger.root)[1] == {
+        "model": name,
+        "version": 2,
+        "bundle_id": challenger.id,
+        "alias": "challenger",
+    }
+    code, verdict, _ = command("gate", name, "--on", data, "--rules", rules_file)
+    assert (code, verdict["passed"], verdict["reasons"]) == (0, True, [])
+    assert verdict["gain_psnr"] == pytest.approx(6.02, abs=0.01)
+    assert verdict["evidence"].startswith(str(tmp_path / "state" / "evidence"))
+
+    promoted = command("promote", name, "--evidence", verdict["evidence"])
+    assert promoted[:2] == (0, {"model": name, "version": 2, "champion_before": 1})
+    assert command("promote", name, "--evidence", verdict["evidence"])[0] == 0
+    assert command("rollback", name)[:2] == (
+        0,
+        {"model": name, "version": 1, "champion_before": 2},
+    )
+    code, _, said = command("rollback", name)
+    assert code == 1
+    assert "no previous champion" in said
+
+
+def test_a_refusal_is_exit_code_1_with_its_reasons(
+    command, tiny_bundle, held_out, rules_file, name
+):
+    command("register", tiny_bundle(name=name, error_levels=4).root, "--first-champion")
+    command("register", tiny_bundle(name=name, error_levels=8).root)
+    code, verdict, _ = command("gate", name, "--on", held_out(), "--rules", rules_file)
+    assert (code, verdict["passed"]) == (1, False)
+    assert "-6.02" in verdict["reasons"][0]
+    code, _, said = command("promote", name, "--evidence", verdict["evidence"])
+    assert code == 1
+    assert "the gate refused version 2" in said
+
+
+def test_the_champion_at_the_gate_is_a_refusal_without_evidence(
+    command, tiny_bundle, held_out, rules_file, name
+):
+    command("register", tiny_bundle(name=name).root, "--first-champion")
+    words = ("gate", name, "--version", "1", "--on", held_out(), "--rules", rules_file)
+    code, verdict, _ = command(*words)
+    assert code == 1
+    assert (verdict["evidence"], verdict["gain_psnr"]) == (None, None)
+    assert "champion already" in verdict["reasons"][0]
+    code, text, _ = command(*words, as_json=False)
+    assert code == 1
+    assert f"{name} version 1: refused: version 1 is the champion already" in text
+
+
+def test_the_embedded_samples_own_rules_are_found(command, tiny_bundle, held_out, name):
+    command("register", tiny_bundle(name=name).root)
+    code, verdict, _ = command("gate", name, "--on", held_out(source="sample"))
+    assert code == 1
+    assert "the rules ask for 3 pictures and 100 blocks" in verdict["reasons"][0]
+
+
+def test_a_second_first_champion_changes_nothing_and_says_so(command, tiny_bundle, name):
+    command("register", tiny_bundle(name=name).root, "--first-champion")
+    second = tiny_bundle(name=name, error_levels=5)
+    code, registered, said = command("register", second.root, "--first-champion")
+    assert (code, registered["version"], registered["alias"]) == (0, 2, None)
+    assert "has a champion already" in said
+
+
+def test_the_champion_registered_again_is_no_challenger(command, tiny_bundle, name):
+    bundle = tiny_bundle(name=name)
+    command("register", bundle.root, "--first-champion")
+    code, registered, said = command("register", bundle.root)
+    assert (code, registered["version"], registered["alias"]) == (0, 1, None)
+    assert "champion already" in said
+
+
+def test_following_once_fills_the_folder(command, tiny_bundle, name, tmp_path):
+    bundle = tiny_bundle(name=name)
+    command("register", bundle.root, "--first-champion")
+    _, followed, _ = command("models", "follow", "--to", tmp_path / "models", "--once")
+    assert followed["changed"]
+    assert followed["champions"][name] == bundle.id
+    assert (tmp_path / "models" / "by-sha" / bundle.id / "bundle.json").is_file()
+    text = command("models", "follow", "--to", tmp_path / "models", "--once", as_json=False)[1]
+    assert f"{name}: {bundle.id}" in text
+
+
+def test_following_once_fails_where_the_registry_is_away(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    code, _, said = command(
+        "models", "follow", "--to", tmp_path, "--once", "--registry", "http://127.0.0.1:9"
+    )
+    assert code == 1
+    assert "see that it runs" in said
+
+
+def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
+    from superres.files import file_lock
+
+    monkeypatch.setattr("release.cli.LOCK_SECONDS", 0.0)
+    with file_lock(tmp_path / ".models.follow.lock"):
+        code, _, said = command("models", "follow", "--to", tmp_path / "models", "--once")
+    assert code == 1
+    assert "locked by another process" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("register", "BUNDLE"),
+        ("gate", "m", "--on", "."),
+        ("promote", "m", "--evidence", "x"),
+        ("rollback", "m"),
+        ("models", "follow", "--to", "x"),
+    ],
+)
+def test_without_an_address_the_words_are_wrong(command, words, monkeypatch, tiny_bundle, tmp_path):
+    monkeypatch.delenv("SHARPLINE_MLFLOW_URI")
+    monkeypatch.chdir(tmp_path)
+    bundle = str(tiny_bundle().root)
+    code, _, said = command(*(bundle if word == "BUNDLE" else word for word in words))
+    assert code == 2
+    assert "set SHARPLINE_MLFLOW_URI" in said
+
+
+def test_a_folder_that_is_no_bundle_is_named(command, tmp_path):
+    code, _, said = command("register", tmp_path)
+    assert code == 1
+    assert "is not a model bundle" in said
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon", "99999"])
+def test_an_absurd_interval_is_misuse(command, tmp_path, seconds):
+    with pytest.raises(SystemExit, match="2"):
+        command("models", "follow", "--to", tmp_path, "--every", seconds)

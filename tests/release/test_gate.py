@@ -1,0 +1,159 @@
+"""The gate on a real registry: who passes, who is refused and why, and what it leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+
+from release.evidence import BrokenEvidence, evidence_path, read_evidence
+from release.versions import NotRegistered, RegistryAway
+from superres.bundle import BrokenBundle
+from superres.errors import SharplineError
+from superres.image import read
+
+
+def outcome(evidence, rule):
+    return next(found for found in evidence.outcomes if found.rule == rule)
+
+
+def test_a_better_challenger_passes_by_its_true_gain(gated, contest, name):
+    verdict = gated(name)
+    evidence = read_evidence(verdict.evidence)
+    # An offset of 4 levels instead of 8 halves the error's root everywhere: 20 log10 2 dB.
+    assert verdict.passed
+    assert verdict.gain_psnr == pytest.approx(20 * np.log10(2), abs=0.01)
+    gain = evidence.gain_over_champion
+    assert (gain.lower_db, gain.upper_db) == pytest.approx((gain.mean_db, gain.mean_db), abs=0.01)
+    assert (gain.pictures, gain.blocks) == (3, 18)
+    assert evidence.challenger.bundle_id == contest[1].bundle_id
+    assert evidence.champion.bundle_id == contest[0].bundle_id
+
+
+def test_a_worse_challenger_is_refused_with_the_figures(
+    gated, contest, registry, tiny_bundle, name
+):
+    worse = registry.register(tiny_bundle(name=name, error_levels=12))
+    verdict = gated(name, worse.number)
+    assert not verdict.passed
+    assert verdict.gain_psnr == pytest.approx(20 * np.log10(8 / 12), abs=0.01)
+    assert any("-3.5" in reason and "champion" in reason for reason in verdict.reasons)
+    assert read_evidence(verdict.evidence).reasons == verdict.reasons
+
+
+def test_without_a_champion_bicubic_is_the_one_to_beat(gated, registry, tiny_bundle, name):
+    version = registry.register(tiny_bundle(name=name, error_levels=2))
+    verdict = gated(name, version.number)
+    evidence = read_evidence(verdict.evidence)
+    assert verdict.passed
+    assert evidence.champion is evidence.gain_over_champion is None
+    assert verdict.gain_psnr == pytest.approx(evidence.gain_over_bicubic.mean_db)
+    assert outcome(evidence, "gain over champion").passed is None
+    assert all(picture.champion is None for picture in evidence.pictures)
+
+
+def test_without_a_champion_a_model_worse_than_bicubic_is_refused(
+    gated, registry, tiny_bundle, name, held_out
+):
+    version = registry.register(tiny_bundle(name=name, error_levels=6))
+    # Nearly flat pictures, where bicubic is hardly off and an offset of six levels is.
+    verdict = gated(name, version.number, data=held_out(low=100, high=103))
+    assert not verdict.passed
+    assert any("over bicubic" in reason for reason in verdict.reasons)
+
+
+def test_too_few_pictures_are_refused_rather_than_judged(gated, contest, name, held_out):
+    verdict = gated(name, data=held_out(pictures=1))
+    assert not verdict.passed
+    assert verdict.gain_psnr is None
+    assert "1 pictures with 6 blocks are too few" in verdict.reasons[0]
+
+
+def test_the_champion_itself_is_not_judged_again(gated, contest, name):
+    verdict = gated(name, contest[0].number)
+    assert (verdict.passed, verdict.evidence) == (False, None)
+    assert "champion already" in verdict.reasons[0]
+
+
+def test_a_model_without_a_challenger_is_named(gated, registry, tiny_bundle, name):
+    registry.register(tiny_bundle(name=name))
+    with pytest.raises(NotRegistered, match="no challenger"):
+        gated(name)
+
+
+def test_models_of_different_scales_are_not_compared(gated, contest, registry, tiny_bundle, name):
+    other = registry.register(tiny_bundle(name=name, scale=4))
+    with pytest.raises(SharplineError, match="enlarges 4 times, the champion 2"):
+        gated(name, other.number)
+
+
+def test_a_damaged_challenger_is_not_judged(gated, contest, name, flip_byte, tmp_path):
+    flip_byte(contest[1], "weights.safetensors")
+    with pytest.raises(BrokenBundle, match=r"weights\.safetensors"):
+        gated(name)
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_the_evidence_says_how_everything_was_measured(gated, contest, name):
+    evidence = read_evidence(gated(name).evidence)
+    assert evidence.protocol["dataset"] == "0123456789abcdef"
+    assert evidence.protocol["resampler"] == "box"
+    assert [picture.name for picture in evidence.pictures] == ["p0", "p1", "p2"]
+    assert all(set(picture.features) >= {"noise", "blur"} for picture in evidence.pictures)
+    assert evidence.runtime.precision == "fp32"
+    assert {"numpy", "torch"} <= set(evidence.runtime.software)
+    assert evidence.bounds.seam_levels < 0.01
+
+
+def test_the_report_shows_the_worst_and_the_best_picture(gated, contest, name):
+    folder = gated(name).evidence.parent
+    worst, report = read(folder / "worst.png"), (folder / "report.md").read_text()
+    # Four panels of the whole 48 x 64 picture, twice enlarged, with three gaps of six pixels.
+    assert (worst.height, worst.width) == (96, 4 * 128 + 3 * 6)
+    assert (folder / "best.png").is_file()
+    assert f"# {name} version 2: passed" in report
+    assert "bicubic, champion, challenger, truth" in report
+
+
+def test_the_evidence_lies_beside_the_bundle_in_the_registry(gated, contest, name, client):
+    verdict = gated(name)
+    version = contest[1]
+    logged = client.list_artifacts(version.run_id, f"evidence/{verdict.evidence.parent.name}")
+    assert {item.path.rsplit("/", 1)[-1] for item in logged} == {
+        "evidence.json",
+        "report.md",
+        "worst.png",
+        "best.png",
+    }
+
+
+def test_a_registry_that_takes_no_artifacts_does_not_lose_the_verdict(
+    gated, contest, name, registry, monkeypatch, capsys
+):
+    def full(version, folder):
+        raise RegistryAway("the disk of the registry is full")
+
+    monkeypatch.setattr(registry, "log_evidence", full)
+    assert gated(name).passed
+    assert "disk of the registry is full" in capsys.readouterr().err
+
+
+def test_evidence_that_contradicts_itself_is_no_evidence(
+    gated, contest, registry, tiny_bundle, name
+):
+    worse = registry.register(tiny_bundle(name=name, error_levels=12))
+    path = gated(name, worse.number).evidence
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"passed": True}))
+    with pytest.raises(BrokenEvidence, match="does not pass by its own outcomes"):
+        read_evidence(path)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"passed": true}'])
+def test_other_files_are_no_evidence(tmp_path, content):
+    (tmp_path / "evidence.json").write_text(content)
+    with pytest.raises(BrokenEvidence, match=r"evidence\.json"):
+        read_evidence(evidence_path(tmp_path))
+
+
+def test_evidence_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(BrokenEvidence, match="sharpline gate"):
+        evidence_path(tmp_path)

@@ -1,0 +1,223 @@
+"""Rules: the files that ship, what is refused in one, and what each rule says of a trial."""
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release.blocks import Grid
+from release.bounds import MeasuredBounds
+from release.judge import judge
+from release.rules import Floor, Slice, load_rules, rules_for
+from release.trial import Exhibit, Figures, PictureTrial, Trial
+from superres.bundle import Bounds
+from superres.errors import UsageError
+from superres.measure import FEATURES
+from superres.quality import Protocol
+
+SHIPPED = ("psnr", "sample")
+
+
+@pytest.fixture
+def shipped(held_out):
+    return {name: load_rules(rules_for(held_out(source=name))) for name in SHIPPED}
+
+
+def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, **features):
+    """A picture of six blocks with the same mean squared error everywhere."""
+    grid = Grid.over(48, 32, 16)
+    errors = {"challenger": ours, "champion": champion, "bicubic": bicubic}
+    return PictureTrial(
+        name=name,
+        features={**dict.fromkeys(FEATURES, 0.0), **features},
+        challenger=Figures(psnr=40.0, ssim=ssim),
+        champion=Figures(psnr=37.0, ssim=0.9),
+        bicubic=Figures(psnr=34.0, ssim=0.8),
+        errors={who: grid.counts * error for who, error in errors.items()},
+        counts=grid.counts,
+    )
+
+
+def trial_of(*pictures, dataset="mine"):
+    exhibit = Exhibit(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
+    return Trial(
+        protocol=Protocol(dataset=dataset, scale=4, channel="y", border=4),
+        rival="champion",
+        pictures=pictures,
+        worst=exhibit,
+        best=exhibit,
+    )
+
+
+def judged(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, dataset="mine"):
+    """The outcomes by rule."""
+    found = judge(
+        rules,
+        trial_of(*pictures, dataset=dataset),
+        Bounds(seam_levels=seam, precision_levels={"bf16": precision}),
+        MeasuredBounds(seam_levels=measured, precision="bf16", precision_levels=measured),
+    )
+    return {outcome.rule: outcome for outcome in found.outcomes}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_rules_that_ship_are_whole_and_named_after_their_file(shipped, name):
+    assert shipped[name].name == name
+    assert shipped[name].slices
+
+
+def test_rules_are_chosen_by_the_source_of_the_dataset(held_out, tmp_path):
+    assert rules_for(held_out(source="sample")).stem == "sample"
+    assert rules_for(held_out(source="../rules/sample")).stem == "psnr"
+    assert rules_for(held_out(source="sample+photos")).stem == "psnr"
+    assert rules_for(tmp_path).stem == "psnr"
+
+
+def test_the_sample_rules_only_judge_smaller_sets(shipped):
+    usual, sample = (shipped[name].model_dump(mode="json") for name in SHIPPED)
+    differing = {key for key in usual if usual[key] != sample[key]}
+    assert differing == {"name", "resampling", "floors", "slices"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"most_ssim_loss": None}, "most_ssim_loss"),
+        ({"channel": "z"}, "channel"),
+        ({"most_ssim_loss": "0.1"}, "most_ssim_loss"),
+        ({"slices": [{"name": "x", "feature": "noise", "least_pictures": 2}]}, "slices.0"),
+        (
+            {
+                "slices": [
+                    {
+                        "name": "x",
+                        "feature": "taste",
+                        "at_most": 1.0,
+                        "least_pictures": 2,
+                        "most_loss_db": 0.1,
+                    }
+                ]
+            },
+            "no feature 'taste'",
+        ),
+        (
+            {
+                "slices": [
+                    {"name": "x", "feature": "noise", "least_pictures": 2, "most_loss_db": 0.1}
+                ]
+            },
+            "neither at_least nor at_most",
+        ),
+    ],
+)
+def test_a_key_that_is_wrong_missing_or_unknown_is_named(tmp_path, rules, change, message):
+    content = {**rules.model_dump(mode="json"), **change}
+    content = {key: value for key, value in content.items() if value is not None}
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=message) as caught:
+        load_rules(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", ""])
+def test_what_is_no_rules_file_is_refused(tmp_path, content):
+    path = tmp_path / "rules.yaml"
+    path.write_text(content)
+    with pytest.raises(UsageError, match=r"rules\.yaml"):
+        load_rules(path)
+
+
+def test_a_rules_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UsageError, match="No such file"):
+        load_rules(tmp_path / "none.yaml")
+
+
+@given(gain_db=st.floats(-3, 3), limit=st.floats(-1, 1))
+def test_a_gain_passes_exactly_where_it_reaches_the_limit(shared_rules, gain_db, limit):
+    rules = shared_rules.model_copy(update={"least_gain_over_champion_db": limit})
+    pictures = [picture(str(i), ours=8.0 * 10 ** (-gain_db / 10)) for i in range(3)]
+    outcome = judged(rules, *pictures)["gain over champion"]
+    assert outcome.value == pytest.approx(gain_db, abs=1e-6)
+    if abs(gain_db - limit) > 1e-6:
+        assert outcome.passed == (gain_db >= limit)
+
+
+def test_a_loss_on_one_slice_is_refused_though_the_mean_gains(rules):
+    dark = Slice(name="dark", feature="brightness", at_most=0.2, least_pictures=2, most_loss_db=0.1)
+    rules = rules.model_copy(update={"slices": [dark]})
+    bright = [picture(f"b{i}", ours=1.0, brightness=0.5) for i in range(6)]
+    worse = [picture(f"d{i}", ours=9.0, brightness=0.1) for i in range(2)]
+    outcomes = judged(rules, *bright, *worse)
+    slice_rule = outcomes["no loss on dark pictures"]
+    assert outcomes["gain over champion"].passed is True
+    assert slice_rule.passed is False
+    assert slice_rule.value == pytest.approx(10 * np.log10(8 / 9))
+    assert "2 dark pictures" in slice_rule.why
+
+
+def test_a_slice_with_too_few_pictures_is_not_judged_and_says_how_many(rules):
+    noisy = Slice(name="noisy", feature="noise", at_least=5.0, least_pictures=3, most_loss_db=0.1)
+    rules = rules.model_copy(update={"slices": [noisy]})
+    pictures = [picture(str(i), ours=99.0 if i < 2 else 1.0, noise=6.0 * (i < 2)) for i in range(9)]
+    outcome = judged(rules, *pictures)["no loss on noisy pictures"]
+    assert (outcome.passed, outcome.value) == (None, None)
+    assert "2 noisy pictures, fewer than the 3" in outcome.why
+
+
+def test_a_slice_of_tiny_pictures_is_not_judged(rules):
+    resampling = rules.resampling.model_copy(update={"least_blocks": 60})
+    dark = Slice(name="dark", feature="brightness", at_most=0.2, least_pictures=2, most_loss_db=0.1)
+    rules = rules.model_copy(update={"slices": [dark], "resampling": resampling})
+    pictures = [picture(str(i), brightness=0.1 if i < 2 else 0.5) for i in range(12)]
+    outcome = judged(rules, *pictures)["no loss on dark pictures"]
+    assert outcome.passed is None
+    assert "12 blocks are too few" in outcome.why
+
+
+@pytest.mark.parametrize(("psnr", "passed"), [(39.0, True), (41.0, False)])
+def test_a_floor_holds_on_its_own_protocol_only(rules, psnr, passed):
+    protocol = {
+        "dataset": "set5",
+        "scale": 4,
+        "channel": "y",
+        "border": 4,
+        "resampler": "matlab-bicubic",
+    }
+    floor = Floor.model_validate({"protocol": protocol, "psnr": psnr, "ssim": 0.5})
+    rules = rules.model_copy(update={"floors": [floor]})
+    pictures = [picture(str(i)) for i in range(3)]
+    rule = "floor on set5 x4 Y"
+    assert judged(rules, *pictures, dataset="set5")[rule].passed is passed
+    elsewhere = judged(rules, *pictures, dataset="mine")[rule]
+    assert elsewhere.passed is None
+    assert "mine, x4, Y" in elsewhere.why
+
+
+def test_a_loss_of_ssim_is_refused(rules):
+    outcome = judged(rules, *[picture(str(i), ssim=0.88) for i in range(3)])
+    assert outcome["SSIM against champion"].passed is False
+    assert outcome["SSIM against champion"].value == pytest.approx(0.02)
+
+
+@pytest.mark.parametrize(
+    ("figures", "refused"),
+    [
+        ({}, set()),
+        ({"seam": 1.5}, {"bound of seams"}),
+        ({"precision": 2.5}, {"bound of precision bf16"}),
+        ({"measured": 1.5}, {"bound of seams"}),
+        ({"measured": 2.5}, {"bound of seams", "bound of precision bf16"}),
+    ],
+)
+def test_bounds_count_as_stated_and_as_measured(rules, figures, refused):
+    outcomes = judged(rules, *[picture(str(i)) for i in range(3)], **figures)
+    assert {rule for rule, outcome in outcomes.items() if outcome.passed is False} == refused
+
+
+def test_too_little_data_says_what_would_be_enough(rules):
+    outcome = judged(rules, picture("alone"))["gain over champion"]
+    assert outcome.passed is False
+    assert "2 pictures and 12 blocks" in outcome.why
