@@ -1,0 +1,253 @@
+"""Files to pixels: the header is checked first, and whatever a decoder throws becomes a refusal."""
+
+import io
+import math
+import struct
+from dataclasses import replace
+from functools import lru_cache
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from superres.picture import (
+    DEFAULT_LIMITS,
+    Array,
+    BrokenPicture,
+    Header,
+    Limits,
+    NotAPicture,
+    Picture,
+    PictureError,
+    TooManyBytes,
+    TooManyPixels,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAGIC = {
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "jpeg": (b"\xff\xd8\xff",),
+    "webp": (b"RIFF",),
+    "gif": (b"GIF87a", b"GIF89a"),
+    "tiff": (b"II*\0", b"MM\0*"),
+    "bmp": (b"BM",),
+}
+SHORTEST_FILE = 20  # bytes; anything less is a signature at best
+MOST_PNG_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
+
+
+def inspect(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
+    """Read the header only, and refuse what is no picture, lies or is too large.
+
+    Raises TooManyBytes, NotAPicture, BrokenPicture or TooManyPixels.
+    """
+    if len(data) > limits.max_bytes:
+        raise TooManyBytes(
+            f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are taken"
+        )
+    return _opened(data, limits)[1]
+
+
+def decode(data: bytes, *, name: str = "", limits: Limits = DEFAULT_LIMITS) -> Picture:
+    """Pixels of a PNG, JPEG, WebP, GIF (first frame), TIFF or BMP file; its content decides.
+
+    Raises as `inspect` does, and BrokenPicture where the pixels cannot be decoded whole.
+    """
+    inspect(data, limits)
+    image, header = _opened(data, limits)
+    with _broken_if_it_fails():
+        if header.format == "png" and _png_bit_depth(data) == 16 and image.mode != "I;16":
+            return _decode_deep_png(data, image, name)
+        image.load()
+        return _picture(image, name)
+
+
+@lru_cache(maxsize=1)
+def pillow() -> ModuleType:
+    """Pillow's Image module, loaded on first use; its own size guess gives way to our limits."""
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    return Image
+
+
+def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
+    format = _sniff(data)
+    if format == "png":
+        _check_png(data)
+    with _broken_if_it_fails():
+        image = pillow().open(io.BytesIO(data), formats=[format.upper()])
+    header = Header(format=format, width=image.width, height=image.height)
+    if min(image.size) < 1:
+        raise BrokenPicture("the picture has no pixels")
+    if max(image.size) > limits.max_side or image.width * image.height > limits.max_pixels:
+        raise TooManyPixels(
+            f"{image.width:,}x{image.height:,} pixels are too many; at most "
+            f"{limits.max_pixels:,} in all and {limits.max_side:,} a side are taken"
+        )
+    return image, header
+
+
+def _sniff(data: bytes) -> str:
+    for format, starts in MAGIC.items():
+        if data.startswith(starts) and (format != "webp" or data[8:12] == b"WEBP"):
+            if len(data) < SHORTEST_FILE:
+                break
+            return format
+    raise NotAPicture("this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, "
+                      "TIFF or BMP")
+
+
+def _check_png(data: bytes) -> None:
+    """Refuse absurd numbers of chunks, which cost decoders minutes."""
+    position, chunks = 8, 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind in (b"IDAT", b"IEND"):
+            return
+        chunks += 1
+        if chunks > MOST_PNG_CHUNKS:
+            raise BrokenPicture(f"the PNG has over {MOST_PNG_CHUNKS} chunks ahead of its pixels")
+        position += 12 + length
+
+
+def _png_bit_depth(data: bytes) -> int:
+    return data[24]
+
+
+class _broken_if_it_fails:  # noqa: N801 - reads as a statement
+    """Turn whatever a decoder throws at bad input into BrokenPicture."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, PictureError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError):
+            return
+        raise BrokenPicture(f"the picture is damaged and cannot be decoded ({error})") from error
+
+
+def _decode_deep_png(data: bytes, image: "Image.Image", name: str) -> Picture:
+    """Colour PNGs of 16 bits, which Pillow would cut to 8 without a word."""
+    from pyvips import Image as VipsImage
+
+    pixels = VipsImage.new_from_buffer(data, "", access="sequential", fail_on="warning").numpy()
+    rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(pixels))
+    picture = Picture(
+        rgb_hwc=rgb_hwc,
+        alpha_hw=alpha_hw,
+        grey=pixels.ndim == 2 or pixels.shape[2] < 3,
+        icc=_icc(image),
+        dpi=_dpi(image),
+        name=name,
+    )
+    return _upright(picture, _orientation(image))
+
+
+def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
+    """RGB and alpha of 1 to 4 channels."""
+    channels = samples_hwc.shape[2]
+    alpha_hw = np.ascontiguousarray(samples_hwc[..., -1]) if channels in (2, 4) else None
+    if channels < 3:
+        return np.repeat(samples_hwc[..., :1], 3, axis=2), alpha_hw
+    return np.ascontiguousarray(samples_hwc[..., :3]), alpha_hw
+
+
+def _picture(image: "Image.Image", name: str) -> Picture:
+    icc, dpi, orientation = _icc(image), _dpi(image), _orientation(image)
+    image = _to_plain_mode(image, icc)
+    samples = np.asarray(image)
+    rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(samples))
+    grey = image.mode in ("L", "LA", "I;16")
+    if icc is not None and icc[16:20] != (b"GRAY" if grey else b"RGB "):
+        icc = None
+    picture = Picture(rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc, dpi=dpi, name=name)
+    return _upright(picture, orientation)
+
+
+def _to_plain_mode(image: "Image.Image", icc: bytes | None) -> "Image.Image":
+    """One of L, LA, RGB, RGBA, I;16; raises for what has no faithful conversion."""
+    if image.mode in ("L", "RGB", "I;16") and "transparency" not in image.info:
+        return image
+    if image.mode in ("LA", "RGBA"):
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("L", "I;16"):  # with a transparent grey value
+        return image.convert("LA") if image.mode == "L" else image
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise BrokenPicture("grey pictures of more than 16 bits are not taken")
+        return pillow().fromarray(values.astype(np.uint16))
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16)
+        return pillow().fromarray(values)
+    if image.mode == "F":
+        raise BrokenPicture("pictures of floating-point samples are not taken; save it as 16 bits")
+    if image.mode == "CMYK" and icc is not None:
+        converted = _cmyk_to_srgb(image, icc)
+        if converted is not None:
+            return converted
+    if image.mode in ("P", "PA", "RGB") and ("transparency" in image.info or image.mode == "PA"):
+        return image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _cmyk_to_srgb(image: "Image.Image", icc: bytes) -> "Image.Image | None":
+    from PIL import ImageCms
+
+    try:
+        return ImageCms.profileToProfile(
+            image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return None  # a garbage profile: the plain conversion is the best there is
+
+
+def _icc(image: "Image.Image") -> bytes | None:
+    profile = image.info.get("icc_profile")
+    usable = isinstance(profile, bytes) and len(profile) > 128 and profile[36:40] == b"acsp"
+    return profile if usable else None
+
+
+def _dpi(image: "Image.Image") -> tuple[float, float] | None:
+    try:
+        horizontal, vertical = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    sane = all(math.isfinite(value) and 1 <= value <= 100_000 for value in (horizontal, vertical))
+    return (horizontal, vertical) if sane else None
+
+
+def _orientation(image: "Image.Image") -> int:
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # a damaged EXIF block says nothing about the pixels
+        return 1
+
+
+def _upright(picture: Picture, orientation: int) -> Picture:
+    """Apply EXIF orientation 2 to 8; anything else leaves the picture as it is."""
+    if orientation not in range(2, 9):
+        return picture
+    def turn(plane: Array) -> Array:
+        if orientation >= 5:
+            plane = plane.swapaxes(0, 1)
+        if orientation in (3, 4, 7, 8):
+            plane = plane[::-1]
+        if orientation in (2, 3, 6, 7):
+            plane = plane[:, ::-1]
+        return np.ascontiguousarray(plane)
+
+    dpi = picture.dpi
+    return replace(
+        picture,
+        rgb_hwc=turn(picture.rgb_hwc),
+        alpha_hw=None if picture.alpha_hw is None else turn(picture.alpha_hw),
+        dpi=(dpi[1], dpi[0]) if dpi and orientation >= 5 else dpi,
+    )
