@@ -8,7 +8,13 @@ import re
 from pathlib import Path
 
 from superres.decoding import decode, inspect
-from superres.encoding import OUTPUT_FORMATS, check_format_holds, encode, encode_stripes
+from superres.encoding import (
+    LONGEST_SIDE,
+    OUTPUT_FORMATS,
+    check_format_holds,
+    encode,
+    encode_stripes,
+)
 from superres.errors import SharplineError
 from superres.files import write_bytes
 from superres.picture import (
@@ -25,6 +31,7 @@ from superres.picture import (
 )
 
 __all__ = [
+    "LONGEST_SIDE",
     "OUTPUT_FORMATS",
     "PICTURE_SUFFIXES",
     "SUFFIX_FORMATS",
