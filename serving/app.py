@@ -20,7 +20,7 @@ from serving.models import BackendLoader, Models
 from serving.reporter import Reporter, show_when_scraped
 from serving.routes import enhance, health, models, pages
 from serving.scheduler import BatchLimits, Scheduler
-from serving.security import RequestFigures, SecurityHeaders
+from serving.security import OwnFaults, RequestFigures, SecurityHeaders, instance_of
 from serving.services import Services
 from serving.settings import Settings
 from superres.environment import cpu_threads
@@ -46,6 +46,7 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
         app.include_router(room.router)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
     _answer_errors(app)
+    app.add_middleware(OwnFaults)
     origins = settings.security.allow_origins
     app.add_middleware(SecurityHeaders, allow_origins=origins)
     if origins:
@@ -108,7 +109,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(errors.ServingError)
     @app.exception_handler(PictureError)
     async def refuse(request: Request, error: errors.ServingError | PictureError) -> Response:
-        return errors.problem_response(error, _instance(request))
+        return errors.problem_response(error, instance_of(request.scope))
 
     @app.exception_handler(RequestValidationError)
     async def bad_options(request: Request, error: RequestValidationError) -> Response:
@@ -120,12 +121,3 @@ def _answer_errors(app: FastAPI) -> None:
         kinds = {404: errors.NotFound, 405: errors.MethodNotAllowed}
         kind = kinds.get(error.status_code, errors.ClientError)
         return await refuse(request, kind(f"{request.method} {request.url.path}: {error.detail}"))
-
-    @app.exception_handler(Exception)
-    async def own_fault(request: Request, error: Exception) -> Response:
-        return await refuse(request, errors.ServingError("the server failed; its log has more"))
-
-
-def _instance(request: Request) -> str | None:
-    request_id = getattr(request.state, "request_id", None)
-    return None if request_id is None else f"urn:request:{request_id}"

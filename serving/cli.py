@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import socket
 import time
 from pathlib import Path
@@ -45,10 +46,12 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
+        # The library's own text repeats the address; a name that does not resolve has no number.
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
         raise SharplineError(
-            f"cannot listen on {host}:{port}: {getattr(error, 'strerror', None) or error}; stop "
-            "what uses it, or choose another with --port (0 takes a free one)"
+            f"cannot listen on {host}:{port}: {reason}; stop what uses it, or choose another "
+            "address with --host and --port (0 takes a free one)"
         ) from error
 
 

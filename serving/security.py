@@ -1,5 +1,6 @@
-"""What surrounds every answer: security headers, an id, its count, and no foreign pages."""
+"""What surrounds every answer: security headers, an id, its count, a name for our faults."""
 
+import logging
 import re
 import time
 import uuid
@@ -8,8 +9,10 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import CrossSite, problem_response
+from serving.errors import CrossSite, ServingError, problem_response
 from serving.metrics import Metrics
+
+log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -24,6 +27,12 @@ SECURITY_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
+
+
+def instance_of(scope: Scope) -> str | None:
+    """What a problem's `instance` says: the request's id, as the log and the header have it."""
+    request_id = scope.get("state", {}).get("request_id")
+    return None if request_id is None else f"urn:request:{request_id}"
 
 
 class SecurityHeaders:
@@ -65,6 +74,33 @@ class SecurityHeaders:
     async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = CrossSite("this page's site may not send pictures here")
         await problem_response(refusal)(scope, receive, send)
+
+
+class OwnFaults:
+    """Turns an error that nothing foresaw into a problem; the log alone learns what it was."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_and_note)
+        except Exception:
+            if begun:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            fault = ServingError("the server failed; its log has more")
+            await problem_response(fault, instance_of(scope))(scope, receive, send)
 
 
 class RequestFigures:

@@ -223,7 +223,11 @@ class PictureServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=self.url, timeout=60)
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=20
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=20,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(
@@ -252,10 +256,10 @@ class PictureServer:
 
 @pytest.fixture(scope="session")
 def picture_server() -> Iterator[Callable[..., PictureServer]]:
-    """A maker of running servers: `picture_server(folder, until=..., load_backend=..., **settings)`.
+    """A maker of running servers: `picture_server(folder, load_backend=..., **settings)`.
 
-    `settings` are sections of `serving.settings.Settings` as dicts. All are stopped at the end of
-    the test session, or earlier by `stop`.
+    `settings` are sections of `serving.settings.Settings` as dicts, `until` the address that must
+    answer 200 first. All are stopped at the end of the test session, or earlier by `stop`.
     """
     from serving.settings import Settings
 

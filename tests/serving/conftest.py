@@ -95,13 +95,16 @@ class NumpyBackend:
         self.scale = bundle.info.scale
         self.gate = threading.Event()
         self.gate.set()
+        self.held = threading.Event()  # set once a batch waits at the gate
         self.batches = []
         self.threads = set()
         self.poison = None
         self.closed = False
 
     def forward(self, tiles_bhwc):
-        self.gate.wait(timeout=60)
+        if not self.gate.is_set():
+            self.held.set()
+            self.gate.wait(timeout=60)
         self.threads.add(threading.current_thread().name)
         self.batches.append(tiles_bhwc.shape)
         if self.poison is not None and (tiles_bhwc == self.poison).all(axis=(1, 2, 3)).any():

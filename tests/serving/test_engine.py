@@ -67,7 +67,7 @@ def ask(scheduler, value, network):
 
 
 def test_tiles_come_back_changed_by_the_network_on_the_engines_thread(running):
-    scheduler, engine = running
+    scheduler, _ = running
     network = Network()
     answers = [ask(scheduler, value, network) for value in range(5)]
     assert [int(answer.result(timeout=10).max()) for answer in answers] == [0, 2, 4, 6, 8]

@@ -156,13 +156,14 @@ def test_tiles_of_different_requests_share_batches(
     backend = numpy_backends.made[0]
     backend.gate.clear()
     with ThreadPoolExecutor(8) as clients:
-        waiting = [clients.submit(enhance, server, noise_png(20, 20, seed=n)) for n in range(8)]
-        server.wait_for(lambda: server.services.admission.in_flight == 8)
-        server.wait_for(lambda: sum(server.services.scheduler.queued_tiles().values()) >= 7)
+        waiting = [clients.submit(enhance, server, noise_png(20, 20))]
+        server.wait_for(backend.held.is_set)
+        waiting += [clients.submit(enhance, server, noise_png(20, 20)) for _ in range(7)]
+        server.wait_for(lambda: sum(server.services.scheduler.queued_tiles().values()) == 7)
         backend.gate.set()
         for answer in waiting:
             assert answer.result().status_code == 200
-    assert max(shape[0] for shape in backend.batches) >= 7
+    assert [shape[0] for shape in backend.batches[-2:]] == [1, 7]
     assert backend.threads == {"engine"}
 
 

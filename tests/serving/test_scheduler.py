@@ -49,7 +49,8 @@ def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
 def enter(scheduler, count, *, in_lane=None, deadline=10.0, first=0):
     receiver = Receiver()
     request = scheduler.open(in_lane or lane(), deadline_seconds=deadline, receiver=receiver)
-    scheduler.put(request, [(first + n, np.full((4, 4, 3), n % 256, np.uint8)) for n in range(count)])
+    tile = np.zeros((4, 4, 3), np.uint8)
+    scheduler.put(request, [(first + n, tile) for n in range(count)])
     return request, receiver
 
 

@@ -1,0 +1,152 @@
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from serving.cli import listen, serve
+from superres.errors import SharplineError, UsageError
+
+FORBIDDEN = ("basicsr", "mlflow", "airflow", "torchvision", "timm", "spandrel", "skimage", "training",
+             "release", "pipelines")
+
+
+@pytest.fixture
+def process():
+    """A maker of `sharpline serve` processes on a free port: `process(folder, **environment)`."""
+    started = []
+
+    def start(folder, *, script="from sharpline.cli import main; main()", **environment):
+        command = [sys.executable, "-c", script, "serve", "--port", "0", "--json",
+                   "--models", str(folder)]
+        environment = {**os.environ, "SHARPLINE_THREADS": "1", **environment}
+        running = subprocess.Popen(command, env=environment, text=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        started.append(running)
+        line = running.stdout.readline()
+        if not line:
+            pytest.fail(running.stderr.read())
+        return running, json.loads(line)
+
+    yield start
+    for running in started:
+        running.kill()
+        running.communicate()
+
+
+def await_ready(url):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    pytest.fail("the server did not become ready within a minute")
+
+
+def test_command_serves_prints_its_address_and_drains_on_sigterm(
+        process, models_folder, noise_png):
+    running, address = process(models_folder, SHARPLINE_MODELS__BACKEND="torch")
+    assert address["url"] == f"http://127.0.0.1:{address['port']}"
+    await_ready(address["url"])
+    data = noise_png(400, 400)
+    with ThreadPoolExecutor(8) as clients:
+        in_flight = [clients.submit(httpx.post, f"{address['url']}/v1/enhance", content=data,
+                                    timeout=60) for _ in range(8)]
+        while "in_flight 0.0" in httpx.get(f"{address['url']}/metrics").text:
+            pass
+        running.send_signal(signal.SIGTERM)
+        answers = [future.result() for future in in_flight]
+    # What was let in is answered with a picture; what came too late hears so.
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert 200 in {answer.status_code for answer in answers}
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    assert output == ""
+    assert errors.strip().endswith("stopped")
+    assert "Traceback" not in errors
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", address["port"]), timeout=5)
+
+
+def test_server_imports_nothing_of_training_or_the_registry(process, models_folder, noise_png):
+    script = (
+        "import atexit, sys, json\n"
+        "atexit.register(lambda: sys.stdout.write(json.dumps(sorted(sys.modules)) + '\\n'))\n"
+        "from sharpline.cli import main\n"
+        "main()\n")
+    running, address = process(models_folder, script=script)
+    await_ready(address["url"])
+    answer = httpx.post(f"{address['url']}/v1/enhance", content=noise_png(20, 20), timeout=60)
+    assert answer.status_code == 200
+    running.send_signal(signal.SIGTERM)
+    output, errors = running.communicate(timeout=60)
+    assert running.returncode == 0, errors
+    loaded = {name.split(".")[0] for name in json.loads(output.splitlines()[-1])}
+    assert "serving" in loaded
+    assert not loaded & set(FORBIDDEN)
+
+
+def test_busy_port_is_said_plainly(models_folder):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(SharplineError, match=f"127.0.0.1:{port}: Address already in use; .*--port"):
+            serve(["--port", str(port), "--models", str(models_folder)])
+
+
+@pytest.mark.parametrize(("host", "reason"), [
+    ("192.0.2.1", "Cannot assign"), ("host.invalid", "cannot listen on host.invalid:0: ")])
+def test_address_that_cannot_be_had_is_said_plainly(host, reason):
+    with pytest.raises(SharplineError, match=reason):
+        listen(host, 0)
+
+
+def test_missing_folder_is_refused(tmp_path):
+    with pytest.raises(SharplineError, match="no models folder .*--models"):
+        serve(["--port", "0", "--models", str(tmp_path / "nothing")])
+
+
+def test_folder_without_models_is_refused(tmp_path):
+    (tmp_path / "holiday.txt").write_text("no model")
+    with pytest.raises(SharplineError, match="holds no model"):
+        serve(["--port", "0", "--models", str(tmp_path)])
+
+
+def test_folder_of_broken_models_is_refused_with_each_reason(models_folder, tmp_path):
+    shutil.copytree(models_folder / "compact_x2", models_folder / "other")
+    (models_folder / "other" / "bundle.json").write_text("{}")
+    (models_folder / "compact_x2" / "weights.safetensors").unlink()
+    with pytest.raises(SharplineError) as refused:
+        serve(["--port", "0", "--models", str(models_folder)])
+    assert "compact_x2: " in str(refused.value)
+    assert "weights.safetensors is missing" in str(refused.value)
+    assert "other: " in str(refused.value)
+
+
+def test_broken_index_is_refused(tmp_path):
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(SharplineError, match="index.json cannot be read"):
+        serve(["--port", "0", "--models", str(tmp_path)])
+
+
+def test_unknown_setting_is_refused(models_folder, monkeypatch):
+    monkeypatch.setenv("SHARPLINE_PROT", "9000")
+    with pytest.raises(UsageError, match=r"did you mean SHARPLINE_PORT\?"):
+        serve(["--models", str(models_folder)])
+
+
+@pytest.mark.parametrize("words", [["--prot", "1"], ["--port", "http"], ["models/"]])
+def test_wrong_words_exit_with_two(words, capsys):
+    with pytest.raises(SystemExit) as left:
+        serve(words)
+    assert left.value.code == 2
+    assert "usage: sharpline serve" in capsys.readouterr().err

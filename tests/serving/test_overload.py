@@ -1,0 +1,157 @@
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import pytest
+
+from superres.image import Picture, decode, encode
+
+
+@pytest.fixture
+def held_server(picture_server, models_folder, numpy_backends):
+    """A maker of servers whose device waits at a gate: `held_server(**settings)`."""
+
+    def make(**settings):
+        server = picture_server(models_folder, load_backend=numpy_backends, **settings)
+        backend = numpy_backends.made[-1]
+        backend.gate.clear()
+        return server, backend
+
+    yield make
+    for backend in numpy_backends.made:
+        backend.gate.set()
+
+
+def ask(server, data, **options):
+    return server.client.post("/v1/enhance", content=data, params=options)
+
+
+def flat(value, side=40):
+    return encode(Picture(rgb_hwc=np.full((side, side, 3), value, np.uint8)), "png")
+
+
+def test_full_queue_answers_429_with_retry_after_and_then_takes_again(held_server, noise_png):
+    server, backend = held_server(queue={"max_pictures": 2})
+    data = noise_png(20, 20)
+    with ThreadPoolExecutor(2) as clients:
+        waiting = [clients.submit(ask, server, data) for _ in range(2)]
+        server.wait_for(lambda: server.services.admission.in_flight == 2)
+        refused = ask(server, data)
+        assert refused.status_code == 429
+        assert refused.json()["type"] == "/problems/queue-full"
+        assert int(refused.headers["Retry-After"]) >= 1
+        backend.gate.set()
+        assert [answer.result().status_code for answer in waiting] == [200, 200]
+    assert ask(server, data).status_code == 200
+
+
+def test_answers_that_would_not_fit_into_memory_together_wait_outside(held_server, noise_png):
+    server, backend = held_server(queue={"max_answer_pixels": 40 * 40 * 4})
+    with ThreadPoolExecutor(1) as clients:
+        waiting = clients.submit(ask, server, noise_png(40, 40))
+        server.wait_for(backend.held.is_set)
+        assert ask(server, noise_png(20, 20)).status_code == 429
+        backend.gate.set()
+        assert waiting.result().status_code == 200
+
+
+def test_draining_server_refuses_newcomers_and_finishes_its_work(held_server, noise_png):
+    server, backend = held_server()
+    with ThreadPoolExecutor(1) as clients:
+        waiting = clients.submit(ask, server, noise_png(20, 20))
+        server.wait_for(backend.held.is_set)
+        server.services.admission.drain()
+        refused = ask(server, noise_png(20, 20))
+        assert refused.status_code == 503
+        assert refused.json()["type"] == "/problems/draining"
+        assert int(refused.headers["Retry-After"]) >= 1
+        assert server.client.get("/readyz").status_code == 503
+        assert server.client.get("/livez").status_code == 200
+        backend.gate.set()
+        assert waiting.result().status_code == 200
+
+
+def test_deadline_answers_504_and_drops_the_tiles(held_server, noise_png):
+    server, backend = held_server(limits={"deadline_seconds": 0.3})
+    with ThreadPoolExecutor(1) as clients:
+        blocking = clients.submit(ask, server, noise_png(20, 20))
+        server.wait_for(backend.held.is_set)
+        late = ask(server, noise_png(20, 20))
+        assert late.status_code == 504
+        assert late.json()["type"] == "/problems/deadline-passed"
+        assert blocking.result().status_code == 504
+    assert server.services.scheduler.queued_tiles() == {}
+    backend.gate.set()
+    assert ask(server, noise_png(20, 20)).status_code == 200
+
+
+def test_tiles_of_a_client_that_left_are_dropped(held_server, noise_png):
+    server, backend = held_server()
+    with ThreadPoolExecutor(1) as clients:
+        blocking = clients.submit(ask, server, noise_png(20, 20))
+        server.wait_for(backend.held.is_set)
+        data = noise_png(20, 20)
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as leaving:
+            leaving.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\n"
+                            b"Content-Length: %d\r\n\r\n" % len(data) + data)
+            server.wait_for(lambda: server.services.scheduler.queued_tiles())
+        server.wait_for(lambda: not server.services.scheduler.queued_tiles())
+        server.wait_for(lambda: server.services.admission.in_flight == 1)
+        backend.gate.set()
+        assert blocking.result().status_code == 200
+    assert len(backend.batches) == len(server.services.models.offers["compact_x2"].model.bundle.info
+                                       .tile_buckets) + 2, "warm-up, golden pair and one picture"
+    labels = {"route": "/v1/enhance", "status": "499", "model": "compact_x2"}
+    value = server.services.metrics.registry.get_sample_value
+    server.wait_for(lambda: value("sharpline_requests_total", labels) == 1)
+
+
+def test_failing_batch_fails_its_own_requests_only(held_server):
+    server, backend = held_server(batch={"max_tiles": 1})
+    backend.poison = 13
+    with ThreadPoolExecutor(6) as clients:
+        answers = [clients.submit(ask, server, flat(value)) for value in (1, 13, 2, 13, 3, 4)]
+        server.wait_for(lambda: server.services.admission.in_flight == 6)
+        backend.gate.set()
+        statuses = [answer.result().status_code for answer in answers]
+    assert statuses == [200, 500, 200, 500, 200, 200]
+    failed = answers[1].result()
+    assert failed.json()["type"] == "/problems/model-failed"
+    assert "choked" not in failed.text, "what broke inside is for the log"
+    assert server.client.get("/livez").status_code == 200
+    value = server.services.metrics.registry.get_sample_value
+    assert value("sharpline_batch_failures_total", {"model": "compact_x2"}) == 2
+
+
+def test_no_tile_of_a_failed_batch_is_ever_part_of_an_answer(held_server):
+    """A large picture with one poisoned tile gets an error, not a picture with a stale tile."""
+    server, backend = held_server(batch={"max_tiles": 1})
+    backend.gate.set()
+    backend.poison = 13
+    rgb_hwc = np.full((200, 200, 3), 7, np.uint8)
+    rgb_hwc[40:180, 40:180] = 13
+    answer = ask(server, encode(Picture(rgb_hwc=rgb_hwc), "png"))
+    assert answer.status_code == 500
+    assert server.services.scheduler.queued_tiles() == {}
+
+
+def test_health_and_models_answer_while_the_device_is_busy(held_server, noise_png):
+    server, backend = held_server()
+    with ThreadPoolExecutor(1) as clients:
+        waiting = clients.submit(ask, server, noise_png(20, 20))
+        server.wait_for(backend.held.is_set)
+        for address in ("/livez", "/readyz", "/startupz", "/v1/models", "/metrics", "/"):
+            assert httpx.get(server.url + address, timeout=5).status_code == 200, address
+        backend.gate.set()
+        assert decode(waiting.result().content).height == 40
+
+
+def test_dead_engine_fails_liveness(picture_server, models_folder, numpy_backends, noise_png):
+    server = picture_server(models_folder, load_backend=numpy_backends)
+    server.services.engine.stop()
+    assert server.client.get("/livez").status_code == 503
+    assert server.client.get("/readyz").status_code == 503
+    refused = ask(server, noise_png(20, 20))
+    assert refused.status_code == 503
+    assert refused.json()["type"] == "/problems/not-ready"

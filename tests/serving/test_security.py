@@ -1,0 +1,76 @@
+import pytest
+
+from serving.security import SECURITY_HEADERS
+
+ORIGIN = "https://shop.example"
+
+
+@pytest.mark.parametrize("address", ["/", "/docs", "/v1/models", "/metrics", "/nothing",
+                                     "/web/app.js", "/problems/queue-full"])
+def test_every_answer_carries_the_security_headers(server, address):
+    headers = server.client.get(address).headers
+    for name, value in SECURITY_HEADERS.items():
+        assert headers[name] == value
+    assert "server" not in headers or "uvicorn" not in headers["server"]
+
+
+def test_pages_of_other_sites_are_told_nothing_by_default(server, noise_png):
+    answer = server.client.get("/v1/models", headers={"Origin": ORIGIN})
+    assert "access-control-allow-origin" not in answer.headers
+    preflight = server.client.options("/v1/enhance", headers={
+        "Origin": ORIGIN, "Access-Control-Request-Method": "POST"})
+    assert preflight.status_code == 405
+    assert "access-control-allow-origin" not in preflight.headers
+
+
+def test_post_from_a_page_of_another_site_is_refused(server, noise_png):
+    headers = {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}
+    answer = server.client.post("/v1/enhance", content=noise_png(8, 8), headers=headers)
+    assert answer.status_code == 403
+    assert answer.json()["type"] == "/problems/cross-site"
+    own = {"Origin": server.url, "Sec-Fetch-Site": "same-origin"}
+    answer = server.client.post("/v1/enhance", content=noise_png(8, 8), headers=own)
+    assert answer.status_code == 200
+
+
+def test_named_sites_may_call(picture_server, models_folder, numpy_backends, noise_png):
+    server = picture_server(models_folder, load_backend=numpy_backends,
+                            security={"allow_origins": (ORIGIN,)})
+    headers = {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}
+    answer = server.client.post("/v1/enhance", content=noise_png(8, 8), headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+    other = {"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}
+    answer = server.client.post("/v1/enhance", content=noise_png(8, 8), headers=other)
+    assert answer.status_code == 403
+
+
+def test_request_id_is_kept_when_sane_and_made_otherwise(server):
+    def answered(request_id):
+        headers = {"X-Request-ID": request_id}
+        return server.client.get("/livez", headers=headers).headers["X-Request-ID"]
+
+    assert answered("abc-123") == "abc-123"
+    for request_id in ("", "x" * 65, "a b", "<script>"):
+        made = answered(request_id)
+        assert made != request_id
+        assert len(made) == 32
+
+
+def test_own_fault_is_a_problem_without_its_inside(picture_server, models_folder, numpy_backends,
+                                                   noise_png, monkeypatch):
+    server = picture_server(models_folder, load_backend=numpy_backends)
+
+    def explode(*_args, **_options):
+        raise RuntimeError("a secret")
+
+    monkeypatch.setattr("serving.enhancer.decode", explode)
+    answer = server.client.post("/v1/enhance", content=noise_png(8, 8))
+    assert answer.status_code == 500
+    assert answer.json()["type"] == "/problems/internal-error"
+    assert "secret" not in answer.text
+    monkeypatch.undo()
+    assert server.client.post("/v1/enhance", content=noise_png(8, 8)).status_code == 200
+    labels = {"route": "/v1/enhance", "status": "500", "model": "compact_x2"}
+    assert server.services.metrics.registry.get_sample_value(
+        "sharpline_requests_total", labels) == 1
