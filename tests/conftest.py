@@ -27,6 +27,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Networks as small as a test's gain nothing from threads, and on a busy machine each of their
+    # layers would wait for a thread that another process keeps from running.
+    os.environ.setdefault("SHARPLINE_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # A shared machine's pauses are no defect of the code, so no example has a deadline.
     settings.register_profile("short", max_examples=25, deadline=None)
     settings.register_profile("soak", max_examples=2000, deadline=None)

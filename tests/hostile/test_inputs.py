@@ -1,0 +1,302 @@
+"""Files that are broken, lie, explode or are merely strange: each gets its answer, none a 5xx."""
+
+import io
+import pickle
+import struct
+import zipfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from superres.image import Limits, decode
+
+RNG = np.random.default_rng(7)
+RGB = RNG.integers(0, 256, (18, 26, 3), np.uint8)
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def header(width, height, depth=8, colour=2):
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+
+
+def png(width, height, *, depth=8, colour=2, rows=b"", extra=b"", end=True):
+    ending = chunk(b"IEND", b"") if end else b""
+    return (SIGNATURE + header(width, height, depth, colour) + extra
+            + chunk(b"IDAT", zlib.compress(rows)) + ending)
+
+
+def rgb_png(*, extra=b"", end=True, pixels=RGB):
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    return png(pixels.shape[1], pixels.shape[0], rows=rows, extra=extra, end=end)
+
+
+def saved(image, format, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def picture(mode="RGB"):
+    return Image.fromarray(RGB).convert(mode)
+
+
+def half(data):
+    return data[: len(data) // 2]
+
+
+def flipped_idat():
+    data = bytearray(rgb_png())
+    data[data.index(b"IDAT") + 40] ^= 0x55
+    return bytes(data)
+
+
+def wide_bomb():
+    """20,000 x 20,000 pixels of one bit each: 50 MB of zeros in some 48 KB."""
+    packer = zlib.compressobj(9)
+    row = b"\0" * (1 + 20_000 // 8)
+    packed = b"".join(packer.compress(row * 1000) for _ in range(20)) + packer.flush()
+    return (SIGNATURE + header(20_000, 20_000, depth=1, colour=0) + chunk(b"IDAT", packed)
+            + chunk(b"IEND", b""))
+
+
+def text_bomb():
+    return rgb_png(extra=chunk(b"zTXt", b"k\0\0" + zlib.compress(b"\0" * 80_000_000, 9)))
+
+
+def profile_bomb():
+    return rgb_png(extra=chunk(b"iCCP", b"k\0\0" + zlib.compress(b"\0" * 80_000_000, 9)))
+
+
+def many_texts():
+    return rgb_png(extra=chunk(b"tEXt", b"k\0v") * 100_000)
+
+
+def looping_tiff():
+    data = bytearray(saved(picture(), "TIFF"))
+    start = struct.unpack_from("<I", data, 4)[0]
+    entries = struct.unpack_from("<H", data, start)[0]
+    struct.pack_into("<H", data, start, 1)  # one entry, then the pointer back to this very list
+    struct.pack_into("<I", data, start + 2 + 12, start)
+    assert entries > 1
+    return bytes(data)
+
+
+def lying_gif():
+    data = bytearray(saved(picture("P"), "GIF"))
+    struct.pack_into("<HH", data, 6, 65_535, 65_535)
+    return bytes(data)
+
+
+def zip_behind():
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("payload.txt", "cargo")
+    return rgb_png() + buffer.getvalue()
+
+
+SVG = (b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+       b'<svg xmlns="http://www.w3.org/2000/svg"><text>&x;</text></svg>')
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n"
+
+REFUSED = {
+    "one-bit PNG of 400 megapixels": (wide_bomb, 422, "too-many-pixels"),
+    "header says 65535 squared": (lambda: png(65_535, 65_535), 422, "too-many-pixels"),
+    "header says 2^31-1 squared": (lambda: png(2**31 - 1, 2**31 - 1), 422, "too-many-pixels"),
+    "13000 squared": (lambda: png(13_000, 13_000), 422, "too-many-pixels"),
+    "one side too long": (lambda: png(65_501, 1), 422, "too-many-pixels"),
+    "GIF header says 65535 squared": (lying_gif, 422, "too-many-pixels"),
+    "BMP header says 2^31-1 squared":
+        (lambda: b"BM" + struct.pack("<IHHI", 90, 0, 0, 54)
+         + struct.pack("<IiiHHIIiiII", 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 1, 1, 0, 0)
+         + b"\0" * 36, 422, "too-many-pixels"),
+    "text bomb": (text_bomb, 422, "broken-picture"),
+    "colour profile bomb": (profile_bomb, 422, "broken-picture"),
+    "100,000 text chunks": (many_texts, 422, "broken-picture"),
+    "zero width": (lambda: png(0, 5), 422, "broken-picture"),
+    "zero height": (lambda: png(5, 0), 422, "broken-picture"),
+    "half a PNG": (lambda: half(rgb_png()), 422, "broken-picture"),
+    "half a JPEG": (lambda: half(saved(picture(), "JPEG")), 422, "broken-picture"),
+    "half a WebP": (lambda: half(saved(picture(), "WEBP")), 422, "broken-picture"),
+    "half a GIF": (lambda: half(saved(picture("P"), "GIF")), 422, "broken-picture"),
+    "half a TIFF": (lambda: half(saved(picture(), "TIFF")), 422, "broken-picture"),
+    "half a BMP": (lambda: half(saved(picture(), "BMP")), 422, "broken-picture"),
+    "flipped byte in IDAT": (flipped_idat, 422, "broken-picture"),
+    "colour type that is none": (lambda: png(4, 4, colour=5), 422, "broken-picture"),
+    "bit depth that is none": (lambda: png(4, 4, depth=7), 422, "broken-picture"),
+    "PNG without pixels":
+        (lambda: SIGNATURE + header(4, 4) + chunk(b"IEND", b""), 422, "broken-picture"),
+    "TIFF whose directory points at itself": (looping_tiff, 422, "broken-picture"),
+    "TIFF of floats": (lambda: saved(picture("L").convert("F"), "TIFF"), 422, "broken-picture"),
+    "nothing": (lambda: b"", 400, "empty-body"),
+    "PNG signature alone": (lambda: SIGNATURE, 415, "not-a-picture"),
+    "JPEG signature alone": (lambda: b"\xff\xd8\xff", 415, "not-a-picture"),
+    "RIFF that is a sound": (lambda: b"RIFF" + b"\0" * 4 + b"WAVE" + b"\0" * 60, 415,
+                             "not-a-picture"),
+    "noise": (lambda: RNG.bytes(5000), 415, "not-a-picture"),
+    "HTML": (lambda: b"<html><script>alert(1)</script></html>", 415, "not-a-picture"),
+    "SVG with an external entity": (lambda: SVG, 415, "not-a-picture"),
+    "EPS that reads files": (lambda: EPS, 415, "not-a-picture"),
+    "PDF": (lambda: b"%PDF-1.7\n" + b"\0" * 100, 415, "not-a-picture"),
+    "ZIP": (lambda: zip_behind()[len(rgb_png()):], 415, "not-a-picture"),
+    "pickle": (lambda: pickle.dumps(print) + b"\0" * 40, 415, "not-a-picture"),
+    "answer over the cap":
+        (lambda: saved(Image.new("RGB", (600, 600)), "PNG"), 422, "answer-too-large"),
+    "body over the limit": (lambda: b"\0" * 4_000_001, 413, "too-many-bytes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_harm_is_refused(hostile_server, name):
+    make, status, label = REFUSED[name]
+    answer = hostile_server.client.post("/v1/enhance", content=make())
+    assert answer.status_code == status, answer.text
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["type"] == f"/problems/{label}"
+    assert answer.json()["status"] == status
+    assert "Traceback" not in answer.text
+
+
+def upright(orientation):
+    """What a viewer shows of RGB stored under an EXIF orientation, by the EXIF standard's words."""
+    turned = RGB.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else RGB
+    turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
+    return turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
+
+
+def oriented(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(picture(), "PNG", exif=exif)
+
+
+def grey_of(samples):
+    return np.repeat(samples[..., None], 3, axis=2)
+
+
+DEEP_GREY = RNG.integers(0, 65_536, (9, 11), np.uint16)
+ONE_BIT = RNG.integers(0, 2, (9, 11), np.uint8) * 255
+PALETTE = picture().quantize(16)
+
+
+def transparent_palette():
+    return saved(PALETTE, "PNG", transparency=3)
+
+
+def animated(format):
+    frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
+    return saved(frames[0], format, save_all=True, append_images=frames[1:], duration=50,
+                 **({"lossless": True} if format == "WEBP" else {}))
+
+
+def first_frame(data):
+    image = Image.open(io.BytesIO(data))
+    image.seek(0)
+    return np.asarray(image.convert("RGB"))
+
+
+def pillow_rgb(data):
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+CMYK_JPEG = saved(picture("CMYK"), "JPEG", quality=95)
+GIF = animated("GIF")
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+TAKEN = {
+    **{f"EXIF orientation {number}": (lambda number=number: oriented(number), upright(number))
+       for number in range(1, 9)},
+    "EXIF orientation 99": (lambda: oriented(99), RGB),
+    "TIFF, whatever its name": (lambda: saved(picture(), "TIFF"), RGB),
+    "BMP, whatever its name": (lambda: saved(picture(), "BMP"), RGB),
+    "no IEND": (lambda: rgb_png(end=False), RGB),
+    "ZIP behind the picture": (zip_behind, RGB),
+    "megabyte of nothing behind the picture": (lambda: rgb_png() + b"\0" * 1_000_000, RGB),
+    "CMYK JPEG": (lambda: CMYK_JPEG, pillow_rgb(CMYK_JPEG)),
+    "animated GIF": (lambda: GIF, first_frame(GIF)),
+    "animated PNG": (lambda: animated("PNG"), RGB),
+    "animated WebP": (lambda: animated("WEBP"), RGB),
+    "grey and alpha": (lambda: saved(picture("LA"), "PNG"), grey_of(np.asarray(picture("L")))),
+    "grey of 16 bits": (lambda: saved(Image.fromarray(DEEP_GREY), "PNG"), grey_of(DEEP_GREY)),
+    "one bit": (lambda: saved(Image.fromarray(ONE_BIT).convert("1"), "PNG"), grey_of(ONE_BIT)),
+    "palette": (lambda: saved(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
+    "palette with a clear colour": (transparent_palette, np.asarray(PALETTE.convert("RGB"))),
+    "garbage ICC profile": (lambda: saved(picture(), "PNG", icc_profile=b"junk" * 50), RGB),
+    "sRGB ICC profile": (lambda: saved(picture(), "PNG", icc_profile=SRGB), RGB),
+    "one pixel": (lambda: rgb_png(pixels=RGB[:1, :1]), RGB[:1, :1]),
+    "one row of 65,500":
+        (lambda: rgb_png(pixels=np.resize(RGB, (1, 65_500, 3))), np.resize(RGB, (1, 65_500, 3))),
+    "one column": (lambda: rgb_png(pixels=np.resize(RGB, (700, 1, 3))),
+                   np.resize(RGB, (700, 1, 3))),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_strange_picture_is_answered_with_the_right_pixels(hostile_server, name):
+    make, rgb_hwc = TAKEN[name]
+    answer = hostile_server.client.post("/v1/enhance", params={"format": "png"}, content=make())
+    assert answer.status_code == 200, answer.text
+    large = decode(answer.content, limits=Limits(max_side=200_000))
+    expected = rgb_hwc.repeat(2, axis=0).repeat(2, axis=1).astype(int)
+    assert large.rgb_hwc.shape == expected.shape
+    assert np.abs(large.rgb_hwc - expected).max() <= (1 if large.bit_depth == 16 else 0)
+    assert answer.content.endswith(chunk(b"IEND", b"")), "nothing hangs on behind the picture"
+    assert Image.open(io.BytesIO(answer.content)).getexif().get(0x0112, 1) == 1
+
+
+@pytest.mark.parametrize(("format", "width"), [("webp", 8192), ("jpeg", 32_751)])
+def test_format_that_cannot_hold_the_answer_is_refused(hostile_server, format, width):
+    data = rgb_png(pixels=np.zeros((1, width, 3), np.uint8))
+    answer = hostile_server.client.post("/v1/enhance", params={"format": format}, content=data)
+    assert answer.status_code == 406
+    assert answer.json()["type"] == "/problems/format-cannot-hold"
+
+
+PART = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n'
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+@pytest.mark.parametrize(("headers", "body", "status", "label"), [
+    (FORM, PART * 10_000 + b"--b--\r\n", 400, "bad-multipart"),
+    ({"Content-Type": "multipart/form-data"}, PART + b"--b--\r\n", 400, "bad-multipart"),
+    ({"Content-Type": "multipart/form-data; boundary=c"}, PART, 400, "bad-multipart"),
+    ({"Content-Type": "multipart/form-data; boundary=" + "b" * 5000}, PART, 400, "bad-multipart"),
+    (FORM, PART, 400, "bad-multipart"),
+    (FORM, b"--b\r\n" + b"A" * 100_000 + b": x\r\n\r\n", 400, "bad-multipart"),
+    ({"Content-Encoding": "gzip"}, zlib.compress(b"\0" * 10**7), 415, "encoded-body"),
+    ({"Content-Encoding": "br"}, b"anything", 415, "encoded-body"),
+])
+def test_wrapping_that_means_harm_is_refused(hostile_server, headers, body, status, label):
+    answer = hostile_server.client.post("/v1/enhance", content=body, headers=headers)
+    assert answer.status_code == status
+    assert answer.json()["type"] == f"/problems/{label}"
+
+
+@pytest.mark.parametrize(("given", "kept"), [
+    ("../../etc/passwd.png", "passwd.png"), ("..\\..\\boot.png", "boot.png"),
+    ("a\r\nSet-Cookie: x.png", "_a.png"), ("a\x00b.png", "a_b.png"), (".png", "png.png"),
+    ("/", "picture.png"), ("x" * 500 + ".png", "x" * 100), ("a\"; filename=b.png", "a_")])
+def test_file_name_is_cleaned_and_never_a_path(hostile_server, given, kept):
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
+    escaped = given.replace("\\", "\\\\").replace('"', '\\"').encode()
+    body = head % escaped + rgb_png() + b"\r\n--b--\r\n"
+    answer = hostile_server.client.post("/v1/enhance", content=body, headers=FORM)
+    assert answer.status_code == 200, answer.text
+    disposition = answer.headers["Content-Disposition"]
+    assert disposition.startswith(f'attachment; filename="{kept}')
+    assert disposition.count('"') == 2
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_server_is_well_after_all_of_it(hostile_server):
+    assert hostile_server.client.get("/livez").status_code == 200
+    answer = hostile_server.client.post("/v1/enhance", content=rgb_png())
+    assert np.array_equal(decode(answer.content).rgb_hwc[::2, ::2], RGB)
+    assert hostile_server.services.admission.in_flight == 0
+    figures = hostile_server.client.get("/metrics").text
+    assert 'route="/v1/enhance",status="5' not in figures
