@@ -1,0 +1,92 @@
+"""Small pictures and small recipes: a whole training in about a second."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from superres.image import Picture, write
+
+TINY = """
+name: tiny_x2
+task: super-resolution
+scale: 2
+arch:
+  name: compact
+  parameters: {num_in_ch: 3, num_out_ch: 3, num_feat: 8, num_conv: 2, upscale: 2, act_type: prelu}
+losses:
+  - {name: l1, weight: 1.0}
+final_learning_rate: 0.01
+weight_decay: 0.0
+ema_decay: 0.9
+gradient_clip: 1.0
+precision: fp32
+channels_last: true
+seed: 1
+full: &stage
+  steps: 12
+  max_minutes: null
+  batch: 2
+  patch: 12
+  learning_rate: 2.0e-3
+  warmup_steps: 2
+  validate_every: 8
+  checkpoint_every: 4
+finetune: *stage
+smoke: *stage
+"""
+
+
+def scene(seed: int, height: int = 56, width: int = 72) -> np.ndarray:
+    """A smooth scene with edges and fine stripes; every seed another one. (H, W, 3) uint8."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.empty((height, width, 3))
+    for channel in range(3):
+        fx, fy, phase = rng.uniform(0.05, 0.9, 3)
+        picture[..., channel] = 127 + 80 * np.sin(fx * columns + fy * rows + 6 * phase)
+    top, left = rng.integers(4, 24, 2)
+    picture[top:top + 20, left:left + 28] = rng.uniform(0, 255, 3)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of six pictures."""
+    folder = tmp_path_factory.mktemp("pictures") / "garden"
+    for seed in range(6):
+        write(folder / f"{seed:02d}.png", Picture(rgb_hwc=scene(seed)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A x2 dataset of those pictures, four in training and two held out."""
+    from training.data.pairs import build
+    from training.data.plan import PairRecipe, make_plan
+    from training.data.sources import find_pictures
+
+    found = find_pictures([str(pictures)], split_every=3, licences={"": "CC0-1.0"})
+    root = tmp_path_factory.mktemp("datasets")
+    return build(make_plan(found, PairRecipe(scale=2, degradation="bicubic"), root)).path
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Callable[..., Path]:
+    """A maker of recipe files: the tiny recipe with keys changed, nested ones by dots."""
+
+    def make(**changes: object) -> Path:
+        values = yaml.safe_load(TINY)
+        for dotted, value in changes.items():
+            *parents, last = dotted.split("__")
+            place = values
+            for parent in parents:
+                place = place[parent]
+            place[last] = value
+        path = tmp_path / "recipe.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return path
+
+    return make

@@ -1,0 +1,233 @@
+"""The same pictures and recipe are the same dataset, however it is built; no loss is silent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superres.degrade import degrade
+from superres.errors import SharplineError, UsageError
+from superres.image import Picture, encode, read, write
+from superres.manifest import read_info, read_manifest
+from superres.measure import FEATURES
+from training.data.packs import Pack
+from training.data.pairs import build, build_shard, seal
+from training.data.plan import PairRecipe, make_plan, read_plan
+from training.data.sources import find_pictures, sample_pictures
+
+RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
+
+Plan = Callable[..., Path]
+
+
+@pytest.fixture
+def plan(pictures: Path, tmp_path: Path) -> Plan:
+    """A maker of plans over the pictures, or over a folder given."""
+
+    def make(folder: Path = pictures, recipe: PairRecipe = RECIPE, root: str = "root",
+             **options: int) -> Path:
+        found = find_pictures([str(folder)], split_every=3)
+        return make_plan(found, recipe, tmp_path / root, **options)
+
+    return make
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}
+
+
+def test_shards_and_whole_give_the_same_bytes(plan: Plan) -> None:
+    whole = build(plan(root="whole"))
+    sharded = plan(root="sharded", pictures_per_shard=1)
+    for index in reversed(range(read_plan(sharded).shards)):
+        build_shard(sharded, index)
+    assert files_of(seal(sharded).path) == files_of(whole.path)
+
+
+def test_a_rebuild_is_the_same_dataset_and_says_so(plan: Plan) -> None:
+    first = build(plan())
+    before = {path: path.stat().st_mtime_ns for path in first.path.rglob("*")}
+    again = build(plan())
+    assert (first.unchanged, again.unchanged) == (False, True)
+    assert again.info == first.info
+    assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*")} == before
+
+
+def test_sealing_again_answers_as_the_first_time(plan: Plan) -> None:
+    path = plan()
+    first = build(path)
+    assert seal(path) == first
+
+
+def test_where_the_pictures_lie_has_no_part_in_the_id(plan: Plan, pictures: Path,
+                                                      tmp_path: Path) -> None:
+    moved = tmp_path / "elsewhere" / "garden"
+    moved.mkdir(parents=True)
+    for path in pictures.iterdir():
+        (moved / path.name).write_bytes(path.read_bytes())
+    assert read_plan(plan()).id == read_plan(plan(moved)).id
+
+
+@pytest.mark.parametrize("change", ["content", "scale", "degradation", "split"])
+def test_whatever_changes_the_pairs_changes_the_id(change: str, plan: Plan, pictures: Path,
+                                                   tmp_path: Path) -> None:
+    before = read_plan(plan()).id
+    if change == "content":
+        folder = tmp_path / "garden"
+        for path in pictures.iterdir():
+            write(folder / path.name, read(path))
+        write(folder / "00.png", Picture(rgb_hwc=255 - read(pictures / "00.png").rgb_hwc))
+        after = read_plan(plan(folder)).id
+    elif change == "split":
+        found = find_pictures([str(pictures)], split_every=2)
+        after = read_plan(make_plan(found, RECIPE, tmp_path / "other")).id
+    else:
+        other = {"scale": PairRecipe(scale=3, degradation="bicubic_jpeg"),
+                 "degradation": PairRecipe(scale=2, degradation="bicubic")}[change]
+        after = read_plan(plan(recipe=other)).id
+    assert after != before
+
+
+def test_a_pair_is_what_its_row_says(plan: Plan) -> None:
+    built = build(plan())
+    rows = read_manifest(built.path)
+    assert {(row.split, row.name) for row in rows} == {
+        ("train", f"garden-{index:02d}") for index in (0, 1, 3, 4)} | {
+        ("validation", f"garden-{index:02d}") for index in (2, 5)}
+    for row in rows:
+        hr, lr = read(built.path / row.hr_path), read(built.path / row.lr_path)
+        again = degrade(hr.rgb_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
+        assert (hr.width, hr.height) == (row.width, row.height)
+        assert np.array_equal(again.lr_hwc_u8, lr.rgb_hwc)
+        assert again.parameters == json.loads(row.parameters)
+    assert set(built.info.reference) == set(FEATURES)
+
+
+def test_the_pack_holds_the_training_pictures(plan: Plan) -> None:
+    built = build(plan())
+    pack = Pack(built.path)
+    rows = {row.name: row for row in read_manifest(built.path) if row.split == "train"}
+    assert {pair.name for pair in pack.pairs} == set(rows)
+    for pair in pack.pairs:
+        row = rows[pair.name]
+        assert np.array_equal(pack.hr(pair), read(built.path / row.hr_path).rgb_hwc)
+        assert np.array_equal(pack.lr(pair), read(built.path / row.lr_path).rgb_hwc)
+
+
+def test_sides_are_cropped_to_the_scale(plan: Plan) -> None:
+    rows = read_manifest(build(plan(recipe=PairRecipe(scale=3, degradation="bicubic"))).path)
+    assert {(row.width, row.height) for row in rows} == {(72, 54)}
+
+
+def test_every_picture_left_out_is_named_with_its_reason(plan: Plan, tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    rng = np.random.default_rng(1)
+
+    def noise(height: int = 64, width: int = 64) -> np.ndarray:
+        return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+    write(folder / "good.png", Picture(rgb_hwc=noise()))
+    write(folder / "grey.png", Picture(rgb_hwc=noise()[..., :1].repeat(3, axis=2), grey=True))
+    write(folder / "deep.png", Picture(rgb_hwc=noise().astype(np.uint16) * 257))
+    for name, alpha in (("opaque", 255), ("glass", 9)):
+        write(folder / f"{name}.png",
+              Picture(rgb_hwc=noise(), alpha_hw=np.full((64, 64), alpha, np.uint8)))
+    write(folder / "tiny.png", Picture(rgb_hwc=noise(20, 200)))
+    (folder / "text.png").write_text("not a picture at all, only words")
+    whole = encode(Picture(rgb_hwc=noise()), "png")
+    (folder / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "same.png").write_bytes((folder / "good.png").read_bytes())
+    info = build(make_plan(find_pictures([str(folder)]), RECIPE, tmp_path / "root")).info
+    reasons = {entry.name.removeprefix("mixed-"): entry.reason for entry in info.left_out}
+    assert set(reasons) == {"glass", "tiny", "text", "cut", "same"}
+    assert "transparent" in reasons["glass"]
+    assert "too small" in reasons["tiny"]
+    assert "not a picture" in reasons["text"]
+    assert "damaged" in reasons["cut"]
+    assert "the same picture as mixed-good" in reasons["same"]
+    assert info.splits == {"train": 4, "validation": 0}
+
+
+def test_a_training_picture_close_to_a_held_out_one_is_left_out(tmp_path: Path,
+                                                                pictures: Path) -> None:
+    folder = tmp_path / "album"
+    original = read(pictures / "03.png").rgb_hwc
+    for index in range(3):
+        write(folder / f"{index}.png", read(pictures / f"{index:02d}.png"))
+    write(folder / "3.png", Picture(rgb_hwc=original))
+    (folder / "4.jpg").write_bytes(encode(Picture(rgb_hwc=original), "jpeg", quality=70))
+    found = find_pictures([str(folder)], split_every=4)
+    assert [picture.name for picture in found if picture.split == "validation"] == ["album-3"]
+    info = build(make_plan(found, RECIPE, tmp_path / "root")).info
+    assert [entry.name for entry in info.left_out] == ["album-4"]
+    assert "validation" in info.left_out[0].reason
+
+
+def test_no_usable_picture_is_an_error_that_names_one(plan: Plan, tmp_path: Path) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
+    with pytest.raises(SharplineError, match="bad-a"):
+        plan(tmp_path / "bad")
+
+
+def test_sealing_names_the_shard_that_is_missing(plan: Plan) -> None:
+    path = plan(pictures_per_shard=2)
+    build_shard(path, 0)
+    build_shard(path, 2)
+    with pytest.raises(SharplineError, match="shard 1 of 3"):
+        seal(path)
+    assert not (path.parents[2] / read_plan(path).id).exists()
+
+
+def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
+        plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = plan()
+    from training.data import pairs
+
+    def full_disk(*_: object) -> None:
+        raise SharplineError("cannot write: no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pairs, "write_bytes", full_disk)
+        with pytest.raises(SharplineError, match="no space left"):
+            build_shard(path, 0)
+    assert not [found for found in path.parent.rglob("*") if found.name != "plan.json"
+                and found.is_file()]
+    assert build(path).info.splits == {"train": 4, "validation": 2}
+
+
+def test_a_shard_out_of_range_is_refused(plan: Plan) -> None:
+    with pytest.raises(UsageError, match="shards 0 to 0"):
+        build_shard(plan(), 1)
+
+
+def test_pictures_that_change_after_planning_are_noticed(tmp_path: Path, pictures: Path) -> None:
+    folder = tmp_path / "live"
+    for path in pictures.iterdir():
+        write(folder / path.name, read(path))
+    path = make_plan(find_pictures([str(folder)]), RECIPE, tmp_path / "root")
+    write(folder / "03.png", Picture(rgb_hwc=np.zeros((64, 64, 3), np.uint8)))
+    with pytest.raises(SharplineError, match="has changed since the plan"):
+        build(path)
+
+
+def test_an_unknown_degradation_lists_the_known_ones(plan: Plan) -> None:
+    with pytest.raises(UsageError, match="bicubic_jpeg"):
+        plan(recipe=PairRecipe(scale=2, degradation="bicubik"))
+
+
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(SharplineError, match="is no plan"):
+        read_plan(tmp_path / "plan.json")
+
+
+def test_sample_builds_and_its_left_out_list_is_empty(tmp_path: Path) -> None:
+    built = build(make_plan(sample_pictures(), PairRecipe(scale=4, degradation="bicubic_jpeg"),
+                            tmp_path))
+    assert built.info.splits == {"train": 5, "validation": 4}
+    assert built.info.left_out == []
+    assert read_info(built.path) == built.info
