@@ -40,7 +40,7 @@ bench: setup ## measure the speeds that the README states
 format: setup ## lay the code out in the house style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-generate: setup ## rewrite what is made from code: dashboards, PrometheusRule, docs/metrics.md
+generate: setup ## rewrite what is made from code: the dashboard, the PrometheusRule, tables in docs
 	$(BIN)/python -m monitoring.build
 
 pins: setup ## rewrite constraints.txt from what .venv holds

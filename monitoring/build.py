@@ -1,4 +1,4 @@
-"""Writes what is made from code: the dashboard, the PrometheusRule and docs/metrics.md.
+"""Writes what is made from code: the dashboard, the PrometheusRule, the tables under docs/.
 
 `python -m monitoring.build` writes them, with --check it only says which differ. The files are
 committed, because Grafana, kubectl and readers take them as they are.
@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from monitoring.grafana.build import serving
-from serving.metrics import markdown
+from serving import metrics, settings
 from superres.console import say
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,8 @@ def generated() -> dict[Path, str]:
     return {
         ROOT / "monitoring/grafana/dashboards/serving.json": serving(),
         ROOT / "k8s/components/monitoring/prometheusrule.yaml": prometheus_rule(),
-        ROOT / "docs/metrics.md": markdown() + "\n",
+        ROOT / "docs/metrics.md": metrics.markdown() + "\n",
+        ROOT / "docs/settings.md": settings.markdown() + "\n",
     }
 
 

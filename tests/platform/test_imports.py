@@ -20,6 +20,7 @@ PLANTED = [
     ("release/__init__.py", "import mlflow", "release -> mlflow"),
     ("training/__init__.py", "import basicsr", "training -> basicsr"),
     ("serving/__init__.py", "import airflow", "serving -> airflow"),
+    ("training/__init__.py", "import PIL", "training -> PIL"),
 ]
 
 
