@@ -19,7 +19,7 @@ def prometheus_installed() -> bool:
 
 
 def alertmanager_installed() -> bool:
-    return shutil.which("alertmanager") is not None
+    return _alertmanager() is not None
 
 
 def start_prometheus(
@@ -51,7 +51,7 @@ def start_alertmanager(
 ) -> Service:
     """Start Alertmanager alone, without the cluster port that it would open otherwise."""
     command = [
-        "alertmanager",
+        _alertmanager() or "alertmanager",
         f"--config.file={SHIPPED / 'alertmanager' / 'alertmanager.yml'}",
         f"--storage.path={root}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -66,6 +66,11 @@ def answers(url: str) -> bool:
         return httpx.get(f"{url}/-/ready", timeout=5).is_success
     except httpx.HTTPError:
         return False
+
+
+def _alertmanager() -> str | None:
+    """The program's path; Debian puts its package's name before it."""
+    return shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
 
 
 def _write_targets(path: Path, port: int | None) -> None:
