@@ -1,5 +1,7 @@
 """RRDBNet, ESRGAN's generator: residual in residual dense blocks (Wang et al. 2018)."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -69,6 +71,32 @@ class RRDBNet(nn.Module):
         self.conv_up2 = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.conv_hr = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, 1, 1)
+        if scale == 4 and num_in_ch == num_out_ch == 3:
+            self._start_as_interpolation()
+
+    @torch.no_grad()
+    def _start_as_interpolation(self) -> None:
+        """Let the untrained network enlarge smoothly, so that training only adds detail.
+
+        The first three features carry the colours, which leaky ReLUs pass because they are not
+        negative; a repeated pixel under [1 2 1] / 4 is linear interpolation. The rest starts small.
+        """
+        tent = torch.tensor([0.25, 0.5, 0.25])
+        still = torch.zeros(3, 3)
+        still[1, 1] = 1.0
+        for layer, kernel in (
+            (self.conv_first, still),
+            (self.conv_up1, torch.outer(tent, tent)),
+            (self.conv_up2, torch.outer(tent, tent)),
+            (self.conv_hr, still),
+            (self.conv_last, still),
+        ):
+            layer.weight[:3] *= 0.02
+            cast("Tensor", layer.bias)[:3] = 0.0
+            for colour in range(3):
+                layer.weight[colour, :3] = 0.0
+                layer.weight[colour, colour] = kernel
+        kaiming_(self.conv_body, damping=0.02)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         if self.unshuffle > 1:

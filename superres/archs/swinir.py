@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superres.archs.upsample import bicubic_phases
+
 DERIVED_KEYS = ("attn_mask", "relative_position_index")
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 RECONSTRUCTION_FEATURES = 64
+SHIFTED_COPIES = 27  # three colours under nine shifts
+BODY_DAMPING = 0.02
 
 
 class WindowAttention(nn.Module):
@@ -169,7 +173,35 @@ class SwinIR(nn.Module):
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
         self._add_reconstruction(embed_dim, in_chans)
         self.apply(initialise_linear)
+        if upsampler == "pixelshuffledirect" and in_chans == 3 and embed_dim >= SHIFTED_COPIES:
+            self._start_as_bicubic()
         self.register_load_state_dict_pre_hook(drop_derived)
+
+    @torch.no_grad()
+    def _start_as_bicubic(self) -> None:
+        """Let the untrained network enlarge bicubically, so that training only adds detail.
+
+        The first convolution copies each colour under its nine one-pixel shifts, and the last
+        takes a 5x5 kernel out of them; what the body adds starts small.
+        """
+        first, last = self.conv_first, cast("nn.Conv2d", self.upsample[0])
+        first.weight[:SHIFTED_COPIES] = 0.0
+        last.weight[:, :SHIFTED_COPIES] = 0.0
+        last.weight.mul_(BODY_DAMPING)
+        for layer in (first, last):
+            cast("Tensor", layer.bias).zero_()
+        phases = bicubic_phases(self.upscale)
+        for colour in range(3):
+            outputs = slice(colour * len(phases), (colour + 1) * len(phases))
+            for place in range(9):
+                first.weight[9 * colour + place, colour, place // 3, place % 3] = 1.0
+            for down in range(5):
+                for right in range(5):
+                    row, column = min(max(down - 1, 0), 2), min(max(right - 1, 0), 2)
+                    copy = 9 * colour + 3 * row + column
+                    last.weight[outputs, copy, down - row, right - column] = phases[:, down, right]
+        for parameter in self.conv_after_body.parameters():
+            parameter.mul_(BODY_DAMPING)
 
     def _add_reconstruction(self, channels: int, outputs: int) -> None:
         features = RECONSTRUCTION_FEATURES

@@ -15,11 +15,7 @@ class BicubicUpsample(nn.Module):
     def __init__(self, scale: int) -> None:
         super().__init__()
         self.scale = scale
-        offsets = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
-        taps = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
-        kernel = cubic(offsets[:, None] - taps[None, :])
-        phases = torch.einsum("iy,jx->ijyx", kernel, kernel).reshape(scale * scale, 1, 5, 5)
-        self.register_buffer("phases", phases.float(), persistent=False)
+        self.register_buffer("phases", bicubic_phases(scale)[:, None], persistent=False)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         batch, channels, height, width = lr_bchw.shape
@@ -29,6 +25,14 @@ class BicubicUpsample(nn.Module):
             functional.conv2d(planes, self.phases.to(planes.dtype)), self.scale
         )
         return enlarged.reshape(batch, channels, height * self.scale, width * self.scale)
+
+
+def bicubic_phases(scale: int) -> Tensor:
+    """The 5x5 kernel of each output pixel inside an input pixel: (scale^2, 5, 5), rows first."""
+    offsets = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5
+    taps = torch.arange(-REACH, REACH + 1, dtype=torch.float64)
+    kernel = cubic(offsets[:, None] - taps[None, :])
+    return torch.einsum("iy,jx->ijyx", kernel, kernel).reshape(scale * scale, 5, 5).float()
 
 
 def cubic(distance: Tensor) -> Tensor:
