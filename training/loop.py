@@ -118,12 +118,13 @@ class Loop:
         window, said = _Window(around.clock()), around.clock()
         while (progress := self._progress()) < 1.0:
             learning_rate = self._set_learning_rate(progress)
-            window.add(self._train_step())
+            values = self._train_step()
+            window.add(values)
             if self._step % REPORT_EVERY_STEPS == 0:
                 window = self._report(window, learning_rate)
             if around.clock() - said >= SAY_EVERY_SECONDS:
                 said = around.clock()
-                say(self._line(progress, learning_rate, window))
+                say(self._line(progress, learning_rate, values))
             if self._step % stage.checkpoint_every == 0:
                 self._save()
             if self._step % stage.validate_every == 0 and self._progress() < 1.0:
@@ -198,7 +199,7 @@ class Loop:
             "learning_rate": learning_rate, "step_seconds": (now - window.started) / window.steps})
         return _Window(now)
 
-    def _line(self, progress: float, learning_rate: float, window: _Window) -> str:
-        figures = "  ".join(f"{name} {value:.5f}" for name, value in window.means().items())
+    def _line(self, progress: float, learning_rate: float, values: Mapping[str, float]) -> str:
+        figures = "  ".join(f"{name} {value:.5f}" for name, value in values.items())
         return (f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {figures}  "
                 f"learning rate {learning_rate:.2e}")

@@ -6,6 +6,7 @@ waits for MLflow nor hears of its failures.
 """
 
 import json
+import math
 import os
 import threading
 import time
@@ -132,8 +133,9 @@ class Tracker:
             self._thread.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of one step."""
-        self._note({"note": "metrics", "step": step, "values": dict(values)})
+        """Figures of one step; infinite ones (a perfect picture's PSNR) are not kept."""
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._note({"note": "metrics", "step": step, "values": finite})
 
     def artifacts(self, path: Path, to: str) -> None:
         """A file or folder inside the run's folder, to be kept under `to`."""
