@@ -61,7 +61,13 @@ class Ledger:
         An activation that comes within the cooldown or beyond the day's budget is not lost: it
         asks later, if it is still firing then. Alerts that are due together ask together.
         """
-        self.asked = {k: at for k, at in self.asked.items() if now - at < REMEMBER_SECONDS}
+        alerts = list(alerts)
+        firing = {alert.key for alert in alerts}
+        self.asked = {
+            key: at
+            for key, at in self.asked.items()
+            if key in firing or now - at < REMEMBER_SECONDS
+        }
         times = set(self.asked.values())
         if times and now - max(times) < self.cooldown_seconds:
             return []

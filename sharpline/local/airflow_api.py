@@ -8,7 +8,7 @@ import httpx
 
 from superres.errors import SharplineError
 
-TIMEOUT_SECONDS = 20.0
+TIMEOUT_SECONDS = 30.0
 FINISHED = frozenset({"success", "failed"})
 
 
@@ -16,8 +16,12 @@ class AirflowRefused(SharplineError):
     """Airflow answered a request with an error."""
 
 
-class NotYetKnown(Exception):
-    """Airflow cannot say at this moment; ask again."""
+class AirflowAway(SharplineError):
+    """Airflow does not answer at this moment; ask again."""
+
+
+class StartedRunQueued(Exception):
+    """What a run announced cannot be told while a run that this started is queued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +108,13 @@ class AirflowApi:
     def events_of(self, run: Run) -> list[AssetEvent]:
         """What a run announced so far.
 
-        Raises NotYetKnown while a run that it started is queued: Airflow 3.3 then answers 500,
-        because a queued run has no start date.
+        Raises StartedRunQueued while a run that it started is queued: Airflow 3.3 then answers
+        500, because a queued run has no start date.
         """
         asked = {"source_dag_id": run.dag_id, "source_run_id": run.run_id}
         answer = self._send("GET", "/assets/events", params=asked)
         if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
-            raise NotYetKnown
+            raise StartedRunQueued
         return [_event(found) for found in _read(answer)["asset_events"]]
 
     def result(self, task: Task) -> Any:
@@ -133,12 +137,18 @@ class AirflowApi:
         return _read(self._send("GET", path, params=asked))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        answer = self._client.request(method, f"/api/v2{path}", **options)
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
-            token = _read(self._client.post("/auth/token", json=self._login))["access_token"]
-            self._client.headers["Authorization"] = f"Bearer {token}"
+        try:
             answer = self._client.request(method, f"/api/v2{path}", **options)
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                self._log_in()
+                answer = self._client.request(method, f"/api/v2{path}", **options)
+        except httpx.TransportError as error:
+            raise AirflowAway(f"Airflow at {self.url} does not answer: {error}") from error
         return answer
+
+    def _log_in(self) -> None:
+        token = _read(self._client.post("/auth/token", json=self._login))["access_token"]
+        self._client.headers["Authorization"] = f"Bearer {token}"
 
 
 def _read(answer: httpx.Response) -> dict[str, Any]:

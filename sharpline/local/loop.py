@@ -4,11 +4,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from sharpline.local.airflow_api import AirflowApi, AssetEvent, NotYetKnown, Run, Task
+from sharpline.local.airflow_api import (
+    AirflowApi,
+    AirflowAway,
+    AssetEvent,
+    Run,
+    StartedRunQueued,
+    Task,
+)
 from superres.errors import SharplineError
 
 POLL_SECONDS = 1.0
-NEXT_RUN_SECONDS = 90.0
+NEXT_RUN_SECONDS = 120.0
+QUEUED_SECONDS = 3600.0
+AWAY_SECONDS = 180.0
 SHOWN = {
     "running": "running",
     "success": "done",
@@ -29,13 +38,20 @@ class LoopStuck(SharplineError):
 class Loop:
     """The runs of one turn of the loop, in the order in which they began."""
 
-    runs: dict[str, Run] = field(default_factory=dict)  # by run id
+    runs: dict[str, Run] = field(default_factory=dict)  # by run id, as the rest
     tasks: dict[str, list[Task]] = field(default_factory=dict)
     events: dict[str, list[AssetEvent]] = field(default_factory=dict)
+    queued_behind: set[str] = field(default_factory=set)  # runs whose followers wait in a queue
 
     @property
     def finished(self) -> bool:
-        return all(run.finished for run in self.runs.values()) and not self.unanswered
+        known = self.tasks.keys() >= self.runs.keys()
+        return known and self.ended and not self.unanswered and not self.queued_behind
+
+    @property
+    def ended(self) -> bool:
+        """Whether no known run is at work; one that was announced may still have to begin."""
+        return all(run.finished for run in self.runs.values())
 
     @property
     def unanswered(self) -> list[AssetEvent]:
@@ -57,49 +73,67 @@ def follow(
     """Watch until every run that came of `first` has ended, telling each change of a task.
 
     `check` is called at each look and may raise (a service that died). Raises LoopStuck where an
-    announcement starts no run within NEXT_RUN_SECONDS.
+    announcement starts no run in time, AirflowAway where the API does not answer for long.
     """
     loop = Loop(runs={first.run_id: first})
-    progress = time.monotonic()
+    answered = changed = time.monotonic()
     while not loop.finished:
         check()
-        if _look(api, loop, tell):
-            progress = time.monotonic()
-        if loop.unanswered and _all_ended(loop) and time.monotonic() - progress > NEXT_RUN_SECONDS:
-            uris = ", ".join(sorted({event.uri for event in loop.unanswered}))
-            raise LoopStuck(
-                f"{uris} was announced and no run picked it up; see the scheduler's "
-                "log, and whether the DAGs are paused"
-            )
+        try:
+            changed = time.monotonic() if _look(api, loop, tell) else changed
+            answered = time.monotonic()
+        except AirflowAway:
+            if time.monotonic() - answered > AWAY_SECONDS:
+                raise
+        _require_progress(loop, time.monotonic() - changed)
         if not loop.finished:
             time.sleep(POLL_SECONDS)
     return loop
 
 
-def _all_ended(loop: Loop) -> bool:
-    return all(run.finished for run in loop.runs.values())
+def _require_progress(loop: Loop, idle_seconds: float) -> None:
+    patience = QUEUED_SECONDS if loop.queued_behind else NEXT_RUN_SECONDS
+    if loop.ended and idle_seconds > patience:
+        uris = ", ".join(sorted({event.uri for event in loop.unanswered})) or "what was announced"
+        raise LoopStuck(
+            f"no run picked up {uris}; see the log airflow-scheduler.log, and in Airflow whether "
+            "a DAG is paused"
+        )
 
 
 def _look(api: AirflowApi, loop: Loop, tell: Tell) -> bool:
+    """Bring `loop` up to date; returns whether anything changed."""
     changed = False
-    for before in list(loop.runs.values()):
-        if before.finished and all(event.started for event in loop.events[before.run_id]):
+    for run_id, before in list(loop.runs.items()):
+        if _is_settled(loop, before):
             continue
-        run = api.run(before.dag_id, before.run_id)
-        tasks = api.tasks(run)
-        try:
-            events = api.events_of(run)
-        except NotYetKnown:
-            continue
-        changed |= _tell_changes(loop.tasks.get(run.run_id, []), tasks, tell)
-        loop.runs[run.run_id], loop.tasks[run.run_id] = run, tasks
-        loop.events[run.run_id] = events
-        for dag_id, run_id in (started for event in events for started in event.started):
-            if run_id not in loop.runs:
-                loop.runs[run_id] = api.run(dag_id, run_id)
-                loop.events[run_id] = []
-                changed = True
+        run, tasks = api.run(before.dag_id, run_id), api.tasks(before)
+        changed |= _tell_changes(loop.tasks.get(run_id, []), tasks, tell)
+        changed |= _learn_events(api, loop, run)
+        loop.runs[run_id], loop.tasks[run_id] = run, tasks
     return changed
+
+
+def _is_settled(loop: Loop, run: Run) -> bool:
+    if not run.finished or run.run_id not in loop.tasks or run.run_id in loop.queued_behind:
+        return False
+    return all(event.started for event in loop.events[run.run_id])
+
+
+def _learn_events(api: AirflowApi, loop: Loop, run: Run) -> bool:
+    """Note what a run announced and the runs that this started; returns whether one is new."""
+    try:
+        events = api.events_of(run)
+    except StartedRunQueued:
+        loop.queued_behind.add(run.run_id)
+        return False
+    loop.queued_behind.discard(run.run_id)
+    loop.events[run.run_id] = events
+    new = {run_id: dag_id for event in events for dag_id, run_id in event.started}
+    new = {run_id: dag_id for run_id, dag_id in new.items() if run_id not in loop.runs}
+    for run_id, dag_id in new.items():
+        loop.runs[run_id] = api.run(dag_id, run_id)
+    return bool(new)
 
 
 def _tell_changes(before: list[Task], now: list[Task], tell: Tell) -> bool:

@@ -20,7 +20,7 @@ LEAST_COLUMNS = 110
 
 
 def table(served: Sequence[Served], outcome: Outcome, protocol: Protocol) -> str:
-    """One row for each model: what was decided, and what the server answers now."""
+    """One row for each model, what the server answers now, and below it each decision in words."""
     grid = Table(title=f"A held-out picture through the server\n{protocol}", title_justify="left")
     for heading in ("picture", "model", "decision"):
         grid.add_column(heading)
@@ -31,7 +31,7 @@ def table(served: Sequence[Served], outcome: Outcome, protocol: Protocol) -> str
         grid.add_row(
             one.picture,
             one.model,
-            decision_words(decisions[one.model]),
+            "promoted" if decisions[one.model].promoted else "refused",
             _figures(one.bicubic),
             _figures(one.enhanced),
             f"{one.enhanced.gain_over(one.bicubic):+.2f}",
@@ -41,15 +41,16 @@ def table(served: Sequence[Served], outcome: Outcome, protocol: Protocol) -> str
     columns = max(LEAST_COLUMNS, shutil.get_terminal_size().columns)
     text = io.StringIO()
     Console(file=text, width=columns).print(grid)
-    return text.getvalue()
+    return text.getvalue() + "\n".join(map(decision_words, outcome.decisions)) + "\n"
 
 
 def decision_words(decision: Decision) -> str:
-    """`version 2 promoted`, or that it was refused and why."""
+    """`compact_x4 version 2 promoted`, or that it was refused and why."""
+    which = f"{decision.model} version {decision.version}"
     if decision.promoted:
-        gain = "" if decision.gain_psnr is None else f", {decision.gain_psnr:+.2f} dB"
-        return f"version {decision.version} promoted{gain}"
-    return f"version {decision.version} refused: {'; '.join(decision.reasons)}"
+        gain = decision.gain_psnr
+        return f"{which} promoted" + ("" if gain is None else f", {gain:+.2f} dB on all pictures")
+    return f"{which} refused, its champion stays: {'; '.join(decision.reasons)}"
 
 
 def places(stack: Stack, api: AirflowApi, loop: Loop, outcome: Outcome, picture: Path) -> str:

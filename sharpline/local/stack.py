@@ -24,7 +24,7 @@ from superres.files import file_lock
 BIN = Path(sys.executable).parent
 DAG_IDS = frozenset({"build_pairs", "finetune", "release"})
 NEEDED_BYTES = 2 * 1024**3
-READY_SECONDS = 120.0
+READY_SECONDS = 240.0
 FOLLOW_SECONDS = 2
 
 Tell = Callable[[str], None]

@@ -1,0 +1,150 @@
+"""What tests of the local stack share: a stand-in for Airflow's REST API."""
+
+import json
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+USER, PASSWORD, TOKEN = "sharpline", "secret", "token"
+
+
+class FakeAirflow:
+    """Runs, tasks and events as Airflow tells of them; `script` advances them one look at a time.
+
+    Each request for a run takes the next callable off the script and calls it first.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.tasks: dict[str, list[dict[str, Any]]] = {}
+        self.events: dict[str, list[dict[str, Any]] | None] = {}  # None: a started run is queued
+        self.results: dict[tuple[str, str, int], Any] = {}
+        self.logs: dict[str, list[Any]] = {}
+        self.script: deque[Callable[[], None]] = deque()
+        self.triggered: list[dict[str, Any]] = []
+        self.dags = ["build_pairs", "finetune", "release"]
+        self.silent = False
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def run(self, dag_id: str, run_id: str, state: str) -> None:
+        """Set the state of a run."""
+        self.runs[run_id] = {"dag_id": dag_id, "dag_run_id": run_id, "state": state}
+        self.tasks.setdefault(run_id, [])
+        self.events.setdefault(run_id, [])
+
+    def task(self, run_id: str, task_id: str, state: str | None, index: int = -1) -> None:
+        """Set the state of a task."""
+        kept = [t for t in self.tasks[run_id] if (t["task_id"], t["map_index"]) != (task_id, index)]
+        task = {
+            "dag_id": self.runs[run_id]["dag_id"],
+            "dag_run_id": run_id,
+            "task_id": task_id,
+            "map_index": index,
+            "rendered_map_index": None,
+            "state": state,
+            "try_number": 1,
+            "duration": 3.2,
+        }
+        self.tasks[run_id] = [*kept, task]
+
+    def result(self, run_id: str, task_id: str, value: Any, index: int = -1) -> None:
+        """A task that succeeded with a result."""
+        self.task(run_id, task_id, "success", index)
+        self.results[run_id, task_id, index] = value
+
+    def event(self, run_id: str, uri: str, extra: dict[str, Any], *started: str) -> None:
+        """What a run announced and the runs that this started."""
+        runs = [{"dag_id": self.runs[name]["dag_id"], "run_id": name} for name in started]
+        self.events[run_id] = [{"uri": uri, "extra": extra, "created_dagruns": runs}]
+
+    def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+        """Status and body of a GET below /api/v2."""
+        words = path.strip("/").split("/")
+        if path == "/dags":
+            return 200, {"dags": [{"dag_id": name} for name in self.dags]}
+        if path == "/importErrors":
+            return 200, {"import_errors": []}
+        if path == "/assets/events":
+            events = self.events[query["source_run_id"][0]]
+            return (500, {}) if events is None else (200, {"asset_events": events})
+        if len(words) == 4:
+            if self.script:
+                self.script.popleft()()
+            return 200, self.runs[words[3]]
+        if words[-1] == "taskInstances":
+            return 200, {"task_instances": self.tasks[words[3]]}
+        if "xcomEntries" in words:
+            key = (words[3], words[5], int(query["map_index"][0]))
+            return (200, {"value": self.results[key]}) if key in self.results else (404, {})
+        if "logs" in words:
+            return 200, {"content": self.logs[words[5]]}
+        return 404, {"detail": path}
+
+
+def _handler(fake: FakeAirflow) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            if fake.silent:
+                self.close_connection = True
+            elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self._send(401, {})
+            else:
+                path = address.path.removeprefix("/api/v2")
+                self._send(*fake.answer(path, parse_qs(address.query)))
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if self.path == "/auth/token":
+                right = body == {"username": USER, "password": PASSWORD}
+                self._send(201, {"access_token": TOKEN}) if right else self._send(401, {})
+            elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                self._send(401, {})
+            else:
+                self._trigger(self.path.split("/")[4], body)
+
+        def _trigger(self, dag_id: str, body: dict[str, Any]) -> None:
+            if body["dag_run_id"] in self.known():
+                self._send(409, {})
+                return
+            fake.triggered.append(body)
+            fake.run(dag_id, body["dag_run_id"], "queued")
+            self._send(200, fake.runs[body["dag_run_id"]])
+
+        def known(self) -> set[str]:
+            return {body["dag_run_id"] for body in fake.triggered}
+
+        def _send(self, status: int, body: Any) -> None:
+            data = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output clean."""
+
+    return Handler
+
+
+@pytest.fixture
+def airflow() -> Iterator[FakeAirflow]:
+    fake = FakeAirflow()
+    fake.start()
+    yield fake
+    fake.stop()

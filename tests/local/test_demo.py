@@ -1,0 +1,250 @@
+"""What `demo` shows: a real picture server, and a stand-in Airflow that tells of the decisions."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from sharpline.local import airflow as airflow_module
+from sharpline.local import cli, demo, loop, report, showcase, turn, up
+from sharpline.local.processes import Services
+from sharpline.local.stack import Ports, Stack
+from superres.errors import SharplineError
+from superres.files import write_json
+from superres.image import Picture, read, write
+
+SCALE = 2
+
+
+@pytest.fixture(scope="module")
+def bundles(tiny_bundle):
+    """Two models: one answers perfectly on squares of pixels, the other is 9 levels off."""
+    return {
+        "good_x2": tiny_bundle(name="good_x2"),
+        "poor_x2": tiny_bundle(name="poor_x2", error_levels=9),
+    }
+
+
+@pytest.fixture(scope="module")
+def server(bundles, picture_server, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for name, bundle in bundles.items():
+        (folder / name).symlink_to(bundle.root)
+    return picture_server(folder)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with one held-out picture that is made of squares of SCALE pixels."""
+    small = np.random.default_rng(1).integers(40, 200, (40, 60, 3), dtype=np.uint8)
+    large = small.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+    write(tmp_path / "pictures" / "squares.png", Picture(rgb_hwc=large))
+    return tmp_path / "pictures"
+
+
+@pytest.fixture
+def stack(airflow, server, tmp_path):
+    site = airflow_module.AirflowSite(
+        home=tmp_path,
+        port=int(airflow.url.rsplit(":", 1)[1]),
+        password="secret",
+        jwt_secret="",
+        api_secret="",
+        fernet_key="",
+    )
+    with Services(tmp_path / "logs") as services:
+        yield Stack(
+            state=tmp_path,
+            ports=Ports(server=server.port, airflow=site.port, mlflow=5000),
+            services=services,
+            site=site,
+            with_prometheus=False,
+            with_alertmanager=False,
+            environment={},
+        )
+
+
+@pytest.fixture
+def decided(airflow, bundles, pictures, monkeypatch):
+    """A turn that is over at the first look: good_x2 promoted, poor_x2 refused."""
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
+    airflow.run("finetune", "second", "success")
+    airflow.run("release", "third", "success")
+    for index, (name, bundle) in enumerate(bundles.items()):
+        passed = name == "good_x2"
+        trained = {"model": name, "run_id": f"run-{name}", "seconds": 1.0}
+        registered = {"model": name, "version": 2, "bundle_id": bundle.id}
+        verdict = {
+            "model": name,
+            "version": 2,
+            "passed": passed,
+            "gain_psnr": 0.5,
+            "reasons": [] if passed else ["loses on every slice"],
+            "evidence": f"/e/{name}",
+        }
+        airflow.result("second", "candidate.train", trained, index)
+        airflow.result("second", "candidate.register", registered, index)
+        airflow.result("third", "decision.gate", verdict, index)
+        if passed:
+            airflow.result("third", "decision.promote", {"model": name}, index)
+        else:
+            airflow.task("third", "decision.promote", "skipped", index)
+    airflow.event("second", "sharpline://models/candidates", {"candidates": []}, "third")
+    dataset = {"path": str(pictures), "dataset": "d1", "unchanged": False}
+
+    def built():
+        first = airflow.triggered[0]["dag_run_id"]
+        airflow.run("build_pairs", first, "success")
+        airflow.event(first, "sharpline://dataset/pairs", dataset, "second")
+
+    airflow.script.append(built)
+    return airflow
+
+
+@pytest.fixture
+def standing(stack, monkeypatch):
+    """`running` hands out the stack that stands already."""
+
+    @contextmanager
+    def running(state, wish, *, watched, tell):
+        yield stack
+
+    monkeypatch.setattr(demo, "running", running)
+    monkeypatch.setattr(up, "running", running)
+    monkeypatch.setattr(demo, "SCALE", SCALE)
+    return stack
+
+
+def test_the_demo_shows_what_was_promoted_and_what_refused_and_why(standing, decided, capsys):
+    demo.demo(standing.state)
+    shown, told = capsys.readouterr()
+    assert "good_x2 version 2 promoted, +0.50 dB" in shown
+    assert "poor_x2 version 2 refused, its champion stays: loses on every slice" in shown
+    assert "Y, border 2" in shown
+    assert "run-good_x2" in shown
+    assert "/e/good_x2" in shown
+    assert "the server picked up good_x2 version 2" in told
+    sheet = read(standing.state / "demo" / "before_after.png")
+    assert (sheet.width, sheet.height) == (4 * 80, 80 + showcase.LABEL_HEIGHT)
+
+
+def test_the_demo_fails_where_a_step_failed_after_showing_the_rest(standing, decided, capsys):
+    decided.task("second", "candidate.train", "failed", 2)
+    decided.logs["candidate.train"] = [{"event": "out of memory"}]
+    with pytest.raises(turn.LoopFailed, match=r"(?s)the step train 2 failed.*out of memory"):
+        demo.demo(standing.state)
+    assert "version 2 promoted" in capsys.readouterr().out
+
+
+def test_a_loop_without_any_decision_fails_with_the_reason(standing, airflow, monkeypatch):
+    monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
+
+    def fail():
+        first = airflow.triggered[0]["dag_run_id"]
+        airflow.run("build_pairs", first, "failed")
+        airflow.task(first, "plan", "failed")
+
+    airflow.script.append(fail)
+    airflow.logs["plan"] = [{"event": "no space left"}]
+    with pytest.raises(turn.LoopFailed, match=r"(?s)build_pairs: the step plan.*no space left"):
+        demo.demo(standing.state)
+
+
+def test_a_promoted_model_that_is_not_served_is_an_error(standing, monkeypatch):
+    monkeypatch.setattr(turn, "PICKED_UP_SECONDS", 0.0)
+    with pytest.raises(SharplineError, match=r"good_x2 was promoted and the server did not"):
+        turn.await_served(standing, "good_x2", "f" * 64)
+
+
+def test_the_server_answers_are_scored_under_the_pictures_protocol(server, pictures, bundles):
+    pair, protocol = showcase.held_out(pictures, SCALE)
+    served = showcase.enhance(server.url, "poor_x2", pair, protocol)
+    assert served.bundle_id == bundles["poor_x2"].id
+    assert served.picture == "squares"
+    assert served.enhanced.protocol == served.bicubic.protocol == protocol
+    assert (served.answer.height, served.answer.width) == (80, 120)
+    assert served.megapixels == pytest.approx(0.0096)
+    assert served.seconds > 0
+
+
+def test_the_busiest_square_is_where_the_detail_is():
+    picture = np.full((60, 90, 3), 128, dtype=np.uint8)
+    picture[30:50, 60:80] = np.random.default_rng(0).integers(0, 255, (20, 20, 3))
+    top, left = showcase.busiest_square(picture, 24)
+    assert top <= 31
+    assert top + 24 >= 49
+    assert left <= 61
+    assert left + 24 >= 79
+
+
+def test_the_whole_picture_is_shown_where_it_is_small():
+    assert showcase.busiest_square(np.zeros((8, 8, 3), np.uint8), 8) == (0, 0)
+
+
+def interrupt_after(looks, monkeypatch, stack):
+    """Ctrl-C at the given look of `up` at its services."""
+    left = iter(range(looks))
+
+    def check(_):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Services, "check", check)
+    monkeypatch.setattr(up, "LOOK_SECONDS", 0.0)
+
+
+def test_up_prints_every_address_and_how_to_log_in(standing, monkeypatch, capsys):
+    interrupt_after(3, monkeypatch, standing)
+    write_json(standing.state / "datasets" / "d1" / "dataset.json", {})
+    up.up(standing.state, with_loop=True)
+    shown, told = capsys.readouterr()
+    assert f"{standing.server_url}/docs" in shown
+    assert f"{standing.site.url}  user sharpline, password secret" in shown
+    assert standing.mlflow_url in shown
+    assert "apt-get install prometheus" in shown
+    assert told.endswith("stopped\n")
+
+
+def test_up_takes_the_first_turn_of_an_empty_state(standing, decided, monkeypatch, capsys):
+    interrupt_after(50, monkeypatch, standing)
+    up.up(standing.state, with_loop=True)
+    assert "good_x2 version 2 promoted, +0.50 dB" in capsys.readouterr().err
+
+
+def test_up_leaves_the_loop_alone_where_asked(standing, airflow, monkeypatch):
+    interrupt_after(3, monkeypatch, standing)
+    up.up(standing.state, with_loop=False)
+    assert airflow.triggered == []
+
+
+def test_up_stays_when_the_first_turn_fails(standing, airflow, monkeypatch, capsys):
+    interrupt_after(50, monkeypatch, standing)
+    monkeypatch.setattr(turn, "take", lambda *_: (_ for _ in ()).throw(turn.LoopFailed("plan")))
+    up.up(standing.state, with_loop=True)
+    assert "plan" in capsys.readouterr().err
+
+
+def test_the_commands_hand_over_the_state_folder(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
+    monkeypatch.setattr(demo, "demo", asked.append)
+    monkeypatch.setattr(up, "up", lambda state, with_loop: asked.append((state, with_loop)))
+    assert cli.demo([]) == cli.up(["--no-loop"]) == 0
+    assert asked == [tmp_path, (tmp_path, False)]
+
+
+def test_a_refusal_says_every_reason():
+    decision = report.Decision(
+        model="a",
+        version=3,
+        bundle_id="b",
+        mlflow_run=None,
+        train_seconds=1.0,
+        promoted=False,
+        gain_psnr=None,
+        reasons=("worse on faces", "slower"),
+        evidence=None,
+    )
+    assert report.decision_words(decision).endswith(
+        "refused, its champion stays: worse on faces; slower"
+    )

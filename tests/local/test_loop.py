@@ -1,0 +1,202 @@
+"""Following a turn of the loop: every run that came of the first one, each change told once."""
+
+import pytest
+
+from sharpline.local import loop as loop_module
+from sharpline.local.airflow_api import AirflowApi, AirflowAway, AirflowRefused
+from sharpline.local.loop import LoopStuck, follow
+from sharpline.local.outcome import read_outcome
+from sharpline.local.turn import LoopFailed, require_success
+from superres.errors import SharplineError
+
+PAIRS, CANDIDATES = "sharpline://dataset/pairs", "sharpline://models/candidates"
+DATASET = {"path": "/data/d1", "dataset": "d1", "unchanged": False}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(loop_module, "POLL_SECONDS", 0.0)
+
+
+@pytest.fixture
+def api(airflow):
+    with AirflowApi(airflow.url, "sharpline", "secret") as client:
+        yield client
+
+
+@pytest.fixture
+def first(airflow, api):
+    return api.trigger("build_pairs", "first", {})
+
+
+def finish(airflow, run_id):
+    airflow.run(airflow.runs[run_id]["dag_id"], run_id, "success")
+
+
+def build(airflow):
+    """The run `first` builds a dataset, which starts the run `second` of finetune."""
+    airflow.task("first", "plan", "running")
+    yield
+    airflow.task("first", "plan", "success")
+    airflow.task("first", "build_shard", "success", 0)
+    airflow.task("first", "seal", "success")
+    airflow.events["first"] = None  # second is queued
+    airflow.run("finetune", "second", "queued")
+    finish(airflow, "first")
+    yield
+    airflow.event("first", PAIRS, DATASET, "second")
+    airflow.run("finetune", "second", "running")
+    yield
+
+
+def train(airflow, *, announced=("a",), failed=()):
+    for index, model in enumerate([*announced, *failed]):
+        result = {"model": model, "run_id": f"run-{model}", "seconds": 60.0}
+        if model in failed:
+            airflow.task("second", "candidate.train", "failed", index)
+            airflow.task("second", "candidate.register", "upstream_failed", index)
+            continue
+        airflow.result("second", "candidate.train", result, index)
+        registered = {"model": model, "version": 2, "bundle_id": f"bundle-{model}"}
+        airflow.result("second", "candidate.register", registered, index)
+    yield
+    airflow.run("release", "third", "queued")
+    airflow.event("second", CANDIDATES, {"candidates": []}, "third")
+    airflow.run("finetune", "second", "failed" if failed else "success")
+    yield
+
+
+def release(airflow, **verdicts):
+    airflow.run("release", "third", "running")
+    for index, (model, reasons) in enumerate(verdicts.items()):
+        verdict = {
+            "model": model,
+            "version": 2,
+            "passed": not reasons,
+            "reasons": reasons,
+            "evidence": f"/evidence/{model}",
+            "gain_psnr": 0.4,
+        }
+        airflow.result("third", "decision.gate", verdict, index)
+        if reasons:
+            airflow.task("third", "decision.promote", "skipped", index)
+        else:
+            airflow.result("third", "decision.promote", {"model": model}, index)
+    yield
+    finish(airflow, "third")
+    yield
+
+
+def play(airflow, *acts):
+    """Each look at a run advances the acts by one."""
+    for act in acts:
+        airflow.script.extend(lambda act=act: next(act, None) for _ in range(3))
+
+
+def test_a_whole_turn_is_followed_to_its_decisions(airflow, api, first):
+    play(
+        airflow,
+        build(airflow),
+        train(airflow, announced=("a", "b")),
+        release(airflow, a=[], b=["no gain"]),
+    )
+    told = []
+    loop = follow(api, first, tell=told.append)
+    assert list(loop.runs) == ["first", "second", "third"]
+    assert told.count("build_pairs: plan running") == 1
+    assert "build_pairs: build_shard 0 done in 3 s" in told
+    assert "release: promote 1 skipped" in told
+
+    outcome = read_outcome(api, loop)
+    assert outcome.dataset_id == "d1"
+    promoted, refused = outcome.decisions
+    assert (promoted.model, promoted.promoted, promoted.bundle_id) == ("a", True, "bundle-a")
+    assert promoted.mlflow_run == "run-a"
+    assert (refused.model, refused.promoted, refused.reasons) == ("b", False, ("no gain",))
+    require_success(api, loop)
+
+
+def test_one_failed_training_is_named_with_its_log_and_the_rest_goes_on(airflow, api, first):
+    airflow.logs["candidate.train"] = [
+        {"event": "step 1"},
+        {
+            "event": "Task failed",
+            "error_detail": [
+                {
+                    "exc_type": "StepFailed",
+                    "exc_value": "train failed with exit 1\nthe disk is full",
+                },
+            ],
+        },
+        "a plain line",
+    ]
+    play(airflow, build(airflow), train(airflow, failed=("b",)), release(airflow, a=[]))
+    loop = follow(api, first, tell=lambda _: None)
+    assert [decision.model for decision in read_outcome(api, loop).decisions] == ["a"]
+    with pytest.raises(LoopFailed, match=r"(?s)finetune: the step train 1 failed.*disk is full"):
+        require_success(api, loop)
+
+
+def test_a_run_that_fails_before_announcing_ends_the_turn(airflow, api, first):
+    def fail():
+        airflow.task("first", "plan", "failed")
+        airflow.run("build_pairs", "first", "failed")
+
+    airflow.script.append(fail)
+    loop = follow(api, first, tell=lambda _: None)
+    assert [task.task_id for task in loop.failed] == ["plan"]
+    with pytest.raises(SharplineError, match="without a dataset"):
+        read_outcome(api, loop)
+
+
+def test_an_announcement_that_starts_nothing_is_reported(airflow, api, first, monkeypatch):
+    monkeypatch.setattr(loop_module, "NEXT_RUN_SECONDS", 0.2)
+    airflow.event("first", PAIRS, DATASET)
+    finish(airflow, "first")
+    with pytest.raises(LoopStuck, match=f"no run picked up {PAIRS}"):
+        follow(api, first, tell=lambda _: None)
+
+
+def test_airflow_away_for_a_moment_is_survived(airflow, api, first):
+    def come_back(_):
+        airflow.silent = False
+
+    airflow.silent = True
+    finish(airflow, "first")
+    looks = iter([lambda: None, lambda: None, lambda: come_back(None)])
+    loop = follow(api, first, tell=lambda _: None, check=lambda: next(looks, lambda: None)())
+    assert loop.finished
+
+
+def test_airflow_away_for_long_is_reported(airflow, api, first, monkeypatch):
+    monkeypatch.setattr(loop_module, "AWAY_SECONDS", 0.1)
+    airflow.silent = True
+    with pytest.raises(AirflowAway, match="does not answer"):
+        follow(api, first, tell=lambda _: None)
+
+
+def test_a_service_that_died_ends_the_watch(api, first):
+    def check():
+        raise SharplineError("server ended with exit code 1")
+
+    with pytest.raises(SharplineError, match="server ended"):
+        follow(api, first, tell=lambda _: None, check=check)
+
+
+def test_the_same_run_id_is_the_same_run(airflow, api):
+    assert api.trigger("build_pairs", "x", {"scale": 2}) == api.trigger("build_pairs", "x", {})
+    assert [body["conf"] for body in airflow.triggered] == [{"scale": 2}]
+
+
+def test_a_wrong_password_is_refused(airflow):
+    with (
+        AirflowApi(airflow.url, "sharpline", "guess") as client,
+        pytest.raises(AirflowRefused, match="401"),
+    ):
+        client.dag_ids()
+
+
+def test_a_step_without_a_result_has_none(airflow, api, first):
+    airflow.task("first", "seal", "success")
+    [task] = api.tasks(first)
+    assert api.result(task) is None

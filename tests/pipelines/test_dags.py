@@ -1,0 +1,201 @@
+"""The three drawings: they parse, they stay drawings, and their tasks call the right commands."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import pipelines
+
+DAGS = Path(pipelines.__file__).parent / "dags"
+SEALED = {"dataset": "d1", "path": "/data/d1", "pairs": {}, "licences": [], "unchanged": False}
+
+
+@pytest.fixture(scope="module")
+def bag(airflow_home):
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(str(DAGS))
+
+
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """The `sharpline` commands that tasks ask for, each answered with `answer`."""
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
+    asked = SimpleNamespace(words=[], options=[], answer={})
+
+    def step(*words, **options):
+        asked.words.append([str(word) for word in words])
+        asked.options.append(options)
+        return asked.answer
+
+    asked.step = step
+    return asked
+
+
+@pytest.fixture
+def body(bag, commands, monkeypatch):
+    """The function of a task, its commands going to the stand-in."""
+
+    def find(dag_id, task_id):
+        function = bag.dags[dag_id].get_task(task_id).python_callable
+        monkeypatch.setitem(function.__globals__, "step", commands.step)
+        return function
+
+    return find
+
+
+def edges(dag):
+    return {(task.task_id, below) for task in dag.tasks for below in task.downstream_task_ids}
+
+
+def test_every_dag_parses_and_can_be_stored(bag):
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"build_pairs", "finetune", "release"}
+    for dag in bag.dags.values():
+        stored = DagSerialization.to_dict(dag)
+        assert DagSerialization.from_dict(stored).dag_id == dag.dag_id
+
+
+@pytest.mark.parametrize("path", sorted(DAGS.glob("*.py")), ids=lambda path: path.stem)
+def test_a_dag_file_is_a_drawing(path):
+    assert len(path.read_text().splitlines()) < 60
+
+
+def test_pairs_are_built_on_schedule_on_alert_and_with_parameters(bag):
+    dag = bag.dags["build_pairs"]
+    defaults = {name: dag.params[name] for name in dag.params}
+    assert defaults == {"source": "sample", "scale": 4, "degrade": "bicubic_jpeg"}
+    assert edges(dag) == {("plan", "build_shard"), ("plan", "seal"), ("build_shard", "seal")}
+    [alert] = dag.timetable.asset_condition.objects
+    assert alert.uri == "sharpline://alert/retrain"
+    assert [watcher.name for watcher in alert.watchers] == ["prometheus"]
+
+
+def test_one_failed_training_stops_neither_the_others_nor_the_announcement(bag):
+    dag = bag.dags["finetune"]
+    assert dag.params["recipes"] == ["compact_x4", "esrgan_small_x4", "swinir_light_x4"]
+    assert dag.get_task("candidate.train").max_active_tis_per_dag == 1
+    assert dag.get_task("announce").trigger_rule == "all_done_min_one_success"
+    assert dag.get_task("candidate.register").upstream_task_ids == {"trainings", "candidate.train"}
+    assert "every_recipe_trained" in {task.task_id for task in dag.leaves}
+
+
+def test_planning_says_what_to_build_and_where(body, commands, tmp_path):
+    commands.answer = {"plan": "/plans/1", "shards": 3, "unchanged": False}
+    pushed = {}
+    plan = body("build_pairs", "plan")
+    shards = plan(
+        params={"source": "sample", "scale": 4, "degrade": "bicubic_jpeg"},
+        ti=SimpleNamespace(xcom_push=pushed.__setitem__),
+    )
+    assert shards == [0, 1, 2]
+    assert pushed == {"path": "/plans/1"}
+    assert commands.words == [
+        [
+            "data",
+            "plan",
+            "sample",
+            "--scale",
+            "4",
+            "--degrade",
+            "bicubic_jpeg",
+            "--out",
+            str(tmp_path / "datasets"),
+        ],
+    ]
+
+
+def test_a_shard_is_built_from_the_plan(body, commands):
+    body("build_pairs", "build_shard")("/plans/1", 2)
+    assert commands.words == [["data", "build", "--plan", "/plans/1", "--shard", "2"]]
+
+
+def test_sealing_announces_the_dataset_and_who_asked(body, commands):
+    commands.answer = SEALED
+    seal = body("build_pairs", "seal")
+    run = SimpleNamespace(run_type="asset_triggered")
+    [metadata] = seal("/plans/1", dag_run=run, triggering_asset_events={})
+    assert metadata.asset.uri == "sharpline://dataset/pairs"
+    assert metadata.extra["path"] == "/data/d1"
+    assert metadata.extra["started_by"] == "alert"
+
+
+def dataset_event(**extra):
+    from pipelines.assets import PAIRS
+
+    return {PAIRS: [SimpleNamespace(extra=SEALED | {"started_by": "schedule"} | extra)]}
+
+
+def test_a_changed_dataset_trains_every_recipe(body):
+    trainings = body("finetune", "trainings")
+    events = dataset_event()
+    wanted = trainings(
+        params={"recipes": ["a", "b"]}, triggering_asset_events=events, inlet_events=events
+    )
+    assert wanted == [{"recipe": "a", "data": "/data/d1"}, {"recipe": "b", "data": "/data/d1"}]
+
+
+def test_an_unchanged_dataset_is_a_no_op_for_a_schedule(body):
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    trainings = body("finetune", "trainings")
+    events = dataset_event(unchanged=True)
+    with pytest.raises(AirflowSkipException, match="unchanged"):
+        trainings(params={"recipes": ["a"]}, triggering_asset_events=events, inlet_events=events)
+
+
+def test_training_registering_and_announcing_hand_on_what_they_found(body, commands, monkeypatch):
+    train = body("finetune", "candidate.train")
+    fine_tuned = {"model": "a", "bundle": "/runs/a"}
+    monkeypatch.setitem(train.__globals__, "fine_tune", lambda *words: fine_tuned)
+    trained = train("a", "/data/d1", params={"profile": "finetune"})
+    commands.answer = {"model": "a", "version": 2, "bundle_id": "b", "alias": "challenger"}
+    registered = body("finetune", "candidate.register")(trained, "/data/d1")
+    assert commands.words == [["register", "/runs/a"]]
+    [metadata] = body("finetune", "announce")([registered])
+    assert metadata.extra == {"candidates": [{"model": "a", "version": 2, "dataset": "/data/d1"}]}
+
+
+def candidate():
+    return {"model": "a", "version": 2, "dataset": "/data/d1"}
+
+
+def test_the_gate_judges_exactly_the_announced_version_and_may_refuse(body, commands):
+    body("release", "decision.gate")(candidate())
+    assert commands.words == [["gate", "a", "--version", "2", "--on", "/data/d1"]]
+    assert commands.options == [{"verdict_codes": (0, 1)}]
+
+
+def test_the_announced_candidates_are_judged(body):
+    from pipelines.assets import CANDIDATES
+
+    event = SimpleNamespace(extra={"candidates": [candidate()]})
+    judged = body("release", "candidates")(
+        triggering_asset_events={CANDIDATES: [event]},
+        inlet_events={CANDIDATES: [event]},
+    )
+    assert judged == [candidate()]
+
+
+def test_passing_promotes_on_the_evidence(body, commands):
+    verdict = {"model": "a", "version": 2, "passed": True, "evidence": "/e", "reasons": []}
+    body("release", "decision.promote")(verdict)
+    assert commands.words == [["promote", "a", "--version", "2", "--evidence", "/e"]]
+
+
+def test_a_refused_candidate_is_skipped_with_the_reason(body, commands):
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    verdict = {
+        "model": "a",
+        "version": 2,
+        "passed": False,
+        "evidence": "/e",
+        "reasons": ["no gain over the champion"],
+    }
+    with pytest.raises(AirflowSkipException, match=r"a refused: .*no gain over the champion"):
+        body("release", "decision.promote")(verdict)
+    assert commands.words == []
