@@ -30,7 +30,9 @@ TRAFFIC = (
         title="Requests per second",
         unit="reqps",
         queries={
-            "{{route}} {{status}}": 'sum by (route, status) (sharpline:requests:rate5m{model=~"$model|"})'
+            "{{route}} {{status}}": (
+                'sum by (route, status) (sharpline:requests:rate5m{model=~"$model|"})'
+            )
         },
     ),
     Graph(
@@ -113,22 +115,20 @@ MODELS = (
         title="Swaps and refusals of models in the last hour",
         unit="short",
         queries={
-            "swapped in, {{model}}": 'sum by (model) (increase(sharpline_model_swaps_total{model=~"$model"}[1h]))',
-            "refused, {{model}}": 'sum by (model) (increase(sharpline_model_refusals_total{model=~"$model"}[1h]))',
+            "swapped in, {{model}}": 'sharpline:model_swaps:increase1h{model=~"$model"}',
+            "refused, {{model}}": 'sharpline:model_refusals:increase1h{model=~"$model"}',
         },
     ),
     Graph(
         title="Batches that failed in the last hour",
         unit="short",
-        queries={
-            "{{model}}": 'sum by (model) (increase(sharpline_batch_failures_total{model=~"$model"}[1h]))'
-        },
+        queries={"{{model}}": 'sharpline:batch_failures:increase1h{model=~"$model"}'},
     ),
     Graph(
         title="Alerts that fire",
         unit="short",
         queries={
-            "{{alertname}} {{model}} {{feature}}": 'ALERTS{alertname=~"Sharpline.*", alertstate="firing"}'
+            "{{alertname}} {{model}}": 'ALERTS{alertname=~"Sharpline.*", alertstate="firing"}'
         },
     ),
 )
