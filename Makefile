@@ -24,8 +24,9 @@ up: setup ## the same, and stay up until Ctrl-C
 
 ##@ Work on it
 .PHONY: test soak check bench format generate pins
-test: setup ## run the tests and print the coverage; ARGS="-k word" chooses
-	$(BIN)/python -m pytest --cov --cov-report=term --cov-report=xml:$(BUILD)/coverage.xml $(ARGS)
+COVERAGE := --cov --cov-report=term --cov-report=xml:$(BUILD)/coverage.xml
+test: setup ## run the tests and print the coverage; ARGS="-k word" runs some, without it
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(COVERAGE))
 
 soak: setup ## the tests with their full counts: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
