@@ -63,24 +63,18 @@ def reference_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MlflowServer"]:
-    """The MLflow server behind `mlflow_server`; whoever stops it starts it again."""
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a real MLflow server, empty at first and shared by the whole test session."""
     server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     server.start()
     try:
-        yield server
+        yield server.uri
     finally:
         server.stop()
 
 
-@pytest.fixture(scope="session")
-def mlflow_server(mlflow_process: "MlflowServer") -> str:
-    """The address of a real MLflow server, empty at first and shared by the whole test session."""
-    return mlflow_process.uri
-
-
 class MlflowServer:
-    """MLflow on a free port with SQLite and a folder; the port stays the same over restarts."""
+    """MLflow on a free port with SQLite and a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -114,10 +108,6 @@ class MlflowServer:
                 self.stop()
                 pytest.fail("MLflow did not start:\n" + (self._folder / "log").read_text()[-4000:])
             time.sleep(0.1)
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None
 
     def stop(self) -> None:
         """Stop the server and its workers; harmless where it is stopped already."""
