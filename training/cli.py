@@ -32,7 +32,8 @@ def data(argv: list[str]) -> int:
 def train(argv: list[str]) -> int:
     """Train a recipe on a dataset and publish the result as a bundle."""
     parser = argparse.ArgumentParser(prog="sharpline train", description=train.__doc__)
-    parser.add_argument("recipe", help="a recipe's name (compact_x4, ...) or a YAML file")
+    parser.add_argument("recipe", nargs="?",
+                        help="a recipe's name (compact_x4, ...) or a YAML file")
     parser.add_argument("--data", type=Path, help="dataset folder")
     parser.add_argument("--init", type=Path, help="bundle to start from")
     parser.add_argument("--profile", choices=("full", "finetune", "smoke"), default="full")
@@ -44,9 +45,12 @@ def train(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
     from training.job import Job, replay, run
+    from training.recipe import recipe_names
 
     if arguments.replay is not None:
         result = replay(arguments.replay)
+    elif arguments.recipe is None:
+        raise UsageError("the recipe is missing; there are: " + ", ".join(recipe_names()))
     elif arguments.data is None:
         raise UsageError("--data DATASET is missing; make one with `sharpline data build`")
     else:

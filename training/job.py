@@ -48,6 +48,7 @@ def run(job: Job) -> dict[str, object]:
     info = read_info(job.data)
     parent = load_bundle(job.init) if job.init else None
     _refuse_what_cannot_be(recipe, stage, info, job.data, parent)
+    sampler = CropSampler(Pack(job.data), patch=stage.patch, batch=stage.batch, seed=recipe.seed)
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,7 +58,7 @@ def run(job: Job) -> dict[str, object]:
                  parent_id=parent.id if parent else None, minutes=job.minutes)
     this_run, known = open_run(job.runs, recipe.name, key, resume=job.resume)
     with file_lock(this_run.folder / "lock"):
-        return _train(origin, stage, job.profile, this_run, device, resume=known)
+        return _train(origin, stage, job.profile, sampler, this_run, device, resume=known)
 
 
 def replay(folder: Path) -> dict[str, object]:
@@ -75,17 +76,15 @@ def replay(folder: Path) -> dict[str, object]:
 
 
 def _train(
-    origin: Origin, stage: Stage, profile: str, this_run: Run, device: torch.device,
-    *, resume: bool,
+    origin: Origin, stage: Stage, profile: str, sampler: CropSampler, this_run: Run,
+    device: torch.device, *, resume: bool,
 ) -> dict[str, object]:
     recipe = origin.recipe
     uri = _mlflow_uri()
     tracker = Tracker(this_run.folder, partial(MlflowRemote, uri) if uri else None)
     with tracked(tracker, _notes(origin, stage, profile, this_run)):
         loop = Loop(
-            _network(origin), recipe, stage,
-            CropSampler(Pack(origin.dataset), patch=stage.patch, batch=stage.batch,
-                        seed=recipe.seed),
+            _network(origin), recipe, stage, sampler,
             Surroundings(folder=this_run.checkpoints, tracker=tracker, device=device,
                          validate=partial(_validate_draft, origin, this_run, tracker)))
         if resume:

@@ -73,6 +73,14 @@ def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(make_plan(found, PairRecipe(scale=2, degradation="bicubic"), root)).path
 
 
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny recipe as a file."""
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    path.write_text(TINY)
+    return path
+
+
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Callable[..., Path]:
     """A maker of recipe files: the tiny recipe with keys changed, nested ones by dots."""

@@ -1,0 +1,91 @@
+"""The commands' words, and the JSON line that scripts read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from superres.errors import SharplineError, UsageError
+from training.cli import data, train
+from training.tracking import Spool
+
+Run = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run `sharpline data WORDS --json` and return its answer."""
+
+    def call(*words: object) -> dict[str, Any]:
+        assert data([*map(str, words), "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return call
+
+
+def test_plan_shards_and_seal_answer_as_one_build(run: Run, pictures: Path, tmp_path: Path) -> None:
+    source = (pictures, "--scale", 2, "--degrade", "bicubic", "--split-every", 3)
+    planned = run("plan", *source, "--out", tmp_path / "a")
+    assert (planned["shards"], planned["unchanged"]) == (1, False)
+    assert run("build", "--plan", planned["plan"], "--shard", 0) == {"shard": 0, "pictures": 6}
+    sealed = run("seal", "--plan", planned["plan"])
+    built = run("build", *source, "--out", tmp_path / "b")
+    assert Path(sealed.pop("path")).name == Path(built.pop("path")).name == planned["dataset"]
+    assert sealed == built == {
+        "dataset": planned["dataset"], "pairs": {"train": 4, "validation": 2}, "unchanged": False,
+        "licences": ["unstated"], "left_out": 0}
+    assert run("plan", *source, "--out", tmp_path / "a")["unchanged"] is True
+
+
+def test_list_names_what_is_there(run: Run, dataset: Path, tmp_path: Path) -> None:
+    assert run("list", "--out", dataset.parent)["datasets"] == [dataset.name]
+    assert run("list", "--out", tmp_path / "none")["datasets"] == []
+
+
+def test_several_sources_make_one_set(run: Run, pictures: Path, tmp_path: Path) -> None:
+    built = run("build", "sample", "--also", pictures, "--licence", "garden=owned",
+                "--out", tmp_path)
+    assert built["pairs"] == {"train": 5, "validation": 4}
+    # Six pictures of 72x56 are too small for x4: said, not dropped.
+    assert built["left_out"] == 6
+
+
+@pytest.mark.parametrize("words", [
+    ["build"], ["build", "sample", "--plan", "plan.json"], ["build", "sample", "--shard", "1"]])
+def test_build_takes_a_source_or_a_plan(words: list[str]) -> None:
+    with pytest.raises(UsageError):
+        data(words)
+
+
+@pytest.mark.parametrize("words", [[], ["biuld"], ["build", "sample", "--scale", "5"]])
+def test_wrong_words_exit_with_2(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        data(words)
+    assert exit_.value.code == 2
+
+
+def test_replay_sends_what_a_run_noted(
+        tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    spool = Spool(tmp_path)
+    spool.append({"note": "run", "name": "tiny", "parameters": {}, "tags": {}, "key": "tiny-replay",
+                  "dataset_id": "0123", "dataset_source": "garden", "time_ms": 1_700_000_000_000})
+    spool.append({"note": "metrics", "step": 1, "values": {"x": 1.0}, "time_ms": 1_700_000_000_001})
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
+    assert train(["--replay", str(tmp_path), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer == {"run_id": spool.run_id, "sent": 2}
+
+
+def test_replay_without_mlflow_says_what_to_do(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Spool(tmp_path).append({"note": "run", "key": "k"})
+    monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
+    with pytest.raises(UsageError, match="SHARPLINE_MLFLOW_URI"):
+        train(["--replay", str(tmp_path)])
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(SharplineError, match="does not take the notes"):
+        train(["--replay", str(tmp_path)])

@@ -1,0 +1,206 @@
+"""What comes out of a training is a bundle whose every statement can be checked."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from superres.backends import load_backend
+from superres.bundle import Bundle, load_bundle
+from superres.evaluate import evaluate, load_pairs
+from superres.manifest import read_info
+from superres.measure import FEATURES
+from superres.upscale import Upscaler
+from training import job
+from training.card import model_card
+from training.cli import train
+from training.licence import commercial_use
+from training.runs import RunKey, open_run
+from training.tracking import SPOOL_NAME, Spool
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one training by the command."""
+    runs = tmp_path_factory.mktemp("runs")
+    assert train([str(tiny_recipe), "--data", str(dataset), "--out", str(runs)]) == 0
+    (folder,) = runs.iterdir()
+    return folder
+
+
+@pytest.fixture
+def bundle(run: Path) -> Bundle:
+    return load_bundle(run / "tiny_x2")
+
+
+def answer(capture: Capture) -> dict[str, Any]:
+    return json.loads(capture.readouterr().out.splitlines()[-1])
+
+
+def test_a_bundle_says_where_it_comes_from(bundle: Bundle, dataset: Path) -> None:
+    info = bundle.info
+    assert (info.name, info.scale, info.training.steps) == ("tiny_x2", 2, 12)
+    assert [(entry.id, entry.source, entry.licence) for entry in info.training.datasets] == [
+        (read_info(dataset).id, "garden", "CC0-1.0")]
+    assert info.licence.lineage == ("CC0-1.0",)
+    assert info.licence.commercial_use == "yes"
+    assert info.training.parent is None
+    assert set(info.training.reference) == set(FEATURES)
+
+
+def test_its_scores_are_what_an_evaluation_finds(bundle: Bundle, dataset: Path) -> None:
+    pairs = load_pairs(dataset, 2)
+    backend = load_backend(bundle, backend="torch", device="cpu", precision="fp32")
+    found = evaluate(Upscaler(bundle, backend), pairs.pairs, pairs.protocol("y"))
+    (score,) = bundle.info.scores
+    assert score.protocol == found.protocol.as_dict()
+    assert score.psnr == pytest.approx(found.psnr, abs=0.01)
+    assert score.bicubic_psnr == pytest.approx(found.bicubic_psnr, abs=1e-4)
+
+
+def test_its_golden_pair_and_bounds_hold(bundle: Bundle, dataset: Path) -> None:
+    exact = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu", precision="fp32"))
+    golden_input, golden_output = bundle.golden()
+    assert np.array_equal(exact.whole(golden_input).rgb_hwc, golden_output.rgb_hwc)
+    reduced = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu",
+                                            precision="bf16"))
+    bounds = bundle.info.bounds
+    for pair in load_pairs(dataset, 2).pairs:
+        canonical = exact.whole(pair.lr).rgb_hwc.astype(int)
+        tiled = np.abs(exact.upscale(pair.lr).rgb_hwc - canonical).max()
+        rough = np.percentile(np.abs(reduced.whole(pair.lr).rgb_hwc - canonical), 99.9)
+        assert tiled <= bounds.seam_levels + 1  # both are rounded to whole levels
+        assert rough <= 1.5 * bounds.precision_levels["bf16"] + 1
+
+
+def test_its_card_is_made_of_its_facts(bundle: Bundle, dataset: Path) -> None:
+    card = (bundle.root / "MODEL_CARD.md").read_text()
+    assert card == model_card(bundle.info, read_info(dataset))
+    for words in ("garden (CC0-1.0)", f"{bundle.info.scores[0].psnr:.2f} dB", "12 steps"):
+        assert words in card
+
+
+def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} >= {"run.json", "checkpoints", "samples",
+                                                     "tiny_x2", SPOOL_NAME}
+    assert not (run / "draft").exists()
+    assert [path.name for path in sorted((run / "samples").glob("*/*.png"))] == [
+        "garden-02.png", "garden-05.png"] * 2
+    notes = [note for note, _ in Spool(run).unsent()]
+    assert [note["note"] for note in notes if note["note"] != "metrics"] == [
+        "run", "artifacts", "artifacts", "tags", "artifacts", "end"]
+    figures = {name for note in notes if note["note"] == "metrics" for name in note["values"]}
+    assert figures >= {"loss/l1", "learning_rate", "step_seconds", "validation/psnr",
+                       "picture/garden-02/psnr"}
+
+
+def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
+        bundle: Bundle, tiny_recipe: Path, pictures: Path, tmp_path: Path, capsys: Capture) -> None:
+    from training.cli import data
+
+    assert data(["build", str(pictures), "--scale", "2", "--degrade", "bicubic_jpeg",
+                 "--licence", "research use", "--out", str(tmp_path), "--json"]) == 0
+    other = answer(capsys)["path"]
+    assert train([str(tiny_recipe), "--data", other, "--init", str(bundle.root),
+                  "--profile", "finetune", "--out", str(tmp_path / "runs"), "--json"]) == 0
+    result = answer(capsys)
+    child = load_bundle(Path(result["bundle"]))
+    assert result["bundle_id"] == child.id
+    assert result["scores"] == []
+    assert child.info.training.parent == bundle.id
+    assert {entry.licence for entry in child.info.training.datasets} == {
+        "CC0-1.0", "research use"}
+    assert child.info.licence.commercial_use == "no"
+
+
+@pytest.mark.parametrize(("changes", "words", "message"), [
+    ({"learning_rte": 1.0}, [], "learning_rte is not a key"),
+    ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
+    ({"arch__parameters__upscale": 4}, [], "its network enlarges by 4"),
+    ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], "'num_conv': 2"),
+    ({"full__patch": 99}, [], "no training picture is 198 pixels"),
+    ({}, ["--minutes", "0"], "--minutes must be more than 0"),
+    ({}, ["--init", "DATASET"], "not a model bundle")])
+def test_what_cannot_be_is_refused_before_the_first_step(
+        changes: dict[str, object], words: list[str], message: str, bundle: Bundle, dataset: Path,
+        recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+    from superres.errors import SharplineError
+
+    places = {"BUNDLE": str(bundle.root), "DATASET": str(dataset)}
+    words = [places.get(word, word) for word in words]
+    with pytest.raises(SharplineError, match=message):
+        train([str(recipe_file(**changes)), "--data", str(dataset), "--out",
+               str(tmp_path / "runs"), *words])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [["compact_x4"], ["compact_x4", "--data", "nowhere"]])
+def test_a_dataset_that_is_none_is_refused_with_the_remedy(words: list[str]) -> None:
+    from superres.errors import SharplineError
+
+    with pytest.raises(SharplineError, match="sharpline data build"):
+        train(words)
+
+
+def test_a_patch_off_the_window_is_refused(recipe_file: Callable[..., Path], dataset: Path) -> None:
+    from superres.errors import UsageError
+
+    swin = {"upscale": 2, "window_size": 8, "depths": [2], "num_heads": [2], "embed_dim": 8,
+            "upsampler": "pixelshuffledirect"}
+    with pytest.raises(UsageError, match="patch 12 must be a multiple of 8"):
+        train([str(recipe_file(arch={"name": "swinir", "parameters": swin})), "--data",
+               str(dataset)])
+
+
+def test_a_broken_off_training_is_resumed(
+        tiny_recipe: Path, dataset: Path, tmp_path: Path, capsys: Capture,
+        monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    words = [str(tiny_recipe), "--data", str(dataset), "--out", str(tmp_path), "--resume", "--json"]
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(job, "publish", dies)
+        with pytest.raises(KeyboardInterrupt):
+            train(words)
+    assert train(words) == 0
+    captured = capsys.readouterr()
+    result = json.loads(captured.out.splitlines()[-1])
+    (folder,) = tmp_path.iterdir()
+    assert "going on with the run that broke off" in captured.err
+    assert Path(result["bundle"]).parent == folder
+    again = load_bundle(Path(result["bundle"]))
+    for key, value in bundle.weights().items():
+        assert np.array_equal(again.weights()[key], value)
+
+
+def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
+    key = RunKey(recipe={}, profile="full", dataset_id="a", parent_id=None, minutes=None)
+    first, known = open_run(tmp_path, "tiny", key, resume=True)
+    assert not known
+    assert open_run(tmp_path, "tiny", key, resume=True) == (first, True)
+    other = RunKey(recipe={}, profile="full", dataset_id="b", parent_id=None, minutes=None)
+    assert open_run(tmp_path, "tiny", other, resume=True)[1] is False
+    first.finish({})
+    assert open_run(tmp_path, "tiny", key, resume=True)[1] is False
+
+
+@pytest.mark.parametrize(("licences", "reading"), [
+    (["CC0-1.0", "public domain (NASA; as stated by scikit-image)"], "yes"),
+    (["CC0-1.0", "unstated"], "unclear"),
+    (["CC0-1.0", "non-commercial research"], "no"),
+    (["unstated", "research use"], "no"),
+    ([], "unclear")])
+def test_licences_are_read_with_caution(licences: list[str], reading: str) -> None:
+    assert commercial_use(licences) == reading

@@ -1,0 +1,78 @@
+"""Halos, buckets and bounds are measured on the network's own grid."""
+
+import numpy as np
+import pytest
+
+from superres.archs import ArchFacts
+from superres.tiling import Geometry
+from training.tolerance import (
+    SEAM_LEVELS,
+    halo_candidates,
+    measure_precision,
+    measure_seam,
+    tile_buckets,
+)
+
+CONV = ArchFacts(scale=1, receptive_field=18, size_multiple=1, window=None)
+WINDOWED = ArchFacts(scale=1, receptive_field=None, size_multiple=8, window=8)
+DEEP = ArchFacts(scale=1, receptive_field=349, size_multiple=1, window=None)
+
+
+class Blur:
+    """A backend that averages a row over `reach` pixels to both sides, plus a constant error."""
+
+    name, device, precision = "blur", "cpu", "fp32"
+
+    def __init__(self, reach: int, error: float = 0.0) -> None:
+        self.reach, self.error = reach, error
+
+    def forward(self, tiles_bhwc: np.ndarray) -> np.ndarray:
+        padded = np.pad(tiles_bhwc, ((0, 0), (0, 0), (self.reach, self.reach), (0, 0)))
+        width = tiles_bhwc.shape[2]
+        shifts = [padded[:, :, start:start + width] for start in range(2 * self.reach + 1)]
+        return np.mean(shifts, axis=0, dtype=np.float32) + np.float32(self.error)
+
+    def warm_up(self, shapes_hw: object) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return [np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)]
+
+
+@pytest.mark.parametrize(("facts", "halos"), [
+    (CONV, (8, 12, 16, 18)), (WINDOWED, (8, 16, 24, 32)), (DEEP, (8, 12, 16, 24, 32, 349))])
+def test_candidates_end_at_the_receptive_field(facts: ArchFacts, halos: tuple[int, ...]) -> None:
+    assert halo_candidates(facts) == halos
+
+
+@pytest.mark.parametrize(("reach", "halo"), [(5, 8), (11, 12), (18, 18)])
+def test_the_smallest_sufficient_halo_is_found(
+        reach: int, halo: int, pictures: list[np.ndarray]) -> None:
+    seam = measure_seam(Blur(reach), CONV, pictures)
+    assert seam.halo == halo
+    assert seam.levels < 0.001
+
+
+def test_a_reach_beyond_every_halo_is_stated_not_hidden(pictures: list[np.ndarray]) -> None:
+    seam = measure_seam(Blur(40), WINDOWED, pictures)
+    assert seam.halo == 32
+    assert seam.levels > SEAM_LEVELS
+
+
+@pytest.mark.parametrize("facts", [CONV, WINDOWED, DEEP])
+def test_buckets_fit_their_halo_and_grid(facts: ArchFacts) -> None:
+    for halo in halo_candidates(facts):
+        buckets = tile_buckets(facts, halo)
+        Geometry(scale=1, halo=halo, size_multiple=facts.size_multiple, window=facts.window,
+                 buckets=buckets)
+        assert 1 <= len(buckets) <= 5
+
+
+def test_precision_is_the_worst_backends(pictures: list[np.ndarray]) -> None:
+    geometry = Geometry(scale=1, halo=8, buckets=((64, 64),))
+    levels = measure_precision(Blur(3), [Blur(3, 1 / 255), Blur(3, 2 / 255)], geometry, pictures)
+    assert levels == pytest.approx(2.0, abs=0.01)
+    assert measure_precision(Blur(3), [Blur(3)], geometry, pictures) == 0.0
