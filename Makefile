@@ -58,7 +58,7 @@ k8s: setup ## render every overlay into build/k8s and validate it
 images: ## build the container images with docker, podman or buildah; IMAGES="serve" chooses
 	@docker/build $(IMAGES)
 
-gate: setup ## judge a challenger: MODEL=compact_x4 ON=dataset folder
+gate: ## judge a challenger: MODEL=compact_x4 ON=dataset folder
 	@.ci/promotion gate
 
 promote: setup ## make a proven version champion: MODEL=compact_x4 EVIDENCE=evidence.json
