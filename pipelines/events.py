@@ -24,7 +24,7 @@ class Training:
 
 def started_by(run_type: str) -> str:
     """Who started a `build_pairs` run: a person, the schedule, or an alert."""
-    return STARTED_BY.get(str(run_type), PERSON)
+    return STARTED_BY.get(run_type, PERSON)
 
 
 def dataset_extra(

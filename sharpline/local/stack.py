@@ -99,10 +99,12 @@ def running(state: Path, wish: Ports, *, watched: bool, tell: Tell) -> Iterator[
         Services(state / "logs") as services,
     ):
         stack = _plan(state, wish.chosen(), services, watched=watched)
-        _start(stack, tell)
-        tell("everything is up")
-        yield stack
-        tell("stopping")
+        try:
+            _start(stack, tell)
+            tell("everything is up")
+            yield stack
+        finally:
+            tell("stopping everything that was started")
 
 
 def _plan(state: Path, ports: Ports, services: Services, *, watched: bool) -> Stack:
@@ -129,18 +131,19 @@ def _start(stack: Stack, tell: Tell) -> None:
     services, environment = stack.services, stack.environment
     tell("starting MLflow and Airflow")
     registry = mlflow.start(services, stack.state / "mlflow", stack.ports.mlflow, environment)
+    watchers = list(_start_monitoring(stack))
     airflow.migrate(services, stack.site, environment)
-    parts = airflow.start_parts(services, stack.site, environment)
+    api_server, *_ = airflow.start_parts(services, stack.site, environment)
     _await(registry, lambda: mlflow.answers(stack.mlflow_url))
     tell("registering the starter models as first champions")
     _register_starters(stack)
     tell("starting the follower and the picture server")
     server = _start_serving(stack)
-    for service, url in _start_monitoring(stack):
+    for service, url in watchers:
         _await(service, lambda url=url: monitoring.answers(url))
     _await(server, lambda: _is_ready(stack.server_url))
-    _await(parts[0], lambda: airflow.is_up(stack.site))
-    _await_dags(stack, parts[0])
+    _await(api_server, lambda: airflow.is_up(stack.site))
+    _await_dags(stack, api_server)
 
 
 def _register_starters(stack: Stack) -> None:

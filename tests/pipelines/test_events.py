@@ -1,6 +1,7 @@
 """What asset events say, and when a new dataset is worth a training."""
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 import pytest
 
@@ -43,6 +44,11 @@ def built(run_type, *, unchanged, name="d1"):
 )
 def test_a_run_type_says_who_started_it(run_type, who):
     assert started_by(run_type) == who
+
+
+def test_a_run_type_may_be_the_enumeration_that_airflow_hands_to_tasks():
+    kinds = Enum("Kind", {"ASSET_TRIGGERED": "asset_triggered"}, type=str)
+    assert started_by(kinds.ASSET_TRIGGERED) == "alert"
 
 
 def test_a_dataset_event_carries_the_alerts_that_asked_for_it():
