@@ -61,7 +61,7 @@ images: ## build the container images with docker, podman or buildah; IMAGES="se
 gate: ## judge a challenger: MODEL=compact_x4 ON=dataset folder
 	@.ci/promotion gate
 
-promote: setup ## make a proven version champion: MODEL=compact_x4 EVIDENCE=evidence.json
+promote: ## make a proven version champion: MODEL=compact_x4 EVIDENCE=evidence.json
 	@.ci/promotion promote
 
 ##@ Housekeeping
