@@ -21,14 +21,11 @@ class WeightAverage:
     def update(self, net: nn.Module, updates: int) -> None:
         """Take in the weights after the `updates`-th step."""
         share = 1 - min(self._decay, (1 + updates) / (10 + updates))
-        floats, news = [], []
         for key, value in net.state_dict().items():
             if value.is_floating_point():
-                floats.append(self._average[key])
-                news.append(value)
+                self._average[key].lerp_(value, share)
             else:
                 self._average[key].copy_(value)
-        torch._foreach_lerp_(floats, news, share)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged state by the network's keys; not a copy."""

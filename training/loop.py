@@ -45,7 +45,7 @@ class Surroundings:
 
     folder: Path
     tracker: Tracker
-    validate: Callable[[Mapping[str, Tensor], int], None]
+    validate: Callable[[Mapping[str, Tensor], int], object]
     device: torch.device
     clock: Callable[[], float] = time.monotonic
 
@@ -84,7 +84,7 @@ class Loop:
         around: Surroundings,
     ) -> None:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self._net = net.to(around.device, memory_format=layout).train()
+        self._net = net.to(around.device).to(memory_format=layout).train()
         self._layout = layout
         self._recipe, self._stage, self._sampler, self._around = recipe, stage, sampler, around
         self._average = WeightAverage(self._net, recipe.ema_decay)

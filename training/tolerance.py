@@ -6,7 +6,6 @@ All figures are grey levels of 255.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -65,8 +64,9 @@ def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
     sides = [side for side in SIDES if side >= 2 * halo + CORE] or [2 * halo + 2 * CORE]
     sides = [-(-side // _grid(facts)) * _grid(facts) for side in sides]
     squares = [(side, side) for side in sides]
-    wide = [shape for shape in product(sides[-2:], repeat=2) if shape not in squares]
-    return tuple(sorted(squares + wide))
+    large = sides[-2:]
+    oblong = [(height, width) for height in large for width in large if height != width]
+    return tuple(sorted(squares + oblong))
 
 
 def measure_precision(
@@ -95,7 +95,7 @@ def _seam_levels(
     whole = backend.forward(padded_whole(lr_hwc, geometry)[None])[0]
     canonical = crop_whole(whole, height, width, geometry)
     tile_plan = plan(height, width, geometry)
-    tiled = join(backend.forward(np.stack(list(cut(lr_hwc, tile_plan)))), tile_plan)
+    tiled = join(list(backend.forward(np.stack(list(cut(lr_hwc, tile_plan))))), tile_plan)
     return float(np.abs(tiled - canonical).max()) * 255
 
 
