@@ -17,6 +17,8 @@ from serving.settings import Settings, load_settings
 from superres.console import emit, say
 from superres.errors import SharplineError
 
+FLUSH_SECONDS = 5  # for the last answers to reach slow clients, after every picture is done
+
 
 def serve(argv: list[str]) -> int:
     """Answer pictures over HTTP until SIGTERM or Ctrl-C, then finish what is in flight."""
@@ -33,7 +35,7 @@ def serve(argv: list[str]) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(settings.drain.max_seconds),
+            timeout_graceful_shutdown=FLUSH_SECONDS,
         )
         _announce(listener, settings, as_json=arguments.json)
         DrainingServer(config, services).run(sockets=[listener])
@@ -48,7 +50,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         # The library's own text repeats the address; a name that does not resolve has no number.
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise SharplineError(
             f"cannot listen on {host}:{port}: {reason}; stop what uses it, or choose another "
             "address with --host and --port (0 takes a free one)"

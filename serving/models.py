@@ -136,7 +136,7 @@ class Models:
     @property
     def default_name(self) -> str | None:
         """The model of a request that names none; None while nothing is served."""
-        return self._choose(None, None).name if self._offers else None
+        return self._choose(None, None).name if self.looked and self._offers else None
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -162,6 +162,15 @@ class Models:
         for model in [*(offer.model for offer in self._offers.values()), *self._before.values()]:
             model.retire()
 
+    def require_ready(self) -> None:
+        """Raise NotReady until the folder has been gone through and there is a model to serve."""
+        if not self.looked:
+            raise NotReady("the models are being loaded", seconds=2)
+        if not self._offers:
+            faults = "; ".join(f"{name}: {problem}" for name, problem in self._problems.items())
+            folder = self._settings.folder
+            raise NotReady(f"no model is served from {folder} yet. {faults}".strip(), seconds=5)
+
     @contextmanager
     def use(self, name: str | None = None, scale: int | None = None) -> Generator[Offer]:
         """The model of that name, or the best match, kept open for the caller.
@@ -178,6 +187,10 @@ class Models:
 
     def refresh(self) -> None:
         """Look at the folder once, and make what is served follow it."""
+        self._look()
+        self._looked.set()
+
+    def _look(self) -> None:
         seen = fingerprint(self._settings.folder)
         if seen == self._seen:
             return
@@ -206,7 +219,6 @@ class Models:
                 self.refresh()
             except OSError:
                 log.exception("the models folder cannot be looked at; trying again")
-            self._looked.set()
             self._stopping.wait(self._settings.poll_seconds)
 
     def _follow(self, asked: Wanted) -> str | None:
@@ -282,9 +294,8 @@ class Models:
         )
 
     def _choose(self, name: str | None, scale: int | None) -> Offer:
+        self.require_ready()
         offers = self._offers
-        if not offers:
-            raise NotReady("no model is served yet", seconds=5)
         if name is not None and name not in offers:
             raise UnknownModel(
                 f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(offers))

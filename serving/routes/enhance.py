@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.body import Upload, read_body, unpack
 from serving.enhancer import Answer, Order, Stages
-from serving.errors import BadOptions, ClientGone, NotReady
+from serving.errors import BadOptions, ClientGone
 from serving.models import Offer
 from serving.negotiation import MEDIA_TYPES, choose_format, content_disposition
 from serving.routes.documents import picture_answers, picture_body, problems
@@ -63,8 +63,7 @@ def describe(error: ValidationError) -> str:
 async def enhance(request: Request, options: Annotated[Options, Query()]) -> Response:
     """Send a picture's bytes as the body, or as the field `file` of a multipart form."""
     services = services_of(request)
-    if not services.models.offers:
-        raise NotReady("no model is served yet", seconds=5)
+    services.models.require_ready()
     stages = Stages(services.reporter)
     with services.admission.enter() as entry:
         with stages("read"):

@@ -40,10 +40,7 @@ async def readyz(request: Request) -> Health:
     if not services.engine.alive:
         raise NotReady("the engine has stopped")
     models = services.models
-    if not models.offers:
-        faults = "; ".join(f"{name}: {problem}" for name, problem in models.problems.items())
-        folder = services.settings.models.folder
-        raise NotReady(f"no model is served from {folder} yet. {faults}".strip(), seconds=5)
+    models.require_ready()
     return Health(models=tuple(sorted(models.offers)), problems=dict(models.problems))
 
 

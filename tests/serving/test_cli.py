@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import socket
@@ -7,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import httpx
 import pytest
@@ -18,17 +18,35 @@ FORBIDDEN = {"basicsr", "mlflow", "airflow", "torchvision", "timm", "spandrel", 
              "training", "release", "pipelines"}
 
 
-@pytest.fixture
+# The command itself, which at its end tells what it imported.
+SCRIPT = """
+import atexit, json, sys
+atexit.register(lambda: sys.stdout.write(json.dumps(sorted(sys.modules))))
+from sharpline.cli import main
+main()
+"""
+
+
+class Life(NamedTuple):
+    """What one process of `sharpline serve` printed, answered and imported."""
+
+    address: dict
+    statuses: list
+    exit_code: int
+    modules: list
+    errors: str
+
+
+@pytest.fixture(scope="module")
 def process():
-    """A maker of `sharpline serve` processes on a free port: `process(folder, **environment)`."""
+    """A maker of `sharpline serve` processes on a free port, and the address they print."""
     started = []
 
-    def start(folder, *, script="from sharpline.cli import main; main()", **environment):
-        command = [sys.executable, "-c", script, "serve", "--port", "0", "--json",
+    def start(folder):
+        command = [sys.executable, "-c", SCRIPT, "serve", "--port", "0", "--json",
                    "--models", str(folder)]
-        environment = {**os.environ, "SHARPLINE_THREADS": "1", **environment}
-        running = subprocess.Popen(command, env=environment, text=True,
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        running = subprocess.Popen(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(running)
         line = running.stdout.readline()
         if not line:
@@ -53,46 +71,45 @@ def await_ready(url):
     pytest.fail("the server did not become ready within a minute")
 
 
-def test_command_serves_prints_its_address_and_drains_on_sigterm(
-        process, models_folder, noise_png):
-    running, address = process(models_folder, SHARPLINE_MODELS__BACKEND="torch")
-    assert address["url"] == f"http://127.0.0.1:{address['port']}"
+@pytest.fixture(scope="module")
+def served(process, tiny_bundle, noise_png, tmp_path_factory):
+    """One life of the command: eight pictures are sent, SIGTERM comes while they are worked on."""
+    folder = tmp_path_factory.mktemp("models")
+    shutil.copytree(tiny_bundle().root, folder / "compact_x2")
+    running, address = process(folder)
     await_ready(address["url"])
-    data = noise_png(400, 400)
     with ThreadPoolExecutor(8) as clients:
-        in_flight = [clients.submit(httpx.post, f"{address['url']}/v1/enhance", content=data,
-                                    timeout=60) for _ in range(8)]
+        in_flight = [
+            clients.submit(httpx.post, f"{address['url']}/v1/enhance",
+                           content=noise_png(400, 400), timeout=120) for _ in range(8)]
         while "in_flight 0.0" in httpx.get(f"{address['url']}/metrics").text:
             pass
         running.send_signal(signal.SIGTERM)
-        answers = [future.result() for future in in_flight]
-    # What was let in is answered with a picture; what came too late hears so.
-    assert {answer.status_code for answer in answers} <= {200, 503}
-    assert 200 in {answer.status_code for answer in answers}
-    output, errors = running.communicate(timeout=60)
-    assert running.returncode == 0, errors
-    assert output == ""
-    assert errors.strip().endswith("stopped")
-    assert "Traceback" not in errors
+        statuses = [future.result().status_code for future in in_flight]
+    output, errors = running.communicate(timeout=120)
+    return Life(address, statuses, running.returncode, json.loads(output), errors)
+
+
+def test_command_prints_the_address_it_really_has(served):
+    assert served.address["port"] > 0
+    assert served.address["url"] == f"http://127.0.0.1:{served.address['port']}"
+    assert served.address["url"] in served.errors
+
+
+def test_sigterm_lets_every_admitted_picture_be_answered(served):
+    """What was let in is answered with a picture; what came too late hears 503."""
+    assert set(served.statuses) <= {200, 503}
+    assert 200 in served.statuses
+    assert served.exit_code == 0, served.errors
+    assert served.errors.strip().endswith("stopped")
+    assert "Traceback" not in served.errors
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", address["port"]), timeout=5)
+        socket.create_connection(("127.0.0.1", served.address["port"]), timeout=5)
 
 
-def test_server_imports_nothing_of_training_or_the_registry(process, models_folder, noise_png):
-    script = (
-        "import atexit, sys, json\n"
-        "atexit.register(lambda: sys.stdout.write(json.dumps(sorted(sys.modules)) + '\\n'))\n"
-        "from sharpline.cli import main\n"
-        "main()\n")
-    running, address = process(models_folder, script=script)
-    await_ready(address["url"])
-    answer = httpx.post(f"{address['url']}/v1/enhance", content=noise_png(20, 20), timeout=60)
-    assert answer.status_code == 200
-    running.send_signal(signal.SIGTERM)
-    output, errors = running.communicate(timeout=60)
-    assert running.returncode == 0, errors
-    loaded = {name.split(".")[0] for name in json.loads(output.splitlines()[-1])}
-    assert "serving" in loaded
+def test_server_imports_nothing_of_training_or_the_registry(served):
+    loaded = {name.split(".")[0] for name in served.modules}
+    assert {"serving", "superres"} <= loaded
     assert not loaded & FORBIDDEN
 
 
