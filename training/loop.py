@@ -84,7 +84,9 @@ class Loop:
         around: Surroundings,
     ) -> None:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self._net = net.to(around.device).to(memory_format=layout).train()
+        # Its stub has no overload for the memory format alone.
+        laid_out = net.to(around.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        self._net = laid_out.train()
         self._layout = layout
         self._recipe, self._stage, self._sampler, self._around = recipe, stage, sampler, around
         self._average = WeightAverage(self._net, recipe.ema_decay)
