@@ -174,7 +174,8 @@ def _ports() -> Iterator[Finding]:
 
 def _programs() -> Iterator[Finding]:
     for program, package in DEBIAN.items():
-        path = shutil.which(program)
+        # Debian calls its alertmanager prometheus-alertmanager.
+        path = shutil.which(program) or shutil.which(f"prometheus-{program}")
         yield Finding(
             name=program,
             needed=False,
