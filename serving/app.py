@@ -15,8 +15,9 @@ from serving.admission import Admission
 from serving.drift import LiveWindow
 from serving.engine import Engine
 from serving.enhancer import Enhancer
+from serving.loaded import BackendLoader
 from serving.metrics import Metrics
-from serving.models import BackendLoader, Models
+from serving.models import Models
 from serving.reporter import Reporter, show_when_scraped
 from serving.routes import enhance, health, models, pages
 from serving.scheduler import BatchLimits, Scheduler

@@ -7,40 +7,20 @@ The model before stays loaded, so that going back to it is instant.
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
-
-import numpy as np
+from typing import Protocol
 
 from serving.errors import BadOptions, NotReady, UnknownModel
 from serving.folder import BrokenFolder, Fingerprint, Wanted, fingerprint, read_folder
-from serving.scheduler import Tile
+from serving.loaded import BackendLoader, LoadedModel, OnDevice, WrongAnswer, prove
 from serving.settings import ModelSettings
 from superres.backends import Backend, load_backend
 from superres.bundle import Bundle, load_bundle
 from superres.errors import SharplineError
-from superres.image import Picture
-from superres.upscale import Upscaler
 
 log = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
-BackendLoader = Callable[[Bundle], Backend]
-
-ROUNDING_LEVELS = 1.0  # the golden answer and ours are each rounded to whole levels
-GOLDEN_SHARE = 99.9  # per cent of values that a precision bound speaks of
-
-
-class WrongAnswer(SharplineError):
-    """A model does not repeat the answer that it gave when it was made."""
-
-
-class OnDevice(Protocol):
-    """Runs a function on the thread that owns the device."""
-
-    def __call__(self, errand: Callable[[], Result], /) -> Result: ...
 
 
 class Watcher(Protocol):
@@ -51,46 +31,6 @@ class Watcher(Protocol):
     def model_swapped(self, model: str) -> None: ...
 
     def model_refused(self, model: str) -> None: ...
-
-
-class LoadedModel:
-    """A proven bundle on a backend; closed once it is retired and nobody uses it."""
-
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self.bundle = bundle
-        self.name = bundle.info.name
-        self.upscaler = Upscaler(bundle, backend)
-        self._lock = threading.Lock()
-        self._users = 0
-        self._retired = False
-
-    def forward(self, tiles_bhwc: Tile) -> Tile:
-        return self.upscaler.forward(tiles_bhwc)
-
-    @contextmanager
-    def in_use(self) -> Generator[None]:
-        """Keep the model open, even if another takes its place meanwhile."""
-        with self._lock:
-            self._users += 1
-        try:
-            yield
-        finally:
-            self._leave()
-
-    def retire(self) -> None:
-        """Close as soon as the last user has gone."""
-        with self._lock:
-            self._retired = True
-            close = self._users == 0
-        if close:
-            self.upscaler.backend.close()
-
-    def _leave(self) -> None:
-        with self._lock:
-            self._users -= 1
-            close = self._retired and self._users == 0
-        if close:
-            self.upscaler.backend.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +63,7 @@ class Models:
         self._offers: Mapping[str, Offer] = {}  # replaced whole, never changed
         self._before: dict[str, LoadedModel] = {}
         self._problems: Mapping[str, str] = {}
+        self._awaited: frozenset[str] = frozenset()  # wanted, not yet served or refused
         self._seen: Fingerprint | None = None
         self._looked = threading.Event()
         self._stopping = threading.Event()
@@ -136,7 +77,7 @@ class Models:
     @property
     def default_name(self) -> str | None:
         """The model of a request that names none; None while nothing is served."""
-        return self._choose(None, None).name if self.looked and self._offers else None
+        return self._choose(None, None).name if self._offers else None
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -163,10 +104,10 @@ class Models:
             model.retire()
 
     def require_ready(self) -> None:
-        """Raise NotReady until the folder has been gone through and there is a model to serve."""
-        if not self.looked:
-            raise NotReady("the models are being loaded", seconds=2)
+        """Raise NotReady until there is a model to serve."""
         if not self._offers:
+            if not self.looked:
+                raise NotReady("the models are being loaded", seconds=2)
             faults = "; ".join(f"{name}: {problem}" for name, problem in self._problems.items())
             folder = self._settings.folder
             raise NotReady(f"no model is served from {folder} yet. {faults}".strip(), seconds=5)
@@ -202,9 +143,11 @@ class Models:
             self._problems = {str(self._settings.folder): str(error)}
             return
         problems: dict[str, str] = {}
-        for asked in wanted.values():
+        self._awaited = frozenset(wanted)
+        for asked in sorted(wanted.values(), key=self._by_preference):
             self._watcher.model_wanted(asked.name)
             problem = self._follow(asked)
+            self._awaited -= {asked.name}
             if problem is not None:
                 problems[asked.name] = problem
             if self._stopping.is_set():
@@ -230,7 +173,7 @@ class Models:
             if offer is not None and offer.model.bundle.id == bundle.id:
                 self._put(Offer(name=asked.name, version=asked.version, model=offer.model))
                 return None
-            model = self._loaded_before(bundle) or self._prove(bundle)
+            model = self._loaded_before(bundle) or prove(bundle, self._load, self._on_device)
         except Exception as error:  # whatever is wrong with a new model, the old one serves on
             foreseen = isinstance(error, SharplineError)
             log.error(
@@ -240,21 +183,6 @@ class Models:
             return str(error) or type(error).__name__
         self._swap_in(Offer(name=asked.name, version=asked.version, model=model))
         return None
-
-    def _prove(self, bundle: Bundle) -> LoadedModel:
-        """Load, warm up shape by shape so that batches go in between, replay the golden pair."""
-        backend = self._load(bundle)
-        try:
-            for bucket in bundle.info.tile_buckets:
-                self._on_device(lambda shape=bucket: backend.warm_up([shape]))
-            model = LoadedModel(bundle, backend)
-            golden_input, golden_output = bundle.golden()
-            answer = self._on_device(lambda: model.upscaler.upscale(golden_input))
-            require_golden(answer, golden_output, bundle, backend.precision)
-        except BaseException:
-            backend.close()
-            raise
-        return model
 
     def _swap_in(self, offer: Offer) -> None:
         replaced = self._offers.get(offer.name)
@@ -297,18 +225,26 @@ class Models:
         self.require_ready()
         offers = self._offers
         if name is not None and name not in offers:
+            if name in self._awaited:
+                raise NotReady(f"model {name} is still being loaded", seconds=5)
             raise UnknownModel(
                 f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(offers))
             )
         named = [offers[name]] if name is not None else list(offers.values())
         fitting = [offer for offer in named if scale in (None, offer.scale)]
         if not fitting:
+            if name is None and self._awaited:
+                raise NotReady("some models are still being loaded", seconds=5)
             scales = sorted({offer.scale for offer in named})
             raise BadOptions(
                 f"scale {scale} is not offered here; there is: "
                 + ", ".join(str(offered) for offered in scales)
             )
-        return min(fitting, key=lambda offer: (offer.name != self._settings.default, offer.name))
+        return min(fitting, key=self._by_preference)
+
+    def _by_preference(self, model: "Offer | Wanted") -> tuple[bool, str]:
+        """The default goes first, in loading as in choosing."""
+        return (model.name != self._settings.default, model.name)
 
 
 def _require_what_was_asked(bundle: Bundle, asked: Wanted) -> None:
@@ -319,22 +255,4 @@ def _require_what_was_asked(bundle: Bundle, asked: Wanted) -> None:
     if bundle.info.name != asked.name:
         raise WrongAnswer(
             f"{asked.path} holds a model called {bundle.info.name!r}, not {asked.name!r}"
-        )
-
-
-def require_golden(answer: Picture, golden: Picture, bundle: Bundle, precision: str) -> None:
-    """Raise WrongAnswer where the answer is further from the golden one than the bundle states."""
-    if answer.rgb_hwc.shape != golden.rgb_hwc.shape:
-        raise WrongAnswer(
-            f"the golden answer has shape {golden.rgb_hwc.shape}, this one {answer.rgb_hwc.shape}"
-        )
-    bounds = bundle.info.bounds
-    allowed = bounds.seam_levels + bounds.precision_levels.get(precision, 0.0) + ROUNDING_LEVELS
-    levels = 255.0 / np.iinfo(golden.rgb_hwc.dtype).max
-    off = np.abs(answer.rgb_hwc.astype(np.float64) - golden.rgb_hwc.astype(np.float64)) * levels
-    worst = float(np.percentile(off, GOLDEN_SHARE))
-    if not worst <= allowed:
-        raise WrongAnswer(
-            f"the golden answer is missed by {worst:.2f} levels, {allowed:.2f} are "
-            f"allowed; the weights or this machine's {precision} arithmetic are bad"
         )

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping
 
 from serving.admission import Admission
 from serving.drift import LiveWindow
+from serving.loaded import LoadedModel
 from serving.metrics import Metrics
-from serving.models import LoadedModel, Models
+from serving.models import Models
 from serving.scheduler import Scheduler
 
 LabelledValues = Mapping[tuple[str, ...], float]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from serving.models import BackendLoader
+    from serving.loaded import BackendLoader
     from serving.services import Services
     from serving.settings import Settings
     from superres.bundle import Bundle

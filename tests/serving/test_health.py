@@ -1,4 +1,5 @@
 import shutil
+import threading
 
 import pytest
 
@@ -37,6 +38,28 @@ def test_ready_server_names_its_models_and_what_it_refused(picture_server, model
     assert "not a description" in ready["problems"]["broken_x4"]
     value = server.services.metrics.registry.get_sample_value
     assert value("sharpline_model_refusals_total", {"model": "broken_x4"}) == 1
+
+
+def test_model_still_loading_is_asked_for_later_while_others_serve(
+        picture_server, models_folder, tiny_bundle, numpy_backends, noise_png):
+    shutil.copytree(tiny_bundle(name="slow_x4", scale=4).root, models_folder / "slow_x4")
+    go_on = threading.Event()
+
+    def load(bundle):
+        if bundle.info.name == "slow_x4":
+            go_on.wait(timeout=60)
+        return numpy_backends(bundle)
+
+    server = picture_server(models_folder, load_backend=load, models={"default": "compact_x2"})
+    assert server.client.get("/startupz").status_code == 503
+    for options, status in (({}, 200), ({"scale": 2}, 200), ({"model": "slow_x4"}, 503),
+                            ({"scale": 4}, 503), ({"model": "nothing"}, 404)):
+        answer = server.client.post("/v1/enhance", params=options, content=noise_png(8, 8))
+        assert answer.status_code == status, options
+    go_on.set()
+    server.wait_for(lambda: server.client.get("/startupz").status_code == 200)
+    answer = server.client.post("/v1/enhance", params={"scale": 4}, content=noise_png(8, 8))
+    assert answer.headers["Sharpline-Model"] == "slow_x4"
 
 
 def test_models_are_listed_with_what_they_are(server):
