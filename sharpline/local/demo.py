@@ -23,6 +23,7 @@ def demo(state: Path) -> None:
     tell = clocked()
     with running(state, Ports(), watched=False, tell=tell) as stack, stack.airflow_api() as api:
         loop, outcome = turn.take(api, stack, tell)
+        stack.await_server()
         pair, protocol = showcase.held_out(outcome.dataset, SCALE)
         served = _serve_each(stack, outcome, pair, protocol, tell)
         picture = state / "demo" / "before_after.png"

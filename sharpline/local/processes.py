@@ -119,6 +119,10 @@ class Services:
             )
         self.running.remove(service)
 
+    def named(self, name: str) -> Service:
+        """The running service of this name."""
+        return next(service for service in self.running if service.name == name)
+
     def check(self) -> None:
         """Raises ServiceFailed where one of the services has ended."""
         for service in self.running:

@@ -79,6 +79,10 @@ class Stack:
         """The model folder that the follower writes and the server reads."""
         return self.state / "models"
 
+    def await_server(self) -> None:
+        """Return once the picture server has loaded its models and answers."""
+        _await(self.services.named("server"), lambda: _is_ready(self.server_url))
+
     def airflow_api(self) -> AirflowApi:
         """A new client of this Airflow."""
         return AirflowApi(self.site.url, airflow.USER, self.site.password)
@@ -88,6 +92,7 @@ class Stack:
 def running(state: Path, wish: Ports, *, watched: bool, tell: Tell) -> Iterator[Stack]:
     """Start every service on the state folder `state`; all are gone when the block is left.
 
+    The picture server may still be loading its models, which takes it longest: `await_server`.
     `watched` adds Prometheus and Alertmanager where they are installed. SIGTERM and SIGHUP leave
     the block as Ctrl-C does. Raises SharplineError where another `demo` or `up` uses this state,
     the disk is full, the starter models are missing, or a service does not get ready.
@@ -101,7 +106,6 @@ def running(state: Path, wish: Ports, *, watched: bool, tell: Tell) -> Iterator[
         stack = _plan(state, wish.chosen(), services, watched=watched)
         try:
             _start(stack, tell)
-            tell("everything is up")
             yield stack
         finally:
             tell("stopping everything that was started")
@@ -138,10 +142,9 @@ def _start(stack: Stack, tell: Tell) -> None:
     tell("registering the starter models as first champions")
     _register_starters(stack)
     tell("starting the follower and the picture server")
-    server = _start_serving(stack)
+    _start_serving(stack)
     for service, url in watchers:
         _await(service, lambda url=url: monitoring.answers(url))
-    _await(server, lambda: _is_ready(stack.server_url))
     _await(api_server, lambda: airflow.is_up(stack.site))
     _await_dags(stack, api_server)
 
@@ -160,12 +163,12 @@ def _register_starters(stack: Stack) -> None:
         raise SharplineError(str(error)) from error
 
 
-def _start_serving(stack: Stack) -> Service:
+def _start_serving(stack: Stack) -> None:
     sharpline = BIN / "sharpline"
     follow = [sharpline, "models", "follow", "--to", stack.models, "--every", str(FOLLOW_SECONDS)]
     serve = [sharpline, "serve", "--port", str(stack.ports.server), "--models", stack.models]
     stack.services.start("follower", follow, environment=stack.environment)
-    return stack.services.start("server", serve, environment=stack.environment)
+    stack.services.start("server", serve, environment=stack.environment)
 
 
 def _start_monitoring(stack: Stack) -> Iterator[tuple[Service, str]]:

@@ -22,6 +22,8 @@ def up(state: Path, *, with_loop: bool) -> None:
     tell = clocked()
     try:
         with running(state, USUAL, watched=True, tell=tell) as stack:
+            tell("waiting for the picture server to load its models")
+            stack.await_server()
             show(report.addresses(stack))
             say("Ctrl-C stops everything")
             if with_loop and not any((state / "datasets").glob("*/dataset.json")):

@@ -109,6 +109,7 @@ def standing(stack, monkeypatch):
     def running(state, wish, *, watched, tell):
         yield stack
 
+    monkeypatch.setattr(Stack, "await_server", lambda _: None)
     monkeypatch.setattr(demo, "running", running)
     monkeypatch.setattr(up, "running", running)
     monkeypatch.setattr(demo, "SCALE", SCALE)
