@@ -15,7 +15,12 @@ def subclasses(base):
 
 
 def test_every_error_has_a_label_of_its_own_in_the_table():
-    raised = subclasses(ServingError) | subclasses(PictureError)
+    # Other rooms may have picture errors of their own, which no request ever meets.
+    raised = {
+        error
+        for error in subclasses(ServingError) | subclasses(PictureError)
+        if error.__module__.split(".")[0] in ("serving", "superres")
+    }
     by_label = {}
     for error in raised - {TryLater, PictureError}:
         by_label.setdefault(error.label, set()).add(error)
