@@ -3,6 +3,8 @@
 import io
 import math
 import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from types import ModuleType
@@ -35,6 +37,18 @@ MAGIC = {
     "bmp": (b"BM",),
 }
 SHORTEST_FILE = 20  # bytes; anything less is a signature at best
+PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+WHOLE = ((0, 0, 1, 1),)  # first row, first column, and the steps from there
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+INFLATE_BYTES = 2**20  # at a time, so that counting costs no memory
 MOST_PNG_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
 
 
@@ -58,6 +72,8 @@ def decode(data: bytes, *, name: str = "", limits: Limits = DEFAULT_LIMITS) -> P
     inspect(data, limits)
     image, header = _opened(data, limits)
     with _broken_if_it_fails():
+        if header.format == "png":
+            _check_png_rows(data)
         if header.format == "png" and _png_bit_depth(data) == 16 and image.mode != "I;16":
             return _decode_deep_png(data, image, name)
         image.load()
@@ -96,8 +112,9 @@ def _sniff(data: bytes) -> str:
             if len(data) < SHORTEST_FILE:
                 break
             return format
-    raise NotAPicture("this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, "
-                      "TIFF or BMP")
+    raise NotAPicture(
+        "this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, TIFF or BMP"
+    )
 
 
 def _check_png(data: bytes) -> None:
@@ -110,6 +127,43 @@ def _check_png(data: bytes) -> None:
         chunks += 1
         if chunks > MOST_PNG_CHUNKS:
             raise BrokenPicture(f"the PNG has over {MOST_PNG_CHUNKS} chunks ahead of its pixels")
+        position += 12 + length
+
+
+def _check_png_rows(data: bytes) -> None:
+    """Raise where the pixel data ends early: Pillow would fill the missing rows with black."""
+    width, height, bit_depth, colour_type, _, _, interlaced = struct.unpack_from(
+        ">IIBBBBB", data, 16
+    )
+    bits_per_pixel = bit_depth * PNG_CHANNELS[colour_type]
+    expected = sum(
+        len(range(top, height, down))
+        * (1 + (len(range(left, width, right)) * bits_per_pixel + 7) // 8)
+        for top, left, down, right in (ADAM7 if interlaced else WHOLE)
+        if left < width
+    )
+    inflater, found = zlib.decompressobj(), 0
+    for body in _png_pixel_chunks(data):
+        pending = body
+        while pending and found < expected:
+            found += len(inflater.decompress(pending, INFLATE_BYTES))
+            pending = inflater.unconsumed_tail
+        if found >= expected or inflater.eof:
+            break
+    if found < expected:
+        raise BrokenPicture(
+            f"the picture is damaged: its pixels end after {found:,} of {expected:,} bytes"
+        )
+
+
+def _png_pixel_chunks(data: bytes) -> Iterator[bytes]:
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IDAT":
+            yield data[position + 8 : position + 8 + length]
+        elif kind == b"IEND":
+            return
         position += 12 + length
 
 
@@ -235,6 +289,7 @@ def _upright(picture: Picture, orientation: int) -> Picture:
     """Apply EXIF orientation 2 to 8; anything else leaves the picture as it is."""
     if orientation not in range(2, 9):
         return picture
+
     def turn(plane: Array) -> Array:
         if orientation >= 5:
             plane = plane.swapaxes(0, 1)

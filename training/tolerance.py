@@ -22,6 +22,7 @@ HALOS = (8, 12, 16, 24, 32)
 SEAM_LEVELS = 0.25
 CORE = 32
 SIDES = (64, 96, 160)
+LONG_SIDES = (288, 512)  # beside the largest side: a wide tile has less halo for its pixels
 PRECISION_SHARE = 99.9  # per cent of the values
 
 
@@ -66,6 +67,9 @@ def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
     squares = [(side, side) for side in sides]
     large = sides[-2:]
     oblong = [(height, width) for height in large for width in large if height != width]
+    if facts.window is None:  # attention pays for every shape with seconds of compiling
+        oblong += [(sides[-1], long) for long in LONG_SIDES if long > sides[-1]]
+        oblong += [(long, sides[-1]) for long in LONG_SIDES if long > sides[-1]]
     return tuple(sorted(squares + oblong))
 
 

@@ -229,6 +229,31 @@ def test_zero_sides_and_cut_files_are_broken() -> None:
             decode(whole[: len(whole) // 2])
 
 
+def test_rows_that_are_missing_are_not_made_up() -> None:
+    """A PNG whose compressed stream is sound but too short, which Pillow answers with black."""
+    whole = encode(Picture(rgb_hwc=colours(40, 20)), "png")
+    short = bytearray(encode(Picture(rgb_hwc=colours(30, 20)), "png"))
+    short[8:33] = whole[8:33]
+    with pytest.raises(BrokenPicture, match="end after"):
+        decode(bytes(short))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 9), (33, 17)])
+def test_interlaced_pngs_are_whole(mode: str, size: tuple[int, int]) -> None:
+    """Written by another program's interlacing writer."""
+    import pyvips
+
+    image = Image.fromarray(colours(size[1], size[0])).convert(mode)
+    plain = np.asarray(image.convert("RGBA"))
+    data = pyvips.Image.new_from_array(plain).pngsave_buffer(interlace=True)
+    assert data[28] == 1
+    np.testing.assert_array_equal(decode(data).rgb_hwc, plain[..., :3])
+    np.testing.assert_array_equal(
+        decode(saved(image)).rgb_hwc, np.asarray(image.convert("RGB"))
+    )
+
+
 def test_a_flipped_byte_in_the_pixels_is_noticed() -> None:
     data = bytearray(saved(Image.fromarray(colours(50, 50))))
     data[len(data) // 2] ^= 0xFF
