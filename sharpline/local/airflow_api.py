@@ -100,6 +100,16 @@ class AirflowApi:
         """One run as it stands."""
         return _run(self._get(f"/dags/{dag_id}/dagRuns/{run_id}"))
 
+    def unfinished(self) -> list[Run]:
+        """Runs of every DAG that are queued or at work."""
+        asked = {"state": ["queued", "running"]}
+        return [_run(found) for found in self._get("/dags/~/dagRuns", asked)["dag_runs"]]
+
+    def give_up(self, run: Run) -> None:
+        """Mark a run and its unfinished tasks as failed."""
+        path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}"
+        _read(self._send("PATCH", path, json={"state": "failed"}))
+
     def tasks(self, run: Run) -> list[Task]:
         """The tasks of a run as they stand."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances"

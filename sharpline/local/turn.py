@@ -24,8 +24,13 @@ class LoopFailed(SharplineError):
 def take(api: AirflowApi, stack: Stack, tell: Tell) -> tuple[Loop, Outcome]:
     """Start `build_pairs` as a person would and follow until the last decision is made.
 
-    Raises LoopFailed where a step failed before any candidate could be judged.
+    Runs that an interrupted turn left unfinished are given up first: Airflow would take them up
+    again, and each DAG has one run at a time. Raises LoopFailed where a step failed before any
+    candidate could be judged.
     """
+    for left in api.unfinished():
+        tell(f"giving up {left.dag_id} {left.run_id}, which was left unfinished")
+        api.give_up(left)
     run = api.trigger("build_pairs", f"by-hand-{uuid.uuid4().hex[:8]}", {})
     tell(f"started {run.dag_id}: {api.run_page(run)}")
     loop = follow(api, run, tell=tell, check=stack.services.check)

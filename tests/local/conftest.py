@@ -82,6 +82,10 @@ class FakeAirflow:
         if path == "/assets/events":
             events = self.events[query["source_run_id"][0]]
             return (500, {}) if events is None else (200, {"asset_events": events})
+        if path == "/dags/~/dagRuns":
+            return 200, {
+                "dag_runs": [r for r in self.runs.values() if r["state"] in query["state"]]
+            }
         if len(words) == 4:
             if self.script:
                 self.script.popleft()()
@@ -117,6 +121,12 @@ def _handler(fake: FakeAirflow) -> type[BaseHTTPRequestHandler]:
                 self._send(401, {})
             else:
                 self._trigger(self.path.split("/")[4], body)
+
+        def do_PATCH(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            run = fake.runs[self.path.split("/")[-1]]
+            run["state"] = body["state"]
+            self._send(200, run)
 
         def _trigger(self, dag_id: str, body: dict[str, Any]) -> None:
             if body["dag_run_id"] in self.known():

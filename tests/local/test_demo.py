@@ -137,6 +137,13 @@ def test_the_demo_fails_where_a_step_failed_after_showing_the_rest(standing, dec
     assert "version 2 promoted" in capsys.readouterr().out
 
 
+def test_a_turn_gives_up_what_an_interrupted_one_left(standing, decided, capsys):
+    decided.run("finetune", "stale", "running")
+    demo.demo(standing.state)
+    assert decided.runs["stale"]["state"] == "failed"
+    assert "giving up finetune stale" in capsys.readouterr().err
+
+
 def test_a_loop_without_any_decision_fails_with_the_reason(standing, airflow, monkeypatch):
     monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
 
