@@ -55,8 +55,15 @@ def run(argv: list[str]) -> int:
 def usage() -> str:
     """The table of sub-commands as text."""
     rows = [f"  {name:<15}{command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: sharpline COMMAND [OPTIONS]", "", *rows, "",
-                      "sharpline COMMAND --help explains one of them."])
+    return "\n".join(
+        [
+            "usage: sharpline COMMAND [OPTIONS]",
+            "",
+            *rows,
+            "",
+            "sharpline COMMAND --help explains one of them.",
+        ]
+    )
 
 
 def _call(command: Command, argv: list[str]) -> int:

@@ -167,8 +167,9 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         info = BundleInfo.model_validate(json.loads(raw))
         _ = info.geometry
     except (ValueError, ValidationError) as error:
-        raise BrokenBundle(f"{info_path} is not a description this version reads: {error}"
-                           ) from error
+        raise BrokenBundle(
+            f"{info_path} is not a description this version reads: {error}"
+        ) from error
     if verify:
         _verify(path, info.files)
     return Bundle(root=path, info=info, id=sha256_bytes(raw))
@@ -185,8 +186,10 @@ def _verify(root: Path, files: Mapping[str, str]) -> None:
         if not path.is_file():
             raise BrokenBundle(f"{path} is missing; fetch or build the bundle again")
         if sha256_file(path) != expected:
-            raise BrokenBundle(f"{path} is not the file that was published (its sha256 differs); "
-                               "fetch or build the bundle again")
+            raise BrokenBundle(
+                f"{path} is not the file that was published (its sha256 differs); "
+                "fetch or build the bundle again"
+            )
     present = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     extra = present - set(files) - {INFO_FILE}
     if extra:

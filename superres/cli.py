@@ -26,8 +26,13 @@ def evaluate(argv: Sequence[str]) -> int:
     """Score a bundle on a dataset or a folder of high-resolution pictures."""
     parser = argparse.ArgumentParser(prog="sharpline evaluate", description=evaluate.__doc__)
     parser.add_argument("bundle", help="a bundle folder, or the name of a starter model")
-    parser.add_argument("--on", type=Path, required=True, metavar="FOLDER",
-                        help="a dataset folder, or a folder of high-resolution pictures")
+    parser.add_argument(
+        "--on",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="a dataset folder, or a folder of high-resolution pictures",
+    )
     parser.add_argument("--channel", choices=("y", "rgb"), default="y")
     parser.add_argument("--split", default="validation", help="of a dataset")
     parser.add_argument("--whole", action="store_true", help="whole pictures instead of tiles")
@@ -63,7 +68,8 @@ def _evaluate(words: argparse.Namespace) -> dict[str, object]:
                 "psnr": finite(picture.psnr),
                 "ssim": picture.ssim,
                 "bicubic": {
-                    "psnr": finite(picture.bicubic_psnr), "ssim": picture.bicubic_ssim,
+                    "psnr": finite(picture.bicubic_psnr),
+                    "ssim": picture.bicubic_ssim,
                 },
             }
             for picture in done.pictures
@@ -83,14 +89,25 @@ def _show_evaluation(result: Mapping[str, object]) -> None:
     from superres.quality import Protocol
 
     protocol = Protocol.from_dict(result["protocol"])  # pyright: ignore[reportArgumentType] - a dict made above
-    table = Table("picture", "PSNR dB", "SSIM", "bicubic PSNR dB", "bicubic SSIM",
-                  title=f"{result['model']} on {protocol}")
+    table = Table(
+        "picture",
+        "PSNR dB",
+        "SSIM",
+        "bicubic PSNR dB",
+        "bicubic SSIM",
+        title=f"{result['model']} on {protocol}",
+    )
     mean = {**result, "name": "mean"}
     for row in [*result["pictures"], mean]:  # pyright: ignore[reportGeneralTypeIssues] - likewise
         figures = (row["psnr"], row["ssim"], row["bicubic"]["psnr"], row["bicubic"]["ssim"])
         psnr, ssim, bicubic_psnr, bicubic_ssim = figures
-        table.add_row(row["name"], _decibels(psnr), f"{ssim:.4f}", _decibels(bicubic_psnr),
-                      f"{bicubic_ssim:.4f}")
+        table.add_row(
+            row["name"],
+            _decibels(psnr),
+            f"{ssim:.4f}",
+            _decibels(bicubic_psnr),
+            f"{bicubic_ssim:.4f}",
+        )
     Console().print(table)
 
 
@@ -103,8 +120,9 @@ def enhance(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="sharpline enhance", description=enhance.__doc__)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="files or folders")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT_FOLDER")
-    parser.add_argument("--model", default="compact_x4",
-                        help="a bundle folder, or the name of a starter model")
+    parser.add_argument(
+        "--model", default="compact_x4", help="a bundle folder, or the name of a starter model"
+    )
     parser.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
     parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT_FOLDER")
@@ -119,11 +137,18 @@ def enhance(argv: Sequence[str]) -> int:
     for source, reason in failed.items():
         say(f"left out {source}: {reason}")
     if words.json:
-        emit({"model": bundle.info.name, "written": done,
-              "failed": [{"picture": name, "reason": why} for name, why in failed.items()]})
+        emit(
+            {
+                "model": bundle.info.name,
+                "written": done,
+                "failed": [{"picture": name, "reason": why} for name, why in failed.items()],
+            }
+        )
     else:
-        show(f"{len(done)} of {len(jobs)} pictures enlarged {bundle.info.scale} times by "
-             f"{bundle.info.name} into {words.out}")
+        show(
+            f"{len(done)} of {len(jobs)} pictures enlarged {bundle.info.scale} times by "
+            f"{bundle.info.name} into {words.out}"
+        )
     return 1 if failed else 0
 
 
@@ -136,11 +161,14 @@ def _jobs(words: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
         for source in list_pictures(given) if given.is_dir() else [given]:
             target = words.out / (source.stem + _suffix(source, words.format))
             if target in targets:
-                raise SharplineError(f"{targets[target]} and {source} would both become {target}; "
-                                     "enlarge them into different folders")
+                raise SharplineError(
+                    f"{targets[target]} and {source} would both become {target}; "
+                    "enlarge them into different folders"
+                )
             if target.resolve() == source.resolve():
-                raise SharplineError(f"{source} would be overwritten by its own answer; choose "
-                                     "another OUT_FOLDER")
+                raise SharplineError(
+                    f"{source} would be overwritten by its own answer; choose another OUT_FOLDER"
+                )
             if target.exists() and not words.overwrite:
                 raise SharplineError(f"{target} is there already; give --overwrite to replace it")
             targets[target] = source
@@ -185,8 +213,10 @@ def find_bundle(name_or_folder: str) -> Bundle:
         raise SharplineError(f"{folder} is not a model bundle: it has no {INFO_FILE}")
     starters = sorted(path.parent.name for path in STARTERS.glob(f"*/{INFO_FILE}"))
     if name_or_folder not in starters:
-        raise SharplineError(f"no model {name_or_folder!r}; give a bundle folder or one of: "
-                             f"{', '.join(starters) or 'no starter is installed'}")
+        raise SharplineError(
+            f"no model {name_or_folder!r}; give a bundle folder or one of: "
+            f"{', '.join(starters) or 'no starter is installed'}"
+        )
     return load_bundle(STARTERS / name_or_folder)
 
 

@@ -60,8 +60,9 @@ def check_format_holds(frame: Picture, format: str) -> None:
     if format == "jpeg" and frame.alpha_hw is not None:
         opaque = np.iinfo(frame.alpha_hw.dtype).max
         if frame.alpha_hw.size and frame.alpha_hw.min() != opaque:
-            raise FormatCannotHold("jpeg holds no transparency, this picture has some; "
-                                   "choose png or webp")
+            raise FormatCannotHold(
+                "jpeg holds no transparency, this picture has some; choose png or webp"
+            )
 
 
 def _row_stripes(picture: Picture) -> Iterator[Picture]:

@@ -17,6 +17,7 @@ from superres.upscale import Upscaler
 
 Array = NDArray[Any]
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
     """A low-resolution input and the truth, `scale` times its size."""
@@ -174,8 +175,10 @@ def pairs_from_dataset(folder: Path, scale: int, split: str) -> PairSet:
     """The pairs of one split of a dataset that `sharpline data build` made."""
     info = read_info(folder)
     if info.scale != scale:
-        raise SharplineError(f"{folder} is a dataset for scale {info.scale}, not {scale}; build "
-                             f"one with --scale {scale}")
+        raise SharplineError(
+            f"{folder} is a dataset for scale {info.scale}, not {scale}; build "
+            f"one with --scale {scale}"
+        )
     rows = [row for row in read_manifest(folder / MANIFEST_NAME) if row.split == split]
     if not rows:
         raise SharplineError(f"{folder} has no pictures in its {split} split")

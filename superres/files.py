@@ -41,8 +41,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        raise SharplineError(f"cannot write {path}: {error.strerror}; free space or choose "
-                             "another folder, then run the command again") from error
+        raise SharplineError(
+            f"cannot write {path}: {error.strerror}; free space or choose "
+            "another folder, then run the command again"
+        ) from error
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
@@ -87,7 +89,9 @@ def file_lock(path: Path, *, timeout_seconds: float = 0.0) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise SharplineError(f"{path} is locked by another process that is still "
-                                         "running; wait for it to finish, or stop it") from None
+                    raise SharplineError(
+                        f"{path} is locked by another process that is still "
+                        "running; wait for it to finish, or stop it"
+                    ) from None
                 time.sleep(0.05)
         yield

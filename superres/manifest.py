@@ -1,9 +1,9 @@
 """The one schema of a pairs dataset: a folder with dataset.json, manifest.parquet, pairs, packs.
 
-    ID/dataset.json                                 what the set is (DatasetInfo)
-    ID/manifest.parquet                             one row a pair (ManifestRow)
-    ID/pairs/{train,validation}/{HR,LR}/NAME.png    the pictures, readable by any toolkit
-    ID/packs/train.{bin,json}                       the same pixels as uint8, for training
+ID/dataset.json                                 what the set is (DatasetInfo)
+ID/manifest.parquet                             one row a pair (ManifestRow)
+ID/pairs/{train,validation}/{HR,LR}/NAME.png    the pictures, readable by any toolkit
+ID/packs/train.{bin,json}                       the same pixels as uint8, for training
 """
 
 # pyarrow has no types:
@@ -26,16 +26,28 @@ from superres.files import write_bytes, write_json
 SPLITS = ("train", "validation")
 INFO_NAME, MANIFEST_NAME = "dataset.json", "manifest.parquet"
 
-SCHEMA = pa.schema([
-    ("split", pa.string()), ("name", pa.string()),
-    ("hr_path", pa.string()), ("lr_path", pa.string()),
-    ("hr_sha256", pa.string()), ("lr_sha256", pa.string()),
-    ("hr_bytes", pa.int64()), ("lr_bytes", pa.int64()),
-    ("width", pa.int32()), ("height", pa.int32()), ("scale", pa.int32()),
-    ("degradation", pa.string()), ("parameters", pa.string()), ("seed", pa.int64()),
-    ("source", pa.string()), ("licence", pa.string()), ("author", pa.string()),
-    ("phash", pa.string()),
-])
+SCHEMA = pa.schema(
+    [
+        ("split", pa.string()),
+        ("name", pa.string()),
+        ("hr_path", pa.string()),
+        ("lr_path", pa.string()),
+        ("hr_sha256", pa.string()),
+        ("lr_sha256", pa.string()),
+        ("hr_bytes", pa.int64()),
+        ("lr_bytes", pa.int64()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("scale", pa.int32()),
+        ("degradation", pa.string()),
+        ("parameters", pa.string()),
+        ("seed", pa.int64()),
+        ("source", pa.string()),
+        ("licence", pa.string()),
+        ("author", pa.string()),
+        ("phash", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +112,17 @@ def read_info(dataset: Path) -> DatasetInfo:
     """The description of a dataset folder; raises SharplineError where it is none or is broken."""
     path = dataset / INFO_NAME
     if not path.is_file():
-        raise SharplineError(f"{dataset} is no dataset folder (it has no {INFO_NAME}); make one "
-                             "with `sharpline data build`")
+        raise SharplineError(
+            f"{dataset} is no dataset folder (it has no {INFO_NAME}); make one "
+            "with `sharpline data build`"
+        )
     try:
         return DatasetInfo.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise SharplineError(f"{path} is broken or of another version of Sharpline; build the "
-                             f"dataset again ({error.errors()[0]['msg']})") from error
+        raise SharplineError(
+            f"{path} is broken or of another version of Sharpline; build the "
+            f"dataset again ({error.errors()[0]['msg']})"
+        ) from error
 
 
 def write_info(dataset: Path, info: DatasetInfo) -> None:

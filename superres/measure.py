@@ -37,8 +37,9 @@ def summarise(measurements: Sequence[dict[str, float]]) -> dict[str, dict[str, f
         values = np.array([measured[name] for measured in measurements], dtype=np.float64)
         p05, p50, p95 = np.percentile(values, [5, 50, 95])
         figures = (values.mean(), values.std(), p05, p50, p95)
-        summary[name] = {key: round(float(figure), 6) for key, figure in
-                         zip(SUMMARY, figures, strict=True)}
+        summary[name] = {
+            key: round(float(figure), 6) for key, figure in zip(SUMMARY, figures, strict=True)
+        }
     return summary
 
 
@@ -48,7 +49,7 @@ def _luma_levels(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Lum
     top, left = max(0, (height - CROP_SIDE) // 2), max(0, (width - CROP_SIDE) // 2)
     # A crop on the picture's own 8-pixel grid keeps the phase that JPEG left, so none is lost.
     top, left = top - top % 8, left - left % 8
-    crop = rgb_hwc[top:top + CROP_SIDE, left:left + CROP_SIDE].astype(np.float32)
+    crop = rgb_hwc[top : top + CROP_SIDE, left : left + CROP_SIDE].astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     if rgb_hwc.dtype == np.uint16:
         weights = weights / np.float32(257.0)
@@ -105,6 +106,10 @@ def _brightness(luma: Luma) -> float:
 
 
 _OF_LUMA: dict[str, Callable[[Luma], float]] = {
-    "noise": _noise, "blur": _blur, "blockiness": _blockiness, "brightness": _brightness}
+    "noise": _noise,
+    "blur": _blur,
+    "blockiness": _blockiness,
+    "brightness": _brightness,
+}
 
 FEATURES = (*_OF_LUMA, "megapixels")

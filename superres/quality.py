@@ -45,8 +45,10 @@ class Protocol:
         return cls(**value)
 
     def __str__(self) -> str:
-        return (f"{self.dataset}, x{self.scale}, {self.channel.upper()}, border {self.border}, "
-                f"{self.resampler}, {self.bit_depth} bit")
+        return (
+            f"{self.dataset}, x{self.scale}, {self.channel.upper()}, border {self.border}, "
+            f"{self.resampler}, {self.bit_depth} bit"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +75,8 @@ def require_same(first: Protocol, second: Protocol) -> None:
     if different:
         raise ProtocolMismatch(
             "these scores were measured differently and cannot be compared: "
-            + ", ".join(different) + "; measure both again under one protocol"
+            + ", ".join(different)
+            + "; measure both again under one protocol"
         )
 
 
@@ -120,8 +123,13 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
             f"this picture leaves {test.shape[1]}x{test.shape[0]}"
         )
     value = structural_similarity(  # pyright: ignore[reportUnknownVariableType] - likewise
-        test, truth, data_range=255.0, channel_axis=2,
-        gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        test,
+        truth,
+        data_range=255.0,
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
     )
     return float(cast(float, value))
 

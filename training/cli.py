@@ -32,16 +32,21 @@ def data(argv: list[str]) -> int:
 def train(argv: list[str]) -> int:
     """Train a recipe on a dataset and publish the result as a bundle."""
     parser = argparse.ArgumentParser(prog="sharpline train", description=train.__doc__)
-    parser.add_argument("recipe", nargs="?",
-                        help="a recipe's name (compact_x4, ...) or a YAML file")
+    parser.add_argument(
+        "recipe", nargs="?", help="a recipe's name (compact_x4, ...) or a YAML file"
+    )
     parser.add_argument("--data", type=Path, help="dataset folder")
     parser.add_argument("--init", type=Path, help="bundle to start from")
     parser.add_argument("--profile", choices=("full", "finetune", "smoke"), default="full")
     parser.add_argument("--minutes", type=float, help="time limit; the schedule follows it")
     parser.add_argument("--out", type=Path, help="folder of runs (default: runs/ of the state)")
     parser.add_argument("--resume", action="store_true", help="go on with the run that broke off")
-    parser.add_argument("--replay", type=Path, metavar="RUN",
-                        help="only send to MLflow what RUN noted while MLflow was away")
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="RUN",
+        help="only send to MLflow what RUN noted while MLflow was away",
+    )
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
     from training.job import Job, replay, run
@@ -54,27 +59,56 @@ def train(argv: list[str]) -> int:
     elif arguments.data is None:
         raise UsageError("--data DATASET is missing; make one with `sharpline data build`")
     else:
-        result = run(Job(
-            recipe=arguments.recipe, data=arguments.data, init=arguments.init,
-            profile=arguments.profile, minutes=arguments.minutes, resume=arguments.resume,
-            runs=arguments.out or state_folder() / "runs"))
+        result = run(
+            Job(
+                recipe=arguments.recipe,
+                data=arguments.data,
+                init=arguments.init,
+                profile=arguments.profile,
+                minutes=arguments.minutes,
+                resume=arguments.resume,
+                runs=arguments.out or state_folder() / "runs",
+            )
+        )
     _answer(result, arguments.json)
     return 0
 
 
 def _add_source_words(parser: argparse.ArgumentParser, needed: bool) -> None:
-    parser.add_argument("source", nargs=None if needed else "?",
-                        help="`sample`, or a folder of high-resolution pictures")
-    parser.add_argument("--also", action="append", default=[], metavar="SOURCE",
-                        help="one more source (may be repeated)")
+    parser.add_argument(
+        "source",
+        nargs=None if needed else "?",
+        help="`sample`, or a folder of high-resolution pictures",
+    )
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="one more source (may be repeated)",
+    )
     parser.add_argument("--scale", type=int, choices=(2, 3, 4, 8), default=4)
     parser.add_argument("--degrade", default="bicubic", metavar="KIND")
-    parser.add_argument("--split-every", type=int, default=0, metavar="N",
-                        help="hold every N-th picture of a folder out for validation")
-    parser.add_argument("--licence", action="append", default=[], metavar="[FOLDER=]TEXT",
-                        help="licence of the pictures of all folders, or of one (may be repeated)")
-    parser.add_argument("--out", type=Path, metavar="ROOT",
-                        help="folder of datasets (default: datasets/ of the state)")
+    parser.add_argument(
+        "--split-every",
+        type=int,
+        default=0,
+        metavar="N",
+        help="hold every N-th picture of a folder out for validation",
+    )
+    parser.add_argument(
+        "--licence",
+        action="append",
+        default=[],
+        metavar="[FOLDER=]TEXT",
+        help="licence of the pictures of all folders, or of one (may be repeated)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="ROOT",
+        help="folder of datasets (default: datasets/ of the state)",
+    )
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -82,8 +116,16 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     path = _make_plan(arguments)
     plan = read_plan(path)
-    _answer({"plan": str(path), "dataset": plan.id, "shards": plan.shards,
-             "unchanged": plan.unchanged, "left_out": len(plan.left_out)}, arguments.json)
+    _answer(
+        {
+            "plan": str(path),
+            "dataset": plan.id,
+            "shards": plan.shards,
+            "unchanged": plan.unchanged,
+            "left_out": len(plan.left_out),
+        },
+        arguments.json,
+    )
     return 0
 
 
@@ -119,8 +161,10 @@ def _list(arguments: argparse.Namespace) -> int:
     root = arguments.out or state_folder() / "datasets"
     infos = [read_info(path.parent) for path in sorted(root.glob(f"*/{INFO_NAME}"))]
     for info in infos:
-        say(f"{info.id}  x{info.scale}  {info.degradation:<14}{info.splits['train']:>6} train "
-            f"{info.splits['validation']:>5} validation  {info.source}")
+        say(
+            f"{info.id}  x{info.scale}  {info.degradation:<14}{info.splits['train']:>6} train "
+            f"{info.splits['validation']:>5} validation  {info.source}"
+        )
     _answer({"root": str(root), "datasets": [info.id for info in infos]}, arguments.json)
     return 0
 
@@ -133,11 +177,13 @@ def _make_plan(arguments: argparse.Namespace) -> Path:
     for words in arguments.licence:
         folder, equals, text = words.partition("=")
         licences[folder if equals else ""] = text if equals else words
-    pictures = find_pictures([arguments.source, *arguments.also],
-                             split_every=arguments.split_every, licences=licences)
+    pictures = find_pictures(
+        [arguments.source, *arguments.also], split_every=arguments.split_every, licences=licences
+    )
     root = (arguments.out or state_folder() / "datasets").resolve()
-    return make_plan(pictures, PairRecipe(scale=arguments.scale, degradation=arguments.degrade),
-                     root)
+    return make_plan(
+        pictures, PairRecipe(scale=arguments.scale, degradation=arguments.degrade), root
+    )
 
 
 def _report_left_out(left_out: Sequence) -> None:
@@ -155,4 +201,8 @@ def _answer(result: dict[str, object], as_json: bool) -> None:
 
 
 _DATA_WORDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "plan": _plan, "build": _build, "seal": _seal, "list": _list}
+    "plan": _plan,
+    "build": _build,
+    "seal": _seal,
+    "list": _list,
+}

@@ -52,10 +52,16 @@ def run(job: Job) -> dict[str, object]:
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    origin = Origin(recipe=recipe, dataset=job.data, info=info, parent=parent,
-                    device=_named(device))
-    key = RunKey(recipe=recipe.as_dict(), profile=job.profile, dataset_id=info.id,
-                 parent_id=parent.id if parent else None, minutes=job.minutes)
+    origin = Origin(
+        recipe=recipe, dataset=job.data, info=info, parent=parent, device=_named(device)
+    )
+    key = RunKey(
+        recipe=recipe.as_dict(),
+        profile=job.profile,
+        dataset_id=info.id,
+        parent_id=parent.id if parent else None,
+        minutes=job.minutes,
+    )
     this_run, known = open_run(job.runs, recipe.name, key, resume=job.resume)
     with file_lock(this_run.folder / "lock"):
         return _train(origin, stage, job.profile, sampler, this_run, device, resume=known)
@@ -76,28 +82,51 @@ def replay(folder: Path) -> dict[str, object]:
 
 
 def _train(
-    origin: Origin, stage: Stage, profile: str, sampler: CropSampler, this_run: Run,
-    device: torch.device, *, resume: bool,
+    origin: Origin,
+    stage: Stage,
+    profile: str,
+    sampler: CropSampler,
+    this_run: Run,
+    device: torch.device,
+    *,
+    resume: bool,
 ) -> dict[str, object]:
     recipe = origin.recipe
     uri = _mlflow_uri()
     tracker = Tracker(this_run.folder, partial(MlflowRemote, uri) if uri else None)
     with tracked(tracker, _notes(origin, stage, profile, this_run)):
         loop = Loop(
-            _network(origin), recipe, stage, sampler,
-            Surroundings(folder=this_run.checkpoints, tracker=tracker, device=device,
-                         validate=partial(_validate_draft, origin, this_run, tracker)))
+            _network(origin),
+            recipe,
+            stage,
+            sampler,
+            Surroundings(
+                folder=this_run.checkpoints,
+                tracker=tracker,
+                device=device,
+                validate=partial(_validate_draft, origin, this_run, tracker),
+            ),
+        )
         if resume:
-            say("going on with the run that broke off" if loop.resume()
-                else "nothing to go on from: starting from the beginning")
+            say(
+                "going on with the run that broke off"
+                if loop.resume()
+                else "nothing to go on from: starting from the beginning"
+            )
         say(f"{recipe.name}: training in {this_run.folder}")
         trained = loop.run()
-        candidate, validated = _validate_draft(origin, this_run, tracker, trained.weights,
-                                               trained.steps)
+        candidate, validated = _validate_draft(
+            origin, this_run, tracker, trained.weights, trained.steps
+        )
         run_id = tracker.run_id(wait_seconds=5.0)
-        bundle = publish(origin, candidate, Effort(steps=trained.steps, seconds=trained.seconds),
-                         validated.evaluation if validated else None, run_id,
-                         this_run.folder / recipe.name)
+        bundle = publish(
+            origin,
+            candidate,
+            Effort(steps=trained.steps, seconds=trained.seconds),
+            validated.evaluation if validated else None,
+            run_id,
+            this_run.folder / recipe.name,
+        )
         shutil.rmtree(candidate.root)
         tracker.tags({"bundle_id": bundle.id})
         tracker.artifacts(bundle.root, "bundle")
@@ -107,19 +136,26 @@ def _train(
 
 
 def _validate_draft(
-    origin: Origin, this_run: Run, tracker: Tracker, weights: Mapping[str, Tensor], step: int,
+    origin: Origin,
+    this_run: Run,
+    tracker: Tracker,
+    weights: Mapping[str, Tensor],
+    step: int,
 ) -> tuple[Bundle, Validated | None]:
     """Score weights as serving would run them, and tell the tracker."""
-    candidate = draft(origin, {key: value.cpu() for key, value in weights.items()},
-                      this_run.folder / DRAFT)
+    candidate = draft(
+        origin, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
+    )
     samples = this_run.samples / f"step-{step:08d}"
     validated = validate(candidate, origin.dataset, samples)
     if validated is None:
         say("the dataset holds no pictures out: the bundle will have no scores")
         return candidate, None
     scored = validated.evaluation
-    say(f"step {step}: {scored.psnr:.2f} dB / {scored.ssim:.4f}, bicubic {scored.bicubic_psnr:.2f} "
-        f"dB / {scored.bicubic_ssim:.4f} ({scored.protocol})")
+    say(
+        f"step {step}: {scored.psnr:.2f} dB / {scored.ssim:.4f}, bicubic {scored.bicubic_psnr:.2f} "
+        f"dB / {scored.bicubic_ssim:.4f} ({scored.protocol})"
+    )
     tracker.metrics(step, metrics(scored))
     tracker.artifacts(samples, f"samples/step-{step:08d}")
     return candidate, validated
@@ -136,16 +172,24 @@ def _stage(job: Job) -> tuple[Recipe, Stage]:
 
 
 def _refuse_what_cannot_be(
-    recipe: Recipe, stage: Stage, info: DatasetInfo, data: Path, parent: Bundle | None,
+    recipe: Recipe,
+    stage: Stage,
+    info: DatasetInfo,
+    data: Path,
+    parent: Bundle | None,
 ) -> None:
     """Raise before the first step what would fail after it."""
     if info.scale != recipe.scale:
-        raise UsageError(f"{data} is a dataset for scale {info.scale}, recipe {recipe.name} needs "
-                         f"{recipe.scale}; build one with --scale {recipe.scale}")
+        raise UsageError(
+            f"{data} is a dataset for scale {info.scale}, recipe {recipe.name} needs "
+            f"{recipe.scale}; build one with --scale {recipe.scale}"
+        )
     network = facts(recipe.arch.name, recipe.arch.parameters)
     if network.scale != recipe.scale:
-        raise UsageError(f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
-                         f"by {network.scale}")
+        raise UsageError(
+            f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
+            f"by {network.scale}"
+        )
     grid = network.window or network.size_multiple
     if stage.patch % grid:
         raise UsageError(f"recipe {recipe.name}: patch {stage.patch} must be a multiple of {grid}")
@@ -153,41 +197,63 @@ def _refuse_what_cannot_be(
         return
     theirs = parent.info.arch
     if (theirs.name, theirs.parameters) != (recipe.arch.name, recipe.arch.parameters):
-        raise UsageError(f"{parent.root} holds {theirs.name} {theirs.parameters}, recipe "
-                         f"{recipe.name} trains {recipe.arch.name} {recipe.arch.parameters}; "
-                         "start from a bundle of the same network")
+        raise UsageError(
+            f"{parent.root} holds {theirs.name} {theirs.parameters}, recipe "
+            f"{recipe.name} trains {recipe.arch.name} {recipe.arch.parameters}; "
+            "start from a bundle of the same network"
+        )
 
 
 def _network(origin: Origin) -> nn.Module:
     recipe = origin.recipe
     net = build(recipe.arch.name, recipe.arch.parameters)
     if origin.parent is not None:
-        net.load_state_dict({key: torch.from_numpy(value) for key, value in
-                             origin.parent.weights().items()})
+        net.load_state_dict(
+            {key: torch.from_numpy(value) for key, value in origin.parent.weights().items()}
+        )
     return net
 
 
 def _notes(origin: Origin, stage: Stage, profile: str, this_run: Run) -> RunNotes:
     recipe = origin.recipe
-    flat = {f"recipe.{key}": value for key, value in recipe.as_dict().items()
-            if key not in ("full", "finetune", "smoke", "arch")}
+    flat = {
+        f"recipe.{key}": value
+        for key, value in recipe.as_dict().items()
+        if key not in ("full", "finetune", "smoke", "arch")
+    }
     flat |= {f"stage.{key}": value for key, value in stage.model_dump().items()}
     flat |= {f"arch.{key}": value for key, value in recipe.arch.parameters.items()}
-    flat |= {"arch": recipe.arch.name, "profile": profile, "device": origin.device,
-             "threads": torch.get_num_threads(), "torch": torch.__version__,
-             "parent": origin.parent.id if origin.parent else None}
+    flat |= {
+        "arch": recipe.arch.name,
+        "profile": profile,
+        "device": origin.device,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "parent": origin.parent.id if origin.parent else None,
+    }
     return RunNotes(
-        name=this_run.folder.name, parameters={key: str(value) for key, value in flat.items()},
-        tags={"recipe": recipe.name, "dataset_id": origin.info.id,
-              "git_commit": git_commit() or "none"},
-        dataset_id=origin.info.id, dataset_source=origin.info.source)
+        name=this_run.folder.name,
+        parameters={key: str(value) for key, value in flat.items()},
+        tags={
+            "recipe": recipe.name,
+            "dataset_id": origin.info.id,
+            "git_commit": git_commit() or "none",
+        },
+        dataset_id=origin.info.id,
+        dataset_source=origin.info.source,
+    )
 
 
 def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
-    return {"model": bundle.info.name, "bundle": str(bundle.root), "bundle_id": bundle.id,
-            "run_id": run_id, "steps": bundle.info.training.steps,
-            "seconds": bundle.info.training.seconds,
-            "scores": [score.model_dump(mode="json") for score in bundle.info.scores]}
+    return {
+        "model": bundle.info.name,
+        "bundle": str(bundle.root),
+        "bundle_id": bundle.id,
+        "run_id": run_id,
+        "steps": bundle.info.training.steps,
+        "seconds": bundle.info.training.seconds,
+        "scores": [score.model_dump(mode="json") for score in bundle.info.scores],
+    }
 
 
 def _named(device: torch.device) -> str:

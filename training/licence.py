@@ -3,8 +3,16 @@
 from collections.abc import Iterable
 from typing import Literal
 
-FREE = ("cc0", "public domain", "no known copyright restrictions", "unrestricted use", "cc-by-4.0",
-        "mit", "apache-2.0", "owned")
+FREE = (
+    "cc0",
+    "public domain",
+    "no known copyright restrictions",
+    "unrestricted use",
+    "cc-by-4.0",
+    "mit",
+    "apache-2.0",
+    "owned",
+)
 FORBIDDING = ("non-commercial", "noncommercial", "research", "-nc")
 
 

@@ -80,7 +80,11 @@ class Loop:
     """One training of one network. `run` may be called once; after a crash, build and run again."""
 
     def __init__(
-        self, net: nn.Module, recipe: Recipe, stage: Stage, sampler: CropSampler,
+        self,
+        net: nn.Module,
+        recipe: Recipe,
+        stage: Stage,
+        sampler: CropSampler,
         around: Surroundings,
     ) -> None:
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
@@ -92,7 +96,8 @@ class Loop:
         self._average = WeightAverage(self._net, recipe.ema_decay)
         self._loss = LossSum(recipe.losses)
         self._optimizer = torch.optim.AdamW(
-            self._net.parameters(), lr=stage.learning_rate, weight_decay=recipe.weight_decay)
+            self._net.parameters(), lr=stage.learning_rate, weight_decay=recipe.weight_decay
+        )
         self._step, self._elapsed_before = 0, 0.0
         self._started = around.clock()
 
@@ -132,8 +137,9 @@ class Loop:
             if self._step % stage.validate_every == 0 and self._progress() < 1.0:
                 around.validate(self._average.state_dict(), self._step)
         self._save()
-        weights = {key: value.cpu().contiguous() for key, value in
-                   self._average.state_dict().items()}
+        weights = {
+            key: value.cpu().contiguous() for key, value in self._average.state_dict().items()
+        }
         return Trained(weights=weights, steps=self._step, seconds=self._elapsed())
 
     def _elapsed(self) -> float:
@@ -185,23 +191,39 @@ class Loop:
                 raise TrainingDiverged(
                     f"{name} became {value} at step {self._step} (pictures: "
                     f"{', '.join(sorted(set(names)))}). The checkpoints before it are whole: lower "
-                    "the learning rate in the recipe, or look at those pictures")
+                    "the learning rate in the recipe, or look at those pictures"
+                )
 
     def _save(self) -> None:
         cuda = self._around.device.type == "cuda"
-        checkpoint.save(self._around.folder, checkpoint.Checkpoint(
-            step=self._step, elapsed_seconds=self._elapsed(), net=self._net.state_dict(),
-            average=self._average.state_dict(), optimizer=self._optimizer.state_dict(),
-            torch_rng=torch.get_rng_state(),
-            cuda_rng=torch.cuda.get_rng_state_all() if cuda else []))
+        checkpoint.save(
+            self._around.folder,
+            checkpoint.Checkpoint(
+                step=self._step,
+                elapsed_seconds=self._elapsed(),
+                net=self._net.state_dict(),
+                average=self._average.state_dict(),
+                optimizer=self._optimizer.state_dict(),
+                torch_rng=torch.get_rng_state(),
+                cuda_rng=torch.cuda.get_rng_state_all() if cuda else [],
+            ),
+        )
 
     def _report(self, window: _Window, learning_rate: float) -> _Window:
         now = self._around.clock()
-        self._around.tracker.metrics(self._step, window.means() | {
-            "learning_rate": learning_rate, "step_seconds": (now - window.started) / window.steps})
+        self._around.tracker.metrics(
+            self._step,
+            window.means()
+            | {
+                "learning_rate": learning_rate,
+                "step_seconds": (now - window.started) / window.steps,
+            },
+        )
         return _Window(now)
 
     def _line(self, progress: float, learning_rate: float, values: Mapping[str, float]) -> str:
         figures = "  ".join(f"{name} {value:.5f}" for name, value in values.items())
-        return (f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {figures}  "
-                f"learning rate {learning_rate:.2e}")
+        return (
+            f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {figures}  "
+            f"learning rate {learning_rate:.2e}"
+        )

@@ -17,7 +17,10 @@ def charbonnier(output_bchw: Tensor, hr_bchw: Tensor) -> Tensor:
 
 
 _TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "l1": functional.l1_loss, "charbonnier": charbonnier, "mse": functional.mse_loss}
+    "l1": functional.l1_loss,
+    "charbonnier": charbonnier,
+    "mse": functional.mse_loss,
+}
 
 
 class LossSum:
@@ -29,5 +32,7 @@ class LossSum:
     def __call__(self, output_bchw: Tensor, hr_bchw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and each term unweighted by name."""
         terms = {loss.name: _TERMS[loss.name](output_bchw, hr_bchw) for loss in self._losses}
-        return sum((loss.weight * terms[loss.name] for loss in self._losses),
-                   start=output_bchw.new_zeros(())), terms
+        return sum(
+            (loss.weight * terms[loss.name] for loss in self._losses),
+            start=output_bchw.new_zeros(()),
+        ), terms

@@ -78,8 +78,9 @@ class Recipe(_Strict):
 def recipe_names() -> list[str]:
     """The recipes that come with Sharpline."""
     folder = resources.files("training") / "recipes"
-    return sorted(path.name.removesuffix(".yaml") for path in folder.iterdir()
-                  if path.name.endswith(".yaml"))
+    return sorted(
+        path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")
+    )
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -93,8 +94,10 @@ def load_recipe(name_or_path: str) -> Recipe:
             raise UsageError(f"there is no recipe file {path}")
         return parse_recipe(path.read_text(encoding="utf-8"), origin=str(path))
     if name_or_path not in recipe_names():
-        raise UsageError(f"no recipe {name_or_path!r}; there are: {', '.join(recipe_names())}, "
-                         "or give a YAML file")
+        raise UsageError(
+            f"no recipe {name_or_path!r}; there are: {', '.join(recipe_names())}, "
+            "or give a YAML file"
+        )
     text = resources.files("training").joinpath(f"recipes/{name_or_path}.yaml").read_text("utf-8")
     return parse_recipe(text, origin=name_or_path)
 
@@ -108,6 +111,7 @@ def parse_recipe(text: str, *, origin: str) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
-        what = {"extra_forbidden": "is not a key of recipes",
-                "missing": "is missing"}.get(first["type"], f"is wrong: {first['msg']}")
+        what = {"extra_forbidden": "is not a key of recipes", "missing": "is missing"}.get(
+            first["type"], f"is wrong: {first['msg']}"
+        )
         raise UsageError(f"recipe {origin}: {key} {what}") from error

@@ -64,7 +64,15 @@ def open_run(root: Path, name: str, key: RunKey, *, resume: bool) -> tuple[Run, 
             if (folder / STATE_NAME).is_file() and not Run(folder=folder).finished:
                 return Run(folder=folder), True
     folder = root / (prefix + datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
-    write_json(folder / STATE_NAME, {
-        "recipe": key.recipe, "profile": key.profile, "dataset": key.dataset_id,
-        "parent": key.parent_id, "minutes": key.minutes, "finished": False})
+    write_json(
+        folder / STATE_NAME,
+        {
+            "recipe": key.recipe,
+            "profile": key.profile,
+            "dataset": key.dataset_id,
+            "parent": key.parent_id,
+            "minutes": key.minutes,
+            "finished": False,
+        },
+    )
     return Run(folder=folder.resolve()), False

@@ -35,7 +35,9 @@ class Seam:
 
 
 def measure_seam(
-    backend: Backend, facts: ArchFacts, pictures_hwc: Sequence[npt.NDArray[np.uint8]],
+    backend: Backend,
+    facts: ArchFacts,
+    pictures_hwc: Sequence[npt.NDArray[np.uint8]],
 ) -> Seam:
     """The smallest halo whose seams stay within SEAM_LEVELS, or the largest one tried.
 
@@ -74,7 +76,9 @@ def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
 
 
 def measure_precision(
-    exact: Backend, reduced: Sequence[Backend], geometry: Geometry,
+    exact: Backend,
+    reduced: Sequence[Backend],
+    geometry: Geometry,
     pictures_hwc: Sequence[npt.NDArray[np.uint8]],
 ) -> float:
     """The level that PRECISION_SHARE of all values stay within, on the worst of the backends."""
@@ -89,11 +93,19 @@ def measure_precision(
 
 
 def _seam_levels(
-    backend: Backend, facts: ArchFacts, halo: int, picture_hwc: npt.NDArray[np.uint8],
+    backend: Backend,
+    facts: ArchFacts,
+    halo: int,
+    picture_hwc: npt.NDArray[np.uint8],
 ) -> float:
     side = -(-(CORE + 2 * halo) // _grid(facts)) * _grid(facts)
-    geometry = Geometry(scale=facts.scale, halo=halo, size_multiple=facts.size_multiple,
-                        window=facts.window, buckets=((side, side),))
+    geometry = Geometry(
+        scale=facts.scale,
+        halo=halo,
+        size_multiple=facts.size_multiple,
+        window=facts.window,
+        buckets=((side, side),),
+    )
     lr_hwc = _floats(picture_hwc)
     height, width = lr_hwc.shape[:2]
     whole = backend.forward(padded_whole(lr_hwc, geometry)[None])[0]

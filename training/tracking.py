@@ -26,8 +26,11 @@ LONGEST_PAUSE_SECONDS = 30.0
 CLOSE_WAIT_SECONDS = 20.0
 LAST_TRIES, LAST_PAUSE_SECONDS = 3, 1.0
 # mlflow's client waits minutes by default; the sender has its own patience.
-CLIENT_LIMITS = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-                 "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
+CLIENT_LIMITS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,9 @@ class Tracker:
     """Takes notes for one run and sends them from a thread; without a remote it only keeps them."""
 
     def __init__(
-        self, folder: Path, connect: Callable[[], Remote] | None,
+        self,
+        folder: Path,
+        connect: Callable[[], Remote] | None,
         clock_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self._spool, self._connect, self._clock_ms = Spool(folder), connect, clock_ms
@@ -124,12 +129,21 @@ class Tracker:
 
     def start(self, notes: RunNotes) -> None:
         """Open the run, or go on with it where the folder has one."""
-        self._note({"note": "run", "name": notes.name, "parameters": dict(notes.parameters),
-                    "tags": dict(notes.tags), "dataset_id": notes.dataset_id,
-                    "dataset_source": notes.dataset_source, "key": self._spool.folder.name})
+        self._note(
+            {
+                "note": "run",
+                "name": notes.name,
+                "parameters": dict(notes.parameters),
+                "tags": dict(notes.tags),
+                "dataset_id": notes.dataset_id,
+                "dataset_source": notes.dataset_source,
+                "key": self._spool.folder.name,
+            }
+        )
         if self._connect is not None:
-            self._thread = threading.Thread(target=self._send_until_closed, name="tracking",
-                                            daemon=True)
+            self._thread = threading.Thread(
+                target=self._send_until_closed, name="tracking", daemon=True
+            )
             self._thread.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
@@ -139,8 +153,9 @@ class Tracker:
 
     def artifacts(self, path: Path, to: str) -> None:
         """A file or folder inside the run's folder, to be kept under `to`."""
-        self._note({"note": "artifacts", "to": to,
-                    "path": str(path.relative_to(self._spool.folder))})
+        self._note(
+            {"note": "artifacts", "to": to, "path": str(path.relative_to(self._spool.folder))}
+        )
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Words by which the run can be found."""
@@ -165,8 +180,10 @@ class Tracker:
         self._thread.join(CLOSE_WAIT_SECONDS)
         waiting = sum(1 for _ in self._spool.unsent())
         if waiting:
-            say(f"MLflow did not take {waiting} notes of this run; they are kept. Send them with: "
-                f"sharpline train --replay {self._spool.folder}")
+            say(
+                f"MLflow did not take {waiting} notes of this run; they are kept. Send them with: "
+                f"sharpline train --replay {self._spool.folder}"
+            )
 
     def _note(self, note: dict[str, Any]) -> None:
         self._spool.append(note | {"time_ms": self._clock_ms()})
@@ -187,8 +204,9 @@ class Tracker:
             except Exception as error:
                 # Whatever a tracking server does, training goes on; the notes stay in the spool.
                 if not told:
-                    say(f"MLflow is away ({type(error).__name__}); training goes on, notes "
-                        "are kept")
+                    say(
+                        f"MLflow is away ({type(error).__name__}); training goes on, notes are kept"
+                    )
                 told, last_tries = True, last_tries + closing
                 if closing:
                     time.sleep(LAST_PAUSE_SECONDS)
@@ -221,12 +239,16 @@ class MlflowRemote:
             return run_id
         experiment_id = self._experiment_id()
         known = self._client.search_runs(
-            [experiment_id], filter_string=f"tags.sharpline_run = '{note['key']}'", max_results=1)
+            [experiment_id], filter_string=f"tags.sharpline_run = '{note['key']}'", max_results=1
+        )
         if known:
             return known[0].info.run_id
         run = self._client.create_run(
-            experiment_id, start_time=note["time_ms"], run_name=note["name"],
-            tags={**note["tags"], "sharpline_run": note["key"]})
+            experiment_id,
+            start_time=note["time_ms"],
+            run_name=note["name"],
+            tags={**note["tags"], "sharpline_run": note["key"]},
+        )
         self._describe(run.info.run_id, note)
         return run.info.run_id
 
@@ -272,18 +294,27 @@ class MlflowRemote:
     def _describe(self, run_id: str, note: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, Param
 
-        self._client.log_batch(run_id, params=[Param(key, value) for key, value in
-                                               note["parameters"].items()])
-        dataset = Dataset(name=note["dataset_source"], digest=note["dataset_id"],
-                          source_type="sharpline", source=note["dataset_source"])
+        self._client.log_batch(
+            run_id, params=[Param(key, value) for key, value in note["parameters"].items()]
+        )
+        dataset = Dataset(
+            name=note["dataset_source"],
+            digest=note["dataset_id"],
+            source_type="sharpline",
+            source=note["dataset_source"],
+        )
         self._client.log_inputs(run_id, [DatasetInput(dataset=dataset, tags=[])])
 
     def _metrics(self, run_id: str, note: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
-        self._client.log_batch(run_id, metrics=[
-            Metric(key, value, note["time_ms"], note["step"])
-            for key, value in note["values"].items()])
+        self._client.log_batch(
+            run_id,
+            metrics=[
+                Metric(key, value, note["time_ms"], note["step"])
+                for key, value in note["values"].items()
+            ],
+        )
 
 
 @contextmanager

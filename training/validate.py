@@ -46,8 +46,9 @@ def validate(bundle: Bundle, dataset: Path, samples_folder: Path) -> Validated |
             write(path, Picture(rgb_hwc=side_by_side(answer, info.scale)))
             samples.append(path)
     backend.close()
-    return Validated(evaluation=Evaluation(protocol=protocol, pictures=tuple(scores)),
-                     samples=tuple(samples))
+    return Validated(
+        evaluation=Evaluation(protocol=protocol, pictures=tuple(scores)), samples=tuple(samples)
+    )
 
 
 def side_by_side(answer: Answer, scale: int) -> npt.NDArray[np.uint8]:
@@ -60,9 +61,11 @@ def side_by_side(answer: Answer, scale: int) -> npt.NDArray[np.uint8]:
 def metrics(evaluation: Evaluation) -> Mapping[str, float]:
     """Means and every picture's figures, named for a tracking server."""
     values = {
-        "validation/psnr": evaluation.psnr, "validation/ssim": evaluation.ssim,
+        "validation/psnr": evaluation.psnr,
+        "validation/ssim": evaluation.ssim,
         "validation/bicubic_psnr": evaluation.bicubic_psnr,
-        "validation/bicubic_ssim": evaluation.bicubic_ssim}
+        "validation/bicubic_ssim": evaluation.bicubic_ssim,
+    }
     for picture in evaluation.pictures:
         values[f"picture/{picture.name}/psnr"] = picture.psnr
         values[f"picture/{picture.name}/ssim"] = picture.ssim
@@ -73,4 +76,4 @@ def metrics(evaluation: Evaluation) -> Mapping[str, float]:
 def _middle(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     height, width = hwc_u8.shape[:2]
     top, left = max(0, (height - SAMPLE_SIDE) // 2), max(0, (width - SAMPLE_SIDE) // 2)
-    return hwc_u8[top:top + SAMPLE_SIDE, left:left + SAMPLE_SIDE]
+    return hwc_u8[top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE]

@@ -159,7 +159,12 @@ class SwinIR(nn.Module):
             SwinLayer(
                 [
                     SwinBlock(
-                        embed_dim, heads, window_size, shift * (index % 2), mlp_ratio, qkv_bias,
+                        embed_dim,
+                        heads,
+                        window_size,
+                        shift * (index % 2),
+                        mlp_ratio,
+                        qkv_bias,
                         next(drops),
                     )
                     for index in range(depth)
@@ -269,6 +274,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
 
     Shape (windows, window^2, window^2).
     """
+
     def bands(length: int) -> Tensor:
         places = torch.arange(length)
         return (places >= length - window).long() + (places >= length - shift).long()
@@ -281,9 +287,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
 def to_windows(tokens_bhwc: Tensor, window: int) -> Tensor:
     """(B, H, W, C) -> (B * windows, window^2, C)."""
     batch, height, width, channels = tokens_bhwc.shape
-    grid = tokens_bhwc.reshape(
-        batch, height // window, window, width // window, window, channels
-    )
+    grid = tokens_bhwc.reshape(batch, height // window, window, width // window, window, channels)
     return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, window * window, channels)
 
 
@@ -332,9 +336,7 @@ def initialise_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def drop_derived(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object
-) -> None:
+def drop_derived(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
     """Remove what is derived from shapes, so that files of the reference implementation load."""
     for key in [key for key in state_dict if key.rsplit(".", 1)[-1] in DERIVED_KEYS]:
         del state_dict[key]

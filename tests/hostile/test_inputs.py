@@ -27,8 +27,13 @@ def header(width, height, depth=8, colour=2):
 
 def png(width, height, *, depth=8, colour=2, rows=b"", extra=b"", end=True):
     ending = chunk(b"IEND", b"") if end else b""
-    return (SIGNATURE + header(width, height, depth, colour) + extra
-            + chunk(b"IDAT", zlib.compress(rows)) + ending)
+    return (
+        SIGNATURE
+        + header(width, height, depth, colour)
+        + extra
+        + chunk(b"IDAT", zlib.compress(rows))
+        + ending
+    )
 
 
 def rgb_png(*, extra=b"", end=True, pixels=RGB):
@@ -61,8 +66,12 @@ def wide_bomb():
     packer = zlib.compressobj(9)
     row = b"\0" * (1 + 20_000 // 8)
     packed = b"".join(packer.compress(row * 1000) for _ in range(20)) + packer.flush()
-    return (SIGNATURE + header(20_000, 20_000, depth=1, colour=0) + chunk(b"IDAT", packed)
-            + chunk(b"IEND", b""))
+    return (
+        SIGNATURE
+        + header(20_000, 20_000, depth=1, colour=0)
+        + chunk(b"IDAT", packed)
+        + chunk(b"IEND", b"")
+    )
 
 
 def text_bomb():
@@ -100,8 +109,10 @@ def zip_behind():
     return rgb_png() + buffer.getvalue()
 
 
-SVG = (b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
-       b'<svg xmlns="http://www.w3.org/2000/svg"><text>&x;</text></svg>')
+SVG = (
+    b'<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]>'
+    b'<svg xmlns="http://www.w3.org/2000/svg"><text>&x;</text></svg>'
+)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n"
 
 REFUSED = {
@@ -111,10 +122,16 @@ REFUSED = {
     "13000 squared": (lambda: png(13_000, 13_000), 422, "too-many-pixels"),
     "one side too long": (lambda: png(65_501, 1), 422, "too-many-pixels"),
     "GIF header says 65535 squared": (lying_gif, 422, "too-many-pixels"),
-    "BMP header says 2^31-1 squared":
-        (lambda: b"BM" + struct.pack("<IHHI", 90, 0, 0, 54)
-         + struct.pack("<IiiHHIIiiII", 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 1, 1, 0, 0)
-         + b"\0" * 36, 422, "too-many-pixels"),
+    "BMP header says 2^31-1 squared": (
+        lambda: (
+            b"BM"
+            + struct.pack("<IHHI", 90, 0, 0, 54)
+            + struct.pack("<IiiHHIIiiII", 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 1, 1, 0, 0)
+            + b"\0" * 36
+        ),
+        422,
+        "too-many-pixels",
+    ),
     "text bomb": (text_bomb, 422, "broken-picture"),
     "colour profile bomb": (profile_bomb, 422, "broken-picture"),
     "100,000 text chunks": (many_texts, 422, "broken-picture"),
@@ -129,24 +146,33 @@ REFUSED = {
     "flipped byte in IDAT": (flipped_idat, 422, "broken-picture"),
     "colour type that is none": (lambda: png(4, 4, colour=5), 422, "broken-picture"),
     "bit depth that is none": (lambda: png(4, 4, depth=7), 422, "broken-picture"),
-    "PNG without pixels":
-        (lambda: SIGNATURE + header(4, 4) + chunk(b"IEND", b""), 422, "broken-picture"),
+    "PNG without pixels": (
+        lambda: SIGNATURE + header(4, 4) + chunk(b"IEND", b""),
+        422,
+        "broken-picture",
+    ),
     "TIFF whose directory points at itself": (looping_tiff, 422, "broken-picture"),
     "TIFF of floats": (lambda: saved(picture("L").convert("F"), "TIFF"), 422, "broken-picture"),
     "nothing": (lambda: b"", 400, "empty-body"),
     "PNG signature alone": (lambda: SIGNATURE, 415, "not-a-picture"),
     "JPEG signature alone": (lambda: b"\xff\xd8\xff", 415, "not-a-picture"),
-    "RIFF that is a sound": (lambda: b"RIFF" + b"\0" * 4 + b"WAVE" + b"\0" * 60, 415,
-                             "not-a-picture"),
+    "RIFF that is a sound": (
+        lambda: b"RIFF" + b"\0" * 4 + b"WAVE" + b"\0" * 60,
+        415,
+        "not-a-picture",
+    ),
     "noise": (lambda: RNG.bytes(5000), 415, "not-a-picture"),
     "HTML": (lambda: b"<html><script>alert(1)</script></html>", 415, "not-a-picture"),
     "SVG with an external entity": (lambda: SVG, 415, "not-a-picture"),
     "EPS that reads files": (lambda: EPS, 415, "not-a-picture"),
     "PDF": (lambda: b"%PDF-1.7\n" + b"\0" * 100, 415, "not-a-picture"),
-    "ZIP": (lambda: zip_behind()[len(rgb_png()):], 415, "not-a-picture"),
+    "ZIP": (lambda: zip_behind()[len(rgb_png()) :], 415, "not-a-picture"),
     "pickle": (lambda: pickle.dumps(print) + b"\0" * 40, 415, "not-a-picture"),
-    "answer over the cap":
-        (lambda: saved(Image.new("RGB", (600, 600)), "PNG"), 422, "answer-too-large"),
+    "answer over the cap": (
+        lambda: saved(Image.new("RGB", (600, 600)), "PNG"),
+        422,
+        "answer-too-large",
+    ),
     "body over the limit": (lambda: b"\0" * 4_000_001, 413, "too-many-bytes"),
 }
 
@@ -190,8 +216,14 @@ def transparent_palette():
 
 def animated(format):
     frames = [Image.fromarray(RGB), Image.fromarray(255 - RGB)]
-    return saved(frames[0], format, save_all=True, append_images=frames[1:], duration=50,
-                 **({"lossless": True} if format == "WEBP" else {}))
+    return saved(
+        frames[0],
+        format,
+        save_all=True,
+        append_images=frames[1:],
+        duration=50,
+        **({"lossless": True} if format == "WEBP" else {}),
+    )
 
 
 def first_frame(data):
@@ -209,8 +241,10 @@ GIF = animated("GIF")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 TAKEN = {
-    **{f"EXIF orientation {number}": (lambda number=number: oriented(number), upright(number))
-       for number in range(1, 9)},
+    **{
+        f"EXIF orientation {number}": (lambda number=number: oriented(number), upright(number))
+        for number in range(1, 9)
+    },
     "EXIF orientation 99": (lambda: oriented(99), RGB),
     "TIFF, whatever its name": (lambda: saved(picture(), "TIFF"), RGB),
     "BMP, whatever its name": (lambda: saved(picture(), "BMP"), RGB),
@@ -229,10 +263,14 @@ TAKEN = {
     "garbage ICC profile": (lambda: saved(picture(), "PNG", icc_profile=b"junk" * 50), RGB),
     "sRGB ICC profile": (lambda: saved(picture(), "PNG", icc_profile=SRGB), RGB),
     "one pixel": (lambda: rgb_png(pixels=RGB[:1, :1]), RGB[:1, :1]),
-    "one row of 65,500":
-        (lambda: rgb_png(pixels=np.resize(RGB, (1, 65_500, 3))), np.resize(RGB, (1, 65_500, 3))),
-    "one column": (lambda: rgb_png(pixels=np.resize(RGB, (700, 1, 3))),
-                   np.resize(RGB, (700, 1, 3))),
+    "one row of 65,500": (
+        lambda: rgb_png(pixels=np.resize(RGB, (1, 65_500, 3))),
+        np.resize(RGB, (1, 65_500, 3)),
+    ),
+    "one column": (
+        lambda: rgb_png(pixels=np.resize(RGB, (700, 1, 3))),
+        np.resize(RGB, (700, 1, 3)),
+    ),
 }
 
 
@@ -261,26 +299,43 @@ PART = b'--b\r\nContent-Disposition: form-data; name="x"\r\n\r\ny\r\n'
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
-@pytest.mark.parametrize(("headers", "body", "status", "label"), [
-    (FORM, PART * 10_000 + b"--b--\r\n", 400, "bad-multipart"),
-    ({"Content-Type": "multipart/form-data"}, PART + b"--b--\r\n", 400, "bad-multipart"),
-    ({"Content-Type": "multipart/form-data; boundary=c"}, PART, 400, "bad-multipart"),
-    ({"Content-Type": "multipart/form-data; boundary=" + "b" * 5000}, PART, 400, "bad-multipart"),
-    (FORM, PART, 400, "bad-multipart"),
-    (FORM, b"--b\r\n" + b"A" * 100_000 + b": x\r\n\r\n", 400, "bad-multipart"),
-    ({"Content-Encoding": "gzip"}, zlib.compress(b"\0" * 10**7), 415, "encoded-body"),
-    ({"Content-Encoding": "br"}, b"anything", 415, "encoded-body"),
-])
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "label"),
+    [
+        (FORM, PART * 10_000 + b"--b--\r\n", 400, "bad-multipart"),
+        ({"Content-Type": "multipart/form-data"}, PART + b"--b--\r\n", 400, "bad-multipart"),
+        ({"Content-Type": "multipart/form-data; boundary=c"}, PART, 400, "bad-multipart"),
+        (
+            {"Content-Type": "multipart/form-data; boundary=" + "b" * 5000},
+            PART,
+            400,
+            "bad-multipart",
+        ),
+        (FORM, PART, 400, "bad-multipart"),
+        (FORM, b"--b\r\n" + b"A" * 100_000 + b": x\r\n\r\n", 400, "bad-multipart"),
+        ({"Content-Encoding": "gzip"}, zlib.compress(b"\0" * 10**7), 415, "encoded-body"),
+        ({"Content-Encoding": "br"}, b"anything", 415, "encoded-body"),
+    ],
+)
 def test_wrapping_that_means_harm_is_refused(hostile_server, headers, body, status, label):
     answer = hostile_server.client.post("/v1/enhance", content=body, headers=headers)
     assert answer.status_code == status
     assert answer.json()["type"] == f"/problems/{label}"
 
 
-@pytest.mark.parametrize(("given", "kept"), [
-    ("../../etc/passwd.png", "passwd.png"), ("..\\..\\boot.png", "boot.png"),
-    ("a\r\nSet-Cookie: x.png", "_a.png"), ("a\x00b.png", "a_b.png"), (".png", "png.png"),
-    ("/", "picture.png"), ("x" * 500 + ".png", "x" * 100), ("a\"; filename=b.png", "a_")])
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("../../etc/passwd.png", "passwd.png"),
+        ("..\\..\\boot.png", "boot.png"),
+        ("a\r\nSet-Cookie: x.png", "_a.png"),
+        ("a\x00b.png", "a_b.png"),
+        (".png", "png.png"),
+        ("/", "picture.png"),
+        ("x" * 500 + ".png", "x" * 100),
+        ('a"; filename=b.png', "a_"),
+    ],
+)
 def test_file_name_is_cleaned_and_never_a_path(hostile_server, given, kept):
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
     escaped = given.replace("\\", "\\\\").replace('"', '\\"').encode()

@@ -59,9 +59,13 @@ class ModelFolder:
         """Make a bundle the champion, replacing the index as a whole."""
         before = self.index.get(name, {"champion": None, "versions": {}})
         self.index[name] = {
-            "champion": bundle_id, "previous": before["champion"], "canary": None,
-            "canary_percent": 0, "shadow": None,
-            "versions": {**before["versions"], bundle_id: str(version)}}
+            "champion": bundle_id,
+            "previous": before["champion"],
+            "canary": None,
+            "canary_percent": 0,
+            "shadow": None,
+            "versions": {**before["versions"], bundle_id: str(version)},
+        }
         write_json(self.root / "index.json", self.index)
 
 
@@ -80,8 +84,14 @@ def with_info(tmp_path):
         described = json.loads((bundle.root / "bundle.json").read_text())
         info = type(bundle.info).model_validate({**described, **changes})
         golden_input, golden_output = bundle.golden()
-        return write_bundle(tmp_path / "rewritten" / info.name, info, bundle.weights(),
-                            golden_input, golden_output, "# rewritten\n")
+        return write_bundle(
+            tmp_path / "rewritten" / info.name,
+            info,
+            bundle.weights(),
+            golden_input,
+            golden_output,
+            "# rewritten\n",
+        )
 
     return rewrite
 

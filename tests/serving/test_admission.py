@@ -22,7 +22,9 @@ def clock():
 def admission(clock):
     return Admission(
         LimitSettings(max_bytes=100, max_answer_pixels=10**9),
-        QueueSettings(max_pictures=3, max_bytes=150, max_answer_pixels=1000), clock)
+        QueueSettings(max_pictures=3, max_bytes=150, max_answer_pixels=1000),
+        clock,
+    )
 
 
 def test_place_is_given_back_even_when_the_work_fails(admission):
@@ -113,8 +115,11 @@ def test_retry_after_follows_the_speed_that_was_seen(admission, clock):
 
 def test_retry_after_is_one_second_where_nothing_is_known_yet(admission):
     with (
-        admission.enter(), admission.enter(), admission.enter(),
-        pytest.raises(QueueFull) as full, admission.enter(),
+        admission.enter(),
+        admission.enter(),
+        admission.enter(),
+        pytest.raises(QueueFull) as full,
+        admission.enter(),
     ):
         pass
     assert full.value.headers() == {"Retry-After": "1"}

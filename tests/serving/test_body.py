@@ -34,25 +34,33 @@ def test_fields_beside_the_file_are_options():
     assert unpack(FORM, body).fields == {"model": "compact_x2", "quality": "80"}
 
 
-@pytest.mark.parametrize(("body", "reason"), [
-    (b"", "ends before"),
-    (part("file", b"x"), "ends before"),
-    (b"--c\r\n\r\nx\r\n--c--\r\n", "cannot be read"),
-    (part("picture", b"x") + b"--b--\r\n", "has 0"),
-    (part("file", b"x") + part("file", b"y") + b"--b--\r\n", "has 2"),
-    (part("x", b"y") * (MOST_PARTS + 1) + b"--b--\r\n", "more than 32 parts"),
-    (part("comment", b"y" * 2000) + b"--b--\r\n", "more than 1024 bytes"),
-    (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", "has 0"),
-    (b"--b\r\n" + b"X: y\r\n" * 50 + b"\r\nx\r\n--b--\r\n", "cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "ends before"),
+        (part("file", b"x"), "ends before"),
+        (b"--c\r\n\r\nx\r\n--c--\r\n", "cannot be read"),
+        (part("picture", b"x") + b"--b--\r\n", "has 0"),
+        (part("file", b"x") + part("file", b"y") + b"--b--\r\n", "has 2"),
+        (part("x", b"y") * (MOST_PARTS + 1) + b"--b--\r\n", "more than 32 parts"),
+        (part("comment", b"y" * 2000) + b"--b--\r\n", "more than 1024 bytes"),
+        (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", "has 0"),
+        (b"--b\r\n" + b"X: y\r\n" * 50 + b"\r\nx\r\n--b--\r\n", "cannot be read"),
+    ],
+)
 def test_form_that_is_not_one_picture_is_refused(body, reason):
     with pytest.raises(BadMultipart, match=reason):
         unpack(FORM, body)
 
 
-@pytest.mark.parametrize("content_type", [
-    "multipart/form-data", "multipart/form-data; boundary=",
-    "multipart/form-data; boundary=" + "b" * 1000])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=" + "b" * 1000,
+    ],
+)
 def test_bad_boundary_is_refused(content_type):
     with pytest.raises(BadMultipart):
         unpack(content_type, part("file", b"x") + b"--b--\r\n")

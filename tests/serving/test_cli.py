@@ -14,8 +14,18 @@ import pytest
 from serving.cli import listen, serve
 from superres.errors import SharplineError, UsageError
 
-FORBIDDEN = {"basicsr", "mlflow", "airflow", "torchvision", "timm", "spandrel", "skimage",
-             "training", "release", "pipelines"}
+FORBIDDEN = {
+    "basicsr",
+    "mlflow",
+    "airflow",
+    "torchvision",
+    "timm",
+    "spandrel",
+    "skimage",
+    "training",
+    "release",
+    "pipelines",
+}
 
 
 # The command itself, which at its end tells what it imported.
@@ -43,10 +53,20 @@ def process():
     started = []
 
     def start(folder):
-        command = [sys.executable, "-c", SCRIPT, "serve", "--port", "0", "--json",
-                   "--models", str(folder)]
+        command = [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            "serve",
+            "--port",
+            "0",
+            "--json",
+            "--models",
+            str(folder),
+        ]
         running = subprocess.Popen(
-            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         started.append(running)
         line = running.stdout.readline()
         if not line:
@@ -80,8 +100,11 @@ def served(process, tiny_bundle, noise_png, tmp_path_factory):
     await_ready(address["url"])
     with ThreadPoolExecutor(8) as clients:
         in_flight = [
-            clients.submit(httpx.post, f"{address['url']}/v1/enhance",
-                           content=noise_png(400, 400), timeout=120) for _ in range(8)]
+            clients.submit(
+                httpx.post, f"{address['url']}/v1/enhance", content=noise_png(400, 400), timeout=120
+            )
+            for _ in range(8)
+        ]
         while "in_flight 0.0" in httpx.get(f"{address['url']}/metrics").text:
             pass
         running.send_signal(signal.SIGTERM)
@@ -121,8 +144,10 @@ def test_busy_port_is_said_plainly(models_folder):
             serve(["--port", str(port), "--models", str(models_folder)])
 
 
-@pytest.mark.parametrize(("host", "reason"), [
-    ("192.0.2.1", "Cannot assign"), ("host.invalid", "cannot listen on host.invalid:0: ")])
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("192.0.2.1", "Cannot assign"), ("host.invalid", "cannot listen on host.invalid:0: ")],
+)
 def test_address_that_cannot_be_had_is_said_plainly(host, reason):
     with pytest.raises(SharplineError, match=reason):
         listen(host, 0)

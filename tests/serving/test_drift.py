@@ -55,7 +55,8 @@ def test_models_and_features_without_a_reference_are_left_out():
     window.add("m", seen(noise=4.0))
     window.add("n", seen(noise=4.0))
     assert window.drift({"m": {"blur": spread(0, 1)}, "n": {"noise": spread(4, 1)}}) == {
-        ("noise", "n"): 0.0}
+        ("noise", "n"): 0.0
+    }
 
 
 def test_old_pictures_and_those_beyond_the_window_are_forgotten():
@@ -105,14 +106,16 @@ def test_deep_pictures_are_judged_like_others():
 
 
 def test_figure_moves_when_noisy_pictures_come(
-        picture_server, models_folder, numpy_backends, tiny_bundle, with_info):
+    picture_server, models_folder, numpy_backends, tiny_bundle, with_info
+):
     bundle = tiny_bundle()
     reference = summarise([measure(smooth_picture(seed, noise=2.0)) for seed in range(20)])
     training = {**bundle.info.training.model_dump(mode="json"), "reference": reference}
     shutil.rmtree(models_folder / "compact_x2")
     shutil.copytree(with_info(bundle, training=training).root, models_folder / "compact_x2")
-    server = picture_server(models_folder, load_backend=numpy_backends,
-                            drift={"window": 20, "minimum": 10})
+    server = picture_server(
+        models_folder, load_backend=numpy_backends, drift={"window": 20, "minimum": 10}
+    )
 
     def drift_after(noise):
         for seed in range(100, 120):

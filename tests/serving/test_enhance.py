@@ -42,25 +42,40 @@ def test_answer_says_what_made_it_and_how_long_it_took(server, noise_png):
 
 def test_model_is_chosen_by_name_by_scale_or_by_default(server, noise_png):
     data = noise_png(10, 10)
-    chosen = {str(options): enhance(server, data, **options).headers["Sharpline-Model"]
-              for options in ({}, {"scale": 2}, {"scale": 4}, {"model": "compact_x2"},
-                              {"model": "compact_x2", "scale": 2})}
+    chosen = {
+        str(options): enhance(server, data, **options).headers["Sharpline-Model"]
+        for options in (
+            {},
+            {"scale": 2},
+            {"scale": 4},
+            {"model": "compact_x2"},
+            {"model": "compact_x2", "scale": 2},
+        )
+    }
     assert list(chosen.values()) == [
-        "compact_x4", "compact_x2", "compact_x4", "compact_x2", "compact_x2"]
+        "compact_x4",
+        "compact_x2",
+        "compact_x4",
+        "compact_x2",
+        "compact_x2",
+    ]
 
 
-@pytest.mark.parametrize(("options", "status", "label"), [
-    ({"model": "nothing"}, 404, "unknown-model"),
-    ({"model": "compact_x2", "scale": 4}, 422, "bad-options"),
-    ({"scale": 3}, 422, "bad-options"),
-    ({"scale": "two"}, 422, "bad-options"),
-    ({"scale": 0}, 422, "bad-options"),
-    ({"format": "gif"}, 422, "bad-options"),
-    ({"quality": 101}, 422, "bad-options"),
-    ({"colour": "red"}, 422, "bad-options"),
-    ({"model": "m" * 100}, 422, "bad-options"),
-    ({"headers": {"Accept": "text/html"}}, 406, "not-acceptable"),
-])
+@pytest.mark.parametrize(
+    ("options", "status", "label"),
+    [
+        ({"model": "nothing"}, 404, "unknown-model"),
+        ({"model": "compact_x2", "scale": 4}, 422, "bad-options"),
+        ({"scale": 3}, 422, "bad-options"),
+        ({"scale": "two"}, 422, "bad-options"),
+        ({"scale": 0}, 422, "bad-options"),
+        ({"format": "gif"}, 422, "bad-options"),
+        ({"quality": 101}, 422, "bad-options"),
+        ({"colour": "red"}, 422, "bad-options"),
+        ({"model": "m" * 100}, 422, "bad-options"),
+        ({"headers": {"Accept": "text/html"}}, 406, "not-acceptable"),
+    ],
+)
 def test_options_that_cannot_be_met_are_refused(server, noise_png, options, status, label):
     answer = enhance(server, noise_png(8, 8), **options)
     assert answer.status_code == status
@@ -69,8 +84,9 @@ def test_options_that_cannot_be_met_are_refused(server, noise_png, options, stat
     assert answer.json()["instance"].endswith(answer.headers["X-Request-ID"])
 
 
-@pytest.mark.parametrize(("format", "media_type"), [
-    ("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")])
+@pytest.mark.parametrize(
+    ("format", "media_type"), [("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")]
+)
 def test_answer_comes_in_the_asked_format(server, noise_png, format, media_type):
     answer = enhance(server, noise_png(20, 20), format=format)
     assert answer.headers["Content-Type"] == media_type
@@ -78,16 +94,23 @@ def test_answer_comes_in_the_asked_format(server, noise_png, format, media_type)
 
 
 def test_quality_is_that_of_the_lossy_formats(server, noise_png):
-    sizes = [len(enhance(server, noise_png(60, 60), format="jpeg", quality=quality).content)
-             for quality in (10, 60, 95)]
+    sizes = [
+        len(enhance(server, noise_png(60, 60), format="jpeg", quality=quality).content)
+        for quality in (10, 60, 95)
+    ]
     assert sizes == sorted(sizes)
     assert sizes[0] * 2 < sizes[2]
 
 
 def test_answer_keeps_the_inputs_format_unless_that_is_not_written(server):
     image = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
-    for format, expected in (("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/png"),
-                             ("TIFF", "image/png"), ("BMP", "image/png")):
+    for format, expected in (
+        ("JPEG", "image/jpeg"),
+        ("WEBP", "image/webp"),
+        ("GIF", "image/png"),
+        ("TIFF", "image/png"),
+        ("BMP", "image/png"),
+    ):
         buffer = io.BytesIO()
         image.save(buffer, format)
         assert enhance(server, buffer.getvalue()).headers["Content-Type"] == expected
@@ -96,15 +119,19 @@ def test_answer_keeps_the_inputs_format_unless_that_is_not_written(server):
 def test_form_is_answered_like_a_body_and_the_query_wins(server, noise_png):
     data = noise_png(20, 20)
     answer = server.client.post(
-        "/v1/enhance", params={"format": "png"}, files={"file": ("kätzchen.jpg", data)},
-        data={"model": "compact_x2", "format": "jpeg"})
+        "/v1/enhance",
+        params={"format": "png"},
+        files={"file": ("kätzchen.jpg", data)},
+        data={"model": "compact_x2", "format": "jpeg"},
+    )
     assert answer.content == enhance(server, data, model="compact_x2").content
     assert answer.headers["Content-Disposition"].endswith("filename*=UTF-8''k%C3%A4tzchen.png")
 
 
 def test_bad_form_field_is_refused_without_repeating_it(server, noise_png):
     answer = server.client.post(
-        "/v1/enhance", files={"file": ("a.png", noise_png(8, 8))}, data={"quality": "<script>"})
+        "/v1/enhance", files={"file": ("a.png", noise_png(8, 8))}, data={"quality": "<script>"}
+    )
     assert answer.status_code == 422
     assert answer.json()["type"] == "/problems/bad-options"
     assert "quality" in answer.json()["detail"]
@@ -139,8 +166,10 @@ def test_transparent_picture_is_not_flattened_into_jpeg(server):
 
 def test_pictures_answered_together_are_answered_as_if_alone(server, noise_png):
     """Different sizes and models at once, each against its own solo run outside the server."""
-    orders = [(noise_png(20 + 7 * n, 90 - 5 * n, seed=n), f"compact_x{2 + 2 * (n % 2)}")
-              for n in range(12)]
+    orders = [
+        (noise_png(20 + 7 * n, 90 - 5 * n, seed=n), f"compact_x{2 + 2 * (n % 2)}")
+        for n in range(12)
+    ]
     with ThreadPoolExecutor(12) as clients:
         answers = list(clients.map(lambda order: enhance(server, order[0], model=order[1]), orders))
     for (data, model), answer in zip(orders, answers, strict=True):
@@ -150,9 +179,13 @@ def test_pictures_answered_together_are_answered_as_if_alone(server, noise_png):
 
 
 def test_tiles_of_different_requests_share_batches(
-        picture_server, models_folder, numpy_backends, noise_png):
-    server = picture_server(models_folder, load_backend=numpy_backends,
-                            batch={"max_tiles": 64, "max_wait_seconds": 0.005})
+    picture_server, models_folder, numpy_backends, noise_png
+):
+    server = picture_server(
+        models_folder,
+        load_backend=numpy_backends,
+        batch={"max_tiles": 64, "max_wait_seconds": 0.005},
+    )
     backend = numpy_backends.made[0]
     backend.gate.clear()
     with ThreadPoolExecutor(8) as clients:
@@ -168,9 +201,11 @@ def test_tiles_of_different_requests_share_batches(
 
 
 def test_huge_picture_holds_only_a_few_tiles_in_the_queue(
-        picture_server, models_folder, numpy_backends, noise_png, repeated):
-    server = picture_server(models_folder, load_backend=numpy_backends,
-                            batch={"max_tiles": 2, "max_wait_seconds": 0})
+    picture_server, models_folder, numpy_backends, noise_png, repeated
+):
+    server = picture_server(
+        models_folder, load_backend=numpy_backends, batch={"max_tiles": 2, "max_wait_seconds": 0}
+    )
     backend = numpy_backends.made[0]
     backend.gate.clear()
     data = noise_png(300, 400)
@@ -182,16 +217,18 @@ def test_huge_picture_holds_only_a_few_tiles_in_the_queue(
         assert np.array_equal(pixels(waiting.result()), repeated(decode(data).rgb_hwc))
 
 
-def test_declared_body_over_the_limit_is_refused_unread(picture_server, models_folder,
-                                                        numpy_backends):
+def test_declared_body_over_the_limit_is_refused_unread(
+    picture_server, models_folder, numpy_backends
+):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
         raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
         assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_chunked_body_over_the_limit_is_refused_on_the_way(picture_server, models_folder,
-                                                           numpy_backends):
+def test_chunked_body_over_the_limit_is_refused_on_the_way(
+    picture_server, models_folder, numpy_backends
+):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
         raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -202,8 +239,9 @@ def test_chunked_body_over_the_limit_is_refused_on_the_way(picture_server, model
 
 
 def test_slow_body_is_given_up(picture_server, models_folder, numpy_backends):
-    server = picture_server(models_folder, load_backend=numpy_backends,
-                            limits={"body_seconds": 0.1})
+    server = picture_server(
+        models_folder, load_backend=numpy_backends, limits={"body_seconds": 0.1}
+    )
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
         raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
         answer = raw.recv(4096)

@@ -41,8 +41,12 @@ def test_problem_has_the_shape_of_rfc_9457():
     assert response.media_type == "application/problem+json"
     assert response.headers["Retry-After"] == "3"
     assert Problem.model_validate_json(response.body) == Problem(
-        type="/problems/queue-full", title="Queue full", status=429, detail="full",
-        instance="urn:request:1")
+        type="/problems/queue-full",
+        title="Queue full",
+        status=429,
+        detail="full",
+        instance="urn:request:1",
+    )
 
 
 def test_routes_never_catch_every_exception():

@@ -41,7 +41,8 @@ def test_ready_server_names_its_models_and_what_it_refused(picture_server, model
 
 
 def test_model_still_loading_is_asked_for_later_while_others_serve(
-        picture_server, models_folder, tiny_bundle, numpy_backends, noise_png):
+    picture_server, models_folder, tiny_bundle, numpy_backends, noise_png
+):
     shutil.copytree(tiny_bundle(name="slow_x4", scale=4).root, models_folder / "slow_x4")
     go_on = threading.Event()
 
@@ -52,8 +53,13 @@ def test_model_still_loading_is_asked_for_later_while_others_serve(
 
     server = picture_server(models_folder, load_backend=load, models={"default": "compact_x2"})
     assert server.client.get("/startupz").status_code == 503
-    for options, status in (({}, 200), ({"scale": 2}, 200), ({"model": "slow_x4"}, 503),
-                            ({"scale": 4}, 503), ({"model": "nothing"}, 404)):
+    for options, status in (
+        ({}, 200),
+        ({"scale": 2}, 200),
+        ({"model": "slow_x4"}, 503),
+        ({"scale": 4}, 503),
+        ({"model": "nothing"}, 404),
+    ):
         answer = server.client.post("/v1/enhance", params=options, content=noise_png(8, 8))
         assert answer.status_code == status, options
     go_on.set()
@@ -65,7 +71,9 @@ def test_model_still_loading_is_asked_for_later_while_others_serve(
 def test_models_are_listed_with_what_they_are(server):
     models = server.client.get("/v1/models").json()["models"]
     assert [(model["name"], model["scale"], model["default"]) for model in models] == [
-        ("compact_x2", 2, False), ("compact_x4", 4, True)]
+        ("compact_x2", 2, False),
+        ("compact_x4", 4, True),
+    ]
     offer = server.services.models.offers["compact_x2"]
     assert models[0]["bundle"] == offer.model.bundle.id
     assert models[0]["licence"]["commercial_use"] == "yes"

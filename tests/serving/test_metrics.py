@@ -9,16 +9,21 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 def test_documentation_lists_the_table_as_it_is():
     assert DOCS.read_text() == module.markdown() + "\n", (
-        "run: python -m serving.metrics > docs/metrics.md")
+        "run: python -m serving.metrics > docs/metrics.md"
+    )
 
 
-def test_server_shows_every_figure_of_the_table_and_no_other(picture_server, models_folder,
-                                                             numpy_backends, noise_png):
+def test_server_shows_every_figure_of_the_table_and_no_other(
+    picture_server, models_folder, numpy_backends, noise_png
+):
     server = picture_server(models_folder, load_backend=numpy_backends, drift={"minimum": 1})
     assert server.client.post("/v1/enhance", content=noise_png(20, 20)).status_code == 200
     text = server.client.get("/metrics").text
-    declared = {line.split()[2]: line.split()[3]
-                for line in text.splitlines() if line.startswith("# TYPE sharpline_")}
+    declared = {
+        line.split()[2]: line.split()[3]
+        for line in text.splitlines()
+        if line.startswith("# TYPE sharpline_")
+    }
     assert declared == {figure.name: figure.kind for figure in TABLE}
 
 

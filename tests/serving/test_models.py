@@ -90,7 +90,8 @@ def test_index_names_champions_and_their_versions(followed_folder, models_of, ti
 
 
 def test_new_champion_takes_over_and_the_one_before_stays_loaded(
-        followed_folder, models_of, loader, tiny_bundle):
+    followed_folder, models_of, loader, tiny_bundle
+):
     ids = [followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(3)]
     models = models_of(followed_folder.root)
     for version, bundle_id in enumerate(ids):
@@ -126,7 +127,8 @@ def test_bundle_replaced_under_its_name_is_noticed(models_folder, models_of, tin
 
 
 def test_new_version_number_of_the_same_bundle_loads_nothing(
-        followed_folder, models_of, loader, tiny_bundle):
+    followed_folder, models_of, loader, tiny_bundle
+):
     bundle_id = followed_folder.add(tiny_bundle())
     models = models_of(followed_folder.root)
     for version in (1, 2):
@@ -150,11 +152,17 @@ def remove(bundle_root):
     shutil.rmtree(bundle_root)
 
 
-@pytest.mark.parametrize(("harm", "reason"), [
-    (flip_weights, "sha256 differs"), (truncate_index_of, "not a description"),
-    (remove, "not a model bundle")])
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (flip_weights, "sha256 differs"),
+        (truncate_index_of, "not a description"),
+        (remove, "not a model bundle"),
+    ],
+)
 def test_broken_new_model_is_refused_and_the_old_serves_on(
-        followed_folder, models_of, tiny_bundle, harm, reason):
+    followed_folder, models_of, tiny_bundle, harm, reason
+):
     old = followed_folder.add(tiny_bundle())
     followed_folder.serve("compact_x2", old, 1)
     models = models_of(followed_folder.root)
@@ -183,7 +191,8 @@ def test_refused_model_that_is_repaired_is_served(followed_folder, models_of, ti
 
 
 def test_model_that_misses_its_golden_answer_is_refused_and_closed(
-        models_folder, models_of, loader, tiny_bundle):
+    models_folder, models_of, loader, tiny_bundle
+):
     """The golden pair of one model with the weights of another: what silent corruption is like."""
     right, wrong = tiny_bundle(), tiny_bundle(error_levels=5)
     golden = right.root / "golden" / "output.png"
@@ -212,8 +221,9 @@ def test_broken_index_changes_nothing(followed_folder, models_of, tiny_bundle, c
     assert "index.json cannot be read" in models.problems[str(followed_folder.root)]
 
 
-def test_name_that_leaves_the_index_is_served_no_more(followed_folder, models_of, loader,
-                                                      tiny_bundle):
+def test_name_that_leaves_the_index_is_served_no_more(
+    followed_folder, models_of, loader, tiny_bundle
+):
     bundle_id = followed_folder.add(tiny_bundle())
     followed_folder.serve("compact_x2", bundle_id, 1)
     models = models_of(followed_folder.root)
@@ -228,7 +238,8 @@ def test_name_that_leaves_the_index_is_served_no_more(followed_folder, models_of
 
 
 def test_model_in_use_stays_open_until_its_last_user_has_gone(
-        followed_folder, models_of, loader, tiny_bundle):
+    followed_folder, models_of, loader, tiny_bundle
+):
     ids = [followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(3)]
     models = models_of(followed_folder.root)
     followed_folder.serve("compact_x2", ids[0], 0)
@@ -251,8 +262,12 @@ def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_b
     assert models.default_name is None
     models.refresh()
     assert models.default_name == "compact_x2"
-    for name, scale, expected in ((None, None, "compact_x2"), (None, 2, "compact_x2"),
-                                  (None, 4, "c_x4"), ("b_x2", None, "b_x2")):
+    for name, scale, expected in (
+        (None, None, "compact_x2"),
+        (None, 2, "compact_x2"),
+        (None, 4, "c_x4"),
+        ("b_x2", None, "b_x2"),
+    ):
         with models.use(name, scale) as offer:
             assert offer.name == expected
     with pytest.raises(UnknownModel, match="b_x2, c_x4, compact_x2"), models.use("d"):
@@ -262,7 +277,8 @@ def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_b
 
 
 def test_replaced_index_is_noticed_even_within_one_tick_of_the_clock(
-        followed_folder, models_of, tiny_bundle):
+    followed_folder, models_of, tiny_bundle
+):
     ids = [followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2)]
     models = models_of(followed_folder.root)
     index = followed_folder.root / "index.json"
@@ -274,7 +290,8 @@ def test_replaced_index_is_noticed_even_within_one_tick_of_the_clock(
 
 
 def test_no_request_fails_while_models_are_swapped(
-        picture_server, followed_folder, tiny_bundle, noise_png, repeated, soak):
+    picture_server, followed_folder, tiny_bundle, noise_png, repeated, soak
+):
     """Each answer must be that of exactly the version which its headers name."""
     swaps, requests = (20, 2000) if soak else (5, 200)
     levels_of = {}
@@ -306,12 +323,18 @@ def test_no_request_fails_while_models_are_swapped(
         try:
             for version, bundle_id in enumerate(ids[1:], start=1):
                 # Every version answers a share of the requests before the next one comes.
-                server.wait_for(lambda version=version: any(
-                    task.done() for task in running) or len(begun) >= (
-                        requests * version // (swaps + 1)))
+                server.wait_for(
+                    lambda version=version: (
+                        any(task.done() for task in running)
+                        or len(begun) >= (requests * version // (swaps + 1))
+                    )
+                )
                 followed_folder.serve("compact_x2", bundle_id, version)
-                server.wait_for(lambda wanted=bundle_id: server.services.models.offers[
-                    "compact_x2"].model.bundle.id == wanted)
+                server.wait_for(
+                    lambda wanted=bundle_id: (
+                        server.services.models.offers["compact_x2"].model.bundle.id == wanted
+                    )
+                )
         finally:
             stop.set()
         seen = [levels for task in running for levels in task.result()]

@@ -6,21 +6,24 @@ from serving.errors import NotAcceptable
 from serving.negotiation import choose_format, content_disposition
 
 
-@pytest.mark.parametrize(("asked", "accept", "of_input", "expected"), [
-    ("webp", "image/png", "jpeg", "webp"),
-    (None, "", "jpeg", "jpeg"),
-    (None, "", "tiff", "png"),
-    (None, "*/*", "jpeg", "jpeg"),
-    (None, "image/*", "webp", "webp"),
-    (None, "*/*", "gif", "png"),
-    (None, "image/webp", "png", "webp"),
-    (None, "image/png;q=0.5, image/webp;q=0.9", "png", "webp"),
-    (None, "image/avif, image/webp, image/*;q=0.8, */*;q=0.5", "jpeg", "webp"),
-    (None, "image/png;q=0, */*", "png", "jpeg"),
-    (None, "text/html, IMAGE/JPEG", "png", "jpeg"),
-    (None, "image/jpeg;q=nonsense, image/png;q=0.1", "jpeg", "png"),
-    (None, "application/problem+json, image/png", "jpeg", "png"),
-])
+@pytest.mark.parametrize(
+    ("asked", "accept", "of_input", "expected"),
+    [
+        ("webp", "image/png", "jpeg", "webp"),
+        (None, "", "jpeg", "jpeg"),
+        (None, "", "tiff", "png"),
+        (None, "*/*", "jpeg", "jpeg"),
+        (None, "image/*", "webp", "webp"),
+        (None, "*/*", "gif", "png"),
+        (None, "image/webp", "png", "webp"),
+        (None, "image/png;q=0.5, image/webp;q=0.9", "png", "webp"),
+        (None, "image/avif, image/webp, image/*;q=0.8, */*;q=0.5", "jpeg", "webp"),
+        (None, "image/png;q=0, */*", "png", "jpeg"),
+        (None, "text/html, IMAGE/JPEG", "png", "jpeg"),
+        (None, "image/jpeg;q=nonsense, image/png;q=0.1", "jpeg", "png"),
+        (None, "application/problem+json, image/png", "jpeg", "png"),
+    ],
+)
 def test_format_beats_accept_beats_the_input(asked, accept, of_input, expected):
     assert choose_format(asked, accept, of_input) == expected
 
@@ -31,14 +34,17 @@ def test_accept_without_any_of_our_formats_is_refused(accept):
         choose_format(None, accept, "png")
 
 
-@pytest.mark.parametrize(("name", "format", "expected"), [
-    ("cat.jpg", "png", "cat.png"),
-    ("", "jpeg", "picture.jpg"),
-    ("../../etc/passwd", "png", "passwd.png"),
-    ("C:\\pictures\\cat.bmp", "webp", "cat.webp"),
-    ("two words.png", "png", "two words.png"),
-    ('a"b\r\nSet-Cookie: x=1.png', "png", "a_b__Set-Cookie_ x=1.png".replace("=", "_")),
-])
+@pytest.mark.parametrize(
+    ("name", "format", "expected"),
+    [
+        ("cat.jpg", "png", "cat.png"),
+        ("", "jpeg", "picture.jpg"),
+        ("../../etc/passwd", "png", "passwd.png"),
+        ("C:\\pictures\\cat.bmp", "webp", "cat.webp"),
+        ("two words.png", "png", "two words.png"),
+        ('a"b\r\nSet-Cookie: x=1.png', "png", "a_b__Set-Cookie_ x=1.png".replace("=", "_")),
+    ],
+)
 def test_download_name_is_the_uploads_cleaned(name, format, expected):
     assert f'filename="{expected}"' in content_disposition(name, format)
 

@@ -93,15 +93,19 @@ def test_tiles_of_a_client_that_left_are_dropped(held_server, noise_png):
         server.wait_for(backend.held.is_set)
         data = noise_png(20, 20)
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as leaving:
-            leaving.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\n"
-                            b"Content-Length: %d\r\n\r\n" % len(data) + data)
+            leaving.sendall(
+                b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(data) + data
+            )
             server.wait_for(lambda: server.services.scheduler.queued_tiles())
         server.wait_for(lambda: not server.services.scheduler.queued_tiles())
         server.wait_for(lambda: server.services.admission.in_flight == 1)
         backend.gate.set()
         assert blocking.result().status_code == 200
-    assert len(backend.batches) == len(server.services.models.offers["compact_x2"].model.bundle.info
-                                       .tile_buckets) + 2, "warm-up, golden pair and one picture"
+    assert (
+        len(backend.batches)
+        == len(server.services.models.offers["compact_x2"].model.bundle.info.tile_buckets) + 2
+    ), "warm-up, golden pair and one picture"
     labels = {"route": "/v1/enhance", "status": "499", "model": "compact_x2"}
     value = server.services.metrics.registry.get_sample_value
     server.wait_for(lambda: value("sharpline_requests_total", labels) == 1)

@@ -22,9 +22,17 @@ class Tags(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag in names]
 
 
-@pytest.mark.parametrize(("address", "kind"), [
-    ("/", "text/html"), ("/docs", "text/html"), ("/web/app.js", "javascript"),
-    ("/web/docs.js", "javascript"), ("/web/style.css", "text/css"), ("/web/icon.svg", "image/svg")])
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        ("/", "text/html"),
+        ("/docs", "text/html"),
+        ("/web/app.js", "javascript"),
+        ("/web/docs.js", "javascript"),
+        ("/web/style.css", "text/css"),
+        ("/web/icon.svg", "image/svg"),
+    ],
+)
 def test_page_is_served_with_its_type(server, address, kind):
     answer = server.client.get(address)
     assert answer.status_code == 200
@@ -60,8 +68,11 @@ def test_every_control_and_picture_of_the_page_has_a_name(server):
 
 
 def test_script_of_the_page_finds_every_element_it_names(server):
-    ids = {attributes["id"] for _, attributes in Tags(server.client.get("/").text).tags
-           if "id" in attributes}
+    ids = {
+        attributes["id"]
+        for _, attributes in Tags(server.client.get("/").text).tags
+        if "id" in attributes
+    }
     assert set(re.findall(r'\$\("([\w-]+)"\)', server.client.get("/web/app.js").text)) <= ids
 
 
@@ -69,13 +80,21 @@ def test_openapi_tells_every_answer_of_enhance(server):
     described = server.client.get("/openapi.json").json()
     operation = described["paths"]["/v1/enhance"]["post"]
     assert {parameter["name"] for parameter in operation["parameters"]} == {
-        "model", "scale", "format", "quality"}
+        "model",
+        "scale",
+        "format",
+        "quality",
+    }
     assert {"image/png", "multipart/form-data"} <= set(operation["requestBody"]["content"])
     answers = operation["responses"]
     assert set(answers["200"]["content"]) == {"image/png", "image/jpeg", "image/webp"}
     elsewhere = {"not-found", "method-not-allowed", "client-gone"}
-    told = {label for status, answer in answers.items() if status != "200"
-            for label in answer["content"]["application/problem+json"]["examples"]}
+    told = {
+        label
+        for status, answer in answers.items()
+        if status != "200"
+        for label in answer["content"]["application/problem+json"]["examples"]
+    }
     assert told | elsewhere == set(PROBLEMS)
 
 
@@ -87,10 +106,16 @@ def test_problem_types_can_be_looked_up(server):
     assert missing.json()["type"] == "/problems/not-found"
 
 
-@pytest.mark.parametrize(("method", "address", "status", "label"), [
-    ("GET", "/nothing", 404, "not-found"), ("GET", "/web/../app.py", 404, "not-found"),
-    ("GET", "/web/%2e%2e/app.py", 404, "not-found"),
-    ("GET", "/v1/enhance", 405, "method-not-allowed"), ("DELETE", "/", 405, "method-not-allowed")])
+@pytest.mark.parametrize(
+    ("method", "address", "status", "label"),
+    [
+        ("GET", "/nothing", 404, "not-found"),
+        ("GET", "/web/../app.py", 404, "not-found"),
+        ("GET", "/web/%2e%2e/app.py", 404, "not-found"),
+        ("GET", "/v1/enhance", 405, "method-not-allowed"),
+        ("DELETE", "/", 405, "method-not-allowed"),
+    ],
+)
 def test_wrong_address_or_method_is_a_problem_too(server, method, address, status, label):
     answer = server.client.request(method, address)
     assert answer.status_code == status

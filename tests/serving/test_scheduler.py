@@ -41,8 +41,11 @@ def clock():
 
 def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
     limits = BatchLimits(
-        max_tiles=max_tiles, max_pixels=max_pixels, max_wait_seconds=WAIT_SECONDS,
-        fair_pixels=fair_tiles * lane().tile_pixels)
+        max_tiles=max_tiles,
+        max_pixels=max_pixels,
+        max_wait_seconds=WAIT_SECONDS,
+        fair_pixels=fair_tiles * lane().tile_pixels,
+    )
     return Scheduler(limits, clock)
 
 
@@ -207,9 +210,10 @@ def test_queue_length_is_told_by_model(clock):
 
 
 arrivals = st.lists(
-    st.tuples(
-        st.sampled_from(["a", "b"]), st.integers(1, 9), st.floats(1, 50), st.integers(0, 3)),
-    min_size=1, max_size=12)
+    st.tuples(st.sampled_from(["a", "b"]), st.integers(1, 9), st.floats(1, 50), st.integers(0, 3)),
+    min_size=1,
+    max_size=12,
+)
 
 
 @given(arrivals, st.integers(1, 6))
@@ -219,7 +223,8 @@ def test_every_tile_comes_back_once_to_its_own_request(arrivals, max_tiles):
     entered = []
     for model, count, deadline, batches_between in arrivals:
         _, receiver = enter(
-            scheduler, count, in_lane=lane(model), deadline=deadline, first=100 * len(entered))
+            scheduler, count, in_lane=lane(model), deadline=deadline, first=100 * len(entered)
+        )
         entered.append((100 * len(entered), count, receiver))
         for _ in range(batches_between):
             run_one(scheduler)
@@ -242,13 +247,16 @@ def run_one(scheduler):
 
 @given(
     st.lists(st.tuples(st.integers(10, 60), st.floats(1, 50)), min_size=2, max_size=6),
-    st.integers(1, 8), st.integers(1, 5))
+    st.integers(1, 8),
+    st.integers(1, 5),
+)
 def test_requests_that_wait_together_are_served_alike(requests, max_tiles, fair_tiles):
     """Between two requests that both have tiles waiting, service differs by `fair_pixels`."""
     clock = Clock()
     scheduler = scheduler_of(clock, max_tiles=max_tiles, fair_tiles=fair_tiles)
-    waiting = {enter(scheduler, count, deadline=deadline)[0].serial: count
-               for count, deadline in requests}
+    waiting = {
+        enter(scheduler, count, deadline=deadline)[0].serial: count for count, deadline in requests
+    }
     served = Counter(dict.fromkeys(waiting, 0))
     clock.seconds += WAIT_SECONDS
     while (batch := scheduler.take()) is not None:
@@ -267,7 +275,8 @@ def test_no_tile_waits_longer_than_the_wait_for_a_free_device(gaps_ms):
     for number, gap_ms in enumerate(gaps_ms):
         arrival_seconds = clock.seconds + gap_ms / 1000
         while (wait := scheduler.wait_seconds()) is not None and (
-                clock.seconds + wait <= arrival_seconds):
+            clock.seconds + wait <= arrival_seconds
+        ):
             clock.seconds += wait
             take_and_check(scheduler, clock, put_at)
         clock.seconds = arrival_seconds

@@ -5,8 +5,10 @@ from serving.security import SECURITY_HEADERS
 ORIGIN = "https://shop.example"
 
 
-@pytest.mark.parametrize("address", ["/", "/docs", "/v1/models", "/metrics", "/nothing",
-                                     "/web/app.js", "/problems/queue-full"])
+@pytest.mark.parametrize(
+    "address",
+    ["/", "/docs", "/v1/models", "/metrics", "/nothing", "/web/app.js", "/problems/queue-full"],
+)
 def test_every_answer_carries_the_security_headers(server, address):
     headers = server.client.get(address).headers
     for name, value in SECURITY_HEADERS.items():
@@ -17,8 +19,9 @@ def test_every_answer_carries_the_security_headers(server, address):
 def test_pages_of_other_sites_are_told_nothing_by_default(server, noise_png):
     answer = server.client.get("/v1/models", headers={"Origin": ORIGIN})
     assert "access-control-allow-origin" not in answer.headers
-    preflight = server.client.options("/v1/enhance", headers={
-        "Origin": ORIGIN, "Access-Control-Request-Method": "POST"})
+    preflight = server.client.options(
+        "/v1/enhance", headers={"Origin": ORIGIN, "Access-Control-Request-Method": "POST"}
+    )
     assert preflight.status_code == 405
     assert "access-control-allow-origin" not in preflight.headers
 
@@ -34,8 +37,9 @@ def test_post_from_a_page_of_another_site_is_refused(server, noise_png):
 
 
 def test_named_sites_may_call(picture_server, models_folder, numpy_backends, noise_png):
-    server = picture_server(models_folder, load_backend=numpy_backends,
-                            security={"allow_origins": (ORIGIN,)})
+    server = picture_server(
+        models_folder, load_backend=numpy_backends, security={"allow_origins": (ORIGIN,)}
+    )
     headers = {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}
     answer = server.client.post("/v1/enhance", content=noise_png(8, 8), headers=headers)
     assert answer.status_code == 200
@@ -57,8 +61,9 @@ def test_request_id_is_kept_when_sane_and_made_otherwise(server):
         assert len(made) == 32
 
 
-def test_own_fault_is_a_problem_without_its_inside(picture_server, models_folder, numpy_backends,
-                                                   noise_png, monkeypatch):
+def test_own_fault_is_a_problem_without_its_inside(
+    picture_server, models_folder, numpy_backends, noise_png, monkeypatch
+):
     server = picture_server(models_folder, load_backend=numpy_backends)
 
     def explode(*_args, **_options):
@@ -72,5 +77,6 @@ def test_own_fault_is_a_problem_without_its_inside(picture_server, models_folder
     monkeypatch.undo()
     assert server.client.post("/v1/enhance", content=noise_png(8, 8)).status_code == 200
     labels = {"route": "/v1/enhance", "status": "500", "model": "compact_x2"}
-    assert server.services.metrics.registry.get_sample_value(
-        "sharpline_requests_total", labels) == 1
+    assert (
+        server.services.metrics.registry.get_sample_value("sharpline_requests_total", labels) == 1
+    )

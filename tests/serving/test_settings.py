@@ -63,8 +63,9 @@ def test_every_setting_is_read_from_its_own_variable(monkeypatch):
     for name, text in OTHER.items():
         with monkeypatch.context() as context:
             context.setenv(name, text)
-            changed = {key for key, value in leaves(load_settings()).items()
-                       if value != defaults[key]}
+            changed = {
+                key for key, value in leaves(load_settings()).items() if value != defaults[key]
+            }
         assert changed == {name}
 
 
@@ -94,9 +95,15 @@ def test_variables_of_other_programs_are_none_of_ours(monkeypatch):
     assert load_settings().port == 8000
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("SHARPLINE_PORT", "70000"), ("SHARPLINE_LIMITS__MAX_BYTES", "much"),
-    ("SHARPLINE_QUEUE__MAX_PICTURES", "0"), ("SHARPLINE_MODELS__BACKEND", "abacus")])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("SHARPLINE_PORT", "70000"),
+        ("SHARPLINE_LIMITS__MAX_BYTES", "much"),
+        ("SHARPLINE_QUEUE__MAX_PICTURES", "0"),
+        ("SHARPLINE_MODELS__BACKEND", "abacus"),
+    ],
+)
 def test_value_that_does_not_fit_is_refused_by_its_variables_name(monkeypatch, name, text):
     monkeypatch.setenv(name, text)
     with pytest.raises(UsageError, match=f"{name} cannot be '{text}'"):
@@ -105,4 +112,5 @@ def test_value_that_does_not_fit_is_refused_by_its_variables_name(monkeypatch, n
 
 def test_documentation_lists_the_settings_as_they_are():
     assert DOCS.read_text() == module.markdown() + "\n", (
-        "run: python -m serving.settings > docs/settings.md")
+        "run: python -m serving.settings > docs/settings.md"
+    )

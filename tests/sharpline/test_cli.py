@@ -35,7 +35,10 @@ def test_no_words_and_wrong_words_show_the_table(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_failures_become_one_line_and_a_code(
-    raised: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def fail(argv: list[str]) -> int:
@@ -56,8 +59,10 @@ def test_a_defect_of_our_own_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_table_loads_nothing_heavy() -> None:
-    code = ("import sys, sharpline.cli\nsharpline.cli.usage()\n"
-            "heavy = {'torch', 'airflow', 'mlflow', 'basicsr', 'fastapi', 'numpy'}\n"
-            "sys.exit(', '.join(heavy & set(sys.modules)) or 0)")
+    code = (
+        "import sys, sharpline.cli\nsharpline.cli.usage()\n"
+        "heavy = {'torch', 'airflow', 'mlflow', 'basicsr', 'fastapi', 'numpy'}\n"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

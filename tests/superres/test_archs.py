@@ -9,16 +9,38 @@ from superres.archs import UnknownArch, build, facts
 from superres.archs.swinir import learned
 
 SWIN = {
-    "img_size": 32, "embed_dim": 12, "depths": [2, 2], "num_heads": [2, 2],
-    "window_size": 8, "mlp_ratio": 2,
+    "img_size": 32,
+    "embed_dim": 12,
+    "depths": [2, 2],
+    "num_heads": [2, 2],
+    "window_size": 8,
+    "mlp_ratio": 2,
 }
 CASES = [
     ("compact", {"num_feat": 8, "num_conv": 2, "upscale": 4}),
     ("compact", {"num_feat": 8, "num_conv": 3, "upscale": 2, "act_type": "leakyrelu"}),
-    ("rrdb", {"num_in_ch": 3, "num_out_ch": 3, "scale": 4, "num_feat": 8, "num_block": 1,
-              "num_grow_ch": 4}),
-    ("rrdb", {"num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 8, "num_block": 1,
-              "num_grow_ch": 4}),
+    (
+        "rrdb",
+        {
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "scale": 4,
+            "num_feat": 8,
+            "num_block": 1,
+            "num_grow_ch": 4,
+        },
+    ),
+    (
+        "rrdb",
+        {
+            "num_in_ch": 3,
+            "num_out_ch": 3,
+            "scale": 2,
+            "num_feat": 8,
+            "num_block": 1,
+            "num_grow_ch": 4,
+        },
+    ),
     ("swinir", {**SWIN, "upscale": 4, "upsampler": "pixelshuffledirect"}),
     ("swinir", {**SWIN, "upscale": 2, "upsampler": "pixelshuffle"}),
     ("swinir", {**SWIN, "upscale": 3, "upsampler": "pixelshuffle", "resi_connection": "3conv"}),
@@ -96,8 +118,9 @@ def test_unknown_names_and_parameters_are_refused() -> None:
 
 
 def test_stochastic_depth_only_acts_while_training() -> None:
-    net = build("swinir", {**SWIN, "upscale": 2, "upsampler": "pixelshuffledirect",
-                           "drop_path_rate": 0.5})
+    net = build(
+        "swinir", {**SWIN, "upscale": 2, "upsampler": "pixelshuffledirect", "drop_path_rate": 0.5}
+    )
     picture = torch.rand(4, 3, 16, 16)
     with torch.no_grad():
         net.eval()

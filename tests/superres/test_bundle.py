@@ -86,8 +86,12 @@ def test_files_must_be_listed_and_lie_inside(bundle) -> None:
     root = rewrite(bundle, lambda value: value["files"].pop("weights.safetensors"))
     with pytest.raises(BrokenBundle, match="does not list"):
         load_bundle(root)
-    rewrite(bundle, lambda value: value["files"].update({
-        "weights.safetensors": weights, "../../outside": "0" * 64}))
+    rewrite(
+        bundle,
+        lambda value: value["files"].update(
+            {"weights.safetensors": weights, "../../outside": "0" * 64}
+        ),
+    )
     with pytest.raises(BrokenBundle, match="outside"):
         load_bundle(root)
 

@@ -30,8 +30,13 @@ def test_evaluate_prints_figures_with_their_protocol(
     assert run(["evaluate", str(bundle.root), "--on", str(pictures), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["protocol"] == {
-        "dataset": "in", "scale": 2, "channel": "y", "border": 2, "resampler": "matlab-bicubic",
-        "ssim": "gaussian-11-1.5", "bit_depth": 8,
+        "dataset": "in",
+        "scale": 2,
+        "channel": "y",
+        "border": 2,
+        "resampler": "matlab-bicubic",
+        "ssim": "gaussian-11-1.5",
+        "bit_depth": 8,
     }
     assert [picture["name"] for picture in result["pictures"]] == ["one", "two"]
     means = np.mean([picture["psnr"] for picture in result["pictures"]])
@@ -42,8 +47,17 @@ def test_evaluate_prints_figures_with_their_protocol(
 def test_evaluate_shows_a_table(
     tiny_bundle, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["evaluate", str(tiny_bundle().root), "--on", str(pictures), "--channel", "rgb",
-             "--whole", "--backend", "torch"]
+    words = [
+        "evaluate",
+        str(tiny_bundle().root),
+        "--on",
+        str(pictures),
+        "--channel",
+        "rgb",
+        "--whole",
+        "--backend",
+        "torch",
+    ]
     assert run(words) == 0
     shown = capsys.readouterr().out
     assert "mean" in shown
@@ -100,15 +114,20 @@ def test_one_bad_picture_does_not_stop_the_others(
     ],
 )
 def test_wrong_words_are_told_before_any_work(
-    words: list[str], reason: str, pictures: Path, tmp_path: Path, tiny_bundle,
+    words: list[str],
+    reason: str,
+    pictures: Path,
+    tmp_path: Path,
+    tiny_bundle,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "in2" / "one.png", random_picture(8, 8))
     places = {"IN2": tmp_path / "in2", "IN": pictures, "EMPTY": tmp_path / "empty"}
     words = [str(places[word]) if word in places else word for word in words]
-    words = [word.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/")
-             for word in words]
+    words = [
+        word.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/") for word in words
+    ]
     model = [] if "--model" in words else ["--model", str(tiny_bundle().root)]
     assert run(["enhance", *words, "-o", str(tmp_path / "out"), *model]) in (1, 2)
     assert reason in capsys.readouterr().err

@@ -28,8 +28,14 @@ def test_a_model_off_by_known_levels_scores_as_computed(tiny_bundle, tmp_path: P
     protocol = load_pairs(tmp_path, 2).protocol("rgb")
     bundle = tiny_bundle(error_levels=5)
     upscaler = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
-    middle = [Pair(name=p.name, lr=Picture(rgb_hwc=p.lr.rgb_hwc // 2), hr=Picture(
-        rgb_hwc=p.hr.rgb_hwc // 2)) for p in (pair(1), pair(2))]
+    middle = [
+        Pair(
+            name=p.name,
+            lr=Picture(rgb_hwc=p.lr.rgb_hwc // 2),
+            hr=Picture(rgb_hwc=p.hr.rgb_hwc // 2),
+        )
+        for p in (pair(1), pair(2))
+    ]
     for whole in (False, True):
         done = evaluate(upscaler, middle, protocol, whole=whole)
         assert done.psnr == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-6)

@@ -40,10 +40,16 @@ def test_a_folder_appears_whole_replaces_the_old_or_not_at_all(tmp_path: Path) -
 def test_a_lock_is_refused_while_held_and_free_after_a_kill(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     holder = subprocess.Popen(
-        [sys.executable, "-c", "import sys, pathlib; from superres.files import file_lock\n"
-         f"with file_lock(pathlib.Path({str(path)!r})):\n print('held', flush=True)\n"
-         " sys.stdin.read()"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-c",
+            "import sys, pathlib; from superres.files import file_lock\n"
+            f"with file_lock(pathlib.Path({str(path)!r})):\n print('held', flush=True)\n"
+            " sys.stdin.read()",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     with holder:
         assert holder.stdout.readline() == "held\n"

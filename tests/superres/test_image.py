@@ -44,8 +44,12 @@ def saved(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
 
 
 @given(
-    height=st.integers(1, 40), width=st.integers(1, 40), grey=st.booleans(), alpha=st.booleans(),
-    deep=st.booleans(), seed=st.integers(0, 99),
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    grey=st.booleans(),
+    alpha=st.booleans(),
+    deep=st.booleans(),
+    seed=st.integers(0, 99),
 )
 def test_png_brings_every_kind_of_picture_back(
     height: int, width: int, grey: bool, alpha: bool, deep: bool, seed: int
@@ -56,7 +60,9 @@ def test_png_brings_every_kind_of_picture_back(
     if grey:
         rgb[...] = rgb[..., :1]
     picture = Picture(
-        rgb_hwc=rgb, grey=grey, icc=None if grey else SRGB,
+        rgb_hwc=rgb,
+        grey=grey,
+        icc=None if grey else SRGB,
         alpha_hw=generator.integers(0, top, (height, width)).astype(dtype) if alpha else None,
     )
     back = decode(encode(picture, "png"))
@@ -127,12 +133,19 @@ def test_modes_become_rgb_with_the_right_values() -> None:
     cases = [
         (Image.fromarray(rgba), rgba[..., :3], rgba[..., 3], False),
         (Image.fromarray(rgba[..., 0]), rgba[..., :1].repeat(3, 2), None, True),
-        (Image.merge(
-            "LA", [Image.fromarray(rgba[..., 0]), Image.fromarray(rgba[..., 3])]),
-         rgba[..., :1].repeat(3, 2), rgba[..., 3], True),
+        (
+            Image.merge("LA", [Image.fromarray(rgba[..., 0]), Image.fromarray(rgba[..., 3])]),
+            rgba[..., :1].repeat(3, 2),
+            rgba[..., 3],
+            True,
+        ),
         (palette, np.asarray(palette.convert("RGB")), None, False),
-        (Image.fromarray(rgba[..., 0] > 127),
-         np.where(rgba[..., :1] > 127, 255, 0).repeat(3, 2), None, True),
+        (
+            Image.fromarray(rgba[..., 0] > 127),
+            np.where(rgba[..., :1] > 127, 255, 0).repeat(3, 2),
+            None,
+            True,
+        ),
     ]
     for image, rgb, alpha, grey in cases:
         picture = decode(saved(image))
@@ -200,8 +213,15 @@ def test_content_decides_not_the_name(tmp_path: Path, format: str) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\x89PNG\r\n\x1a\n", b"<html>", b"%!PS-Adobe-3.0 EPSF", b"RIFF1234WAVEfmt .......",
-     b"<svg xmlns='http://www.w3.org/2000/svg'/>", bytes(range(256))],
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"<html>",
+        b"%!PS-Adobe-3.0 EPSF",
+        b"RIFF1234WAVEfmt .......",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        bytes(range(256)),
+    ],
 )
 def test_what_is_no_picture_is_named_so(data: bytes) -> None:
     with pytest.raises(NotAPicture):
@@ -249,9 +269,7 @@ def test_interlaced_pngs_are_whole(mode: str, size: tuple[int, int]) -> None:
     data = pyvips.Image.new_from_array(plain).pngsave_buffer(interlace=True)
     assert data[28] == 1
     np.testing.assert_array_equal(decode(data).rgb_hwc, plain[..., :3])
-    np.testing.assert_array_equal(
-        decode(saved(image)).rgb_hwc, np.asarray(image.convert("RGB"))
-    )
+    np.testing.assert_array_equal(decode(saved(image)).rgb_hwc, np.asarray(image.convert("RGB")))
 
 
 def test_a_flipped_byte_in_the_pixels_is_noticed() -> None:
@@ -308,15 +326,24 @@ def test_files_are_whole_or_absent(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("given_name", "cleaned"),
-    [("../../etc/passwd", "passwd"), ("C:\\a\\b.png", "b.png"), ("a\r\nX: y.png", "a__X_ y.png"),
-     ("", "picture"), ("..", "picture"), ("größe 1.png", "größe 1.png"), ("a" * 300, "a" * 100)],
+    [
+        ("../../etc/passwd", "passwd"),
+        ("C:\\a\\b.png", "b.png"),
+        ("a\r\nX: y.png", "a__X_ y.png"),
+        ("", "picture"),
+        ("..", "picture"),
+        ("größe 1.png", "größe 1.png"),
+        ("a" * 300, "a" * 100),
+    ],
 )
 def test_names_are_cleaned(given_name: str, cleaned: str) -> None:
     assert clean_name(given_name) == cleaned
 
 
-@given(data=st.binary(max_size=300), start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a",
-                                                           b"\xff\xd8\xff", b"II*\0", b"BM"]))
+@given(
+    data=st.binary(max_size=300),
+    start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"\xff\xd8\xff", b"II*\0", b"BM"]),
+)
 def test_any_bytes_give_a_picture_or_a_clear_refusal(data: bytes, start: bytes) -> None:
     try:
         pixels = decode(start + data).pixels

@@ -19,19 +19,39 @@ from superres.manifest import (
 )
 
 INFO = DatasetInfo(
-    id="0123456789abcdef", source="garden", scale=4, degradation="bicubic",
-    splits={"train": 2, "validation": 0}, licences=["CC0-1.0"],
+    id="0123456789abcdef",
+    source="garden",
+    scale=4,
+    degradation="bicubic",
+    splits={"train": 2, "validation": 0},
+    licences=["CC0-1.0"],
     left_out=[LeftOut(name="x", reason="too small")],
     reference={"noise": {"mean": 1.0, "std": 0.5, "p05": 0.1, "p50": 1.0, "p95": 2.0}},
-    pack_sha256="0" * 64)
+    pack_sha256="0" * 64,
+)
 
 
 def row(name: str) -> ManifestRow:
     return ManifestRow(
-        split="train", name=name, hr_path=f"pairs/train/HR/{name}.png",
-        lr_path=f"pairs/train/LR/{name}.png", hr_sha256="a" * 64, lr_sha256="b" * 64, hr_bytes=10,
-        lr_bytes=5, width=64, height=48, scale=4, degradation="bicubic", parameters="{}",
-        seed=2**32 - 1, source="garden", licence="CC0-1.0", author="Zoë", phash="f" * 16)
+        split="train",
+        name=name,
+        hr_path=f"pairs/train/HR/{name}.png",
+        lr_path=f"pairs/train/LR/{name}.png",
+        hr_sha256="a" * 64,
+        lr_sha256="b" * 64,
+        hr_bytes=10,
+        lr_bytes=5,
+        width=64,
+        height=48,
+        scale=4,
+        degradation="bicubic",
+        parameters="{}",
+        seed=2**32 - 1,
+        source="garden",
+        licence="CC0-1.0",
+        author="Zoë",
+        phash="f" * 16,
+    )
 
 
 def test_rows_come_back_in_their_order(tmp_path: Path) -> None:

@@ -39,16 +39,20 @@ def test_noise_rises_on_a_photograph(photograph: Pixels) -> None:
 
 
 def test_blur_rises_with_blur(photograph: Pixels) -> None:
-    values = [measure(ndimage.gaussian_filter(photograph, (sigma, sigma, 0)))["blur"]
-              for sigma in (0, 0.6, 1.2, 2.4)]
+    values = [
+        measure(ndimage.gaussian_filter(photograph, (sigma, sigma, 0)))["blur"]
+        for sigma in (0, 0.6, 1.2, 2.4)
+    ]
     assert values == sorted(values)
     assert 0 <= values[0] < values[-1] <= 1
     assert values[-1] > values[0] + 0.1
 
 
 def test_blockiness_rises_with_compression(photograph: Pixels) -> None:
-    values = [measure(photograph)["blockiness"],
-              *(measure(compress(photograph, quality))["blockiness"] for quality in (85, 50, 20))]
+    values = [
+        measure(photograph)["blockiness"],
+        *(measure(compress(photograph, quality))["blockiness"] for quality in (85, 50, 20)),
+    ]
     assert values == sorted(values)
     assert values[0] < 1.2
     assert values[-1] > 1.4
@@ -63,13 +67,16 @@ def test_blockiness_is_found_at_any_phase(photograph: Pixels) -> None:
 @pytest.mark.parametrize(("level", "brightness"), [(0, 0.0), (128, 0.502), (255, 1.0)])
 def test_a_flat_picture(level: int, brightness: float) -> None:
     values = measure(np.full((64, 48, 3), level, np.uint8))
-    assert values == pytest.approx({"noise": 0, "blur": 0, "blockiness": 1, "megapixels": 0.003072,
-                                    "brightness": brightness}, abs=1e-3)
+    assert values == pytest.approx(
+        {"noise": 0, "blur": 0, "blockiness": 1, "megapixels": 0.003072, "brightness": brightness},
+        abs=1e-3,
+    )
 
 
 def test_sixteen_bits_measure_as_eight(photograph: Pixels) -> None:
-    assert measure(photograph.astype(np.uint16) * 257) == pytest.approx(measure(photograph),
-                                                                       rel=1e-3)
+    assert measure(photograph.astype(np.uint16) * 257) == pytest.approx(
+        measure(photograph), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (9, 23), (CROP_SIDE + 40, 30)])

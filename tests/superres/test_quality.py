@@ -80,8 +80,15 @@ def test_sixteen_bits_score_as_eight() -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"channel": "y"}, {"border": 2}, {"dataset": "other"}, {"resampler": "lanczos"},
-     {"ssim": "uniform-7"}, {"scale": 2}, {"bit_depth": 16}],
+    [
+        {"channel": "y"},
+        {"border": 2},
+        {"dataset": "other"},
+        {"resampler": "lanczos"},
+        {"ssim": "uniform-7"},
+        {"scale": 2},
+        {"bit_depth": 16},
+    ],
 )
 def test_scores_of_different_protocols_refuse_to_be_compared(change: dict) -> None:
     first = Score(protocol=RGB, psnr=30.0, ssim=0.9)

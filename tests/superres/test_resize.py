@@ -34,7 +34,9 @@ def test_values_worked_out_by_hand() -> None:
 
 
 @given(
-    height=st.integers(1, 20), width=st.integers(1, 20), value=st.integers(0, 255),
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    value=st.integers(0, 255),
     scale=st.sampled_from([0.25, 0.5, 2, 3, 4]),
 )
 def test_flat_pictures_stay_flat(height: int, width: int, value: int, scale: float) -> None:

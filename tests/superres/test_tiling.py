@@ -24,8 +24,11 @@ def geometries(draw: st.DrawFn) -> Geometry:
     sides = st.integers(2 * halo // grid + 1, 2 * halo // grid + 4).map(lambda n: n * grid)
     buckets = draw(st.lists(st.tuples(sides, sides), min_size=1, max_size=3))
     return Geometry(
-        scale=draw(st.integers(1, 4)), halo=halo, size_multiple=grid,
-        window=grid if grid == 8 else None, buckets=tuple(buckets),
+        scale=draw(st.integers(1, 4)),
+        halo=halo,
+        size_multiple=grid,
+        window=grid if grid == 8 else None,
+        buckets=tuple(buckets),
     )
 
 
@@ -48,7 +51,9 @@ def test_join_undoes_split(height: int, width: int, geometry: Geometry) -> None:
 
 
 @given(
-    height=st.integers(1, 30), width=st.integers(1, 30), geometry=geometries(),
+    height=st.integers(1, 30),
+    width=st.integers(1, 30),
+    geometry=geometries(),
     order=st.randoms(use_true_random=False),
 )
 def test_rows_come_back_in_order_whatever_the_tiles_do(
@@ -67,9 +72,7 @@ def test_rows_come_back_in_order_whatever_the_tiles_do(
 
 
 @given(height=st.integers(1, 30), width=st.integers(1, 30), geometry=geometries())
-def test_tiles_are_windows_of_the_padded_whole(
-    height: int, width: int, geometry: Geometry
-) -> None:
+def test_tiles_are_windows_of_the_padded_whole(height: int, width: int, geometry: Geometry) -> None:
     """What lies in a tile lies at the same place of the canonical padded picture, on its grid."""
     picture = numbered(height, width)
     whole = padded_whole(picture, geometry)

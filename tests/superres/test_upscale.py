@@ -15,11 +15,23 @@ from superres.resize import imresize
 from superres.upscale import Upscaler, as_grey
 
 SWINIR = {
-    "img_size": 32, "embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8,
-    "mlp_ratio": 2, "upscale": 2, "upsampler": "pixelshuffledirect",
+    "img_size": 32,
+    "embed_dim": 12,
+    "depths": [2],
+    "num_heads": [2],
+    "window_size": 8,
+    "mlp_ratio": 2,
+    "upscale": 2,
+    "upsampler": "pixelshuffledirect",
 }
-RRDB = {"num_in_ch": 3, "num_out_ch": 3, "scale": 2, "num_feat": 4, "num_block": 1,
-        "num_grow_ch": 2}
+RRDB = {
+    "num_in_ch": 3,
+    "num_out_ch": 3,
+    "scale": 2,
+    "num_feat": 4,
+    "num_block": 1,
+    "num_grow_ch": 2,
+}
 COMPACT = {"num_feat": 8, "num_conv": 2, "upscale": 2}
 
 
@@ -33,19 +45,38 @@ def random_bundle(folder: Path, arch: str, parameters: dict, **changes: object) 
     side = -(-(2 * halo + 16) // 8) * 8
     picture = Picture(rgb_hwc=np.zeros((4, 4, 3), np.uint8))
     info = {
-        "name": arch, "task": "super-resolution", "scale": known.scale,
-        "arch": {"name": arch, "parameters": parameters}, "halo": halo,
-        "size_multiple": known.size_multiple, "window": known.window,
+        "name": arch,
+        "task": "super-resolution",
+        "scale": known.scale,
+        "arch": {"name": arch, "parameters": parameters},
+        "halo": halo,
+        "size_multiple": known.size_multiple,
+        "window": known.window,
         "tile_buckets": [[side, side]],
         "bounds": {"seam_levels": 0.0, "precision_levels": {"bf16": 2.0}},
-        "training": {"datasets": [], "degradation": "bicubic", "reference": {}, "steps": 0,
-                     "seconds": 0, "device": "cpu"},
-        "scores": [], "git_commit": None, "mlflow_run": None, "created": "2026-01-01",
+        "training": {
+            "datasets": [],
+            "degradation": "bicubic",
+            "reference": {},
+            "steps": 0,
+            "seconds": 0,
+            "device": "cpu",
+        },
+        "scores": [],
+        "git_commit": None,
+        "mlflow_run": None,
+        "created": "2026-01-01",
         "licence": {"weights": "CC0-1.0", "lineage": [], "commercial_use": "yes"},
     }
     weights = {key: value.numpy() for key, value in network.state_dict().items()}
-    return write_bundle(folder, BundleInfo.model_validate({**info, **changes}), weights, picture,
-                        picture, "# Random weights\n")
+    return write_bundle(
+        folder,
+        BundleInfo.model_validate({**info, **changes}),
+        weights,
+        picture,
+        picture,
+        "# Random weights\n",
+    )
 
 
 def photograph(height: int, width: int, dtype: type = np.uint8) -> Picture:
@@ -116,7 +147,10 @@ def test_grey_stays_grey_and_alpha_is_enlarged(tmp_path: Path) -> None:
     upscaler = Upscaler(bundle, load_backend(bundle, backend="torch"))
     colour = photograph(12, 10)
     grey = replace(
-        colour, rgb_hwc=as_grey(colour.rgb_hwc), grey=True, dpi=(72.0, 72.0),
+        colour,
+        rgb_hwc=as_grey(colour.rgb_hwc),
+        grey=True,
+        dpi=(72.0, 72.0),
         alpha_hw=np.full((12, 10), 200, np.uint8),
     )
     answer = upscaler.upscale(grey)
@@ -161,7 +195,9 @@ def test_bf16_is_chosen_only_within_its_stated_bound(tmp_path: Path) -> None:
     good = random_bundle(tmp_path / "good", "compact", COMPACT)
     assert load_backend(good).precision == "bf16"
     poor = random_bundle(
-        tmp_path / "poor", "compact", COMPACT,
+        tmp_path / "poor",
+        "compact",
+        COMPACT,
         bounds={"seam_levels": 0.0, "precision_levels": {"bf16": 9.0}},
     )
     assert load_backend(poor).precision == "fp32"

@@ -48,7 +48,7 @@ def scene(seed: int, height: int = 56, width: int = 72) -> np.ndarray:
         fx, fy, phase = rng.uniform(0.05, 0.9, 3)
         picture[..., channel] = 127 + 80 * np.sin(fx * columns + fy * rows + 6 * phase)
     top, left = rng.integers(4, 24, 2)
-    picture[top:top + 20, left:left + 28] = rng.uniform(0, 255, 3)
+    picture[top : top + 20, left : left + 28] = rng.uniform(0, 255, 3)
     return picture.clip(0, 255).astype(np.uint8)
 
 

@@ -33,9 +33,17 @@ def test_plan_shards_and_seal_answer_as_one_build(run: Run, pictures: Path, tmp_
     sealed = run("seal", "--plan", planned["plan"])
     built = run("build", *source, "--out", tmp_path / "b")
     assert Path(sealed.pop("path")).name == Path(built.pop("path")).name == planned["dataset"]
-    assert sealed == built == {
-        "dataset": planned["dataset"], "pairs": {"train": 4, "validation": 2}, "unchanged": False,
-        "licences": ["unstated"], "left_out": 0}
+    assert (
+        sealed
+        == built
+        == {
+            "dataset": planned["dataset"],
+            "pairs": {"train": 4, "validation": 2},
+            "unchanged": False,
+            "licences": ["unstated"],
+            "left_out": 0,
+        }
+    )
     assert run("plan", *source, "--out", tmp_path / "a")["unchanged"] is True
 
 
@@ -45,15 +53,18 @@ def test_list_names_what_is_there(run: Run, dataset: Path, tmp_path: Path) -> No
 
 
 def test_several_sources_make_one_set(run: Run, pictures: Path, tmp_path: Path) -> None:
-    built = run("build", "sample", "--also", pictures, "--licence", "garden=owned",
-                "--out", tmp_path)
+    built = run(
+        "build", "sample", "--also", pictures, "--licence", "garden=owned", "--out", tmp_path
+    )
     assert built["pairs"] == {"train": 5, "validation": 4}
     # Six pictures of 72x56 are too small for x4: said, not dropped.
     assert built["left_out"] == 6
 
 
-@pytest.mark.parametrize("words", [
-    ["build"], ["build", "sample", "--plan", "plan.json"], ["build", "sample", "--shard", "1"]])
+@pytest.mark.parametrize(
+    "words",
+    [["build"], ["build", "sample", "--plan", "plan.json"], ["build", "sample", "--shard", "1"]],
+)
 def test_build_takes_a_source_or_a_plan(words: list[str]) -> None:
     with pytest.raises(UsageError):
         data(words)
@@ -67,11 +78,24 @@ def test_wrong_words_exit_with_2(words: list[str]) -> None:
 
 
 def test_replay_sends_what_a_run_noted(
-        tmp_path: Path, mlflow_server: str, monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path,
+    mlflow_server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     spool = Spool(tmp_path)
-    spool.append({"note": "run", "name": "tiny", "parameters": {}, "tags": {}, "key": "tiny-replay",
-                  "dataset_id": "0123", "dataset_source": "garden", "time_ms": 1_700_000_000_000})
+    spool.append(
+        {
+            "note": "run",
+            "name": "tiny",
+            "parameters": {},
+            "tags": {},
+            "key": "tiny-replay",
+            "dataset_id": "0123",
+            "dataset_source": "garden",
+            "time_ms": 1_700_000_000_000,
+        }
+    )
     spool.append({"note": "metrics", "step": 1, "values": {"x": 1.0}, "time_ms": 1_700_000_000_001})
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
     assert train(["--replay", str(tmp_path), "--json"]) == 0
@@ -80,7 +104,8 @@ def test_replay_sends_what_a_run_noted(
 
 
 def test_replay_without_mlflow_says_what_to_do(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Spool(tmp_path).append({"note": "run", "key": "k"})
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
     with pytest.raises(UsageError, match="SHARPLINE_MLFLOW_URI"):

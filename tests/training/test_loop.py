@@ -52,8 +52,9 @@ class Bench:
         self.recipe, self.folder, self.notes = recipe, folder, Notes()
         self.validated: list[int] = []
         stage = recipe.full
-        self.sampler = MortalSampler(Pack(dataset), patch=stage.patch, batch=stage.batch,
-                                     seed=recipe.seed)
+        self.sampler = MortalSampler(
+            Pack(dataset), patch=stage.patch, batch=stage.batch, seed=recipe.seed
+        )
 
     def loop(self, clock: Callable[[], float] | None = None, net: nn.Module | None = None) -> Loop:
         def validate(weights: Mapping[str, Tensor], step: int) -> None:
@@ -63,8 +64,12 @@ class Bench:
             torch.manual_seed(self.recipe.seed)
             net = build(self.recipe.arch.name, self.recipe.arch.parameters)
         around = Surroundings(
-            folder=self.folder, tracker=self.notes, validate=validate, device=torch.device("cpu"),
-            **({"clock": clock} if clock else {}))
+            folder=self.folder,
+            tracker=self.notes,
+            validate=validate,
+            device=torch.device("cpu"),
+            **({"clock": clock} if clock else {}),
+        )
         return Loop(net, self.recipe, self.recipe.full, self.sampler, around)
 
 
@@ -105,7 +110,8 @@ def test_training_brings_the_loss_down(bench: Callable[..., Bench]) -> None:
 @pytest.mark.parametrize("died_at", [1, 6, 11])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_going_on_equals_never_having_stopped(
-        died_at: int, precision: str, bench: Callable[..., Bench]) -> None:
+    died_at: int, precision: str, bench: Callable[..., Bench]
+) -> None:
     whole = bench(precision=precision).loop().run()
     broken = bench(precision=precision)
     broken.sampler.dies_at = died_at
@@ -118,7 +124,8 @@ def test_going_on_equals_never_having_stopped(
 
 
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
-        bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]) -> None:
+    bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = bench().loop().run()
     broken = bench()
     broken.sampler.dies_at = 9
@@ -153,7 +160,9 @@ def test_old_checkpoints_are_removed(bench: Callable[..., Bench]) -> None:
     made = bench(full__checkpoint_every=2)
     made.loop().run()
     assert sorted(path.name for path in made.folder.iterdir()) == [
-        "step-00000010.ckpt", "step-00000012.ckpt"]
+        "step-00000010.ckpt",
+        "step-00000012.ckpt",
+    ]
 
 
 def test_validation_runs_on_its_steps_but_the_last(bench: Callable[..., Bench]) -> None:
@@ -163,7 +172,8 @@ def test_validation_runs_on_its_steps_but_the_last(bench: Callable[..., Bench]) 
 
 
 def test_a_time_limit_ends_training_with_the_learning_rate_down(
-        bench: Callable[..., Bench]) -> None:
+    bench: Callable[..., Bench],
+) -> None:
     made = bench(full__steps=100_000, full__max_minutes=2.0, full__checkpoint_every=100_000)
     ticks = itertools.count(step=0.5)
     trained = made.loop(clock=lambda: float(next(ticks))).run()
@@ -175,7 +185,8 @@ def test_a_time_limit_ends_training_with_the_learning_rate_down(
 
 @pytest.mark.parametrize("term", ["l1", "charbonnier", "mse"])
 def test_a_loss_that_is_no_number_names_itself_the_step_and_the_pictures(
-        term: str, bench: Callable[..., Bench]) -> None:
+    term: str, bench: Callable[..., Bench]
+) -> None:
     made = bench(losses=[{"name": term, "weight": 1.0}])
     net = build(made.recipe.arch.name, made.recipe.arch.parameters)
 
@@ -197,7 +208,8 @@ def test_a_loss_that_is_no_number_names_itself_the_step_and_the_pictures(
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_weights_change(
-        bench: Callable[..., Bench]) -> None:
+    bench: Callable[..., Bench],
+) -> None:
     made = bench()
     net = build(made.recipe.arch.name, made.recipe.arch.parameters)
     next(iter(net.parameters())).register_hook(lambda gradient: gradient * float("inf"))
@@ -223,7 +235,8 @@ def test_the_average_follows_its_formula() -> None:
 def test_losses_are_what_their_names_say() -> None:
     output, truth = torch.tensor([0.0, 0.5]), torch.tensor([0.3, 0.1])
     total, terms = LossSum([Loss(name="l1", weight=2.0), Loss(name="mse", weight=1.0)])(
-        output, truth)
+        output, truth
+    )
     assert terms["l1"].item() == pytest.approx(0.35)
     assert terms["mse"].item() == pytest.approx(0.125)
     assert total.item() == pytest.approx(0.825)

@@ -30,7 +30,8 @@ def test_crops_are_aligned_symmetries_of_the_pictures(pack: Pack) -> None:
     for lr, hr, name in zip(batch.lr_bhwc_u8, batch.hr_bhwc_u8, batch.names, strict=True):
         assert (lr.shape, hr.shape) == ((12, 12, 3), (24, 24, 3))
         assert _place(lr, np.asarray(pack.lr(pictures[name])), 1) == _place(
-            hr, np.asarray(pack.hr(pictures[name])), 2)
+            hr, np.asarray(pack.hr(pictures[name])), 2
+        )
 
 
 def test_every_picture_is_drawn_from(pack: Pack) -> None:
@@ -64,7 +65,7 @@ def _place(crop: np.ndarray, picture: np.ndarray, unit: int) -> set[tuple[int, i
         upright = np.rot90(upright, -(turn % 4))
         for top in range(0, picture.shape[0] - side + 1, unit):
             for left in range(0, picture.shape[1] - side + 1, unit):
-                if np.array_equal(picture[top:top + side, left:left + side], upright):
+                if np.array_equal(picture[top : top + side, left : left + side], upright):
                     places.add((turn, top // unit, left // unit))
     assert places, "the crop lies nowhere in its picture"
     return places

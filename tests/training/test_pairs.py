@@ -26,8 +26,9 @@ Plan = Callable[..., Path]
 def plan(pictures: Path, tmp_path: Path) -> Plan:
     """A maker of plans over the pictures, or over a folder given."""
 
-    def make(folder: Path = pictures, recipe: PairRecipe = RECIPE, root: str = "root",
-             **options: int) -> Path:
+    def make(
+        folder: Path = pictures, recipe: PairRecipe = RECIPE, root: str = "root", **options: int
+    ) -> Path:
         found = find_pictures([str(folder)], split_every=3)
         return make_plan(found, recipe, tmp_path / root, **options)
 
@@ -35,8 +36,11 @@ def plan(pictures: Path, tmp_path: Path) -> Plan:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes()
-            for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_shards_and_whole_give_the_same_bytes(plan: Plan) -> None:
@@ -62,8 +66,9 @@ def test_sealing_again_answers_as_the_first_time(plan: Plan) -> None:
     assert seal(path) == first
 
 
-def test_where_the_pictures_lie_has_no_part_in_the_id(plan: Plan, pictures: Path,
-                                                      tmp_path: Path) -> None:
+def test_where_the_pictures_lie_has_no_part_in_the_id(
+    plan: Plan, pictures: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "elsewhere" / "garden"
     moved.mkdir(parents=True)
     for path in pictures.iterdir():
@@ -72,8 +77,9 @@ def test_where_the_pictures_lie_has_no_part_in_the_id(plan: Plan, pictures: Path
 
 
 @pytest.mark.parametrize("change", ["content", "scale", "degradation", "split"])
-def test_whatever_changes_the_pairs_changes_the_id(change: str, plan: Plan, pictures: Path,
-                                                   tmp_path: Path) -> None:
+def test_whatever_changes_the_pairs_changes_the_id(
+    change: str, plan: Plan, pictures: Path, tmp_path: Path
+) -> None:
     before = read_plan(plan()).id
     if change == "content":
         folder = tmp_path / "garden"
@@ -85,8 +91,10 @@ def test_whatever_changes_the_pairs_changes_the_id(change: str, plan: Plan, pict
         found = find_pictures([str(pictures)], split_every=2)
         after = read_plan(make_plan(found, RECIPE, tmp_path / "other")).id
     else:
-        other = {"scale": PairRecipe(scale=3, degradation="bicubic_jpeg"),
-                 "degradation": PairRecipe(scale=2, degradation="bicubic")}[change]
+        other = {
+            "scale": PairRecipe(scale=3, degradation="bicubic_jpeg"),
+            "degradation": PairRecipe(scale=2, degradation="bicubic"),
+        }[change]
         after = read_plan(plan(recipe=other)).id
     assert after != before
 
@@ -95,8 +103,8 @@ def test_a_pair_is_what_its_row_says(plan: Plan) -> None:
     built = build(plan())
     rows = read_manifest(built.path)
     assert {(row.split, row.name) for row in rows} == {
-        ("train", f"garden-{index:02d}") for index in (0, 1, 3, 4)} | {
-        ("validation", f"garden-{index:02d}") for index in (2, 5)}
+        ("train", f"garden-{index:02d}") for index in (0, 1, 3, 4)
+    } | {("validation", f"garden-{index:02d}") for index in (2, 5)}
     for row in rows:
         hr, lr = read(built.path / row.hr_path), read(built.path / row.lr_path)
         again = degrade(hr.rgb_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
@@ -133,12 +141,14 @@ def test_every_picture_left_out_is_named_with_its_reason(plan: Plan, tmp_path: P
     write(folder / "grey.png", Picture(rgb_hwc=noise()[..., :1].repeat(3, axis=2), grey=True))
     write(folder / "deep.png", Picture(rgb_hwc=noise().astype(np.uint16) * 257))
     for name, alpha in (("opaque", 255), ("glass", 9)):
-        write(folder / f"{name}.png",
-              Picture(rgb_hwc=noise(), alpha_hw=np.full((64, 64), alpha, np.uint8)))
+        write(
+            folder / f"{name}.png",
+            Picture(rgb_hwc=noise(), alpha_hw=np.full((64, 64), alpha, np.uint8)),
+        )
     write(folder / "tiny.png", Picture(rgb_hwc=noise(20, 200)))
     (folder / "text.png").write_text("not a picture at all, only words")
     whole = encode(Picture(rgb_hwc=noise()), "png")
-    (folder / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "same.png").write_bytes((folder / "good.png").read_bytes())
     info = build(make_plan(find_pictures([str(folder)]), RECIPE, tmp_path / "root")).info
     reasons = {entry.name.removeprefix("mixed-"): entry.reason for entry in info.left_out}
@@ -151,8 +161,9 @@ def test_every_picture_left_out_is_named_with_its_reason(plan: Plan, tmp_path: P
     assert info.splits == {"train": 4, "validation": 0}
 
 
-def test_a_training_picture_close_to_a_held_out_one_is_left_out(tmp_path: Path,
-                                                                pictures: Path) -> None:
+def test_a_training_picture_close_to_a_held_out_one_is_left_out(
+    tmp_path: Path, pictures: Path
+) -> None:
     folder = tmp_path / "album"
     original = read(pictures / "03.png").rgb_hwc
     for index in range(3):
@@ -183,7 +194,8 @@ def test_sealing_names_the_shard_that_is_missing(plan: Plan) -> None:
 
 
 def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
-        plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = plan()
     from training.data import pairs
 
@@ -194,8 +206,9 @@ def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
         patched.setattr(pairs, "write_bytes", full_disk)
         with pytest.raises(SharplineError, match="no space left"):
             build_shard(path, 0)
-    assert not [found for found in path.parent.rglob("*") if found.name != "plan.json"
-                and found.is_file()]
+    assert not [
+        found for found in path.parent.rglob("*") if found.name != "plan.json" and found.is_file()
+    ]
     assert build(path).info.splits == {"train": 4, "validation": 2}
 
 
@@ -226,8 +239,9 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_sample_builds_and_its_left_out_list_is_empty(tmp_path: Path) -> None:
-    built = build(make_plan(sample_pictures(), PairRecipe(scale=4, degradation="bicubic_jpeg"),
-                            tmp_path))
+    built = build(
+        make_plan(sample_pictures(), PairRecipe(scale=4, degradation="bicubic_jpeg"), tmp_path)
+    )
     assert built.info.splits == {"train": 5, "validation": 4}
     assert built.info.left_out == []
     assert read_info(built.path) == built.info

@@ -51,7 +51,8 @@ def test_a_bundle_says_where_it_comes_from(bundle: Bundle, dataset: Path) -> Non
     info = bundle.info
     assert (info.name, info.scale, info.training.steps) == ("tiny_x2", 2, 12)
     assert [(entry.id, entry.source, entry.licence) for entry in info.training.datasets] == [
-        (read_info(dataset).id, "garden", "CC0-1.0")]
+        (read_info(dataset).id, "garden", "CC0-1.0")
+    ]
     assert info.licence.lineage == ("CC0-1.0",)
     assert info.licence.commercial_use == "yes"
     assert info.training.parent is None
@@ -72,8 +73,9 @@ def test_its_golden_pair_and_bounds_hold(bundle: Bundle, dataset: Path) -> None:
     exact = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu", precision="fp32"))
     golden_input, golden_output = bundle.golden()
     assert np.array_equal(exact.whole(golden_input).rgb_hwc, golden_output.rgb_hwc)
-    reduced = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu",
-                                            precision="bf16"))
+    reduced = Upscaler(
+        bundle, load_backend(bundle, backend="torch", device="cpu", precision="bf16")
+    )
     bounds = bundle.info.bounds
     for pair in load_pairs(dataset, 2).pairs:
         canonical = exact.whole(pair.lr).rgb_hwc.astype(int)
@@ -91,56 +93,123 @@ def test_its_card_is_made_of_its_facts(bundle: Bundle, dataset: Path) -> None:
 
 
 def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} >= {"run.json", "checkpoints", "samples",
-                                                     "tiny_x2", SPOOL_NAME}
+    assert {path.name for path in run.iterdir()} >= {
+        "run.json",
+        "checkpoints",
+        "samples",
+        "tiny_x2",
+        SPOOL_NAME,
+    }
     assert not (run / "draft").exists()
     assert [path.name for path in sorted((run / "samples").glob("*/*.png"))] == [
-        "garden-02.png", "garden-05.png"] * 2
+        "garden-02.png",
+        "garden-05.png",
+    ] * 2
     notes = [note for note, _ in Spool(run).unsent()]
     assert [note["note"] for note in notes if note["note"] != "metrics"] == [
-        "run", "artifacts", "artifacts", "tags", "artifacts", "end"]
+        "run",
+        "artifacts",
+        "artifacts",
+        "tags",
+        "artifacts",
+        "end",
+    ]
     figures = {name for note in notes if note["note"] == "metrics" for name in note["values"]}
-    assert figures >= {"loss/l1", "learning_rate", "step_seconds", "validation/psnr",
-                       "picture/garden-02/psnr"}
+    assert figures >= {
+        "loss/l1",
+        "learning_rate",
+        "step_seconds",
+        "validation/psnr",
+        "picture/garden-02/psnr",
+    }
 
 
 def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
-        bundle: Bundle, tiny_recipe: Path, pictures: Path, tmp_path: Path, capsys: Capture) -> None:
+    bundle: Bundle, tiny_recipe: Path, pictures: Path, tmp_path: Path, capsys: Capture
+) -> None:
     from training.cli import data
 
-    assert data(["build", str(pictures), "--scale", "2", "--degrade", "bicubic_jpeg",
-                 "--licence", "research use", "--out", str(tmp_path), "--json"]) == 0
+    assert (
+        data(
+            [
+                "build",
+                str(pictures),
+                "--scale",
+                "2",
+                "--degrade",
+                "bicubic_jpeg",
+                "--licence",
+                "research use",
+                "--out",
+                str(tmp_path),
+                "--json",
+            ]
+        )
+        == 0
+    )
     other = answer(capsys)["path"]
-    assert train([str(tiny_recipe), "--data", other, "--init", str(bundle.root),
-                  "--profile", "finetune", "--out", str(tmp_path / "runs"), "--json"]) == 0
+    assert (
+        train(
+            [
+                str(tiny_recipe),
+                "--data",
+                other,
+                "--init",
+                str(bundle.root),
+                "--profile",
+                "finetune",
+                "--out",
+                str(tmp_path / "runs"),
+                "--json",
+            ]
+        )
+        == 0
+    )
     result = answer(capsys)
     child = load_bundle(Path(result["bundle"]))
     assert result["bundle_id"] == child.id
     assert result["scores"] == []
     assert child.info.training.parent == bundle.id
-    assert {entry.licence for entry in child.info.training.datasets} == {
-        "CC0-1.0", "research use"}
+    assert {entry.licence for entry in child.info.training.datasets} == {"CC0-1.0", "research use"}
     assert child.info.licence.commercial_use == "no"
 
 
-@pytest.mark.parametrize(("changes", "words", "message"), [
-    ({"learning_rte": 1.0}, [], "learning_rte is not a key"),
-    ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
-    ({"arch__parameters__upscale": 4}, [], "its network enlarges by 4"),
-    ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], "'num_conv': 2"),
-    ({"full__patch": 99}, [], "no training picture is 198 pixels"),
-    ({}, ["--minutes", "0"], "--minutes must be more than 0"),
-    ({}, ["--init", "DATASET"], "not a model bundle")])
+@pytest.mark.parametrize(
+    ("changes", "words", "message"),
+    [
+        ({"learning_rte": 1.0}, [], "learning_rte is not a key"),
+        ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
+        ({"arch__parameters__upscale": 4}, [], "its network enlarges by 4"),
+        ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], "'num_conv': 2"),
+        ({"full__patch": 99}, [], "no training picture is 198 pixels"),
+        ({}, ["--minutes", "0"], "--minutes must be more than 0"),
+        ({}, ["--init", "DATASET"], "not a model bundle"),
+    ],
+)
 def test_what_cannot_be_is_refused_before_the_first_step(
-        changes: dict[str, object], words: list[str], message: str, bundle: Bundle, dataset: Path,
-        recipe_file: Callable[..., Path], tmp_path: Path) -> None:
+    changes: dict[str, object],
+    words: list[str],
+    message: str,
+    bundle: Bundle,
+    dataset: Path,
+    recipe_file: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
     from superres.errors import SharplineError
 
     places = {"BUNDLE": str(bundle.root), "DATASET": str(dataset)}
     words = [places.get(word, word) for word in words]
     with pytest.raises(SharplineError, match=message):
-        train([str(recipe_file(**changes)), "--data", str(dataset), "--out",
-               str(tmp_path / "runs"), *words])
+        train(
+            [
+                str(recipe_file(**changes)),
+                "--data",
+                str(dataset),
+                "--out",
+                str(tmp_path / "runs"),
+                *words,
+            ]
+        )
     assert not (tmp_path / "runs").exists()
 
 
@@ -155,16 +224,28 @@ def test_a_dataset_that_is_none_is_refused_with_the_remedy(words: list[str]) -> 
 def test_a_patch_off_the_window_is_refused(recipe_file: Callable[..., Path], dataset: Path) -> None:
     from superres.errors import UsageError
 
-    swin = {"upscale": 2, "window_size": 8, "depths": [2], "num_heads": [2], "embed_dim": 8,
-            "upsampler": "pixelshuffledirect"}
+    swin = {
+        "upscale": 2,
+        "window_size": 8,
+        "depths": [2],
+        "num_heads": [2],
+        "embed_dim": 8,
+        "upsampler": "pixelshuffledirect",
+    }
     with pytest.raises(UsageError, match="patch 12 must be a multiple of 8"):
-        train([str(recipe_file(arch={"name": "swinir", "parameters": swin})), "--data",
-               str(dataset)])
+        train(
+            [str(recipe_file(arch={"name": "swinir", "parameters": swin})), "--data", str(dataset)]
+        )
 
 
 def test_a_broken_off_training_is_resumed(
-        tiny_recipe: Path, dataset: Path, tmp_path: Path, capsys: Capture,
-        monkeypatch: pytest.MonkeyPatch, bundle: Bundle) -> None:
+    tiny_recipe: Path,
+    dataset: Path,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    bundle: Bundle,
+) -> None:
     words = [str(tiny_recipe), "--data", str(dataset), "--out", str(tmp_path), "--resume", "--json"]
 
     def dies(*_: object) -> None:
@@ -196,11 +277,15 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
     assert open_run(tmp_path, "tiny", key, resume=True)[1] is False
 
 
-@pytest.mark.parametrize(("licences", "reading"), [
-    (["CC0-1.0", "public domain (NASA; as stated by scikit-image)"], "yes"),
-    (["CC0-1.0", "unstated"], "unclear"),
-    (["CC0-1.0", "non-commercial research"], "no"),
-    (["unstated", "research use"], "no"),
-    ([], "unclear")])
+@pytest.mark.parametrize(
+    ("licences", "reading"),
+    [
+        (["CC0-1.0", "public domain (NASA; as stated by scikit-image)"], "yes"),
+        (["CC0-1.0", "unstated"], "unclear"),
+        (["CC0-1.0", "non-commercial research"], "no"),
+        (["unstated", "research use"], "no"),
+        ([], "unclear"),
+    ],
+)
 def test_licences_are_read_with_caution(licences: list[str], reading: str) -> None:
     assert commercial_use(licences) == reading

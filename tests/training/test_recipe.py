@@ -7,8 +7,16 @@ from superres.archs import build, facts
 from superres.errors import UsageError
 from training.recipe import load_recipe, parse_recipe, recipe_names
 
-NAMES = ["compact_x2", "compact_x4", "esrgan_small_x4", "esrgan_x4", "srcnn_x4",
-         "swinir_light_x4", "swinir_x4", "vdsr_x4"]
+NAMES = [
+    "compact_x2",
+    "compact_x4",
+    "esrgan_small_x4",
+    "esrgan_x4",
+    "srcnn_x4",
+    "swinir_light_x4",
+    "swinir_x4",
+    "vdsr_x4",
+]
 
 
 def test_the_recipes_that_come_along() -> None:
@@ -32,8 +40,9 @@ def test_a_finetune_has_a_time_limit() -> None:
         assert (limit is not None) == (name not in ("esrgan_x4", "swinir_x4"))
 
 
-@pytest.mark.parametrize(("key", "place"), [
-    ("learning_rte", ()), ("stepz", ("full",)), ("nmae", ("arch",))])
+@pytest.mark.parametrize(
+    ("key", "place"), [("learning_rte", ()), ("stepz", ("full",)), ("nmae", ("arch",))]
+)
 def test_an_unknown_key_is_named(key: str, place: tuple[str, ...]) -> None:
     values = load_recipe("compact_x4").as_dict()
     inner = values
@@ -51,9 +60,16 @@ def test_a_missing_key_is_named() -> None:
         parse_recipe(yaml.safe_dump(values), origin="mine")
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("scale", 5), ("ema_decay", 1.5), ("precision", "fp16"), ("losses", []),
-    ("weight_decay", "much")])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("scale", 5),
+        ("ema_decay", 1.5),
+        ("precision", "fp16"),
+        ("losses", []),
+        ("weight_decay", "much"),
+    ],
+)
 def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
     values = load_recipe("compact_x4").as_dict() | {key: value}
     with pytest.raises(UsageError, match=rf"{key} is wrong"):

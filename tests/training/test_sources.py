@@ -16,7 +16,11 @@ def test_sample_holds_out_whole_scenes_and_states_every_licence() -> None:
     splits = {picture.name: picture.split for picture in found}
     assert splits["motorcycle_left"] == splits["motorcycle_right"] == "train"
     assert {name for name, split in splits.items() if split == "validation"} == {
-        "astronaut", "chelsea", "coffee", "rocket"}
+        "astronaut",
+        "chelsea",
+        "coffee",
+        "rocket",
+    }
     assert all(picture.licence and picture.author for picture in found)
 
 
@@ -30,8 +34,9 @@ def test_sample_pictures_are_photographs_and_boxes_lie_inside() -> None:
 
 
 def test_another_wheel_with_other_pictures_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = sources.SampleEntry(file="coffee.png", sha256="0" * 64, split="train",
-                                  licence="CC0-1.0", author="someone")
+    changed = sources.SampleEntry(
+        file="coffee.png", sha256="0" * 64, split="train", licence="CC0-1.0", author="someone"
+    )
     monkeypatch.setattr(sources, "SAMPLE_ENTRIES", (changed,))
     with pytest.raises(SharplineError, match=r"coffee\.png"):
         sample_pictures()
@@ -49,10 +54,13 @@ def test_without_a_rule_nothing_is_held_out(pictures: Path) -> None:
 
 def test_a_licence_can_be_stated_per_folder(pictures: Path, tmp_path: Path) -> None:
     write(tmp_path / "shop" / "a.png", Picture(rgb_hwc=np.zeros((64, 64, 3), np.uint8)))
-    found = find_pictures([str(pictures), str(tmp_path / "shop")],
-                          licences={"shop": "owned", "": "CC0-1.0"})
+    found = find_pictures(
+        [str(pictures), str(tmp_path / "shop")], licences={"shop": "owned", "": "CC0-1.0"}
+    )
     assert {picture.source: picture.licence for picture in found} == {
-        "garden": "CC0-1.0", "shop": "owned"}
+        "garden": "CC0-1.0",
+        "shop": "owned",
+    }
 
 
 def test_a_licence_for_a_folder_that_is_no_source_is_refused(pictures: Path) -> None:
@@ -69,8 +77,9 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["smaple", "empty"])
-def test_a_source_that_is_none_is_refused(source: str, tmp_path: Path,
-                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_none_is_refused(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=source):

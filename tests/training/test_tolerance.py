@@ -29,7 +29,7 @@ class Blur:
     def forward(self, tiles_bhwc: np.ndarray) -> np.ndarray:
         padded = np.pad(tiles_bhwc, ((0, 0), (0, 0), (self.reach, self.reach), (0, 0)))
         width = tiles_bhwc.shape[2]
-        shifts = [padded[:, :, start:start + width] for start in range(2 * self.reach + 1)]
+        shifts = [padded[:, :, start : start + width] for start in range(2 * self.reach + 1)]
         return np.mean(shifts, axis=0, dtype=np.float32) + np.float32(self.error)
 
     def warm_up(self, shapes_hw: object) -> None: ...
@@ -42,15 +42,18 @@ def pictures() -> list[np.ndarray]:
     return [np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)]
 
 
-@pytest.mark.parametrize(("facts", "halos"), [
-    (CONV, (8, 12, 16, 18)), (WINDOWED, (8, 16, 24, 32)), (DEEP, (8, 12, 16, 24, 32, 349))])
+@pytest.mark.parametrize(
+    ("facts", "halos"),
+    [(CONV, (8, 12, 16, 18)), (WINDOWED, (8, 16, 24, 32)), (DEEP, (8, 12, 16, 24, 32, 349))],
+)
 def test_candidates_end_at_the_receptive_field(facts: ArchFacts, halos: tuple[int, ...]) -> None:
     assert halo_candidates(facts) == halos
 
 
 @pytest.mark.parametrize(("reach", "halo"), [(5, 8), (11, 12), (18, 18)])
 def test_the_smallest_sufficient_halo_is_found(
-        reach: int, halo: int, pictures: list[np.ndarray]) -> None:
+    reach: int, halo: int, pictures: list[np.ndarray]
+) -> None:
     seam = measure_seam(Blur(reach), CONV, pictures)
     assert seam.halo == halo
     assert seam.levels < 0.001
@@ -66,8 +69,13 @@ def test_a_reach_beyond_every_halo_is_stated_not_hidden(pictures: list[np.ndarra
 def test_buckets_fit_their_halo_and_grid(facts: ArchFacts) -> None:
     for halo in halo_candidates(facts):
         buckets = tile_buckets(facts, halo)
-        Geometry(scale=1, halo=halo, size_multiple=facts.size_multiple, window=facts.window,
-                 buckets=buckets)
+        Geometry(
+            scale=1,
+            halo=halo,
+            size_multiple=facts.size_multiple,
+            window=facts.window,
+            buckets=buckets,
+        )
         assert 1 <= len(buckets) <= (5 if facts.window else 9)
 
 

@@ -11,8 +11,13 @@ import pytest
 from training import tracking
 from training.tracking import MlflowRemote, RunNotes, Spool, Tracker, send, tracked
 
-NOTES = RunNotes(name="tiny", parameters={"patch": "12"}, tags={"recipe": "tiny"},
-                 dataset_id="0123456789abcdef", dataset_source="garden")
+NOTES = RunNotes(
+    name="tiny",
+    parameters={"patch": "12"},
+    tags={"recipe": "tiny"},
+    dataset_id="0123456789abcdef",
+    dataset_source="garden",
+)
 
 
 class Remote:
@@ -58,7 +63,8 @@ def test_notes_arrive_in_order(tmp_path: Path) -> None:
 
 
 def test_mlflow_away_keeps_every_note_for_later(
-        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def connect() -> Remote:
         raise ConnectionError("away")
 
@@ -79,7 +85,8 @@ def test_mlflow_coming_back_gets_everything_once(tmp_path: Path) -> None:
 
 
 def test_an_mlflow_that_never_answers_stops_nothing(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 0.1)
     asked, release = threading.Event(), threading.Event()
 
@@ -132,12 +139,13 @@ def test_a_line_torn_by_a_crash_waits(tmp_path: Path) -> None:
 def test_figures_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, None)
     tracker.metrics(1, {"psnr": float("inf"), "ssim": 1.0})
-    (note, _), = Spool(tmp_path).unsent()
+    ((note, _),) = Spool(tmp_path).unsent()
     assert note["values"] == {"ssim": 1.0}
 
 
 def test_a_real_mlflow_holds_what_was_noted(
-        mlflow_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mlflow_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from mlflow.tracking import MlflowClient
 
     folder = tmp_path / "tiny-1"

@@ -43,8 +43,15 @@ def write_pack(dataset: Path, rows: Sequence[ManifestRow]) -> str:
     with path.open("wb") as file:
         for row in rows:
             hr_hwc, lr_hwc = (read(dataset / name).rgb_hwc for name in (row.hr_path, row.lr_path))
-            index.append({"name": row.name, "height": lr_hwc.shape[0], "width": lr_hwc.shape[1],
-                          "hr_offset": offset, "lr_offset": offset + hr_hwc.size})
+            index.append(
+                {
+                    "name": row.name,
+                    "height": lr_hwc.shape[0],
+                    "width": lr_hwc.shape[1],
+                    "hr_offset": offset,
+                    "lr_offset": offset + hr_hwc.size,
+                }
+            )
             offset += hr_hwc.size + lr_hwc.size
             for pixels in (hr_hwc, lr_hwc):
                 data = np.ascontiguousarray(pixels).tobytes()
@@ -62,11 +69,14 @@ class Pack:
             index = json.loads((dataset / INDEX_NAME).read_bytes())
             self._bytes = np.memmap(dataset / PACK_NAME, dtype=np.uint8, mode="r")
         except (OSError, ValueError) as error:
-            raise SharplineError(f"{dataset} has no readable training pack; build the dataset "
-                                 "again") from error
+            raise SharplineError(
+                f"{dataset} has no readable training pack; build the dataset again"
+            ) from error
         if self._bytes.size != index["bytes"]:
-            raise SharplineError(f"{dataset / PACK_NAME} has {self._bytes.size} bytes instead of "
-                                 f"{index['bytes']}; build the dataset again")
+            raise SharplineError(
+                f"{dataset / PACK_NAME} has {self._bytes.size} bytes instead of "
+                f"{index['bytes']}; build the dataset again"
+            )
         self.scale: int = index["scale"]
         self.pairs = tuple(PackedPair(**entry) for entry in index["pairs"])
 
@@ -80,7 +90,7 @@ class Pack:
         return self._picture(pair.lr_offset, pair.height, pair.width)
 
     def _picture(self, offset: int, height: int, width: int) -> Pixels:
-        return self._bytes[offset:offset + height * width * 3].reshape(height, width, 3)
+        return self._bytes[offset : offset + height * width * 3].reshape(height, width, 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +114,10 @@ class CropSampler:
         self._pairs = [pair for pair in pack.pairs if min(pair.height, pair.width) >= patch]
         self.skipped = len(pack.pairs) - len(self._pairs)
         if not self._pairs:
-            raise SharplineError(f"no training picture is {patch * pack.scale} pixels a side or "
-                                 f"more, as patch: {patch} at x{pack.scale} asks for")
+            raise SharplineError(
+                f"no training picture is {patch * pack.scale} pixels a side or "
+                f"more, as patch: {patch} at x{pack.scale} asks for"
+            )
         positions = [(pair.height - patch + 1) * (pair.width - patch + 1) for pair in self._pairs]
         self._ends = np.cumsum(positions)
 
@@ -125,13 +137,14 @@ class CropSampler:
             top, left = divmod(int(place) - before, pair.width - patch + 1)
             lr_bhwc[slot] = _turned(_crop(self._pack.lr(pair), top, left, patch), int(turn))
             hr_bhwc[slot] = _turned(
-                _crop(self._pack.hr(pair), top * scale, left * scale, patch * scale), int(turn))
+                _crop(self._pack.hr(pair), top * scale, left * scale, patch * scale), int(turn)
+            )
             names.append(pair.name)
         return Batch(lr_bhwc_u8=lr_bhwc, hr_bhwc_u8=hr_bhwc, names=tuple(names))
 
 
 def _crop(hwc: Pixels, top: int, left: int, side: int) -> Pixels:
-    return hwc[top:top + side, left:left + side]
+    return hwc[top : top + side, left : left + side]
 
 
 def _turned(square_hwc: Pixels, turn: int) -> Pixels:

@@ -48,9 +48,14 @@ class Built:
 
     def as_dict(self) -> dict[str, object]:
         """The result of `sharpline data build` as JSON."""
-        return {"dataset": self.info.id, "path": str(self.path), "pairs": self.info.splits,
-                "unchanged": self.unchanged, "licences": self.info.licences,
-                "left_out": len(self.info.left_out)}
+        return {
+            "dataset": self.info.id,
+            "path": str(self.path),
+            "pairs": self.info.splits,
+            "unchanged": self.unchanged,
+            "licences": self.info.licences,
+            "left_out": len(self.info.left_out),
+        }
 
 
 def build(plan_path: Path) -> Built:
@@ -81,9 +86,13 @@ def build_shard(plan_path: Path, index: int) -> int:
                 rows.append(_write_pair(picture, plan, staging))
             except PictureError as error:
                 left_out.append(LeftOut(name=picture.name, reason=str(error)))
-        write_json(staging / ROWS_NAME, {
-            "rows": [row.as_dict() for row in rows],
-            "left_out": [entry.model_dump() for entry in left_out]})
+        write_json(
+            staging / ROWS_NAME,
+            {
+                "rows": [row.as_dict() for row in rows],
+                "left_out": [entry.model_dump() for entry in left_out],
+            },
+        )
     return len(rows) + len(left_out)
 
 
@@ -115,12 +124,25 @@ def _write_pair(planned: PlannedPicture, plan: Plan, folder: Path) -> ManifestRo
         written[kind] = (path, sha256_bytes(data), len(data))
     (hr_path, hr_sha256, hr_bytes), (lr_path, lr_sha256, lr_bytes) = written["HR"], written["LR"]
     return ManifestRow(
-        split=planned.split, name=planned.name, hr_path=hr_path, lr_path=lr_path,
-        hr_sha256=hr_sha256, lr_sha256=lr_sha256, hr_bytes=hr_bytes, lr_bytes=lr_bytes,
-        width=hr_hwc.shape[1], height=hr_hwc.shape[0], scale=plan.scale,
-        degradation=plan.degradation, parameters=json.dumps(made.parameters, sort_keys=True),
-        seed=planned.seed, source=planned.source, licence=planned.licence, author=planned.author,
-        phash=perceptual_hash(hr_hwc))
+        split=planned.split,
+        name=planned.name,
+        hr_path=hr_path,
+        lr_path=lr_path,
+        hr_sha256=hr_sha256,
+        lr_sha256=lr_sha256,
+        hr_bytes=hr_bytes,
+        lr_bytes=lr_bytes,
+        width=hr_hwc.shape[1],
+        height=hr_hwc.shape[0],
+        scale=plan.scale,
+        degradation=plan.degradation,
+        parameters=json.dumps(made.parameters, sort_keys=True),
+        seed=planned.seed,
+        source=planned.source,
+        licence=planned.licence,
+        author=planned.author,
+        phash=perceptual_hash(hr_hwc),
+    )
 
 
 def _load_hr(planned: PlannedPicture, scale: int) -> npt.NDArray[np.uint8]:
@@ -129,15 +151,17 @@ def _load_hr(planned: PlannedPicture, scale: int) -> npt.NDArray[np.uint8]:
     if sha256_bytes(data) != planned.sha256:
         raise SharplineError(f"{planned.path} has changed since the plan was made; plan again")
     picture = decode(data, name=planned.name)
-    if picture.alpha_hw is not None and picture.alpha_hw.min() < np.iinfo(
-            picture.alpha_hw.dtype).max:
+    if (
+        picture.alpha_hw is not None
+        and picture.alpha_hw.min() < np.iinfo(picture.alpha_hw.dtype).max
+    ):
         raise Unusable("has transparent parts: what lies behind them is not part of the picture")
     rgb_hwc = picture.rgb_hwc
     if rgb_hwc.dtype == np.uint16:
         rgb_hwc = np.round(rgb_hwc / 257.0).astype(np.uint8)
     if planned.box is not None:
         box = planned.box
-        rgb_hwc = rgb_hwc[box.top:box.top + box.height, box.left:box.left + box.width]
+        rgb_hwc = rgb_hwc[box.top : box.top + box.height, box.left : box.left + box.width]
     height, width = (side // scale * scale for side in rgb_hwc.shape[:2])
     if min(height, width) < MIN_LR_SIDE * scale:
         raise Unusable(f"{width}x{height} is too small for x{scale}")
@@ -157,18 +181,23 @@ def _collect(plan: Plan, plan_path: Path) -> tuple[list[ManifestRow], list[LeftO
     for index in range(plan.shards):
         path = _shard_folder(plan_path, index) / ROWS_NAME
         if not path.is_file():
-            raise SharplineError(f"shard {index} of {plan.shards} is not built yet; run "
-                                 f"`sharpline data build --plan {plan_path} --shard {index}`")
+            raise SharplineError(
+                f"shard {index} of {plan.shards} is not built yet; run "
+                f"`sharpline data build --plan {plan_path} --shard {index}`"
+            )
         shard = json.loads(path.read_bytes())
         rows += [ManifestRow(**row) for row in shard["rows"]]
         left_out += [LeftOut(**entry) for entry in shard["left_out"]]
     kept, duplicates = _without_duplicates(rows)
     if not any(row.split == "train" for row in kept):
-        raise SharplineError("no training picture is left: "
-                             + "; ".join(f"{entry.name}: {entry.reason}"
-                                         for entry in (left_out + duplicates)[:3]))
-    return (sorted(kept, key=lambda row: (row.split, row.name)),
-            sorted(left_out + duplicates, key=lambda entry: entry.name))
+        raise SharplineError(
+            "no training picture is left: "
+            + "; ".join(f"{entry.name}: {entry.reason}" for entry in (left_out + duplicates)[:3])
+        )
+    return (
+        sorted(kept, key=lambda row: (row.split, row.name)),
+        sorted(left_out + duplicates, key=lambda entry: entry.name),
+    )
 
 
 def _without_duplicates(
@@ -183,8 +212,9 @@ def _without_duplicates(
         if twin is None:
             kept.append(row)
         else:
-            left_out.append(LeftOut(name=row.name, reason=f"the same picture as {twin.name} "
-                                                          f"({twin.split})"))
+            left_out.append(
+                LeftOut(name=row.name, reason=f"the same picture as {twin.name} ({twin.split})")
+            )
     return kept, left_out
 
 
@@ -194,11 +224,16 @@ def _same(row: ManifestRow, other: ManifestRow) -> bool:
 
 
 def _assemble(
-    plan: Plan, plan_path: Path, rows: Sequence[ManifestRow], left_out: Sequence[LeftOut],
+    plan: Plan,
+    plan_path: Path,
+    rows: Sequence[ManifestRow],
+    left_out: Sequence[LeftOut],
     staging: Path,
 ) -> None:
-    where = {picture.name: _shard_folder(plan_path, position // plan.pictures_per_shard)
-             for position, picture in enumerate(plan.pictures)}
+    where = {
+        picture.name: _shard_folder(plan_path, position // plan.pictures_per_shard)
+        for position, picture in enumerate(plan.pictures)
+    }
     for row in rows:
         for path in (row.hr_path, row.lr_path):
             _link(where[row.name] / path, staging / path)
@@ -207,11 +242,20 @@ def _assemble(
     lr_pictures = (read(staging / row.lr_path).rgb_hwc for row in train)
     reference = summarise([measure(rgb_hwc) for rgb_hwc in lr_pictures])
     write_manifest(staging / MANIFEST_NAME, rows)
-    write_info(staging, DatasetInfo(
-        id=plan.id, source=plan.source, scale=plan.scale, degradation=plan.degradation,
-        splits={split: sum(row.split == split for row in rows) for split in SPLITS},
-        licences=sorted({row.licence for row in rows}), left_out=list(left_out),
-        reference=reference, pack_sha256=pack_sha256))
+    write_info(
+        staging,
+        DatasetInfo(
+            id=plan.id,
+            source=plan.source,
+            scale=plan.scale,
+            degradation=plan.degradation,
+            splits={split: sum(row.split == split for row in rows) for split in SPLITS},
+            licences=sorted({row.licence for row in rows}),
+            left_out=list(left_out),
+            reference=reference,
+            pack_sha256=pack_sha256,
+        ),
+    )
 
 
 def _link(existing: Path, new: Path) -> None:

@@ -71,12 +71,15 @@ class Plan(BaseModel):
     def shard(self, index: int) -> list[PlannedPicture]:
         """The pictures of one shard."""
         start = index * self.pictures_per_shard
-        return self.pictures[start:start + self.pictures_per_shard]
+        return self.pictures[start : start + self.pictures_per_shard]
 
 
 def make_plan(
-    pictures: Sequence[SourcePicture], recipe: PairRecipe, root: Path,
-    *, pictures_per_shard: int = PICTURES_PER_SHARD,
+    pictures: Sequence[SourcePicture],
+    recipe: PairRecipe,
+    root: Path,
+    *,
+    pictures_per_shard: int = PICTURES_PER_SHARD,
 ) -> Path:
     """Write the plan of a dataset under `root` and return its path.
 
@@ -89,14 +92,21 @@ def make_plan(
         outcome = _examine(picture, recipe)
         (planned if isinstance(outcome, PlannedPicture) else left_out).append(outcome)
     if not planned:
-        raise SharplineError(f"none of {len(pictures)} pictures can be used; the first is "
-                             f"{left_out[0].name}: {left_out[0].reason}")
+        raise SharplineError(
+            f"none of {len(pictures)} pictures can be used; the first is "
+            f"{left_out[0].name}: {left_out[0].reason}"
+        )
     dataset_id = _identify(planned, recipe)
     plan = Plan(
-        id=dataset_id, source="+".join(dict.fromkeys(picture.source for picture in pictures)),
-        scale=recipe.scale, degradation=recipe.degradation, pictures=planned, left_out=left_out,
+        id=dataset_id,
+        source="+".join(dict.fromkeys(picture.source for picture in pictures)),
+        scale=recipe.scale,
+        degradation=recipe.degradation,
+        pictures=planned,
+        left_out=left_out,
         pictures_per_shard=pictures_per_shard,
-        unchanged=(root / dataset_id / INFO_NAME).is_file())
+        unchanged=(root / dataset_id / INFO_NAME).is_file(),
+    )
     path = root / PLANS / dataset_id / "plan.json"
     write_json(path, plan.model_dump(mode="json"))
     return path
@@ -120,19 +130,34 @@ def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | Lef
         return LeftOut(name=picture.name, reason=str(error))
     least = MIN_LR_SIDE * recipe.scale
     if min(header.width, header.height) < least:
-        return LeftOut(name=picture.name, reason=f"{header.width}x{header.height} is too small for "
-                                                 f"x{recipe.scale}: {least} pixels a side at least")
+        return LeftOut(
+            name=picture.name,
+            reason=f"{header.width}x{header.height} is too small for "
+            f"x{recipe.scale}: {least} pixels a side at least",
+        )
     sha256 = sha256_bytes(data)
     return PlannedPicture(
-        name=picture.name, path=str(picture.path), sha256=sha256, split=picture.split,
-        source=picture.source, licence=picture.licence, author=picture.author, box=picture.box,
-        seed=int(sha256_bytes(f"{sha256} {recipe}".encode())[:8], 16))
+        name=picture.name,
+        path=str(picture.path),
+        sha256=sha256,
+        split=picture.split,
+        source=picture.source,
+        licence=picture.licence,
+        author=picture.author,
+        box=picture.box,
+        seed=int(sha256_bytes(f"{sha256} {recipe}".encode())[:8], 16),
+    )
 
 
 def _identify(planned: Sequence[PlannedPicture], recipe: PairRecipe) -> str:
     """First 16 hex digits over content and recipe; where the pictures lie has no part in it."""
     content = {
-        "version": BUILD_VERSION, "scale": recipe.scale, "degradation": recipe.degradation,
-        "pictures": sorted((picture.model_dump(mode="json", exclude={"path"})
-                            for picture in planned), key=lambda entry: entry["name"])}
+        "version": BUILD_VERSION,
+        "scale": recipe.scale,
+        "degradation": recipe.degradation,
+        "pictures": sorted(
+            (picture.model_dump(mode="json", exclude={"path"}) for picture in planned),
+            key=lambda entry: entry["name"],
+        ),
+    }
     return sha256_bytes(json.dumps(content, sort_keys=True).encode())[:16]

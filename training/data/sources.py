@@ -59,46 +59,78 @@ _MIDDLEBURY = "no licence stated (Middlebury 2014 stereo benchmark: cite GCPR 20
 # and the deep field in its middle: the rest is smooth red and black and would teach nothing.
 SAMPLE_ENTRIES = (
     SampleEntry(
-        file="motorcycle_left.png", split="train", licence=_MIDDLEBURY,
+        file="motorcycle_left.png",
+        split="train",
+        licence=_MIDDLEBURY,
         author="Scharstein et al., Middlebury College",
-        sha256="db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179"),
+        sha256="db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179",
+    ),
     SampleEntry(
-        file="motorcycle_right.png", split="train", licence=_MIDDLEBURY,
+        file="motorcycle_right.png",
+        split="train",
+        licence=_MIDDLEBURY,
         author="Scharstein et al., Middlebury College",
-        sha256="5fc913ae870e42a4b662314bc904d1786bcad8e2f0b9b67dba5a229406357797"),
+        sha256="5fc913ae870e42a4b662314bc904d1786bcad8e2f0b9b67dba5a229406357797",
+    ),
     SampleEntry(
-        file="ihc.png", split="train",
+        file="ihc.png",
+        split="train",
         licence="no known copyright restrictions (as stated by scikit-image)",
         author="Center for Microscopy and Molecular Imaging",
-        sha256="f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef"),
+        sha256="f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef",
+    ),
     SampleEntry(
-        file="retina.jpg", split="train", licence="CC0-1.0", author="Mikael Häggström",
+        file="retina.jpg",
+        split="train",
+        licence="CC0-1.0",
+        author="Mikael Häggström",
         box=Box(left=120, top=440, width=640, height=520),
-        sha256="38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6"),
+        sha256="38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
+    ),
     SampleEntry(
-        file="hubble_deep_field.jpg", split="train", licence=_PUBLIC_NASA,
+        file="hubble_deep_field.jpg",
+        split="train",
+        licence=_PUBLIC_NASA,
         author="NASA, HubbleSite",
         box=Box(left=300, top=240, width=400, height=400),
-        sha256="3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4"),
+        sha256="3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
+    ),
     SampleEntry(
-        file="astronaut.png", split="validation", licence=_PUBLIC_NASA,
+        file="astronaut.png",
+        split="validation",
+        licence=_PUBLIC_NASA,
         author="NASA Great Images",
-        sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5"),
+        sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+    ),
     SampleEntry(
-        file="chelsea.png", split="validation", licence="CC0-1.0", author="Stefan van der Walt",
-        sha256="596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb"),
+        file="chelsea.png",
+        split="validation",
+        licence="CC0-1.0",
+        author="Stefan van der Walt",
+        sha256="596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
+    ),
     SampleEntry(
-        file="coffee.png", split="validation", licence="CC0-1.0", author="Rachel Michetti",
-        sha256="cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7"),
+        file="coffee.png",
+        split="validation",
+        licence="CC0-1.0",
+        author="Rachel Michetti",
+        sha256="cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
+    ),
     SampleEntry(
-        file="rocket.jpg", split="validation",
-        licence="public domain (SpaceX; as stated by scikit-image)", author="SpaceX",
-        sha256="c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c"),
+        file="rocket.jpg",
+        split="validation",
+        licence="public domain (SpaceX; as stated by scikit-image)",
+        author="SpaceX",
+        sha256="c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
+    ),
 )
 
 
 def find_pictures(
-    sources: Sequence[str], *, split_every: int = 0, licences: Mapping[str, str] | None = None,
+    sources: Sequence[str],
+    *,
+    split_every: int = 0,
+    licences: Mapping[str, str] | None = None,
 ) -> list[SourcePicture]:
     """The pictures of all sources, each `sample` or a folder, with names made unique.
 
@@ -133,16 +165,29 @@ def sample_pictures() -> list[SourcePicture]:
     for entry in SAMPLE_ENTRIES:
         path = folder / entry.file
         if not path.is_file() or sha256_file(path) != entry.sha256:
-            raise SharplineError(f"scikit-image here carries another {entry.file} than this "
-                                 "project was made with; install the pinned version")
-        pictures.append(SourcePicture(
-            name=path.stem, path=path, split=entry.split, source=SAMPLE, licence=entry.licence,
-            author=entry.author, box=entry.box))
+            raise SharplineError(
+                f"scikit-image here carries another {entry.file} than this "
+                "project was made with; install the pinned version"
+            )
+        pictures.append(
+            SourcePicture(
+                name=path.stem,
+                path=path,
+                split=entry.split,
+                source=SAMPLE,
+                licence=entry.licence,
+                author=entry.author,
+                box=entry.box,
+            )
+        )
     return pictures
 
 
 def folder_pictures(
-    folder: Path, *, split_every: int = 0, licence: str = NO_LICENCE,
+    folder: Path,
+    *,
+    split_every: int = 0,
+    licence: str = NO_LICENCE,
 ) -> list[SourcePicture]:
     """Every picture in a folder, by name; raises UsageError where there is none."""
     if not folder.is_dir():
@@ -152,10 +197,15 @@ def folder_pictures(
         raise UsageError(f"{folder} holds no pictures")
     return [
         SourcePicture(
-            name=clean_name(f"{folder.name}-{path.stem}"), path=path,
+            name=clean_name(f"{folder.name}-{path.stem}"),
+            path=path,
             split="validation" if split_every and index % split_every == 0 else "train",
-            source=folder.name, licence=licence, author="unstated")
-        for index, path in enumerate(paths, start=1)]
+            source=folder.name,
+            licence=licence,
+            author="unstated",
+        )
+        for index, path in enumerate(paths, start=1)
+    ]
 
 
 def _with_unique_names(pictures: Sequence[SourcePicture]) -> list[SourcePicture]:
@@ -167,7 +217,15 @@ def _with_unique_names(pictures: Sequence[SourcePicture]) -> list[SourcePicture]
             copies += 1
             name = f"{picture.name}-{copies}"
         taken.add(name)
-        unique.append(SourcePicture(
-            name=name, path=picture.path, split=picture.split, source=picture.source,
-            licence=picture.licence, author=picture.author, box=picture.box))
+        unique.append(
+            SourcePicture(
+                name=name,
+                path=picture.path,
+                split=picture.split,
+                source=picture.source,
+                licence=picture.licence,
+                author=picture.author,
+                box=picture.box,
+            )
+        )
     return unique
