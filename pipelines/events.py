@@ -58,10 +58,16 @@ def training_for(triggering: Sequence[Event], known: Sequence[Event]) -> Trainin
     )
 
 
-def candidates_extra(registered: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metadata of a candidates event: registered versions and what to judge them on."""
+def candidates_extra(
+    registered: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The metadata of a candidates event: registered versions and what to judge them on.
+
+    A mapped group of which a single result is left hands that result over without a list.
+    """
+    entries = [registered] if isinstance(registered, Mapping) else registered
     fields = ("model", "version", "dataset")
-    return {"candidates": [{name: entry[name] for name in fields} for entry in registered]}
+    return {"candidates": [{name: entry[name] for name in fields} for entry in entries]}
 
 
 def candidates_in(triggering: Sequence[Event], known: Sequence[Event]) -> list[dict[str, Any]]:

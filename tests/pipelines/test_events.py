@@ -115,6 +115,11 @@ def test_the_newest_version_of_each_model_is_judged_once():
     assert judged == [("a", 3), ("b", 2)]
 
 
+def test_a_lone_candidate_may_come_without_a_list():
+    alone = candidates_extra(registered("a", 2))
+    assert alone == candidates_extra([registered("a", 2)])
+
+
 def test_by_hand_the_last_candidates_are_judged():
     known = [
         Event(candidates_extra([registered("a", 2)])),
