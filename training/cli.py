@@ -87,8 +87,19 @@ def _add_source_words(parser: argparse.ArgumentParser, needed: bool) -> None:
         metavar="SOURCE",
         help="one more source (may be repeated)",
     )
-    parser.add_argument("--scale", type=int, choices=(2, 3, 4, 8), default=4)
-    parser.add_argument("--degrade", default="bicubic", metavar="KIND")
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(1, 2, 3, 4, 8),
+        default=4,
+        help="1 to restore a picture at its own size",
+    )
+    parser.add_argument(
+        "--degrade",
+        default="bicubic",
+        metavar="KIND",
+        help="a kind, or several by weights: '{real_esrgan: 0.7, bicubic: 0.3}'",
+    )
     parser.add_argument(
         "--split-every",
         type=int,

@@ -3,59 +3,115 @@
 Every degradation is a function of the pixels, the scale and a seed alone, and says what it drew.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from superres.degrade.jpeg import compress
-from superres.errors import UsageError
+from superres.degrade import bsrgan, real_esrgan
+from superres.degrade.blur import defocus, motion
+from superres.degrade.jpeg import compress, wild_jpeg
+from superres.degrade.mix import Mix, parse_mix
+from superres.degrade.noise import gaussian, iso, poisson
+from superres.degrade.old_photo import aged_photo
+from superres.degrade.result import Degraded, Pixels
+from superres.degrade.steps import Step, apply_to_picture, as_json
 from superres.resize import imresize
 
-Pixels = npt.NDArray[np.uint8]
+__all__ = ["JPEG_QUALITIES", "KINDS", "Degraded", "Mix", "degrade", "parse"]
 
 JPEG_QUALITIES = (30, 60)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Degraded:
-    """The low-resolution picture (h, w, 3) uint8 and what was drawn to make it."""
+class _Draw(Protocol):
+    """Draws the steps of a picture of a size (height, width) for a scale."""
 
-    lr_hwc_u8: Pixels
-    parameters: dict[str, int | float | str]
+    def __call__(
+        self,
+        size: tuple[int, int],
+        scale: int,
+        own: np.random.Generator,
+        shared: np.random.Generator,
+    ) -> list[Step]: ...
+
+
+_Kind = Callable[[Pixels, int, np.random.Generator], Degraded]
 
 
 def degrade(hr_hwc_u8: Pixels, *, kind: str, scale: int, seed: int) -> Degraded:
     """Degrade an RGB picture (H, W, 3) whose sides are multiples of `scale`.
 
-    The same pixels, kind, scale and seed always give the same bytes. Raises UsageError on a kind
-    that is not in KINDS.
+    `kind` is one of KINDS, or a mix of them by weights (see `parse`), whose parameters then also
+    tell which was drawn. The same pixels, kind, scale and seed always give the same bytes. Raises
+    UsageError on a kind that there is not.
     """
     height, width = hr_hwc_u8.shape[:2]
     if height % scale or width % scale:
         raise ValueError(f"{width}x{height} is not divisible by {scale}; crop the picture first")
-    return known(kind)(hr_hwc_u8, scale, np.random.default_rng(seed))
+    mix = parse(kind)
+    chosen = mix.choose(seed)
+    made = KINDS[chosen](hr_hwc_u8, scale, np.random.default_rng(seed))
+    if len(mix.weights) > 1:
+        made.parameters["kind"] = chosen
+    return made
 
 
-def known(kind: str) -> "Callable[[Pixels, int, np.random.Generator], Degraded]":
-    """The degradation called `kind`; raises UsageError naming those that exist."""
-    if kind not in KINDS:
-        raise UsageError(f"no degradation {kind!r}; choose one of {', '.join(sorted(KINDS))}")
-    return KINDS[kind]
+def parse(written: str | Mapping[str, float]) -> Mix:
+    """A kind's name, or a mix of kinds by weights as text or mapping; raises UsageError."""
+    return parse_mix(written, KINDS)
 
 
 def _bicubic(hr_hwc_u8: Pixels, scale: int, rng: np.random.Generator) -> Degraded:
-    height, width = hr_hwc_u8.shape[:2]
-    lr_hwc_u8 = imresize(hr_hwc_u8, size=(height // scale, width // scale))
-    return Degraded(lr_hwc_u8=lr_hwc_u8, parameters={})
+    return Degraded(lr_hwc_u8=_shrunk(hr_hwc_u8, scale), parameters={})
 
 
 def _bicubic_jpeg(hr_hwc_u8: Pixels, scale: int, rng: np.random.Generator) -> Degraded:
     quality = int(rng.integers(JPEG_QUALITIES[0], JPEG_QUALITIES[1], endpoint=True))
-    small = _bicubic(hr_hwc_u8, scale, rng).lr_hwc_u8
-    return Degraded(lr_hwc_u8=compress(small, quality), parameters={"jpeg_quality": quality})
+    pixels = compress(_shrunk(hr_hwc_u8, scale), quality)
+    return Degraded(lr_hwc_u8=pixels, parameters={"jpeg_quality": quality})
 
 
-KINDS: dict[str, Callable[[Pixels, int, np.random.Generator], Degraded]] = {
-    "bicubic": _bicubic, "bicubic_jpeg": _bicubic_jpeg}
+def _blind(draw: _Draw) -> _Kind:
+    """A degradation that shrinks by itself somewhere on its way."""
+
+    def run(hr_hwc_u8: Pixels, scale: int, rng: np.random.Generator) -> Degraded:
+        own, shared = rng.spawn(2)
+        height, width = hr_hwc_u8.shape[:2]
+        return _stepped(hr_hwc_u8, draw((height, width), scale, own, shared))
+
+    return run
+
+
+def _after_shrinking(draw: Callable[[np.random.Generator], list]) -> _Kind:
+    """One kind of damage to the picture at its final size."""
+
+    def run(hr_hwc_u8: Pixels, scale: int, rng: np.random.Generator) -> Degraded:
+        return _stepped(_shrunk(hr_hwc_u8, scale), draw(rng))
+
+    return run
+
+
+def _stepped(rgb_hwc_u8: Pixels, steps: list[Step]) -> Degraded:
+    return Degraded(
+        lr_hwc_u8=apply_to_picture(rgb_hwc_u8, steps), parameters={"steps": as_json(steps)}
+    )
+
+
+def _shrunk(hr_hwc_u8: Pixels, scale: int) -> Pixels:
+    height, width = hr_hwc_u8.shape[:2]
+    return imresize(hr_hwc_u8, size=(height // scale, width // scale))
+
+
+KINDS: dict[str, _Kind] = {
+    "bicubic": _bicubic,
+    "bicubic_jpeg": _bicubic_jpeg,
+    "bsrgan": _blind(bsrgan.draw),
+    "real_esrgan": _blind(real_esrgan.draw),
+    "jpeg": lambda hr, scale, rng: wild_jpeg(_shrunk(hr, scale), rng),
+    "defocus": _after_shrinking(defocus),
+    "motion": _after_shrinking(motion),
+    "gaussian_noise": _after_shrinking(gaussian),
+    "poisson_noise": _after_shrinking(poisson),
+    "iso_noise": _after_shrinking(iso),
+    "old_photo": lambda hr, scale, rng: aged_photo(_shrunk(hr, scale), rng),
+}

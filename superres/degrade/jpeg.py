@@ -1,11 +1,219 @@
-"""JPEG damage: encode at a quality and decode again."""
+"""JPEG damage: by a real encoder, and by the same arithmetic on a CPU or a device."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from superres.decoding import pillow
+from superres.degrade.arrays import Array, beside, index_beside, namespace
+from superres.degrade.result import Degraded, Pixels
 from superres.image import Picture, decode, encode
 
+Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
-def compress(rgb_hwc_u8: npt.NDArray[np.uint8], quality: int) -> npt.NDArray[np.uint8]:
+QUALITIES = (10, 95)
+# How often each is met in the wild: encoders halve the colours unless they are told not to.
+SUBSAMPLINGS: dict[Subsampling, float] = {"4:2:0": 0.6, "4:2:2": 0.15, "4:4:4": 0.25}
+# Tables of another hand than libjpeg's: those that Photoshop writes at its named qualities.
+PHOTOSHOP_SHARE = 0.15
+PHOTOSHOP = ("web_low", "web_medium", "web_high", "web_very_high", "low", "medium", "high")
+
+# ITU-T T.81, tables K.1 and K.2, which libjpeg scales by the quality.
+LUMA_TABLE = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
+CHROMA_TABLE = np.full((8, 8), 99)
+CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+
+# JFIF: rows give Y, Cb and Cr of RGB, and the other way round.
+TO_YCBCR = np.array(
+    [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]]
+)
+TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136286, -0.714136286], [1, 1.772, 0]])
+# Whole numbers in make ties common; lifted off them, no last bit decides to which side they go.
+OFF_TIES = 2.5e-4
+CENTRE = np.array([0.0, 128.0, 128.0]).reshape(1, 3, 1, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jpeg:
+    """One pass through libjpeg's arithmetic; in a batch the subsampling is common to all."""
+
+    quality: int
+    subsampling: Subsampling = "4:2:0"
+
+    @staticmethod
+    def run(batch_bchw: Array, steps: "Sequence[Jpeg]") -> Array:
+        if len({step.subsampling for step in steps}) > 1:
+            raise ValueError("the pictures of one batch are subsampled alike")
+        return simulate(batch_bchw, [step.quality for step in steps], steps[0].subsampling)
+
+
+def compress(rgb_hwc_u8: Pixels, quality: int) -> Pixels:
     """The picture after one pass through a JPEG encoder at `quality` (1 to 95)."""
     return decode(encode(Picture(rgb_hwc=rgb_hwc_u8), "jpeg", quality=quality)).rgb_hwc
+
+
+def compress_as(
+    rgb_hwc_u8: Pixels,
+    subsampling: Subsampling,
+    *,
+    quality: int | None = None,
+    photoshop: str | None = None,
+) -> Pixels:
+    """The picture after a real encoder with libjpeg's tables at a quality, or Photoshop's."""
+    image = pillow().fromarray(rgb_hwc_u8)
+    if photoshop is not None:
+        from PIL.JpegPresets import presets
+
+        options = {"qtables": presets[photoshop]["quantization"]}
+    else:
+        options = {"quality": quality}
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", subsampling=subsampling, **options)
+    return decode(buffer.getvalue()).rgb_hwc
+
+
+def wild_jpeg(rgb_hwc_u8: Pixels, rng: np.random.Generator) -> Degraded:
+    """A real encoder with tables and a subsampling such as pictures in the wild have."""
+    names = list(SUBSAMPLINGS)
+    subsampling = names[int(rng.choice(len(names), p=list(SUBSAMPLINGS.values())))]
+    quality = int(rng.integers(*QUALITIES, endpoint=True))
+    preset = PHOTOSHOP[int(rng.integers(len(PHOTOSHOP)))]
+    parameters: dict[str, int | str] = {"subsampling": subsampling}
+    if rng.random() < PHOTOSHOP_SHARE:
+        pixels = compress_as(rgb_hwc_u8, subsampling, photoshop=preset)
+        parameters["photoshop"] = preset
+    else:
+        pixels = compress_as(rgb_hwc_u8, subsampling, quality=quality)
+        parameters["quality"] = quality
+    return Degraded(lr_hwc_u8=pixels, parameters=parameters)
+
+
+def simulate(batch_bchw: Array, qualities: Sequence[int], subsampling: Subsampling) -> Array:
+    """What libjpeg makes of pictures (B, 3, H, W) in [0, 1], each at its quality.
+
+    Colour conversion, chroma halving, rounding and smooth upsampling are libjpeg's; its transform
+    in whole numbers is taken in floats, which moves a few values by a level or two.
+    """
+    xp = namespace(batch_bchw)
+    height, width = batch_bchw.shape[-2:]
+    levels = _rounded(xp.clip(batch_bchw, 0, 1) * 255)
+    planes = _rounded(_mixed(TO_YCBCR, levels) + beside(CENTRE, levels))
+    down, right = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:2:0": (2, 2)}[subsampling]
+    planes = _edge_padded(planes, -height % (8 * down), -width % (8 * right))
+    luma = _quantised(planes[:, :1], [scaled_table(LUMA_TABLE, quality) for quality in qualities])
+    chroma = _quantised(
+        _halved(planes[:, 1:], down, right),
+        [scaled_table(CHROMA_TABLE, quality) for quality in qualities],
+    )
+    # libjpeg smooths over the samples that the picture needs, not over the padding behind them.
+    chroma = chroma[..., : -(-height // down), : -(-width // right)]
+    chroma = _doubled(chroma, down, right)[..., :height, :width]
+    planes = xp.concatenate((luma[..., :height, :width], chroma), 1)
+    rgb = _rounded(_mixed(TO_RGB, planes - beside(CENTRE, planes)))
+    return xp.clip(rgb, 0, 255) / 255
+
+
+def scaled_table(table: npt.NDArray[np.int64], quality: int) -> npt.NDArray[np.int64]:
+    """A quantisation table as libjpeg scales it for a quality from 1 to 100."""
+    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
+    return np.clip((table * percent + 50) // 100, 1, 255)
+
+
+def _quantised(planes_bchw: Array, tables: Sequence[npt.NDArray[np.int64]]) -> Array:
+    """Planes after transform, quantisation and back, in 8-pixel blocks and whole levels."""
+    xp = namespace(planes_bchw)
+    table = beside(
+        [[np.tile(table, (1, planes_bchw.shape[-1] // 8))] for table in tables], planes_bchw
+    )[:, :, None]
+    basis = beside(_cosines(), planes_bchw)
+    coefficients = _both_ways(planes_bchw - 128, basis)
+    shape = coefficients.shape
+    blocks = coefficients.reshape(*shape[:2], -1, 8, shape[-1]) / table
+    whole = xp.sign(blocks) * _rounded(xp.abs(blocks)) * table
+    levels = _both_ways(whole.reshape(shape), basis.T) + 128
+    return xp.clip(_rounded(levels), 0, 255)
+
+
+def _both_ways(planes_bchw: Array, basis: Array) -> Array:
+    """Each 8-pixel block times the basis, down its columns and along its rows."""
+    shape = planes_bchw.shape
+    down = basis @ planes_bchw.reshape(*shape[:2], -1, 8, shape[-1])
+    return (down.reshape(*shape[:-1], -1, 8) @ basis.T).reshape(shape)
+
+
+def _cosines() -> npt.NDArray[np.float64]:
+    """The orthonormal cosine transform of 8 samples; frequencies along rows."""
+    frequency, place = np.mgrid[:8, :8]
+    basis = np.cos((2 * place + 1) * frequency * np.pi / 16) / 2
+    basis[0] /= np.sqrt(2)
+    return basis
+
+
+def _halved(planes: Array, down: int, right: int) -> Array:
+    """Chroma at a coarser grid; libjpeg's bias alternates, so that rounding favours no side."""
+    if right == 1:
+        return planes
+    xp = namespace(planes)
+    total = planes[..., 0::2] + planes[..., 1::2]
+    bias = beside(np.arange(total.shape[-1]) % 2, planes)
+    if down == 1:
+        return xp.floor((total + bias) / 2)
+    return xp.floor((total[..., 0::2, :] + total[..., 1::2, :] + bias + 1) / 4)
+
+
+def _doubled(planes: Array, down: int, right: int) -> Array:
+    """Chroma at the fine grid: three parts of the near sample, one of the next."""
+    if right == 1:
+        return planes
+    xp = namespace(planes)
+    if down == 1:
+        return xp.floor(_tripled(planes, -1, (1, 2)) / 4)
+    return xp.floor(_tripled(_tripled(planes, -2, (0, 0)), -1, (8, 7)) / 16)
+
+
+def _tripled(planes: Array, axis: int, biases: tuple[int, int]) -> Array:
+    """Twice the samples along an axis, each 3 * near + far + bias."""
+    xp = namespace(planes)
+    length = planes.shape[axis]
+    before = _taken(planes, axis, np.maximum(np.arange(length) - 1, 0))
+    after = _taken(planes, axis, np.minimum(np.arange(length) + 1, length - 1))
+    pair = (3 * planes + before + biases[0], 3 * planes + after + biases[1])
+    stacked = xp.stack(pair, -1 if axis == -1 else -2)
+    shape = list(planes.shape)
+    shape[axis] = 2 * length
+    return stacked.reshape(shape)
+
+
+def _taken(planes: Array, axis: int, places: npt.NDArray[np.int64]) -> Array:
+    index = index_beside(places, planes)
+    return planes[..., index] if axis == -1 else planes[..., index, :]
+
+
+def _edge_padded(planes: Array, below: int, beyond: int) -> Array:
+    height, width = planes.shape[-2:]
+    planes = _taken(planes, -2, np.minimum(np.arange(height + below), height - 1))
+    return _taken(planes, -1, np.minimum(np.arange(width + beyond), width - 1))
+
+
+def _mixed(matrix: npt.NDArray[np.float64], planes_bchw: Array) -> Array:
+    xp = namespace(planes_bchw)
+    return xp.einsum("ij,bjhw->bihw", beside(matrix, planes_bchw), planes_bchw)
+
+
+def _rounded(values: Array) -> Array:
+    return namespace(values).floor(values + (0.5 + OFF_TIES))

@@ -6,12 +6,12 @@ pictures and recipe name the same dataset, on any machine and in any number of s
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from superres.degrade import known
+from superres.degrade import parse
 from superres.errors import SharplineError
 from superres.files import sha256_bytes, write_json
 from superres.image import Limits, PictureError, inspect
@@ -86,7 +86,7 @@ def make_plan(
     Pictures that cannot be used are in the plan's left_out, each with its reason. Raises
     SharplineError where none can.
     """
-    known(recipe.degradation)
+    recipe = replace(recipe, degradation=parse(recipe.degradation).text)
     planned, left_out = [], []
     for picture in pictures:
         outcome = _examine(picture, recipe)

@@ -1,0 +1,77 @@
+"""Filtering with a kernel, on a CPU and on a device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from superres.degrade.arrays import Array, beside, index_beside, namespace, reflected
+from superres.degrade.kernels import Defocus, Kernel, Motion, Weights
+
+DEFOCUS_RADII = (0.8, 4.5)
+MOTION_LENGTHS = (4.0, 28.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blur:
+    """Filter each picture of a batch with its own kernel, borders reflected."""
+
+    kernel: Kernel
+
+    @staticmethod
+    def run(batch_bchw: Array, steps: "Sequence[Blur]") -> Array:
+        return filtered(batch_bchw, [step.kernel.weights() for step in steps])
+
+
+def filtered(batch_bchw: Array, kernels: Sequence[Weights]) -> Array:
+    """Each picture convolved with its (odd) kernel by way of the Fourier transform."""
+    xp = namespace(batch_bchw)
+    height, width = batch_bchw.shape[-2:]
+    reach = max(len(weights) for weights in kernels) // 2
+    size = (fast_length(height + 2 * reach), fast_length(width + 2 * reach))
+    rows = reflected(height, reach, size[0] - height - reach)
+    columns = reflected(width, reach, size[1] - width - reach)
+    padded = batch_bchw[:, :, index_beside(rows, batch_bchw)]
+    padded = padded[..., index_beside(columns, batch_bchw)]
+    stacked = beside([[_centred(weights, reach)] for weights in kernels], batch_bchw)
+    spectrum = xp.fft.rfft2(padded) * xp.fft.rfft2(stacked, s=size)
+    both = 2 * reach
+    return xp.fft.irfft2(spectrum, s=size)[..., both : both + height, both : both + width]
+
+
+def defocus(rng: np.random.Generator) -> list[Blur]:
+    """A lens out of focus; its radius is in pixels of the picture that is blurred."""
+    radius = float(np.exp(rng.uniform(*np.log(DEFOCUS_RADII))))
+    return [Blur(kernel=Defocus(radius=radius, softness=float(rng.uniform(0.2, 0.6))))]
+
+
+def motion(rng: np.random.Generator) -> list[Blur]:
+    """A shaking camera; the length of its way is in pixels of the picture that is blurred."""
+    return [
+        Blur(
+            kernel=Motion(
+                length=float(rng.uniform(*MOTION_LENGTHS)),
+                unrest=float(rng.uniform(0, 1)),
+                seed=int(rng.integers(2**31)),
+            )
+        )
+    ]
+
+
+def fast_length(length: int) -> int:
+    """The least length from `length` on without prime factors above 5: Fourier transforms of a
+    large prime's length are slow."""
+    while not _smooth(length):
+        length += 1
+    return length
+
+
+def _smooth(length: int) -> bool:
+    for prime in (2, 3, 5):
+        while length % prime == 0:
+            length //= prime
+    return length == 1
+
+
+def _centred(weights: Weights, reach: int) -> Weights:
+    return np.pad(weights, reach - len(weights) // 2)

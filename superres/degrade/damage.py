@@ -1,0 +1,180 @@
+"""What happens to a print as a thing: it is scratched, gathers dust and is folded.
+
+Lengths are in units of 1/512 of the shorter side, so that a large scan and a small one of the same
+print are damaged alike; no line is drawn thinner than a pixel can show.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from superres.resize import imresize
+
+Plane = npt.NDArray[np.float64]
+
+SHORTER_SIDE_UNITS = 512
+
+
+class Damage:
+    """A print on which marks are left: how much of each pixel (h, w) is covered, from 0 to 1.
+
+    `bare` is where the picture layer is gone, `soiled` where something dark lies on it, `shade` the
+    change of light on both sides of a fold.
+    """
+
+    def __init__(self, height: int, width: int) -> None:
+        self.height, self.width = height, width
+        self.bare: Plane = np.zeros((height, width))
+        self.soiled: Plane = np.zeros((height, width))
+        self.shade: Plane = np.zeros((height, width))
+
+    @property
+    def unit(self) -> float:
+        """Pixels in one unit of length."""
+        return min(self.height, self.width) / SHORTER_SIDE_UNITS
+
+    def mask(self) -> npt.NDArray[np.uint8]:
+        """255 where something covers at least an eighth of a pixel."""
+        return (np.maximum(self.bare, self.soiled) >= 0.125).astype(np.uint8) * np.uint8(255)
+
+
+def scratch(damage: Damage, rng: np.random.Generator) -> None:
+    """A long thin line, nearly straight, that thins out and breaks; at times with companions."""
+    length = damage.height * rng.uniform(0.15, 1.0)
+    heading = rng.normal(np.pi / 2, 0.25) if rng.random() < 0.6 else rng.uniform(0, np.pi)
+    bend = rng.normal(0, 0.15) / length
+    start = rng.uniform(-0.1, 0.9, 2) * (damage.width, damage.height)
+    # A scratch that took no paper away only shows by the dirt in it.
+    layer, depth = (damage.bare, 1.0) if rng.random() < 0.85 else (damage.soiled, 0.65)
+    for _ in range(1 if rng.random() < 0.7 else int(rng.integers(2, 5))):
+        along = np.arange(0, length, 0.5)
+        turned = heading + bend * along
+        place = np.cumsum(np.exp(1j * turned)) * 0.5
+        pressure = _wander(rng, len(along), 40)
+        thickness = max(0.35, damage.unit * rng.uniform(0.3, 0.9))
+        opacity = depth * np.clip(rng.uniform(0.5, 1.0) + 0.5 * pressure, 0, 1)
+        _stroke(
+            layer,
+            start[0] + place.real,
+            start[1] + place.imag,
+            thickness * np.clip(1 + 0.4 * pressure, 0.5, 2),
+            opacity,
+        )
+        start = start + rng.normal(0, 5 * max(damage.unit, 0.5), 2)
+
+
+def speck(damage: Damage, rng: np.random.Generator) -> None:
+    """A grain of dust: a small ragged blob."""
+    layer = damage.bare if rng.random() < 0.6 else damage.soiled
+    size = max(0.6, damage.unit * np.exp(rng.normal(0.3, 0.6)))
+    parts = int(rng.integers(1, 6))
+    centre = rng.uniform(0, 1, 2) * (damage.width, damage.height)
+    places = centre + rng.normal(0, 0.7 * size, (parts, 2))
+    _stroke(
+        layer,
+        places[:, 0],
+        places[:, 1],
+        np.minimum(size * rng.uniform(0.4, 1, parts), 12),
+        np.full(parts, rng.uniform(0.6, 1)),
+    )
+
+
+def hair(damage: Damage, rng: np.random.Generator) -> None:
+    """A fibre that curls."""
+    layer = damage.bare if rng.random() < 0.5 else damage.soiled
+    steps = int(max(12, damage.unit * rng.uniform(20, 90)) / 0.5)
+    curl = np.cumsum(_wander(rng, steps, 12)) * rng.uniform(0.02, 0.07) / max(damage.unit, 0.4)
+    place = np.cumsum(np.exp(1j * (rng.uniform(0, 2 * np.pi) + curl))) * 0.5
+    start = rng.uniform(0, 1, 2) * (damage.width, damage.height)
+    taper = np.sin(np.linspace(0.25, np.pi - 0.25, steps)) ** 0.5
+    _stroke(
+        layer,
+        start[0] + place.real,
+        start[1] + place.imag,
+        max(0.45, damage.unit * rng.uniform(0.4, 0.8)) * taper,
+        np.full(steps, rng.uniform(0.5, 0.9)),
+    )
+
+
+def fold(damage: Damage, rng: np.random.Generator) -> None:
+    """A crease from edge to edge: its two sides catch the light, its ridge cracks and flakes."""
+    angle = (
+        rng.choice([0, np.pi / 2]) + rng.normal(0, 0.12)
+        if rng.random() < 0.7
+        else (rng.uniform(0, np.pi))
+    )
+    centre = rng.uniform(0.2, 0.8, 2) * (damage.width, damage.height)
+    rows, columns = np.mgrid[: damage.height, : damage.width]
+    along = (columns - centre[0]) * np.cos(angle) + (rows - centre[1]) * np.sin(angle)
+    reach = int(np.hypot(damage.height, damage.width)) + 2
+    place = along + reach
+    unit = max(damage.unit, 0.5)
+
+    def wander(every: float) -> Plane:
+        return np.interp(place, np.arange(2 * reach), _wander(rng, 2 * reach, every))
+
+    across = (
+        (rows - centre[1]) * np.cos(angle)
+        - (columns - centre[0]) * np.sin(angle)
+        + unit * (1.5 * wander(60 * unit) + 0.6 * wander(4 * unit))
+    )
+    relief = rng.uniform(0.05, 0.16) * rng.choice([-1, 1])
+    spread = unit * rng.uniform(4, 12)
+    damage.shade += relief * np.sign(across) * np.exp(-np.abs(across) / spread)
+    wear = np.clip(rng.uniform(-0.2, 0.8) + 0.8 * wander(25 * unit) + 0.5 * wander(3 * unit), 0, 1)
+    ridge = np.clip(unit * (0.4 + 1.6 * wear) + 0.5 - np.abs(across), 0, 1) * np.sqrt(wear)
+    np.maximum(damage.bare, ridge, out=damage.bare)
+    for _ in range(int(rng.integers(0, 14))):
+        _flake(damage, rng, centre, angle, unit)
+
+
+def clouds(height: int, width: int, cells: int, rng: np.random.Generator) -> Plane:
+    """Smooth noise (h, w) in [0, 1] with about `cells` hills along the shorter side."""
+    shorter = min(height, width)
+    rows, columns = (max(2, round(cells * side / shorter)) for side in (height, width))
+    hills = imresize(rng.random((rows, columns)), size=(height, width))
+    return np.clip(hills, 0, 1)
+
+
+def edges(height: int, width: int, reach: float) -> Plane:
+    """1 at the border, falling off over `reach` of the shorter side."""
+    rows = np.minimum(np.arange(height), np.arange(height)[::-1])[:, None]
+    columns = np.minimum(np.arange(width), np.arange(width)[::-1])[None]
+    return np.exp(-np.minimum(rows, columns) / (reach * min(height, width)))
+
+
+def _flake(
+    damage: Damage, rng: np.random.Generator, centre: Plane, angle: float, unit: float
+) -> None:
+    """A chip that broke off beside a crease."""
+    longest = max(damage.height, damage.width)
+    along, across = rng.uniform(-0.7, 0.7) * longest, unit * rng.normal(0, 2)
+    x = centre[0] + along * np.cos(angle) - across * np.sin(angle)
+    y = centre[1] + along * np.sin(angle) + across * np.cos(angle)
+    parts = int(rng.integers(4, 10))
+    spots = rng.normal(0, unit * rng.uniform(0.8, 2.5), (parts, 2))
+    _stroke(
+        damage.bare,
+        x + spots[:, 0],
+        y + spots[:, 1],
+        np.minimum(unit * rng.uniform(0.5, 2.2, parts), 12),
+        np.ones(parts),
+    )
+
+
+def _stroke(layer: Plane, x: Plane, y: Plane, radius: Plane, opacity: Plane) -> None:
+    """Discs at each place, their rims softened over a pixel; what overlaps does not add up."""
+    height, width = layer.shape
+    reach = int(np.ceil(radius.max() + 0.5))
+    left, top = np.round(x).astype(int), np.round(y).astype(int)
+    for down in range(-reach, reach + 1):
+        for right in range(-reach, reach + 1):
+            column, row = left + right, top + down
+            covered = opacity * np.clip(radius + 0.5 - np.hypot(column - x, row - y), 0, 1)
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+            np.maximum.at(layer, (row[inside], column[inside]), covered[inside])
+
+
+def _wander(rng: np.random.Generator, count: int, every: float) -> Plane:
+    """Normal noise with a knot each `every` samples, straight lines between."""
+    knots = rng.normal(size=int(count / every) + 2)
+    return np.interp(np.arange(count) / every, np.arange(len(knots)), knots)

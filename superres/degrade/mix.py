@@ -1,0 +1,84 @@
+"""Several degradations by weights, written `{real_esrgan: 0.7, bicubic: 0.3}`."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+import numpy as np
+
+from superres.errors import UsageError
+
+# Keeps the choice of a kind apart from what that kind then draws from the same seed.
+CHOICE = 0x6D6978
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """Kinds by name, in alphabetical order, with their weights; a single kind is a mix of one."""
+
+    weights: tuple[tuple[str, float], ...]
+
+    @property
+    def text(self) -> str:
+        """The one spelling of this mix, which `parse_mix` reads back; one kind is its name."""
+        if len(self.weights) == 1:
+            return self.weights[0][0]
+        return "{" + ", ".join(f"{kind}: {weight!r}" for kind, weight in self.weights) + "}"
+
+    def choose(self, seed: int) -> str:
+        """The kind that a picture with this seed gets."""
+        if len(self.weights) == 1:
+            return self.weights[0][0]
+        shares = np.cumsum([weight for _, weight in self.weights])
+        place = np.random.default_rng([seed, CHOICE]).random() * shares[-1]
+        last = len(self.weights) - 1
+        return self.weights[min(int(np.searchsorted(shares, place, side="right")), last)][0]
+
+
+def parse_mix(written: str | Mapping[str, float], kinds: Collection[str]) -> Mix:
+    """A mix from a recipe's mapping, from its text, or from the name of one kind.
+
+    Raises UsageError naming a kind that does not exist or stands twice, and a weight that is not a
+    number above 0.
+    """
+    if isinstance(written, Mapping):
+        entries = [(kind, weight) for kind, weight in written.items()]
+    elif written.strip().startswith("{"):
+        entries = _entries(written)
+    else:
+        entries = [(written, 1.0)]
+    if not entries:
+        raise UsageError("a mix of no degradation; write {kind: weight, ...}")
+    for kind, weight in entries:
+        if kind not in kinds:
+            raise UsageError(f"no degradation {kind!r}; choose one of {', '.join(sorted(kinds))}")
+        if not _is_weight(weight):
+            raise UsageError(
+                f"degradation {kind!r} has the weight {weight!r}; give a number above 0"
+            )
+    names = [kind for kind, _ in entries]
+    if twice := sorted({kind for kind in names if names.count(kind) > 1}):
+        raise UsageError(f"degradation {twice[0]!r} stands twice in the mix")
+    return Mix(weights=tuple(sorted((kind, float(weight)) for kind, weight in entries)))
+
+
+def _is_weight(value: object) -> bool:
+    """Whether this is a finite number above 0; YAML's `true` is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) and value > 0
+
+
+def _entries(text: str) -> list[tuple[str, float | str]]:
+    """The pairs of a flow mapping, read by hand because YAML lets the last of two twins win."""
+    inside = text.strip()
+    if not inside.endswith("}"):
+        raise UsageError(f"the mix {text!r} has no closing brace")
+    pairs: list[tuple[str, float | str]] = []
+    for pair in filter(None, (part.strip() for part in inside[1:-1].split(","))):
+        kind, _, weight = (part.strip() for part in pair.partition(":"))
+        try:
+            pairs.append((kind, float(weight)))
+        except ValueError:
+            pairs.append((kind, weight))
+    return pairs

@@ -1,0 +1,195 @@
+"""Noise of sensors and films, on a CPU and on a device."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from superres.degrade.arrays import Array, beside, namespace, normals, per_sample, uniforms
+
+LUMA = (0.299, 0.587, 0.114)
+
+# Below this mean a Poisson count is found exactly, above it by its quantile's expansion.
+FEW_COUNTS = 4.0
+MOST_OF_FEW = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianNoise:
+    """Additive noise of a deviation in 8-bit levels; `grey` noise is the same in all channels.
+
+    `mixing`, where given, is three rows that mix independent channels into correlated ones.
+    """
+
+    sigma_levels: float
+    grey: bool
+    seed: int
+    mixing: tuple[tuple[float, float, float], ...] | None = None
+
+    @staticmethod
+    def run(batch_bchw: Array, steps: "Sequence[GaussianNoise]") -> Array:
+        xp = namespace(batch_bchw)
+        field = _field(batch_bchw, [step.seed for step in steps])
+        field = _grey_where([step.grey for step in steps], field[:, :1], field)
+        mixing = np.array([np.eye(3) if step.mixing is None else step.mixing for step in steps])
+        if any(step.mixing is not None for step in steps):
+            field = xp.einsum("bij,bjhw->bihw", beside(mixing, field), field)
+        sigma = per_sample([step.sigma_levels / 255 for step in steps], batch_bchw)
+        return xp.clip(batch_bchw + sigma * field, 0, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoissonNoise:
+    """Shot noise: what counting photons adds, times `strength`.
+
+    As in basicsr white is as many counts as the picture has distinct values, rounded up to a power
+    of two. `grey` noise is that of the luma, the same in all channels.
+    """
+
+    strength: float
+    grey: bool
+    seed: int
+
+    @staticmethod
+    def run(batch_bchw: Array, steps: "Sequence[PoissonNoise]") -> Array:
+        xp = namespace(batch_bchw)
+        clean = xp.floor(xp.clip(batch_bchw, 0, 1) * 255 + 0.5) / 255
+        luma = xp.einsum("c,bchw->bhw", beside(LUMA, clean), clean)[:, None]
+        luma = xp.floor(luma * 255 + 0.5) / 255
+        grey = [step.grey for step in steps]
+        source = _grey_where(grey, luma, clean)
+        white = per_sample([0.0] * len(steps), clean) + _white_counts(source)
+        seeds = [step.seed for step in steps]
+        counted = poisson_counts(source * white, _field(clean, seeds), _spread(clean, seeds))
+        noise = counted / white - source
+        noise = _grey_where(grey, noise[:, :1], noise)
+        strength = per_sample([step.strength for step in steps], clean)
+        return xp.clip(batch_bchw + strength * noise, 0, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CameraNoise:
+    """A sensor's shot and read noise, added in linear light (Brooks et al. 2019, section 3.1).
+
+    Both are variances: `shot` of a full well times the light, `read` of the amplifier.
+    """
+
+    shot: float
+    read: float
+    seed: int
+
+    @staticmethod
+    def run(batch_bchw: Array, steps: "Sequence[CameraNoise]") -> Array:
+        xp = namespace(batch_bchw)
+        light = linear(xp.clip(batch_bchw, 0, 1))
+        shot = per_sample([step.shot for step in steps], light)
+        read = per_sample([step.read for step in steps], light)
+        field = _field(light, [step.seed for step in steps])
+        return encoded(xp.clip(light + xp.sqrt(light * shot + read) * field, 0, 1))
+
+
+def gaussian(rng: np.random.Generator) -> list[GaussianNoise]:
+    """White noise of 1 to 50 levels, as denoisers are compared on; one in five is grey."""
+    return [
+        GaussianNoise(
+            sigma_levels=float(rng.uniform(1, 50)),
+            grey=bool(rng.random() < 0.2),
+            seed=draw_seed(rng),
+        )
+    ]
+
+
+def poisson(rng: np.random.Generator) -> list[PoissonNoise]:
+    """Shot noise of a bright to a very dim scene; one in five is grey."""
+    return [
+        PoissonNoise(
+            strength=float(rng.uniform(0.3, 4)), grey=bool(rng.random() < 0.2), seed=draw_seed(rng)
+        )
+    ]
+
+
+def iso(rng: np.random.Generator) -> list[CameraNoise]:
+    """Shot and read noise as they go together on real sensors from ISO 100 to some 6400."""
+    log_shot = rng.uniform(np.log(1e-4), np.log(0.012))
+    log_read = 2.18 * log_shot + 1.20 + rng.normal(0, 0.26)
+    return [
+        CameraNoise(shot=float(np.exp(log_shot)), read=float(np.exp(log_read)), seed=draw_seed(rng))
+    ]
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """A seed of a noise field."""
+    return int(rng.integers(2**31))
+
+
+def poisson_counts(mean: Array, normal: Array, uniform: Array) -> Array:
+    """Counts of these means: exact where they are few, else by Cornish and Fisher's expansion.
+
+    The expansion is left unrounded: its mean and variance are those of the counts, and no count
+    can tip over on one device and not on another.
+    """
+    xp = namespace(mean)
+    root = xp.sqrt(xp.clip(mean, FEW_COUNTS, None))
+    squared = normal * normal
+    many = mean + root * normal + (squared - 1) / 6 + normal * (1 - squared) / (72 * root)
+    counts = xp.clip(many, 0, None)
+    few = mean < FEW_COUNTS
+    counts[few] = _few_counts(mean[few], uniform[few])
+    return counts
+
+
+def _few_counts(mean: Array, uniform: Array) -> Array:
+    """Counts by going up the distribution until it passes `uniform`."""
+    xp = namespace(mean)
+    probability = xp.exp(-mean)
+    cumulated, counts = probability, xp.zeros_like(mean)
+    for count in range(1, MOST_OF_FEW):
+        counts = counts + xp.asarray(uniform > cumulated, dtype=mean.dtype)
+        probability = probability * mean / count
+        cumulated = cumulated + probability
+    return counts
+
+
+def linear(encoded_values: Array) -> Array:
+    """Linear light of sRGB values."""
+    xp = namespace(encoded_values)
+    return xp.where(
+        encoded_values <= 0.04045, encoded_values / 12.92, ((encoded_values + 0.055) / 1.055) ** 2.4
+    )
+
+
+def encoded(light: Array) -> Array:
+    """sRGB values of linear light."""
+    xp = namespace(light)
+    return xp.where(
+        light <= 0.0031308,
+        light * 12.92,
+        1.055 * xp.clip(light, 0.0031308, None) ** (1 / 2.4) - 0.055,
+    )
+
+
+def _field(batch_bchw: Array, seeds: Sequence[int]) -> Array:
+    return normals(tuple(batch_bchw.shape[1:]), seeds, batch_bchw)
+
+
+def _spread(batch_bchw: Array, seeds: Sequence[int]) -> Array:
+    """Uniform fields independent of the normal ones of the same seeds."""
+    return uniforms(tuple(batch_bchw.shape[1:]), [seed + 2**32 for seed in seeds], batch_bchw)[0]
+
+
+def _grey_where(grey: Sequence[bool], one_b1hw: Array, colour_bchw: Array) -> Array:
+    xp = namespace(colour_bchw)
+    return xp.where(
+        per_sample([float(value) for value in grey], colour_bchw) > 0.5, one_b1hw, colour_bchw
+    )
+
+
+def _white_counts(clean_bchw: Array) -> Array:
+    """For each picture the number of its distinct 8-bit values, up to the next power of two."""
+    xp = namespace(clean_bchw)
+    pictures = clean_bchw.shape[0]
+    levels = xp.asarray(xp.floor(clean_bchw * 255 + 0.5), dtype=xp.int64).reshape(pictures, -1)
+    offsets = xp.arange(pictures, device=clean_bchw.device).reshape(-1, 1) * 256
+    counts = xp.bincount((levels + offsets).reshape(-1), minlength=256 * pictures)
+    distinct = xp.asarray((counts.reshape(pictures, 256) > 0).sum(-1), dtype=clean_bchw.dtype)
+    return (2 ** xp.ceil(xp.log2(distinct))).reshape(-1, 1, 1, 1)
