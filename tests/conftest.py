@@ -27,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts a pipeline in the background has it ignore Ctrl-C, and what tests start
+    # would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Networks as small as a test's gain nothing from threads, and on a busy machine each of their
     # layers would wait for a thread that another process keeps from running.
     os.environ.setdefault("SHARPLINE_THREADS", "1")
