@@ -38,6 +38,7 @@ check: setup ## style, types, import rules, manifests, dashboards, alerts, gener
 bench: setup ## measure the speeds that the README states
 	$(BIN)/python -m bench $(ARGS)
 	$(BIN)/python bench/serving_latency.py
+	$(BIN)/python bench/degradation.py
 
 format: setup ## lay the code out in the house style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .

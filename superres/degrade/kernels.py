@@ -131,11 +131,11 @@ class Motion:
         rng = np.random.default_rng(self.seed)
         heading = np.exp(1j * rng.uniform(0, 2 * pi))
         tremor = rng.normal(size=self.STEPS) + 1j * rng.normal(size=self.STEPS)
-        jerks = rng.random(self.STEPS) < self.unrest * 4 / self.STEPS
+        jerks = rng.random(self.STEPS) < self.unrest * 2 / self.STEPS
         velocity, place, way = heading, 0j, []
         for step in range(self.STEPS):
             # A hand drifts, trembles and pulls back towards where it aimed, and at times it jerks.
-            velocity += self.unrest * (0.15 * tremor[step] - 0.02 * place / self.STEPS**0.5)
+            velocity += self.unrest * (0.09 * tremor[step] - 0.1 * place / self.STEPS**1.5)
             if jerks[step]:
                 velocity *= np.exp(1j * (pi + rng.uniform(-1, 1)))
             velocity /= abs(velocity)
