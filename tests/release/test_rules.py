@@ -77,7 +77,10 @@ def test_rules_are_chosen_by_the_source_of_the_dataset(held_out, tmp_path):
 def test_the_sample_rules_only_judge_smaller_sets(shipped):
     usual, sample = (shipped[name].model_dump(mode="json") for name in SHIPPED)
     differing = {key for key in usual if usual[key] != sample[key]}
-    assert differing == {"name", "resampling", "floors", "slices"}
+    judged = {"name", "resampling", "floors", "slices", "least_gain_over_bicubic_db"}
+    assert differing == judged
+    assert sample["least_gain_over_bicubic_db"] >= 0
+    assert sample["least_gain_over_champion_db"] > 0
 
 
 @pytest.mark.parametrize(
