@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, cast, Protocol
 
 PERSON, SCHEDULE, ALERT = "person", "schedule", "alert"
 STARTED_BY = {"scheduled": SCHEDULE, "backfill": SCHEDULE, "asset_triggered": ALERT}
@@ -65,7 +65,8 @@ def candidates_extra(
 
     A mapped group of which a single result is left hands that result over without a list.
     """
-    entries = [registered] if isinstance(registered, Mapping) else registered
+    alone = isinstance(registered, Mapping)
+    entries = cast("Iterable[Mapping[str, Any]]", [registered] if alone else registered)
     fields = ("model", "version", "dataset")
     return {"candidates": [{name: entry[name] for name in fields} for entry in entries]}
 
