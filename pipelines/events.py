@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, Protocol
+from typing import Any, Protocol, cast
 
 PERSON, SCHEDULE, ALERT = "person", "schedule", "alert"
 STARTED_BY = {"scheduled": SCHEDULE, "backfill": SCHEDULE, "asset_triggered": ALERT}
