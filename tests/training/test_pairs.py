@@ -242,6 +242,6 @@ def test_sample_builds_and_its_left_out_list_is_empty(tmp_path: Path) -> None:
     built = build(
         make_plan(sample_pictures(), PairRecipe(scale=4, degradation="bicubic_jpeg"), tmp_path)
     )
-    assert built.info.splits == {"train": 5, "validation": 4}
+    assert built.info.splits == {"train": 4, "validation": 4}
     assert built.info.left_out == []
     assert read_info(built.path) == built.info

@@ -55,8 +55,9 @@ class SampleEntry:
 _PUBLIC_NASA = "public domain (NASA; as stated by scikit-image)"
 _MIDDLEBURY = "no licence stated (Middlebury 2014 stereo benchmark: cite GCPR 2014)"
 
-# Left out: the drawings and grey pictures of the wheel. The retina is used around its optic disc
-# and the deep field in its middle: the rest is smooth red and black and would teach nothing.
+# Left out: the drawings and grey pictures of the wheel, and the Hubble deep field, whose points of
+# light in noise are nothing that photographs of things have: 120 steps of the small ESRGAN gain 0.1
+# dB less with it. The retina is used around its optic disc; the rest is smooth red and black.
 SAMPLE_ENTRIES = (
     SampleEntry(
         file="motorcycle_left.png",
@@ -86,14 +87,6 @@ SAMPLE_ENTRIES = (
         author="Mikael Häggström",
         box=Box(left=120, top=440, width=640, height=520),
         sha256="38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
-    ),
-    SampleEntry(
-        file="hubble_deep_field.jpg",
-        split="train",
-        licence=_PUBLIC_NASA,
-        author="NASA, HubbleSite",
-        box=Box(left=300, top=240, width=400, height=400),
-        sha256="3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
     ),
     SampleEntry(
         file="astronaut.png",
