@@ -23,7 +23,7 @@ COMMANDS: dict[str, Command] = {
     "doctor": Command("sharpline.local.cli:doctor", "say what this machine has and lacks", "all"),
     "enhance": Command("superres.cli:enhance", "enlarge pictures or folders of them", "serve"),
     "evaluate": Command("superres.cli:evaluate", "score a model on pictures", "release"),
-    "data": Command("training.cli:data", "build and inspect sets of training pairs", "train"),
+    "data": Command("training.data.cli:data", "build and inspect sets of training pairs", "train"),
     "train": Command("training.cli:train", "train a recipe into a bundle", "train"),
     "register": Command("release.cli:register", "enter a bundle in the registry", "release"),
     "gate": Command("release.cli:gate", "judge a challenger against the champion", "release"),

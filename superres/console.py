@@ -29,6 +29,15 @@ def emit(result: Mapping[str, object]) -> None:
     sys.stdout.flush()
 
 
+def answer(result: Mapping[str, object], as_json: bool) -> None:
+    """The result of a command: one JSON line for a script, or a line a key for a person."""
+    if as_json:
+        emit(result)
+        return
+    for key, value in result.items():
+        say(f"{key}: {value}")
+
+
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Pass `items` on, showing a progress bar on a terminal and sparse log lines elsewhere."""
     if total is None and isinstance(items, Sized):

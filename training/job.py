@@ -18,7 +18,8 @@ from superres.environment import cpu_threads
 from superres.errors import SharplineError, UsageError
 from superres.files import file_lock
 from superres.manifest import DatasetInfo, read_info
-from training.data.packs import CropSampler, Pack
+from training.data.crops import CropSampler
+from training.data.packs import Pack
 from training.loop import Loop, Surroundings
 from training.publish import Effort, Origin, draft, git_commit, publish
 from training.recipe import Profile, Recipe, Stage, load_recipe

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from superres.console import say
 from superres.errors import SharplineError
 from training import checkpoint
-from training.data.packs import CropSampler
+from training.data.crops import CropSampler
 from training.ema import WeightAverage
 from training.losses import LossSum
 from training.recipe import Recipe, Stage

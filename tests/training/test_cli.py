@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from superres.errors import SharplineError, UsageError
-from training.cli import data, train
+from training.cli import train
+from training.data.cli import data
 from training.tracking import Spool
 
 Run = Callable[..., dict[str, Any]]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from superres.archs import build
 from training import checkpoint
 from training.checkpoint import BrokenCheckpoint
-from training.data.packs import Batch, CropSampler, Pack
+from training.data.crops import Batch, CropSampler
+from training.data.packs import Pack
 from training.ema import WeightAverage
 from training.loop import Loop, Surroundings, Trained, TrainingDiverged
 from training.losses import LossSum

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from superres.errors import SharplineError
-from training.data.packs import PACK_NAME, CropSampler, Pack
+from training.data.crops import CropSampler
+from training.data.packs import PACK_NAME, Pack
 
 
 @pytest.fixture

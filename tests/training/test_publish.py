@@ -127,7 +127,7 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
 def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
     bundle: Bundle, tiny_recipe: Path, pictures: Path, tmp_path: Path, capsys: Capture
 ) -> None:
-    from training.cli import data
+    from training.data.cli import data
 
     assert (
         data(

@@ -1,0 +1,71 @@
+"""Random crops of a pack: a batch is a function of (seed, step) alone.
+
+So the order of the data needs no state of its own: to go on at step k is to ask for batch k.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from superres.errors import SharplineError
+from training.data.packs import Pack, Pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Aligned crops: (B, p, p, 3) and (B, p * scale, p * scale, 3)."""
+
+    lr_bhwc_u8: Pixels
+    hr_bhwc_u8: Pixels
+    names: tuple[str, ...]
+
+
+class CropSampler:
+    """Random crops with flips and quarter turns, every crop position of the pack equally likely.
+
+    `patch` is in LR pixels. Pictures smaller than a patch cannot be drawn from: `skipped` counts
+    them. Raises SharplineError where that leaves none.
+    """
+
+    def __init__(self, pack: Pack, *, patch: int, batch: int, seed: int) -> None:
+        self._pack, self._patch, self._batch, self._seed = pack, patch, batch, seed
+        self._pairs = [pair for pair in pack.pairs if min(pair.height, pair.width) >= patch]
+        self.skipped = len(pack.pairs) - len(self._pairs)
+        if not self._pairs:
+            raise SharplineError(
+                f"no training picture is {patch * pack.scale} pixels a side or "
+                f"more, as patch: {patch} at x{pack.scale} asks for"
+            )
+        positions = [(pair.height - patch + 1) * (pair.width - patch + 1) for pair in self._pairs]
+        self._ends = np.cumsum(positions)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step, the same whenever it is asked for."""
+        rng = np.random.default_rng([self._seed, step])
+        places = rng.integers(0, self._ends[-1], size=self._batch)
+        turns = rng.integers(0, 8, size=self._batch)
+        patch, scale = self._patch, self._pack.scale
+        lr_bhwc = np.empty((self._batch, patch, patch, 3), np.uint8)
+        hr_bhwc = np.empty((self._batch, patch * scale, patch * scale, 3), np.uint8)
+        names = []
+        for slot, (place, turn) in enumerate(zip(places, turns, strict=True)):
+            index = int(np.searchsorted(self._ends, place, side="right"))
+            pair = self._pairs[index]
+            before = int(self._ends[index - 1]) if index else 0
+            top, left = divmod(int(place) - before, pair.width - patch + 1)
+            lr_bhwc[slot] = _turned(_crop(self._pack.lr(pair), top, left, patch), int(turn))
+            hr_bhwc[slot] = _turned(
+                _crop(self._pack.hr(pair), top * scale, left * scale, patch * scale), int(turn)
+            )
+            names.append(pair.name)
+        return Batch(lr_bhwc_u8=lr_bhwc, hr_bhwc_u8=hr_bhwc, names=tuple(names))
+
+
+def _crop(hwc: Pixels, top: int, left: int, side: int) -> Pixels:
+    return hwc[top : top + side, left : left + side]
+
+
+def _turned(square_hwc: Pixels, turn: int) -> Pixels:
+    """One of the eight symmetries of a square: 0 to 3 quarter turns, then mirrored or not."""
+    turned = np.rot90(square_hwc, turn % 4)
+    return turned[:, ::-1] if turn >= 4 else turned
