@@ -25,8 +25,10 @@ up: setup ## the same, and stay up until Ctrl-C
 ##@ Work on it
 .PHONY: test soak check bench format generate pins
 COVERAGE := --cov --cov-report=term --cov-report=xml:$(BUILD)/coverage.xml
+# Whole files go to one of up to four processes, so that what a file shares is started once.
+SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile
 test: setup ## run the tests and print the coverage; ARGS="-k word" runs some, without it
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(COVERAGE))
+	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(SPREAD) $(COVERAGE))
 
 soak: setup ## the tests with their full counts: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
