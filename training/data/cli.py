@@ -3,38 +3,56 @@
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from superres.console import answer, say
 from superres.environment import state_folder
 from superres.errors import UsageError
+
+SOURCE_HELP = "`sample`, or a folder of high-resolution pictures"
+
+
+class Word(NamedTuple):
+    """One word of `sharpline data`: what it is for, what it takes, what it does."""
+
+    summary: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
 
 
 def data(argv: list[str]) -> int:
     """Plan, build and seal sets of training pairs, and list those that there are."""
     parser = argparse.ArgumentParser(prog="sharpline data", description=data.__doc__)
     words = parser.add_subparsers(dest="word", required=True)
-    plan = words.add_parser("plan", help="decide what a dataset will hold, build nothing yet")
-    build = words.add_parser("build", help="build a dataset, or one shard of a plan")
-    seal = words.add_parser("seal", help="join a plan's shards into the dataset")
-    listing = words.add_parser("list", help="the datasets that there are")
-    for word, source_needed in ((plan, True), (build, False)):
-        _add_source_words(word, source_needed)
-    build.add_argument("--plan", type=Path, help="a plan made by `sharpline data plan`")
-    build.add_argument("--shard", type=int, help="build only this shard of the plan")
-    seal.add_argument("--plan", type=Path, required=True)
-    listing.add_argument("--out", type=Path, help="folder of datasets")
-    for word in (plan, build, seal, listing):
-        word.add_argument("--json", action="store_true", help="end with one JSON line")
+    for name, word in _WORDS.items():
+        word_parser = words.add_parser(name, help=word.summary)
+        word.add_arguments(word_parser)
+        word_parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
-    return _WORDS[arguments.word](arguments)
+    return _WORDS[arguments.word].run(arguments)
 
 
-def _add_source_words(parser: argparse.ArgumentParser, needed: bool) -> None:
-    parser.add_argument(
-        "source",
-        nargs=None if needed else "?",
-        help="`sample`, or a folder of high-resolution pictures",
-    )
+def _add_list(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, help="folder of datasets")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help=SOURCE_HELP)
+    _add_recipe(parser)
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", nargs="?", help=SOURCE_HELP)
+    _add_recipe(parser)
+    parser.add_argument("--plan", type=Path, help="a plan made by `sharpline data plan`")
+    parser.add_argument("--shard", type=int, help="build only this shard of the plan")
+
+
+def _add_seal(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plan", type=Path, required=True)
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--also",
         action="append",
@@ -144,7 +162,11 @@ def _make_plan(arguments: argparse.Namespace) -> Path:
         folder, equals, text = words.partition("=")
         licences[folder if equals else ""] = text if equals else words
     pictures = find_pictures(
-        [arguments.source, *arguments.also], split_every=arguments.split_every, licences=licences
+        [arguments.source, *arguments.also],
+        split_every=arguments.split_every,
+        scale=arguments.scale,
+        degradation=arguments.degrade,
+        licences=licences,
     )
     root = (arguments.out or state_folder() / "datasets").resolve()
     return make_plan(
@@ -157,9 +179,9 @@ def _report_left_out(left_out: Sequence) -> None:
         say(f"left out: {entry.name}: {entry.reason}")
 
 
-_WORDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "plan": _plan,
-    "build": _build,
-    "seal": _seal,
-    "list": _list,
+_WORDS = {
+    "list": Word("the datasets that there are", _add_list, _list),
+    "plan": Word("decide what a dataset will hold, build nothing yet", _add_plan, _plan),
+    "build": Word("build a dataset, or one shard of a plan", _add_build, _build),
+    "seal": Word("join a plan's shards into the dataset", _add_seal, _seal),
 }

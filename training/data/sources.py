@@ -6,7 +6,7 @@ downloaded. Any folder of pictures is a source too.
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from superres.errors import MissingExtra, SharplineError, UsageError
@@ -15,6 +15,7 @@ from superres.image import clean_name, list_pictures
 
 SAMPLE = "sample"
 NO_LICENCE = "unstated"
+GIVEN = "given"  # the degradation that a source brings with it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,10 @@ class Box:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourcePicture:
-    """One high-resolution picture; `name` is unique within a dataset."""
+    """One high-resolution picture; `name` is unique within a dataset.
+
+    `lr_path` is the low-resolution picture that the source itself gives for the asked scale.
+    """
 
     name: str
     path: Path
@@ -38,6 +42,7 @@ class SourcePicture:
     licence: str
     author: str
     box: Box | None = None
+    lr_path: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,13 +128,19 @@ def find_pictures(
     sources: Sequence[str],
     *,
     split_every: int = 0,
+    scale: int = 4,
+    degradation: str = "bicubic",
     licences: Mapping[str, str] | None = None,
 ) -> list[SourcePicture]:
     """The pictures of all sources, each `sample` or a folder, with names made unique.
 
     Of a folder every `split_every`-th picture is held out for validation (0: none). `licences` maps
-    a folder's name, or "" for all folders, to its licence. Raises UsageError on an unknown source.
+    a folder's name, or "" for all folders, to its licence. A degradation of `given` asks for the
+    source's own low-resolution pictures at `scale`. Raises UsageError on an unknown source, or
+    where it has none of those.
     """
+    if degradation.partition(":")[0] == GIVEN:
+        raise UsageError(f"{sources[0]} has no low-resolution pictures of its own at x{scale}")
     stated = dict(licences or {})
     names = {Path(source).resolve().name for source in sources if source != SAMPLE} | {""}
     if unknown := sorted(set(stated) - names):
@@ -210,15 +221,5 @@ def _with_unique_names(pictures: Sequence[SourcePicture]) -> list[SourcePicture]
             copies += 1
             name = f"{picture.name}-{copies}"
         taken.add(name)
-        unique.append(
-            SourcePicture(
-                name=name,
-                path=picture.path,
-                split=picture.split,
-                source=picture.source,
-                licence=picture.licence,
-                author=picture.author,
-                box=picture.box,
-            )
-        )
+        unique.append(replace(picture, name=name))
     return unique
