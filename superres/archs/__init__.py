@@ -24,9 +24,9 @@ class UnknownArch(SharplineError):
 class ArchFacts:
     """What tiling must know about a network; lengths are in low-resolution pixels.
 
-    `receptive_field` is the one-sided reach of an output pixel, None where attention makes it
-    unbounded in practice; sides of the input must be multiples of `size_multiple`, and tiles of a
-    window-attention network must start on multiples of `window`.
+    `receptive_field` is the one-sided reach of an output pixel, None where attention or pooling
+    makes it unbounded in practice; sides of the input must be multiples of `size_multiple`, and
+    tiles of a window-attention network must start on multiples of `window`.
     """
 
     scale: int
@@ -41,6 +41,7 @@ _CLASSES = {
     "compact": "SRVGGNetCompact",
     "srcnn": "SRCNN",
     "vdsr": "VDSR",
+    "nafnet": "NAFNet",
 }
 
 
@@ -115,10 +116,16 @@ def _vdsr(parameters: Mapping[str, Any]) -> ArchFacts:
     )
 
 
+def _nafnet(parameters: Mapping[str, Any]) -> ArchFacts:
+    levels = len(parameters.get("enc_blk_nums", (1, 1, 2)))
+    return ArchFacts(scale=1, receptive_field=None, size_multiple=2**levels, window=None)
+
+
 _FACTS: dict[str, Callable[[Mapping[str, Any]], ArchFacts]] = {
     "rrdb": _rrdb,
     "swinir": _swinir,
     "compact": _compact,
     "srcnn": _srcnn,
     "vdsr": _vdsr,
+    "nafnet": _nafnet,
 }

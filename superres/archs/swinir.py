@@ -223,10 +223,11 @@ class SwinIR(nn.Module):
                 nn.PixelShuffle(self.upscale),
             )
         elif self.upsampler == "nearest+conv":
-            if self.upscale != 4:
-                raise TypeError("the nearest+conv upsampler only enlarges by 4")
+            if self.upscale not in (2, 4):
+                raise TypeError("the nearest+conv upsampler only enlarges by 2 or 4")
             self.conv_up1 = nn.Conv2d(features, features, 3, 1, 1)
-            self.conv_up2 = nn.Conv2d(features, features, 3, 1, 1)
+            if self.upscale == 4:
+                self.conv_up2 = nn.Conv2d(features, features, 3, 1, 1)
             self.conv_hr = nn.Conv2d(features, features, 3, 1, 1)
         elif self.upsampler == "":
             self.conv_last = nn.Conv2d(channels, outputs, 3, 1, 1)
@@ -257,7 +258,8 @@ class SwinIR(nn.Module):
         if self.upsampler == "pixelshuffle":
             return self.conv_last(self.upsample(features))
         features = enlarge_and(self.conv_up1, features)
-        features = enlarge_and(self.conv_up2, features)
+        if self.upscale == 4:
+            features = enlarge_and(self.conv_up2, features)
         return self.conv_last(functional.leaky_relu(self.conv_hr(features), 0.2))
 
 

@@ -1,6 +1,7 @@
 """Networks: keys and outputs equal to basicsr's, facts true, and they can learn."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -47,6 +48,12 @@ CASES = [
     ("swinir", {**SWIN, "upscale": 4, "upsampler": "nearest+conv"}),
     ("swinir", {**SWIN, "upscale": 1, "upsampler": ""}),
 ]
+NAF: dict[str, Any] = {
+    "width": 8,
+    "middle_blk_num": 1,
+    "enc_blk_nums": [1, 2],
+    "dec_blk_nums": [1, 1],
+}
 REFERENCE = {
     "compact": ("basicsr.archs.srvgg_arch", "SRVGGNetCompact"),
     "rrdb": ("basicsr.archs.rrdbnet_arch", "RRDBNet"),
@@ -73,9 +80,69 @@ def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
         torch.testing.assert_close(ours(picture), theirs(picture), rtol=1e-4, atol=1e-5)
 
 
+def load_spandrel() -> Any:
+    importlib.import_module("training.basicsr_bridge").mend_torchvision()
+    return importlib.import_module("spandrel")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_nafnet_over_the_whole_picture_equals_spandrel() -> None:
+    architecture = load_spandrel().architectures.NAFNet.NAFNetArch()
+    ours = build("nafnet", {**NAF, "pool": 0}).eval()
+    with torch.no_grad():
+        for name, parameter in ours.named_parameters():
+            if name.endswith(("beta", "gamma")):  # at zero the blocks would not be compared
+                parameter.normal_(generator=torch.Generator().manual_seed(4))
+    theirs = architecture.load(dict(ours.state_dict())).model.eval()
+    assert set(ours.state_dict()) == set(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    picture = torch.rand(1, 3, 32, 24, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(picture), theirs(picture), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_swinir_doubling_by_repetition_equals_spandrel() -> None:
+    """basicsr only has it at x4; SwinIR's own real-world x2 weights are of this form."""
+    swin = importlib.import_module("spandrel.architectures.SwinIR") if load_spandrel() else None
+    assert swin is not None
+    parameters = {**SWIN, "upscale": 2, "upsampler": "nearest+conv"}
+    theirs, ours = swin.SwinIR(**parameters).eval(), build("swinir", parameters).eval()
+    assert set(ours.state_dict()) == set(learned(theirs.state_dict()))
+    ours.load_state_dict(theirs.state_dict())
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(picture), theirs(picture), rtol=1e-4, atol=1e-5)
+
+
+def test_nafnet_with_a_neighbourhood_forgets_what_is_far() -> None:
+    """With a bounded average, what changes far away changes nothing here; without it, it does."""
+    picture = torch.rand(1, 3, 16, 160, generator=torch.Generator().manual_seed(7))
+    changed = picture.clone()
+    changed[..., -8:] = 0.0
+    for pool, forgets in ((8, True), (0, False)):
+        net = build("nafnet", {**NAF, "enc_blk_nums": [1], "dec_blk_nums": [1], "pool": pool})
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(8))
+            before, after = net(picture)[..., :80], net(changed)[..., :80]
+        assert torch.allclose(before, after, rtol=1e-4, atol=1e-4) == forgets
+
+
+def test_nafnet_starts_near_its_input() -> None:
+    picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        assert (build("nafnet", NAF)(picture) - picture).abs().mean() < 0.1
+
+
 @pytest.mark.parametrize(
     ("arch", "parameters"),
-    [*CASES, ("srcnn", {"upscale": 2}), ("vdsr", {"upscale": 3, "num_feat": 8, "num_conv": 4})],
+    [
+        *CASES,
+        ("nafnet", NAF),
+        ("srcnn", {"upscale": 2}),
+        ("vdsr", {"upscale": 3, "num_feat": 8, "num_conv": 4}),
+    ],
 )
 def test_facts_state_scale_and_reach(arch: str, parameters: dict) -> None:
     """A pixel further away than the stated receptive field changes nothing; the scale is true."""
@@ -113,6 +180,12 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         build("compact", {"num_feet": 3})
     with pytest.raises(UnknownArch, match="scale"):
         build("rrdb", {"scale": 3})
+    with pytest.raises(UnknownArch, match="one length"):
+        build("nafnet", {"enc_blk_nums": [1]})
+    with pytest.raises(UnknownArch, match="at least 16"):
+        build("nafnet", {"pool": 4})
+    with pytest.raises(UnknownArch, match="by 2 or 4"):
+        build("swinir", {**SWIN, "upscale": 3, "upsampler": "nearest+conv"})
     with pytest.raises(UnknownArch):
         facts("resnet", {})
 
