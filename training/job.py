@@ -49,7 +49,9 @@ def run(job: Job) -> dict[str, object]:
     info = read_info(job.data)
     parent = load_bundle(job.init) if job.init else None
     _refuse_what_cannot_be(recipe, stage, info, job.data, parent)
-    sampler = CropSampler(Pack(job.data), patch=stage.patch, batch=stage.batch, seed=recipe.seed)
+    sampler = CropSampler(
+        Pack(job.data), patch=stage.patch(0.0), batch=stage.batch, seed=recipe.seed
+    )
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -192,8 +194,11 @@ def _refuse_what_cannot_be(
             f"by {network.scale}"
         )
     grid = network.window or network.size_multiple
-    if stage.patch % grid:
-        raise UsageError(f"recipe {recipe.name}: patch {stage.patch} must be a multiple of {grid}")
+    for patch in stage.patches:
+        if patch.side % grid:
+            raise UsageError(
+                f"recipe {recipe.name}: patches: side {patch.side} must be a multiple of {grid}"
+            )
     if parent is None:
         return
     theirs = parent.info.arch

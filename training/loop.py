@@ -18,7 +18,7 @@ from training import checkpoint
 from training.data.crops import CropSampler
 from training.ema import WeightAverage
 from training.losses import LossSum
-from training.recipe import Recipe, Stage
+from training.recipe import Cosine, Recipe, Stage
 
 REPORT_EVERY_STEPS = 10
 SAY_EVERY_SECONDS = 10.0
@@ -95,8 +95,13 @@ class Loop:
         self._recipe, self._stage, self._sampler, self._around = recipe, stage, sampler, around
         self._average = WeightAverage(self._net, recipe.ema_decay)
         self._loss = LossSum(recipe.losses)
-        self._optimizer = torch.optim.AdamW(
-            self._net.parameters(), lr=stage.learning_rate, weight_decay=recipe.weight_decay
+        beta1, beta2 = recipe.optimizer.betas
+        make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer.name]
+        self._optimizer = make(
+            self._net.parameters(),
+            lr=stage.learning_rate,
+            betas=(beta1, beta2),
+            weight_decay=recipe.optimizer.weight_decay,
         )
         self._step, self._elapsed_before = 0, 0.0
         self._started = around.clock()
@@ -153,9 +158,13 @@ class Loop:
         return max(by_steps, self._elapsed() / (60 * self._stage.max_minutes))
 
     def _set_learning_rate(self, progress: float) -> float:
-        """Linear warm-up by steps, then half a cosine down to the final share."""
-        final = self._recipe.final_learning_rate
-        share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+        """Linear warm-up by steps, then the recipe's schedule."""
+        schedule = self._recipe.schedule
+        if isinstance(schedule, Cosine):
+            final = schedule.final
+            share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+        else:
+            share = schedule.factor ** sum(progress >= at for at in schedule.milestones)
         warm = min(1.0, (self._step + 1) / (self._stage.warmup_steps + 1))
         learning_rate = self._stage.learning_rate * share * warm
         for group in self._optimizer.param_groups:

@@ -18,22 +18,29 @@ arch:
   parameters: {num_in_ch: 3, num_out_ch: 3, num_feat: 8, num_conv: 2, upscale: 2, act_type: prelu}
 losses:
   - {name: l1, weight: 1.0}
-final_learning_rate: 0.01
-weight_decay: 0.0
+discriminator: null
+degradation: null
+optimizer: {name: adamw, betas: [0.9, 0.999], weight_decay: 0.0}
+schedule: {name: cosine, final: 0.01}
 ema_decay: 0.9
 gradient_clip: 1.0
+max_nan_skips: 0
 precision: fp32
 channels_last: true
+compile: false
+cuda_graphs: false
 seed: 1
 full: &stage
   steps: 12
   max_minutes: null
   batch: 2
-  patch: 12
+  micro_batch: null
+  patches: [{since: 0.0, side: 12}]
   learning_rate: 2.0e-3
   warmup_steps: 2
   validate_every: 8
   checkpoint_every: 4
+  early_stop: null
 finetune: *stage
 smoke: *stage
 """

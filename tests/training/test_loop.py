@@ -18,7 +18,7 @@ from training.data.packs import Pack
 from training.ema import WeightAverage
 from training.loop import Loop, Surroundings, Trained, TrainingDiverged
 from training.losses import LossSum
-from training.recipe import Loss, Recipe, load_recipe
+from training.recipe import PixelLoss, Recipe, load_recipe
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Bench:
         self.validated: list[int] = []
         stage = recipe.full
         self.sampler = MortalSampler(
-            Pack(dataset), patch=stage.patch, batch=stage.batch, seed=recipe.seed
+            Pack(dataset), patch=stage.patch(0.0), batch=stage.batch, seed=recipe.seed
         )
 
     def loop(self, clock: Callable[[], float] | None = None, net: nn.Module | None = None) -> Loop:
@@ -235,11 +235,11 @@ def test_the_average_follows_its_formula() -> None:
 
 def test_losses_are_what_their_names_say() -> None:
     output, truth = torch.tensor([0.0, 0.5]), torch.tensor([0.3, 0.1])
-    total, terms = LossSum([Loss(name="l1", weight=2.0), Loss(name="mse", weight=1.0)])(
+    total, terms = LossSum([PixelLoss(name="l1", weight=2.0), PixelLoss(name="mse", weight=1.0)])(
         output, truth
     )
     assert terms["l1"].item() == pytest.approx(0.35)
     assert terms["mse"].item() == pytest.approx(0.125)
     assert total.item() == pytest.approx(0.825)
-    _, round_bottom = LossSum([Loss(name="charbonnier", weight=1.0)])(output, truth)
+    _, round_bottom = LossSum([PixelLoss(name="charbonnier", weight=1.0)])(output, truth)
     assert round_bottom["charbonnier"].item() == pytest.approx(0.35, abs=1e-4)

@@ -181,7 +181,7 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
         ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
         ({"arch__parameters__upscale": 4}, [], "its network enlarges by 4"),
         ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], "'num_conv': 2"),
-        ({"full__patch": 99}, [], "no training picture is 198 pixels"),
+        ({"full__patches": [{"since": 0.0, "side": 99}]}, [], "no training picture is 198 pixels"),
         ({}, ["--minutes", "0"], "--minutes must be more than 0"),
         ({}, ["--init", "DATASET"], "not a model bundle"),
     ],
@@ -232,7 +232,7 @@ def test_a_patch_off_the_window_is_refused(recipe_file: Callable[..., Path], dat
         "embed_dim": 8,
         "upsampler": "pixelshuffledirect",
     }
-    with pytest.raises(UsageError, match="patch 12 must be a multiple of 8"):
+    with pytest.raises(UsageError, match="patches: side 12 must be a multiple of 8"):
         train(
             [str(recipe_file(arch={"name": "swinir", "parameters": swin})), "--data", str(dataset)]
         )

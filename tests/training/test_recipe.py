@@ -30,7 +30,8 @@ def test_a_recipe_bears_its_own_name_and_builds_its_network(name: str) -> None:
     assert recipe.name == name
     assert network.scale == recipe.scale
     for profile in ("full", "finetune", "smoke"):
-        assert recipe.stage(profile).patch % (network.window or network.size_multiple) == 0
+        for patch in recipe.stage(profile).patches:
+            assert patch.side % (network.window or network.size_multiple) == 0
     build(recipe.arch.name, recipe.arch.parameters)
 
 
@@ -55,8 +56,8 @@ def test_an_unknown_key_is_named(key: str, place: tuple[str, ...]) -> None:
 
 def test_a_missing_key_is_named() -> None:
     values = load_recipe("compact_x4").as_dict()
-    del values["smoke"]["patch"]
-    with pytest.raises(UsageError, match=r"smoke\.patch is missing"):
+    del values["smoke"]["patches"]
+    with pytest.raises(UsageError, match=r"smoke\.patches is missing"):
         parse_recipe(yaml.safe_dump(values), origin="mine")
 
 
@@ -67,7 +68,7 @@ def test_a_missing_key_is_named() -> None:
         ("ema_decay", 1.5),
         ("precision", "fp16"),
         ("losses", []),
-        ("weight_decay", "much"),
+        ("optimizer", "much"),
     ],
 )
 def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
@@ -84,3 +85,54 @@ def test_what_is_not_yaml_is_refused() -> None:
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="compact_x4"):
         load_recipe("compct_x4")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"losses": [{"name": "gan", "weight": 0.1, "kind": "vanilla"}]}, "need each other"),
+        ({"losses": [{"name": "l1", "weight": 1.0}] * 2}, "stands once"),
+        ({"losses": [{"name": "l3", "weight": 1.0}]}, r"losses\.0 is wrong.*'l3'"),
+        ({"degradation": {"bicubik": 1.0}}, r"degradation is wrong: no degradation 'bicubik'"),
+        ({"scale": 1}, "restoration where `scale` is 1"),
+        ({"cuda_graphs": True}, "needs `compile: true`"),
+        ({"schedule": {"name": "multistep", "milestones": [1.5], "factor": 0.5}}, "less than 1"),
+    ],
+)
+def test_keys_that_do_not_fit_together_are_named(changes: dict[str, object], message: str) -> None:
+    values = load_recipe("compact_x4").as_dict() | changes
+    with pytest.raises(UsageError, match=message):
+        parse_recipe(yaml.safe_dump(values), origin="mine")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"patches": [{"since": 0.5, "side": 16}]}, "smoke is wrong: .* starts at 0.0"),
+        ({"patches": [{"since": 0.0, "side": 16}] * 2}, "in the order of `since`"),
+        ({"warmup_steps": 20}, "`warmup_steps` is less than `steps`"),
+        ({"micro_batch": 5}, "`micro_batch` is not more than `batch`"),
+        ({"early_stop": {"patience": 0, "min_gain": 0.1}}, r"smoke\.early_stop\.patience"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_named(changes: dict[str, object], message: str) -> None:
+    values = load_recipe("compact_x4").as_dict()
+    values["smoke"] |= changes
+    with pytest.raises(UsageError, match=message):
+        parse_recipe(yaml.safe_dump(values), origin="mine")
+
+
+def test_patches_grow_with_the_stage() -> None:
+    values = load_recipe("compact_x4").as_dict()
+    values["full"]["patches"] = [{"since": 0.0, "side": 32}, {"since": 0.5, "side": 48}]
+    stage = parse_recipe(yaml.safe_dump(values), origin="mine").full
+    assert [stage.patch(share) for share in (0.0, 0.49, 0.5, 0.99)] == [32, 32, 48, 48]
+
+
+def test_a_degradation_is_a_mix_however_it_is_written() -> None:
+    values = load_recipe("compact_x4").as_dict()
+    as_text = values | {"degradation": "{bsrgan: 1, bicubic: 1}"}
+    as_mapping = values | {"degradation": {"bicubic": 1.0, "bsrgan": 1.0}}
+    mixes = [parse_recipe(yaml.safe_dump(each), origin="m").mix() for each in (as_text, as_mapping)]
+    assert mixes[0] == mixes[1]
+    assert load_recipe("compact_x4").mix() is None
