@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from superres.errors import SharplineError
+from superres.symmetry import SYMMETRIES, write_symmetry
 from training.data.packs import Pack, Pixels
 
 
@@ -43,29 +44,24 @@ class CropSampler:
         """The batch of a step, the same whenever it is asked for."""
         rng = np.random.default_rng([self._seed, step])
         places = rng.integers(0, self._ends[-1], size=self._batch)
-        turns = rng.integers(0, 8, size=self._batch)
+        turns = rng.integers(0, SYMMETRIES, size=self._batch)
         patch, scale = self._patch, self._pack.scale
         lr_bhwc = np.empty((self._batch, patch, patch, 3), np.uint8)
         hr_bhwc = np.empty((self._batch, patch * scale, patch * scale, 3), np.uint8)
+        indices = np.searchsorted(self._ends, places, side="right")
+        inside = places - np.where(indices > 0, self._ends[indices - 1], 0)
         names = []
-        for slot, (place, turn) in enumerate(zip(places, turns, strict=True)):
-            index = int(np.searchsorted(self._ends, place, side="right"))
+        draws = zip(indices.tolist(), inside.tolist(), turns.tolist(), strict=True)
+        for slot, (index, position, turn) in enumerate(draws):
             pair = self._pairs[index]
-            before = int(self._ends[index - 1]) if index else 0
-            top, left = divmod(int(place) - before, pair.width - patch + 1)
-            lr_bhwc[slot] = _turned(_crop(self._pack.lr(pair), top, left, patch), int(turn))
-            hr_bhwc[slot] = _turned(
-                _crop(self._pack.hr(pair), top * scale, left * scale, patch * scale), int(turn)
-            )
+            top, left = divmod(position, pair.width - patch + 1)
+            lr_hwc, hr_hwc = self._pack.lr(pair), self._pack.hr(pair)
+            write_symmetry(_crop(lr_hwc, top, left, patch), turn, lr_bhwc[slot])
+            hr_crop_hwc = _crop(hr_hwc, top * scale, left * scale, patch * scale)
+            write_symmetry(hr_crop_hwc, turn, hr_bhwc[slot])
             names.append(pair.name)
         return Batch(lr_bhwc_u8=lr_bhwc, hr_bhwc_u8=hr_bhwc, names=tuple(names))
 
 
 def _crop(hwc: Pixels, top: int, left: int, side: int) -> Pixels:
     return hwc[top : top + side, left : left + side]
-
-
-def _turned(square_hwc: Pixels, turn: int) -> Pixels:
-    """One of the eight symmetries of a square: 0 to 3 quarter turns, then mirrored or not."""
-    turned = np.rot90(square_hwc, turn % 4)
-    return turned[:, ::-1] if turn >= 4 else turned

@@ -66,7 +66,8 @@ class Pack:
     def __init__(self, dataset: Path) -> None:
         try:
             index = json.loads((dataset / INDEX_NAME).read_bytes())
-            self._bytes = np.memmap(dataset / PACK_NAME, dtype=np.uint8, mode="r")
+            # A plain view of the map: slicing np.memmap itself costs more than copying a crop.
+            self._bytes = np.asarray(np.memmap(dataset / PACK_NAME, dtype=np.uint8, mode="r"))
         except (OSError, ValueError) as error:
             raise SharplineError(
                 f"{dataset} has no readable training pack; build the dataset again"

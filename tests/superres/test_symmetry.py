@@ -1,0 +1,22 @@
+"""A square's symmetries are what numpy says they are, read from a picture and written in place."""
+
+import numpy as np
+import pytest
+
+from superres.symmetry import SYMMETRIES, write_symmetry
+
+
+@pytest.mark.parametrize("turn", range(SYMMETRIES))
+def test_a_symmetry_is_quarter_turns_and_then_a_mirror(turn: int) -> None:
+    picture_hwc = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    square_hwc = picture_hwc[3:20, 7:24]
+    batch_bhwc = np.zeros((3, 17, 17, 3), np.uint8)
+    write_symmetry(square_hwc, turn, batch_bhwc[1])
+    expected = np.rot90(square_hwc, turn % 4)
+    np.testing.assert_array_equal(batch_bhwc[1], expected[:, ::-1] if turn >= 4 else expected)
+    assert not batch_bhwc[[0, 2]].any()
+
+
+def test_there_is_no_ninth_symmetry() -> None:
+    with pytest.raises(ValueError, match="0 to 7"):
+        write_symmetry(np.zeros((2, 2, 3), np.uint8), 8, np.zeros((2, 2, 3), np.uint8))
