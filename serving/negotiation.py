@@ -4,9 +4,8 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from serving.errors import NotAcceptable
-from superres.image import OUTPUT_FORMATS, clean_name
+from superres.image import FORMAT_SUFFIXES, OUTPUT_FORMATS, clean_name
 
-SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MEDIA_TYPES = {format: f"image/{format}" for format in OUTPUT_FORMATS}
 
 
@@ -54,6 +53,6 @@ def _weight(parameters: list[str]) -> float:
 def content_disposition(name: str, format: str) -> str:
     """The download name: the upload's, cleaned, with the answer's suffix (RFC 6266 and 8187)."""
     stem = PurePosixPath(clean_name(name)).stem if name else "picture"
-    full = stem + SUFFIXES[format]
+    full = stem + FORMAT_SUFFIXES[format]
     plain = full.encode("ascii", "replace").decode().replace("?", "_")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(full, safe='')}"

@@ -9,6 +9,7 @@ from superres.bundle import INFO_FILE, Bundle, load_bundle
 from superres.console import emit, say, show, track
 from superres.errors import SharplineError, UsageError
 from superres.image import (
+    FORMAT_SUFFIXES,
     OUTPUT_FORMATS,
     PICTURE_SUFFIXES,
     SUFFIX_FORMATS,
@@ -19,7 +20,6 @@ from superres.image import (
 )
 
 STARTERS = Path(__file__).resolve().parent.parent / "models"
-FORMAT_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 
 
 def evaluate(argv: Sequence[str]) -> int:

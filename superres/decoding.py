@@ -35,6 +35,7 @@ MAGIC = {
     "gif": (b"GIF87a", b"GIF89a"),
     "tiff": (b"II*\0", b"MM\0*"),
     "bmp": (b"BM",),
+    "avif": (b"avif", b"avis"),  # the brand, behind a box's length and kind
 }
 SHORTEST_FILE = 20  # bytes; anything less is a signature at best
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -48,6 +49,15 @@ ADAM7 = (
     (0, 1, 2, 2),
     (1, 0, 2, 1),
 )
+PNG_BIT_DEPTH = 24  # where it stands in the file
+TIFF_BITS_PER_SAMPLE = 258  # the tag
+ORIENTATION = 0x0112  # the EXIF tag
+# Description, make, model, software, date, artist, copyright; the rest of the first directory
+# speaks of how the input's pixels were stored.
+EXIF_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
+EXIF_IFD, GPS_IFD = 0x8769, 0x8825
+EXIF_IFD_LEFT = (0x927C, 0xA002, 0xA003, 0xA005)  # maker notes, sizes, a pointer to yet another
+MOST_EXIF_BYTES = 60_000  # a JPEG segment holds 65,533
 INFLATE_BYTES = 2**20  # at a time, so that counting costs no memory
 MOST_PNG_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
 
@@ -64,20 +74,28 @@ def inspect(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
     return _opened(data, limits)[1]
 
 
-def decode(data: bytes, *, name: str = "", limits: Limits = DEFAULT_LIMITS) -> Picture:
-    """Pixels of a PNG, JPEG, WebP, GIF (first frame), TIFF or BMP file; its content decides.
+def decode(
+    data: bytes,
+    *,
+    name: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+    keep_metadata: bool = False,
+) -> Picture:
+    """Pixels of a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF file; its content decides.
 
-    Raises as `inspect` does, and BrokenPicture where the pixels cannot be decoded whole.
+    Of several frames or pages the first is taken. EXIF is dropped unless `keep_metadata`. Raises
+    as `inspect` does, and BrokenPicture where the pixels cannot be decoded whole.
     """
     inspect(data, limits)
     image, header = _opened(data, limits)
     with _broken_if_it_fails():
         if header.format == "png":
             _check_png_rows(data)
-        if header.format == "png" and _png_bit_depth(data) == 16 and image.mode != "I;16":
-            return _decode_deep_png(data, image, name)
+        exif = _kept_exif(image) if keep_metadata else None
+        if _pillow_would_cut_bits(header.format, data, image):
+            return replace(_decode_with_vips(data, image), name=name, exif=exif)
         image.load()
-        return _picture(image, name)
+        return replace(_picture(image), name=name, exif=exif)
 
 
 @lru_cache(maxsize=1)
@@ -108,12 +126,14 @@ def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
 
 def _sniff(data: bytes) -> str:
     for format, starts in MAGIC.items():
-        if data.startswith(starts) and (format != "webp" or data[8:12] == b"WEBP"):
-            if len(data) < SHORTEST_FILE:
-                break
+        if format == "avif":
+            known = data[4:8] == b"ftyp" and data[8:12] in starts
+        else:
+            known = data.startswith(starts) and (format != "webp" or data[8:12] == b"WEBP")
+        if known and len(data) >= SHORTEST_FILE:
             return format
     raise NotAPicture(
-        "this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, TIFF or BMP"
+        "this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
     )
 
 
@@ -167,8 +187,14 @@ def _png_pixel_chunks(data: bytes) -> Iterator[bytes]:
         position += 12 + length
 
 
-def _png_bit_depth(data: bytes) -> int:
-    return data[24]
+def _pillow_would_cut_bits(format: str, data: bytes, image: "Image.Image") -> bool:
+    """Whether the file has more than 8 bits a sample that Pillow would cut without a word."""
+    if format == "png":
+        return data[PNG_BIT_DEPTH] == 16 and image.mode != "I;16"
+    if format == "tiff":
+        depths = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
+        return image.mode in ("RGB", "RGBA", "LA") and max(depths) == 16
+    return False
 
 
 class _broken_if_it_fails:  # noqa: N801 - reads as a statement
@@ -185,11 +211,13 @@ class _broken_if_it_fails:  # noqa: N801 - reads as a statement
         raise BrokenPicture(f"the picture is damaged and cannot be decoded ({error})") from error
 
 
-def _decode_deep_png(data: bytes, image: "Image.Image", name: str) -> Picture:
-    """Colour PNGs of 16 bits, which Pillow would cut to 8 without a word."""
+def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
+    """Colour files of 16 bits; `image` is Pillow's view of their header."""
     from pyvips import Image as VipsImage
 
     pixels = VipsImage.new_from_buffer(data, "", access="sequential", fail_on="warning").numpy()
+    if pixels.dtype != np.uint16:
+        raise BrokenPicture("pictures of floating-point samples are not taken; save it as 16 bits")
     rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(pixels))
     picture = Picture(
         rgb_hwc=rgb_hwc,
@@ -197,7 +225,6 @@ def _decode_deep_png(data: bytes, image: "Image.Image", name: str) -> Picture:
         grey=pixels.ndim == 2 or pixels.shape[2] < 3,
         icc=_icc(image),
         dpi=_dpi(image),
-        name=name,
     )
     return _upright(picture, _orientation(image))
 
@@ -211,7 +238,7 @@ def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
     return np.ascontiguousarray(samples_hwc[..., :3]), alpha_hw
 
 
-def _picture(image: "Image.Image", name: str) -> Picture:
+def _picture(image: "Image.Image") -> Picture:
     icc, dpi, orientation = _icc(image), _dpi(image), _orientation(image)
     image = _to_plain_mode(image, icc)
     samples = np.asarray(image)
@@ -219,7 +246,7 @@ def _picture(image: "Image.Image", name: str) -> Picture:
     grey = image.mode in ("L", "LA", "I;16")
     if icc is not None and icc[16:20] != (b"GRAY" if grey else b"RGB "):
         icc = None
-    picture = Picture(rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc, dpi=dpi, name=name)
+    picture = Picture(rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc, dpi=dpi)
     return _upright(picture, orientation)
 
 
@@ -280,9 +307,27 @@ def _dpi(image: "Image.Image") -> tuple[float, float] | None:
 
 def _orientation(image: "Image.Image") -> int:
     try:
-        return int(image.getexif().get(0x0112, 1))
+        return int(image.getexif().get(ORIENTATION, 1))
     except Exception:  # a damaged EXIF block says nothing about the pixels
         return 1
+
+
+def _kept_exif(image: "Image.Image") -> bytes | None:
+    """The EXIF block to pass on: who, what, when, where and how, nothing of the stored pixels.
+
+    None where there is none, where it is damaged or too large for a JPEG segment.
+    """
+    try:
+        given, kept = image.getexif(), pillow().Exif()
+        kept.update({tag: given[tag] for tag in EXIF_KEPT if tag in given})
+        for group, left in ((EXIF_IFD, EXIF_IFD_LEFT), (GPS_IFD, ())):
+            inner = {tag: value for tag, value in given.get_ifd(group).items() if tag not in left}
+            if inner:
+                kept[group] = inner
+        block = kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
+    except Exception:  # a damaged EXIF block is not worth a picture
+        return None
+    return block if 0 < len(block) <= MOST_EXIF_BYTES else None
 
 
 def _upright(picture: Picture, orientation: int) -> Picture:

@@ -7,6 +7,7 @@ beside it, grey stays marked as grey, an ICC profile is kept, other metadata is 
 import re
 from pathlib import Path
 
+from superres.colour import to_srgb
 from superres.decoding import decode, inspect
 from superres.encoding import (
     LONGEST_SIDE,
@@ -31,6 +32,7 @@ from superres.picture import (
 )
 
 __all__ = [
+    "FORMAT_SUFFIXES",
     "LONGEST_SIDE",
     "OUTPUT_FORMATS",
     "PICTURE_SUFFIXES",
@@ -52,11 +54,27 @@ __all__ = [
     "inspect",
     "list_pictures",
     "read",
+    "to_srgb",
     "write",
 ]
 
-SUFFIX_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-PICTURE_SUFFIXES = (*SUFFIX_FORMATS, ".gif", ".tif", ".tiff", ".bmp")
+SUFFIX_FORMATS = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".avif": "avif",
+}
+FORMAT_SUFFIXES = {
+    "png": ".png",
+    "jpeg": ".jpg",
+    "webp": ".webp",
+    "tiff": ".tif",
+    "avif": ".avif",
+}
+PICTURE_SUFFIXES = (*SUFFIX_FORMATS, ".gif", ".bmp")
 
 
 def read(path: Path, limits: Limits = DEFAULT_LIMITS) -> Picture:

@@ -63,7 +63,8 @@ class Picture:
     """Upright pixels and what must survive the way through a model.
 
     `rgb_hwc` is (H, W, 3) uint8 or uint16, `alpha_hw` (H, W) of the same dtype or None; a grey
-    picture has equal channels and `grey` set; `dpi` is (horizontal, vertical).
+    picture has equal channels and `grey` set; `dpi` is (horizontal, vertical); `exif` is a TIFF
+    block without thumbnail, orientation or sizes, where its keeping was asked for.
     """
 
     rgb_hwc: Array
@@ -71,6 +72,7 @@ class Picture:
     grey: bool = False
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
+    exif: bytes | None = None
     name: str = ""
 
     @property

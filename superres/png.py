@@ -32,6 +32,7 @@ def encode_png(
     bit_depth: int,
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    exif: bytes | None = None,
 ) -> Iterator[bytes]:
     """Yield a PNG file piece by piece from stripes of rows, (rows, width, channels).
 
@@ -48,6 +49,8 @@ def encode_png(
     if dpi:
         per_metre = [round(value / METRES_PER_INCH) for value in dpi]
         yield chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
+    if exif:
+        yield chunk(b"eXIf", exif)
     deflater = fastest_deflater()
     bytes_per_pixel = channels * bit_depth // 8
     above = np.zeros(width * bytes_per_pixel, np.uint8)

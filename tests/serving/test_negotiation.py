@@ -11,7 +11,8 @@ from serving.negotiation import choose_format, content_disposition
     [
         ("webp", "image/png", "jpeg", "webp"),
         (None, "", "jpeg", "jpeg"),
-        (None, "", "tiff", "png"),
+        (None, "", "tiff", "tiff"),
+        (None, "", "bmp", "png"),
         (None, "*/*", "jpeg", "jpeg"),
         (None, "image/*", "webp", "webp"),
         (None, "*/*", "gif", "png"),
@@ -28,7 +29,7 @@ def test_format_beats_accept_beats_the_input(asked, accept, of_input, expected):
     assert choose_format(asked, accept, of_input) == expected
 
 
-@pytest.mark.parametrize("accept", ["text/html", "image/avif", "image/*;q=0", "application/json"])
+@pytest.mark.parametrize("accept", ["text/html", "image/jxl", "image/*;q=0", "application/json"])
 def test_accept_without_any_of_our_formats_is_refused(accept):
     with pytest.raises(NotAcceptable):
         choose_format(None, accept, "png")

@@ -203,7 +203,7 @@ def test_a_grey_profile_stays_off_a_colour_picture() -> None:
     assert decode(saved(Image.fromarray(colours()), icc_profile=grey_profile)).icc is None
 
 
-@pytest.mark.parametrize("format", ["GIF", "TIFF", "BMP", "WEBP"])
+@pytest.mark.parametrize("format", ["GIF", "TIFF", "BMP", "WEBP", "AVIF"])
 def test_content_decides_not_the_name(tmp_path: Path, format: str) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(saved(Image.fromarray(colours()), format))
