@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from superres.degrade.jpeg import compress
-from superres.measure import CROP_SIDE, FEATURES, SUMMARY, measure, summarise
+from superres.measure import CROP_SIDE, FEATURES, SUMMARY, examine, measure, summarise
 
 Pixels = np.ndarray
 
@@ -64,6 +64,28 @@ def test_blockiness_is_found_at_any_phase(photograph: Pixels) -> None:
     assert shifted == pytest.approx(measure(damaged)["blockiness"], rel=0.1)
 
 
+@pytest.mark.parametrize("quality", [15, 40, 60, 85])
+def test_the_quality_of_a_jpeg_is_read_from_its_pixels(photograph: Pixels, quality: int) -> None:
+    damaged = compress(photograph, quality)
+    assert examine(damaged)["jpeg_quality"] == pytest.approx(quality, abs=3)
+    assert examine(damaged[3:, 5:])["jpeg_quality"] == pytest.approx(quality, abs=3)
+
+
+def test_no_quality_is_read_from_what_was_no_jpeg(photograph: Pixels) -> None:
+    assert examine(photograph)["jpeg_quality"] == 100
+    assert examine(noisy(photograph, 10))["jpeg_quality"] == 100
+    assert examine(np.zeros((64, 64, 3), np.uint8))["jpeg_quality"] == 100
+
+
+def test_the_noise_floor_knows_noise_from_texture(photograph: Pixels) -> None:
+    texture = photograph.copy()
+    grain = np.random.default_rng(1).integers(0, 256, texture.shape, dtype=np.uint8)
+    texture[: texture.shape[0] // 2] = grain[: texture.shape[0] // 2]
+    assert examine(texture)["noise"] > 10
+    assert examine(texture)["noise_floor"] < 5
+    assert examine(noisy(photograph, 12))["noise_floor"] > 5.5
+
+
 @pytest.mark.parametrize(("level", "brightness"), [(0, 0.0), (128, 0.502), (255, 1.0)])
 def test_a_flat_picture(level: int, brightness: float) -> None:
     values = measure(np.full((64, 48, 3), level, np.uint8))
@@ -81,8 +103,8 @@ def test_sixteen_bits_measure_as_eight(photograph: Pixels) -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (9, 23), (CROP_SIDE + 40, 30)])
 def test_any_size_has_figures(size: tuple[int, int]) -> None:
-    values = measure(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
-    assert set(values) == set(FEATURES)
+    values = examine(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    assert set(values) == {*FEATURES, "jpeg_quality", "noise_floor"}
     assert all(np.isfinite(value) for value in values.values())
 
 

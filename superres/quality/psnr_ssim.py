@@ -1,54 +1,19 @@
-"""Scores that carry their protocol: two figures measured differently refuse to be compared."""
+"""PSNR and SSIM as the papers of super-resolution measure them."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from superres.errors import SharplineError
+from superres.quality.protocol import Protocol, require_same
 
 Array = NDArray[Any]
 
-SSIM_VARIANT = "gaussian-11-1.5"
 # ITU-R BT.601 luma of 8-bit studio range, the "Y channel" of super-resolution papers.
 LUMA = np.array([65.481, 128.553, 24.966])
 LUMA_OFFSET = 16.0
-
-
-class ProtocolMismatch(SharplineError):
-    """Two scores were measured in different ways."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Protocol:
-    """How a score is measured.
-
-    `border` pixels are cropped from every side of both pictures; `resampler` says how the
-    low-resolution input was made; `dataset` names the pictures.
-    """
-
-    dataset: str
-    scale: int
-    channel: Literal["y", "rgb"]
-    border: int
-    resampler: str = "matlab-bicubic"
-    ssim: str = SSIM_VARIANT
-    bit_depth: int = 8
-
-    def as_dict(self) -> dict[str, str | int]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "Protocol":
-        return cls(**value)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.dataset}, x{self.scale}, {self.channel.upper()}, border {self.border}, "
-            f"{self.resampler}, {self.bit_depth} bit"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +30,6 @@ class Score:
         return self.psnr - other.psnr
 
 
-def require_same(first: Protocol, second: Protocol) -> None:
-    """Raise ProtocolMismatch, naming each field that differs."""
-    different = [
-        f"{field.name} ({getattr(first, field.name)} against {getattr(second, field.name)})"
-        for field in fields(Protocol)
-        if getattr(first, field.name) != getattr(second, field.name)
-    ]
-    if different:
-        raise ProtocolMismatch(
-            "these scores were measured differently and cannot be compared: "
-            + ", ".join(different)
-            + "; measure both again under one protocol"
-        )
-
-
 def score(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> Score:
     """PSNR and SSIM of two (H, W, 3) pictures of the protocol's bit depth."""
     return Score(
@@ -91,7 +41,7 @@ def score(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> Score:
 
 def psnr(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
     """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    test, truth = _prepared(test_hwc, protocol), _prepared(truth_hwc, protocol)
+    test, truth = prepared(test_hwc, protocol), prepared(truth_hwc, protocol)
     return psnr_of_mse(float(np.mean((test - truth) ** 2)))
 
 
@@ -102,7 +52,7 @@ def psnr_of_mse(mse: float) -> float:
 
 def squared_error(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
     """Squared error per cropped pixel, averaged over channels: (H, W), on the 0 to 255 range."""
-    difference = _prepared(test_hwc, protocol) - _prepared(truth_hwc, protocol)
+    difference = prepared(test_hwc, protocol) - prepared(truth_hwc, protocol)
     return np.mean(difference**2, axis=2)
 
 
@@ -116,7 +66,7 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
         structural_similarity,  # pyright: ignore[reportUnknownVariableType]
     )
 
-    test, truth = _prepared(test_hwc, protocol), _prepared(truth_hwc, protocol)
+    test, truth = prepared(test_hwc, protocol), prepared(truth_hwc, protocol)
     if min(test.shape[:2]) < 11:
         raise SharplineError(
             f"SSIM needs at least 11x11 pixels inside the border crop of {protocol.border}; "
@@ -143,8 +93,8 @@ def luma(rgb_hwc_255: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.floor(rgb_hwc_255 @ LUMA / 255.0 + LUMA_OFFSET + 0.5)[..., None]
 
 
-def _prepared(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
-    """Cropped, on the 0 to 255 range, in the protocol's channel."""
+def prepared(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
+    """The picture cropped, on the 0 to 255 range, in the protocol's channel: (H, W, 1 or 3)."""
     values = picture_hwc.astype(np.float64)
     if protocol.bit_depth != 8:
         values *= 255.0 / (2**protocol.bit_depth - 1)

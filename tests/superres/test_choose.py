@@ -1,0 +1,148 @@
+"""`auto` takes the model that fits the input and says why; a better one need not be there."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superres.choose import SIGNS, TRAINED_FOR, Candidate, NoModelFits, Wanted, choose, rule_tables
+from superres.degrade import KINDS
+from superres.degrade.jpeg import compress
+from superres.measure import examine
+from superres.quality import Protocol
+
+CLEAN = {"jpeg_quality": 100.0, "noise_floor": 1.0, "blur": 0.25, "megapixels": 0.1}
+PROTOCOL = Protocol(dataset="held out", scale=4, channel="y", border=4)
+
+
+def model(name: str, degradation: str = "bicubic", **more) -> Candidate:
+    given = {"scale": 4, "task": "super-resolution", **more}
+    return Candidate(name=name, degradation=degradation, **given)
+
+
+BICUBIC = model("clean_x4")
+JPEG = model("jpeg_x4", "{bicubic: 1.0, bicubic_jpeg: 1.0}")
+REAL = model("real_x4", "{bicubic: 0.2, real_esrgan: 0.8}")
+ALL = (BICUBIC, JPEG, REAL)
+
+
+@pytest.mark.parametrize(
+    ("shown", "name"),
+    [
+        ({}, "clean_x4"),
+        ({"jpeg_quality": 40.0}, "jpeg_x4"),
+        ({"noise_floor": 12.0}, "real_x4"),
+        ({"jpeg_quality": 40.0, "noise_floor": 12.0}, "real_x4"),
+        ({"blur": 0.6}, "real_x4"),
+    ],
+)
+def test_the_specialist_for_what_is_found_is_taken(shown: dict, name: str) -> None:
+    for candidates in (ALL, ALL[::-1]):
+        choice = choose({**CLEAN, **shown}, Wanted(), candidates)
+        assert choice.model == name
+        assert name in choice.reason
+        assert all(feature in choice.reason for feature in shown)
+
+
+def test_without_a_specialist_the_best_there_is_says_what_is_lacking() -> None:
+    choice = choose({**CLEAN, "noise_floor": 12.0}, Wanted(), [BICUBIC, JPEG])
+    assert choice.model == "clean_x4"
+    assert "which was not trained for noisy input" in choice.reason
+
+
+def test_among_equals_the_better_on_one_protocol_is_taken() -> None:
+    worse = model("first_x4", psnr={PROTOCOL: 29.0})
+    better = model("second_x4", psnr={PROTOCOL: 30.0})
+    assert choose(CLEAN, Wanted(), [worse, better]).model == "second_x4"
+    # Figures of different protocols say nothing about each other: the first named is taken.
+    elsewhere = model("third_x4", psnr={replace(PROTOCOL, dataset="other"): 31.0})
+    assert choose(CLEAN, Wanted(), [worse, elsewhere]).model == "first_x4"
+
+
+def test_the_deadline_leaves_out_the_slow_and_at_worst_takes_the_fastest() -> None:
+    slow = model("slow_x4", psnr={PROTOCOL: 31.0}, seconds_per_megapixel=100.0)
+    fast = model("fast_x4", psnr={PROTOCOL: 30.0}, seconds_per_megapixel=10.0)
+    measured = {**CLEAN, "megapixels": 1.0}
+
+    def taken(deadline_seconds: float | None) -> tuple[str, str]:
+        choice = choose(measured, Wanted(deadline_seconds=deadline_seconds), [slow, fast])
+        return choice.model, choice.reason
+
+    assert taken(None)[0] == taken(100.0)[0] == "slow_x4"
+    name, reason = taken(20.0)
+    assert name == "fast_x4"
+    assert "slow_x4 would take longer than 20 s" in reason
+    name, reason = taken(1.0)
+    assert name == "fast_x4"
+    assert "fastest" in reason
+
+
+def test_an_unmeasured_model_is_not_held_to_be_slow() -> None:
+    new = model("new_x4", psnr={PROTOCOL: 31.0})
+    old = model("old_x4", psnr={PROTOCOL: 30.0}, seconds_per_megapixel=1.0)
+    assert choose(CLEAN, Wanted(deadline_seconds=0.5), [new, old]).model == "new_x4"
+
+
+@pytest.mark.parametrize(
+    ("megapixels", "asked", "name"),
+    [(0.1, None, "four"), (12.0, None, "two"), (12.0, 4, "four"), (0.1, 2, "two"), (0.1, 1, "one")],
+)
+def test_the_scale_is_as_asked_or_by_size(megapixels: float, asked: int | None, name: str) -> None:
+    candidates = [
+        model("one", "gaussian_noise", scale=1, task="denoise"),
+        model("two", scale=2),
+        model("four", scale=4),
+    ]
+    measured = {**CLEAN, "megapixels": megapixels}
+    assert choose(measured, Wanted(scale=asked), candidates).model == name
+
+
+def test_what_nobody_does_is_refused_with_what_there_is() -> None:
+    with pytest.raises(NoModelFits, match=r"of scale 3.*clean_x4 \(x4, super-resolution\)"):
+        choose(CLEAN, Wanted(scale=3), ALL)
+    with pytest.raises(NoModelFits, match=r"deblur.*real_x4"):
+        choose(CLEAN, Wanted(task="deblur"), ALL)
+    with pytest.raises(NoModelFits, match="none"):
+        choose(CLEAN, Wanted(), [])
+
+
+def test_a_bundle_is_a_candidate(tiny_bundle) -> None:
+    bundle = tiny_bundle()
+    candidate = Candidate.of(bundle.info, seconds_per_megapixel=2.0)
+    assert (candidate.name, candidate.scale, candidate.degradation) == ("compact_x2", 2, "bicubic")
+    assert choose(CLEAN, Wanted(), [candidate]).model == "compact_x2"
+
+
+def test_every_degradation_says_what_it_teaches() -> None:
+    assert set(TRAINED_FOR) == set(KINDS)
+    damages = {sign.damage for sign in SIGNS}
+    assert frozenset().union(*TRAINED_FOR.values()) == damages
+
+
+def test_the_documentation_shows_the_tables_as_they_are() -> None:
+    page = Path(__file__).parents[2] / "docs" / "evaluation.md"
+    assert rule_tables() in page.read_text()
+
+
+def test_a_photograph_shows_what_was_done_to_it() -> None:
+    skimage = pytest.importorskip("skimage.data")
+    from superres.resize import imresize
+
+    clean = imresize(skimage.astronaut(), scale=0.25)
+    noise = np.random.default_rng(0).normal(0, 14, clean.shape)
+    noisy = np.clip(clean + noise, 0, 255).astype(np.uint8)
+    for pixels, name in (
+        (clean, "clean_x4"),
+        (compress(clean, 40), "jpeg_x4"),
+        (compress(clean, 75)[3:, 5:], "jpeg_x4"),
+        (noisy, "real_x4"),
+    ):
+        assert choose(examine(pixels), Wanted(scale=4), ALL).model == name
+
+
+def test_choosing_needs_no_torch() -> None:
+    code = "import sys, superres.choose, superres.measure; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
