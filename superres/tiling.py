@@ -172,12 +172,19 @@ class Joiner:
         """Take the result of the tile at `index`; its halo is dropped here."""
         box, scale = self._plan.boxes[index], self._plan.scale
         edge = self._plan.halo * scale
-        core = result_hwc[edge : edge + box.height * scale, edge : edge + box.width * scale]
-        if core.shape[:2] != (box.height * scale, box.width * scale):
-            raise ValueError(f"tile {index} came back as {result_hwc.shape}, too small for {box}")
+        self.add_core(
+            index,
+            result_hwc[edge : edge + box.height * scale, edge : edge + box.width * scale],
+        )
+
+    def add_core(self, index: int, core_hwc: Array) -> None:
+        """Take a tile's result that has no halo any more: (box height, box width) * scale."""
+        box, scale = self._plan.boxes[index], self._plan.scale
+        if core_hwc.shape[:2] != (box.height * scale, box.width * scale):
+            raise ValueError(f"tile {index} came back as {core_hwc.shape}, too small for {box}")
         row, column = divmod(index, self._plan.columns)
         cores = self._pending.setdefault(row, [None] * self._plan.columns)
-        cores[column] = core
+        cores[column] = core_hwc
         done = [core for core in cores if core is not None]
         if len(done) == len(cores):
             self._finished[row] = np.concatenate(done, axis=1)

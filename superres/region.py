@@ -1,0 +1,173 @@
+"""A part of a picture that the model works on, while the rest is resampled.
+
+Inside the region the answer is the model's, value for value; outside it is the bicubic one; around
+it lies a strip of a few low-resolution pixels where the one passes into the other. Everything is
+done tile by tile, so that tiles away from the region never go to a model.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superres.errors import SharplineError
+from superres.resize import imresize, restore_dtype
+from superres.tiling import Box, TilePlan
+
+Array = NDArray[Any]
+Point = tuple[float, float]
+
+MOST_POINTS = 200
+FEATHER = 2  # LR pixels that the region grows by before its edge is softened by as many
+REACH = 2 * FEATHER + 2  # LR pixels from the region beyond which nothing of it is felt
+MARGIN = REACH + 2  # LR pixels around a tile that its mask and its bicubic pixels need
+
+
+class BadRegion(SharplineError):
+    """A region that cannot be understood or lies outside the picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """A polygon in pixels of the upright input; corners of pixels lie on whole numbers."""
+
+    points: tuple[Point, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Region":
+        """`x,y,w,h` for a rectangle, `x1,y1 x2,y2 x3,y3 ...` for a polygon. Raises BadRegion."""
+        try:
+            parts = [tuple(float(value) for value in part.split(",")) for part in text.split()]
+        except ValueError:
+            raise BadRegion(_HOW) from None
+        if not all(math.isfinite(value) and abs(value) <= 1e9 for part in parts for value in part):
+            raise BadRegion(_HOW)
+        if len(parts) == 1 and len(parts[0]) == 4:
+            x, y, width, height = parts[0]
+            if min(width, height) <= 0:
+                raise BadRegion("a rectangle needs a width and a height above 0")
+            right, bottom = x + width, y + height
+            return cls(points=((x, y), (right, y), (right, bottom), (x, bottom)))
+        if not 3 <= len(parts) <= MOST_POINTS or any(len(part) != 2 for part in parts):
+            raise BadRegion(_HOW)
+        return cls(points=tuple((x, y) for x, y in parts))
+
+    def scaled(self, factor: float) -> "Region":
+        """The same region of a picture whose sides are `factor` times as long."""
+        return Region(points=tuple((x * factor, y * factor) for x, y in self.points))
+
+    def require_inside(self, height: int, width: int) -> None:
+        """Raise BadRegion where no pixel of a picture of this size lies in the region."""
+        whole = Box(top=0, left=0, height=height, width=width)
+        left, top, right, bottom = self.bounds
+        if left >= width or top >= height or right <= 0 or bottom <= 0:
+            raise BadRegion(
+                f"the region lies outside the picture, which has {width:,}x{height:,} pixels"
+            )
+        inner = Box(
+            top=max(0, math.floor(top)),
+            left=max(0, math.floor(left)),
+            height=math.ceil(min(bottom, whole.height)) - max(0, math.floor(top)),
+            width=math.ceil(min(right, whole.width)) - max(0, math.floor(left)),
+        )
+        if not self.drawn(inner).any():
+            raise BadRegion("the region holds no pixel of the picture")
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, top, right, bottom."""
+        across, down = zip(*self.points, strict=True)
+        return min(across), min(down), max(across), max(down)
+
+    def near(self, box: Box) -> bool:
+        """Whether the region's bounding box comes within reach of `box`."""
+        left, top, right, bottom = self.bounds
+        return (
+            left - REACH < box.left + box.width
+            and right + REACH > box.left
+            and top - REACH < box.top + box.height
+            and bottom + REACH > box.top
+        )
+
+    def drawn(self, box: Box) -> Array:
+        """(box.height, box.width) uint8: 255 where a pixel's centre lies in the region, else 0.
+
+        A row's pixels turn from outside to inside at every edge left of them (even-odd rule).
+        """
+        turns = np.zeros((box.height, box.width + 1), np.uint8)
+        down = np.arange(box.height) + box.top + 0.5
+        for (x1, y1), (x2, y2) in zip(self.points, self.points[1:] + self.points[:1], strict=True):
+            rows = np.flatnonzero((down >= min(y1, y2)) & (down < max(y1, y2)))
+            across = x1 + (down[rows] - y1) / (y2 - y1) * (x2 - x1) if rows.size else down[:0]
+            columns = np.clip(np.ceil(across - box.left - 0.5), 0, box.width).astype(np.intp)
+            turns[rows, columns] ^= 1
+        return np.bitwise_xor.accumulate(turns, axis=1)[:, :-1] * np.uint8(255)
+
+    def mask(self, box: Box, scale: int) -> Array:
+        """(box.height * scale, box.width * scale) uint8: 255 model, 0 bicubic, between around."""
+        from PIL import Image, ImageFilter
+
+        wide = Box(
+            top=box.top - MARGIN,
+            left=box.left - MARGIN,
+            height=box.height + 2 * MARGIN,
+            width=box.width + 2 * MARGIN,
+        )
+        grown = Image.fromarray(self.drawn(wide)).filter(
+            ImageFilter.MaxFilter(2 * (FEATHER + 1) + 1)
+        )
+        soft = grown.filter(ImageFilter.BoxBlur(FEATHER))
+        large = soft.resize((wide.width * scale, wide.height * scale), Image.Resampling.BILINEAR)
+        edge = MARGIN * scale
+        return np.asarray(large)[edge:-edge, edge:-edge]
+
+
+_HOW = (
+    "region must be 'x,y,width,height' or three to "
+    f"{MOST_POINTS} corners 'x1,y1 x2,y2 x3,y3', in pixels of the upright picture"
+)
+
+
+class RegionPainter:
+    """Puts the tiles of one picture together from the model's pixels and bicubic ones.
+
+    A core is a tile without its halo, (box.height * scale, box.width * scale, 3). Every method may
+    be called from any thread, in any order.
+    """
+
+    def __init__(self, region: Region, rgb_hwc: Array, tile_plan: TilePlan) -> None:
+        self._region = region
+        self._rgb_hwc = rgb_hwc
+        self._plan = tile_plan
+
+    def wants(self, index: int) -> bool:
+        """Whether any pixel of the tile comes from the model."""
+        box = self._plan.boxes[index]
+        return self._region.near(box) and bool(self._mask(box).any())
+
+    def resampled(self, index: int) -> Array:
+        """The core as the bicubic enlargement of the whole picture has it."""
+        box, scale = self._plan.boxes[index], self._plan.scale
+        height, width = self._rgb_hwc.shape[:2]
+        top, left = max(0, box.top - MARGIN), max(0, box.left - MARGIN)
+        bottom = min(height, box.top + box.height + MARGIN)
+        right = min(width, box.left + box.width + MARGIN)
+        large = imresize(self._rgb_hwc[top:bottom, left:right], scale=scale)
+        rows = slice((box.top - top) * scale, (box.top - top + box.height) * scale)
+        columns = slice((box.left - left) * scale, (box.left - left + box.width) * scale)
+        return np.ascontiguousarray(large[rows, columns])
+
+    def blended(self, index: int, core_hwc: Array) -> Array:
+        """The model's core with whatever lies outside the region replaced by bicubic pixels."""
+        mask = self._mask(self._plan.boxes[index])
+        if mask.min() == 255:
+            return core_hwc
+        around = self.resampled(index).astype(np.float32)
+        share = (mask / np.float32(255.0))[..., None]
+        mixed = around + share * (core_hwc.astype(np.float32) - around)
+        return restore_dtype(mixed, core_hwc.dtype)
+
+    def _mask(self, box: Box) -> Array:
+        return self._region.mask(box, self._plan.scale)

@@ -1,0 +1,104 @@
+"""A region's pixels are the model's, the rest is bicubic, and tiles do not show."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from superres.region import REACH, BadRegion, Region, RegionPainter
+from superres.resize import imresize
+from superres.tiling import Box, Geometry, Joiner, plan
+
+GEOMETRY = Geometry(scale=2, halo=4, buckets=((24, 24),))
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def painted(rgb_hwc, region, geometry=GEOMETRY):
+    """The whole answer where the model answers 255 everywhere, and how many tiles it was asked."""
+    tile_plan = plan(*rgb_hwc.shape[:2], geometry)
+    painter, joiner, asked = RegionPainter(region, rgb_hwc, tile_plan), Joiner(tile_plan), 0
+    for index, box in enumerate(tile_plan.boxes):
+        if painter.wants(index):
+            asked += 1
+            model = np.full((box.height * 2, box.width * 2, 3), 255, rgb_hwc.dtype)
+            joiner.add_core(index, painter.blended(index, model))
+        else:
+            joiner.add_core(index, painter.resampled(index))
+    return joiner.result(), asked
+
+
+def test_rectangle_is_the_models_inside_and_bicubic_outside():
+    rgb_hwc = noise(60, 80) // 2
+    answer, asked = painted(rgb_hwc, Region.parse("20,10,24,16"))
+    bicubic = imresize(rgb_hwc, scale=2)
+    assert (answer[20:52, 40:88] == 255).all()
+    far = np.ones(answer.shape[:2], bool)
+    far[2 * (10 - REACH) : 2 * (26 + REACH), 2 * (20 - REACH) : 2 * (44 + REACH)] = False
+    np.testing.assert_array_equal(answer[far], bicubic[far])
+    between = answer[30, 40 - 2 * REACH : 41].astype(int).mean(axis=-1)
+    assert bicubic.max() < between[-2] <= 255
+    assert asked < len(plan(60, 80, GEOMETRY).boxes)
+
+
+@given(
+    height=st.integers(1, 50),
+    width=st.integers(1, 50),
+    points=st.lists(st.tuples(st.floats(-10, 60), st.floats(-10, 60)), min_size=3, max_size=7),
+    seed=st.integers(0, 9),
+)
+def test_tiles_make_no_difference_to_a_polygon(height, width, points, seed):
+    rgb_hwc, region = noise(height, width, seed), Region(points=tuple(points))
+    tiled, _ = painted(rgb_hwc, region)
+    whole, _ = painted(rgb_hwc, region, Geometry(scale=2, halo=4, buckets=((64, 64),)))
+    np.testing.assert_array_equal(tiled, whole)
+    inside = region.drawn(Box(top=0, left=0, height=height, width=width)).repeat(2, 0).repeat(2, 1)
+    assert (tiled[inside == 255] == 255).all()
+
+
+@given(st.lists(st.tuples(st.integers(-5, 25), st.integers(-5, 25)), min_size=3, max_size=6))
+def test_polygon_holds_the_pixels_whose_centres_it_surrounds(points):
+    drawn = Region(points=tuple(points)).drawn(Box(top=0, left=0, height=20, width=20))
+    for row, column in ((0, 0), (10, 10), (3, 17), (19, 19)):
+        x, y, inside = column + 0.5, row + 0.5, False
+        for (x1, y1), (x2, y2) in zip(points, points[1:] + points[:1], strict=True):
+            if (y1 > y) != (y2 > y) and x > x1 + (y - y1) / (y2 - y1) * (x2 - x1):
+                inside = not inside
+        assert (drawn[row, column] == 255) == inside
+
+
+def test_region_over_everything_is_the_models_alone():
+    answer, _ = painted(noise(30, 30), Region.parse("-5,-5,1000,1e6"))
+    assert (answer == 255).all()
+
+
+def test_deep_pictures_keep_their_bits():
+    rgb_hwc = noise(30, 30).astype(np.uint16) * 200
+    answer, _ = painted(rgb_hwc, Region.parse("0,0 10,0 10,10 0,10"))
+    assert answer.dtype == np.uint16
+    np.testing.assert_array_equal(answer[40:, 40:], imresize(rgb_hwc, scale=2)[40:, 40:])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "1,2,3", "1,2 3,4", "a,b,c,d", "nan,0,1,1", "1,2,inf,4", "0,0,0,5", "1e30,0,1,1"),
+        *("1,2 3,4 5,6,7", " ".join(["1,2"] * 201)),
+    ],
+)
+def test_text_that_is_no_region_is_refused(text):
+    with pytest.raises(BadRegion):
+        Region.parse(text)
+
+
+@pytest.mark.parametrize("text", ["50,0,10,10", "-20,-20,10,10", "3.1,3.1,0.2,0.2", "0,0 5,5 9,9"])
+def test_region_without_a_pixel_of_the_picture_is_refused(text):
+    with pytest.raises(BadRegion, match="pixel"):
+        Region.parse(text).require_inside(30, 40)
+    Region.parse("39,29,50,50").require_inside(30, 40)
+
+
+def test_region_follows_a_picture_that_was_shrunk():
+    assert Region.parse("10,20,30,40").scaled(0.5) == Region.parse("5,10,15,20")
