@@ -2,11 +2,15 @@
 
 from airflow.sdk import Asset, AssetWatcher
 
-from pipelines.triggers import PrometheusAlertTrigger
+from pipelines.triggers import FolderTrigger, PrometheusAlertTrigger
 
 RETRAIN = Asset(
     "sharpline://alert/retrain",
     watchers=[AssetWatcher(name="prometheus", trigger=PrometheusAlertTrigger())],
+)
+PICTURES = Asset(
+    "sharpline://source/pictures",
+    watchers=[AssetWatcher(name="folders", trigger=FolderTrigger())],
 )
 PAIRS = Asset("sharpline://dataset/pairs")
 CANDIDATES = Asset("sharpline://models/candidates")

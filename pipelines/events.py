@@ -4,8 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-PERSON, SCHEDULE, ALERT = "person", "schedule", "alert"
-STARTED_BY = {"scheduled": SCHEDULE, "backfill": SCHEDULE, "asset_triggered": ALERT}
+PERSON, SCHEDULE, ALERT, PICTURES = "person", "schedule", "alert", "pictures"
+BY_ASSET = "asset_triggered"
+STARTED_BY = {"scheduled": SCHEDULE, "backfill": SCHEDULE}
+
+USUAL_DEGRADATION = "bicubic_jpeg"
+# What training pictures must show more of when an alert names a feature of live pictures.
+DAMAGE = {
+    "noise": ("gaussian_noise", "iso_noise", "poisson_noise"),
+    "blur": ("defocus", "motion"),
+    "blockiness": ("jpeg",),
+}
 
 
 class Event(Protocol):
@@ -22,19 +31,36 @@ class Training:
     reason_against: str | None = None
 
 
-def started_by(run_type: str) -> str:
-    """Who started a `build_pairs` run: a person, the schedule, or an alert."""
+def started_by(run_type: str, alerts: Sequence[Event]) -> str:
+    """Who started a `build_pairs` run: a person, the schedule, an alert, or new pictures."""
+    if run_type == BY_ASSET:
+        return ALERT if alerts else PICTURES
     return STARTED_BY.get(run_type, PERSON)
+
+
+def degradation_for(asked: str, alerts: Sequence[Event]) -> str:
+    """The degradation that a run was asked for, mixed with the damage that alerts name.
+
+    Half of the pairs stay as they were asked for, so that a model does not forget them; the other
+    half is shared equally by the kinds of damage. Nothing is mixed in where no alert names a
+    feature in DAMAGE, or where a mix was asked for.
+    """
+    features = {alert["labels"].get("feature") for event in alerts for alert in alerts_in(event)}
+    kinds = sorted({kind for feature in features for kind in DAMAGE.get(feature, ())} - {asked})
+    if not kinds or asked.lstrip().startswith("{"):
+        return asked
+    weights = [f"{asked}: {len(kinds)}", *(f"{kind}: 1" for kind in kinds)]
+    return "{" + ", ".join(weights) + "}"
 
 
 def dataset_extra(
     result: Mapping[str, Any], run_type: str, alerts: Sequence[Event]
 ) -> dict[str, Any]:
     """The metadata of a dataset event: what was built, for whom, and the alerts that asked."""
-    fields = ("dataset", "path", "pairs", "licences", "unchanged")
+    fields = ("dataset", "path", "pairs", "licences", "unchanged", "left_out")
     asked = [alert for event in alerts for alert in alerts_in(event)]
     return {name: result[name] for name in fields} | {
-        "started_by": started_by(run_type),
+        "started_by": started_by(run_type, alerts),
         "alerts": asked,
     }
 

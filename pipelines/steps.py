@@ -18,6 +18,7 @@ from superres.environment import state_folder
 
 STARTERS = Path(__file__).resolve().parent.parent / "models"
 TAIL_LINES = 25
+WRONG_WORDS = 2  # the exit code of a command that was asked for something it does not have
 PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,10 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 class StepFailed(RuntimeError):
     """A command failed; the message ends with the end of its log."""
+
+
+class WrongWords(StepFailed):
+    """A command was asked for something that there is not; asking again changes nothing."""
 
 
 def step(
@@ -38,7 +43,7 @@ def step(
 
     The command stays in this task's process group and dies with the task, so that killing the
     task leaves nothing behind. An exit code in `verdict_codes` is an answer where a JSON object
-    comes with it (a gate refuses with 1); anything else raises StepFailed.
+    comes with it (a gate refuses with 1); 2 raises WrongWords, anything else StepFailed.
     """
     environment = os.environ if environment is None else environment
     argv = [*(command or [sharpline(environment)]), *map(str, words), "--json"]
@@ -60,6 +65,23 @@ def step(
             _end(process)
         answer.seek(0)
         return _result(argv, code, answer.read().decode(errors="replace"), tail, verdict_codes)
+
+
+def fetch_source(name: str, mirror: str | None) -> dict[str, Any]:
+    """Fetch a source of the catalogue, from `mirror` where one is given."""
+    return step("data", "fetch", name, *(("--mirror", mirror) if mirror else ()))
+
+
+def plan_pairs(
+    sources: Sequence[str], degrade: str, parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Plan a dataset of `sources`, with scale, draws and split of a `build_pairs` run."""
+    first, *others = sources
+    also = [word for other in others for word in ("--also", other)]
+    names = {"scale": "--scale", "draws": "--draws", "split_every": "--split-every"}
+    options = [word for name, option in names.items() for word in (option, parameters[name])]
+    out = ("--out", state_folder() / "datasets")
+    return step("data", "plan", first, *also, "--degrade", degrade, *options, *out)
 
 
 def fine_tune(recipe: str, data: str, profile: str) -> dict[str, Any]:
@@ -110,7 +132,8 @@ def _result(
     if code == 0:
         raise StepFailed(f"{' '.join(argv)} ended well but printed no result")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit {code}"
-    raise StepFailed("\n".join([f"{' '.join(argv)} {how}", *tail]))
+    failure = WrongWords if code == WRONG_WORDS else StepFailed
+    raise failure("\n".join([f"{' '.join(argv)} {how}", *tail]))
 
 
 def _last_object(output: str) -> dict[str, Any] | None:

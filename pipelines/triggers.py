@@ -1,21 +1,23 @@
-"""A firing alert becomes an asset event, once per activation: the trigger that cannot storm."""
+"""What happens outside becomes an asset event, once: a firing alert, pictures in a folder."""
 
 import asyncio
 import hashlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import httpx
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
+from pipelines.folders import Content, Rest, watched_contents
+from pipelines.ledger import A, Ledger
+from superres.environment import state_folder
+
 URL_VARIABLE = "SHARPLINE_PROMETHEUS_URL"
-STORE_KEY = "retrained"
-DAY_SECONDS = 24 * 3600.0
-REMEMBER_SECONDS = 30 * DAY_SECONDS
 LONGEST_BACKOFF_SECONDS = 300.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 
@@ -47,45 +49,60 @@ class Alert:
         }
 
 
-@dataclass(slots=True, kw_only=True)
-class Ledger:
-    """Which activations already asked for a retraining, and how soon the next may."""
+class AskingTrigger(BaseEventTrigger):
+    """Asks for a run once for each key, within a cooldown and a day's budget.
 
-    cooldown_seconds: float
-    max_per_day: int
-    asked: dict[str, float] = field(default_factory=dict)  # activation key: unix seconds
+    The ledger lives in Airflow's asset state store, so a restarted or moved triggerer does not ask
+    twice. It is written before the event is handed over: a crash between the two loses one event
+    rather than starting a second run.
+    """
 
-    def due(self, alerts: Iterable[Alert], now: float) -> list[Alert]:
-        """The alerts that may ask now, entered as having asked.
+    store_key: ClassVar[str]
+    options: ClassVar[tuple[str, ...]]
 
-        An activation that comes within the cooldown or beyond the day's budget is not lost: it
-        asks later, if it is still firing then. Alerts that are due together ask together.
-        """
-        alerts = list(alerts)
-        firing = {alert.key for alert in alerts}
-        self.asked = {
-            key: at
-            for key, at in self.asked.items()
-            if key in firing or now - at < REMEMBER_SECONDS
-        }
-        times = set(self.asked.values())
-        if times and now - max(times) < self.cooldown_seconds:
-            return []
-        if sum(now - at < DAY_SECONDS for at in times) >= self.max_per_day:
-            return []
-        fresh = [alert for alert in alerts if alert.key not in self.asked]
-        self.asked |= {alert.key: now for alert in fresh}
-        return fresh
+    def __init__(self, *, cooldown_seconds: float, max_per_day: int) -> None:
+        super().__init__()
+        self.cooldown_seconds = cooldown_seconds
+        self.max_per_day = max_per_day
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        names = (*self.options, "cooldown_seconds", "max_per_day")
+        path = f"{type(self).__module__}.{type(self).__qualname__}"
+        return path, {name: getattr(self, name) for name in names}
+
+    async def due(self, polls: AsyncIterator[list[A]]) -> AsyncIterator[list[A]]:
+        """Of what each poll found, that which may ask now, where there is any."""
+        ledger = Ledger(
+            cooldown_seconds=self.cooldown_seconds,
+            max_per_day=self.max_per_day,
+            asked=await self._remembered(),
+        )
+        async for found in polls:
+            due = ledger.due(found, time.time())
+            if due:
+                await self._remember(ledger)
+                yield due
+
+    async def _remembered(self) -> dict[str, float]:
+        if self.asset_state_store is None:
+            return {}
+        stored = await self.asset_state_store.aget(self.store_key, {})
+        return dict(stored)  # pyright: ignore  the store holds what _remember wrote
+
+    async def _remember(self, ledger: Ledger) -> None:
+        if self.asset_state_store is not None:
+            await self.asset_state_store.aset(self.store_key, dict(ledger.asked))
 
 
-class PrometheusAlertTrigger(BaseEventTrigger):
+class PrometheusAlertTrigger(AskingTrigger):
     """Watches Prometheus for firing alerts that carry `action="retrain"`.
 
-    Pending and resolved alerts never fire it. The ledger lives in Airflow's asset state store, so
-    a restarted or moved triggerer does not ask twice. It is written before the event is handed
-    over: a crash between the two loses one event (the alert still reaches people through
-    Alertmanager) rather than starting a second training.
+    Pending and resolved alerts never fire it. An alert whose event was lost in a crash still
+    reaches people through Alertmanager.
     """
+
+    store_key = "retrained"
+    options = ("url", "action", "poll_seconds")
 
     def __init__(
         self,
@@ -96,17 +113,10 @@ class PrometheusAlertTrigger(BaseEventTrigger):
         cooldown_seconds: float = 6 * 3600.0,
         max_per_day: int = 2,
     ) -> None:
-        super().__init__()
+        super().__init__(cooldown_seconds=cooldown_seconds, max_per_day=max_per_day)
         self.url = url
         self.action = action
         self.poll_seconds = poll_seconds
-        self.cooldown_seconds = cooldown_seconds
-        self.max_per_day = max_per_day
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        names = ("url", "action", "poll_seconds", "cooldown_seconds", "max_per_day")
-        path = f"{type(self).__module__}.{type(self).__qualname__}"
-        return path, {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yield one event for each set of alerts that is due; the address may come from the
@@ -116,17 +126,9 @@ class PrometheusAlertTrigger(BaseEventTrigger):
             self.log.info("%s is not set: there are no alerts to watch", URL_VARIABLE)
             await asyncio.Event().wait()
             return
-        ledger = Ledger(
-            cooldown_seconds=self.cooldown_seconds,
-            max_per_day=self.max_per_day,
-            asked=await self._remembered(),
-        )
         async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_SECONDS) as client:
-            async for alerts in self._polls(client):
-                due = ledger.due(alerts, time.time())
-                if due:
-                    await self._remember(ledger)
-                    yield TriggerEvent({"alerts": [alert.as_dict() for alert in due]})
+            async for alerts in self.due(self._polls(client)):
+                yield TriggerEvent({"alerts": [alert.as_dict() for alert in alerts]})
 
     async def _polls(self, client: httpx.AsyncClient) -> AsyncIterator[list[Alert]]:
         wait_seconds = self.poll_seconds
@@ -147,15 +149,44 @@ class PrometheusAlertTrigger(BaseEventTrigger):
                 yield alerts
             await asyncio.sleep(wait_seconds)
 
-    async def _remembered(self) -> dict[str, float]:
-        if self.asset_state_store is None:
-            return {}
-        stored = await self.asset_state_store.aget(STORE_KEY, {})
-        return dict(stored)  # pyright: ignore  the store holds what _remember wrote
 
-    async def _remember(self, ledger: Ledger) -> None:
-        if self.asset_state_store is not None:
-            await self.asset_state_store.aset(STORE_KEY, dict(ledger.asked))
+class FolderTrigger(AskingTrigger):
+    """Watches the folders of sources that were added with `--watch` for new pictures.
+
+    It asks once for each content that has come to rest: a folder into which pictures are still
+    being copied waits until nothing about it changed for `settle_seconds`. The content that a
+    folder has when it is first watched asks too.
+    """
+
+    store_key = "built"
+    options = ("state", "poll_seconds", "settle_seconds")
+
+    def __init__(
+        self,
+        *,
+        state: str | None = None,
+        poll_seconds: float = 10.0,
+        settle_seconds: float = 30.0,
+        cooldown_seconds: float = 3600.0,
+        max_per_day: int = 4,
+    ) -> None:
+        super().__init__(cooldown_seconds=cooldown_seconds, max_per_day=max_per_day)
+        self.state = state
+        self.poll_seconds = poll_seconds
+        self.settle_seconds = settle_seconds
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yield one event for the folders that are due; the state folder is the triggerer's."""
+        async for contents in self.due(self._polls()):
+            yield TriggerEvent({"folders": [content.as_dict() for content in contents]})
+
+    async def _polls(self) -> AsyncIterator[list[Content]]:
+        state = Path(self.state) if self.state else state_folder()
+        rest = Rest(settle_seconds=self.settle_seconds)
+        while True:
+            contents = await asyncio.to_thread(watched_contents, state)
+            yield rest.settled(contents, time.monotonic())
+            await asyncio.sleep(self.poll_seconds)
 
 
 async def firing_alerts(client: httpx.AsyncClient, action: str) -> list[Alert]:

@@ -1,36 +1,44 @@
-"""Pictures become a dataset of training pairs: twice a month, on a retraining alert, or by hand."""
+"""Pictures become a dataset of training pairs: on a schedule, an alert, new pictures, by hand."""
 
 from datetime import timedelta
 
-from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, Param, dag, task
+from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, dag, task
 
-from pipelines.assets import PAIRS, RETRAIN
-from pipelines.events import dataset_extra
-from pipelines.steps import step
-from superres.environment import state_folder
+from pipelines.assets import PAIRS, PICTURES, RETRAIN
+from pipelines.events import dataset_extra, degradation_for
+from pipelines.parameters import PAIR_PARAMETERS
+from pipelines.retries import FETCHED, RETRIED
+from pipelines.sources import choose_sources
+from pipelines.steps import fetch_source, plan_pairs, step
 
 TWICE_A_MONTH = CronTriggerTimetable("0 3 1,15 * *", timezone="UTC", run_immediately=timedelta(0))
 
 
 @dag(
-    schedule=AssetOrTimeSchedule(timetable=TWICE_A_MONTH, assets=[RETRAIN]),
+    schedule=AssetOrTimeSchedule(timetable=TWICE_A_MONTH, assets=RETRAIN | PICTURES),
     catchup=False,
     max_active_runs=1,
-    params={
-        "source": Param("sample", type="string", description="`sample` or a folder of pictures"),
-        "scale": Param(4, enum=[2, 3, 4]),
-        "degrade": Param("bicubic_jpeg", type="string"),
-    },
+    params=PAIR_PARAMETERS,
+    default_args=RETRIED,
     tags=["sharpline"],
 )
 def build_pairs():
     @task
-    def plan(params=None, ti=None):
-        recipe = ("--scale", params["scale"], "--degrade", params["degrade"])
-        out = ("--out", state_folder() / "datasets")
-        planned = step("data", "plan", params["source"], *recipe, *out)
+    def choose(params=None, ti=None):
+        sources = choose_sources(params, step("data", "list")["sources"])
+        ti.xcom_push("names", sources.names)
+        return sources.missing
+
+    @task(**FETCHED, map_index_template="{{ task.op_kwargs['name'] }}")
+    def fetch(name, params=None):
+        return fetch_source(name, params["mirror"])
+
+    @task(trigger_rule="none_failed")
+    def plan(names, params=None, triggering_asset_events=None, ti=None):
+        alerts = triggering_asset_events.get(RETRAIN, [])
+        planned = plan_pairs(names, degradation_for(params["degrade"], alerts), params)
         ti.xcom_push("path", planned["plan"])
-        return list(range(planned["shards"]))
+        return [] if planned["unchanged"] else list(range(planned["shards"]))
 
     @task
     def build_shard(path, shard):
@@ -42,9 +50,10 @@ def build_pairs():
         alerts = triggering_asset_events.get(RETRAIN, [])
         yield Metadata(PAIRS, dataset_extra(sealed, dag_run.run_type, alerts))
 
-    shards = plan()
-    built = build_shard.partial(path=shards["path"]).expand(shard=shards)
-    built >> seal(shards["path"])
+    missing = choose()
+    planned = plan(missing["names"])
+    fetch.expand(name=missing) >> planned
+    build_shard.partial(path=planned["path"]).expand(shard=planned) >> seal(planned["path"])
 
 
 build_pairs()

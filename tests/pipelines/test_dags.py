@@ -6,9 +6,23 @@ from types import SimpleNamespace
 import pytest
 
 import pipelines
+from pipelines import steps
 
 DAGS = Path(pipelines.__file__).parent / "dags"
-SEALED = {"dataset": "d1", "path": "/data/d1", "pairs": {}, "licences": [], "unchanged": False}
+SEALED = {
+    "dataset": "d1",
+    "path": "/data/d1",
+    "pairs": {"train": 9},
+    "licences": ["CC0-1.0"],
+    "unchanged": False,
+    "left_out": 2,
+}
+ASKED = {"source": "div2k", "also": ["mine"], "watched": True, "mirror": None} | {
+    "scale": 4,
+    "degrade": "bicubic_jpeg",
+    "draws": 1,
+    "split_every": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +50,7 @@ def commands(monkeypatch, tmp_path):
 @pytest.fixture
 def body(bag, commands, monkeypatch):
     """The function of a task, its commands going to the stand-in."""
+    monkeypatch.setattr(steps, "step", commands.step)
 
     def find(dag_id, task_id):
         function = bag.dags[dag_id].get_task(task_id).python_callable
@@ -64,14 +79,50 @@ def test_a_dag_file_is_a_drawing(path):
     assert len(path.read_text().splitlines()) < 60
 
 
-def test_pairs_are_built_on_schedule_on_alert_and_with_parameters(bag):
+def test_pairs_are_built_on_schedule_on_events_and_with_parameters(bag):
+    from airflow.sdk import AssetAny
+
     dag = bag.dags["build_pairs"]
     defaults = {name: dag.params[name] for name in dag.params}
-    assert defaults == {"source": "sample", "scale": 4, "degrade": "bicubic_jpeg"}
-    assert edges(dag) == {("plan", "build_shard"), ("plan", "seal"), ("build_shard", "seal")}
-    [alert] = dag.timetable.asset_condition.objects
-    assert alert.uri == "sharpline://alert/retrain"
-    assert [watcher.name for watcher in alert.watchers] == ["prometheus"]
+    assert defaults == ASKED | {"source": "sample", "also": []}
+    assert edges(dag) == {
+        ("choose", "fetch"),
+        ("choose", "plan"),
+        ("fetch", "plan"),
+        ("plan", "build_shard"),
+        ("plan", "seal"),
+        ("build_shard", "seal"),
+    }
+    watchers = {
+        asset.uri: [watcher.name for watcher in asset.watchers]
+        for asset in dag.timetable.asset_condition.objects
+    }
+    assert watchers == {
+        "sharpline://alert/retrain": ["prometheus"],
+        "sharpline://source/pictures": ["folders"],
+    }
+    assert isinstance(dag.timetable.asset_condition, AssetAny)
+
+
+@pytest.mark.parametrize("task_id", ["choose", "fetch", "plan", "build_shard", "seal"])
+def test_every_step_of_a_build_is_tried_again_but_for_wrong_words(bag, task_id):
+    from airflow.sdk import RetryAction
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    dag = DagSerialization.from_dict(DagSerialization.to_dict(bag.dags["build_pairs"]))
+    tried = dag.get_task(task_id)
+    assert tried.retries >= 3
+    assert tried.retry_exponential_backoff == 2.0
+    assert tried.max_retry_delay > tried.retry_delay
+    policy = bag.dags["build_pairs"].get_task(task_id).retry_policy
+    assert policy.evaluate(steps.WrongWords("no such source"), 1, 3).action == RetryAction.FAIL
+    assert policy.evaluate(steps.StepFailed("killed"), 1, 3).action == RetryAction.DEFAULT
+
+
+def test_a_fetch_waits_longer_for_the_network_to_come_back(bag):
+    fetch, seal = (bag.dags["build_pairs"].get_task(name) for name in ("fetch", "seal"))
+    assert fetch.retries > seal.retries
+    assert fetch.retry_delay > seal.retry_delay
 
 
 def test_one_failed_training_stops_neither_the_others_nor_the_announcement(bag):
@@ -83,29 +134,68 @@ def test_one_failed_training_stops_neither_the_others_nor_the_announcement(bag):
     assert "every_recipe_trained" in {task.task_id for task in dag.leaves}
 
 
-def test_planning_says_what_to_build_and_where(body, commands, tmp_path):
-    commands.answer = {"plan": "/plans/1", "shards": 3, "unchanged": False}
-    pushed = {}
-    plan = body("build_pairs", "plan")
-    shards = plan(
-        params={"source": "sample", "scale": 4, "degrade": "bicubic_jpeg"},
-        ti=SimpleNamespace(xcom_push=pushed.__setitem__),
+class Pushed(dict):
+    """What a task hands on beside what it returns."""
+
+    xcom_push = dict.__setitem__
+
+
+def listed(name, kind, *, there=True, watched=False):
+    return {"name": name, "kind": kind, "there": there, "watched": watched}
+
+
+def test_what_is_not_here_yet_is_fetched_first(body, commands):
+    sources = [listed("sample", "embedded"), listed("mine", "added", watched=True)]
+    commands.answer = {"sources": [*sources, listed("div2k", "catalogue", there=False)]}
+    pushed = Pushed()
+    assert body("build_pairs", "choose")(params=ASKED, ti=pushed) == ["div2k"]
+    assert pushed == {"names": ["div2k", "mine"]}
+    assert commands.words == [["data", "list"]]
+
+
+@pytest.mark.parametrize("mirror", [None, "http://mirror/div2k/"])
+def test_fetching_goes_to_the_mirror_that_was_named(body, commands, mirror):
+    body("build_pairs", "fetch")("div2k", params=ASKED | {"mirror": mirror})
+    expected = ["data", "fetch", "div2k"] + (["--mirror", mirror] if mirror else [])
+    assert commands.words == [expected]
+
+
+def planned(body, commands, *, unchanged=False, events=None):
+    commands.answer = {"plan": "/plans/1", "shards": 3, "unchanged": unchanged}
+    pushed = Pushed()
+    shards = body("build_pairs", "plan")(
+        ["div2k", "mine"], params=ASKED, triggering_asset_events=events or {}, ti=pushed
     )
-    assert shards == [0, 1, 2]
     assert pushed == {"path": "/plans/1"}
-    assert commands.words == [
-        [
-            "data",
-            "plan",
-            "sample",
-            "--scale",
-            "4",
-            "--degrade",
-            "bicubic_jpeg",
-            "--out",
-            str(tmp_path / "datasets"),
-        ],
-    ]
+    return shards
+
+
+def test_planning_says_what_to_build_and_where(body, commands, tmp_path):
+    assert planned(body, commands) == [0, 1, 2]
+    [words] = commands.words
+    assert words[:5] == ["data", "plan", "div2k", "--also", "mine"]
+    options = dict(zip(words[5::2], words[6::2], strict=True))
+    assert options == {
+        "--degrade": "bicubic_jpeg",
+        "--scale": "4",
+        "--draws": "1",
+        "--split-every": "0",
+        "--out": str(tmp_path / "datasets"),
+    }
+
+
+def test_an_unchanged_plan_builds_no_shard(body, commands):
+    assert planned(body, commands, unchanged=True) == []
+
+
+def test_an_alert_has_the_damage_that_it_names_built(body, commands):
+    from pipelines.assets import RETRAIN
+
+    alert = {"labels": {"feature": "blur"}, "value": "2"}
+    event = SimpleNamespace(extra={"payload": {"alerts": [alert]}})
+    planned(body, commands, events={RETRAIN: [event]})
+    [words] = commands.words
+    assert words[words.index("--degrade") + 1] == "{bicubic_jpeg: 2, defocus: 1, motion: 1}"
 
 
 def test_a_shard_is_built_from_the_plan(body, commands):
@@ -113,14 +203,20 @@ def test_a_shard_is_built_from_the_plan(body, commands):
     assert commands.words == [["data", "build", "--plan", "/plans/1", "--shard", "2"]]
 
 
-def test_sealing_announces_the_dataset_and_who_asked(body, commands):
+@pytest.mark.parametrize("asked_by", ["alert", "pictures"])
+def test_sealing_announces_the_dataset_and_who_asked(body, commands, asked_by):
+    from pipelines.assets import PICTURES, RETRAIN
+
     commands.answer = SEALED
-    seal = body("build_pairs", "seal")
-    run = SimpleNamespace(run_type="asset_triggered")
-    [metadata] = seal("/plans/1", dag_run=run, triggering_asset_events={})
+    event = SimpleNamespace(extra={})
+    [metadata] = body("build_pairs", "seal")(
+        "/plans/1",
+        dag_run=SimpleNamespace(run_type="asset_triggered"),
+        triggering_asset_events={{"alert": RETRAIN, "pictures": PICTURES}[asked_by]: [event]},
+    )
     assert metadata.asset.uri == "sharpline://dataset/pairs"
-    assert metadata.extra["path"] == "/data/d1"
-    assert metadata.extra["started_by"] == "alert"
+    assert metadata.extra == SEALED | {"started_by": asked_by, "alerts": []}
+    assert commands.words == [["data", "seal", "--plan", "/plans/1"]]
 
 
 def dataset_event(**extra):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import steps
-from pipelines.steps import StepFailed, champion_bundle, fine_tune, step
+from pipelines.steps import StepFailed, WrongWords, champion_bundle, fine_tune, step
 
 
 def run(code: str, *words, **options):
@@ -52,8 +52,14 @@ def test_a_failing_command_fails_with_the_end_of_its_log():
 
 
 def test_wrong_words_are_a_failure_even_where_a_refusal_is_an_answer():
-    with pytest.raises(StepFailed, match="failed with exit 2"):
+    with pytest.raises(WrongWords, match="failed with exit 2"):
         run("import sys; print('{}'); sys.exit(2)", verdict_codes=(0, 1))
+
+
+def test_only_wrong_words_are_beyond_another_try():
+    with pytest.raises(StepFailed) as failure:
+        run("import sys; sys.exit(3)")
+    assert not isinstance(failure.value, WrongWords)
 
 
 def test_a_refusal_with_its_json_is_a_verdict():

@@ -1,4 +1,4 @@
-"""A trigger that cannot storm: firing only, once per activation, cooldown, budget, restarts."""
+"""Triggers that cannot storm: firing alerts, folders at rest; once, cooldown, budget, restarts."""
 
 import asyncio
 import importlib
@@ -165,8 +165,12 @@ def test_without_an_address_the_trigger_waits(triggers, monkeypatch):
         asyncio.run(Watch(triggers.PrometheusAlertTrigger(), Store()).event(seconds=0.1))
 
 
-def test_it_serialises_to_what_makes_it_again(triggers):
-    trigger = triggers.PrometheusAlertTrigger(url="http://prometheus:9090", max_per_day=5)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("PrometheusAlertTrigger", {"url": "http://prometheus:9090"}), ("FolderTrigger", {})],
+)
+def test_it_serialises_to_what_makes_it_again(triggers, name, options):
+    trigger = getattr(triggers, name)(max_per_day=5, **options)
     path, options = trigger.serialize()
     module, name = path.rsplit(".", 1)
     again = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(options)))
@@ -204,3 +208,79 @@ def test_the_ledger_does_not_grow_for_ever(triggers):
     for day in range(90):
         ledger.due([alert(triggers, f"t{day}")], now=day * 24 * HOUR)
     assert len(ledger.asked) <= 31
+
+
+class Inbox:
+    """A watched folder with a picture in it, and how often triggers looked."""
+
+    def __init__(self, state, look):
+        self.state, self.folder, self.polls, self._look = state, state / "inbox", 0, look
+        self.folder.mkdir()
+        self.drop("a.png")
+        record = {"kind": "added", "folder": str(self.folder), "lr_folder": None, "watched": True}
+        place = state / "sources" / "inbox"
+        place.mkdir(parents=True)
+        (place / "source.json").write_text(json.dumps(record))
+
+    def drop(self, name):
+        (self.folder / name).write_bytes(b"a picture")
+
+    def look(self, state):
+        self.polls += 1
+        return self._look(state)
+
+
+@pytest.fixture
+def inbox(triggers, tmp_path, monkeypatch):
+    inbox = Inbox(tmp_path, triggers.watched_contents)
+    monkeypatch.setattr(triggers, "watched_contents", inbox.look)
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
+    return inbox
+
+
+def watch_folders(triggers, store=None, **options):
+    quick = {"poll_seconds": 0.01, "settle_seconds": 0.0, "cooldown_seconds": 0.0}
+    trigger = triggers.FolderTrigger(**quick | {"max_per_day": 100} | options)
+    return Watch(trigger, store or Store())
+
+
+def test_new_pictures_fire_once_and_a_restart_does_not_repeat_it(triggers, inbox):
+    async def scenario():
+        store = Store()
+        watching = watch_folders(triggers, store)
+        first = await watching.event()
+        inbox.drop("b.png")
+        second = await watching.event()
+        await watch_folders(triggers, store).silence(inbox)
+        return first, second
+
+    first, second = asyncio.run(scenario())
+    assert [folder["files"] for folder in first["folders"]] == [1]
+    [folder] = second["folders"]
+    assert (folder["source"], folder["folder"]) == ("inbox", str(inbox.folder))
+    assert folder["files"] == 2
+
+
+def test_pictures_that_are_still_coming_do_not_fire(triggers, inbox):
+    asyncio.run(watch_folders(triggers, settle_seconds=600).silence(inbox))
+
+
+def test_new_pictures_within_the_cooldown_wait(triggers, inbox):
+    async def scenario():
+        watching = watch_folders(triggers, cooldown_seconds=600.0)
+        await watching.event()
+        inbox.drop("b.png")
+        await watching.silence(inbox)
+
+    asyncio.run(scenario())
+
+
+def test_the_state_may_be_named(triggers, inbox, monkeypatch):
+    monkeypatch.delenv("SHARPLINE_STATE")
+    watching = watch_folders(triggers, state=str(inbox.state))
+    assert asyncio.run(watching.event())["folders"]
+
+
+def test_both_triggers_remember_in_places_of_their_own(triggers):
+    keys = {triggers.FolderTrigger.store_key, triggers.PrometheusAlertTrigger.store_key}
+    assert len(keys) == 2

@@ -1,0 +1,26 @@
+"""Which sources a `build_pairs` run reads, and which of them must be fetched first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """The sources of one run, each once, in the order of asking."""
+
+    names: list[str]
+    missing: list[str]  # known to the catalogue, and not fetched yet
+
+
+def choose_sources(parameters: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> Sources:
+    """The sources that a run's parameters ask for, out of what `sharpline data list` lists.
+
+    Watched ones join where the parameters say so. A name that is not listed is kept: planning
+    refuses it and says what to do.
+    """
+    watched = [entry["name"] for entry in listed if entry["watched"]]
+    asked = [parameters["source"], *parameters["also"], *(watched if parameters["watched"] else ())]
+    absent = {one["name"] for one in listed if one["kind"] == "catalogue" and not one["there"]}
+    names = list(dict.fromkeys(asked))
+    return Sources(names=names, missing=[name for name in names if name in absent])
