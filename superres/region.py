@@ -2,7 +2,7 @@
 
 Inside the region the answer is the model's, value for value; outside it is the bicubic one; around
 it lies a strip of a few low-resolution pixels where the one passes into the other. Everything is
-done tile by tile, so that tiles away from the region never go to a model.
+done box by box, so that tiles away from the region need not go to a model.
 """
 
 import math
@@ -13,16 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superres.errors import SharplineError
-from superres.resize import imresize, restore_dtype
-from superres.tiling import Box, TilePlan
+from superres.resize import restore_dtype
+from superres.tiling import Box
 
 Array = NDArray[Any]
 Point = tuple[float, float]
 
 MOST_POINTS = 200
+_HOW = (
+    "region must be 'x,y,width,height' or three to "
+    f"{MOST_POINTS} corners 'x1,y1 x2,y2 x3,y3', in pixels of the upright picture"
+)
 FEATHER = 2  # LR pixels that the region grows by before its edge is softened by as many
 REACH = 2 * FEATHER + 2  # LR pixels from the region beyond which nothing of it is felt
-MARGIN = REACH + 2  # LR pixels around a tile that its mask and its bicubic pixels need
+MARGIN = REACH + 2  # LR pixels around a box that its mask is made from
 
 
 class BadRegion(SharplineError):
@@ -81,15 +85,16 @@ class Region:
         across, down = zip(*self.points, strict=True)
         return min(across), min(down), max(across), max(down)
 
-    def near(self, box: Box) -> bool:
-        """Whether the region's bounding box comes within reach of `box`."""
+    def touches(self, box: Box) -> bool:
+        """Whether any pixel of the box in the answer comes from the model."""
         left, top, right, bottom = self.bounds
-        return (
+        near = (
             left - REACH < box.left + box.width
             and right + REACH > box.left
             and top - REACH < box.top + box.height
             and bottom + REACH > box.top
         )
+        return near and bool(self.mask(box, 1).any())
 
     def drawn(self, box: Box) -> Array:
         """(box.height, box.width) uint8: 255 where a pixel's centre lies in the region, else 0.
@@ -123,51 +128,12 @@ class Region:
         edge = MARGIN * scale
         return np.asarray(large)[edge:-edge, edge:-edge]
 
-
-_HOW = (
-    "region must be 'x,y,width,height' or three to "
-    f"{MOST_POINTS} corners 'x1,y1 x2,y2 x3,y3', in pixels of the upright picture"
-)
-
-
-class RegionPainter:
-    """Puts the tiles of one picture together from the model's pixels and bicubic ones.
-
-    A core is a tile without its halo, (box.height * scale, box.width * scale, 3). Every method may
-    be called from any thread, in any order.
-    """
-
-    def __init__(self, region: Region, rgb_hwc: Array, tile_plan: TilePlan) -> None:
-        self._region = region
-        self._rgb_hwc = rgb_hwc
-        self._plan = tile_plan
-
-    def wants(self, index: int) -> bool:
-        """Whether any pixel of the tile comes from the model."""
-        box = self._plan.boxes[index]
-        return self._region.near(box) and bool(self._mask(box).any())
-
-    def resampled(self, index: int) -> Array:
-        """The core as the bicubic enlargement of the whole picture has it."""
-        box, scale = self._plan.boxes[index], self._plan.scale
-        height, width = self._rgb_hwc.shape[:2]
-        top, left = max(0, box.top - MARGIN), max(0, box.left - MARGIN)
-        bottom = min(height, box.top + box.height + MARGIN)
-        right = min(width, box.left + box.width + MARGIN)
-        large = imresize(self._rgb_hwc[top:bottom, left:right], scale=scale)
-        rows = slice((box.top - top) * scale, (box.top - top + box.height) * scale)
-        columns = slice((box.left - left) * scale, (box.left - left + box.width) * scale)
-        return np.ascontiguousarray(large[rows, columns])
-
-    def blended(self, index: int, core_hwc: Array) -> Array:
-        """The model's core with whatever lies outside the region replaced by bicubic pixels."""
-        mask = self._mask(self._plan.boxes[index])
+    def blended(self, box: Box, scale: int, model_hwc: Array, around_hwc: Array) -> Array:
+        """The box of the answer from its two sources, (box.height, box.width) * scale, 3 each."""
+        mask = self.mask(box, scale)
         if mask.min() == 255:
-            return core_hwc
-        around = self.resampled(index).astype(np.float32)
+            return model_hwc
+        around = around_hwc.astype(np.float32)
         share = (mask / np.float32(255.0))[..., None]
-        mixed = around + share * (core_hwc.astype(np.float32) - around)
-        return restore_dtype(mixed, core_hwc.dtype)
-
-    def _mask(self, box: Box) -> Array:
-        return self._region.mask(box, self._plan.scale)
+        mixed = around + share * (model_hwc.astype(np.float32) - around)
+        return restore_dtype(mixed, model_hwc.dtype)

@@ -1,0 +1,76 @@
+"""What a client asked for beside the model, and what that does to a picture before the model."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from serving.errors import BadOptions
+from superres.image import LONGEST_SIDE, Picture, check_format_holds, to_srgb
+from superres.region import BadRegion, Region
+from superres.resize import imresize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """One picture's options; `shrink` multiplies the input's sides before the model, at most 1."""
+
+    format: str
+    quality: int = 95
+    icc: Literal["keep", "srgb"] = "keep"
+    keep_metadata: bool = False
+    region: Region | None = None
+    shrink: float = 1.0
+
+    def prepare(self, picture: Picture) -> Picture:
+        """The picture as the model gets it. Raises PictureError, or BadOptions for the region."""
+        check_format_holds(picture, self.format)
+        if self.region is not None:
+            try:
+                self.region.require_inside(picture.height, picture.width)
+            except BadRegion as error:
+                raise BadOptions(str(error)) from error
+        if self.icc == "srgb":
+            picture = to_srgb(picture)
+        return picture if self.shrink >= 1 else _shrunk(picture, self.shrink)
+
+    @property
+    def region_of_prepared(self) -> Region | None:
+        """The region in pixels of the prepared picture."""
+        return None if self.region is None else self.region.scaled(min(1.0, self.shrink))
+
+
+def parse_region(text: str | None) -> Region | None:
+    """The region that a client wrote. Raises BadOptions."""
+    if text is None:
+        return None
+    try:
+        return Region.parse(text)
+    except BadRegion as error:
+        raise BadOptions(f"region: {error}") from error
+
+
+def fitting_shrink(width: int, height: int, scale: int, format: str, max_pixels: int) -> float:
+    """What the input's sides must be multiplied by for the answer to fit; 1 where it fits as it is.
+
+    An answer fits with at most `max_pixels` pixels and sides that the format holds.
+    """
+    by_pixels = math.sqrt(max_pixels / (width * height)) / scale
+    by_side = LONGEST_SIDE[format] / (scale * max(width, height))
+    factor = min(by_pixels, by_side)
+    return 1.0 if factor >= 1 else math.nextafter(factor, 0.0)
+
+
+def shrunk_side(side: int, shrink: float) -> int:
+    """A side of the input after shrinking; never nothing."""
+    return side if shrink >= 1 else max(1, math.floor(side * shrink))
+
+
+def _shrunk(picture: Picture, shrink: float) -> Picture:
+    size = shrunk_side(picture.height, shrink), shrunk_side(picture.width, shrink)
+    alpha_hw = picture.alpha_hw
+    return replace(
+        picture,
+        rgb_hwc=imresize(picture.rgb_hwc, size=size),
+        alpha_hw=None if alpha_hw is None else imresize(alpha_hw, size=size),
+        dpi=None if picture.dpi is None else (picture.dpi[0] * shrink, picture.dpi[1] * shrink),
+    )
