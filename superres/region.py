@@ -106,7 +106,7 @@ class Region:
         for (x1, y1), (x2, y2) in zip(self.points, self.points[1:] + self.points[:1], strict=True):
             rows = np.flatnonzero((down >= min(y1, y2)) & (down < max(y1, y2)))
             across = x1 + (down[rows] - y1) / (y2 - y1) * (x2 - x1) if rows.size else down[:0]
-            columns = np.clip(np.ceil(across - box.left - 0.5), 0, box.width).astype(np.intp)
+            columns = np.clip(np.ceil(across - 0.5) - box.left, 0, box.width).astype(np.intp)
             turns[rows, columns] ^= 1
         return np.bitwise_xor.accumulate(turns, axis=1)[:, :-1] * np.uint8(255)
 

@@ -71,7 +71,7 @@ def test_polygon_holds_the_pixels_whose_centres_it_surrounds(points):
     for row, column in ((0, 0), (10, 10), (3, 17), (19, 19)):
         x, y, inside = column + 0.5, row + 0.5, False
         for (x1, y1), (x2, y2) in zip(points, points[1:] + points[:1], strict=True):
-            if (y1 > y) != (y2 > y) and x > x1 + (y - y1) / (y2 - y1) * (x2 - x1):
+            if (y1 > y) != (y2 > y) and x >= x1 + (y - y1) / (y2 - y1) * (x2 - x1):
                 inside = not inside
         assert (drawn[row, column] == 255) == inside
 
