@@ -11,12 +11,16 @@ from pathlib import Path
 import httpx
 
 import pipelines
+from sharpline.local.keeper import USUAL_GRACE, Grace
 from sharpline.local.processes import Service, Services
 from superres.files import write_json
 
 USER = "sharpline"
 DAGS = Path(pipelines.__file__).parent / "dags"
 MIGRATE_SECONDS = 180.0
+# Asked to end, the scheduler waits for its tasks, a training among them; so they are asked soon
+# too, and have the time then.
+SCHEDULER_GRACE = Grace(command_seconds=3.0, others_seconds=12.0)
 PARTS = {  # its log server would listen on every interface; the API server reads the files
     "api-server": (),
     "scheduler": ("--skip-serve-logs",),
@@ -60,8 +64,11 @@ class AirflowSite:
             "API__SECRET_KEY": self.api_secret,
             "API_AUTH__JWT_SECRET": self.jwt_secret,
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
+            # How often a worker looks whether its task is over: until then the slot is taken.
+            "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
             "DAG_PROCESSOR__PARSING_PROCESSES": 1,
-            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 300,
+            # A run that was given up is noticed only when its DAG's file is read again.
+            "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 20,
             "LOGGING__COLORED_CONSOLE_LOG": False,
         }
         named = {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
@@ -103,7 +110,12 @@ def start_parts(
     """Start the four processes; the first of them is the API server."""
     whole = {**environment, **site.environment()}
     return [
-        services.start(f"airflow-{part}", command(part, *options), environment=whole)
+        services.start(
+            f"airflow-{part}",
+            command(part, *options),
+            environment=whole,
+            grace=SCHEDULER_GRACE if part == "scheduler" else USUAL_GRACE,
+        )
         for part, options in PARTS.items()
     ]
 

@@ -13,23 +13,34 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-GRACE_SECONDS = 10.0
-STRAGGLER_SECONDS = 3.0
 KILL_SECONDS = 0.2  # until SIGKILL is sent again, to what was forked meanwhile
 ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grace:
+    """How long a command, and then whatever came of it, may take to end after SIGTERM."""
+
+    command_seconds: float = 10.0
+    others_seconds: float = 3.0
+
+
+USUAL_GRACE = Grace()
+
+
 class Keeper:
     """Owns one command and every process that comes of it."""
 
-    def __init__(self, command: list[str], lifeline_fd: int) -> None:
+    def __init__(self, command: list[str], lifeline_fd: int, grace: Grace) -> None:
         self.command = command
+        self.grace = grace
         self.lifeline_fd = lifeline_fd
         self.exit_code: int | None = None
         self._signals = _signal_pipe()
@@ -44,9 +55,9 @@ class Keeper:
 
     def _end(self) -> None:
         _send(signal.SIGTERM, [self.pid] if self.exit_code is None else [])
-        self._await(lambda: self.exit_code is not None, GRACE_SECONDS)
+        self._await(lambda: self.exit_code is not None, self.grace.command_seconds)
         _send(signal.SIGTERM, descendants(os.getpid()))
-        self._await(_nothing_left, STRAGGLER_SECONDS)
+        self._await(_nothing_left, self.grace.others_seconds)
         while not _nothing_left():
             _send(signal.SIGKILL, descendants(os.getpid()))
             self._await(_nothing_left, KILL_SECONDS)
@@ -121,10 +132,15 @@ def _send(number: signal.Signals, pids: Iterable[int]) -> None:
 
 
 def main() -> None:
-    """`keeper.py LIFELINE_FD COMMAND...`: exits with the command's code, 128 + n by signal n."""
+    """`keeper.py LIFELINE_FD COMMAND_SECONDS OTHERS_SECONDS COMMAND...`, the seconds of its Grace.
+
+    Exits with the command's code, 128 + n by signal n.
+    """
     lifeline_fd = int(sys.argv[1])
     os.set_inheritable(lifeline_fd, False)
-    code = Keeper(sys.argv[2:], lifeline_fd).run()
+    command_seconds, others_seconds = map(float, sys.argv[2:4])
+    grace = Grace(command_seconds=command_seconds, others_seconds=others_seconds)
+    code = Keeper(sys.argv[4:], lifeline_fd, grace).run()
     sys.exit(code if code >= 0 else 128 - code)
 
 

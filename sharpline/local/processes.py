@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Self
 
 from sharpline.local import keeper
+from sharpline.local.keeper import USUAL_GRACE, Grace
 from superres.errors import SharplineError
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 15
-STOP_SECONDS = keeper.GRACE_SECONDS + keeper.STRAGGLER_SECONDS + 5.0
+KEEPER_SECONDS = 5.0  # for a keeper to notice, to kill what is left, and to go
 
 
 class ServiceFailed(SharplineError):
@@ -31,6 +32,12 @@ class Service:
     name: str
     keeper: subprocess.Popen[bytes]
     log: Path
+    grace: Grace = USUAL_GRACE
+
+    @property
+    def stop_seconds(self) -> float:
+        """The longest that ending it can take."""
+        return self.grace.command_seconds + self.grace.others_seconds + KEEPER_SECONDS
 
     def await_ready(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
         """Return once `ready()`; raises ServiceFailed when the process ends or time is up."""
@@ -78,13 +85,19 @@ class Services:
         self.stop()
 
     def start(
-        self, name: str, command: Sequence[str | Path], *, environment: Mapping[str, str]
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        *,
+        environment: Mapping[str, str],
+        grace: Grace = USUAL_GRACE,
     ) -> Service:
         """Start `command` with exactly this environment; it logs to LOGS/NAME.log."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
         lifeline_fd = self._lifeline[0].fileno()
-        argv = [sys.executable, "-m", keeper.__name__, str(lifeline_fd), *map(str, command)]
+        argv = [sys.executable, "-m", keeper.__name__, str(lifeline_fd)]
+        argv += [str(grace.command_seconds), str(grace.others_seconds), *map(str, command)]
         with log.open("wb") as file:
             process = subprocess.Popen(
                 argv,
@@ -95,7 +108,7 @@ class Services:
                 pass_fds=[lifeline_fd],
                 start_new_session=True,
             )
-        service = Service(name=name, keeper=process, log=log)
+        service = Service(name=name, keeper=process, log=log, grace=grace)
         self.running.append(service)
         return service
 
@@ -133,10 +146,11 @@ class Services:
         with ignored(signal.SIGINT, signal.SIGTERM):
             for service in self.running:
                 service.keeper.terminate()
-            deadline = time.monotonic() + STOP_SECONDS
+            began = time.monotonic()
             for service in self.running:
+                left = began + service.stop_seconds - time.monotonic()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    service.keeper.wait(timeout=max(1.0, deadline - time.monotonic()))
+                    service.keeper.wait(timeout=max(1.0, left))
             self.running.clear()
             for end in self._lifeline:
                 end.close()

@@ -17,6 +17,7 @@ import httpx
 from pipelines.steps import STARTERS, StepFailed, step
 from sharpline.local import airflow, mlflow, monitoring
 from sharpline.local.airflow_api import AirflowApi
+from sharpline.local.keeper import Grace
 from sharpline.local.processes import Service, Services, choose_ports, interruptible
 from superres.errors import SharplineError
 from superres.files import file_lock
@@ -26,6 +27,7 @@ DAG_IDS = frozenset({"build_pairs", "finetune", "release"})
 NEEDED_BYTES = 2 * 1024**3
 READY_SECONDS = 240.0
 FOLLOW_SECONDS = 2
+SERVER_GRACE = Grace(command_seconds=50.0)  # it answers the pictures in flight first
 
 Tell = Callable[[str], None]
 
@@ -168,7 +170,7 @@ def _start_serving(stack: Stack) -> None:
     follow = [sharpline, "models", "follow", "--to", stack.models, "--every", str(FOLLOW_SECONDS)]
     serve = [sharpline, "serve", "--port", str(stack.ports.server), "--models", stack.models]
     stack.services.start("follower", follow, environment=stack.environment)
-    stack.services.start("server", serve, environment=stack.environment)
+    stack.services.start("server", serve, environment=stack.environment, grace=SERVER_GRACE)
 
 
 def _start_monitoring(stack: Stack) -> Iterator[tuple[Service, str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sharpline.local.keeper import USUAL_GRACE, Grace
 from sharpline.local.processes import (
     ServiceFailed,
     Services,
@@ -46,9 +47,9 @@ def services(tmp_path):
         yield running
 
 
-def start(services, name, code, *arguments):
+def start(services, name, code, *arguments, grace=USUAL_GRACE):
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return services.start(name, command, environment=os.environ)
+    return services.start(name, command, environment=os.environ, grace=grace)
 
 
 def alive(pid: int) -> bool:
@@ -77,6 +78,41 @@ def test_stop_ends_a_stubborn_grandchild_in_its_own_session(services, tmp_path, 
     assert alive(grandchild)
     services.stop()
     assert not alive(grandchild)
+
+
+# On SIGTERM it waits for its child, as a scheduler does for its tasks; the child writes and ends.
+PATIENT = textwrap.dedent("""
+    import pathlib, signal, subprocess, sys
+    child = '''
+    import pathlib, signal, sys
+    def leave(*_):
+        pathlib.Path(sys.argv[1] + ".saved").touch()
+        sys.exit()
+    signal.signal(signal.SIGTERM, leave)
+    pathlib.Path(sys.argv[1]).write_text("ready")
+    signal.pause()
+    '''
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    subprocess.run([sys.executable, "-c", child, sys.argv[1]])
+""")
+
+
+def test_what_a_service_waits_for_is_asked_to_end_once_its_own_grace_is_over(services, tmp_path):
+    ready = tmp_path / "ready"
+    grace = Grace(command_seconds=0.0, others_seconds=60.0)
+    service = start(services, "patient", PATIENT, ready, grace=grace)
+    await_true(lambda: ready.exists() and ready.read_text())
+    services.stop()
+    assert (tmp_path / "ready.saved").exists()
+    assert service.keeper.returncode == 0
+
+
+def test_a_service_that_needs_long_to_end_has_the_time_that_it_was_given(services):
+    given = start(services, "slow", "import time; time.sleep(600)", grace=Grace(command_seconds=50))
+    usual = start(services, "usual", "import time; time.sleep(600)")
+    assert given.stop_seconds - usual.stop_seconds == 40.0
+    words = Path(f"/proc/{given.keeper.pid}/cmdline").read_text().split("\0")
+    assert words[4:6] == ["50", "3.0"]
 
 
 def test_a_command_that_ends_by_itself_takes_its_children_along(services, tmp_path):
