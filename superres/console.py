@@ -29,6 +29,16 @@ def emit(result: Mapping[str, object]) -> None:
     sys.stdout.flush()
 
 
+def in_units(size_bytes: int) -> str:
+    """A number of bytes for a person: 448993893 is 449 MB."""
+    size, unit = float(size_bytes), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
+
+
 def answer(result: Mapping[str, object], as_json: bool) -> None:
     """The result of a command: one JSON line for a script, or a line a key for a person."""
     if as_json:

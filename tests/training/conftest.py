@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,8 +60,29 @@ def scene(seed: int, height: int = 56, width: int = 72) -> np.ndarray:
     return picture.clip(0, 255).astype(np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This test's own state folder."""
+    folder = tmp_path_factory.mktemp("state")
+    monkeypatch.setenv("SHARPLINE_STATE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def add() -> Callable[..., str]:
+    """Make a folder of pictures a source, as `sharpline data add` does; returns its name."""
+    return as_source
+
+
+def as_source(folder: Path, *, licence: str = "CC0-1.0", **more: Any) -> str:
+    from training.data.added import add_folder
+
+    terms = {"name": folder.name, "licence": licence, "owns_the_rights": True, "replace": True}
+    return add_folder(folder, **terms | more).name
+
+
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of six pictures."""
     folder = tmp_path_factory.mktemp("pictures") / "garden"
     for seed in range(6):
@@ -68,14 +90,23 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def pictures(garden: Path, add: Callable[..., str]) -> Path:
+    """A folder of six pictures, which is the source `garden`."""
+    add(garden)
+    return garden
+
+
 @pytest.fixture(scope="session")
-def dataset(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A x2 dataset of those pictures, four in training and two held out."""
     from training.data.pairs import build
     from training.data.plan import PairRecipe, make_plan
     from training.data.sources import find_pictures
 
-    found = find_pictures([str(pictures)], split_every=3, licences={"": "CC0-1.0"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHARPLINE_STATE", str(tmp_path_factory.mktemp("state")))
+        found = find_pictures([as_source(garden)], split_every=3)
     root = tmp_path_factory.mktemp("datasets")
     return build(make_plan(found, PairRecipe(scale=2, degradation="bicubic"), root)).path
 

@@ -41,7 +41,7 @@ def test_plan_shards_and_seal_answer_as_one_build(run: Run, pictures: Path, tmp_
             "dataset": planned["dataset"],
             "pairs": {"train": 4, "validation": 2},
             "unchanged": False,
-            "licences": ["unstated"],
+            "licences": ["CC0-1.0"],
             "left_out": 0,
         }
     )
@@ -54,9 +54,7 @@ def test_list_names_what_is_there(run: Run, dataset: Path, tmp_path: Path) -> No
 
 
 def test_several_sources_make_one_set(run: Run, pictures: Path, tmp_path: Path) -> None:
-    built = run(
-        "build", "sample", "--also", pictures, "--licence", "garden=owned", "--out", tmp_path
-    )
+    built = run("build", "sample", "--also", pictures, "--out", tmp_path)
     assert built["pairs"] == {"train": 4, "validation": 4}
     # Six pictures of 72x56 are too small for x4: said, not dropped.
     assert built["left_out"] == 6

@@ -110,6 +110,7 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
         "run",
         "artifacts",
         "artifacts",
+        "artifacts",
         "tags",
         "artifacts",
         "end",
@@ -125,7 +126,12 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
 
 
 def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
-    bundle: Bundle, tiny_recipe: Path, pictures: Path, tmp_path: Path, capsys: Capture
+    bundle: Bundle,
+    tiny_recipe: Path,
+    garden: Path,
+    add: Callable[..., str],
+    tmp_path: Path,
+    capsys: Capture,
 ) -> None:
     from training.data.cli import data
 
@@ -133,13 +139,11 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
         data(
             [
                 "build",
-                str(pictures),
+                add(garden, licence="research use"),
                 "--scale",
                 "2",
                 "--degrade",
                 "bicubic_jpeg",
-                "--licence",
-                "research use",
                 "--out",
                 str(tmp_path),
                 "--json",
@@ -180,7 +184,7 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
         ({"learning_rte": 1.0}, [], "learning_rte is not a key"),
         ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
         ({"arch__parameters__upscale": 4}, [], "its network enlarges by 4"),
-        ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], "'num_conv': 2"),
+        ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], r"num_conv \(2 there, 3"),
         ({"full__patches": [{"since": 0.0, "side": 99}]}, [], "no training picture is 198 pixels"),
         ({}, ["--minutes", "0"], "--minutes must be more than 0"),
         ({}, ["--init", "DATASET"], "not a model bundle"),

@@ -1,14 +1,57 @@
-"""The embedded source is fixed; folders are split by a rule."""
+"""What a source's name stands for: which pictures, of which split, under which licence."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from superres.consent import ClientsPictures, mark_as_clients
 from superres.errors import SharplineError, UsageError
 from superres.image import Picture, read, write
-from training.data import sources
-from training.data.sources import SAMPLE_ENTRIES, find_pictures, sample_pictures
+from training.data import sample
+from training.data.records import Fetched, FetchedPart, sources_folder, write_record
+from training.data.sample import SAMPLE_ENTRIES, sample_pictures
+from training.data.sources import benchmark_pictures, find_pictures
+
+Add = Callable[..., str]
+GREY = Picture(rgb_hwc=np.full((64, 64, 3), 128, np.uint8))
+
+
+def fill(folder: Path, *names: str) -> Path:
+    for name in names:
+        write(folder / name, GREY)
+    return folder
+
+
+def fetched(name: str, role: str = "training", **parts: tuple[str, ...]) -> None:
+    """A source as `data fetch` leaves it; parts by SPLIT_PART, with the pictures' names."""
+    recorded = []
+    for key, names in parts.items():
+        split, _, part = key.partition("_")
+        fill(sources_folder() / name / split / part, *names)
+        recorded.append(
+            FetchedPart(
+                part=part,
+                split=split,
+                folder=f"{name}/{split}/{part}",
+                pictures=len(names),
+                bytes=1,
+                content_sha256="0",
+                archives=[],
+                at="2026-01-01T00:00:00+00:00",
+            )
+        )
+    write_record(
+        Fetched(
+            name=name,
+            role=role,  # pyright: ignore[reportArgumentType] -- one of the two in every test
+            licence="research use",
+            conditions="none",
+            authors="Doe 2001",
+            parts=recorded,
+        )
+    )
 
 
 def test_sample_holds_out_whole_scenes_and_states_every_licence() -> None:
@@ -34,53 +77,167 @@ def test_sample_pictures_are_photographs_and_boxes_lie_inside() -> None:
 
 
 def test_another_wheel_with_other_pictures_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = sources.SampleEntry(
+    changed = sample.SampleEntry(
         file="coffee.png", sha256="0" * 64, split="train", licence="CC0-1.0", author="someone"
     )
-    monkeypatch.setattr(sources, "SAMPLE_ENTRIES", (changed,))
+    monkeypatch.setattr(sample, "SAMPLE_ENTRIES", (changed,))
     with pytest.raises(SharplineError, match=r"coffee\.png"):
         sample_pictures()
 
 
 def test_every_nth_picture_of_a_folder_is_held_out(pictures: Path) -> None:
-    found = find_pictures([str(pictures)], split_every=3)
+    found = find_pictures(["garden"], split_every=3)
     assert [picture.split for picture in found] == ["train", "train", "validation"] * 2
-    assert all(picture.licence == "unstated" for picture in found)
 
 
 def test_without_a_rule_nothing_is_held_out(pictures: Path) -> None:
-    assert {picture.split for picture in find_pictures([str(pictures)])} == {"train"}
+    assert {picture.split for picture in find_pictures(["garden"])} == {"train"}
 
 
-def test_a_licence_can_be_stated_per_folder(pictures: Path, tmp_path: Path) -> None:
-    write(tmp_path / "shop" / "a.png", Picture(rgb_hwc=np.zeros((64, 64, 3), np.uint8)))
-    found = find_pictures(
-        [str(pictures), str(tmp_path / "shop")], licences={"shop": "owned", "": "CC0-1.0"}
-    )
+def test_a_split_of_the_source_beats_the_rule() -> None:
+    fetched("alps", train_hr=("1.png", "2.png"), validation_hr=("3.png",))
+    splits = {one.name: one.split for one in find_pictures(["alps"], split_every=1)}
+    assert splits == {"alps-1": "train", "alps-2": "train", "alps-3": "validation"}
+
+
+def test_the_licence_is_the_one_stated_when_the_folder_was_added(
+    tmp_path: Path, pictures: Path, add: Add
+) -> None:
+    add(fill(tmp_path / "shop", "a.png"), licence="owned")
+    fetched("alps", train_hr=("1.png",))
+    found = find_pictures(["garden", "shop", "alps"])
     assert {picture.source: picture.licence for picture in found} == {
         "garden": "CC0-1.0",
         "shop": "owned",
+        "alps": "research use",
     }
 
 
-def test_a_licence_for_a_folder_that_is_no_source_is_refused(pictures: Path) -> None:
-    with pytest.raises(UsageError, match="gardn"):
-        find_pictures([str(pictures)], licences={"gardn": "CC0-1.0"})
+def test_equal_names_are_told_apart(tmp_path: Path, add: Add) -> None:
+    add(fill(tmp_path / "shop", "a.png", "a.jpg"))
+    assert [found.name for found in find_pictures(["shop"])] == ["shop-a", "shop-a-2"]
 
 
-def test_equal_names_are_told_apart(tmp_path: Path) -> None:
-    picture = Picture(rgb_hwc=np.zeros((64, 64, 3), np.uint8))
-    for name in ("a.png", "a.jpg"):
-        write(tmp_path / "shop" / name, picture)
-    names = [found.name for found in find_pictures([str(tmp_path / "shop")])]
-    assert names == ["shop-a", "shop-a-2"]
+def test_a_source_asked_twice_counts_once(pictures: Path) -> None:
+    assert len(find_pictures(["garden", "garden"])) == 6
 
 
-@pytest.mark.parametrize("source", ["smaple", "empty"])
+def test_an_added_folder_may_be_named_by_its_path(pictures: Path) -> None:
+    assert find_pictures([str(pictures)]) == find_pictures(["garden"])
+
+
+def test_a_folder_that_was_never_added_is_refused_with_the_command_that_adds_it(
+    tmp_path: Path,
+) -> None:
+    folder = fill(tmp_path / "my photos", "a.png")
+    with pytest.raises(UsageError) as refusal:
+        find_pictures([str(folder)])
+    assert f"sharpline data add '{folder}' --name my_photos --i-own-the-rights" in str(refusal.value)
+
+
+def test_a_catalogue_name_that_is_not_here_says_how_to_fetch_it() -> None:
+    with pytest.raises(UsageError, match="sharpline data fetch div2k"):
+        find_pictures(["div2k"])
+
+
+@pytest.mark.parametrize("source", ["smaple", "../garden", "/", "."])
 def test_a_source_that_is_none_is_refused(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=source):
+    with pytest.raises(UsageError):
         find_pictures([source])
+
+
+def test_an_added_folder_that_is_gone_or_empty_says_so(tmp_path: Path, add: Add) -> None:
+    folder = fill(tmp_path / "shop", "a.png")
+    add(folder)
+    (folder / "a.png").unlink()
+    with pytest.raises(UsageError, match="is empty by now"):
+        find_pictures(["shop"])
+    folder.rmdir()
+    with pytest.raises(UsageError, match="is gone"):
+        find_pictures(["shop"])
+
+
+def test_a_watched_folder_may_be_empty_until_pictures_come(tmp_path: Path, add: Add) -> None:
+    (tmp_path / "inbox").mkdir()
+    add(tmp_path / "inbox", watched=True)
+    assert find_pictures(["inbox"]) == []
+    fill(tmp_path / "inbox", "new.png")
+    assert [picture.name for picture in find_pictures(["inbox"])] == ["inbox-new"]
+
+
+def test_a_folder_that_clients_pictures_came_into_later_is_refused(
+    tmp_path: Path, add: Add
+) -> None:
+    add(fill(tmp_path / "shop", "a.png"))
+    mark_as_clients(tmp_path)
+    with pytest.raises(ClientsPictures):
+        find_pictures(["shop"])
+
+
+def test_a_benchmark_is_for_comparing_and_never_built_into_a_dataset() -> None:
+    fetched("hills", role="benchmark", validation_hr=("1.png", "2.png"))
+    fetched("alps", train_hr=("1.png",))
+    with pytest.raises(UsageError, match="evaluate MODEL --on"):
+        find_pictures(["hills"])
+    assert [picture.name for picture in benchmark_pictures()] == ["hills-1", "hills-2"]
+
+
+def test_given_pairs_each_picture_with_the_twin_of_its_name() -> None:
+    fetched(
+        "alps",
+        train_hr=("0001.png", "0002.png", "0003.png"),
+        train_bicubic_x4=("0001x4.png", "0002x4m.png", "0003.png"),
+    )
+    found = find_pictures(["alps"], scale=4, degradation="given")
+    twins = [one.lr_path.name for one in found if one.lr_path is not None]
+    assert twins == ["0001x4.png", "0002x4m.png", "0003.png"]
+    assert all(one.lr_path is None for one in find_pictures(["alps"], scale=4))
+
+
+def test_of_several_twins_the_first_counts_and_a_missing_one_is_named() -> None:
+    fetched(
+        "alps",
+        train_hr=("0001.png", "0002.png"),
+        train_wild_x4=("0001x4w1.png", "0001x4w2.png"),
+    )
+    first, second = find_pictures(["alps"], scale=4, degradation="given:wild")
+    assert first.lr_path is not None
+    assert first.lr_path.name == "0001x4w1.png"
+    assert second.lr_path is not None
+    assert not second.lr_path.exists()
+
+
+def test_given_names_the_tracks_to_choose_from_and_what_is_missing() -> None:
+    fetched("div2k", train_hr=("1.png",), train_bicubic_x4=("1.png",), train_mild_x4=("1.png",))
+    with pytest.raises(UsageError, match="given:bicubic or --degrade given:mild"):
+        find_pictures(["div2k"], scale=4, degradation="given")
+    with pytest.raises(UsageError, match="bicubic_x2"):
+        find_pictures(["div2k"], scale=2, degradation="given")
+    for source in ("sample",):
+        with pytest.raises(UsageError, match="no low-resolution pictures"):
+            find_pictures([source], degradation="given")
+
+
+def test_given_needs_the_track_for_every_split_that_is_here() -> None:
+    fetched("alps", train_hr=("1.png",), validation_hr=("2.png",), train_bicubic_x4=("1.png",))
+    with pytest.raises(UsageError, match="--part bicubic_x4"):
+        find_pictures(["alps"], scale=4, degradation="given")
+
+
+def test_low_resolution_pictures_alone_are_no_source() -> None:
+    fetched("alps", train_bicubic_x4=("1.png",))
+    with pytest.raises(UsageError, match="only low-resolution"):
+        find_pictures(["alps"])
+
+
+def test_own_pairs_are_given_at_the_scale_they_were_added_with(tmp_path: Path, add: Add) -> None:
+    hr, lr = fill(tmp_path / "big", "a.png"), fill(tmp_path / "small", "a.png")
+    add(hr, name="mine", lr_folder=lr, scale=2)
+    [picture] = find_pictures(["mine"], scale=2, degradation="given")
+    assert picture.lr_path == lr / "a.png"
+    for scale, degradation in ((4, "given"), (2, "given:bicubic")):
+        with pytest.raises(UsageError, match="those for x2"):
+            find_pictures(["mine"], scale=scale, degradation=degradation)

@@ -1,127 +1,43 @@
-"""Where high-resolution pictures come from: typed entries, each with its split, licence and author.
+"""Which pictures a source's name stands for.
 
-`sample` is embedded: colour photographs that the scikit-image wheel carries, so nothing is
-downloaded. Any folder of pictures is a source too.
+A name is `sample`, one of the catalogue that has been fetched, or one that a folder was added as.
 """
 
-import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from superres.errors import MissingExtra, SharplineError, UsageError
-from superres.files import sha256_file
+from superres.consent import refuse_clients_pictures
+from superres.errors import UsageError
 from superres.image import clean_name, list_pictures
+from training.data.added import add_command, added_at
+from training.data.catalogue import HR, read_catalogue
+from training.data.picture import Box, SourcePicture
+from training.data.records import Added, Fetched, read_record, read_records, sources_folder
+from training.data.sample import SAMPLE, sample_pictures
 
-SAMPLE = "sample"
-NO_LICENCE = "unstated"
+__all__ = [
+    "Box",
+    "SourcePicture",
+    "benchmark_pictures",
+    "find_pictures",
+    "sample_pictures",
+]
+
 GIVEN = "given"  # the degradation that a source brings with it
+TWIN_SUFFIX = re.compile(r"x\d+[a-z]?\d?$")  # 0001x4 belongs to 0001, and so do 0001x4m, 0001x4w1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """The part of a picture that is used, in pixels."""
+class Given(NamedTuple):
+    """The low-resolution pictures asked of a source: of which track ("": any), at which scale."""
 
-    left: int
-    top: int
-    width: int
-    height: int
+    track: str
+    scale: int | None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourcePicture:
-    """One high-resolution picture; `name` is unique within a dataset.
-
-    `lr_path` is the low-resolution picture that the source itself gives for the asked scale.
-    """
-
-    name: str
-    path: Path
-    split: str
-    source: str
-    licence: str
-    author: str
-    box: Box | None = None
-    lr_path: Path | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SampleEntry:
-    """A picture of the embedded source. Pictures of one scene stand in one split."""
-
-    file: str
-    sha256: str
-    split: str
-    licence: str
-    author: str
-    box: Box | None = None
-
-
-_PUBLIC_NASA = "public domain (NASA; as stated by scikit-image)"
-_MIDDLEBURY = "no licence stated (Middlebury 2014 stereo benchmark: cite GCPR 2014)"
-
-# Left out: the drawings and grey pictures of the wheel, and the Hubble deep field, whose points of
-# light in noise are nothing that photographs of things have: 120 steps of the small ESRGAN gain 0.1
-# dB less with it. The retina is used around its optic disc; the rest is smooth red and black.
-SAMPLE_ENTRIES = (
-    SampleEntry(
-        file="motorcycle_left.png",
-        split="train",
-        licence=_MIDDLEBURY,
-        author="Scharstein et al., Middlebury College",
-        sha256="db18e9c4157617403c3537a6ba355dfeafe9a7eabb6b9b94cb33f6525dd49179",
-    ),
-    SampleEntry(
-        file="motorcycle_right.png",
-        split="train",
-        licence=_MIDDLEBURY,
-        author="Scharstein et al., Middlebury College",
-        sha256="5fc913ae870e42a4b662314bc904d1786bcad8e2f0b9b67dba5a229406357797",
-    ),
-    SampleEntry(
-        file="ihc.png",
-        split="train",
-        licence="no known copyright restrictions (as stated by scikit-image)",
-        author="Center for Microscopy and Molecular Imaging",
-        sha256="f8dd1aa387ddd1f49d8ad13b50921b237df8e9b262606d258770687b0ef93cef",
-    ),
-    SampleEntry(
-        file="retina.jpg",
-        split="train",
-        licence="CC0-1.0",
-        author="Mikael Häggström",
-        box=Box(left=120, top=440, width=640, height=520),
-        sha256="38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
-    ),
-    SampleEntry(
-        file="astronaut.png",
-        split="validation",
-        licence=_PUBLIC_NASA,
-        author="NASA Great Images",
-        sha256="88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
-    ),
-    SampleEntry(
-        file="chelsea.png",
-        split="validation",
-        licence="CC0-1.0",
-        author="Stefan van der Walt",
-        sha256="596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
-    ),
-    SampleEntry(
-        file="coffee.png",
-        split="validation",
-        licence="CC0-1.0",
-        author="Rachel Michetti",
-        sha256="cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
-    ),
-    SampleEntry(
-        file="rocket.jpg",
-        split="validation",
-        licence="public domain (SpaceX; as stated by scikit-image)",
-        author="SpaceX",
-        sha256="c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
-    ),
-)
+    def __str__(self) -> str:
+        return f"{self.track} x{self.scale}".strip()
 
 
 def find_pictures(
@@ -130,85 +46,173 @@ def find_pictures(
     split_every: int = 0,
     scale: int = 4,
     degradation: str = "bicubic",
-    licences: Mapping[str, str] | None = None,
 ) -> list[SourcePicture]:
-    """The pictures of all sources, each `sample` or a folder, with names made unique.
+    """The pictures of all sources, with names made unique.
 
-    Of a folder every `split_every`-th picture is held out for validation (0: none). `licences` maps
-    a folder's name, or "" for all folders, to its licence. A degradation of `given` asks for the
-    source's own low-resolution pictures at `scale`. Raises UsageError on an unknown source, or
-    where it has none of those.
+    Of a source without a validation split of its own every `split_every`-th picture is held out
+    (0: none). A degradation `given` or `given:TRACK` asks for the low-resolution pictures that the
+    sources bring with them at `scale`. Raises UsageError on a source that is not here or may not be
+    trained on, and where it has none of those.
     """
-    if degradation.partition(":")[0] == GIVEN:
-        raise UsageError(f"{sources[0]} has no low-resolution pictures of its own at x{scale}")
-    stated = dict(licences or {})
-    names = {Path(source).resolve().name for source in sources if source != SAMPLE} | {""}
-    if unknown := sorted(set(stated) - names):
-        raise UsageError(f"--licence names {unknown[0]!r}, which is none of the source folders")
+    kind, _, track = degradation.partition(":")
+    wanted = Given(track, scale) if kind == GIVEN else None
     found: list[SourcePicture] = []
-    for source in sources:
-        if source == SAMPLE:
-            found += sample_pictures()
-        else:
-            folder = Path(source).resolve()
-            licence = stated.get(folder.name, stated.get("", NO_LICENCE))
-            found += folder_pictures(folder, split_every=split_every, licence=licence)
+    for source in dict.fromkeys(sources):
+        found += _hold_out(_pictures_of(source, wanted), split_every)
     return _with_unique_names(found)
 
 
-def sample_pictures() -> list[SourcePicture]:
-    """The embedded source, each file checked against its checksum.
+def benchmark_pictures() -> list[SourcePicture]:
+    """The pictures of every benchmark that has been fetched: none of them may be in training."""
+    fetched = (record for record in read_records() if isinstance(record, Fetched))
+    return [
+        picture
+        for record in fetched
+        if record.role == "benchmark"
+        for picture in _fetched_pictures(record, wanted=None)
+    ]
 
-    Raises SharplineError where scikit-image is missing or carries other pictures.
-    """
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or spec.origin is None:
-        raise MissingExtra("the sample source (it lives in scikit-image)", "train")
-    folder = Path(spec.origin).parent / "data"
-    pictures = []
-    for entry in SAMPLE_ENTRIES:
-        path = folder / entry.file
-        if not path.is_file() or sha256_file(path) != entry.sha256:
-            raise SharplineError(
-                f"scikit-image here carries another {entry.file} than this "
-                "project was made with; install the pinned version"
-            )
-        pictures.append(
-            SourcePicture(
-                name=path.stem,
-                path=path,
-                split=entry.split,
-                source=SAMPLE,
-                licence=entry.licence,
-                author=entry.author,
-                box=entry.box,
-            )
+
+def _pictures_of(source: str, wanted: Given | None) -> list[SourcePicture]:
+    if source == SAMPLE:
+        if wanted is not None:
+            raise UsageError(f"{SAMPLE} brings no low-resolution pictures of its own")
+        return sample_pictures()
+    record = read_record(source) if Path(source).name == source else None
+    record = record or (added_at(Path(source)) if Path(source).is_dir() else None)
+    if isinstance(record, Added):
+        return _added_pictures(record, wanted)
+    if record is None:
+        raise UsageError(_not_here(source))
+    if record.role == "benchmark":
+        raise UsageError(
+            f"{record.name} is a benchmark: what models are compared on is never trained on; use "
+            f"`sharpline evaluate MODEL --on {sources_folder() / record.parts[0].folder}`"
         )
+    return _fetched_pictures(record, wanted)
+
+
+def _not_here(source: str) -> str:
+    if source in read_catalogue():
+        return f"{source} has not been fetched yet: run `sharpline data fetch {source}`"
+    if Path(source).is_dir():
+        return (
+            f"{source} has not been added as a source; where you may train on its pictures, run\n  "
+            + add_command(Path(source))
+        )
+    return f"there is no source {source!r}; `sharpline data list` shows those that there are"
+
+
+def _added_pictures(record: Added, wanted: Given | None) -> list[SourcePicture]:
+    for folder in (record.folder, record.lr_folder):
+        if folder is not None and not folder.is_dir():
+            raise UsageError(
+                f"{folder}, a folder of {record.name}, is gone; put it back, or add the place "
+                "where it is now under the same name, with --replace"
+            )
+        if folder is not None:
+            refuse_clients_pictures(folder)
+    if wanted is not None and (record.lr_folder is None or wanted != Given("", record.scale)):
+        has = "none" if record.lr_folder is None else f"those for x{record.scale}"
+        raise UsageError(
+            f"{record.name} has no low-resolution pictures for {wanted}: it was added with {has}"
+        )
+    pictures = _pictures_in(record.folder, record.name, "train", licence=record.terms.licence)
+    if not pictures and not record.watched:  # into a watched folder pictures come when they come
+        raise UsageError(f"{record.folder}, the folder of {record.name}, is empty by now")
+    return pictures if wanted is None else _with_twins(pictures, record.lr_folder)
+
+
+def _fetched_pictures(record: Fetched, wanted: Given | None) -> list[SourcePicture]:
+    track = None if wanted is None else _given_track(record, wanted)
+    high = [part for part in record.parts if part.part == HR]
+    if not high:
+        raise UsageError(
+            f"of {record.name} only low-resolution pictures are here; run "
+            f"`sharpline data fetch {record.name}`"
+        )
+    pictures: list[SourcePicture] = []
+    for part in high:
+        found = _pictures_in(
+            sources_folder() / part.folder,
+            record.name,
+            part.split,
+            licence=record.licence,
+            author=record.authors,
+        )
+        if track is not None:
+            low = record.find(track, part.split)
+            if low is None:
+                raise UsageError(
+                    f"{track} of {record.name} is not here for {part.split}; run "
+                    f"`sharpline data fetch {record.name} --part {track}`"
+                )
+            found = _with_twins(found, sources_folder() / low.folder)
+        pictures += found
     return pictures
 
 
-def folder_pictures(
-    folder: Path,
-    *,
-    split_every: int = 0,
-    licence: str = NO_LICENCE,
+def _given_track(record: Fetched, wanted: Given) -> str:
+    """The name of the part that holds the asked low-resolution pictures."""
+    here = sorted({part.part for part in record.parts} - {HR})
+    fit = [
+        part
+        for part in here
+        if part.endswith(f"_x{wanted.scale}") and part.startswith(wanted.track)
+    ]
+    if len(fit) == 1:
+        return fit[0]
+    if fit:
+        tracks = " or ".join(f"--degrade {GIVEN}:{part.partition('_')[0]}" for part in fit)
+        raise UsageError(f"{record.name} has several low-resolution pictures; say {tracks}")
+    entry = read_catalogue().get(record.name)
+    offered = ", ".join(entry.part_names()[1:]) if entry is not None else ""
+    raise UsageError(
+        f"{record.name} has no low-resolution pictures for {wanted} here; here are: "
+        f"{', '.join(here) or 'none'}; `sharpline data fetch {record.name} --part PART` brings: "
+        f"{offered or 'none'}"
+    )
+
+
+def _pictures_in(
+    folder: Path, source: str, split: str, *, licence: str, author: str = "unstated"
 ) -> list[SourcePicture]:
-    """Every picture in a folder, by name; raises UsageError where there is none."""
-    if not folder.is_dir():
-        raise UsageError(f"no source {folder.name!r}: neither '{SAMPLE}' nor a folder ({folder})")
-    paths = list_pictures(folder)
-    if not paths:
-        raise UsageError(f"{folder} holds no pictures")
     return [
         SourcePicture(
-            name=clean_name(f"{folder.name}-{path.stem}"),
+            name=clean_name(f"{source}-{path.stem}"),
             path=path,
-            split="validation" if split_every and index % split_every == 0 else "train",
-            source=folder.name,
+            split=split,
+            source=source,
             licence=licence,
-            author="unstated",
+            author=author,
         )
-        for index, path in enumerate(paths, start=1)
+        for path in list_pictures(folder)
+    ]
+
+
+def _with_twins(pictures: Sequence[SourcePicture], folder: Path | None) -> list[SourcePicture]:
+    """Each picture with its low-resolution twin: 0001x4.png, 0001x4m.png or 0001.png of 0001.png.
+
+    Of several twins the first by name; a twin that is missing is named where it would have been.
+    """
+    assert folder is not None
+    twins: dict[str, Path] = {}
+    for path in list_pictures(folder):
+        twins.setdefault(TWIN_SUFFIX.sub("", path.stem), path)
+        twins.setdefault(path.stem, path)
+    return [
+        replace(picture, lr_path=twins.get(picture.path.stem, folder / picture.path.name))
+        for picture in pictures
+    ]
+
+
+def _hold_out(pictures: Sequence[SourcePicture], every: int) -> list[SourcePicture]:
+    """Every N-th picture for validation, unless the source has a validation split of its own."""
+    if not every or any(picture.split != "train" for picture in pictures):
+        return list(pictures)
+    return [
+        replace(picture, split="train" if index % every else "validation")
+        for index, picture in enumerate(pictures, start=1)
     ]
 
 
