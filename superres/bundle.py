@@ -73,7 +73,11 @@ class Spread(_Part):
 
 
 class Training(_Part):
-    """What made the weights; `reference` describes the inputs the model learned to handle."""
+    """What made the weights; `reference` describes the inputs the model learned to handle.
+
+    `start` says what was taken over from other weights and what was not, `losses` what was
+    minimised. Fine-tunes add to `datasets`, so a source may stand there more than once.
+    """
 
     datasets: tuple[Dataset, ...]
     degradation: str
@@ -82,6 +86,19 @@ class Training(_Part):
     seconds: float
     device: str
     parent: str | None = None
+    start: str | None = None
+    losses: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where the pictures came from, each once, in the order in which they were learned from."""
+        return tuple(dict.fromkeys(dataset.source for dataset in self.datasets))
+
+    @property
+    def invents_detail(self) -> bool:
+        """Whether it was trained against a discriminator: such a model is judged by other scores,
+        because it makes up texture that pixel by pixel is wrong."""
+        return "gan" in self.losses
 
 
 class BundleScore(_Part):
@@ -148,6 +165,10 @@ class Bundle:
         from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType] - untyped
 
         return load_file(self.root / WEIGHTS_FILE)
+
+    def card(self) -> str:
+        """The model card, Markdown."""
+        return (self.root / CARD_FILE).read_text(encoding="utf-8")
 
     def golden(self) -> tuple[Picture, Picture]:
         """A small input and the answer that the model gave to it when it was made."""

@@ -7,6 +7,7 @@ SHARED = {
     "SHARPLINE_STATE": "folder for everything that runs leave behind (default: .sharpline)",
     "SHARPLINE_MLFLOW_URI": "address of the MLflow server, e.g. http://127.0.0.1:5000",
     "SHARPLINE_PROMETHEUS_URL": "address of the Prometheus server whose alerts may retrain",
+    "SHARPLINE_PARENT_RUN": "name of the MLflow run that a training stands under",
     "SHARPLINE_THREADS": "CPU threads one process may use (default: all cores)",
 }
 
@@ -14,6 +15,11 @@ SHARED = {
 def state_folder() -> Path:
     """The state folder, absolute; not created here."""
     return Path(os.environ.get("SHARPLINE_STATE", ".sharpline")).resolve()
+
+
+def mlflow_uri() -> str | None:
+    """The address of the MLflow server, None where none is set."""
+    return os.environ.get("SHARPLINE_MLFLOW_URI") or None
 
 
 def cpu_threads() -> int:

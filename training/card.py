@@ -3,14 +3,24 @@
 from superres.bundle import BundleInfo, BundleScore
 from superres.manifest import DatasetInfo
 
+INVENTS = (
+    "It was trained against a discriminator, so it invents plausible texture that was never in the "
+    "picture: never use it for identification, measurement or evidence."
+)
+KEEPS = (
+    "It invents no detail that it can vouch for: do not use it for identification or measurement."
+)
 
-def model_card(info: BundleInfo, data: DatasetInfo) -> str:
-    """Markdown made from the bundle's own facts, nothing else."""
+
+def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
+    """Markdown made from the bundle's own facts; `data` is None where it was trained elsewhere."""
+    does = f"{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`."
     sections = [
-        f"# {info.name}\n\n{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`.",
-        _training(info, data),
+        f"# {info.name}\n\n{does}",
+        _training(info, data) if data else _imported(info),
+        _learned_from(info),
         _figures(info),
-        _limits(info, data),
+        _limits(info),
         _licence(info),
     ]
     return "\n\n".join(sections) + "\n"
@@ -18,22 +28,39 @@ def model_card(info: BundleInfo, data: DatasetInfo) -> str:
 
 def _training(info: BundleInfo, data: DatasetInfo) -> str:
     training = info.training
-    started = f" from bundle {training.parent}" if training.parent else " from scratch"
-    sources = "\n".join(
-        f"- {entry.source} ({entry.licence}), dataset {entry.id}" for entry in training.datasets
-    )
+    parent = f", from bundle {training.parent}" if training.parent else ""
+    start = f"Took {training.start}." if training.start else "Started from scratch."
     return (
         f"## Training\n\n{training.steps} steps in {training.seconds:.0f} s on "
-        f"{training.device},{started}; degradation `{training.degradation}`, dataset "
-        f"{data.id} with {data.splits['train']} training pictures. Code: "
-        f"{info.git_commit or 'not a checkout'}.\n\nLearned from:\n\n{sources}"
+        f"{training.device}{parent}; minimised: {', '.join(training.losses)}; degradation "
+        f"`{training.degradation}`, dataset {data.id} with {data.splits['train']} training "
+        f"pictures. {start} Code: {info.git_commit or 'not a checkout'}."
     )
+
+
+def _imported(info: BundleInfo) -> str:
+    return (
+        f"## Origin\n\nNot trained by Sharpline: {info.training.start}. How it was trained is for "
+        "its authors to say; halo and bounds below were measured here."
+    )
+
+
+def _learned_from(info: BundleInfo) -> str:
+    """Each source once, with every licence and dataset that it came under."""
+    lines = []
+    for source in info.training.sources:
+        entries = [entry for entry in info.training.datasets if entry.source == source]
+        licences = "; ".join(dict.fromkeys(entry.licence for entry in entries))
+        ids = ", ".join(dict.fromkeys(entry.id for entry in entries))
+        lines.append(f"- {source} ({licences}), {'datasets' if ', ' in ids else 'dataset'} {ids}")
+    return "Learned from:\n\n" + "\n".join(lines)
 
 
 def _figures(info: BundleInfo) -> str:
     if not info.scores:
-        return "## Figures\n\nNone: the dataset holds no pictures out."
-    header = "| pictures | PSNR | SSIM | bicubic PSNR | bicubic SSIM |\n|---|---|---|---|---|"
+        return "## Figures\n\nNone was measured when this bundle was made."
+    plain = "bicubic" if info.scale > 1 else "input"
+    header = f"| pictures | PSNR | SSIM | {plain} PSNR | {plain} SSIM |\n|---|---|---|---|---|"
     return "## Figures\n\n" + "\n".join([header, *map(_figures_row, info.scores)])
 
 
@@ -46,7 +73,7 @@ def _figures_row(score: BundleScore) -> str:
     )
 
 
-def _limits(info: BundleInfo, data: DatasetInfo) -> str:
+def _limits(info: BundleInfo) -> str:
     precision = ", ".join(
         f"{name} within {levels:.2f} levels"
         for name, levels in info.bounds.precision_levels.items()
@@ -54,10 +81,9 @@ def _limits(info: BundleInfo, data: DatasetInfo) -> str:
     return (
         f"## Bounds and limits\n\nTiles with a halo of {info.halo} pixels are within "
         f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
-        f"99.9% of the values. Made for pictures damaged as by `{data.degradation}`: other "
-        "damage (noise, blur, other compression) is likely to be kept or made stronger. It "
-        "invents no detail that it can vouch for: do not use it for identification or "
-        "measurement."
+        f"99.9% of the values. Made for pictures damaged as by `{info.training.degradation}`: other "
+        "damage (noise, blur, other compression) is likely to be kept or made stronger. "
+        + (INVENTS if info.training.invents_detail else KEEPS)
     )
 
 
@@ -65,5 +91,5 @@ def _licence(info: BundleInfo) -> str:
     lineage = "\n".join(f"- {licence}" for licence in info.licence.lineage)
     return (
         f"## Licence\n\nWeights: {info.licence.weights}. Commercial use: "
-        f"{info.licence.commercial_use}, as read from the pictures' licences:\n\n{lineage}"
+        f"{info.licence.commercial_use}, as read from these terms:\n\n{lineage}"
     )

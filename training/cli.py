@@ -1,11 +1,15 @@
 """`sharpline train`: words in, one JSON line out."""
 
 import argparse
+import os
+import re
 from pathlib import Path
 
 from superres.console import answer
 from superres.environment import state_folder
 from superres.errors import UsageError
+
+PARENT_RUN_VARIABLE = "SHARPLINE_PARENT_RUN"
 
 
 def train(argv: list[str]) -> int:
@@ -15,7 +19,18 @@ def train(argv: list[str]) -> int:
         "recipe", nargs="?", help="a recipe's name (compact_x4, ...) or a YAML file"
     )
     parser.add_argument("--data", type=Path, help="dataset folder")
-    parser.add_argument("--init", type=Path, help="bundle to start from")
+    parser.add_argument(
+        "--init",
+        metavar="WEIGHTS",
+        help="what to start from: a bundle, a .pth file, or registry:NAME[@ALIAS]",
+    )
+    parser.add_argument(
+        "--parent-run",
+        default=os.environ.get(PARENT_RUN_VARIABLE, ""),
+        type=_run_name,
+        metavar="NAME",
+        help=f"the MLflow run to stand under, made if need be (default: {PARENT_RUN_VARIABLE})",
+    )
     parser.add_argument("--profile", choices=("full", "finetune", "smoke"), default="full")
     parser.add_argument("--minutes", type=float, help="time limit; the schedule follows it")
     parser.add_argument("--out", type=Path, help="folder of runs (default: runs/ of the state)")
@@ -47,7 +62,15 @@ def train(argv: list[str]) -> int:
                 minutes=arguments.minutes,
                 resume=arguments.resume,
                 runs=arguments.out or state_folder() / "runs",
+                parent_run=arguments.parent_run,
             )
         )
     answer(result, arguments.json)
     return 0
+
+
+def _run_name(text: str) -> str | None:
+    # A quote or backslash would need an escape that MLflow's search does not know.
+    if not re.fullmatch(r"[^'\\\x00-\x1f]{0,250}", text):
+        raise argparse.ArgumentTypeError("a run's name has no quotes, backslashes or line ends")
+    return text or None

@@ -1,6 +1,5 @@
 """One training from words to bundle: check, train, validate, publish."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from superres.archs import build, facts
-from superres.bundle import Bundle, load_bundle
+from superres.bundle import Bundle
 from superres.console import say
-from superres.environment import cpu_threads
+from superres.environment import cpu_threads, mlflow_uri
 from superres.errors import SharplineError, UsageError
 from superres.files import file_lock
 from superres.manifest import DatasetInfo, read_info
 from training.data.crops import CropSampler
 from training.data.packs import Pack
+from training.initial import Initial, refuse_other_network, resolve, take_over
 from training.loop import Loop, Surroundings
-from training.publish import Effort, Origin, draft, git_commit, publish
+from training.machine import Machine
+from training.notes import run_notes, write_packages
+from training.publish import Effort, Origin, draft, publish
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs import Run, RunKey, open_run
-from training.tracking import MlflowRemote, RunNotes, Spool, Tracker, send, tracked
+from training.tracking import DESCRIPTION_TAG, MlflowRemote, Spool, Tracker, send, tracked
 from training.validate import Validated, metrics, validate
 
 DRAFT = "draft"
@@ -32,22 +34,26 @@ DRAFT = "draft"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit."""
+    """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit.
+
+    `init` is what `training.initial` resolves; `parent_run` names the MLflow run to stand under.
+    """
 
     recipe: str
     data: Path
-    init: Path | None
+    init: str | None
     profile: str
     minutes: float | None
     resume: bool
     runs: Path
+    parent_run: str | None = None
 
 
 def run(job: Job) -> dict[str, object]:
     """Do a job and return its result; see `sharpline train --help`."""
     recipe, stage = _stage(job)
     info = read_info(job.data)
-    parent = load_bundle(job.init) if job.init else None
+    parent = resolve(job.init) if job.init else None
     _refuse_what_cannot_be(recipe, stage, info, job.data, parent)
     sampler = CropSampler(
         Pack(job.data), patch=stage.patch(0.0), batch=stage.batch, seed=recipe.seed
@@ -55,8 +61,14 @@ def run(job: Job) -> dict[str, object]:
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    net, start = _network(recipe, parent)
     origin = Origin(
-        recipe=recipe, dataset=job.data, info=info, parent=parent, device=_named(device)
+        recipe=recipe,
+        dataset=job.data,
+        info=info,
+        parent=parent,
+        start=start,
+        device=_named(device),
     )
     key = RunKey(
         recipe=recipe.as_dict(),
@@ -67,13 +79,13 @@ def run(job: Job) -> dict[str, object]:
     )
     this_run, known = open_run(job.runs, recipe.name, key, resume=job.resume)
     with file_lock(this_run.folder / "lock"):
-        return _train(origin, stage, job.profile, sampler, this_run, device, resume=known)
+        return _train(origin, net, stage, job, sampler, this_run, device, resume=known)
 
 
 def replay(folder: Path) -> dict[str, object]:
     """Send to MLflow the notes of a run that it did not take; raises SharplineError where it is
     away again."""
-    uri = _mlflow_uri()
+    uri = mlflow_uri()
     if uri is None:
         raise UsageError("set SHARPLINE_MLFLOW_URI to the address of the MLflow server")
     spool = Spool(folder)
@@ -86,8 +98,9 @@ def replay(folder: Path) -> dict[str, object]:
 
 def _train(
     origin: Origin,
+    net: nn.Module,
     stage: Stage,
-    profile: str,
+    job: Job,
     sampler: CropSampler,
     this_run: Run,
     device: torch.device,
@@ -95,11 +108,21 @@ def _train(
     resume: bool,
 ) -> dict[str, object]:
     recipe = origin.recipe
-    uri = _mlflow_uri()
-    tracker = Tracker(this_run.folder, partial(MlflowRemote, uri) if uri else None)
-    with tracked(tracker, _notes(origin, stage, profile, this_run)):
+    uri = mlflow_uri()
+    tracker = Tracker(
+        this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=Machine()
+    )
+    notes = run_notes(
+        origin,
+        stage,
+        profile=job.profile,
+        name=this_run.folder.name,
+        parent_run=job.parent_run,
+    )
+    with tracked(tracker, notes):
+        tracker.artifacts(write_packages(this_run.folder), "environment")
         loop = Loop(
-            _network(origin),
+            net,
             recipe,
             stage,
             sampler,
@@ -131,7 +154,7 @@ def _train(
             this_run.folder / recipe.name,
         )
         shutil.rmtree(candidate.root)
-        tracker.tags({"bundle_id": bundle.id})
+        tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
         tracker.artifacts(bundle.root, "bundle")
     result = _result(bundle, run_id)
     this_run.finish(result)
@@ -179,7 +202,7 @@ def _refuse_what_cannot_be(
     stage: Stage,
     info: DatasetInfo,
     data: Path,
-    parent: Bundle | None,
+    parent: Initial | None,
 ) -> None:
     """Raise before the first step what would fail after it."""
     if info.scale != recipe.scale:
@@ -199,55 +222,18 @@ def _refuse_what_cannot_be(
             raise UsageError(
                 f"recipe {recipe.name}: patches: side {patch.side} must be a multiple of {grid}"
             )
-    if parent is None:
-        return
-    theirs = parent.info.arch
-    if (theirs.name, theirs.parameters) != (recipe.arch.name, recipe.arch.parameters):
-        raise UsageError(
-            f"{parent.root} holds {theirs.name} {theirs.parameters}, recipe "
-            f"{recipe.name} trains {recipe.arch.name} {recipe.arch.parameters}; "
-            "start from a bundle of the same network"
-        )
+    if parent is not None:
+        refuse_other_network(recipe.arch.name, recipe.arch.parameters, parent)
 
 
-def _network(origin: Origin) -> nn.Module:
-    recipe = origin.recipe
+def _network(recipe: Recipe, parent: Initial | None) -> tuple[nn.Module, str | None]:
+    """The network to train, and what it took over from what it starts from."""
     net = build(recipe.arch.name, recipe.arch.parameters)
-    if origin.parent is not None:
-        net.load_state_dict(
-            {key: torch.from_numpy(value) for key, value in origin.parent.weights().items()}
-        )
-    return net
-
-
-def _notes(origin: Origin, stage: Stage, profile: str, this_run: Run) -> RunNotes:
-    recipe = origin.recipe
-    flat = {
-        f"recipe.{key}": value
-        for key, value in recipe.as_dict().items()
-        if key not in ("full", "finetune", "smoke", "arch")
-    }
-    flat |= {f"stage.{key}": value for key, value in stage.model_dump().items()}
-    flat |= {f"arch.{key}": value for key, value in recipe.arch.parameters.items()}
-    flat |= {
-        "arch": recipe.arch.name,
-        "profile": profile,
-        "device": origin.device,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "parent": origin.parent.id if origin.parent else None,
-    }
-    return RunNotes(
-        name=this_run.folder.name,
-        parameters={key: str(value) for key, value in flat.items()},
-        tags={
-            "recipe": recipe.name,
-            "dataset_id": origin.info.id,
-            "git_commit": git_commit() or "none",
-        },
-        dataset_id=origin.info.id,
-        dataset_source=origin.info.source,
-    )
+    if parent is None:
+        return net, None
+    start = take_over(net, parent)
+    say(f"{recipe.name}: took {start}")
+    return net, start
 
 
 def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
@@ -266,7 +252,3 @@ def _named(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu, {torch.get_num_threads()} threads"
-
-
-def _mlflow_uri() -> str | None:
-    return os.environ.get("SHARPLINE_MLFLOW_URI") or None

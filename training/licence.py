@@ -10,6 +10,8 @@ FREE = (
     "unrestricted use",
     "cc-by-4.0",
     "mit",
+    "bsd-2-clause",
+    "bsd-3-clause",
     "apache-2.0",
     "owned",
 )

@@ -1,16 +1,17 @@
 """Trained weights become a bundle: bounds measured, lineage stated, nothing taken on trust."""
 
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from superres.archs import ArchFacts, facts
+from superres.archs import facts
 from superres.backends import Backend, BackendUnavailable, load_backend
 from superres.backends.torch_backend import TorchBackend
 from superres.bundle import (
@@ -30,10 +31,12 @@ from superres.image import Picture, read
 from superres.manifest import DatasetInfo, ManifestRow, read_manifest
 from superres.upscale import Upscaler
 from training.card import model_card
+from training.initial import Initial
 from training.licence import commercial_use
 from training.recipe import Recipe
 from training.tolerance import halo_candidates, measure_precision, measure_seam, tile_buckets
 
+OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
 DRAFT_LEAST_HALO = 16
 PROBE_SIDE, PROBES = 64, 3
 GOLDEN_SIDE = 48
@@ -41,12 +44,14 @@ GOLDEN_SIDE = 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """Where weights come from. `parent` is the bundle that the training started from."""
+    """Where weights come from: `parent` is what the training started from, `start` what it took
+    over from there."""
 
     recipe: Recipe
     dataset: Path
     info: DatasetInfo
-    parent: Bundle | None
+    parent: Initial | None
+    start: str | None
     device: str
 
 
@@ -60,14 +65,8 @@ class Effort:
 
 def draft(origin: Origin, weights: Mapping[str, Tensor], folder: Path) -> Bundle:
     """A bundle good enough to be scored: its bounds are not measured, its golden pair is blank."""
-    network = _facts(origin)
-    halo = next(
-        (halo for halo in halo_candidates(network) if halo >= DRAFT_LEAST_HALO),
-        halo_candidates(network)[-1],
-    )
-    blank = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8))
-    info = _describe(origin, network, halo, Bounds(seam_levels=0.0), Effort(steps=0, seconds=0.0))
-    return write_bundle(folder, info, _arrays(weights), blank, blank, "draft\n")
+    arrays = {key: value.numpy() for key, value in weights.items()}
+    return write_draft(_describe(origin, Effort(steps=0, seconds=0.0)), arrays, folder)
 
 
 def publish(
@@ -79,34 +78,90 @@ def publish(
     folder: Path,
 ) -> Bundle:
     """Measure a draft's bounds on real pictures and write the bundle that it becomes."""
-    network = _facts(origin)
-    pictures = _probes(origin.dataset)
+    info = _describe(origin, effort).model_copy(
+        update={"scores": _scores(evaluation), "mlflow_run": mlflow_run}
+    )
+    return finish(
+        info,
+        candidate,
+        _probes(origin.dataset),
+        lambda info: model_card(info, origin.info),
+        folder,
+    )
+
+
+def sketch(
+    *,
+    name: str,
+    task: str,
+    arch: Arch,
+    training: Training,
+    licence: Licence,
+) -> BundleInfo:
+    """What bundle.json says before anything is measured: a middling halo and no bounds."""
+    network = facts(arch.name, arch.parameters)
+    halo = next(
+        (halo for halo in halo_candidates(network) if halo >= DRAFT_LEAST_HALO),
+        halo_candidates(network)[-1],
+    )
+    return BundleInfo(
+        name=name,
+        task=task,
+        scale=network.scale,
+        arch=arch,
+        halo=halo,
+        size_multiple=network.size_multiple,
+        window=network.window,
+        tile_buckets=tile_buckets(network, halo),
+        bounds=Bounds(seam_levels=0.0),
+        training=training,
+        scores=(),
+        licence=licence,
+        git_commit=git_commit(),
+        mlflow_run=None,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def write_draft(info: BundleInfo, weights: Mapping[str, npt.NDArray[Any]], folder: Path) -> Bundle:
+    """A bundle of a sketch, with a blank golden pair."""
+    lr = np.zeros((8, 8, 3), np.uint8)
+    hr = np.zeros((8 * info.scale, 8 * info.scale, 3), np.uint8)
+    return write_bundle(folder, info, weights, Picture(rgb_hwc=lr), Picture(rgb_hwc=hr), "draft\n")
+
+
+def finish(
+    info: BundleInfo,
+    candidate: Bundle,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    card: Callable[[BundleInfo], str],
+    folder: Path,
+) -> Bundle:
+    """The bundle that a draft becomes: halo and bounds measured with its weights on `pictures`.
+
+    These are low-resolution ones, (H, W, 3); the middle of the first is the golden input.
+    """
+    network = facts(info.arch.name, info.arch.parameters)
     exact = TorchBackend(candidate, device="cpu", precision="fp32")
     seam = measure_seam(exact, network, pictures)
-    bounds = Bounds(seam_levels=seam.levels)
-    info = _describe(origin, network, seam.halo, bounds, effort)
-    reduced = list(_reduced_backends(candidate))
-    levels = measure_precision(exact, reduced, info.geometry, pictures)
     info = info.model_copy(
         update={
-            "bounds": Bounds(seam_levels=seam.levels, precision_levels={"bf16": levels}),
-            "scores": _scores(evaluation),
-            "mlflow_run": mlflow_run,
+            "halo": seam.halo,
+            "tile_buckets": tile_buckets(network, seam.halo),
+            "bounds": Bounds(seam_levels=seam.levels),
         }
     )
+    reduced = list(_reduced_backends(candidate))
+    levels = measure_precision(exact, reduced, info.geometry, pictures)
+    bounds = Bounds(seam_levels=seam.levels, precision_levels={"bf16": levels})
+    info = info.model_copy(update={"bounds": bounds})
     upscaler = Upscaler(Bundle(root=candidate.root, info=info, id=""), exact)
-    golden_input = Picture(rgb_hwc=_middle(pictures[0], GOLDEN_SIDE))
+    golden_input = Picture(rgb_hwc=middle(pictures[0], GOLDEN_SIDE))
     golden_output = upscaler.whole(golden_input)
     for backend in (exact, *reduced):
         backend.close()
-    return write_bundle(
-        folder,
-        info,
-        candidate.weights(),
-        golden_input,
-        golden_output,
-        model_card(info, origin.info),
-    )
+    weights = candidate.weights()
+    return write_bundle(folder, info, weights, golden_input, golden_output, card(info))
 
 
 def git_commit() -> str | None:
@@ -125,46 +180,45 @@ def git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def _describe(
-    origin: Origin,
-    network: ArchFacts,
-    halo: int,
-    bounds: Bounds,
-    effort: Effort,
-) -> BundleInfo:
-    recipe = origin.recipe
-    parent = origin.parent.info if origin.parent else None
-    datasets = [*(parent.training.datasets if parent else ()), *_datasets(origin)]
-    lineage = sorted({dataset.licence for dataset in datasets})
-    return BundleInfo(
+def _describe(origin: Origin, effort: Effort) -> BundleInfo:
+    recipe, parent = origin.recipe, origin.parent
+    datasets = [*(parent.datasets if parent else ()), *_datasets(origin)]
+    inherited = parent.licences if parent else ()
+    lineage = sorted({*inherited, *(dataset.licence for dataset in datasets)})
+    return sketch(
         name=recipe.name,
         task=recipe.task,
-        scale=recipe.scale,
         arch=Arch(name=recipe.arch.name, parameters=dict(recipe.arch.parameters)),
-        halo=halo,
-        size_multiple=network.size_multiple,
-        window=network.window,
-        tile_buckets=tile_buckets(network, halo),
-        bounds=bounds,
         training=Training(
             datasets=tuple(dict.fromkeys(datasets)),
-            degradation=origin.info.degradation,
+            degradation=_degradation(origin),
             reference={name: Spread(**spread) for name, spread in origin.info.reference.items()},
             steps=effort.steps,
             seconds=round(effort.seconds, 1),
             device=origin.device,
-            parent=origin.parent.id if origin.parent else None,
+            parent=parent.bundle_id if parent else None,
+            start=origin.start,
+            losses=tuple(loss.name for loss in recipe.losses),
         ),
-        scores=(),
         licence=Licence(
-            weights="Apache-2.0, within what the training pictures' licences allow",
+            weights=_weights_licence(parent),
             lineage=tuple(lineage),
             commercial_use=commercial_use(lineage),
         ),
-        git_commit=git_commit(),
-        mlflow_run=None,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _degradation(origin: Origin) -> str:
+    """What made the inputs: the recipe's own damage while training, else the dataset's."""
+    mix = origin.recipe.mix()
+    return origin.info.degradation if mix is None else mix.text
+
+
+def _weights_licence(parent: Initial | None) -> str:
+    theirs = parent.weights_licence if parent else OWN_LICENCE
+    if theirs is None:
+        return f"{OWN_LICENCE}; started from weights under terms that were not stated"
+    return theirs if theirs.startswith(OWN_LICENCE) else f"{OWN_LICENCE}; started from: {theirs}"
 
 
 def _datasets(origin: Origin) -> list[Dataset]:
@@ -203,18 +257,11 @@ def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
 def _probes(dataset: Path) -> list[npt.NDArray[np.uint8]]:
     """The middles of some low-resolution pictures: held-out ones where there are any."""
     rows: list[ManifestRow] = sorted(read_manifest(dataset), key=lambda row: row.split == "train")
-    return [_middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
+    return [middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
 
 
-def _middle(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+def middle(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """The middle of a picture (H, W, 3), at most `side` pixels a side."""
     height, width = hwc_u8.shape[:2]
     top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
     return np.ascontiguousarray(hwc_u8[top : top + side, left : left + side])
-
-
-def _arrays(weights: Mapping[str, Tensor]) -> dict[str, npt.NDArray[np.float32]]:
-    return {key: value.numpy() for key, value in weights.items()}
-
-
-def _facts(origin: Origin) -> ArchFacts:
-    return facts(origin.recipe.arch.name, origin.recipe.arch.parameters)

@@ -50,13 +50,18 @@ def build(arch: str, parameters: Mapping[str, Any]) -> "nn.Module":
 
     Raises UnknownArch for a name that is not known or parameters the network does not take.
     """
-    if arch not in _CLASSES:
-        raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_CLASSES)}")
-    module = importlib.import_module(f"superres.archs.{arch}")
+    network = network_class(arch)
     try:
-        return getattr(module, _CLASSES[arch])(**parameters)
+        return network(**parameters)
     except TypeError as error:
         raise UnknownArch(f"network {arch!r} does not take these parameters: {error}") from error
+
+
+def network_class(arch: str) -> "type[nn.Module]":
+    """The class behind a name; its constructor's arguments are the network's parameters."""
+    if arch not in _CLASSES:
+        raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_CLASSES)}")
+    return getattr(importlib.import_module(f"superres.archs.{arch}"), _CLASSES[arch])
 
 
 def facts(arch: str, parameters: Mapping[str, Any]) -> ArchFacts:
