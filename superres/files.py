@@ -31,16 +31,26 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises SharplineError where the folder cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a disk that is full or may not be written into a SharplineError that says so."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        yield
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise SharplineError(
             f"cannot write {path}: {error.strerror}; free space or choose "
             "another folder, then run the command again"
@@ -57,9 +67,13 @@ def staged_folder(final: Path) -> Iterator[Path]:
     """A new folder that becomes `final` by one rename on success and vanishes on error.
 
     An existing `final` is replaced; readers see the old folder or the new one, never a mixture.
+    Raises SharplineError where the folder cannot be made.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent))
+    with writing(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(
+            tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent)
+        )
     try:
         staging.chmod(0o755)
         yield staging
@@ -72,6 +86,13 @@ def staged_folder(final: Path) -> Iterator[Path]:
             staging.rename(final)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def remove_abandoned(final: Path) -> None:
+    """Remove what killed processes left of `final`; only for who holds the lock on it."""
+    for suffix in ("partial", "retired"):
+        for abandoned in final.parent.glob(f".{final.name}.*.{suffix}"):
+            shutil.rmtree(abandoned, ignore_errors=True)
 
 
 @contextmanager

@@ -1,9 +1,14 @@
 """The one schema of a pairs dataset: a folder with dataset.json, manifest.parquet, pairs, packs.
 
 ID/dataset.json                                 what the set is (DatasetInfo)
+ID/content.json                                 content and recipe; its sha256 begins with ID
 ID/manifest.parquet                             one row a pair (ManifestRow)
+ID/report.md                                    what was left out and why, for people
 ID/pairs/{train,validation}/{HR,LR}/NAME.png    the pictures, readable by any toolkit
+ID/pairs/{train,validation}/MASK/NAME.png       where a degradation destroyed the scene
 ID/packs/train.{bin,json}                       the same pixels as uint8, for training
+
+A picture that was degraded several times has its second and later draws in LR-2, MASK-2 and so on.
 """
 
 # pyarrow has no types:
@@ -14,7 +19,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +30,7 @@ from superres.files import write_bytes, write_json
 
 SPLITS = ("train", "validation")
 INFO_NAME, MANIFEST_NAME = "dataset.json", "manifest.parquet"
+CONTENT_NAME, REPORT_NAME = "content.json", "report.md"
 
 SCHEMA = pa.schema(
     [
@@ -46,6 +52,9 @@ SCHEMA = pa.schema(
         ("licence", pa.string()),
         ("author", pa.string()),
         ("phash", pa.string()),
+        ("draw", pa.int32()),
+        ("mask_path", pa.string()),
+        ("mask_sha256", pa.string()),
     ]
 )
 
@@ -53,7 +62,11 @@ SCHEMA = pa.schema(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestRow:
     """One pair. Paths are relative to the dataset folder, width and height those of the HR picture,
-    sha256 and bytes those of the PNG files, parameters the degradation's own as JSON."""
+    sha256 and bytes those of the PNG files, parameters the degradation's own as JSON.
+
+    `draw` counts the degradations of one picture from 1, so `name` and `draw` together are unique.
+    The mask is 255 where the scene is lost; its path and sha256 are empty where there is none.
+    """
 
     split: str
     name: str
@@ -73,6 +86,9 @@ class ManifestRow:
     licence: str
     author: str
     phash: str
+    draw: int = 1
+    mask_path: str = ""
+    mask_sha256: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The row keyed by column, in the schema's order."""
@@ -80,23 +96,34 @@ class ManifestRow:
 
 
 class LeftOut(BaseModel):
-    """A picture that is not in the set, and why."""
+    """A picture that is not in the set, and why; `twin` is the picture that it repeats, if any."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     reason: str
+    twin: str = ""
+
+
+class Twins(BaseModel):
+    """Two training pictures that look alike and both stay."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    twin: str
 
 
 class DatasetInfo(BaseModel):
     """What a dataset is: enough to train on it, to compare with it and to state its lineage.
 
-    `reference` holds, per feature of superres.measure, the summary over the LR training pictures.
+    `splits` counts pairs. `reference` holds, per feature of superres.measure, the summary over the
+    LR training pictures. `pack_sha256` is that of the pack's index, which holds every picture's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
+    format_version: Literal[2] = 2
     id: str
     source: str
     scale: int
@@ -104,6 +131,7 @@ class DatasetInfo(BaseModel):
     splits: dict[str, int]
     licences: list[str]
     left_out: list[LeftOut]
+    alike: list[Twins] = []
     reference: dict[str, dict[str, float]]
     pack_sha256: str
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,16 +21,17 @@ from training.data.sources import find_pictures, sample_pictures
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
 
 Plan = Callable[..., Path]
+Add = Callable[..., str]
 
 
 @pytest.fixture
-def plan(pictures: Path, tmp_path: Path) -> Plan:
+def plan(pictures: Path, add: Add, tmp_path: Path) -> Plan:
     """A maker of plans over the pictures, or over a folder given."""
 
     def make(
-        folder: Path = pictures, recipe: PairRecipe = RECIPE, root: str = "root", **options: int
+        folder: Path = pictures, recipe: PairRecipe = RECIPE, root: str = "root", **options: Any
     ) -> Path:
-        found = find_pictures([str(folder)], split_every=3)
+        found = find_pictures([add(folder)], split_every=3)
         return make_plan(found, recipe, tmp_path / root, **options)
 
     return make
@@ -130,7 +132,7 @@ def test_sides_are_cropped_to_the_scale(plan: Plan) -> None:
     assert {(row.width, row.height) for row in rows} == {(72, 54)}
 
 
-def test_every_picture_left_out_is_named_with_its_reason(plan: Plan, tmp_path: Path) -> None:
+def test_every_picture_left_out_is_named_with_its_reason(add: Add, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     rng = np.random.default_rng(1)
 
@@ -150,7 +152,7 @@ def test_every_picture_left_out_is_named_with_its_reason(plan: Plan, tmp_path: P
     whole = encode(Picture(rgb_hwc=noise()), "png")
     (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     (folder / "same.png").write_bytes((folder / "good.png").read_bytes())
-    info = build(make_plan(find_pictures([str(folder)]), RECIPE, tmp_path / "root")).info
+    info = build(make_plan(find_pictures([add(folder)]), RECIPE, tmp_path / "root")).info
     reasons = {entry.name.removeprefix("mixed-"): entry.reason for entry in info.left_out}
     assert set(reasons) == {"glass", "tiny", "text", "cut", "same"}
     assert "transparent" in reasons["glass"]
@@ -162,7 +164,7 @@ def test_every_picture_left_out_is_named_with_its_reason(plan: Plan, tmp_path: P
 
 
 def test_a_training_picture_close_to_a_held_out_one_is_left_out(
-    tmp_path: Path, pictures: Path
+    tmp_path: Path, pictures: Path, add: Add
 ) -> None:
     folder = tmp_path / "album"
     original = read(pictures / "03.png").rgb_hwc
@@ -170,7 +172,7 @@ def test_a_training_picture_close_to_a_held_out_one_is_left_out(
         write(folder / f"{index}.png", read(pictures / f"{index:02d}.png"))
     write(folder / "3.png", Picture(rgb_hwc=original))
     (folder / "4.jpg").write_bytes(encode(Picture(rgb_hwc=original), "jpeg", quality=70))
-    found = find_pictures([str(folder)], split_every=4)
+    found = find_pictures([add(folder)], split_every=4)
     assert [picture.name for picture in found if picture.split == "validation"] == ["album-3"]
     info = build(make_plan(found, RECIPE, tmp_path / "root")).info
     assert [entry.name for entry in info.left_out] == ["album-4"]
@@ -197,17 +199,19 @@ def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plan()
-    from training.data import pairs
+    from training.data import shards
 
     def full_disk(*_: object) -> None:
         raise SharplineError("cannot write: no space left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(pairs, "write_bytes", full_disk)
+        patched.setattr(shards, "write_bytes", full_disk)
         with pytest.raises(SharplineError, match="no space left"):
             build_shard(path, 0)
     assert not [
-        found for found in path.parent.rglob("*") if found.name != "plan.json" and found.is_file()
+        found
+        for found in path.parent.rglob("*")
+        if found.name != "plan.json" and found.is_file() and found.suffix != ".lock"
     ]
     assert build(path).info.splits == {"train": 4, "validation": 2}
 
@@ -217,11 +221,13 @@ def test_a_shard_out_of_range_is_refused(plan: Plan) -> None:
         build_shard(plan(), 1)
 
 
-def test_pictures_that_change_after_planning_are_noticed(tmp_path: Path, pictures: Path) -> None:
+def test_pictures_that_change_after_planning_are_noticed(
+    tmp_path: Path, pictures: Path, add: Add
+) -> None:
     folder = tmp_path / "live"
     for path in pictures.iterdir():
         write(folder / path.name, read(path))
-    path = make_plan(find_pictures([str(folder)]), RECIPE, tmp_path / "root")
+    path = make_plan(find_pictures([add(folder)]), RECIPE, tmp_path / "root")
     write(folder / "03.png", Picture(rgb_hwc=np.zeros((64, 64, 3), np.uint8)))
     with pytest.raises(SharplineError, match="has changed since the plan"):
         build(path)
