@@ -25,8 +25,9 @@ _HOW = (
     f"{MOST_POINTS} corners 'x1,y1 x2,y2 x3,y3', in pixels of the upright picture"
 )
 FEATHER = 2  # LR pixels that the region grows by before its edge is softened by as many
-REACH = 2 * FEATHER + 2  # LR pixels from the region beyond which nothing of it is felt
-MARGIN = REACH + 2  # LR pixels around a box that its mask is made from
+# LR pixels around the region where something of it is felt, and around a box that its mask is made
+# from: growing by one more than the softening, the softening, and one to draw lines between pixels.
+REACH = MARGIN = (FEATHER + 1) + FEATHER + 1
 
 
 class BadRegion(SharplineError):
@@ -94,10 +95,10 @@ class Region:
             and top - REACH < box.top + box.height
             and bottom + REACH > box.top
         )
-        return near and bool(self.mask(box, 1).any())
+        return near and bool(self._softened(box).any())
 
     def drawn(self, box: Box) -> Array:
-        """(box.height, box.width) uint8: 255 where a pixel's centre lies in the region, else 0.
+        """(box.height, box.width) uint8: 1 where a pixel's centre lies in the region, else 0.
 
         A row's pixels turn from outside to inside at every edge left of them (even-odd rule).
         """
@@ -108,32 +109,48 @@ class Region:
             across = x1 + (down[rows] - y1) / (y2 - y1) * (x2 - x1) if rows.size else down[:0]
             columns = np.clip(np.ceil(across - 0.5) - box.left, 0, box.width).astype(np.intp)
             turns[rows, columns] ^= 1
-        return np.bitwise_xor.accumulate(turns, axis=1)[:, :-1] * np.uint8(255)
+        return np.bitwise_xor.accumulate(turns, axis=1)[:, :-1]
 
     def mask(self, box: Box, scale: int) -> Array:
-        """(box.height * scale, box.width * scale) uint8: 255 model, 0 bicubic, between around."""
-        from PIL import Image, ImageFilter
+        """(box.height, box.width) * scale float32: 1 model, 0 bicubic, between them around."""
+        return _enlarged(_enlarged(self._softened(box), scale).T, scale).T
 
+    def _softened(self, box: Box) -> Array:
+        """What `mask` draws its lines through: the box and one more LR pixel on every side."""
         wide = Box(
             top=box.top - MARGIN,
             left=box.left - MARGIN,
             height=box.height + 2 * MARGIN,
             width=box.width + 2 * MARGIN,
         )
-        grown = Image.fromarray(self.drawn(wide)).filter(
-            ImageFilter.MaxFilter(2 * (FEATHER + 1) + 1)
-        )
-        soft = grown.filter(ImageFilter.BoxBlur(FEATHER))
-        large = soft.resize((wide.width * scale, wide.height * scale), Image.Resampling.BILINEAR)
-        edge = MARGIN * scale
-        return np.asarray(large)[edge:-edge, edge:-edge]
+        soft = self.drawn(wide)
+        for axis in (0, 1):
+            soft = _windows(soft, FEATHER + 1, axis).max(axis=-1)
+        for axis in (0, 1):
+            soft = _windows(soft, FEATHER, axis).sum(axis=-1, dtype=np.uint16)
+        return soft.astype(np.float32) / np.float32((2 * FEATHER + 1) ** 2)
 
     def blended(self, box: Box, scale: int, model_hwc: Array, around_hwc: Array) -> Array:
         """The box of the answer from its two sources, (box.height, box.width) * scale, 3 each."""
         mask = self.mask(box, scale)
-        if mask.min() == 255:
-            return model_hwc
-        around = around_hwc.astype(np.float32)
-        share = (mask / np.float32(255.0))[..., None]
-        mixed = around + share * (model_hwc.astype(np.float32) - around)
-        return restore_dtype(mixed, model_hwc.dtype)
+        mixed_hwc = np.where((mask == 1)[..., None], model_hwc, around_hwc)
+        between = (mask > 0) & (mask < 1)
+        around = around_hwc[between].astype(np.float32)
+        step = model_hwc[between].astype(np.float32) - around
+        mixed_hwc[between] = restore_dtype(around + mask[between][:, None] * step, model_hwc.dtype)
+        return mixed_hwc
+
+
+def _windows(plane: Array, reach: int, axis: int) -> Array:
+    """Every value with its neighbours up to `reach` away along an axis, which it shortens."""
+    return np.lib.stride_tricks.sliding_window_view(plane, 2 * reach + 1, axis=axis)
+
+
+def _enlarged(plane: Array, scale: int) -> Array:
+    """`scale` times as many rows, on straight lines between those there are, less one a side."""
+    before, here, after = plane[:-2], plane[1:-1], plane[2:]
+    rows = []
+    for step in range(scale):
+        part = np.float32((step + 0.5) / scale - 0.5)
+        rows.append(here + abs(part) * ((before if part < 0 else after) - here))
+    return np.stack(rows, axis=1).reshape(len(here) * scale, plane.shape[1])
