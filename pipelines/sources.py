@@ -16,10 +16,10 @@ class Sources:
 def choose_sources(parameters: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> Sources:
     """The sources that a run's parameters ask for, out of what `sharpline data list` lists.
 
-    Watched ones join where the parameters say so. A name that is not listed is kept: planning
-    refuses it and says what to do.
+    Watched ones that hold pictures join where the parameters say so. A name that is not listed is
+    kept: planning refuses it and says what to do.
     """
-    watched = [entry["name"] for entry in listed if entry["watched"]]
+    watched = [entry["name"] for entry in listed if entry["watched"] and entry["pictures"]]
     asked = [parameters["source"], *parameters["also"], *(watched if parameters["watched"] else ())]
     absent = {one["name"] for one in listed if one["kind"] == "catalogue" and not one["there"]}
     names = list(dict.fromkeys(asked))

@@ -141,7 +141,7 @@ class Pushed(dict):
 
 
 def listed(name, kind, *, there=True, watched=False):
-    return {"name": name, "kind": kind, "there": there, "watched": watched}
+    return {"name": name, "kind": kind, "there": there, "watched": watched, "pictures": 8}
 
 
 def test_what_is_not_here_yet_is_fetched_first(body, commands):

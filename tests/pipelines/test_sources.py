@@ -4,12 +4,20 @@ import pytest
 
 from pipelines.sources import choose_sources
 
+
+def listed(name, kind, *, there=True, watched=False, pictures=8):
+    """A source as `sharpline data list` lists it."""
+    fields = {"there": there, "watched": watched, "pictures": pictures}
+    return {"name": name, "kind": kind} | fields
+
+
 LISTED = [
-    {"name": "sample", "kind": "embedded", "there": True, "watched": False},
-    {"name": "div2k", "kind": "catalogue", "there": False, "watched": False},
-    {"name": "flickr2k", "kind": "catalogue", "there": True, "watched": False},
-    {"name": "mine", "kind": "added", "there": True, "watched": False},
-    {"name": "inbox", "kind": "added", "there": True, "watched": True},
+    listed("sample", "embedded"),
+    listed("div2k", "catalogue", there=False),
+    listed("flickr2k", "catalogue"),
+    listed("mine", "added"),
+    listed("inbox", "added", watched=True),
+    listed("empty", "added", watched=True, pictures=0),
 ]
 
 
