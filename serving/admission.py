@@ -1,28 +1,42 @@
-"""Who may enter: places, bytes and answer pixels of the whole process, checked before the work.
+"""Who may enter: places, bytes, answer pixels and time of the whole process, before the work.
+
+When a picture will be answered is predicted from what its model is known to cost and from what the
+others have left to do, shared fairly among clients as the scheduler does it. Who would have to wait
+too long is refused at once and told when it would be taken.
 
 Everything here runs on the event loop, so nothing needs a lock.
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
+from serving.costs import Costs
 from serving.errors import AnswerTooLarge, Draining, QueueFull
 from serving.settings import LimitSettings, QueueSettings
 from superres.image import LONGEST_SIDE, FormatCannotHold, Limits, TooManyBytes
 
-LONGEST_RETRY_SECONDS = 60.0
+LONGEST_RETRY_SECONDS = 3600.0
+SEARCH_STEPS = 40  # of halving: from an hour to less than a microsecond
 RATE_MEMORY = 0.8  # of the former estimate, per answered picture
 
 
 class Entry:
     """One admitted request and what it holds; given back as a whole when it leaves."""
 
-    def __init__(self, admission: "Admission", entered_seconds: float) -> None:
+    def __init__(self, admission: "Admission", client: str, entered_seconds: float) -> None:
         self._admission = admission
+        self.client = client
         self.entered_seconds = entered_seconds
         self.bytes = 0
         self.answer_pixels = 0
+        self._work_seconds = 0.0
+        self._share_done = 0.0
+
+    @property
+    def remaining_seconds(self) -> float:
+        """Of one device, for what is left of this picture."""
+        return self._work_seconds * (1.0 - self._share_done)
 
     def hold_bytes(self, count: int) -> None:
         """Account for bytes of this body. Raises TooManyBytes, or QueueFull for the process."""
@@ -35,6 +49,19 @@ class Entry:
         """
         self._admission.hold_answer(self, width, height, format)
 
+    def hold_work(self, model: str, pixels: int, deadline_seconds: float) -> None:
+        """Account for `pixels` LR pixels through a model, wanted by `deadline_seconds`.
+
+        Raises QueueFull where the wait would be too long, with the time until it is not.
+        """
+        self._work_seconds = self._admission.predicted_seconds(
+            self, model, pixels, deadline_seconds
+        )
+
+    def work_done(self, share: float) -> None:
+        """Hear that a share of the work, 0 to 1, is done."""
+        self._share_done = min(1.0, share)
+
 
 class Admission:
     """Lets requests in while there is room, and says when to come back while there is none."""
@@ -43,10 +70,14 @@ class Admission:
         self,
         limits: LimitSettings,
         queue: QueueSettings,
+        costs: Costs,
+        places: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._queue = queue
+        self._costs = costs
+        self._places = places
         self._clock = clock
         self._entries: set[Entry] = set()
         self._draining = False
@@ -75,8 +106,8 @@ class Admission:
         self._draining = True
 
     @contextmanager
-    def enter(self) -> Generator[Entry]:
-        """A place for one request. Raises Draining or QueueFull."""
+    def enter(self, client: str = "") -> Generator[Entry]:
+        """A place for one request of a client. Raises Draining or QueueFull."""
         if self._draining:
             raise Draining("the server is shutting down", seconds=5)
         if len(self._entries) >= self._queue.max_pictures:
@@ -84,7 +115,13 @@ class Admission:
                 f"{len(self._entries)} pictures are being worked on already",
                 seconds=self._seconds_until_one_leaves(),
             )
-        entry = Entry(self, self._clock())
+        own = sum(entry.client == client for entry in self._entries)
+        if own >= self._queue.max_pictures_per_client:
+            raise QueueFull(
+                f"{own} pictures of this client are being worked on already",
+                seconds=self._seconds_until_one_leaves(),
+            )
+        entry = Entry(self, client, self._clock())
         self._entries.add(entry)
         try:
             yield entry
@@ -125,6 +162,58 @@ class Admission:
                 seconds=self._seconds_for(excess),
             )
         entry.answer_pixels = width * height
+
+    def predicted_seconds(
+        self, entry: Entry, model: str, pixels: int, deadline_seconds: float
+    ) -> float:
+        """What `pixels` will take alone on one device; see `Entry.hold_work`."""
+        own_seconds = self._costs.seconds(model, pixels) or 0.0
+        backlog: dict[str, float] = {}
+        for other in self._entries - {entry}:
+            backlog[other.client] = backlog.get(other.client, 0.0) + other.remaining_seconds
+        if not any(backlog.values()):
+            # An idle server tries whatever comes: a wrong prediction could never be corrected.
+            return own_seconds
+        allowed_seconds = min(
+            deadline_seconds - self._clock(),
+            max(
+                self._queue.max_wait_seconds + own_seconds / self._places,
+                self._queue.max_stretch * own_seconds / self._places,
+            ),
+        )
+        finish_seconds = self._finish_seconds(backlog, entry.client, own_seconds, 0.0)
+        if finish_seconds > allowed_seconds:
+            raise QueueFull(
+                f"the answer would take about {finish_seconds:.0f} seconds, with those that are "
+                "being worked on",
+                seconds=self._seconds_until(backlog, entry.client, own_seconds, allowed_seconds),
+            )
+        return own_seconds
+
+    def _finish_seconds(
+        self, backlog: Mapping[str, float], client: str, own_seconds: float, served: float
+    ) -> float:
+        """When new work of a client would be done, once every client was `served` that long.
+
+        Under fair shares nobody gets more than this client does until it is done.
+        """
+        left = {name: max(0.0, seconds - served) for name, seconds in backlog.items()}
+        mine = left.pop(client, 0.0) + own_seconds
+        return (mine + sum(min(seconds, mine) for seconds in left.values())) / self._places
+
+    def _seconds_until(
+        self, backlog: Mapping[str, float], client: str, own_seconds: float, allowed: float
+    ) -> float:
+        """How long from now until the same request would be let in, if nobody else came."""
+        low, high = 0.0, max(backlog.values())
+        for _ in range(SEARCH_STEPS):
+            served = (low + high) / 2
+            if self._finish_seconds(backlog, client, own_seconds, served) > allowed:
+                low = served
+            else:
+                high = served
+        seconds = sum(min(seconds, high) for seconds in backlog.values()) / self._places
+        return min(LONGEST_RETRY_SECONDS, seconds)
 
     def _learn_rate(self, entry: Entry) -> None:
         """Pixels per second of the whole process, from what left since the last one left."""

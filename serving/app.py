@@ -12,18 +12,23 @@ from starlette.middleware.cors import CORSMiddleware
 
 from serving import errors
 from serving.admission import Admission
+from serving.costs import Costs
+from serving.clients import Clients
 from serving.drift import LiveWindow
-from serving.engine import Engine
-from serving.enhancer import Enhancer
+from serving.engine import Engines
+from serving.enhancer import Enhancer, EnhancerParts
 from serving.loaded import BackendLoader
+from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.reporter import Reporter, show_when_scraped
 from serving.routes import enhance, health, models, pages
 from serving.scheduler import BatchLimits, Scheduler
-from serving.security import OwnFaults, RequestFigures, SecurityHeaders, instance_of
+from serving.security import OwnFaults, RequestFigures, SecurityHeaders, hosts_of, instance_of
 from serving.services import Services
 from serving.settings import Settings
+from serving.shadow import ShadowRunner
+from superres.backends import devices_of
 from superres.environment import cpu_threads
 from superres.image import PictureError
 
@@ -49,7 +54,7 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
     _answer_errors(app)
     app.add_middleware(OwnFaults)
     origins = settings.security.allow_origins
-    app.add_middleware(SecurityHeaders, allow_origins=origins)
+    app.add_middleware(SecurityHeaders, allow_origins=origins, hosts=hosts_of(settings))
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -62,35 +67,57 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
 
 
 def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
-    metrics = Metrics()
-    reporter = Reporter(metrics)
-    batch_limits = BatchLimits(**settings.batch.model_dump())
+    metrics, costs = Metrics(), Costs()
+    reporter = Reporter(metrics, costs)
+    batch = settings.batch
+    batch_limits = BatchLimits(**batch.model_dump(exclude={"stuck_seconds"}))
     scheduler = Scheduler(batch_limits)
-    engine = Engine(scheduler, reporter)
-    models = Models(settings.models, engine.call, reporter, load_backend)
-    admission = Admission(settings.limits, settings.queue)
+    devices = devices_of(settings.models.backend, settings.models.device)
+    engines = Engines(scheduler, reporter, len(devices), batch.stuck_seconds)
+    models = Models(settings.models, engines.call, reporter, load_backend, devices)
+    admission = Admission(settings.limits, settings.queue, costs, len(devices))
     window = LiveWindow(settings.drift)
-    enhancer = Enhancer(scheduler, batch_limits, window, reporter, worker_threads=cpu_threads())
+    shadows = ShadowRunner(models, scheduler, reporter, settings.consistency.max_levels)
+    enhancer = Enhancer(
+        EnhancerParts(
+            scheduler=scheduler,
+            limits=batch_limits,
+            window=window,
+            watcher=reporter,
+            shadows=shadows,
+            consistency=settings.consistency,
+            worker_threads=cpu_threads(),
+        )
+    )
     show_when_scraped(
-        metrics, scheduler=scheduler, admission=admission, models=models, window=window
+        metrics,
+        scheduler=scheduler,
+        admission=admission,
+        models=models,
+        window=window,
+        costs=costs,
     )
     return Services(
         settings=settings,
+        keys=KeyRing(settings.security.keys_file),
+        clients=Clients(settings.security.trusted_proxies),
         metrics=metrics,
         reporter=reporter,
         admission=admission,
         scheduler=scheduler,
-        engine=engine,
+        engines=engines,
         models=models,
         window=window,
         enhancer=enhancer,
+        costs=costs,
+        shadows=shadows,
     )
 
 
 def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        services.engine.start()
+        services.engines.start()
         services.models.start()
         try:
             yield
@@ -98,7 +125,8 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             services.admission.drain()
             # The watcher first: it may be waiting for the engine to warm a model up.
             await to_thread.run_sync(services.models.stop_watching)
-            await to_thread.run_sync(services.engine.stop)
+            await services.shadows.stop()
+            await to_thread.run_sync(services.engines.stop)
             services.models.close()
 
     return lifespan

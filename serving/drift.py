@@ -8,14 +8,18 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.settings import DriftSettings
 from superres.bundle import Spread
 from superres.image import Picture
 from superres.quality import psnr_of_mse
 from superres.resize import imresize
+
+Array = NDArray[Any]
 
 BLOCK_SIDE = 48  # LR pixels
 BLOCKS_A_SIDE = 3
@@ -91,22 +95,56 @@ def distance(live_mean: float, reference: Spread) -> float:
     return abs(live_mean - reference.mean) / deviation
 
 
-def consistency_db(lr: Picture, answer: Picture) -> float:
-    """PSNR of the answer, shrunk to its input's size, against that input.
+class ConsistencySample:
+    """Blocks of an answer, taken from its stripes as they pass, and what they say of it.
 
     Pictures larger than the blocks are judged by blocks spread evenly over them.
     """
-    scale = answer.height // lr.height
-    top_value = float(np.iinfo(lr.rgb_hwc.dtype).max)
-    squared = []
-    for rows in _spans(lr.height):
-        for columns in _spans(lr.width):
-            block = lr.rgb_hwc[rows, columns].astype(np.float64)
-            large = answer.rgb_hwc[_scaled(rows, scale), _scaled(columns, scale)]
-            shrunk = imresize(large, size=block.shape[:2]).astype(np.float64)
-            error = (shrunk - block)[_inner(rows, lr.height), _inner(columns, lr.width)]
-            squared.append(float(np.mean((error * (255.0 / top_value)) ** 2)))
-    return min(HIGHEST_DB, psnr_of_mse(fmean(squared)))
+
+    def __init__(self, lr: Picture, scale: int) -> None:
+        self._lr = lr
+        self._scale = scale
+        self._rows = _spans(lr.height)
+        self._columns = [_scaled(columns, scale) for columns in _spans(lr.width)]
+        self._blocks = [
+            [
+                np.zeros((_length(rows) * scale, _length(columns), 3), lr.rgb_hwc.dtype)
+                for columns in self._columns
+            ]
+            for rows in self._rows
+        ]
+
+    def add(self, top: int, stripe_hwc: Array) -> None:
+        """Take what is needed of the enlarged rows that start at row `top` of the input."""
+        first, last = top * self._scale, top * self._scale + len(stripe_hwc)
+        for rows, blocks in zip(self._rows, self._blocks, strict=True):
+            wanted = _scaled(rows, self._scale)
+            begin, end = max(first, wanted.start), min(last, wanted.stop)
+            if begin >= end:
+                continue
+            into = slice(begin - wanted.start, end - wanted.start)
+            for columns, block in zip(self._columns, blocks, strict=True):
+                block[into] = stripe_hwc[begin - first : end - first, columns]
+
+    def db(self) -> float:
+        """PSNR of the answer, shrunk to its input's size, against that input."""
+        lr = self._lr
+        top_value = float(np.iinfo(lr.rgb_hwc.dtype).max)
+        squared = []
+        for rows, blocks in zip(self._rows, self._blocks, strict=True):
+            for columns, large in zip(_spans(lr.width), blocks, strict=True):
+                block = lr.rgb_hwc[rows, columns].astype(np.float64)
+                small = imresize(large, size=block.shape[:2]).astype(np.float64)
+                error = (small - block)[_inner(rows, lr.height), _inner(columns, lr.width)]
+                squared.append(float(np.mean((error * (255.0 / top_value)) ** 2)))
+        return min(HIGHEST_DB, psnr_of_mse(fmean(squared)))
+
+
+def consistency_db(lr: Picture, answer: Picture) -> float:
+    """What `ConsistencySample` says of a whole answer."""
+    sample = ConsistencySample(lr, answer.height // lr.height)
+    sample.add(0, answer.rgb_hwc)
+    return sample.db()
 
 
 def _spans(side: int) -> list[slice]:
@@ -121,9 +159,13 @@ def _scaled(span: slice, scale: int) -> slice:
     return slice(span.start * scale, span.stop * scale)
 
 
+def _length(span: slice) -> int:
+    return span.stop - span.start
+
+
 def _inner(span: slice, side: int) -> slice:
     """The part of a block that its cut edges leave alone; the picture's own edges are no cut."""
-    length = span.stop - span.start
+    length = _length(span)
     return slice(
         BLOCK_EDGE if span.start > 0 else 0, length - BLOCK_EDGE if span.stop < side else length
     )

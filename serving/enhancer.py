@@ -1,28 +1,30 @@
 """One picture's way through the house: decode, split, queue, join, check, encode.
 
 The event loop only waits and passes on; everything that touches pixels runs in worker threads, a
-few at a time, and the networks on the engine's thread.
+few at a time, and the networks on the engines' threads. The answer leaves in pieces while the rest
+is still being worked on.
 """
 
 import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from serving.drift import LiveWindow, Observation, consistency_db
+from serving.drift import LiveWindow
 from serving.errors import DeadlinePassed
 from serving.models import Offer
-from serving.scheduler import BatchLimits, Lane, Scheduler, Tile
-from superres.image import Limits, Picture, check_format_holds, decode, encode
-from superres.measure import measure
-from superres.tiling import Joiner, TilePlan, cut_one
-from superres.upscale import enlarged
+from serving.order import Answer, Order, Pieces, Stages
+from serving.scheduler import BatchLimits, Lane, Scheduler, Tile, TileRequest
+from serving.settings import ConsistencySettings
+from serving.stripes import Stripes
+from superres.image import Picture
+from superres.tiling import TilePlan, plan
 
 Result = TypeVar("Result")
 
@@ -30,153 +32,187 @@ BATCHES_AHEAD = 2  # of one picture's tiles in the queue; the rest are cut as th
 
 
 class Watcher(Protocol):
-    """Hears how long the stages of a picture take and what goes through."""
+    """Hears what goes through."""
 
-    def stage_done(self, stage: str, seconds: float) -> None: ...
+    def picture_done(
+        self, offer: Offer, *, waste_ratio: float, taken: int, given: int, seconds: float
+    ) -> None: ...
 
-    def picture_done(self, model: str, waste_ratio: float, taken: int, given: int) -> None: ...
+    def picture_failed(self, offer: Offer) -> None: ...
+
+    def inconsistent(self, offer: Offer, regions: int) -> None: ...
+
+
+class Shadows(Protocol):
+    """Takes tiles that a shadow is to be compared on; must not block."""
+
+    def wants(self, offer: Offer) -> bool: ...
+
+    def compare(self, offer: Offer, kept: list[tuple[Tile, Tile]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What one client asked for; `deadline_seconds` is on the scheduler's clock."""
+class EnhancerParts:
+    """What an enhancer is made of."""
 
-    data: bytes
-    name: str
-    offer: Offer
-    format: str
-    quality: int
-    limits: Limits
-    deadline_seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An encoded picture and how long each stage took."""
-
-    data: bytes
-    width: int
-    height: int
-    stage_seconds: dict[str, float]
-
-
-class Stages:
-    """Takes the time of each stage of one picture."""
-
-    def __init__(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        self.seconds: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def __call__(self, stage: str) -> Generator[None]:
-        started_seconds = time.perf_counter()
-        yield
-        self.seconds[stage] = time.perf_counter() - started_seconds
-        self._watcher.stage_done(stage, self.seconds[stage])
+    scheduler: Scheduler
+    limits: BatchLimits
+    window: LiveWindow
+    watcher: Watcher
+    shadows: Shadows
+    consistency: ConsistencySettings
+    worker_threads: int
 
 
 class Enhancer:
     """Turns orders into answers."""
 
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        limits: BatchLimits,
-        window: LiveWindow,
-        watcher: Watcher,
-        worker_threads: int,
-    ) -> None:
-        self._scheduler = scheduler
-        self._limits = limits
-        self._window = window
-        self._watcher = watcher
-        self._workers = CapacityLimiter(worker_threads)
+    def __init__(self, parts: EnhancerParts) -> None:
+        self._parts = parts
+        self._workers = CapacityLimiter(parts.worker_threads)
+        # A refusal must not wait for a place behind pictures that are being encoded.
+        self._quick_workers = CapacityLimiter(2)
 
     async def in_worker(self, work: Callable[[], Result]) -> Result:
         """Run `work` on a worker thread, waiting for a free one."""
         return await to_thread.run_sync(work, limiter=self._workers)
 
+    async def quickly(self, work: Callable[[], Result]) -> Result:
+        """The same for what takes a few milliseconds at most, apart from the heavy work."""
+        return await to_thread.run_sync(work, limiter=self._quick_workers)
+
     async def enhance(self, order: Order, stages: Stages) -> Answer:
-        """Raises PictureError, DeadlinePassed, or what the scheduler failed the picture with."""
-        timeout_seconds = order.deadline_seconds - time.monotonic()
+        """The answer as soon as its first piece is there.
+
+        Raises PictureError, DeadlinePassed, Inconsistent, or what the scheduler failed it with.
+        """
+        time_left = TimeLeft(order.deadline_seconds)
+        picture = await time_left.spend_on(self._decoded(order, stages))
+        stripes = await time_left.spend_on(self.in_worker(lambda: self._stripes(picture, order)))
+        pieces = self._pieces(stripes, order, stages, time_left)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                return await self._enhance(order, stages)
+            # An answer that may be flagged is held back, for its header comes before its pixels.
+            most = None if self._parts.consistency.action == "flag" else 1
+            first = await self._begin(pieces, stripes, most)
+        except BaseException:
+            await pieces.aclose()
+            raise
+        return Answer(
+            width=stripes.width,
+            height=stripes.height,
+            pieces=Pieces(first, pieces),
+            size=sum(map(len, first)) if stripes.complete else None,
+            verdict=stripes.verdict,
+            stage_seconds=dict(stages.seconds),
+        )
+
+    async def _begin(
+        self, pieces: AsyncGenerator[bytes], stripes: Stripes, most: int | None
+    ) -> list[bytes]:
+        first: list[bytes] = []
+        while not stripes.complete and (most is None or len(first) < most):
+            first.append(await anext(pieces))
+        return first
+
+    async def _decoded(self, order: Order, stages: Stages) -> Picture:
+        with stages("decode"):
+            return await self.in_worker(order.read)
+
+    def _stripes(self, picture: Picture, order: Order) -> Stripes:
+        geometry = order.offer.model.upscaler.geometry
+        tile_plan = plan(picture.height, picture.width, geometry)
+        return Stripes(picture, tile_plan, order, self._parts.consistency)
+
+    async def _pieces(
+        self, stripes: Stripes, order: Order, stages: Stages, time_left: "TimeLeft"
+    ) -> AsyncGenerator[bytes]:
+        """The file, piece by piece; every tile goes through the queue, a few batches at once."""
+        lane = lane_of(order.offer, stripes.plan, str(stripes.picture.rgb_hwc.dtype))
+        ahead = BATCHES_AHEAD * self._parts.limits.tiles_in(lane)
+        keep = self._parts.shadows.wants(order.offer)
+        mailbox = Mailbox()
+        request = self._parts.scheduler.open(
+            lane,
+            deadline_seconds=order.deadline_seconds,
+            receiver=mailbox,
+            client=order.client,
+        )
+        results: list[tuple[int, Tile]] = []
+        began_seconds = time.monotonic()
+        try:
+            while not stripes.complete:
+                piece = await time_left.spend_on(
+                    self.in_worker(
+                        partial(self._step, stripes, request, results, len(results) or ahead, keep)
+                    )
+                )
+                order.progress(stripes.share_done)
+                if stripes.complete:
+                    await self._finish(stripes, order, stages, began_seconds)
+                if piece:
+                    yield piece
+                results = []
+                if stripes.waits_for_device:
+                    waited_from_seconds = time.perf_counter()
+                    results = await time_left.spend_on(mailbox.take())
+                    stages.add("network", time.perf_counter() - waited_from_seconds)
+        except Exception:
+            self._parts.watcher.picture_failed(order.offer)
+            raise
+        finally:
+            self._parts.scheduler.close(request)
+            if stripes.verdict.regions_off:
+                self._parts.watcher.inconsistent(order.offer, stripes.verdict.regions_off)
+        if stripes.kept:
+            self._parts.shadows.compare(order.offer, stripes.kept)
+
+    def _step(
+        self,
+        stripes: Stripes,
+        request: TileRequest,
+        results: list[tuple[int, Tile]],
+        free: int,
+        keep: bool,
+    ) -> bytes:
+        """Put as many new tiles into the queue as have come back, then take these in."""
+        self._parts.scheduler.put(request, stripes.cut(free))
+        return stripes.add(results, keep=keep)
+
+    async def _finish(
+        self, stripes: Stripes, order: Order, stages: Stages, began_seconds: float
+    ) -> None:
+        """What is told of a picture before its last piece leaves."""
+        parts = self._parts
+        parts.window.add(order.offer.name, await self.in_worker(stripes.observe))
+        stages.add("check", stripes.check_seconds)
+        stages.add("encode", stripes.encode_seconds)
+        stages.tell()
+        picture, tile_plan = stripes.picture, stripes.plan
+        parts.watcher.picture_done(
+            order.offer,
+            waste_ratio=tile_plan.waste_ratio,
+            taken=picture.pixels,
+            given=picture.pixels * tile_plan.scale**2,
+            seconds=time.monotonic() - began_seconds,
+        )
+
+
+class TimeLeft:
+    """What is left until a deadline; only work counts, not the client's slowness in taking."""
+
+    def __init__(self, deadline_seconds: float) -> None:
+        self._seconds = deadline_seconds - time.monotonic()
+
+    async def spend_on(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Raises DeadlinePassed once nothing is left."""
+        began_seconds = time.monotonic()
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await work
         except TimeoutError:
             raise DeadlinePassed("the answer was not ready in time") from None
-
-    async def _enhance(self, order: Order, stages: Stages) -> Answer:
-        picture = await self._timed(stages, "decode", lambda: _decoded(order))
-        with stages("network"):
-            answer = await self._enlarge(picture, order)
-        observation, data = await asyncio.gather(
-            self._timed(stages, "check", lambda: _observed(picture, answer)),
-            self._timed(
-                stages, "encode", lambda: encode(answer, order.format, quality=order.quality)
-            ),
-        )
-        self._window.add(order.offer.name, observation)
-        return Answer(
-            data=data, width=answer.width, height=answer.height, stage_seconds=stages.seconds
-        )
-
-    async def _timed(self, stages: Stages, stage: str, work: Callable[[], Result]) -> Result:
-        with stages(stage):
-            return await self.in_worker(work)
-
-    async def _enlarge(self, picture: Picture, order: Order) -> Picture:
-        model = order.offer.model
-        tile_plan, _ = model.upscaler.split(picture)
-        joiner = Joiner(tile_plan)
-        await self._run_tiles(picture, tile_plan, joiner, order)
-        self._watcher.picture_done(
-            order.offer.name,
-            tile_plan.waste_ratio,
-            picture.pixels,
-            picture.pixels * tile_plan.scale**2,
-        )
-        return await self.in_worker(lambda: enlarged(picture, joiner.result(), tile_plan.scale))
-
-    async def _run_tiles(
-        self, picture: Picture, tile_plan: TilePlan, joiner: Joiner, order: Order
-    ) -> None:
-        """Every tile through the queue, never more than a few batches of them at once."""
-        lane = Lane(
-            model=order.offer.model,
-            height=tile_plan.bucket[0],
-            width=tile_plan.bucket[1],
-            dtype=str(picture.rgb_hwc.dtype),
-        )
-        ahead = BATCHES_AHEAD * self._limits.tiles_in(lane)
-        mailbox = Mailbox()
-        request = self._scheduler.open(
-            lane, deadline_seconds=order.deadline_seconds, receiver=mailbox
-        )
-        to_cut = iter(range(len(tile_plan.boxes)))
-
-        def step(results: list[tuple[int, Tile]]) -> None:
-            """Take results in, and put as many new tiles into the queue as have come back."""
-            free = len(results) or ahead
-            self._scheduler.put(
-                request,
-                [
-                    (index, cut_one(picture.rgb_hwc, tile_plan, index))
-                    for index in islice(to_cut, free)
-                ],
-            )
-            for index, result_hwc in results:
-                joiner.add(index, result_hwc)
-
-        try:
-            results: list[tuple[int, Tile]] = []
-            joined = 0
-            while joined < len(tile_plan.boxes):
-                await self.in_worker(lambda results=results: step(results))
-                joined += len(results)
-                if joined < len(tile_plan.boxes):
-                    results = await mailbox.take()
         finally:
-            self._scheduler.close(request)
+            self._seconds -= time.monotonic() - began_seconds
 
 
 class Mailbox:
@@ -209,13 +245,7 @@ class Mailbox:
             self._loop.call_soon_threadsafe(self._arrived.set)
 
 
-def _decoded(order: Order) -> Picture:
-    picture = decode(order.data, name=order.name, limits=order.limits)
-    check_format_holds(picture, order.format)
-    return picture
-
-
-def _observed(picture: Picture, answer: Picture) -> Observation:
-    return Observation(
-        features=measure(picture.rgb_hwc), consistency_db=consistency_db(picture, answer)
-    )
+def lane_of(offer: Offer, tile_plan: TilePlan, dtype: str) -> Lane:
+    """What the tiles of a picture have in common with those that may share their batch."""
+    height, width = tile_plan.bucket
+    return Lane(model=offer.model, height=height, width=width, dtype=dtype)

@@ -51,6 +51,19 @@ class BadMultipart(ClientError):
     advice = "Send multipart/form-data with a boundary, few parts and the picture in `file`."
 
 
+class BadKey(ClientError):
+    status, label = 401, "bad-key"
+    advice = "Send `Authorization: Bearer KEY` with a key that `sharpline keys add` has made."
+
+    def headers(self) -> dict[str, str]:
+        return {"WWW-Authenticate": "Bearer"}
+
+
+class WrongHost(ClientError):
+    status, label = 421, "wrong-host"
+    advice = "The server does not go by this name; add it to SHARPLINE_SECURITY__ALLOW_HOSTS."
+
+
 class CrossSite(ClientError):
     status, label = 403, "cross-site"
     advice = "Pages of other sites may not call; allow theirs in SHARPLINE_SECURITY__ALLOW_ORIGINS."
@@ -73,7 +86,7 @@ class MethodNotAllowed(ClientError):
 
 class NotAcceptable(ClientError):
     status, label = 406, "not-acceptable"
-    advice = "Accept image/png, image/jpeg or image/webp, or name one with `format`."
+    advice = "Accept one of the media types that /docs lists, or name a `format`."
 
 
 class SlowBody(ClientError):
@@ -98,7 +111,7 @@ class BadOptions(ClientError):
 
 class AnswerTooLarge(ClientError):
     status, label = 422, "answer-too-large"
-    advice = "Send a smaller picture or choose a model of a smaller scale."
+    advice = "Send a smaller picture, choose a smaller scale, or ask for on_too_large=shrink."
 
 
 class TryLater(ServingError):
@@ -119,6 +132,10 @@ class QueueFull(TryLater):
     status, label = 429, "queue-full"
 
 
+class QuotaExceeded(TryLater):
+    status, label = 429, "quota-exceeded"
+
+
 class NotReady(TryLater):
     label = "not-ready"
 
@@ -137,6 +154,11 @@ class ModelFailed(ServingError):
     advice = "The network failed on this picture's tiles; the server's log has the reason."
 
 
+class Inconsistent(ServingError):
+    label = "inconsistent-answer"
+    advice = "The answer did not fit its picture and was held back; the server's log has more."
+
+
 PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
     error.label: error
     for error in (
@@ -144,6 +166,8 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
         ClientError,
         EmptyBody,
         BadMultipart,
+        BadKey,
+        WrongHost,
         CrossSite,
         NotFound,
         UnknownModel,
@@ -155,10 +179,12 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
         BadOptions,
         AnswerTooLarge,
         QueueFull,
+        QuotaExceeded,
         NotReady,
         Draining,
         DeadlinePassed,
         ModelFailed,
+        Inconsistent,
         NotAPicture,
         BrokenPicture,
         TooManyPixels,
@@ -168,11 +194,12 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
 }
 
 _PICTURE_ADVICE = {
-    NotAPicture.label: "Send a PNG, JPEG, WebP, GIF, TIFF or BMP file; its content decides.",
+    NotAPicture.label: "Send a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF file; its content decides.",
     BrokenPicture.label: "The file is damaged or not as its header says; save it again and resend.",
     TooManyPixels.label: "Send a picture within the limit that the detail states.",
     TooManyBytes.label: "Send a body within the limit that the detail states.",
-    FormatCannotHold.label: "Choose another `format`; png holds every answer.",
+    FormatCannotHold.label: "Choose another `format`; png holds every answer. Where only the size "
+    "is too much, on_too_large=shrink makes it fit.",
 }
 
 

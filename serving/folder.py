@@ -34,20 +34,35 @@ class IndexEntry(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """A model that the folder asks for; `bundle_id` is None where only the bundle knows."""
+class Edition:
+    """One bundle of a name; `bundle_id` is None where only the bundle knows."""
 
-    name: str
     version: str
     path: Path
     bundle_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the folder asks for under one name.
+
+    The champion answers, the canary instead of it for `canary_percent` of the clients; the shadow
+    is only compared, and `previous` kept ready for going back.
+    """
+
+    name: str
+    champion: Edition
+    previous: Edition | None = None
+    canary: Edition | None = None
+    canary_percent: float = 0.0
+    shadow: Edition | None = None
 
 
 _INDEX = TypeAdapter(dict[str, IndexEntry])
 
 
 def read_folder(folder: Path) -> dict[str, Wanted]:
-    """The champions that the folder asks for, by name. Raises BrokenFolder."""
+    """What the folder asks for, by name. Raises BrokenFolder."""
     if not folder.is_dir():
         raise BrokenFolder(f"there is no models folder {folder}; name one with --models")
     index = folder / INDEX_FILE
@@ -58,7 +73,7 @@ def read_folder(folder: Path) -> dict[str, Wanted]:
         name = _stated_name(path)
         # A second bundle of a name is asked for under its folder's, and refused with the reason.
         name = path.name if name in wanted else name
-        wanted[name] = Wanted(name=name, version=UNREGISTERED, path=path)
+        wanted[name] = Wanted(name=name, champion=Edition(version=UNREGISTERED, path=path))
     return wanted
 
 
@@ -94,7 +109,7 @@ def require_models(folder: Path) -> None:
     faults = []
     for asked in wanted.values():
         try:
-            load_bundle(asked.path)
+            load_bundle(asked.champion.path)
         except SharplineError as error:
             faults.append(f"  {asked.name}: {error}")
     if len(faults) == len(wanted):
@@ -127,12 +142,26 @@ def _from_index(folder: Path, index: Path) -> dict[str, Wanted]:
             f"{index} cannot be read ({error}); `sharpline models follow` writes it anew"
         ) from error
     return {
-        name: Wanted(
-            name=name,
-            path=folder / STORE / entry.champion,
-            bundle_id=entry.champion,
-            version=str(entry.versions.get(entry.champion, UNREGISTERED)),
-        )
+        name: _wanted(folder, name, entry)
         for name, entry in entries.items()
         if entry.champion is not None
     }
+
+
+def _wanted(folder: Path, name: str, entry: IndexEntry) -> Wanted:
+    def edition(bundle_id: str | None) -> Edition | None:
+        if bundle_id is None:
+            return None
+        version = str(entry.versions.get(bundle_id, UNREGISTERED))
+        return Edition(version=version, path=folder / STORE / bundle_id, bundle_id=bundle_id)
+
+    champion = edition(entry.champion)
+    assert champion is not None  # a name without one is left out
+    return Wanted(
+        name=name,
+        champion=champion,
+        previous=edition(entry.previous),
+        canary=edition(entry.canary),
+        canary_percent=entry.canary_percent,
+        shadow=edition(entry.shadow),
+    )

@@ -1,25 +1,28 @@
-"""One model on a device: proven before it serves, closed after its last request.
+"""One model on every device: proven before it serves, closed after its last request.
 
 A bundle is loaded, warmed up shape by shape, and must repeat the golden answer that it gave when it
 was made, within the bounds that it states.
 """
 
 import threading
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from serving.scheduler import Tile
-from superres.backends import Backend
+from superres.backends import Backend, DeviceOutOfMemory
 from superres.bundle import Bundle
 from superres.errors import SharplineError
 from superres.image import Picture
+from superres.tiling import in_parts
 from superres.upscale import Upscaler
 
 Result = TypeVar("Result")
-BackendLoader = Callable[[Bundle], Backend]
+BackendLoader = Callable[[Bundle, str], Backend]  # the string names a device
 
 ROUNDING_LEVELS = 1.0  # the golden answer and ours are each rounded to whole levels
 GOLDEN_SHARE = 99.9  # per cent of values that a precision bound speaks of
@@ -30,24 +33,46 @@ class WrongAnswer(SharplineError):
 
 
 class OnDevice(Protocol):
-    """Runs a function on the thread that owns the device."""
+    """Runs a function on the thread that owns the device of that number."""
 
-    def __call__(self, errand: Callable[[], Result], /) -> Result: ...
+    def __call__(self, place: int, errand: Callable[[], Result], /) -> Result: ...
 
 
 class LoadedModel:
-    """A proven bundle on a backend; closed once it is retired and nobody uses it."""
+    """A proven bundle, one backend per device; closed once it is retired and nobody uses it."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+    def __init__(self, bundle: Bundle, backends: Sequence[Backend]) -> None:
         self.bundle = bundle
         self.name = bundle.info.name
-        self.upscaler = Upscaler(bundle, backend)
+        self.upscaler = Upscaler(bundle, backends[0])
+        self._backends = tuple(backends)
         self._lock = threading.Lock()
         self._users = 0
         self._retired = False
 
-    def forward(self, tiles_bhwc: Tile) -> Tile:
-        return self.upscaler.forward(tiles_bhwc)
+    def forward(self, tiles_bhwc: Tile, place: int = 0) -> Tile:
+        return self._backends[place].forward(tiles_bhwc)
+
+    def forward_in_parts(self, tile_hwc: Tile, place: int = 0) -> Tile:
+        """One tile through the largest smaller bucket that the device's memory holds."""
+        height, width = tile_hwc.shape[:2]
+        smaller = [
+            bucket
+            for bucket in self.bundle.info.tile_buckets
+            if bucket[0] <= height and bucket[1] <= width and bucket != (height, width)
+        ]
+        backend = self._backends[place]
+        for bucket in sorted(smaller, key=lambda sides: -sides[0] * sides[1]):
+            try:
+                return in_parts(
+                    tile_hwc,
+                    self.upscaler.geometry,
+                    bucket,
+                    lambda part_hwc: backend.forward(part_hwc[None])[0],
+                )
+            except DeviceOutOfMemory:
+                continue
+        raise DeviceOutOfMemory(f"not even the smallest tile of {self.name} fits into memory")
 
     @contextmanager
     def in_use(self) -> Generator[None]:
@@ -65,33 +90,61 @@ class LoadedModel:
             self._retired = True
             close = self._users == 0
         if close:
-            self.upscaler.backend.close()
+            self._close()
 
     def _leave(self) -> None:
         with self._lock:
             self._users -= 1
             close = self._retired and self._users == 0
         if close:
-            self.upscaler.backend.close()
+            self._close()
+
+    def _close(self) -> None:
+        for backend in self._backends:
+            backend.close()
 
 
-def prove(bundle: Bundle, load: BackendLoader, on_device: OnDevice) -> LoadedModel:
-    """Load a bundle, warm it up and replay its golden pair; batches of others go in between.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """A model that repeated its golden answer, and how long that took."""
 
-    Raises WrongAnswer, or whatever loading and running it raise.
+    model: LoadedModel
+    pixels: int  # LR, as given to the network
+    seconds: float
+
+
+def prove(
+    bundle: Bundle, load: BackendLoader, on_device: OnDevice, devices: Sequence[str]
+) -> Proof:
+    """Load a bundle, warm it up and replay its golden pair on every device.
+
+    Batches of others go in between. Raises WrongAnswer, or whatever loading and running it raise.
     """
-    backend = load(bundle)
+    backends: list[Backend] = []
     try:
-        for bucket in bundle.info.tile_buckets:
-            on_device(lambda shape=bucket: backend.warm_up([shape]))
-        model = LoadedModel(bundle, backend)
         golden_input, golden_output = bundle.golden()
-        answer = on_device(lambda: model.upscaler.upscale(golden_input))
-        require_golden(answer, golden_output, bundle, backend.precision)
+        seconds = pixels = 0
+        for place, device in enumerate(devices):
+            backend = load(bundle, device)
+            backends.append(backend)
+            for bucket in bundle.info.tile_buckets:
+                on_device(place, lambda b=backend, shape=bucket: b.warm_up([shape]))
+            upscaler = Upscaler(bundle, backend)
+            answer, seconds = on_device(place, lambda up=upscaler: _timed(up, golden_input))
+            require_golden(answer, golden_output, bundle, backend.precision)
+            tile_plan, _ = upscaler.split(golden_input)
+            pixels = len(tile_plan.boxes) * tile_plan.bucket[0] * tile_plan.bucket[1]
     except BaseException:
-        backend.close()
+        for backend in backends:
+            backend.close()
         raise
-    return model
+    return Proof(model=LoadedModel(bundle, backends), pixels=pixels, seconds=seconds)
+
+
+def _timed(upscaler: Upscaler, picture: Picture) -> tuple[Picture, float]:
+    began_seconds = time.perf_counter()
+    answer = upscaler.upscale(picture)
+    return answer, time.perf_counter() - began_seconds
 
 
 def require_golden(answer: Picture, golden: Picture, bundle: Bundle, precision: str) -> None:

@@ -24,6 +24,7 @@ from superres.console import show
 DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 WASTES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 5.0, 10.0)
 
 
@@ -122,6 +123,63 @@ TABLE = (
         help="Batches that failed on the device",
     ),
     Figure(
+        name="sharpline_memory_retries_total",
+        kind="counter",
+        labels=("model",),
+        help="Times a batch was too large for the device's memory and was run in smaller parts",
+    ),
+    Figure(
+        name="sharpline_answers_cut_total",
+        kind="counter",
+        labels=("reason",),
+        help="Answers broken off after their first byte, by problem label or as slow-client",
+    ),
+    Figure(
+        name="sharpline_inconsistent_regions_total",
+        kind="counter",
+        labels=("model", "version"),
+        help="Regions of answers that, shrunk, were not those of their input",
+    ),
+    Figure(
+        name="sharpline_version_pictures_total",
+        kind="counter",
+        labels=("model", "version", "role"),
+        help="Pictures answered, by version; role is champion or canary",
+    ),
+    Figure(
+        name="sharpline_version_failures_total",
+        kind="counter",
+        labels=("model", "version", "role"),
+        help="Pictures whose answer failed on the way, by version",
+    ),
+    Figure(
+        name="sharpline_version_duration_seconds",
+        kind="histogram",
+        buckets=DURATIONS,
+        labels=("model", "version"),
+        help="From a picture's first tile to its answer's last piece, by version",
+    ),
+    Figure(
+        name="sharpline_shadow_tiles_total",
+        kind="counter",
+        labels=("model", "version", "outcome"),
+        help="Tiles on which a shadow was compared with its champion; outcome is compared, "
+        "inconsistent (does not fit its input), failed or skipped",
+    ),
+    Figure(
+        name="sharpline_shadow_difference_levels",
+        kind="histogram",
+        buckets=LEVELS,
+        labels=("model", "version"),
+        help="Mean distance of a shadow's tile from its champion's, in grey levels of 255",
+    ),
+    Figure(
+        name="sharpline_model_seconds_per_megapixel",
+        kind="gauge",
+        labels=("model",),
+        help="Device time of a million low-resolution pixels through the model, as seen lately",
+    ),
+    Figure(
         name="sharpline_input_drift",
         kind="gauge",
         labels=("feature", "model"),
@@ -161,6 +219,14 @@ class Metrics:
         self.batch_duration = self._histogram("sharpline_batch_duration_seconds")
         self.batch_fill = self._histogram("sharpline_batch_fill_ratio")
         self.batch_failures = self._counter("sharpline_batch_failures_total")
+        self.memory_retries = self._counter("sharpline_memory_retries_total")
+        self.answers_cut = self._counter("sharpline_answers_cut_total")
+        self.inconsistent_regions = self._counter("sharpline_inconsistent_regions_total")
+        self.version_pictures = self._counter("sharpline_version_pictures_total")
+        self.version_failures = self._counter("sharpline_version_failures_total")
+        self.version_duration = self._histogram("sharpline_version_duration_seconds")
+        self.shadow_tiles = self._counter("sharpline_shadow_tiles_total")
+        self.shadow_difference = self._histogram("sharpline_shadow_difference_levels")
         self.tile_waste = self._histogram("sharpline_tile_waste_ratio")
         self.pixels = self._counter("sharpline_pixels_total")
         self.model_swaps = self._counter("sharpline_model_swaps_total")

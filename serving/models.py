@@ -3,30 +3,39 @@
 A new model is loaded, verified and warmed up, and must repeat its golden answer, before it takes
 over; one that fails is refused and the old one serves on. A request keeps the model it began with.
 The model before stays loaded, so that going back to it is instant.
+
+A canary answers instead of the champion for a share of the clients, always the same ones; a shadow
+answers nobody.
 """
 
+import hashlib
 import logging
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from serving.errors import BadOptions, NotReady, UnknownModel
-from serving.folder import BrokenFolder, Fingerprint, Wanted, fingerprint, read_folder
+from serving.folder import BrokenFolder, Edition, Fingerprint, Wanted, fingerprint, read_folder
 from serving.loaded import BackendLoader, LoadedModel, OnDevice, WrongAnswer, prove
 from serving.settings import ModelSettings
-from superres.backends import Backend, load_backend
+from superres.backends import Backend, devices_of, load_backend
 from superres.bundle import Bundle, load_bundle
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
+
+Role = Literal["champion", "canary", "shadow"]
+SIDE_ROLES: tuple[Role, ...] = ("canary", "shadow")
 
 
 class Watcher(Protocol):
     """Hears what becomes of new models."""
 
     def model_wanted(self, model: str) -> None: ...
+
+    def model_proven(self, model: str, *, pixels: int, seconds: float) -> None: ...
 
     def model_swapped(self, model: str) -> None: ...
 
@@ -40,10 +49,33 @@ class Offer:
     name: str
     version: str
     model: LoadedModel
+    role: Role = "champion"
 
     @property
     def scale(self) -> int:
         return self.model.bundle.info.scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """What stands behind one name."""
+
+    champion: Offer
+    canary: Offer | None = None
+    canary_percent: float = 0.0
+    shadow: Offer | None = None
+
+    def offers(self) -> list[Offer]:
+        """Champion, canary and shadow, as far as there are such."""
+        return [offer for offer in (self.champion, self.canary, self.shadow) if offer is not None]
+
+    def for_client(self, client: str) -> Offer:
+        """The canary for its share of the clients, else the champion."""
+        if self.canary is not None and draws_below(
+            self.canary_percent, f"{self.champion.name}:{client}"
+        ):
+            return self.canary
+        return self.champion
 
 
 class Models:
@@ -55,13 +87,16 @@ class Models:
         on_device: OnDevice,
         watcher: Watcher,
         load: BackendLoader | None = None,
+        devices: Sequence[str] | None = None,
     ) -> None:
         self._settings = settings
         self._on_device = on_device
         self._watcher = watcher
         self._load = load or self._load_as_set
-        self._offers: Mapping[str, Offer] = {}  # replaced whole, never changed
-        self._before: dict[str, LoadedModel] = {}
+        self._devices = devices or devices_of(settings.backend, settings.device)
+        self._served: Mapping[str, Served] = {}  # replaced whole, never changed
+        self._loaded: dict[str, dict[str, LoadedModel]] = {}  # by name and bundle id
+        self._before: dict[str, str] = {}  # id of the champion before, by name
         self._problems: Mapping[str, str] = {}
         self._awaited: frozenset[str] = frozenset()  # wanted, not yet served or refused
         self._seen: Fingerprint | None = None
@@ -71,13 +106,18 @@ class Models:
 
     @property
     def offers(self) -> Mapping[str, Offer]:
-        """What is served, by name."""
-        return self._offers
+        """The champions, by name."""
+        return {name: served.champion for name, served in self._served.items()}
+
+    @property
+    def served(self) -> Mapping[str, Served]:
+        """Champions, canaries and shadows, by name."""
+        return self._served
 
     @property
     def default_name(self) -> str | None:
         """The model of a request that names none; None while nothing is served."""
-        return self._choose(None, None).name if self._offers else None
+        return self._choose(None, None).champion.name if self._served else None
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -100,12 +140,13 @@ class Models:
 
     def close(self) -> None:
         """Let every model go."""
-        for model in [*(offer.model for offer in self._offers.values()), *self._before.values()]:
-            model.retire()
+        for loaded in self._loaded.values():
+            for model in loaded.values():
+                model.retire()
 
     def require_ready(self) -> None:
         """Raise NotReady until there is a model to serve."""
-        if not self._offers:
+        if not self._served:
             if not self.looked:
                 raise NotReady("the models are being loaded", seconds=2)
             faults = "; ".join(f"{name}: {problem}" for name, problem in self._problems.items())
@@ -113,18 +154,32 @@ class Models:
             raise NotReady(f"no model is served from {folder} yet. {faults}".strip(), seconds=5)
 
     @contextmanager
-    def use(self, name: str | None = None, scale: int | None = None) -> Generator[Offer]:
+    def use(
+        self, name: str | None = None, scale: int | None = None, client: str = ""
+    ) -> Generator[Offer]:
         """The model of that name, or the best match, kept open for the caller.
 
         Raises NotReady, UnknownModel or BadOptions.
         """
         while True:
-            offer = self._choose(name, scale)
+            served = self._choose(name, scale)
+            offer = served.for_client(client)
             with offer.model.in_use():
                 # A swap may have come between choosing and taking hold: then choose again.
-                if self._offers.get(offer.name) is offer:
+                if self._served.get(offer.name) is served:
                     yield offer
                     return
+
+    @contextmanager
+    def use_shadow(self, name: str) -> Generator[Offer | None]:
+        """The shadow of that name, kept open for the caller; None where there is none (now)."""
+        served = self._served.get(name)
+        if served is None or served.shadow is None:
+            yield None
+            return
+        with served.shadow.model.in_use():
+            still_served = self._served.get(name) is served
+            yield served.shadow if still_served else None
 
     def refresh(self) -> None:
         """Look at the folder once, and make what is served follow it."""
@@ -142,19 +197,23 @@ class Models:
             log.error("the models folder cannot be read, so nothing changes: %s", error)
             self._problems = {str(self._settings.folder): str(error)}
             return
-        problems: dict[str, str] = {}
         self._awaited = frozenset(wanted)
-        for asked in sorted(wanted.values(), key=self._by_preference):
+        in_order = sorted(wanted.values(), key=self._by_preference)
+        problems: dict[str, str] = {}
+        for asked in in_order:
             self._watcher.model_wanted(asked.name)
-            problem = self._follow(asked)
+            problems.update(self._follow_champion(asked))
             self._awaited -= {asked.name}
-            if problem is not None:
-                problems[asked.name] = problem
+            if self._stopping.is_set():
+                return
+        for name in set(self._served) - set(wanted):
+            self._withdraw(name)
+        # Whoever waits for a champion has been helped; these can take their time.
+        for asked in in_order:
+            problems.update(self._follow_sides(asked))
             if self._stopping.is_set():
                 return
         self._problems = problems
-        for name in set(self._offers) - set(wanted):
-            self._withdraw(name)
 
     def _watch(self) -> None:
         while not self._stopping.is_set():
@@ -164,95 +223,147 @@ class Models:
                 log.exception("the models folder cannot be looked at; trying again")
             self._stopping.wait(self._settings.poll_seconds)
 
-    def _follow(self, asked: Wanted) -> str | None:
-        """Serve what is asked for; the reason where it is refused."""
-        offer = self._offers.get(asked.name)
+    def _follow_champion(self, asked: Wanted) -> dict[str, str]:
+        """Serve the champion that is asked for; says why under its name where it is refused."""
+        model, problems = self._prepared(asked, asked.champion, asked.name)
+        if model is None:
+            return problems
+        offer = Offer(name=asked.name, version=asked.champion.version, model=model)
+        served = self._served.get(asked.name)
+        if served is None:
+            self._put(Served(champion=offer))
+        else:
+            self._put(replace(served, champion=offer))
+            if served.champion.model is model:
+                return {}
+            self._before[asked.name] = served.champion.model.bundle.id
+        self._watcher.model_swapped(asked.name)
+        log.info(
+            "model %s serves version %s (bundle %.12s)", offer.name, offer.version, model.bundle.id
+        )
+        return {}
+
+    def _follow_sides(self, asked: Wanted) -> dict[str, str]:
+        """Canary, shadow and the model to go back to; lets everything else of the name go."""
+        problems: dict[str, str] = {}
+        offers: dict[Role, Offer | None] = {}
+        for role in SIDE_ROLES:
+            offer, problem = self._side_offer(asked, role)
+            offers[role] = offer
+            problems.update(problem)
+        served = self._served.get(asked.name)
+        if served is not None:
+            self._put(
+                replace(
+                    served,
+                    canary=offers["canary"],
+                    canary_percent=asked.canary_percent,
+                    shadow=offers["shadow"],
+                )
+            )
+        if asked.previous is not None:
+            _, problem = self._prepared(asked, asked.previous, f"{asked.name} previous")
+            problems.update(problem)
+        self._retire_others(asked)
+        return problems
+
+    def _side_offer(self, asked: Wanted, role: Role) -> tuple[Offer | None, dict[str, str]]:
+        edition = asked.canary if role == "canary" else asked.shadow
+        served = self._served.get(asked.name)
+        if edition is None or served is None:
+            return None, {}
+        label = f"{asked.name} {role}"
+        model, problems = self._prepared(asked, edition, label)
+        if model is None:
+            return None, problems
+        if model.bundle.info.scale != served.champion.scale:
+            return None, {label: f"its scale is not the champion's {served.champion.scale}"}
+        offer = Offer(name=asked.name, version=edition.version, model=model, role=role)
+        return offer, {}
+
+    def _prepared(
+        self, asked: Wanted, edition: Edition, label: str
+    ) -> tuple[LoadedModel | None, dict[str, str]]:
+        """The model proven and loaded, now or before; else the reason, under `label`."""
         try:
-            bundle = load_bundle(asked.path)
-            _require_what_was_asked(bundle, asked)
-            if offer is not None and offer.model.bundle.id == bundle.id:
-                self._put(Offer(name=asked.name, version=asked.version, model=offer.model))
-                return None
-            model = self._loaded_before(bundle) or prove(bundle, self._load, self._on_device)
+            bundle = load_bundle(edition.path)
+            _require_what_was_asked(bundle, asked.name, edition)
+            loaded = self._loaded.setdefault(asked.name, {})
+            if bundle.id not in loaded:
+                proof = prove(bundle, self._load, self._on_device, self._devices)
+                self._watcher.model_proven(asked.name, pixels=proof.pixels, seconds=proof.seconds)
+                loaded[bundle.id] = proof.model
+            return loaded[bundle.id], {}
         except Exception as error:  # whatever is wrong with a new model, the old one serves on
             foreseen = isinstance(error, SharplineError)
-            log.error(
-                "model %s is refused: %s", asked.name, error, exc_info=None if foreseen else error
-            )
+            log.error("model %s is refused: %s", label, error, exc_info=None if foreseen else error)
             self._watcher.model_refused(asked.name)
-            return str(error) or type(error).__name__
-        self._swap_in(Offer(name=asked.name, version=asked.version, model=model))
-        return None
+            return None, {label: str(error) or type(error).__name__}
 
-    def _swap_in(self, offer: Offer) -> None:
-        replaced = self._offers.get(offer.name)
-        forgotten = self._before.pop(offer.name, None)
-        self._put(offer)
-        if replaced is not None:
-            self._before[offer.name] = replaced.model
-        if forgotten is not None and forgotten is not offer.model:
-            forgotten.retire()
-        self._watcher.model_swapped(offer.name)
-        log.info(
-            "model %s serves version %s (bundle %.12s)",
-            offer.name,
-            offer.version,
-            offer.model.bundle.id,
-        )
+    def _put(self, served: Served) -> None:
+        self._served = {**self._served, served.champion.name: served}
 
-    def _put(self, offer: Offer) -> None:
-        self._offers = {**self._offers, offer.name: offer}
+    def _retire_others(self, asked: Wanted) -> None:
+        served = self._served.get(asked.name)
+        kept = {self._before.get(asked.name), asked.previous and asked.previous.bundle_id}
+        if served is not None:
+            kept |= {offer.model.bundle.id for offer in served.offers()}
+        loaded = self._loaded.get(asked.name, {})
+        _retire(loaded.pop(bundle_id) for bundle_id in set(loaded) - kept)
 
     def _withdraw(self, name: str) -> None:
-        offer = self._offers[name]
-        self._offers = {other: kept for other, kept in self._offers.items() if other != name}
-        offer.model.retire()
-        if name in self._before:
-            self._before.pop(name).retire()
+        self._served = {other: kept for other, kept in self._served.items() if other != name}
+        self._before.pop(name, None)
+        _retire(self._loaded.pop(name, {}).values())
         log.info("model %s is served no more", name)
 
-    def _loaded_before(self, bundle: Bundle) -> LoadedModel | None:
-        before = self._before.get(bundle.info.name)
-        return before if before is not None and before.bundle.id == bundle.id else None
-
-    def _load_as_set(self, bundle: Bundle) -> Backend:
+    def _load_as_set(self, bundle: Bundle, device: str) -> Backend:
         settings = self._settings
         return load_backend(
-            bundle, backend=settings.backend, device=settings.device, precision=settings.precision
+            bundle, backend=settings.backend, device=device, precision=settings.precision
         )
 
-    def _choose(self, name: str | None, scale: int | None) -> Offer:
+    def _choose(self, name: str | None, scale: int | None) -> Served:
         self.require_ready()
-        offers = self._offers
-        if name is not None and name not in offers:
+        served = self._served
+        if name is not None and name not in served:
             if name in self._awaited:
                 raise NotReady(f"model {name} is still being loaded", seconds=5)
             raise UnknownModel(
-                f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(offers))
+                f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(served))
             )
-        named = [offers[name]] if name is not None else list(offers.values())
-        fitting = [offer for offer in named if scale in (None, offer.scale)]
+        named = [served[name]] if name is not None else list(served.values())
+        fitting = [one for one in named if scale in (None, one.champion.scale)]
         if not fitting:
             if name is None and self._awaited:
                 raise NotReady("some models are still being loaded", seconds=5)
-            scales = sorted({offer.scale for offer in named})
+            scales = sorted({one.champion.scale for one in named})
             raise BadOptions(
                 f"scale {scale} is not offered here; there is: "
                 + ", ".join(str(offered) for offered in scales)
             )
-        return min(fitting, key=self._by_preference)
+        return min(fitting, key=lambda one: self._by_preference(one.champion))
 
     def _by_preference(self, model: "Offer | Wanted") -> tuple[bool, str]:
         """The default goes first, in loading as in choosing."""
         return (model.name != self._settings.default, model.name)
 
 
-def _require_what_was_asked(bundle: Bundle, asked: Wanted) -> None:
-    if asked.bundle_id is not None and bundle.id != asked.bundle_id:
+def draws_below(percent: float, key: str) -> bool:
+    """Whether `key` is among the given share of all keys; the same ones stay in as it grows."""
+    drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    return drawn < percent / 100 * 2**64
+
+
+def _retire(models: Iterable[LoadedModel]) -> None:
+    for model in models:
+        model.retire()
+
+
+def _require_what_was_asked(bundle: Bundle, name: str, edition: Edition) -> None:
+    if edition.bundle_id is not None and bundle.id != edition.bundle_id:
         raise WrongAnswer(
-            f"{asked.path} holds bundle {bundle.id[:12]}, not the one the index names"
+            f"{edition.path} holds bundle {bundle.id[:12]}, not the one the index names"
         )
-    if bundle.info.name != asked.name:
-        raise WrongAnswer(
-            f"{asked.path} holds a model called {bundle.info.name!r}, not {asked.name!r}"
-        )
+    if bundle.info.name != name:
+        raise WrongAnswer(f"{edition.path} holds a model called {bundle.info.name!r}, not {name!r}")

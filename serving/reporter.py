@@ -3,10 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from serving.admission import Admission
+from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.loaded import LoadedModel
 from serving.metrics import Metrics
-from serving.models import Models
+from serving.models import Models, Offer
 from serving.scheduler import Scheduler
 
 LabelledValues = Mapping[tuple[str, ...], float]
@@ -15,23 +16,48 @@ LabelledValues = Mapping[tuple[str, ...], float]
 class Reporter:
     """Hears of stages, batches and models (see the Watcher of each) and counts them."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, costs: Costs) -> None:
         self._metrics = metrics
+        self._costs = costs
 
     def stage_done(self, stage: str, seconds: float) -> None:
         self._metrics.stage_duration.labels(stage).observe(seconds)
 
-    def picture_done(self, model: str, waste_ratio: float, taken: int, given: int) -> None:
-        self._metrics.tile_waste.labels(model).observe(waste_ratio)
+    def picture_done(
+        self, offer: Offer, *, waste_ratio: float, taken: int, given: int, seconds: float
+    ) -> None:
+        self._metrics.tile_waste.labels(offer.name).observe(waste_ratio)
         self._metrics.pixels.labels("in").inc(taken)
         self._metrics.pixels.labels("out").inc(given)
+        self._metrics.version_pictures.labels(offer.name, offer.version, offer.role).inc()
+        self._metrics.version_duration.labels(offer.name, offer.version).observe(seconds)
 
-    def batch_done(self, model: str, fill_ratio: float, seconds: float) -> None:
+    def picture_failed(self, offer: Offer) -> None:
+        self._metrics.version_failures.labels(offer.name, offer.version, offer.role).inc()
+
+    def inconsistent(self, offer: Offer, regions: int) -> None:
+        self._metrics.inconsistent_regions.labels(offer.name, offer.version).inc(regions)
+
+    def answer_cut(self, reason: str) -> None:
+        self._metrics.answers_cut.labels(reason).inc()
+
+    def batch_done(self, model: str, *, fill_ratio: float, pixels: int, seconds: float) -> None:
         self._metrics.batch_fill.labels(model).observe(fill_ratio)
         self._metrics.batch_duration.labels(model).observe(seconds)
+        self._costs.learn(model, pixels, seconds)
 
     def batch_failed(self, model: str) -> None:
         self._metrics.batch_failures.labels(model).inc()
+
+    def memory_ran_out(self, model: str) -> None:
+        self._metrics.memory_retries.labels(model).inc()
+
+    def shadow_done(
+        self, name: str, version: str, outcome: str, levels: float | None = None
+    ) -> None:
+        self._metrics.shadow_tiles.labels(name, version, outcome).inc()
+        if levels is not None:
+            self._metrics.shadow_difference.labels(name, version).observe(levels)
 
     def model_wanted(self, model: str) -> None:
         # A counter that first appears at 1 shows Prometheus no increase, and alerts sleep on.
@@ -39,8 +65,12 @@ class Reporter:
             self._metrics.model_swaps,
             self._metrics.model_refusals,
             self._metrics.batch_failures,
+            self._metrics.memory_retries,
         ):
             counter.labels(model)
+
+    def model_proven(self, model: str, *, pixels: int, seconds: float) -> None:
+        self._costs.learn(model, pixels, seconds)
 
     def model_swapped(self, model: str) -> None:
         self._metrics.model_swaps.labels(model).inc()
@@ -56,6 +86,7 @@ def show_when_scraped(
     admission: Admission,
     models: Models,
     window: LiveWindow,
+    costs: Costs,
 ) -> None:
     """Let /metrics read what these know at the moment of the scrape."""
     readers: dict[str, Callable[[], LabelledValues]] = {
@@ -64,6 +95,9 @@ def show_when_scraped(
         "sharpline_model_info": lambda: {
             (offer.name, offer.version, offer.model.bundle.id): 1
             for offer in models.offers.values()
+        },
+        "sharpline_model_seconds_per_megapixel": lambda: {
+            (model,): 1e6 * seconds for model, seconds in costs.per_pixel().items()
         },
         "sharpline_input_drift": lambda: window.drift(
             {

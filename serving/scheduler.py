@@ -1,13 +1,15 @@
 """Tiles of many requests in one batch: which go next, and when a batch is worth sending.
 
-The earliest deadline goes first among requests that were served about alike; who has had more
-than `fair_pixels` more than others waits for them. That is fair queueing by tags (Parekh and
-Gallager 1993, generalized processor sharing): each request is charged the pixels it was served, and
-one that arrives starts from what a request present all along would have been served by now. So a
-huge picture takes its turn like a small one, and neither starves the other.
+The earliest deadline goes first among clients that were served about alike; who has had more than
+`fair_pixels` more than others waits for them. The same holds among the requests of one client, so
+neither fifty requests nor one huge picture starve anybody else's, or the client's own, small one.
+That is fair queueing by tags (Parekh and Gallager 1993, generalized processor sharing), on two
+levels: each is charged the pixels it was served, and one that arrives starts from what somebody
+present all along would have been served by now.
+
+Background requests go one tile at a time and only while no other request is open.
 """
 
-import heapq
 import itertools
 import threading
 import time
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 
 Tile = NDArray[Any]
 Clock = Callable[[], float]
-Rank = tuple[int, float, int]
+Rank = tuple[int, float, int]  # what was had in quanta, deadline, serial; the lowest goes next
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,18 +64,62 @@ class Receiver(Protocol):
     def failed(self, error: Exception) -> None: ...
 
 
+class Shares:
+    """Who was served how much, in LR pixels; the tags of one level of fair queueing."""
+
+    __slots__ = ("present", "served_pixels")
+
+    def __init__(self) -> None:
+        self.served_pixels = 0.0  # what somebody present all along was served by now
+        self.present = 0
+
+    def charge(self, pixels: int) -> None:
+        self.served_pixels += pixels / max(1, self.present)
+
+
+class Client:
+    """Everything that one client has waiting; `charged` is comparable between clients."""
+
+    __slots__ = ("charged", "requests", "waiting")
+
+    def __init__(self) -> None:
+        self.charged = 0.0
+        self.requests = Shares()
+        self.waiting = 0  # requests with pending tiles
+
+
 class TileRequest:
     """One picture's place in the queue; made by `Scheduler.open`."""
 
-    __slots__ = ("charged", "closed", "deadline_seconds", "lane", "pending", "receiver", "serial")
+    __slots__ = (
+        "background",
+        "charged",
+        "client",
+        "closed",
+        "deadline_seconds",
+        "lane",
+        "pending",
+        "receiver",
+        "serial",
+    )
 
-    def __init__(self, lane: Lane, deadline_seconds: float, receiver: Receiver, serial: int):
+    def __init__(
+        self,
+        lane: Lane,
+        deadline_seconds: float,
+        receiver: Receiver,
+        client: str,
+        background: bool,
+        serial: int,
+    ):
         self.lane = lane
         self.deadline_seconds = deadline_seconds
         self.receiver = receiver
+        self.client = client
+        self.background = background
         self.serial = serial
         self.pending: deque[tuple[int, Tile, float]] = deque()  # index, tile, when it was put
-        self.charged = 0.0  # LR pixels; comparable between requests, not with a clock
+        self.charged = 0.0  # LR pixels; comparable between requests of one client
         self.closed = False
 
 
@@ -107,16 +153,31 @@ class Scheduler:
         self._clock = clock
         self._changed = threading.Condition()
         self._waiting: dict[Lane, dict[int, TileRequest]] = {}  # by serial; all have pending tiles
+        self._background: dict[int, TileRequest] = {}  # the same, and in the order they came
         self._open: dict[int, TileRequest] = {}
+        self._clients: dict[str, Client] = {}  # those with open requests
+        self._shares = Shares()
         self._serials = itertools.count()
-        self._fair_share = 0.0  # pixels that a request present all along was served by now
-        self._interrupted = False
         self._stopped: Exception | None = None
 
-    def open(self, lane: Lane, *, deadline_seconds: float, receiver: Receiver) -> TileRequest:
-        """Enter a request; `deadline_seconds` is on the scheduler's clock."""
+    def open(
+        self,
+        lane: Lane,
+        *,
+        deadline_seconds: float,
+        receiver: Receiver,
+        client: str = "",
+        background: bool = False,
+    ) -> TileRequest:
+        """Enter a request; `deadline_seconds` is on the scheduler's clock.
+
+        `client` says who shares one client's part of the device. A background request is served
+        while nothing else is open.
+        """
         with self._changed:
-            request = TileRequest(lane, deadline_seconds, receiver, next(self._serials))
+            request = TileRequest(
+                lane, deadline_seconds, receiver, client, background, next(self._serials)
+            )
             if self._stopped is not None:
                 raise self._stopped
             self._open[request.serial] = request
@@ -127,43 +188,44 @@ class Scheduler:
         with self._changed:
             if request.closed:
                 return
-            if not request.pending:
-                # An idle request saves up no credit: it rejoins at the present.
-                request.charged = max(request.charged, self._fair_share)
+            was_idle = not request.pending
             now_seconds = self._clock()
             request.pending.extend((index, tile, now_seconds) for index, tile in tiles)
+            if was_idle and request.pending:
+                self._enqueue(request)
             if request.pending:
-                self._waiting.setdefault(request.lane, {})[request.serial] = request
-                self._changed.notify()
+                self._changed.notify_all()  # one may take a batch and leave enough for another
 
     def close(self, request: TileRequest) -> None:
         """Forget a request: its queued tiles are dropped and its receiver hears no more."""
         with self._changed:
             self._close(request)
+            self._changed.notify_all()  # the background may have waited for this
 
     def take(self) -> Batch | None:
         """The batch that is due now, if any; never blocks."""
         with self._changed:
             due = [lane for lane in self._waiting if self._due_in_seconds(lane) <= 0]
-            if not due:
-                return None
-            return self._fill(min(due, key=self._lane_rank))
+            if due:
+                return self._fill(min(due, key=self._lane_rank))
+            return self._one_of_background() if self._background_is_due() else None
 
-    def next_batch(self) -> Batch | None:
-        """Wait for the next batch. None after `interrupt` or `stop`."""
+    def next_batch(self, unless: Callable[[], bool] = lambda: False) -> Batch | None:
+        """Wait for the next batch. None after `stop`, or once `unless` holds (see `wake`)."""
         with self._changed:
-            while not self._interrupted and self._stopped is None:
+            while not unless() and self._stopped is None:
                 batch = self.take()
                 if batch is not None:
                     return batch
                 self._changed.wait(self.wait_seconds())
-            self._interrupted = False
             return None
 
     def wait_seconds(self) -> float | None:
         """Seconds until a batch is due if nothing more is put; None where nothing is queued."""
         with self._changed:
             waits = [self._due_in_seconds(lane) for lane in self._waiting]
+            if self._background_is_due():
+                waits.append(0.0)
             return max(0.0, min(waits)) if waits else None
 
     def deliver(self, batch: Batch, results: Sequence[Tile]) -> None:
@@ -177,10 +239,9 @@ class Scheduler:
         for request in {slot.request.serial: slot.request for slot in batch.slots}.values():
             self._fail(request, error)
 
-    def interrupt(self) -> None:
-        """Make the present or next `next_batch` return None once."""
+    def wake(self) -> None:
+        """Let everybody in `next_batch` ask `unless` again."""
         with self._changed:
-            self._interrupted = True
             self._changed.notify_all()
 
     def stop(self, error: Exception) -> None:
@@ -208,42 +269,89 @@ class Scheduler:
         oldest_seconds = min(request.pending[0][2] for request in requests)
         return oldest_seconds + self._limits.max_wait_seconds - self._clock()
 
-    def _rank(self, request: TileRequest) -> Rank:
-        """Lowest goes next."""
+    def _background_is_due(self) -> bool:
+        # All that is open is in the background: nobody can be made to wait.
+        return bool(self._background) and all(request.background for request in self._open.values())
+
+    def _one_of_background(self) -> Batch:
+        request = next(iter(self._background.values()))
+        index, tile, _ = request.pending.popleft()
+        if not request.pending:
+            self._unqueue(request)
+        return Batch(lane=request.lane, slots=(Slot(request, index, tile),), capacity=1)
+
+    def _client_rank(self, request: TileRequest) -> Rank:
+        """Whose turn it is: `request` stands for its client."""
+        quanta = int(self._clients[request.client].charged // self._limits.fair_pixels)
+        return (quanta, request.deadline_seconds, request.serial)
+
+    def _request_rank(self, request: TileRequest) -> Rank:
+        """Which request of a client is next."""
         quanta = int(request.charged // self._limits.fair_pixels)
         return (quanta, request.deadline_seconds, request.serial)
 
+    def _first_of_each_client(self, lane: Lane) -> list[TileRequest]:
+        first: dict[str, TileRequest] = {}
+        for request in self._waiting[lane].values():
+            known = first.get(request.client)
+            if known is None or self._request_rank(request) < self._request_rank(known):
+                first[request.client] = request
+        return list(first.values())
+
     def _lane_rank(self, lane: Lane) -> Rank:
-        return min(self._rank(request) for request in self._waiting[lane].values())
+        return min(self._client_rank(request) for request in self._first_of_each_client(lane))
 
     def _fill(self, lane: Lane) -> Batch:
         capacity = self._limits.tiles_in(lane)
-        ranked = [(self._rank(request), request) for request in self._waiting[lane].values()]
-        heapq.heapify(ranked)  # ranks are unique (serial), so requests are never compared
         slots: list[Slot] = []
-        while ranked and len(slots) < capacity:
-            _, request = heapq.heappop(ranked)
+        while lane in self._waiting and len(slots) < capacity:
+            request = min(self._first_of_each_client(lane), key=self._client_rank)
             index, tile, _ = request.pending.popleft()
             slots.append(Slot(request, index, tile))
+            client = self._clients[request.client]
+            client.charged += lane.tile_pixels
             request.charged += lane.tile_pixels
-            self._fair_share += lane.tile_pixels / sum(map(len, self._waiting.values()))
-            if request.pending:
-                heapq.heappush(ranked, (self._rank(request), request))
-            else:
+            self._shares.charge(lane.tile_pixels)
+            client.requests.charge(lane.tile_pixels)
+            if not request.pending:
                 self._unqueue(request)
         return Batch(lane=lane, slots=tuple(slots), capacity=capacity)
 
+    def _enqueue(self, request: TileRequest) -> None:
+        """Who was idle saves up no credit: it rejoins at the present."""
+        if request.background:
+            self._background[request.serial] = request
+            return
+        client = self._clients.setdefault(request.client, Client())
+        if not client.waiting:
+            client.charged = max(client.charged, self._shares.served_pixels)
+            self._shares.present += 1
+        client.waiting += 1
+        client.requests.present += 1
+        request.charged = max(request.charged, client.requests.served_pixels)
+        self._waiting.setdefault(request.lane, {})[request.serial] = request
+
     def _unqueue(self, request: TileRequest) -> None:
+        if self._background.pop(request.serial, None) is not None:
+            return
         requests = self._waiting.get(request.lane, {})
-        requests.pop(request.serial, None)
+        if requests.pop(request.serial, None) is None:
+            return
         if not requests:
-            self._waiting.pop(request.lane, None)
+            del self._waiting[request.lane]
+        client = self._clients[request.client]
+        client.waiting -= 1
+        client.requests.present -= 1
+        if not client.waiting:
+            self._shares.present -= 1
 
     def _close(self, request: TileRequest) -> None:
         request.closed = True
         request.pending.clear()
         self._open.pop(request.serial, None)
         self._unqueue(request)
+        if not any(other.client == request.client for other in self._open.values()):
+            self._clients.pop(request.client, None)
 
     def _fail(self, request: TileRequest, error: Exception) -> None:
         with self._changed:

@@ -1,4 +1,4 @@
-"""What surrounds every answer: security headers, an id, its count, a name for our faults."""
+"""What surrounds every answer: security headers, an id, its count and log line, and who may ask."""
 
 import logging
 import re
@@ -7,15 +7,21 @@ import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.errors import CrossSite, ServingError, problem_response
+from serving.clients import LOOPBACK_NAMES, host_name, is_loopback
+from serving.errors import CrossSite, ServingError, WrongHost, problem_response
+from serving.logs import FIELDS, request_id_now
 from serving.metrics import Metrics
+from serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_TRACE_PARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})  # asked every few seconds
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -35,22 +41,55 @@ def instance_of(scope: Scope) -> str | None:
     return None if request_id is None else f"urn:request:{request_id}"
 
 
-class SecurityHeaders:
-    """Adds the headers and the request's id, and refuses posts from pages of other sites."""
+def client_of(request: Request) -> str:
+    """Who shares one client's part of the device and one canary: the address a request is from."""
+    return request.client.host if request.client is not None else ""
 
-    def __init__(self, app: ASGIApp, allow_origins: Sequence[str] = ()) -> None:
+
+def request_id_of(headers: Headers) -> str:
+    """The client's own id where it is sane, its trace's (W3C Trace Context), or else a new one."""
+    given = headers.get(REQUEST_ID, "")
+    if _SANE_ID.fullmatch(given):
+        return given
+    trace = _TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
+    return trace[1] if trace else uuid.uuid4().hex
+
+
+def hosts_of(settings: Settings) -> frozenset[str] | None:
+    """The names that the server goes by; None for any.
+
+    A server that only this machine can reach is still reached by every page in its browsers, under
+    a name that its owner lets point here (DNS rebinding); so it goes by local names alone.
+    """
+    if settings.security.allow_hosts:
+        return frozenset(host_name(name) for name in settings.security.allow_hosts)
+    return LOOPBACK_NAMES | {settings.host.lower()} if is_loopback(settings.host) else None
+
+
+class SecurityHeaders:
+    """Adds the headers and the request's id; refuses wrong names and posts of other sites' pages.
+
+    `hosts` are the names that the server goes by, None for any.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        allow_origins: Sequence[str] = (),
+        hosts: frozenset[str] | None = None,
+    ) -> None:
         self._app = app
         self._allow_origins = frozenset(allow_origins)
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        request_id = headers.get(REQUEST_ID, "")
-        if not _SANE_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+        request_id = request_id_of(headers)
         scope.setdefault("state", {})["request_id"] = request_id
+        request_id_now.set(request_id)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -60,20 +99,21 @@ class SecurityHeaders:
                     answer.setdefault(name, value)
             await send(message)
 
-        app = self._refuse if self._is_foreign(scope, headers) else self._app
+        refusal = self._refusal(scope, headers)
+        app = self._app if refusal is None else problem_response(refusal, instance_of(scope))
         await app(scope, receive, send_with_headers)
 
-    def _is_foreign(self, scope: Scope, headers: Headers) -> bool:
-        """Whether a page of another site sent this; CORS alone would hide only the answer."""
-        return (
+    def _refusal(self, scope: Scope, headers: Headers) -> ServingError | None:
+        if self._hosts is not None and host_name(headers.get("host", "")) not in self._hosts:
+            return WrongHost("the server does not go by the name in the Host header")
+        # A page of another site sent this; CORS alone would hide only the answer.
+        if (
             scope["method"] == "POST"
             and headers.get("sec-fetch-site") == "cross-site"
             and headers.get("origin") not in self._allow_origins
-        )
-
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = CrossSite("this page's site may not send pictures here")
-        await problem_response(refusal)(scope, receive, send)
+        ):
+            return CrossSite("this page's site may not send pictures here")
+        return None
 
 
 class OwnFaults:
@@ -104,7 +144,7 @@ class OwnFaults:
 
 
 class RequestFigures:
-    """Counts every request and its time under its route's template."""
+    """Counts every request and its time under its route's template, and logs one line of it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -126,9 +166,21 @@ class RequestFigures:
         try:
             await self._app(scope, receive, send_and_note)
         finally:
+            seconds = time.perf_counter() - started_seconds
+            state = scope.get("state", {})
             route = getattr(scope.get("route"), "path", "other")
-            model = scope.get("state", {}).get("model", "")
+            model = state.get("model", "")
             self._metrics.requests.labels(route, str(status), model).inc()
-            self._metrics.request_duration.labels(route, model).observe(
-                time.perf_counter() - started_seconds
-            )
+            self._metrics.request_duration.labels(route, model).observe(seconds)
+            fields = {
+                "method": scope["method"],
+                "route": route,
+                "status": status,
+                "seconds": round(seconds, 4),
+                "request_id": state.get("request_id"),
+                "client": state.get("client"),
+                "model": model or None,
+            }
+            told = {name: value for name, value in fields.items() if value is not None}
+            level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
+            log.log(level, "request", extra={FIELDS: told})

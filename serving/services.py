@@ -6,14 +6,18 @@ from typing import cast
 from starlette.requests import Request
 
 from serving.admission import Admission
+from serving.costs import Costs
+from serving.clients import Clients
 from serving.drift import LiveWindow
-from serving.engine import Engine
+from serving.engine import Engines
 from serving.enhancer import Enhancer
+from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.reporter import Reporter
 from serving.scheduler import Scheduler
 from serving.settings import Settings
+from serving.shadow import ShadowRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,14 +25,18 @@ class Services:
     """Everything that `create_app` wires together."""
 
     settings: Settings
+    keys: KeyRing
+    clients: Clients
     metrics: Metrics
     reporter: Reporter
     admission: Admission
     scheduler: Scheduler
-    engine: Engine
+    engines: Engines
     models: Models
     window: LiveWindow
     enhancer: Enhancer
+    costs: Costs
+    shadows: ShadowRunner
 
 
 def services_of(request: Request) -> Services:

@@ -6,10 +6,11 @@ A nested name joins with two underscores: `SHARPLINE_LIMITS__MAX_BYTES=8000000`.
 import difflib
 import os
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -24,6 +25,12 @@ DELIMITER = "__"
 def _split(value: object) -> object:
     """Environment variables are text: a list in one is joined by commas."""
     return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+def _require_networks(networks: tuple[str, ...]) -> tuple[str, ...]:
+    for network in networks:
+        ip_network(network, strict=False)
+    return networks
 
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -53,6 +60,18 @@ class QueueSettings(Section):
     """What the whole process holds at once; beyond it clients hear 429."""
 
     max_pictures: Count = Field(default=64, description="pictures admitted and not yet answered")
+    max_pictures_per_client: Count = Field(
+        default=32, description="the same, of one client (its key, or else its address)"
+    )
+    max_wait_seconds: Seconds = Field(
+        default=4.0, description="predicted wait for others that any picture may have"
+    )
+    max_stretch: float = Field(
+        default=8.0,
+        ge=1,
+        description="predicted time to the answer, in times of that on an idle server, that a "
+        "picture may have",
+    )
     max_bytes: Count = Field(
         default=256 * 1024 * 1024, description="bytes of bodies held in memory"
     )
@@ -74,6 +93,23 @@ class BatchSettings(Section):
     fair_pixels: Count = Field(
         default=512 * 512, description="low-resolution pixels an earlier deadline may get ahead by"
     )
+    stuck_seconds: Seconds = Field(
+        default=300.0, description="time of one batch after which the process counts as dead"
+    )
+
+
+class ConsistencySettings(Section):
+    """What happens to an answer of which a region, shrunk, is not its input's."""
+
+    action: Literal["refuse", "flag", "off"] = Field(
+        default="refuse",
+        description="refuse it, or answer it with the header `Sharpline-Consistency`",
+    )
+    max_levels: float = Field(
+        default=12.0,
+        gt=0,
+        description="grey levels that a region may be off beyond its own standard deviation",
+    )
 
 
 class ModelSettings(Section):
@@ -87,8 +123,12 @@ class ModelSettings(Section):
     backend: Literal["auto", "torch", "openvino"] = Field(
         default="auto", description="what runs networks"
     )
-    device: str = Field(default="auto", description="auto, cpu or cuda")
-    precision: Literal["auto", "fp32", "bf16"] = Field(default="auto", description="arithmetic")
+    device: str = Field(
+        default="auto", description="auto, cpu, cuda (every device of the machine) or e.g. cuda:1"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="arithmetic"
+    )
 
 
 class DriftSettings(Section):
@@ -99,11 +139,40 @@ class DriftSettings(Section):
     max_age_seconds: Seconds = Field(default=3600.0, description="older pictures are forgotten")
 
 
-class SecuritySettings(Section):
-    """Who may call from a browser."""
+Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
-    allow_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+
+class SecuritySettings(Section):
+    """Who may call."""
+
+    keys_file: Path | None = Field(
+        default=None, description="file of API keys; with one, every call needs a key"
+    )
+    open: bool = Field(
+        default=False, description="answer other machines than this one without keys"
+    )
+    allow_hosts: Texts = Field(
+        default=(),
+        description="names that the server goes by (the Host header), joined by commas; without "
+        "any, a server for this machine alone goes by localhost and its address, another by all",
+    )
+    trusted_proxies: Annotated[Texts, AfterValidator(_require_networks)] = Field(
+        default=(),
+        description="networks, joined by commas, of proxies whose X-Forwarded-For is believed",
+    )
+    allow_origins: Texts = Field(
         default=(), description="other sites whose pages may call (CORS), joined by commas"
+    )
+
+
+class LogSettings(Section):
+    """What the log looks like."""
+
+    format: Literal["text", "json"] = Field(
+        default="text", description="lines for people, or one JSON object a line"
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="the least weighty lines that are written"
     )
 
 
@@ -134,9 +203,11 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     queue: QueueSettings = QueueSettings()
     batch: BatchSettings = BatchSettings()
+    consistency: ConsistencySettings = ConsistencySettings()
     models: ModelSettings = ModelSettings()
     drift: DriftSettings = DriftSettings()
     security: SecuritySettings = SecuritySettings()
+    logs: LogSettings = LogSettings()
     drain: DrainSettings = DrainSettings()
 
 
@@ -198,7 +269,7 @@ def markdown() -> str:
 
 
 def _default_of(field: FieldInfo) -> str:
-    return "none" if field.default == () else f"`{field.default}`"
+    return "none" if field.default in ((), None) else f"`{field.default}`"
 
 
 if __name__ == "__main__":

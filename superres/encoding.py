@@ -42,7 +42,7 @@ def encode_stripes(
     check_format_holds(frame, format)
     if format == "png":
         yield from encode_png(
-            (_samples(stripe) for stripe in stripes),
+            (interleaved(stripe) for stripe in stripes),
             height=frame.height,
             width=frame.width,
             channels=(1 if frame.grey else 3) + (frame.alpha_hw is not None),
@@ -52,7 +52,7 @@ def encode_stripes(
             exif=frame.exif,
         )
         return
-    samples = np.concatenate([_samples(stripe) for stripe in stripes])
+    samples = np.concatenate([interleaved(stripe) for stripe in stripes])
     if format == "tiff":
         yield _encode_tiff(frame, samples)
     else:
@@ -86,7 +86,7 @@ def _row_stripes(picture: Picture) -> Iterator[Picture]:
         yield replace(picture, rgb_hwc=picture.rgb_hwc[rows], alpha_hw=alpha_hw)
 
 
-def _samples(stripe: Picture) -> Array:
+def interleaved(stripe: Picture) -> Array:
     """Interleaved channels as the file stores them: grey or RGB, then alpha."""
     colour = stripe.rgb_hwc[..., :1] if stripe.grey else stripe.rgb_hwc
     if stripe.alpha_hw is None:

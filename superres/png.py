@@ -16,11 +16,72 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: grey, grey + alpha, RGB, RGB + alpha
 AVERAGE_FILTER = 3
 METRES_PER_INCH = 0.0254
+FILTER_ROWS = 64
 
 
 class Deflater(Protocol):
     def compress(self, data: bytes, /) -> bytes: ...
     def flush(self) -> bytes: ...
+
+
+class PngWriter:
+    """Writes a PNG file piece by piece as stripes of rows are added from the top down.
+
+    `channels` is 1 to 4 (grey, grey + alpha, RGB, RGB + alpha), `bit_depth` 8 (uint8) or 16
+    (uint16).
+    """
+
+    def __init__(
+        self,
+        *,
+        height: int,
+        width: int,
+        channels: int,
+        bit_depth: int,
+        icc: bytes | None = None,
+        dpi: tuple[float, float] | None = None,
+        exif: bytes | None = None,
+    ) -> None:
+        self._height = height
+        self._rows_done = 0
+        self._bytes_per_pixel = channels * bit_depth // 8
+        self._above = np.zeros(width * self._bytes_per_pixel, np.uint8)
+        self._deflater = fastest_deflater()
+        header = struct.pack(">IIBBBBB", width, height, bit_depth, COLOUR_TYPES[channels], 0, 0, 0)
+        chunks = [SIGNATURE, chunk(b"IHDR", header)]
+        if icc:
+            chunks.append(chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
+        if dpi:
+            per_metre = [round(value / METRES_PER_INCH) for value in dpi]
+            chunks.append(chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+        if exif:
+            chunks.append(chunk(b"eXIf", exif))
+        self._header = b"".join(chunks)
+
+    def begin(self) -> bytes:
+        """What comes before the first row."""
+        return self._header
+
+    def add(self, stripe_hwc: NDArray[Any]) -> bytes:
+        """The next rows, (rows, width, channels), as far as they are compressed already."""
+        rows = as_bytes(stripe_hwc)
+        self._rows_done += len(rows)
+        pieces: list[bytes] = []
+        # A stripe of tiles may be much taller than what a cache holds.
+        for top in range(0, len(rows), FILTER_ROWS):
+            part = rows[top : top + FILTER_ROWS]
+            filtered = average_filtered(part, self._above, self._bytes_per_pixel)
+            self._above = part[-1].copy()  # a view would keep the whole stripe in memory
+            packed = self._deflater.compress(filtered)
+            if packed:
+                pieces.append(chunk(b"IDAT", packed))
+        return b"".join(pieces)
+
+    def end(self) -> bytes:
+        """The rest. Raises ValueError when the rows do not add up to the height."""
+        if self._rows_done != self._height:
+            raise ValueError(f"{self._rows_done} rows given for a picture of {self._height}")
+        return chunk(b"IDAT", self._deflater.flush()) + chunk(b"IEND", b"")
 
 
 def encode_png(
@@ -34,38 +95,24 @@ def encode_png(
     dpi: tuple[float, float] | None = None,
     exif: bytes | None = None,
 ) -> Iterator[bytes]:
-    """Yield a PNG file piece by piece from stripes of rows, (rows, width, channels).
+    """Yield a PNG file piece by piece from stripes of rows; see `PngWriter`.
 
-    `channels` is 1 to 4 (grey, grey + alpha, RGB, RGB + alpha), `bit_depth` 8 (uint8) or 16
-    (uint16). Raises ValueError when the stripes do not add up to `height`.
+    Raises ValueError when the stripes do not add up to `height`.
     """
-    yield SIGNATURE
-    yield chunk(
-        b"IHDR",
-        struct.pack(">IIBBBBB", width, height, bit_depth, COLOUR_TYPES[channels], 0, 0, 0),
+    writer = PngWriter(
+        height=height,
+        width=width,
+        channels=channels,
+        bit_depth=bit_depth,
+        icc=icc,
+        dpi=dpi,
+        exif=exif,
     )
-    if icc:
-        yield chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc))
-    if dpi:
-        per_metre = [round(value / METRES_PER_INCH) for value in dpi]
-        yield chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1))
-    if exif:
-        yield chunk(b"eXIf", exif)
-    deflater = fastest_deflater()
-    bytes_per_pixel = channels * bit_depth // 8
-    above = np.zeros(width * bytes_per_pixel, np.uint8)
-    rows_done = 0
+    yield writer.begin()
     for stripe_hwc in stripes_hwc:
-        rows = as_bytes(stripe_hwc)
-        rows_done += len(rows)
-        packed = deflater.compress(average_filtered(rows, above, bytes_per_pixel))
-        above = rows[-1]
-        if packed:
-            yield chunk(b"IDAT", packed)
-    if rows_done != height:
-        raise ValueError(f"{rows_done} rows given for a picture of {height}")
-    yield chunk(b"IDAT", deflater.flush())
-    yield chunk(b"IEND", b"")
+        if packed := writer.add(stripe_hwc):
+            yield packed
+    yield writer.end()
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

@@ -7,7 +7,7 @@ pictures can share a batch; all of them start on one grid that windows and pixel
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,13 +80,7 @@ class TilePlan:
 def plan(height: int, width: int, geometry: Geometry) -> TilePlan:
     """Cut a picture of `height` x `width` with the bucket that computes the fewest pixels."""
     halo = geometry.halo
-
-    def cost(bucket: tuple[int, int]) -> tuple[int, int]:
-        rows = math.ceil(height / (bucket[0] - 2 * halo))
-        columns = math.ceil(width / (bucket[1] - 2 * halo))
-        return rows * columns * bucket[0] * bucket[1], rows * columns
-
-    bucket = min(geometry.buckets, key=cost)
+    bucket = best_bucket(height, width, geometry)
     core_height, core_width = bucket[0] - 2 * halo, bucket[1] - 2 * halo
     boxes = tuple(
         Box(
@@ -107,6 +101,28 @@ def plan(height: int, width: int, geometry: Geometry) -> TilePlan:
         height=height,
         width=width,
     )
+
+
+def best_bucket(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
+    """The tile shape with which a picture of `height` x `width` computes the fewest pixels."""
+
+    def cost(bucket: tuple[int, int]) -> tuple[int, int]:
+        tiles = _tile_count(height, width, bucket, geometry.halo)
+        return tiles * bucket[0] * bucket[1], tiles
+
+    return min(geometry.buckets, key=cost)
+
+
+def computed_pixels(height: int, width: int, geometry: Geometry) -> int:
+    """Pixels that the network is given for a picture of `height` x `width`, halos included."""
+    bucket = best_bucket(height, width, geometry)
+    return _tile_count(height, width, bucket, geometry.halo) * bucket[0] * bucket[1]
+
+
+def _tile_count(height: int, width: int, bucket: tuple[int, int], halo: int) -> int:
+    rows = math.ceil(height / (bucket[0] - 2 * halo))
+    columns = math.ceil(width / (bucket[1] - 2 * halo))
+    return rows * columns
 
 
 def cut(rgb_hwc: Array, tile_plan: TilePlan) -> Iterator[Array]:
@@ -150,6 +166,46 @@ def reflected(start: int, length: int, side: int) -> NDArray[np.intp]:
     return np.minimum(places, period - places) if side > 1 else np.zeros(length, np.intp)
 
 
+def core_of(result_hwc: Array, tile_plan: TilePlan, index: int) -> Array:
+    """The part of a tile's result that it alone contributes, without its halo."""
+    box, scale = tile_plan.boxes[index], tile_plan.scale
+    edge = tile_plan.halo * scale
+    return result_hwc[edge : edge + box.height * scale, edge : edge + box.width * scale]
+
+
+def in_parts(
+    tile_hwc: Array,
+    geometry: Geometry,
+    bucket: tuple[int, int],
+    forward: Callable[[Array], Array],
+) -> Array:
+    """A tile's result from parts of the shape `bucket`, which must not be larger than the tile.
+
+    The halo of the tile serves its parts as context, so the core is what the tile in one piece
+    gives; the result's own halo stays zero.
+    """
+    (height, width), (part_height, part_width) = tile_hwc.shape[:2], bucket
+    halo, scale = geometry.halo, geometry.scale
+    result_hwc = np.zeros((height * scale, width * scale, tile_hwc.shape[2]), tile_hwc.dtype)
+    for first_row in _part_starts(height, part_height, halo):
+        for first_column in _part_starts(width, part_width, halo):
+            rows = slice(first_row, first_row + part_height)
+            columns = slice(first_column, first_column + part_width)
+            part = forward(np.ascontiguousarray(tile_hwc[rows, columns]))
+            edge = slice(halo * scale, None if halo == 0 else -halo * scale)
+            core = part[edge, edge]
+            top, left = (first_row + halo) * scale, (first_column + halo) * scale
+            result_hwc[top : top + core.shape[0], left : left + core.shape[1]] = core
+    return result_hwc
+
+
+def _part_starts(side: int, part_side: int, halo: int) -> list[int]:
+    """Where parts begin so that their cores cover the tile's; the last one ends with the tile."""
+    step = part_side - 2 * halo
+    starts = range(0, side - 2 * halo, step)
+    return [min(start, side - part_side) for start in starts]
+
+
 class Joiner:
     """Collects results in any order and gives back finished rows from the top down.
 
@@ -170,12 +226,7 @@ class Joiner:
 
     def add(self, index: int, result_hwc: Array) -> None:
         """Take the result of the tile at `index`; its halo is dropped here."""
-        box, scale = self._plan.boxes[index], self._plan.scale
-        edge = self._plan.halo * scale
-        self.add_core(
-            index,
-            result_hwc[edge : edge + box.height * scale, edge : edge + box.width * scale],
-        )
+        self.add_core(index, core_of(result_hwc, self._plan, index))
 
     def add_core(self, index: int, core_hwc: Array) -> None:
         """Take a tile's result that has no halo any more: (box height, box width) * scale."""

@@ -3,19 +3,22 @@
 import asyncio
 import time
 from collections.abc import Collection, Coroutine, Mapping
+from contextlib import ExitStack
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.body import Upload, read_body, unpack
-from serving.enhancer import Answer, Order, Stages
 from serving.errors import BadOptions, ClientGone
-from serving.models import Offer
 from serving.negotiation import MEDIA_TYPES, choose_format, content_disposition
+from serving.order import Answer, Order, Stages, described, server_timing
+from serving.response import PictureResponse
 from serving.routes.documents import picture_answers, picture_body, problems
-from serving.services import Services, services_of
-from superres.image import inspect
+from serving.security import client_of
+from serving.services import services_of
+from superres.image import Limits, Picture, check_format_holds, decode, inspect
+from superres.tiling import computed_pixels
 
 router = APIRouter(tags=["pictures"])
 
@@ -65,36 +68,43 @@ async def enhance(request: Request, options: Annotated[Options, Query()]) -> Res
     services = services_of(request)
     services.models.require_ready()
     stages = Stages(services.reporter)
-    with services.admission.enter() as entry:
+    client = client_of(request)
+    with ExitStack() as held:
+        entry = held.enter_context(services.admission.enter(client))
         with stages("read"):
             body = await read_body(request, entry, services.settings.limits.body_seconds)
             upload = await services.enhancer.in_worker(
                 lambda: unpack(request.headers.get("content-type", ""), body)
             )
         options = options.or_from(upload.fields, request.query_params.keys())
-        with services.models.use(options.model, options.scale) as offer:
-            request.state.model = offer.name
-            limits = services.admission.picture_limits
-            header = await services.enhancer.in_worker(lambda: inspect(upload.data, limits))
-            format = choose_format(options.format, request.headers.get("accept", ""), header.format)
-            entry.hold_answer(header.width * offer.scale, header.height * offer.scale, format)
-            order = _order(upload, options, offer, format, services)
-            answer = await _unless_gone(request, services.enhancer.enhance(order, stages))
-    return _response(answer, order)
-
-
-def _order(
-    upload: Upload, options: Options, offer: Offer, format: str, services: Services
-) -> Order:
-    return Order(
-        data=upload.data,
-        name=upload.name,
-        offer=offer,
-        format=format,
-        quality=options.quality,
-        limits=services.admission.picture_limits,
-        deadline_seconds=time.monotonic() + services.settings.limits.deadline_seconds,
-    )
+        offer = held.enter_context(services.models.use(options.model, options.scale, client))
+        request.state.model = offer.name
+        limits = services.admission.picture_limits
+        header = await services.enhancer.quickly(lambda: inspect(upload.data, limits))
+        format = choose_format(options.format, request.headers.get("accept", ""), header.format)
+        entry.hold_answer(header.width * offer.scale, header.height * offer.scale, format)
+        deadline_seconds = time.monotonic() + services.settings.limits.deadline_seconds
+        geometry = offer.model.upscaler.geometry
+        pixels = computed_pixels(header.height, header.width, geometry)
+        entry.hold_work(offer.name, pixels, deadline_seconds)
+        order = Order(
+            read=lambda: _decoded(upload, format, limits),
+            offer=offer,
+            format=format,
+            quality=options.quality,
+            deadline_seconds=deadline_seconds,
+            client=client,
+            progress=entry.work_done,
+        )
+        answer = await _unless_gone(request, services.enhancer.enhance(order, stages))
+        return PictureResponse(
+            answer,
+            held.pop_all(),  # the place and the model are held until the last byte is sent
+            services.reporter,
+            media_type=MEDIA_TYPES[format],
+            headers=_headers(answer, order, upload),
+            taking_seconds=services.settings.limits.body_seconds,
+        )
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -117,21 +127,21 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _response(answer: Answer, order: Order) -> Response:
+def _decoded(upload: Upload, format: str, limits: Limits) -> Picture:
+    picture = decode(upload.data, name=upload.name, limits=limits)
+    check_format_holds(picture, format)
+    return picture
+
+
+def _headers(answer: Answer, order: Order, upload: Upload) -> dict[str, str]:
     offer = order.offer
-    timing = ", ".join(
-        f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in answer.stage_seconds.items()
-    )
-    return Response(
-        answer.data,
-        media_type=MEDIA_TYPES[order.format],
-        headers={
-            "Content-Disposition": content_disposition(order.name, order.format),
-            "Sharpline-Model": offer.name,
-            "Sharpline-Version": offer.version,
-            "Sharpline-Bundle": offer.model.bundle.id,
-            "Server-Timing": timing,
-            "Vary": "Accept",
-            "Cache-Control": "no-store",
-        },
-    )
+    return {
+        "Content-Disposition": content_disposition(upload.name, order.format),
+        "Sharpline-Model": offer.name,
+        "Sharpline-Version": offer.version,
+        "Sharpline-Bundle": offer.model.bundle.id,
+        "Sharpline-Consistency": described(answer.verdict),
+        "Server-Timing": server_timing(answer.stage_seconds),
+        "Vary": "Accept",
+        "Cache-Control": "no-store",
+    }

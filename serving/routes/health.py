@@ -25,9 +25,8 @@ class Health(BaseModel):
 
 @router.get("/livez", summary="Whether to let the process live", responses=problems(503))
 async def livez(request: Request) -> Health:
-    """Fails when the engine's thread has ended: only a restart helps."""
-    if not services_of(request).engine.alive:
-        raise NotReady("the engine has stopped")
+    """Fails when an engine has ended, is stuck or lost its device: only a restart helps."""
+    services_of(request).engines.require_alive()
     return Health()
 
 
@@ -37,8 +36,7 @@ async def readyz(request: Request) -> Health:
     services = services_of(request)
     if services.admission.draining:
         raise Draining("the server is shutting down", seconds=5)
-    if not services.engine.alive:
-        raise NotReady("the engine has stopped")
+    services.engines.require_alive()
     models = services.models
     models.require_ready()
     return Health(models=tuple(sorted(models.offers)), problems=dict(models.problems))

@@ -23,6 +23,14 @@ class BackendUnavailable(SharplineError):
     """The asked runtime, device or precision is not to be had on this machine."""
 
 
+class DeviceOutOfMemory(SharplineError):
+    """A batch was too large for the device's memory; a smaller one may do."""
+
+
+class DeviceLost(SharplineError):
+    """The device answers this process no more; only a new process can use it."""
+
+
 class Backend(Protocol):
     """A model on a device."""
 
@@ -31,7 +39,10 @@ class Backend(Protocol):
     precision: str
 
     def forward(self, tiles_bhwc: Array) -> Array:
-        """Run a batch; integer tiles give rounded and clipped integers, floats stay unclipped."""
+        """Run a batch; integer tiles give rounded and clipped integers, floats stay unclipped.
+
+        Raises DeviceOutOfMemory, after which smaller batches work, or DeviceLost.
+        """
         ...
 
     def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
@@ -41,6 +52,20 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free the device's memory; the backend cannot be used afterwards."""
         ...
+
+
+def devices_of(backend: str = "auto", device: str = "auto") -> tuple[str, ...]:
+    """The devices that `auto`, or `cuda` without a number, stand for: every one of the machine."""
+    if device not in ("auto", "cuda"):
+        return (device,)
+    if backend == "auto":
+        backend = _best_backend(device)
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return (device,)
 
 
 def load_backend(

@@ -137,7 +137,7 @@ def numpy_backends():
         def __init__(self):
             self.made = []
 
-        def __call__(self, bundle):
+        def __call__(self, bundle, device):
             self.made.append(NumpyBackend(bundle))
             return self.made[-1]
 

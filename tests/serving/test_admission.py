@@ -1,6 +1,7 @@
 import pytest
 
 from serving.admission import Admission
+from serving.costs import Costs
 from serving.errors import AnswerTooLarge, Draining, QueueFull
 from serving.settings import LimitSettings, QueueSettings
 from superres.image import FormatCannotHold, TooManyBytes
@@ -23,7 +24,8 @@ def admission(clock):
     return Admission(
         LimitSettings(max_bytes=100, max_answer_pixels=10**9),
         QueueSettings(max_pictures=3, max_bytes=150, max_answer_pixels=1000),
-        clock,
+        Costs(),
+        clock=clock,
     )
 
 

@@ -17,7 +17,7 @@ class Network:
     def __init__(self):
         self.threads = set()
 
-    def forward(self, tiles_bhwc):
+    def forward(self, tiles_bhwc, place):
         self.threads.add(threading.current_thread().name)
         if (tiles_bhwc == 13).any():
             raise RuntimeError("cannot do thirteen")
@@ -29,7 +29,8 @@ class Watcher:
         self.fills = []
         self.failed = []
 
-    def batch_done(self, model, fill_ratio, seconds):
+    def batch_done(self, model, *, fill_ratio, pixels, seconds):
+        assert pixels > 0
         assert seconds >= 0
         self.fills.append(fill_ratio)
 
@@ -71,7 +72,7 @@ def test_tiles_come_back_changed_by_the_network_on_the_engines_thread(running):
     network = Network()
     answers = [ask(scheduler, value, network) for value in range(5)]
     assert [int(answer.result(timeout=10).max()) for answer in answers] == [0, 2, 4, 6, 8]
-    assert network.threads == {"engine"}
+    assert network.threads == {"engine-0"}
 
 
 @pytest.mark.parametrize("bad_value", [13, 7])
@@ -100,7 +101,7 @@ def test_fill_of_each_batch_is_told():
 
 def test_errand_runs_on_the_engines_thread_and_returns_or_raises(running):
     _, engine = running
-    assert engine.call(lambda: threading.current_thread().name) == "engine"
+    assert engine.call(lambda: threading.current_thread().name) == "engine-0"
     with pytest.raises(ZeroDivisionError):
         engine.call(lambda: 1 // 0)
     assert engine.alive

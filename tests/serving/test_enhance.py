@@ -197,7 +197,7 @@ def test_tiles_of_different_requests_share_batches(
         for answer in waiting:
             assert answer.result().status_code == 200
     assert [shape[0] for shape in backend.batches[-2:]] == [1, 7]
-    assert backend.threads == {"engine"}
+    assert backend.threads == {"engine-0"}
 
 
 def test_huge_picture_holds_only_a_few_tiles_in_the_queue(

@@ -46,10 +46,10 @@ def test_model_still_loading_is_asked_for_later_while_others_serve(
     shutil.copytree(tiny_bundle(name="slow_x4", scale=4).root, models_folder / "slow_x4")
     go_on = threading.Event()
 
-    def load(bundle):
+    def load(bundle, device):
         if bundle.info.name == "slow_x4":
             go_on.wait(timeout=60)
-        return numpy_backends(bundle)
+        return numpy_backends(bundle, device)
 
     server = picture_server(models_folder, load_backend=load, models={"default": "compact_x2"})
     assert server.client.get("/startupz").status_code == 503

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from serving import metrics as module
+from serving.costs import Costs
 from serving.metrics import TABLE, Metrics
 from serving.reporter import Reporter
 
@@ -61,5 +62,5 @@ def test_unknown_addresses_share_one_label(picture_server, models_folder, numpy_
 
 def test_counters_of_a_wanted_model_begin_at_zero():
     metrics = Metrics()
-    Reporter(metrics).model_wanted("m")
+    Reporter(metrics, Costs()).model_wanted("m")
     assert metrics.registry.get_sample_value("sharpline_model_refusals_total", {"model": "m"}) == 0

@@ -22,6 +22,10 @@ class Watcher:
     def model_wanted(self, model):
         pass
 
+    def model_proven(self, model, *, pixels, seconds):
+        assert pixels > 0
+        assert seconds > 0
+
     def model_swapped(self, model):
         self.swapped.append(model)
 
@@ -36,7 +40,7 @@ class Loader:
         self.closed = []
         self.loaded = []
 
-    def __call__(self, bundle):
+    def __call__(self, bundle, device):
         backend = load_backend(bundle, backend="torch", device="cpu", precision="fp32")
         self.loaded.append(bundle.id)
         backend.close = lambda: self.closed.append(bundle.id)
@@ -53,7 +57,9 @@ def models_of(loader):
     """Models over a folder, without a thread: `refresh` is called by hand."""
 
     def make(root):
-        return Models(ModelSettings(folder=root), lambda errand: errand(), Watcher(), loader)
+        return Models(
+            ModelSettings(folder=root), lambda place, errand: errand(), Watcher(), loader, ["cpu"]
+        )
 
     return make
 
@@ -258,7 +264,7 @@ def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_b
     shutil.copytree(tiny_bundle(name="b_x2").root, models_folder / "b_x2")
     shutil.copytree(tiny_bundle(name="c_x4", scale=4).root, models_folder / "c_x4")
     settings = ModelSettings(folder=models_folder, default="compact_x2")
-    models = Models(settings, lambda errand: errand(), Watcher(), loader)
+    models = Models(settings, lambda place, errand: errand(), Watcher(), loader, ["cpu"])
     assert models.default_name is None
     models.refresh()
     assert models.default_name == "compact_x2"

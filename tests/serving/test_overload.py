@@ -134,10 +134,25 @@ def test_no_tile_of_a_failed_batch_is_ever_part_of_an_answer(held_server):
     backend.gate.set()
     backend.poison = 13
     rgb_hwc = np.full((200, 200, 3), 7, np.uint8)
-    rgb_hwc[40:180, 40:180] = 13
+    rgb_hwc[:140, 40:180] = 13
     answer = ask(server, encode(Picture(rgb_hwc=rgb_hwc), "png"))
     assert answer.status_code == 500
     assert server.services.scheduler.queued_tiles() == {}
+
+
+def test_answer_that_fails_on_its_way_is_cut_off_and_never_looks_whole(held_server):
+    server, backend = held_server(batch={"max_tiles": 1})
+    backend.gate.set()
+    backend.poison = 13
+    rgb_hwc = np.full((200, 200, 3), 7, np.uint8)
+    rgb_hwc[80:] = 13
+    data = encode(Picture(rgb_hwc=rgb_hwc), "png")
+    with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
+        ask(server, data)
+    server.wait_for(lambda: server.services.admission.in_flight == 0)
+    assert server.services.scheduler.queued_tiles() == {}
+    value = server.services.metrics.registry.get_sample_value
+    assert value("sharpline_answers_cut_total", {"reason": "model-failed"}) == 1
 
 
 def test_health_and_models_answer_while_the_device_is_busy(held_server, noise_png):
@@ -153,7 +168,7 @@ def test_health_and_models_answer_while_the_device_is_busy(held_server, noise_pn
 
 def test_dead_engine_fails_liveness(picture_server, models_folder, numpy_backends, noise_png):
     server = picture_server(models_folder, load_backend=numpy_backends)
-    server.services.engine.stop()
+    server.services.engines.stop()
     assert server.client.get("/livez").status_code == 503
     assert server.client.get("/readyz").status_code == 503
     refused = ask(server, noise_png(20, 20))

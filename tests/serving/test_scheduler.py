@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -49,9 +50,19 @@ def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
     return Scheduler(limits, clock)
 
 
-def enter(scheduler, count, *, in_lane=None, deadline=10.0, first=0):
+strangers = itertools.count()
+
+
+def enter(scheduler, count, *, in_lane=None, deadline=10.0, first=0, client=None, **kind):
+    """A request with `count` tiles, of a client of its own unless one is named."""
     receiver = Receiver()
-    request = scheduler.open(in_lane or lane(), deadline_seconds=deadline, receiver=receiver)
+    request = scheduler.open(
+        in_lane or lane(),
+        deadline_seconds=deadline,
+        receiver=receiver,
+        client=client or f"stranger {next(strangers)}",
+        **kind,
+    )
     tile = np.zeros((4, 4, 3), np.uint8)
     scheduler.put(request, [(first + n, tile) for n in range(count)])
     return request, receiver
@@ -193,12 +204,11 @@ def test_stop_fails_who_waits_and_refuses_who_comes(clock):
         enter(scheduler, 1)
 
 
-def test_interrupt_wakes_the_waiting_engine_once(clock):
+def test_engine_that_is_woken_asks_whether_it_has_other_work(clock):
     scheduler = scheduler_of(clock)
-    scheduler.interrupt()
-    assert scheduler.next_batch() is None
+    assert scheduler.next_batch(unless=lambda: True) is None
     enter(scheduler, 4)
-    assert len(scheduler.next_batch().slots) == 4
+    assert len(scheduler.next_batch(unless=lambda: False).slots) == 4
 
 
 def test_queue_length_is_told_by_model(clock):
