@@ -84,12 +84,15 @@ def plan_pairs(
     return step("data", "plan", first, *also, "--degrade", degrade, *options, *out)
 
 
-def fine_tune(recipe: str, data: str, profile: str) -> dict[str, Any]:
-    """Train `recipe` on the dataset folder `data`, starting from its champion where it has one."""
+def fine_tune(recipe: str, data: str, profile: str, parent_run: str) -> dict[str, Any]:
+    """Train `recipe` on the dataset folder `data`, starting from its champion where it has one.
+
+    Its MLflow run stands under the run of the name `parent_run`, as its siblings' do.
+    """
     champion = champion_bundle(recipe)
     start = ("--init", champion) if champion else ()
-    out = ("--out", state_folder() / "runs")
-    return step("train", recipe, "--data", data, *start, "--profile", profile, *out)
+    where = ("--parent-run", parent_run, "--out", state_folder() / "runs")
+    return step("train", recipe, "--data", data, *start, "--profile", profile, *where)
 
 
 def sharpline(environment: Mapping[str, str]) -> str:

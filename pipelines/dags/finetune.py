@@ -30,8 +30,8 @@ def finetune():
         return [{"recipe": recipe, "data": wanted.path} for recipe in params["recipes"]]
 
     @task(max_active_tis_per_dag=1, map_index_template="{{ task.op_kwargs['recipe'] }}")
-    def train(recipe, data, params=None):
-        return fine_tune(recipe, data, params["profile"])
+    def train(recipe, data, params=None, dag_run=None):
+        return fine_tune(recipe, data, params["profile"], f"finetune {dag_run.run_id}")
 
     @task(map_index_template="{{ task.op_kwargs['trained']['model'] }}")
     def register(trained, data):

@@ -20,7 +20,7 @@ DAGS = Path(pipelines.__file__).parent / "dags"
 MIGRATE_SECONDS = 180.0
 # Asked to end, the scheduler waits for its tasks, a training among them; so they are asked soon
 # too, and have the time then.
-SCHEDULER_GRACE = Grace(command_seconds=3.0, others_seconds=12.0)
+SCHEDULER_GRACE = Grace(command_seconds=5.0, others_seconds=12.0)
 PARTS = {  # its log server would listen on every interface; the API server reads the files
     "api-server": (),
     "scheduler": ("--skip-serve-logs",),

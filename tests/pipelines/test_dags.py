@@ -246,8 +246,13 @@ def test_an_unchanged_dataset_is_a_no_op_for_a_schedule(body):
 def test_training_registering_and_announcing_hand_on_what_they_found(body, commands, monkeypatch):
     train = body("finetune", "candidate.train")
     fine_tuned = {"model": "a", "bundle": "/runs/a"}
-    monkeypatch.setitem(train.__globals__, "fine_tune", lambda *words: fine_tuned)
-    trained = train("a", "/data/d1", params={"profile": "finetune"})
+    asked = []
+    monkeypatch.setitem(
+        train.__globals__, "fine_tune", lambda *words: asked.append(words) or fine_tuned
+    )
+    run = SimpleNamespace(run_id="by-hand-1")
+    trained = train("a", "/data/d1", params={"profile": "finetune"}, dag_run=run)
+    assert asked == [("a", "/data/d1", "finetune", "finetune by-hand-1")]
     commands.answer = {"model": "a", "version": 2, "bundle_id": "b", "alias": "challenger"}
     registered = body("finetune", "candidate.register")(trained, "/data/d1")
     assert commands.words == [["register", "/runs/a"]]

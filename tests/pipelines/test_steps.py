@@ -141,7 +141,8 @@ def test_fine_tuning_names_the_champion_only_where_there_is_one(state, monkeypat
     asked = []
     monkeypatch.setattr(steps, "step", lambda *words: asked.extend(map(str, words)) or {})
     write_index(state, compact_x4={"champion": champion})
-    fine_tune("compact_x4", "/data/1", "finetune")
+    fine_tune("compact_x4", "/data/1", "finetune", "finetune by-hand-1")
     assert asked[:4] == ["train", "compact_x4", "--data", "/data/1"]
-    assert asked[-4:] == ["--profile", "finetune", "--out", str(state / "runs")]
+    assert asked[-6:-2] == ["--profile", "finetune", "--parent-run", "finetune by-hand-1"]
+    assert asked[-2:] == ["--out", str(state / "runs")]
     assert ("--init" in asked) == (champion is not None)
