@@ -43,7 +43,7 @@ def fingerprint(rgb_hwc_u8: Pixels) -> Fingerprint:
     """The fingerprint of an RGB picture (H, W, 3) of any size."""
     import cv2
 
-    luma_hw = cv2.cvtColor(rgb_hwc_u8, cv2.COLOR_RGB2GRAY)
+    luma_hw: Any = cv2.cvtColor(rgb_hwc_u8, cv2.COLOR_RGB2GRAY)
     shrink = LONG_SIDE / max(luma_hw.shape)
     sized_hw = _resized(luma_hw, shrink)
     finder = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=LEAST_CONTRAST)

@@ -1,15 +1,14 @@
 """`sharpline data`: words in, one JSON line out."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from superres.console import answer, emit, say, show
 from superres.environment import state_folder
 from superres.errors import UsageError
-
-SOURCE_HELP = "`sample`, or a source that was fetched or added: see `sharpline data list`"
+from training.data import pair_words as words
 
 
 class Word(NamedTuple):
@@ -23,9 +22,9 @@ class Word(NamedTuple):
 def data(argv: list[str]) -> int:
     """Fetch or add pictures, build sets of training pairs from them, and list what there is."""
     parser = argparse.ArgumentParser(prog="sharpline data", description=data.__doc__)
-    words = parser.add_subparsers(dest="word", required=True)
+    commands = parser.add_subparsers(dest="word", required=True)
     for name, word in _WORDS.items():
-        word_parser = words.add_parser(name, help=word.summary)
+        word_parser = commands.add_parser(name, help=word.summary)
         word.add_arguments(word_parser)
         word_parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
@@ -34,6 +33,23 @@ def data(argv: list[str]) -> int:
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="folder of datasets")
+
+
+def _add_fetch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a public set of pictures: see `sharpline data list`")
+    parser.add_argument(
+        "--part",
+        action="append",
+        metavar="PART",
+        help="hr (the default), a low-resolution track as bicubic_x4, a track for all its scales, "
+        "or all (may be repeated)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="origin",
+        metavar="PLACE",
+        help="a mirror's address, a folder with the archives, or one archive",
+    )
 
 
 def _add_add(parser: argparse.ArgumentParser) -> None:
@@ -55,102 +71,6 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
         "--watch", action="store_true", help="let pipelines take in what is put there later"
     )
     parser.add_argument("--replace", action="store_true", help="state other terms for this name")
-
-
-def _add_plan(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", help=SOURCE_HELP)
-    _add_recipe(parser)
-
-
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", nargs="?", help=SOURCE_HELP)
-    _add_recipe(parser)
-    parser.add_argument("--plan", type=Path, help="a plan made by `sharpline data plan`")
-    parser.add_argument("--shard", type=int, help="build only this shard of the plan")
-
-
-def _add_seal(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--plan", type=Path, required=True)
-
-
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="SOURCE",
-        help="one more source (may be repeated)",
-    )
-    parser.add_argument(
-        "--scale",
-        type=int,
-        choices=(1, 2, 3, 4, 8),
-        default=4,
-        help="1 to restore a picture at its own size",
-    )
-    parser.add_argument(
-        "--degrade",
-        default="bicubic",
-        metavar="KIND",
-        help="a kind, or several by weights: '{real_esrgan: 0.7, bicubic: 0.3}'",
-    )
-    parser.add_argument(
-        "--split-every",
-        type=int,
-        default=0,
-        metavar="N",
-        help="hold every N-th picture out, of sources without a validation split",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="ROOT",
-        help="folder of datasets (default: datasets/ of the state)",
-    )
-
-
-def _plan(arguments: argparse.Namespace) -> int:
-    from training.data.plan import read_plan
-
-    path = _make_plan(arguments)
-    plan = read_plan(path)
-    answer(
-        {
-            "plan": str(path),
-            "dataset": plan.id,
-            "shards": plan.shards,
-            "unchanged": plan.unchanged,
-            "left_out": len(plan.left_out),
-        },
-        arguments.json,
-    )
-    return 0
-
-
-def _build(arguments: argparse.Namespace) -> int:
-    from training.data.pairs import build, build_shard
-
-    if (arguments.plan is None) == (arguments.source is None):
-        raise UsageError("give either a SOURCE or --plan PLAN")
-    if arguments.shard is not None:
-        if arguments.plan is None:
-            raise UsageError("--shard needs --plan PLAN")
-        pictures = build_shard(arguments.plan, arguments.shard)
-        answer({"shard": arguments.shard, "pictures": pictures}, arguments.json)
-        return 0
-    built = build(arguments.plan or _make_plan(arguments))
-    _report_left_out(built.info.left_out)
-    answer(built.as_dict(), arguments.json)
-    return 0
-
-
-def _seal(arguments: argparse.Namespace) -> int:
-    from training.data.pairs import seal
-
-    built = seal(arguments.plan)
-    _report_left_out(built.info.left_out)
-    answer(built.as_dict(), arguments.json)
-    return 0
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -176,6 +96,30 @@ def _list(arguments: argparse.Namespace) -> int:
             f"{info.id}  x{info.scale}  {info.degradation:<14}{info.splits['train']:>6} train "
             f"{info.splits['validation']:>5} validation  {info.source}"
         )
+    return 0
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    from training.data.catalogue import HR
+    from training.data.fetch import fetch
+    from training.data.records import sources_folder
+
+    report = fetch(arguments.source, parts=arguments.part or (HR,), origin=arguments.origin)
+    record = report.record
+    if not report.brought:
+        say(f"{record.name} is here already")
+    answer(
+        {
+            "source": record.name,
+            "brought": report.brought,
+            "unchanged": not report.brought,
+            "folder": str(sources_folder() / record.name),
+            "pictures": sum(part.pictures for part in record.parts if part.part == HR),
+            "content_sha256": record.content_sha256,
+            "licence": record.licence,
+        },
+        arguments.json,
+    )
     return 0
 
 
@@ -214,31 +158,15 @@ def _add(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _make_plan(arguments: argparse.Namespace) -> Path:
-    from training.data.plan import PairRecipe, make_plan
-    from training.data.sources import find_pictures
-
-    pictures = find_pictures(
-        [arguments.source, *arguments.also],
-        split_every=arguments.split_every,
-        scale=arguments.scale,
-        degradation=arguments.degrade,
-    )
-    root = (arguments.out or state_folder() / "datasets").resolve()
-    return make_plan(
-        pictures, PairRecipe(scale=arguments.scale, degradation=arguments.degrade), root
-    )
-
-
-def _report_left_out(left_out: Sequence) -> None:
-    for entry in left_out:
-        say(f"left out: {entry.name}: {entry.reason}")
-
-
 _WORDS = {
     "list": Word("the sources and datasets that there are", _add_list, _list),
+    "fetch": Word("bring a public set of pictures here", _add_fetch, _fetch),
     "add": Word("make an own folder of pictures a source", _add_add, _add),
-    "plan": Word("decide what a dataset will hold, build nothing yet", _add_plan, _plan),
-    "build": Word("build a dataset, or one shard of a plan", _add_build, _build),
-    "seal": Word("join a plan's shards into the dataset", _add_seal, _seal),
+    "plan": Word(
+        "decide what a dataset will hold, build nothing yet", words.add_plan, words.run_plan
+    ),
+    "build": Word("build a dataset, or one shard of a plan", words.add_build, words.run_build),
+    "seal": Word("join a plan's shards into the dataset", words.add_seal, words.run_seal),
+    "verify": Word("prove a dataset again", words.add_verify, words.run_verify),
+    "show": Word("draw pairs of a dataset for people", words.add_show, words.run_show),
 }

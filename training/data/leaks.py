@@ -65,14 +65,11 @@ class Repeats:
     alike: tuple[Twins, ...]
 
 
-def find_repeats(
-    located: Sequence[Located], reference_paths: dict[str, Path], *, workers: int
-) -> Repeats:
+def find_repeats(located: Sequence[Located], *, workers: int) -> Repeats:
     """Which of the pictures repeat another one, of two the one that is needed less.
 
     A benchmark's picture outranks one held out for validation, and that one in training. Within a
     split only identical pixels go; training pictures that are merely alike are told of.
-    `reference_paths` holds where the pictures to compare with lie, by name.
     """
     ranks = {BENCHMARK: 0, "validation": 1, "train": 2}
     kept, left_out = _without_copies(
@@ -82,7 +79,7 @@ def find_repeats(
     for split in ranks:
         entries = [entry for entry in kept if entry.picture.split == split]
         if held and split != BENCHMARK:
-            twins = _look_up_all(entries, held, reference_paths, workers=workers)
+            twins = _look_up_all(entries, held, workers=workers)
             left_out += [twins[name] for name in sorted(twins)]
             entries = [entry for entry in entries if entry.picture.name not in twins]
         if split == "train":
@@ -110,19 +107,16 @@ def _left_out(name: str, how: str, twin: Located) -> LeftOut:
 
 
 def _look_up_all(
-    entries: Sequence[Located],
-    held: Sequence[Located],
-    reference_paths: dict[str, Path],
-    *,
-    workers: int,
+    entries: Sequence[Located], held: Sequence[Located], *, workers: int
 ) -> dict[str, LeftOut]:
     """What each of `entries` repeats of `held`, by name, looked up shard by shard."""
-    where = tuple(
-        Held(entry.folder, entry.place, _pixels_of(entry, reference_paths)) for entry in held
-    )
+    where = tuple(Held(entry.folder, entry.place, entry.path) for entry in held)
     by_shard = groupby(sorted(entries, key=lambda entry: entry.folder), lambda entry: entry.folder)
     jobs = (
-        Job(f"comparing {folder.name}", (folder, _places(shard, reference_paths), where))
+        Job(
+            f"comparing {folder.name}",
+            (folder, [(entry.picture.name, entry.place, entry.path) for entry in shard], where),
+        )
         for folder, shard in by_shard
     )
     found: dict[str, LeftOut] = {}
@@ -130,20 +124,6 @@ def _look_up_all(
         for name, (position, how) in names.items():
             found[name] = _left_out(name, how, held[position])
     return found
-
-
-def _places(
-    entries: Iterator[Located], reference_paths: dict[str, Path]
-) -> list[tuple[str, int, Path]]:
-    return [
-        (entry.picture.name, entry.place, _pixels_of(entry, reference_paths)) for entry in entries
-    ]
-
-
-def _pixels_of(entry: Located, reference_paths: dict[str, Path]) -> Path:
-    if entry.picture.split == BENCHMARK:
-        return reference_paths[entry.picture.name]
-    return entry.folder / entry.picture.rows[0].hr_path
 
 
 def _look_up(

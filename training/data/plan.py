@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from superres.consent import ClientsPictures, refuse_clients_pictures
 from superres.degrade import parse
 from superres.environment import cpu_threads
 from superres.errors import SharplineError, UsageError
@@ -197,14 +198,18 @@ def _shard_size(pictures: int) -> int:
 
 def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | LeftOut:
     lr_sha256 = ""
+    reading = picture.path
     try:
-        data = _read(picture.path)
+        refuse_clients_pictures(reading)
+        data = _read(reading)
         header = inspect(data, Limits())
         if picture.lr_path is not None:
-            lr_sha256 = sha256_bytes(_read(picture.lr_path))
+            reading = picture.lr_path
+            refuse_clients_pictures(reading)
+            lr_sha256 = sha256_bytes(_read(reading))
     except OSError as error:
-        return LeftOut(name=picture.name, reason=f"cannot be read: {error.strerror}")
-    except PictureError as error:
+        return LeftOut(name=picture.name, reason=f"cannot read {reading.name}: {error.strerror}")
+    except (PictureError, ClientsPictures) as error:
         return LeftOut(name=picture.name, reason=str(error))
     least = MIN_LR_SIDE * recipe.scale
     if min(header.width, header.height) < least:

@@ -38,8 +38,7 @@ def assemble(
     Raises SharplineError naming a shard that is missing, or where no training picture is left.
     """
     located, left_out = _collect(plan, plan_path, folders)
-    paths = {picture.name: Path(picture.path) for picture in plan.references}
-    repeats = find_repeats(located, paths, workers=workers)
+    repeats = find_repeats(located, workers=workers)
     left_out += repeats.left_out
     gone = {entry.name for entry in repeats.left_out}
     kept = [
@@ -68,6 +67,7 @@ def _collect(
     """Every picture of every shard, and what has been left out so far."""
     located: list[Located] = []
     left_out = list(plan.left_out)
+    compared = {picture.name: Path(picture.path) for picture in plan.references}
     for index, folder in enumerate(folders):
         if not (folder / ROWS_NAME).is_file():
             raise SharplineError(
@@ -75,10 +75,9 @@ def _collect(
                 f"`sharpline data build --plan {plan_path} --shard {index}`"
             )
         shard = read_shard(folder)
-        located += [
-            Located(folder=folder, place=place, picture=picture)
-            for place, picture in enumerate(shard.pictures)
-        ]
+        for place, picture in enumerate(shard.pictures):
+            path = folder / picture.rows[0].hr_path if picture.rows else compared[picture.name]
+            located.append(Located(folder=folder, place=place, path=path, picture=picture))
         left_out += shard.left_out
     return located, left_out
 

@@ -49,10 +49,10 @@ class BuiltPicture(BaseModel):
     width: int
     height: int
     hr_sha256: str
-    lr_sha256: list[str]
-    offset: int
-    rows: list[ManifestRow]
-    measured: list[dict[str, float]]
+    lr_sha256: list[str] = []
+    offset: int = 0
+    rows: list[ManifestRow] = []
+    measured: list[dict[str, float]] = []
 
 
 class Shard(BaseModel):
@@ -66,10 +66,11 @@ class Shard(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A built picture, its shard's folder, and its place in that shard."""
+    """A built picture, its shard's folder, its place in that shard, and a file of its pixels."""
 
     folder: Path
     place: int
+    path: Path
     picture: BuiltPicture
 
 
@@ -93,6 +94,21 @@ def read_shard(folder: Path) -> Shard:
         raise SharplineError(f"{folder} is damaged; delete it and build again") from error
 
 
+def write_prints(folder: Path, prints: Sequence[Fingerprint]) -> None:
+    """Store fingerprints in `folder`, to be read back by `read_prints`."""
+    arrays = {
+        "phash": np.array([print_.phash for print_ in prints], np.uint64),
+        "counts": np.array([len(print_.points_xy) for print_ in prints], np.int64),
+        "points": np.concatenate(
+            [np.empty((0, 2), np.float32), *(print_.points_xy for print_ in prints)]
+        ),
+        "descriptors": np.concatenate(
+            [np.empty((0, 32), np.uint8), *(print_.descriptors for print_ in prints)]
+        ),
+    }
+    np.savez(folder / PRINTS_NAME, allow_pickle=False, **arrays)
+
+
 def read_prints(folder: Path) -> list[Fingerprint]:
     """The fingerprints of a shard's pictures, in order."""
     with np.load(folder / PRINTS_NAME) as stored:
@@ -103,6 +119,11 @@ def read_prints(folder: Path) -> list[Fingerprint]:
         Fingerprint(phash=int(phash), points_xy=points_xy, descriptors=looks)
         for phash, points_xy, looks in zip(hashes, points, descriptors, strict=True)
     ]
+
+
+def sha256_pixels(hwc: Pixels) -> str:
+    """Of raw pixels (H, W, 3), in rows."""
+    return hashlib.sha256(np.ascontiguousarray(hwc).data).hexdigest()
 
 
 def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degradation: str) -> None:
@@ -122,7 +143,7 @@ def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degrada
                 continue
             built.append(picture)
             prints.append(print_)
-        _write_prints(staging / PRINTS_NAME, prints)
+        write_prints(staging, prints)
     record = Shard(pictures=built, left_out=left_out)
     write_bytes(staging / ROWS_NAME, record.model_dump_json().encode())
 
@@ -135,11 +156,7 @@ def _look_at(planned: PlannedPicture) -> tuple[BuiltPicture, Fingerprint]:
         split=planned.split,
         width=rgb_hwc.shape[1],
         height=rgb_hwc.shape[0],
-        hr_sha256=_sha256_pixels(rgb_hwc),
-        lr_sha256=[],
-        offset=0,
-        rows=[],
-        measured=[],
+        hr_sha256=sha256_pixels(rgb_hwc),
     )
     return picture, fingerprint(rgb_hwc)
 
@@ -195,8 +212,8 @@ def _write_pairs(
         split=planned.split,
         width=hr_hwc.shape[1],
         height=hr_hwc.shape[0],
-        hr_sha256=_sha256_pixels(hr_hwc),
-        lr_sha256=[_sha256_pixels(degraded.lr_hwc_u8) for degraded in made],
+        hr_sha256=sha256_pixels(hr_hwc),
+        lr_sha256=[sha256_pixels(degraded.lr_hwc_u8) for degraded in made],
         offset=offset,
         rows=rows,
         measured=[measure(degraded.lr_hwc_u8) for degraded in made],
@@ -224,21 +241,3 @@ def _write_plane(
     data = encode(picture, "png")
     write_bytes(folder / path, data)
     return path, data
-
-
-def _write_prints(path: Path, prints: Sequence[Fingerprint]) -> None:
-    arrays = {
-        "phash": np.array([print_.phash for print_ in prints], np.uint64),
-        "counts": np.array([len(print_.points_xy) for print_ in prints], np.int64),
-        "points": np.concatenate(
-            [np.empty((0, 2), np.float32), *(print_.points_xy for print_ in prints)]
-        ),
-        "descriptors": np.concatenate(
-            [np.empty((0, 32), np.uint8), *(print_.descriptors for print_ in prints)]
-        ),
-    }
-    np.savez(path, allow_pickle=False, **arrays)
-
-
-def _sha256_pixels(hwc: Pixels) -> str:
-    return hashlib.sha256(np.ascontiguousarray(hwc).data).hexdigest()
