@@ -1,5 +1,6 @@
 """A contact sheet: rows of pictures beside each other, each row with words that say what it is."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ Pixels = npt.NDArray[np.uint8]
 MARGIN, GAP = 24, 12
 TEXT_WIDTH = 460
 LINE, TITLE_LINE = 19, 30
+WRAPPED_LINES = 4  # room for lines that become two
 PAPER, INK, FAINT = (250, 250, 248), (28, 28, 30), (110, 110, 115)
 
 
@@ -48,7 +50,7 @@ def _drawn(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Pixels:
     sheet = pillow().new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((MARGIN, MARGIN), title, fill=INK, font=large)
-    draw.text((MARGIN, MARGIN + TITLE_LINE), subtitle, fill=FAINT, font=small)
+    draw.text((MARGIN, MARGIN + TITLE_LINE), _plain(subtitle), fill=FAINT, font=small)
     for row, height in zip(rows, heights, strict=True):
         left = MARGIN
         for picture, caption in zip(row.pictures, row.captions, strict=True):
@@ -56,7 +58,7 @@ def _drawn(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Pixels:
             draw.text((left, top + picture.shape[0] + 4), caption, fill=FAINT, font=small)
             left += picture.shape[1] + GAP
         left = MARGIN + max(widths) + GAP
-        draw.text((left, top), row.title, fill=INK, font=bold)
+        draw.text((left, top), _plain(row.title), fill=INK, font=bold)
         for number, line in enumerate(_wrapped(row.lines, draw, small)):
             place = (left, top + TITLE_LINE + number * LINE)
             draw.text(place, line, fill=INK if not line.startswith(" ") else FAINT, font=small)
@@ -66,8 +68,7 @@ def _drawn(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Pixels:
 
 def _row_height(row: SheetRow) -> int:
     pictures = max(picture.shape[0] for picture in row.pictures) + LINE + 6
-    # Twice the lines, for each may be wrapped once.
-    return max(pictures, TITLE_LINE + LINE * len(row.lines))
+    return max(pictures, TITLE_LINE + LINE * (len(row.lines) + WRAPPED_LINES))
 
 
 def _wrapped(lines: Sequence[str], draw: Any, font: Any) -> list[str]:
@@ -75,7 +76,7 @@ def _wrapped(lines: Sequence[str], draw: Any, font: Any) -> list[str]:
     wrapped = []
     for line in lines:
         current = ""
-        for word in line.split(" "):
+        for word in _plain(line).split(" "):
             longer = f"{current} {word}" if current else word
             if current and draw.textlength(longer, font=font) > TEXT_WIDTH - GAP:
                 wrapped.append(current)
@@ -83,3 +84,9 @@ def _wrapped(lines: Sequence[str], draw: Any, font: Any) -> list[str]:
             current = longer
         wrapped.append(current)
     return wrapped
+
+
+def _plain(text: str) -> str:
+    """Letters without their accents: Pillow's own font has none of those."""
+    decomposed = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in decomposed if not unicodedata.combining(letter))

@@ -87,7 +87,9 @@ def _lines(row: ManifestRow) -> Sequence[str]:
     lines = [f"{kind}, seed {row.seed}"]
     lines += [f"{name} {_value(value)}" for name, value in _told(parameters)]
     for number, step in enumerate(steps, start=1):
-        name = step.pop("step")
+        name = step.pop("step").replace("noise", " noise")
+        if name == "resize":
+            name = f"resize to {step.pop('width')}x{step.pop('height')}"
         told = ", ".join(f"{key} {_value(value)}" for key, value in _told(step))
         lines.append(f"{number}. {name}: {told}")
     if len(lines) > MOST_LINES:
@@ -96,13 +98,13 @@ def _lines(row: ManifestRow) -> Sequence[str]:
 
 
 def _told(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Values under readable names, less seeds and tables."""
+    """Values under readable names, less seeds, tables and what is zero and so does nothing."""
     for name, value in values.items():
-        if name != "seed" and value is not None and not isinstance(value, list | dict):
+        if name != "seed" and value and not isinstance(value, list | dict):
             yield name.replace("_", " "), value
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
+    if value is True:
+        return "yes"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
