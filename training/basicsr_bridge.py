@@ -10,13 +10,15 @@ import importlib
 import importlib.util
 import sys
 import warnings
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import torch
+from torch import nn
 
-from superres.errors import MissingExtra
+from superres.errors import MissingExtra, UsageError
 
 RENAMED = ("torchvision.transforms.functional_tensor", "torchvision.transforms._functional_tensor")
 SCHEMAS = (
@@ -32,7 +34,7 @@ _kept: list[torch.library.Library] = []
 def load_basicsr() -> ModuleType:
     """basicsr, ready to be used; raises MissingExtra where it is not installed."""
     if importlib.util.find_spec("basicsr") is None:
-        raise MissingExtra("comparing with basicsr", "train")
+        raise MissingExtra("basicsr", "train")
     mend_torchvision()
     with warnings.catch_warnings():
         # Names that its dependencies have deprecated; they are theirs to mend.
@@ -57,6 +59,32 @@ def mend_torchvision() -> None:
     old, new = RENAMED
     if importlib.util.find_spec(old) is None:
         sys.modules[old] = importlib.import_module(new)
+
+
+def discriminator(name: str, parameters: Mapping[str, int | bool]) -> nn.Module:
+    """A freshly initialised discriminator of RGB pictures: `unet` (UNetDiscriminatorSN) or `vgg`
+    (VGGStyleDiscriminator). Raises UsageError for parameters that it does not take."""
+    load_basicsr()
+    from basicsr.archs.discriminator_arch import UNetDiscriminatorSN, VGGStyleDiscriminator
+
+    try:
+        network = {"unet": UNetDiscriminatorSN, "vgg": VGGStyleDiscriminator}[name](
+            **{"num_in_ch": 3, **parameters}
+        )
+    except (TypeError, AssertionError) as error:
+        raise UsageError(f"discriminator {name!r} does not take {parameters}: {error}") from error
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            # It is only ever asked in training, which looks at the batch alone; without running
+            # statistics a batch that is no number leaves nothing behind.
+            module.track_running_stats = False
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+    return network
+
+
+def discriminator_sides(name: str, parameters: Mapping[str, int | bool]) -> tuple[int | None, int]:
+    """The side of HR crops that a discriminator needs (None: any), and what it is a multiple of."""
+    return (int(parameters.get("input_size", 128)), 1) if name == "vgg" else (None, 8)
 
 
 def _operators_load(package: Path) -> bool:

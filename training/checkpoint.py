@@ -1,6 +1,7 @@
 """Checkpoints: one file each, whole or absent, verified before a byte of it is believed."""
 
 import io
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from superres.console import say
 from superres.errors import SharplineError
 from superres.files import sha256_bytes, write_bytes
 
-MAGIC = b"SHARPLINE-CHECKPOINT-1 "
+MAGIC = b"SHARPLINE-CHECKPOINT-2 "
 HEADER_BYTES = len(MAGIC) + 64 + 1
 KEPT = 2
+# A tensor of the network is in it as itself, as its average and twice in Adam's memory.
+COPIES_OF_WEIGHTS = 4
 
 
 class BrokenCheckpoint(SharplineError):
@@ -25,27 +28,43 @@ class Checkpoint:
     """Everything that the rest of a training depends on, but for its recipe and data.
 
     The order of the data is a function of the recipe's seed and `step`, so it is in here too.
+    `players` is the state of networks, average and optimizers, `counters` what the loop counts.
     """
 
     step: int
     elapsed_seconds: float
-    net: dict[str, Any]
-    average: dict[str, Any]
-    optimizer: dict[str, Any]
+    players: dict[str, Any]
+    counters: dict[str, Any]
     torch_rng: torch.Tensor
     cuda_rng: list[torch.Tensor]
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, then remove all but the newest KEPT."""
+    """Write a checkpoint, then remove all but the newest KEPT and what a killed write left.
+
+    Raises SharplineError where there is no space; those from before stay then.
+    """
     buffer = io.BytesIO()
     torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, buffer)
     payload = buffer.getvalue()
     path = folder / f"step-{checkpoint.step:08d}.ckpt"
     write_bytes(path, MAGIC + sha256_bytes(payload).encode() + b"\n" + payload)
-    for old in _newest_first(folder)[KEPT:]:
+    for old in (*_newest_first(folder)[KEPT:], *folder.glob(".step-*.partial")):
         old.unlink()
     return path
+
+
+def refuse_without_space(folder: Path, weight_bytes: int) -> None:
+    """Raise SharplineError unless KEPT checkpoints of networks of that size, and the one that is
+    being written, fit where the folder will be."""
+    needed = (KEPT + 1) * COPIES_OF_WEIGHTS * weight_bytes
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise SharplineError(
+            f"{there} has {free / 1e6:,.0f} MB of free space, the checkpoints of this training "
+            f"need {needed / 1e6:,.0f} MB: free space, or choose another folder with --out"
+        )
 
 
 def load(path: Path) -> Checkpoint:
@@ -55,6 +74,8 @@ def load(path: Path) -> Checkpoint:
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path}: {error.strerror}") from error
     header, payload = data[:HEADER_BYTES], data[HEADER_BYTES:]
+    if header[: len(MAGIC)] != MAGIC and MAGIC[:-2] == header[: len(MAGIC) - 2]:
+        raise BrokenCheckpoint(f"{path} is of another version of Sharpline; train without --resume")
     if header != MAGIC + sha256_bytes(payload).encode() + b"\n":
         raise BrokenCheckpoint(f"{path} is damaged (its sha256 differs from the one it states)")
     return Checkpoint(**torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True))

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,20 +11,23 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from superres.archs import build, facts
+from superres.archs import build
 from superres.bundle import Bundle
 from superres.console import say
 from superres.environment import cpu_threads, mlflow_uri
 from superres.errors import SharplineError, UsageError
 from superres.files import file_lock
-from superres.manifest import DatasetInfo, read_info
+from superres.manifest import read_info
+from training.checkpoint import refuse_without_space
 from training.data.crops import CropSampler
 from training.data.packs import Pack
-from training.initial import Initial, refuse_other_network, resolve, take_over
+from training.initial import Initial, resolve, take_over
 from training.loop import Loop, Surroundings
 from training.machine import Machine
 from training.notes import run_notes, write_packages
+from training.preflight import refuse_closed_mlflow, refuse_what_cannot_be
 from training.publish import Effort, Origin, draft, publish
+from training.ranks import Ranks, device_of_this_rank, joined
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs import Run, RunKey, open_run
 from training.tracking import DESCRIPTION_TAG, MlflowRemote, Spool, Tracker, send, tracked
@@ -50,25 +54,34 @@ class Job:
 
 
 def run(job: Job) -> dict[str, object]:
-    """Do a job and return its result; see `sharpline train --help`."""
+    """Do a job and return its result; see `sharpline train --help`.
+
+    Under `torchrun` every process calls it; only rank 0's result says something.
+    """
+    device = device_of_this_rank()
+    with joined(device) as ranks:
+        return _run(job, device, ranks)
+
+
+def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
     recipe, stage = _stage(job)
     info = read_info(job.data)
     parent = resolve(job.init) if job.init else None
-    _refuse_what_cannot_be(recipe, stage, info, job.data, parent)
-    sampler = CropSampler(
-        Pack(job.data), patch=stage.patch(0.0), batch=stage.batch, seed=recipe.seed
-    )
+    refuse_what_cannot_be(recipe, stage, info, job.data, parent, ranks)
+    if (uri := mlflow_uri()) is not None:
+        refuse_closed_mlflow(uri)
+    samplers = _samplers(recipe, stage, Pack(job.data))
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     net, start = _network(recipe, parent)
+    refuse_without_space(job.runs, sum(each.nbytes for each in net.state_dict().values()))
     origin = Origin(
         recipe=recipe,
         dataset=job.data,
         info=info,
         parent=parent,
         start=start,
-        device=_named(device),
+        device=_named(device, ranks),
     )
     key = RunKey(
         recipe=recipe.as_dict(),
@@ -77,9 +90,42 @@ def run(job: Job) -> dict[str, object]:
         parent_id=parent.id if parent else None,
         minutes=job.minutes,
     )
-    this_run, known = open_run(job.runs, recipe.name, key, resume=job.resume)
-    with file_lock(this_run.folder / "lock"):
-        return _train(origin, net, stage, job, sampler, this_run, device, resume=known)
+    this_run, known = ranks.from_first(
+        lambda: open_run(job.runs, recipe.name, key, resume=job.resume)
+    )
+    with file_lock(this_run.folder / "lock") if ranks.first else nullcontext():
+        tracker = Tracker(
+            this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=Machine()
+        )
+        loop = Loop(
+            net,
+            recipe,
+            stage,
+            samplers,
+            Surroundings(
+                folder=this_run.checkpoints,
+                tracker=tracker,
+                device=device,
+                ranks=ranks,
+                validate=partial(_score, origin, this_run, tracker),
+            ),
+        )
+        if known:
+            _go_on(loop, stage, ranks)
+        if not ranks.first:
+            loop.run()
+            return {}
+        notes = run_notes(
+            origin,
+            stage,
+            profile=job.profile,
+            name=this_run.folder.name,
+            parent_run=job.parent_run,
+        )
+        with tracked(tracker, notes):
+            tracker.artifacts(write_packages(this_run.folder), "environment")
+            say(f"{recipe.name}: training in {this_run.folder}")
+            return _train_and_publish(origin, loop, this_run, tracker)
 
 
 def replay(folder: Path) -> dict[str, object]:
@@ -96,69 +142,56 @@ def replay(folder: Path) -> dict[str, object]:
     return {"run_id": spool.run_id, "sent": sent}
 
 
-def _train(
-    origin: Origin,
-    net: nn.Module,
-    stage: Stage,
-    job: Job,
-    sampler: CropSampler,
-    this_run: Run,
-    device: torch.device,
-    *,
-    resume: bool,
+def _go_on(loop: Loop, stage: Stage, ranks: Ranks) -> None:
+    found = loop.resume()
+    if not ranks.first:
+        return
+    say(
+        "going on with the run that broke off"
+        if found
+        else "nothing to go on from: starting from the beginning"
+    )
+    if found and stage.max_minutes is not None:
+        say(
+            "this stage also ends by the clock (max_minutes), so these will not be the very bits "
+            "that an unbroken run gives"
+        )
+
+
+def _train_and_publish(
+    origin: Origin, loop: Loop, this_run: Run, tracker: Tracker
 ) -> dict[str, object]:
-    recipe = origin.recipe
-    uri = mlflow_uri()
-    tracker = Tracker(
-        this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=Machine()
+    trained = loop.run()
+    candidate, validated = _validate_draft(
+        origin, this_run, tracker, trained.weights, trained.steps
     )
-    notes = run_notes(
+    run_id = tracker.run_id(wait_seconds=5.0)
+    bundle = publish(
         origin,
-        stage,
-        profile=job.profile,
-        name=this_run.folder.name,
-        parent_run=job.parent_run,
+        candidate,
+        Effort(steps=trained.steps, seconds=trained.seconds),
+        validated.evaluation if validated else None,
+        run_id,
+        this_run.folder / origin.recipe.name,
     )
-    with tracked(tracker, notes):
-        tracker.artifacts(write_packages(this_run.folder), "environment")
-        loop = Loop(
-            net,
-            recipe,
-            stage,
-            sampler,
-            Surroundings(
-                folder=this_run.checkpoints,
-                tracker=tracker,
-                device=device,
-                validate=partial(_validate_draft, origin, this_run, tracker),
-            ),
-        )
-        if resume:
-            say(
-                "going on with the run that broke off"
-                if loop.resume()
-                else "nothing to go on from: starting from the beginning"
-            )
-        say(f"{recipe.name}: training in {this_run.folder}")
-        trained = loop.run()
-        candidate, validated = _validate_draft(
-            origin, this_run, tracker, trained.weights, trained.steps
-        )
-        run_id = tracker.run_id(wait_seconds=5.0)
-        bundle = publish(
-            origin,
-            candidate,
-            Effort(steps=trained.steps, seconds=trained.seconds),
-            validated.evaluation if validated else None,
-            run_id,
-            this_run.folder / recipe.name,
-        )
-        shutil.rmtree(candidate.root)
-        tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
-        tracker.artifacts(bundle.root, "bundle")
+    shutil.rmtree(candidate.root)
+    tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
+    tracker.artifacts(bundle.root, "bundle")
     result = _result(bundle, run_id)
     this_run.finish(result)
     return result
+
+
+def _score(
+    origin: Origin,
+    this_run: Run,
+    tracker: Tracker,
+    weights: Mapping[str, Tensor],
+    step: int,
+) -> float | None:
+    """What an early stop goes by: the mean PSNR of the pictures held out."""
+    _, validated = _validate_draft(origin, this_run, tracker, weights, step)
+    return validated.evaluation.psnr if validated else None
 
 
 def _validate_draft(
@@ -197,33 +230,16 @@ def _stage(job: Job) -> tuple[Recipe, Stage]:
     return recipe, stage
 
 
-def _refuse_what_cannot_be(
-    recipe: Recipe,
-    stage: Stage,
-    info: DatasetInfo,
-    data: Path,
-    parent: Initial | None,
-) -> None:
-    """Raise before the first step what would fail after it."""
-    if info.scale != recipe.scale:
-        raise UsageError(
-            f"{data} is a dataset for scale {info.scale}, recipe {recipe.name} needs "
-            f"{recipe.scale}; build one with --scale {recipe.scale}"
-        )
-    network = facts(recipe.arch.name, recipe.arch.parameters)
-    if network.scale != recipe.scale:
-        raise UsageError(
-            f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
-            f"by {network.scale}"
-        )
-    grid = network.window or network.size_multiple
-    for patch in stage.patches:
-        if patch.side % grid:
-            raise UsageError(
-                f"recipe {recipe.name}: patches: side {patch.side} must be a multiple of {grid}"
-            )
-    if parent is not None:
-        refuse_other_network(recipe.arch.name, recipe.arch.parameters, parent)
+def _samplers(recipe: Recipe, stage: Stage, pack: Pack) -> dict[int, CropSampler]:
+    """One for each of the stage's patches; raises where no picture is as large as one."""
+    samplers = {
+        patch.side: CropSampler(pack, patch=patch.side, batch=stage.batch, seed=recipe.seed)
+        for patch in stage.patches
+    }
+    for side, sampler in samplers.items():
+        if sampler.skipped:
+            say(f"{sampler.skipped} pictures are smaller than a patch of {side}: never drawn from")
+    return samplers
 
 
 def _network(recipe: Recipe, parent: Initial | None) -> tuple[nn.Module, str | None]:
@@ -248,7 +264,7 @@ def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
     }
 
 
-def _named(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu, {torch.get_num_threads()} threads"
+def _named(device: torch.device, ranks: Ranks) -> str:
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
+    return name if ranks.count == 1 else f"{ranks.count} x {name}"

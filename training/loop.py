@@ -1,27 +1,27 @@
 """The training loop: crops in, averaged weights out, and a state from which it goes on exactly."""
 
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from superres.console import say
 from superres.errors import SharplineError
 from training import checkpoint
-from training.data.crops import CropSampler
-from training.ema import WeightAverage
-from training.losses import LossSum
-from training.recipe import Cosine, Recipe, Stage
+from training.degrading import Degrading
+from training.feed import Fed, Feed, Kitchen, Sampler, to_device
+from training.ranks import Ranks
+from training.recipe import Recipe, Stage
+from training.state import Players, layout
+from training.step import Figures, Stepper
 
 REPORT_EVERY_STEPS = 10
 SAY_EVERY_SECONDS = 10.0
+PICTURES_NAMED = 8
 
 
 class TrainingDiverged(SharplineError):
@@ -40,23 +40,38 @@ class Tracker(Protocol):
 class Surroundings:
     """What the loop is handed besides its recipe and data.
 
-    `validate` gets the averaged weights and the step; `clock` counts seconds.
+    `validate` gets the averaged weights and the step, and returns the score in dB that an early
+    stop goes by (None: there is none); rank 0 alone calls it. `clock` counts seconds.
     """
 
     folder: Path
     tracker: Tracker
-    validate: Callable[[Mapping[str, Tensor], int], object]
+    validate: Callable[[Mapping[str, Tensor], int], float | None]
     device: torch.device
+    ranks: Ranks = field(default_factory=Ranks)
     clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What came out: averaged weights by state-dict key, on the CPU."""
+    """What came out: averaged weights by state-dict key, on the CPU. `exact`: a training that was
+    broken off and resumed gives these bits too."""
 
     weights: dict[str, Tensor]
     steps: int
     seconds: float
+    exact: bool
+
+
+@dataclass(slots=True)
+class _Counters:
+    """What the loop remembers from step to step."""
+
+    nan_in_a_row: int = 0
+    nan_in_all: int = 0
+    best_score: float = float("-inf")
+    validations_without_gain: int = 0
+    micro_batch: int = 0
 
 
 @dataclass(slots=True)
@@ -72,167 +87,203 @@ class _Window:
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def means(self) -> dict[str, float]:
-        return {name: total / self.steps for name, total in self.sums.items()}
+    def means(self, now: float) -> dict[str, float]:
+        means = {name: total / self.steps for name, total in self.sums.items()}
+        return means | {"step_seconds": (now - self.started) / self.steps}
 
 
 class Loop:
-    """One training of one network. `run` may be called once; after a crash, build and run again."""
+    """One training of one network. `run` may be called once; after a crash, build and run again.
+
+    `samplers` are by the side of the LR crops that they draw: one for each of the stage's patches.
+    """
 
     def __init__(
         self,
         net: nn.Module,
         recipe: Recipe,
         stage: Stage,
-        sampler: CropSampler,
+        samplers: Mapping[int, Sampler],
         around: Surroundings,
     ) -> None:
-        layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        # Its stub has no overload for the memory format alone.
-        laid_out = net.to(around.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
-        self._net = laid_out.train()
-        self._layout = layout
-        self._recipe, self._stage, self._sampler, self._around = recipe, stage, sampler, around
-        self._average = WeightAverage(self._net, recipe.ema_decay)
-        self._loss = LossSum(recipe.losses)
-        beta1, beta2 = recipe.optimizer.betas
-        make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer.name]
-        self._optimizer = make(
-            self._net.parameters(),
-            lr=stage.learning_rate,
-            betas=(beta1, beta2),
-            weight_decay=recipe.optimizer.weight_decay,
+        self._recipe, self._stage, self._around = recipe, stage, around
+        part = around.ranks.part(stage.batch)
+        self._players = Players(net, recipe, stage, around.device)
+        self._stepper = Stepper(
+            self._players, recipe, stage.micro_batch or stage.batch, around.ranks, around.device
         )
+        mix = recipe.mix()
+        self._kitchen = Kitchen(
+            samplers=samplers,
+            side=lambda step: stage.patch(min(self._progress(step), 1.0)),
+            degrading=Degrading(mix=mix, scale=recipe.scale, seed=recipe.seed) if mix else None,
+            batch=stage.batch,
+            part=part,
+            pin=around.device.type == "cuda",
+        )
+        self._counters = _Counters(micro_batch=self._stepper.micro_batch)
         self._step, self._elapsed_before = 0, 0.0
-        self._started = around.clock()
+        self._started = self._said = around.clock()
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint of the folder; False where there is none."""
-        found = checkpoint.load_newest(self._around.folder)
+        folder = self._around.folder
+        found = self._around.ranks.from_first(lambda: checkpoint.load_newest(folder))
         if found is None:
             return False
-        self._net.load_state_dict(found.net)
-        self._average.load_state_dict(found.average)
-        self._optimizer.load_state_dict(found.optimizer)
+        self._players.load(found.players)
+        self._counters = _Counters(**found.counters)
+        self._stepper.micro_batch = self._counters.micro_batch
         torch.set_rng_state(found.torch_rng)
         if found.cuda_rng:
-            torch.cuda.set_rng_state_all(found.cuda_rng)
+            torch.cuda.set_rng_state(found.cuda_rng[0], self._around.device)
         self._step, self._elapsed_before = found.step, found.elapsed_seconds
         return True
 
     def run(self) -> Trained:
-        """Train to the end of the schedule.
+        """Train to the end of the schedule, or until validations gain no more.
 
         Raises TrainingDiverged naming the loss, the step and the pictures; checkpoints stay.
         """
         stage, around = self._stage, self._around
         self._started = around.clock()
-        window, said = _Window(around.clock()), around.clock()
-        while (progress := self._progress()) < 1.0:
-            learning_rate = self._set_learning_rate(progress)
-            values = self._train_step()
-            window.add(values)
-            if self._step % REPORT_EVERY_STEPS == 0:
-                window = self._report(window, learning_rate)
-            if around.clock() - said >= SAY_EVERY_SECONDS:
-                said = around.clock()
-                say(self._line(progress, learning_rate, values))
-            if self._step % stage.checkpoint_every == 0:
-                self._save()
-            if self._step % stage.validate_every == 0 and self._progress() < 1.0:
-                around.validate(self._average.state_dict(), self._step)
+        window = _Window(around.clock())
+        with Feed(self._kitchen, self._step, stage.steps) as feed:
+            while not self._over():
+                progress = self._progress(self._step)
+                learning_rate = self._set_learning_rate(progress)
+                values = self._train_step(feed)
+                window.add(values)
+                if self._step % REPORT_EVERY_STEPS == 0:
+                    means = window.means(around.clock()) | {"learning_rate": learning_rate}
+                    if around.ranks.first:
+                        around.tracker.metrics(self._step, means)
+                    window = _Window(around.clock())
+                self._say_sometimes(progress, learning_rate, values)
+                if self._step % stage.validate_every == 0 and not self._over():
+                    self._validate()
+                if self._step % stage.checkpoint_every == 0:
+                    self._save()
         self._save()
         weights = {
-            key: value.cpu().contiguous() for key, value in self._average.state_dict().items()
+            key: value.cpu().contiguous()
+            for key, value in self._players.average.state_dict().items()
         }
-        return Trained(weights=weights, steps=self._step, seconds=self._elapsed())
+        return Trained(
+            weights=weights,
+            steps=self._step,
+            seconds=self._elapsed(),
+            exact=stage.max_minutes is None and around.device.type == "cpu",
+        )
 
     def _elapsed(self) -> float:
         return self._elapsed_before + self._around.clock() - self._started
 
-    def _progress(self) -> float:
+    def _progress(self, step: int) -> float:
         """0 at the start to 1 at the end, by steps or by the clock, whichever is ahead."""
-        by_steps = self._step / self._stage.steps
+        by_steps = step / self._stage.steps
         if self._stage.max_minutes is None:
             return by_steps
         return max(by_steps, self._elapsed() / (60 * self._stage.max_minutes))
 
+    def _over(self) -> bool:
+        """Whether the schedule has ended, for rank 0's clock, or validations gain no more."""
+        rule = self._stage.early_stop
+        if rule is not None and self._counters.validations_without_gain >= rule.patience:
+            return True
+        if self._stage.max_minutes is None:
+            return self._step >= self._stage.steps
+        return self._around.ranks.from_first(lambda: self._progress(self._step) >= 1.0)
+
     def _set_learning_rate(self, progress: float) -> float:
-        """Linear warm-up by steps, then the recipe's schedule."""
-        schedule = self._recipe.schedule
-        if isinstance(schedule, Cosine):
-            final = schedule.final
-            share = final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
-        else:
-            share = schedule.factor ** sum(progress >= at for at in schedule.milestones)
-        warm = min(1.0, (self._step + 1) / (self._stage.warmup_steps + 1))
-        learning_rate = self._stage.learning_rate * share * warm
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        return learning_rate
+        rates = [player.set_learning_rate(progress) for player in self._players.all()]
+        return rates[0]
 
-    def _train_step(self) -> dict[str, float]:
-        batch = self._sampler.batch(self._step)
-        lr_bchw, hr_bchw = self._bchw(batch.lr_bhwc_u8), self._bchw(batch.hr_bhwc_u8)
-        reduced = self._recipe.precision == "bf16"
-        with torch.autocast(self._around.device.type, dtype=torch.bfloat16, enabled=reduced):
-            output_bchw = self._net(lr_bchw)
-        total, terms = self._loss(output_bchw.float(), hr_bchw)
-        values = {f"loss/{name}": term.item() for name, term in terms.items()}
-        self._refuse_nan(values, batch.names)
-        self._optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self._net.parameters(), self._recipe.gradient_clip)
-        values["gradient_norm"] = norm.item()
-        self._refuse_nan(values, batch.names)
-        self._optimizer.step()
+    def _train_step(self, feed: Feed) -> dict[str, float]:
+        asked = self._around.clock()
+        fed = feed.take(self._step)
+        waited = self._around.clock() - asked
+        lr_bchw, hr_bchw = to_device(
+            fed, self._around.device, layout(self._recipe), self._recipe.scale
+        )
+        figures = self._stepper(lr_bchw, hr_bchw)
         self._step += 1
-        self._average.update(self._net, self._step)
-        return values
+        if figures.moved:
+            self._counters.nan_in_a_row = 0
+            self._players.average.update(self._players.generator.net, self._step)
+            return figures.values | {"data_wait_seconds": waited}
+        self._count_nan(figures, fed)
+        return {name: value for name, value in figures.values.items() if name not in figures.bad}
 
-    def _bchw(self, bhwc_u8: npt.NDArray[np.uint8]) -> Tensor:
-        bchw = torch.from_numpy(bhwc_u8).to(self._around.device).permute(0, 3, 1, 2)
-        return bchw.to(torch.float32, memory_format=self._layout) / 255
+    def _count_nan(self, figures: Figures, fed: Fed) -> None:
+        """Leave the step out, or stop by the recipe's rule; the weights are those from before."""
+        counters, allowed = self._counters, self._recipe.max_nan_skips
+        counters.nan_in_a_row += 1
+        counters.nan_in_all += 1
+        bad = figures.bad[0]
+        names = sorted(set(self._kitchen.names(fed)))
+        shown = ", ".join(names[:PICTURES_NAMED]) + (", ..." if len(names) > PICTURES_NAMED else "")
+        what = f"{bad} became {figures.values[bad]} at step {self._step - 1} (pictures: {shown})"
+        if counters.nan_in_a_row <= allowed:
+            self._say(
+                f"{what}: step left out, {counters.nan_in_a_row} in a row of {allowed} allowed"
+            )
+            return
+        raise TrainingDiverged(
+            f"{what}. The weights and checkpoints before it are whole: lower the learning rate in "
+            "the recipe, look at those pictures, or allow more max_nan_skips"
+        )
 
-    def _refuse_nan(self, values: Mapping[str, float], names: tuple[str, ...]) -> None:
-        for name, value in values.items():
-            if not math.isfinite(value):
-                raise TrainingDiverged(
-                    f"{name} became {value} at step {self._step} (pictures: "
-                    f"{', '.join(sorted(set(names)))}). The checkpoints before it are whole: lower "
-                    "the learning rate in the recipe, or look at those pictures"
-                )
+    def _validate(self) -> None:
+        """Score the averaged weights and count the validations that gain too little."""
+        around, counters = self._around, self._counters
+        score = around.ranks.from_first(
+            lambda: around.validate(self._players.average.state_dict(), self._step)
+        )
+        rule = self._stage.early_stop
+        if rule is None or score is None:
+            return
+        gained = score >= counters.best_score + rule.min_gain and score > counters.best_score
+        counters.validations_without_gain = 0 if gained else counters.validations_without_gain + 1
+        counters.best_score = max(score, counters.best_score)
+        if counters.validations_without_gain >= rule.patience:
+            self._say(
+                f"{rule.patience} validations in a row gained less than {rule.min_gain} dB on "
+                f"{counters.best_score:.2f} dB: stopping at step {self._step}"
+            )
 
     def _save(self) -> None:
+        """Write a checkpoint. Without space for it the training goes on, with the one before."""
+        if not self._around.ranks.first:
+            return
         cuda = self._around.device.type == "cuda"
-        checkpoint.save(
-            self._around.folder,
-            checkpoint.Checkpoint(
-                step=self._step,
-                elapsed_seconds=self._elapsed(),
-                net=self._net.state_dict(),
-                average=self._average.state_dict(),
-                optimizer=self._optimizer.state_dict(),
-                torch_rng=torch.get_rng_state(),
-                cuda_rng=torch.cuda.get_rng_state_all() if cuda else [],
-            ),
+        self._counters.micro_batch = self._stepper.micro_batch
+        state = checkpoint.Checkpoint(
+            step=self._step,
+            elapsed_seconds=self._elapsed(),
+            players=self._players.state(),
+            counters=asdict(self._counters),
+            torch_rng=torch.get_rng_state(),
+            cuda_rng=[torch.cuda.get_rng_state(self._around.device)] if cuda else [],
         )
+        try:
+            checkpoint.save(self._around.folder, state)
+        except SharplineError as error:
+            say(f"no checkpoint at step {self._step}: {error}. Training goes on")
 
-    def _report(self, window: _Window, learning_rate: float) -> _Window:
+    def _say_sometimes(
+        self, progress: float, learning_rate: float, values: Mapping[str, float]
+    ) -> None:
         now = self._around.clock()
-        self._around.tracker.metrics(
-            self._step,
-            window.means()
-            | {
-                "learning_rate": learning_rate,
-                "step_seconds": (now - window.started) / window.steps,
-            },
-        )
-        return _Window(now)
-
-    def _line(self, progress: float, learning_rate: float, values: Mapping[str, float]) -> str:
+        if now - self._said < SAY_EVERY_SECONDS:
+            return
+        self._said = now
         figures = "  ".join(f"{name} {value:.5f}" for name, value in values.items())
-        return (
+        self._say(
             f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {figures}  "
             f"learning rate {learning_rate:.2e}"
         )
+
+    def _say(self, text: str) -> None:
+        if self._around.ranks.first:
+            say(text)

@@ -1,14 +1,19 @@
 """What training minimises: a weighted sum of named terms on float32 pictures in [0, 1]."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.recipe import Loss
+from training.recipe import GanLoss, LdlLoss, Loss, PerceptualLoss
 
 CHARBONNIER_EPSILON = 1e-3
+LDL_WINDOW = 7
+
+Judge = Callable[[Tensor], Tensor]
+Terms = dict[str, Tensor]
 
 
 def charbonnier(output_bchw: Tensor, hr_bchw: Tensor) -> Tensor:
@@ -16,23 +21,138 @@ def charbonnier(output_bchw: Tensor, hr_bchw: Tensor) -> Tensor:
     return torch.sqrt((output_bchw - hr_bchw) ** 2 + CHARBONNIER_EPSILON**2).mean()
 
 
-_TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def fft(output_bchw: Tensor, hr_bchw: Tensor) -> Tensor:
+    """L1 between the real and imaginary parts of the spectra (Cho et al. 2021, equation 5)."""
+    return torch.view_as_real(torch.fft.fft2(output_bchw - hr_bchw)).abs().mean()
+
+
+def ldl(output_bchw: Tensor, hr_bchw: Tensor, average_bchw: Tensor) -> Tensor:
+    """L1 weighted by how likely an artefact is (Liang et al. 2022, equations 3 to 7).
+
+    That is where the error varies much around a pixel and over the picture, and is greater than
+    that of the averaged network's output. The weights are no way for the gradient.
+    """
+    return functional.l1_loss(*_weighted(output_bchw, hr_bchw, average_bchw))
+
+
+def _weighted(output_bchw: Tensor, hr_bchw: Tensor, average_bchw: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        error = (hr_bchw - output_bchw).abs().sum(1, keepdim=True)
+        average_error = (hr_bchw - average_bchw).abs().sum(1, keepdim=True)
+        overall = torch.var(error, dim=(1, 2, 3), keepdim=True) ** 0.2
+        weights = overall * _local_variance(error) * (error >= average_error)
+    return weights * output_bchw, weights * hr_bchw
+
+
+def _local_variance(plane_b1hw: Tensor) -> Tensor:
+    """The sample variance in a window around each pixel, borders reflected."""
+    reach, count = LDL_WINDOW // 2, LDL_WINDOW**2
+    padded = functional.pad(plane_b1hw, [reach] * 4, mode="reflect")
+    mean = functional.avg_pool2d(padded, LDL_WINDOW, stride=1)
+    square = functional.avg_pool2d(padded**2, LDL_WINDOW, stride=1)
+    return (square - mean**2).clamp(min=0) * count / (count - 1)
+
+
+def _says(logits: Tensor, truth: bool) -> Tensor:
+    """How far a discriminator is from saying that these are true, or are not."""
+    return functional.binary_cross_entropy_with_logits(
+        logits, torch.full_like(logits, float(truth))
+    )
+
+
+def gan(judge: Judge, output_bchw: Tensor, hr_bchw: Tensor, kind: str) -> Tensor:
+    """The generator's side. Relativistic: output and truth each against the other's mean, halved
+    (Jolicoeur-Martineau 2018, as ESRGAN has it)."""
+    fake = judge(output_bchw)
+    if kind == "vanilla":
+        return _says(fake, True)
+    with torch.no_grad():
+        real = judge(hr_bchw)
+    return (_says(real - fake.mean(), False) + _says(fake - real.mean(), True)) / 2
+
+
+def discriminator_terms(
+    judge: Judge, output_bchw: Tensor, hr_bchw: Tensor, kind: str
+) -> dict[str, Tensor]:
+    """The discriminator's side; its loss is the sum. `output_bchw` carries no gradient."""
+    real, fake = judge(hr_bchw), judge(output_bchw)
+    if kind == "vanilla":
+        return {"discriminator_real": _says(real, True), "discriminator_fake": _says(fake, False)}
+    return {
+        "discriminator_real": _says(real - fake.mean().detach(), True) / 2,
+        "discriminator_fake": _says(fake - real.mean().detach(), False) / 2,
+    }
+
+
+_PIXEL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": functional.l1_loss,
     "charbonnier": charbonnier,
     "mse": functional.mse_loss,
+    "fft": fft,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Helpers:
+    """Networks that some terms ask: each is called with pictures and needed only by its own term.
+
+    `features` gives VGG's by layer, `judge` the discriminator's logits, `average` what the averaged
+    network makes of the LR pictures.
+    """
+
+    features: Callable[[Tensor], Mapping[str, Tensor]] | None = None
+    judge: Judge | None = None
+    average: Callable[[Tensor], Tensor] | None = None
 
 
 class LossSum:
     """The terms of a recipe, so that the one that fails can be named."""
 
-    def __init__(self, losses: Sequence[Loss]) -> None:
-        self._losses = tuple(losses)
+    def __init__(self, losses: Sequence[Loss], helpers: Helpers | None = None) -> None:
+        self._losses, self._helpers = tuple(losses), helpers or Helpers()
 
-    def __call__(self, output_bchw: Tensor, hr_bchw: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum, and each term unweighted by name."""
-        terms = {loss.name: _TERMS[loss.name](output_bchw, hr_bchw) for loss in self._losses}
+    def __call__(
+        self, output_bchw: Tensor, hr_bchw: Tensor, lr_bchw: Tensor | None = None
+    ) -> tuple[Tensor, Terms]:
+        """The weighted sum, and each term unweighted by name. LDL alone needs the LR pictures."""
+        terms = {
+            loss.name: self._term(loss, output_bchw, hr_bchw, lr_bchw) for loss in self._losses
+        }
         return sum(
             (loss.weight * terms[loss.name] for loss in self._losses),
             start=output_bchw.new_zeros(()),
         ), terms
+
+    def _term(
+        self, loss: Loss, output_bchw: Tensor, hr_bchw: Tensor, lr_bchw: Tensor | None
+    ) -> Tensor:
+        helpers = self._helpers
+        if isinstance(loss, PerceptualLoss):
+            assert helpers.features is not None, "a perceptual loss comes with its features"
+            return perceptual(helpers.features, output_bchw, hr_bchw, loss.layers)
+        if isinstance(loss, GanLoss):
+            assert helpers.judge is not None, "a recipe's gan loss comes with a discriminator"
+            return gan(helpers.judge, output_bchw, hr_bchw, loss.kind)
+        if isinstance(loss, LdlLoss):
+            assert helpers.average is not None, "LDL compares with the averaged network"
+            assert lr_bchw is not None, "LDL compares with the averaged network"
+            with torch.no_grad():
+                average_bchw = helpers.average(lr_bchw)
+            return ldl(output_bchw, hr_bchw, average_bchw)
+        return _PIXEL[loss.name](output_bchw, hr_bchw)
+
+
+def perceptual(
+    features: Callable[[Tensor], Mapping[str, Tensor]],
+    output_bchw: Tensor,
+    hr_bchw: Tensor,
+    layers: Mapping[str, float],
+) -> Tensor:
+    """Johnson et al. 2016, with ESRGAN's features: L1 of each layer's by its weight."""
+    with torch.no_grad():
+        true = features(hr_bchw)
+    ours = features(output_bchw)
+    return sum(
+        (weight * functional.l1_loss(ours[name], true[name]) for name, weight in layers.items()),
+        start=output_bchw.new_zeros(()),
+    )

@@ -14,7 +14,7 @@ from training.data.packs import Pack, Pixels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Aligned crops: (B, p, p, 3) and (B, p * scale, p * scale, 3)."""
+    """Aligned crops: (B, p, p, 3) and (B, p * scale, p * scale, 3), and each one's picture."""
 
     lr_bhwc_u8: Pixels
     hr_bhwc_u8: Pixels
@@ -35,19 +35,23 @@ class CropSampler:
         if not self._pairs:
             raise SharplineError(
                 f"no training picture is {patch * pack.scale} pixels a side or "
-                f"more, as patch: {patch} at x{pack.scale} asks for"
+                f"more, as patches: side {patch} at x{pack.scale} asks for; give a smaller side or "
+                "larger pictures"
             )
         positions = [(pair.height - patch + 1) * (pair.width - patch + 1) for pair in self._pairs]
         self._ends = np.cumsum(positions)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of a step, the same whenever it is asked for."""
+    def batch(self, step: int, part: slice = slice(None)) -> Batch:
+        """The batch of a step, the same whenever it is asked for; or only a part of it, where
+        several processes share the batch."""
         rng = np.random.default_rng([self._seed, step])
         places = rng.integers(0, self._ends[-1], size=self._batch)
         turns = rng.integers(0, SYMMETRIES, size=self._batch)
         patch, scale = self._patch, self._pack.scale
-        lr_bhwc = np.empty((self._batch, patch, patch, 3), np.uint8)
-        hr_bhwc = np.empty((self._batch, patch * scale, patch * scale, 3), np.uint8)
+        places, turns = places[part], turns[part]
+        count = len(places)
+        lr_bhwc = np.empty((count, patch, patch, 3), np.uint8)
+        hr_bhwc = np.empty((count, patch * scale, patch * scale, 3), np.uint8)
         indices = np.searchsorted(self._ends, places, side="right")
         inside = places - np.where(indices > 0, self._ends[indices - 1], 0)
         names = []

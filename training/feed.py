@@ -1,0 +1,140 @@
+"""Batches made ahead of the steps that need them, so that a step never waits for its data."""
+
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training import degrading
+from training.data.crops import Batch
+from training.degrading import Degrading, OneKind
+
+AHEAD = 3
+LOOK_UP_SECONDS = 0.2
+
+
+class Sampler(Protocol):
+    """Draws the batch of a step, or a part of it."""
+
+    def batch(self, step: int, part: slice = ...) -> Batch: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fed:
+    """The crops of one step as uint8 on the host, and how HR crops are still to be degraded."""
+
+    step: int
+    lr_bhwc_u8: Tensor
+    hr_bhwc_u8: Tensor
+    kinds: tuple[OneKind, ...] | None
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kitchen:
+    """Makes the batch of a step: a function of the step and of `side`, the patch it asks for.
+
+    `samplers` are by the side of their patch; `part` is this process's share of the batch.
+    """
+
+    samplers: Mapping[int, Sampler]
+    side: Callable[[int], int]
+    degrading: Degrading | None
+    batch: int
+    part: slice
+    pin: bool
+
+    def make(self, step: int) -> Fed:
+        """The batch of a step."""
+        batch = self.samplers[self.side(step)].batch(step, self.part)
+        kinds = None
+        if self.degrading is not None:
+            kinds = self.degrading.draw(batch.hr_bhwc_u8, step, self.batch, self.part)
+        return Fed(
+            step=step,
+            lr_bhwc_u8=self._host(batch.lr_bhwc_u8),
+            hr_bhwc_u8=self._host(batch.hr_bhwc_u8),
+            kinds=kinds,
+            names=batch.names,
+        )
+
+    def names(self, fed: Fed) -> tuple[str, ...]:
+        """The pictures of the whole batch, other processes' shares included."""
+        if len(fed.names) == self.batch:
+            return fed.names
+        return self.samplers[self.side(fed.step)].batch(fed.step).names
+
+    def _host(self, bhwc_u8: npt.NDArray[np.uint8]) -> Tensor:
+        tensor = torch.from_numpy(bhwc_u8)
+        return tensor.pin_memory() if self.pin else tensor
+
+
+class Feed:
+    """A thread that stays up to AHEAD batches before the training. Use as a context manager."""
+
+    def __init__(self, kitchen: Kitchen, first_step: int, last_step: int) -> None:
+        self._kitchen = kitchen
+        self._steps = range(first_step, last_step)
+        self._made: Queue[Fed | BaseException] = Queue(AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._cook, name="feed", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        with suppress(Empty):
+            while True:
+                self._made.get_nowait()
+        self._thread.join()
+
+    def take(self, step: int) -> Fed:
+        """The batch of the next step; raises here what making it raised."""
+        made = self._made.get()
+        if isinstance(made, BaseException):
+            raise made
+        assert made.step == step, "batches are taken in the order of their steps"
+        return made
+
+    def _cook(self) -> None:
+        for step in self._steps:
+            try:
+                made = self._kitchen.make(step)
+            except BaseException as error:  # whatever it is, it belongs to the training
+                made = error
+            while not self._stopped.is_set():
+                with suppress(Full):
+                    self._made.put(made, timeout=LOOK_UP_SECONDS)
+                    break
+            if self._stopped.is_set() or isinstance(made, BaseException):
+                return
+
+
+def to_device(
+    fed: Fed, device: torch.device, layout: torch.memory_format, scale: int
+) -> tuple[Tensor, Tensor]:
+    """LR and HR crops (B, 3, H, W), float32 in [0, 1]; degraded here where the recipe says so."""
+    hr_bchw = _floats(fed.hr_bhwc_u8, device, layout)
+    if fed.kinds is None:
+        return _floats(fed.lr_bhwc_u8, device, layout), hr_bchw
+    return degrading.run(fed.kinds, hr_bchw, scale).contiguous(memory_format=layout), hr_bchw
+
+
+def _floats(bhwc_u8: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:
+    bchw = bhwc_u8.to(device, non_blocking=True).permute(0, 3, 1, 2)
+    return bchw.to(torch.float32, memory_format=layout) / 255
