@@ -3,7 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -65,3 +66,35 @@ def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterat
         if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
             say(f"{label}: {done}/{total if total is not None else '?'}")
             last_seconds = now_seconds
+
+
+@contextmanager
+def counting(
+    label: str, total_bytes: int | None, done_bytes: int
+) -> Iterator[Callable[[int], None]]:
+    """Show how many bytes of a transfer have come; call the result with the size of each piece.
+
+    A progress bar on a terminal, sparse log lines elsewhere, as `track` does for items.
+    """
+    if sys.stderr.isatty():
+        from rich import progress as rich
+        from rich.console import Console
+
+        columns = (rich.TextColumn("{task.description}"), rich.BarColumn(), rich.DownloadColumn())
+        rates = (rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
+        with rich.Progress(*columns, *rates, console=Console(stderr=True)) as bar:
+            task = bar.add_task(label, total=total_bytes, completed=done_bytes)
+            yield lambda size: bar.advance(task, size)
+        return
+    of = "" if total_bytes is None else f" of {in_units(total_bytes)}"
+    last_seconds = time.monotonic()
+
+    def count(size: int) -> None:
+        nonlocal done_bytes, last_seconds
+        done_bytes += size
+        now_seconds = time.monotonic()
+        if done_bytes == total_bytes or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
+            say(f"{label}: {in_units(done_bytes)}{of}")
+            last_seconds = now_seconds
+
+    yield count

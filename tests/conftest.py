@@ -1,6 +1,10 @@
 """What every room's tests share: short and full counts, reference data, and what a marker needs."""
 
 import contextlib
+import hashlib
+import http.server
+import io
+import json
 import os
 import signal
 import socket
@@ -8,7 +12,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +21,14 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from serving.loaded import BackendLoader
     from serving.services import Services
     from serving.settings import Settings
     from superres.bundle import Bundle
+    from training.data.catalogue import Archive, Entry, Part
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -279,3 +288,187 @@ def picture_server() -> Iterator[Callable[..., PictureServer]]:
     yield start
     for server in started:
         server.stop()
+
+
+class Mirror:
+    """A web server with archives of pictures, as a set's publisher or a company's mirror has.
+
+    `files` are what it gives, by name; `manners` how it treats whoever asks for one, by name:
+    ignores-range, cuts (breaks off at half of what is left, and forgets Range), cuts-once, changes
+    (another file after the first answer), lies (goes on elsewhere than asked), wrong (other bytes),
+    page, page-as-archive, stalls, redirects, busy-once, or a status as "404". `asked` holds each
+    request's name and Range.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.manners: dict[str, str] = {}
+        self.asked: list[tuple[str, str | None]] = []
+        self._stop = threading.Event()
+        mirror = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                mirror._answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def offer(self, state: Path, *entries: "Entry") -> None:
+        """Make `entries` the own catalogue of a state folder."""
+        path = state / "sources" / "catalogue.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([entry.model_dump(mode="json") for entry in entries]))
+
+    def offer_div2k(
+        self,
+        state: Path,
+        *,
+        train: "Sequence[npt.NDArray[np.uint8]]",
+        validation: "Sequence[npt.NDArray[np.uint8]]" = (),
+        scales: Sequence[int] = (4,),
+    ) -> None:
+        """Small archives of DIV2K's exact form, and its entry with their checksums.
+
+        Of the tracks there is bicubic at `scales`; the HR sides must be multiples of these.
+        """
+        from training.data.public import PUBLIC
+
+        entry = next(entry for entry in PUBLIC if entry.name == "div2k")
+        pictures = {"train": (1, train), "validation": (801, validation)}
+        parts = []
+        for part in entry.parts:
+            first, chosen = pictures[part.split]
+            if chosen and (
+                part.track is None or (part.track == "bicubic" and part.scale in scales)
+            ):
+                parts.append(self._pack(part, first, chosen))
+        self.offer(state, entry.model_copy(update={"parts": tuple(parts)}))
+
+    def _pack(
+        self, part: "Part", first: int, pictures: "Sequence[npt.NDArray[np.uint8]]"
+    ) -> "Part":
+        from superres.image import Picture, encode
+        from superres.resize import imresize
+
+        [copy] = part.copies
+        tail = "" if part.track is None else f"x{part.scale}"
+        small = (
+            pixels if part.track is None else imresize(pixels, scale=1 / part.scale)
+            for pixels in pictures
+        )
+        archive = zip_of(
+            {
+                f"{copy.folder}/{number:04}{tail}.png": encode(Picture(rgb_hwc=pixels), "png")
+                for number, pixels in enumerate(small, start=first)
+            }
+        )
+        described = self.describe(copy.archives[0].name, archive)
+        fitted = copy.model_copy(update={"archives": (described,)})
+        return part.model_copy(update={"pictures": len(pictures), "copies": (fitted,)})
+
+    def describe(self, name: str, data: bytes, **facts: object) -> "Archive":
+        """Put a file on the server; its catalogue entry, with its true size and sha256."""
+        from training.data.catalogue import Archive
+
+        self.files[name] = data
+        facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} | facts
+        return Archive.model_validate(
+            {"name": name, "mirrors": (f"{self.address}/{name}",)} | facts
+        )
+
+    def _answer(self, request: "http.server.BaseHTTPRequestHandler") -> None:
+        name = request.path.partition("?")[0].rpartition("/")[2]
+        manner, asked = self.manners.get(name, ""), request.headers.get("Range")
+        self.asked.append((name, asked))
+        if manner in ("cuts-once", "busy-once", "changes"):
+            self.manners[name] = ""
+        if manner == "redirects" and not request.path.startswith("/elsewhere/"):
+            self._send(request, 302, b"", Location=f"/elsewhere/{name}")
+        elif manner == "page":
+            self._send(request, 200, b"<html>sign in</html>", **{"Content-Type": "text/html"})
+        elif manner == "busy-once":
+            self._send(request, 503, b"", **{"Retry-After": "0"})
+        elif manner.isdigit() or name not in self.files:
+            self._send(request, int(manner or 404), b"gone")
+        else:
+            self._give(request, name, manner, asked)
+
+    def _give(
+        self,
+        request: "http.server.BaseHTTPRequestHandler",
+        name: str,
+        manner: str,
+        asked: str | None,
+    ) -> None:
+        data = self.files[name]
+        if manner == "wrong":
+            data = data[:-1] + bytes([data[-1] ^ 1])
+        elif manner == "page-as-archive":
+            data = b"<!doctype html><html>not here</html>"
+        etag = f'"{hashlib.sha256(data).hexdigest()}"'
+        fresh = request.headers.get("If-Range") in (None, etag)
+        total, status, fields = len(data), 200, {"ETag": etag}
+        if asked and fresh and manner not in ("ignores-range", "cuts"):
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+            shown = start + 1 if manner == "lies" else start
+            fields["Content-Range"] = f"bytes {shown}-{total - 1}/{total}"
+            data, status = data[start:], 206
+        sent = (
+            data[: len(data) // 2] if manner in ("cuts", "cuts-once", "changes", "stalls") else data
+        )
+        self._send(request, status, sent, length=len(data), **fields)
+        if manner == "changes":
+            self.files[name] = self.files[name.replace(".zip", ".new.zip")]
+        if manner == "stalls":
+            self._stop.wait(60)
+        if len(sent) < len(data):
+            request.close_connection = True
+
+    def _send(
+        self,
+        request: "http.server.BaseHTTPRequestHandler",
+        status: int,
+        body: bytes,
+        length: int | None = None,
+        **fields: str,
+    ) -> None:
+        with contextlib.suppress(OSError):  # a client that was killed
+            request.send_response(status)
+            request.send_header("Content-Length", str(len(body) if length is None else length))
+            for field, value in fields.items():
+                request.send_header(field, value)
+            request.end_headers()
+            request.wfile.write(body)
+            request.wfile.flush()
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    """A zip archive of these paths and bytes, their folders before them; always the same bytes."""
+    packed = io.BytesIO()
+    folders = {f"{path.rpartition('/')[0]}/" for path in files if "/" in path}
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path, data in {**dict.fromkeys(sorted(folders), b""), **files}.items():
+            archive.writestr(zipfile.ZipInfo(path), data)
+    return packed.getvalue()
+
+
+@pytest.fixture
+def mirror() -> Iterator[Mirror]:
+    """A local mirror of public sets of pictures."""
+    server = Mirror()
+    yield server
+    server.stop()
