@@ -10,7 +10,7 @@ class Sources:
     """The sources of one run, each once, in the order of asking."""
 
     names: list[str]
-    missing: list[str]  # known to the catalogue, and not fetched yet
+    missing: list[str]  # known to the catalogue, and not here yet
 
 
 def choose_sources(parameters: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> Sources:
@@ -21,6 +21,19 @@ def choose_sources(parameters: Mapping[str, Any], listed: Sequence[Mapping[str, 
     """
     watched = [entry["name"] for entry in listed if entry["watched"] and entry["pictures"]]
     asked = [parameters["source"], *parameters["also"], *(watched if parameters["watched"] else ())]
-    absent = {one["name"] for one in listed if one["kind"] == "catalogue" and not one["there"]}
     names = list(dict.fromkeys(asked))
+    absent = {one["name"] for one in listed if _is_absent(one, parts_for(parameters))}
     return Sources(names=names, missing=[name for name in names if name in absent])
+
+
+def parts_for(parameters: Mapping[str, Any]) -> list[str]:
+    """The parts of a catalogue's source that a run needs: a track too where it asks for one."""
+    kind, _, track = parameters["degrade"].partition(":")
+    given = [f"{track}_x{parameters['scale']}"] if kind == "given" and track else []
+    return ["hr", *given]
+
+
+def _is_absent(entry: Mapping[str, Any], parts: Sequence[str]) -> bool:
+    """Whether a source can be fetched and is not here with all these parts."""
+    here = entry["there"] and set(parts) <= set(entry["parts"])
+    return entry["kind"] == "catalogue" and not here

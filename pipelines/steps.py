@@ -67,9 +67,10 @@ def step(
         return _result(argv, code, answer.read().decode(errors="replace"), tail, verdict_codes)
 
 
-def fetch_source(name: str, mirror: str | None) -> dict[str, Any]:
-    """Fetch a source of the catalogue, from `mirror` where one is given."""
-    return step("data", "fetch", name, *(("--mirror", mirror) if mirror else ()))
+def fetch_source(name: str, parts: Sequence[str], mirror: str | None) -> dict[str, Any]:
+    """Fetch parts of a source of the catalogue, from `mirror` where one is given."""
+    wanted = [word for part in parts for word in ("--part", part)]
+    return step("data", "fetch", name, *wanted, *(("--from", mirror) if mirror else ()))
 
 
 def plan_pairs(

@@ -8,7 +8,7 @@ from pipelines.assets import PAIRS, PICTURES, RETRAIN
 from pipelines.events import dataset_extra, degradation_for
 from pipelines.parameters import PAIR_PARAMETERS
 from pipelines.retries import FETCHED, RETRIED
-from pipelines.sources import choose_sources
+from pipelines.sources import choose_sources, parts_for
 from pipelines.steps import fetch_source, plan_pairs, step
 
 TWICE_A_MONTH = CronTriggerTimetable("0 3 1,15 * *", timezone="UTC", run_immediately=timedelta(0))
@@ -31,7 +31,7 @@ def build_pairs():
 
     @task(**FETCHED, map_index_template="{{ task.op_kwargs['name'] }}")
     def fetch(name, params=None):
-        return fetch_source(name, params["mirror"])
+        return fetch_source(name, parts_for(params), params["mirror"])
 
     @task(trigger_rule="none_failed")
     def plan(names, params=None, triggering_asset_events=None, ti=None):

@@ -141,7 +141,8 @@ class Pushed(dict):
 
 
 def listed(name, kind, *, there=True, watched=False):
-    return {"name": name, "kind": kind, "there": there, "watched": watched, "pictures": 8}
+    fields = {"there": there, "watched": watched, "pictures": 8, "parts": ["hr"] if there else []}
+    return {"name": name, "kind": kind} | fields
 
 
 def test_what_is_not_here_yet_is_fetched_first(body, commands):
@@ -155,9 +156,10 @@ def test_what_is_not_here_yet_is_fetched_first(body, commands):
 
 @pytest.mark.parametrize("mirror", [None, "http://mirror/div2k/"])
 def test_fetching_goes_to_the_mirror_that_was_named(body, commands, mirror):
-    body("build_pairs", "fetch")("div2k", params=ASKED | {"mirror": mirror})
-    expected = ["data", "fetch", "div2k"] + (["--mirror", mirror] if mirror else [])
-    assert commands.words == [expected]
+    asked = ASKED | {"mirror": mirror, "degrade": "given:unknown"}
+    body("build_pairs", "fetch")("div2k", params=asked)
+    expected = ["data", "fetch", "div2k", "--part", "hr", "--part", "unknown_x4"]
+    assert commands.words == [expected + (["--from", mirror] if mirror else [])]
 
 
 def planned(body, commands, *, unchanged=False, events=None):

@@ -5,25 +5,25 @@ import pytest
 from pipelines.sources import choose_sources
 
 
-def listed(name, kind, *, there=True, watched=False, pictures=8):
+def listed(name, kind, *, there=True, watched=False, pictures=8, parts=("hr",)):
     """A source as `sharpline data list` lists it."""
-    fields = {"there": there, "watched": watched, "pictures": pictures}
+    fields = {"there": there, "watched": watched, "pictures": pictures, "parts": list(parts)}
     return {"name": name, "kind": kind} | fields
 
 
 LISTED = [
     listed("sample", "embedded"),
     listed("div2k", "catalogue", there=False),
-    listed("flickr2k", "catalogue"),
+    listed("flickr2k", "catalogue", parts=["hr", "bicubic_x4"]),
     listed("mine", "added"),
     listed("inbox", "added", watched=True),
     listed("empty", "added", watched=True, pictures=0),
 ]
 
 
-def chosen(source, *also, watched=False):
+def chosen(source, *also, watched=False, degrade="bicubic", scale=4):
     asked = {"source": source, "also": list(also), "watched": watched}
-    return choose_sources(asked, LISTED)
+    return choose_sources(asked | {"degrade": degrade, "scale": scale}, LISTED)
 
 
 @pytest.mark.parametrize("name", ["sample", "flickr2k", "mine"])
@@ -37,6 +37,21 @@ def test_what_the_catalogue_knows_and_is_not_here_is_fetched():
     sources = chosen("sample", "div2k")
     assert sources.names == ["sample", "div2k"]
     assert sources.missing == ["div2k"]
+
+
+@pytest.mark.parametrize(
+    ("degrade", "scale", "missing"),
+    [
+        ("given:bicubic", 4, []),
+        ("given:bicubic", 2, ["flickr2k"]),
+        ("given:unknown", 4, ["flickr2k"]),
+        ("given", 2, []),  # which track is left to planning to ask
+        ("jpeg", 2, []),
+    ],
+)
+def test_a_track_that_is_asked_for_is_fetched_too(degrade, scale, missing):
+    assert chosen("flickr2k", degrade=degrade, scale=scale).missing == missing
+    assert chosen("mine", degrade=degrade, scale=scale).missing == []
 
 
 def test_watched_sources_join_last_and_once():
