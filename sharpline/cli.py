@@ -29,7 +29,14 @@ COMMANDS: dict[str, Command] = {
     "gate": Command("release.cli:gate", "judge a challenger against the champion", "release"),
     "promote": Command("release.cli:promote", "make a proven version the champion", "release"),
     "rollback": Command("release.cli:rollback", "return to the champion before", "release"),
+    "models pull": Command(
+        "training.models_cli:pull", "fetch official weights as a bundle", "train"
+    ),
+    "models import": Command(
+        "training.models_cli:import_", "make a bundle of a file of weights", "train"
+    ),
     "models follow": Command("release.cli:follow", "keep a folder like the registry", "release"),
+    "keys": Command("serving.keys_cli:keys", "say who may call the server", "serve"),
     "serve": Command("serving.cli:serve", "answer pictures over HTTP", "serve"),
 }
 

@@ -1,7 +1,9 @@
 """The model card: what a person reads before using a model."""
 
-from superres.bundle import BundleInfo, BundleScore
+from superres.bundle import BundleInfo, BundleScore, Dataset
 from superres.manifest import DatasetInfo
+
+NOT_STATED = "not stated"
 
 INVENTS = (
     "It was trained against a discriminator, so it invents plausible texture that was never in the "
@@ -51,9 +53,16 @@ def _learned_from(info: BundleInfo) -> str:
     for source in info.training.sources:
         entries = [entry for entry in info.training.datasets if entry.source == source]
         licences = "; ".join(dict.fromkeys(entry.licence for entry in entries))
-        ids = ", ".join(dict.fromkeys(entry.id for entry in entries))
-        lines.append(f"- {source} ({licences}), {'datasets' if ', ' in ids else 'dataset'} {ids}")
+        lines.append(f"- {source} ({licences}){_datasets(info, entries)}")
     return "Learned from:\n\n" + "\n".join(lines)
+
+
+def _datasets(info: BundleInfo, entries: list[Dataset]) -> str:
+    """The ids of datasets that Sharpline built; pictures seen elsewhere have none."""
+    if info.training.steps == 0:
+        return ""
+    ids = list(dict.fromkeys(entry.id for entry in entries))
+    return f", {'dataset' if len(ids) == 1 else 'datasets'} {', '.join(ids)}"
 
 
 def _figures(info: BundleInfo) -> str:
@@ -83,9 +92,14 @@ def _limits(info: BundleInfo) -> str:
         f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
         "99.9% of the values. Made for pictures damaged as by "
         f"`{info.training.degradation}`: other damage (noise, blur, other compression) is likely "
-        "to be kept or made stronger. "
-        + (INVENTS if info.training.invents_detail else KEEPS)
+        "to be kept or made stronger. " + (INVENTS if info.training.invents_detail else KEEPS)
     )
+
+
+def _made_for(info: BundleInfo) -> str:
+    if info.training.degradation == NOT_STATED:
+        return "Which damage it was made for is for its authors to say"
+    return f"Made for pictures damaged as by `{info.training.degradation}`"
 
 
 def _licence(info: BundleInfo) -> str:

@@ -133,9 +133,14 @@ def _load_weights_only(path: Path) -> Any:
                 "weights; nothing of it was run. Ask its publisher for the state dict alone, or "
                 "for safetensors"
             ) from error
-        raise Refused(f"it cannot be read as weights ({str(error).splitlines()[0]})") from error
+        # torch's own words end in the advice to open the file without the guard.
+        raise Refused("its pickle is damaged, or holds other things than weights") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise Refused(f"it cannot be read as weights ({str(error).splitlines()[0]})") from error
+        raise Refused(f"it cannot be read as weights ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @torch.inference_mode()

@@ -1,0 +1,298 @@
+"""Other people's weights: every layout comes out as our network, and no code in them ever runs."""
+
+import importlib
+import os
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from superres.archs import build
+from superres.archs.swinir import learned
+from superres.bundle import load_bundle
+from superres.errors import SharplineError, UsageError
+from training import foreign, unpickle
+from training.foreign import ForeignRefused, read_foreign
+from training.unpickle import Refused, convert, read_state
+
+RRDB = {"num_in_ch": 3, "num_out_ch": 3, "scale": 4, "num_feat": 8, "num_block": 2}
+SWIN = {
+    "img_size": 32,
+    "embed_dim": 12,
+    "depths": [2, 2],
+    "num_heads": [2, 2],
+    "window_size": 8,
+    "mlp_ratio": 2,
+}
+NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "RRDB x4": ("rrdb", RRDB),
+    "RRDB x2": ("rrdb", {**RRDB, "scale": 2}),
+    "compact": ("compact", {"num_feat": 8, "num_conv": 2, "upscale": 2}),
+    "SwinIR classical": ("swinir", {**SWIN, "upscale": 4, "upsampler": "pixelshuffle"}),
+    "SwinIR light": ("swinir", {**SWIN, "upscale": 2, "upsampler": "pixelshuffledirect"}),
+    "SwinIR real x2": ("swinir", {**SWIN, "upscale": 2, "upsampler": "nearest+conv"}),
+    "SwinIR denoising": ("swinir", {**SWIN, "upscale": 1, "upsampler": ""}),
+    "NAFNet": ("nafnet", {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "pool": 0}),
+}
+
+
+def seeded(arch: str, parameters: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """Weights of a tiny network; SwinIR's with the derived buffers that its files carry."""
+    torch.manual_seed(seed)
+    state = dict(build(arch, parameters).state_dict())
+    if arch == "swinir":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module("training.basicsr_bridge").mend_torchvision()
+            swin = importlib.import_module("spandrel.architectures.SwinIR").SwinIR
+        theirs = swin(**parameters)
+        theirs.load_state_dict(state, strict=False)
+        state = dict(theirs.state_dict())
+    return state
+
+
+def old_esrgan_name(key: str) -> str:
+    """The oldest names of ESRGAN's layers: model.0, model.1.sub.0.RDB1.conv1.0, ..."""
+    outer = {
+        "conv_first": "model.0",
+        "conv_body": "model.1.sub.2",
+        "conv_up1": "model.3",
+        "conv_up2": "model.6",
+        "conv_hr": "model.8",
+        "conv_last": "model.10",
+    }
+    layer, _, kind = key.rpartition(".")
+    if layer in outer:
+        return f"{outer[layer]}.{kind}"
+    _, block, dense, convolution = layer.split(".")
+    return f"model.1.sub.{block}.{dense.upper()}.{convolution}.0.{kind}"
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_every_layout_becomes_our_network(kind: str) -> None:
+    arch, parameters = NETWORKS[kind]
+    state = seeded(arch, parameters)
+    name, found, weights = convert(state)
+    assert name == arch
+    assert {key: found[key] for key in parameters} == parameters
+    expected = dict(learned(state))
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in weights)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"params_ema": state, "params": seeded("rrdb", RRDB, seed=9)},
+        lambda state: {"params": state},
+        lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {old_esrgan_name(key): value for key, value in state.items()},
+        lambda state: {key: value.half() for key, value in state.items()},
+    ],
+    ids=["averaged first", "params", "DataParallel", "old ESRGAN", "half precision"],
+)
+def test_every_wrapping_is_taken_off(wrap: Callable[..., Any], tmp_path: Path) -> None:
+    state = seeded("rrdb", RRDB)
+    torch.save(wrap(state), tmp_path / "net.pth")
+    _, _, weights = convert(read_state(tmp_path / "net.pth"))
+    for key, value in state.items():
+        torch.testing.assert_close(weights[key], value, rtol=1e-2, atol=1e-3)
+
+
+class Burglar:
+    """A pickle of it runs a command."""
+
+    def __init__(self, loot: Path) -> None:
+        self.loot = loot
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str]]:
+        return os.system, (f"touch {self.loot}",)
+
+
+def test_a_pickle_with_code_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:
+    loot, path = tmp_path / "loot", tmp_path / "net.pth"
+    torch.save({"params": seeded(*NETWORKS["compact"]), "extra": Burglar(loot)}, path)
+    with pytest.raises(ForeignRefused, match=r"wants \w+\.system to be called.*nothing of it was"):
+        read_foreign(path)
+    assert not loot.exists()
+    # The test can fail: opened as any pickle, it does run.
+    torch.load(path, weights_only=False)
+    assert loot.exists()
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_bare_pickle_with_code_is_refused_likewise(protocol: int, tmp_path: Path) -> None:
+    loot, path = tmp_path / "loot", tmp_path / "net.pth"
+    path.write_bytes(pickle.dumps({"extra": Burglar(loot)}, protocol=protocol))
+    with pytest.raises(Refused) as refused:
+        read_state(path)
+    assert "weights_only" not in str(refused.value)
+    assert not loot.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ({"a": 1}, "holds no tensors by name"),
+        ([torch.zeros(1)], "holds no tensors by name"),
+        ({"strange.weight": torch.zeros(3)}, "no network that is known"),
+        ({"body.0.weight": torch.zeros(8, 1, 3, 3)}, "no network that is known"),
+    ],
+)
+def test_what_is_no_network_is_refused_with_the_reason(
+    content: object, reason: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(Refused, match=reason):
+        convert(read_state(tmp_path / "net.pth"))
+
+
+def test_networks_that_we_do_not_have_are_refused() -> None:
+    with pytest.raises(Refused, match="1 channels to"):
+        convert(seeded("compact", {**NETWORKS["compact"][1], "num_in_ch": 1, "num_out_ch": 1}))
+    small = seeded("rrdb", RRDB)
+    double = {old_esrgan_name(key): value for key, value in small.items()}
+    for wrong, right in (("model.6.", None), ("model.8.", "model.5."), ("model.10.", "model.7.")):
+        for key in [key for key in double if key.startswith(wrong)]:
+            value = double.pop(key)
+            if right:
+                double[key.replace(wrong, right)] = value
+    with pytest.raises(Refused, match="enlarging by 2 without pixel-unshuffle"):
+        convert(double)
+
+
+def test_a_network_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unpickle, "MOST_OFF", -1.0)
+    with pytest.raises(Refused, match="of full scale apart"):
+        convert(seeded(*NETWORKS["compact"]))
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "empty"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_damaged_files_are_refused(damage: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(seeded(*NETWORKS["compact"]), path)
+    whole = path.read_bytes()
+    broken = tmp_path / f"broken{suffix}"
+    broken.write_bytes({"cut": whole[:-300], "noise": whole[::-1], "empty": b""}[damage])
+    with pytest.raises(Refused):
+        read_state(broken)
+
+
+def test_files_that_are_none_are_refused_before_a_process_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="there is no file"):
+        read_foreign(tmp_path / "net.pth")
+    picture = tmp_path / "net.png"
+    picture.write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"end in \.pth"):
+        read_foreign(picture)
+    large = tmp_path / "net.pth"
+    large.write_bytes(b"x")
+    monkeypatch.setattr(foreign, "MOST_BYTES", 0)
+    with pytest.raises(ForeignRefused, match="larger than any network"):
+        read_foreign(large)
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGXCPU)", "ended by SIGXCPU"),
+        ("raise MemoryError('too large')", "could not be read: MemoryError: too large"),
+        ("import time; time.sleep(60)", "was not read within"),
+    ],
+)
+def test_a_reader_that_comes_to_grief_is_an_error_of_the_file(
+    program: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader is another program here: how it ends is what counts."""
+    path = tmp_path / "net.pth"
+    path.write_bytes(b"x")
+    real = foreign.subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        return real([command[0], "-c", program], **options)
+
+    monkeypatch.setattr(foreign.subprocess, "run", run)
+    monkeypatch.setattr(foreign, "WAIT_SECONDS", 5.0 if "sleep" not in program else 0.3)
+    with pytest.raises(ForeignRefused, match=reason):
+        read_foreign(path)
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bundle made by the command from a file of the oldest kind."""
+    from training.models_cli import import_
+
+    folder = tmp_path_factory.mktemp("imported")
+    state = {old_esrgan_name(key): value for key, value in seeded("rrdb", RRDB).items()}
+    torch.save({f"module.{key}": value for key, value in state.items()}, folder / "old.pth")
+    words = [str(folder / "old.pth"), "--name", "old_x4", "--licence", "Apache-2.0"]
+    words += ["--source", "https://example.org/old.pth", "--adversarial", "--json"]
+    words += ["--trained-on", "DIV2K=research only", "--out", str(folder)]
+    assert import_(words) == 0
+    return folder / "old_x4"
+
+
+def test_an_imported_bundle_says_what_it_is_and_works(imported: Path) -> None:
+    from superres.backends import load_backend
+    from superres.upscale import Upscaler
+
+    bundle = load_bundle(imported)
+    info = bundle.info
+    assert (info.scale, info.task, info.arch.name) == (4, "super-resolution", "rrdb")
+    assert info.training.losses == ("gan",)
+    assert info.training.start is not None
+    assert "https://example.org/old.pth" in info.training.start
+    assert info.licence.weights == "Apache-2.0"
+    assert info.licence.lineage == ("Apache-2.0", "research only")
+    assert info.licence.commercial_use == "no"
+    assert info.bounds.precision_levels
+    card = bundle.card()
+    assert "Not trained by Sharpline" in card
+    assert "DIV2K (research only)" in card
+    assert "invents plausible texture" in card
+    exact = load_backend(bundle, backend="torch", device="cpu", precision="fp32")
+    golden_input, golden_output = bundle.golden()
+    answer = Upscaler(bundle, exact).whole(golden_input)
+    assert np.array_equal(answer.rgb_hwc, golden_output.rgb_hwc)
+
+
+def test_an_import_that_cannot_be_is_refused(imported: Path, tmp_path: Path) -> None:
+    from training.adopt import Statement, adopt
+    from training.foreign import Foreign
+    from training.models_cli import import_
+    from training.recipe import load_recipe
+
+    bundle = load_bundle(imported)
+    weights = Foreign(
+        path=Path("old.pth"), sha256="0" * 64, arch=bundle.info.arch, weights=bundle.weights()
+    )
+    statement = Statement(name="old_x4", licence="Apache-2.0")
+    with pytest.raises(UsageError, match="is there already"):
+        adopt(weights, statement, imported.parent, None)
+    with pytest.raises(UsageError, match=r"num_feat is 8, not 32"):
+        adopt(weights, statement, tmp_path, load_recipe("esrgan_small_x4"))
+    with pytest.raises(UsageError, match="recipe compact_x4 has 'compact'"):
+        adopt(weights, statement, tmp_path, load_recipe("compact_x4"))
+    with pytest.raises(UsageError, match="under which terms"):
+        import_(["old.pth", "--name", "a", "--licence", " "])
+    with pytest.raises(SystemExit):
+        import_(["old.pth", "--name", "a", "--licence", "b", "--trained-on", "DIV2K"])
+
+
+def test_a_published_checkpoint_is_read(reference_data: Path) -> None:
+    found = read_foreign(reference_data / "weights" / "realesr-animevideov3.pth")
+    assert found.arch.name == "compact"
+    assert (found.arch.parameters["num_conv"], found.arch.parameters["upscale"]) == (16, 4)
+    with pytest.raises(SharplineError):
+        read_foreign(reference_data / "weights" / "README.md")
