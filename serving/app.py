@@ -12,13 +12,13 @@ from starlette.middleware.cors import CORSMiddleware
 
 from serving import errors
 from serving.admission import Admission
-from serving.costs import Costs
 from serving.clients import Clients
+from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.engine import Engines
 from serving.enhancer import Enhancer, EnhancerParts
-from serving.loaded import BackendLoader
 from serving.keys import KeyRing
+from serving.loaded import BackendLoader
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.reporter import Reporter, show_when_scraped

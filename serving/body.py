@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 MOST_PARTS = 32
-MOST_FIELD_BYTES = 1024
+MOST_FIELD_BYTES = 4096
 FILE_FIELD = "file"
 
 

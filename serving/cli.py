@@ -1,7 +1,6 @@
 """`sharpline serve`: the server as a command."""
 
 import argparse
-import logging
 import os
 import socket
 import time
@@ -11,11 +10,13 @@ from types import FrameType
 import uvicorn
 
 from serving.app import create_app
+from serving.clients import is_loopback
 from serving.folder import require_models
+from serving.logs import configure_logs
 from serving.services import Services
 from serving.settings import Settings, load_settings
 from superres.console import emit, say
-from superres.errors import SharplineError
+from superres.errors import SharplineError, UsageError
 
 FLUSH_SECONDS = 5  # for the last answers to reach slow clients, after every picture is done
 
@@ -25,7 +26,8 @@ def serve(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     settings = _settings(arguments)
     require_models(settings.models.folder)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    refuse_to_stand_open(settings)
+    configure_logs(settings.logs)
     with listen(settings.host, settings.port) as listener:
         app = create_app(settings)
         services: Services = app.state.services
@@ -35,12 +37,24 @@ def serve(argv: list[str]) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # serving.clients reads them, from trusted proxies alone
             timeout_graceful_shutdown=FLUSH_SECONDS,
         )
         _announce(listener, settings, as_json=arguments.json)
         DrainingServer(config, services).run(sockets=[listener])
     say("stopped")
     return 0
+
+
+def refuse_to_stand_open(settings: Settings) -> None:
+    """Raise UsageError for a server that other machines reach and that anybody may use unasked."""
+    security = settings.security
+    if security.keys_file is None and not security.open and not is_loopback(settings.host):
+        raise UsageError(
+            f"on {settings.host} other machines could use the server without a key: name a file of "
+            "keys in SHARPLINE_SECURITY__KEYS_FILE (`sharpline keys add` writes it), or set "
+            "SHARPLINE_SECURITY__OPEN=true where something in front decides who gets through"
+        )
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -6,8 +6,8 @@ from typing import cast
 from starlette.requests import Request
 
 from serving.admission import Admission
-from serving.costs import Costs
 from serving.clients import Clients
+from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.engine import Engines
 from serving.enhancer import Enhancer

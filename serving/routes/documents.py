@@ -4,12 +4,12 @@ from typing import Any
 
 from serving.errors import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Problem, title_of
 from serving.negotiation import MEDIA_TYPES
+from serving.options import Options
 
 BINARY = {"type": "string", "format": "binary"}
 INPUT_TYPES = (
     *MEDIA_TYPES.values(),
     "image/gif",
-    "image/tiff",
     "image/bmp",
     "application/octet-stream",
 )
@@ -17,7 +17,10 @@ ANSWER_HEADERS = {
     "Sharpline-Model": "name of the model that made the answer",
     "Sharpline-Version": "its version in the registry",
     "Sharpline-Bundle": "sha256 that names its bundle",
-    "Server-Timing": "milliseconds of each stage",
+    "Sharpline-Reason": "why `auto` took this model",
+    "Sharpline-Shrunk": "what the input's sides were multiplied by, where that was asked for",
+    "Sharpline-Consistency": "whether the answer, shrunk, is its input again",
+    "Server-Timing": "milliseconds of each stage that was over when the answer began",
     "Content-Disposition": "the upload's file name, cleaned, with the answer's suffix",
 }
 
@@ -38,7 +41,8 @@ def picture_answers() -> dict[int | str, dict[str, Any]]:
 
 def picture_body() -> dict[str, Any]:
     """The request body of a route that takes a picture."""
-    form = {"type": "object", "required": ["file"], "properties": {"file": BINARY}}
+    options = Options.model_json_schema()["properties"]
+    form = {"type": "object", "required": ["file"], "properties": {"file": BINARY, **options}}
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in INPUT_TYPES}
     return {
         "requestBody": {

@@ -2,55 +2,78 @@
 
 import asyncio
 import time
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from serving.access import caller_of, client_of, require_key
+from serving.admission import Entry
 from serving.body import Upload, read_body, unpack
-from serving.errors import BadOptions, ClientGone
+from serving.choice import chosen_for, is_auto, least_scale, named_model
+from serving.errors import ClientGone
+from serving.models import Offer
 from serving.negotiation import MEDIA_TYPES, choose_format, content_disposition
+from serving.options import Options
 from serving.order import Answer, Order, Stages, described, server_timing
 from serving.response import PictureResponse
 from serving.routes.documents import picture_answers, picture_body, problems
-from serving.security import client_of
 from serving.services import services_of
-from superres.image import Limits, Picture, check_format_holds, decode, inspect
+from serving.wishes import Wish, fitting_shrink, parse_region, shrunk_side
+from superres.image import Limits, Picture, decode, inspect
+from superres.region import Region
 from superres.tiling import computed_pixels
 
-router = APIRouter(tags=["pictures"])
+router = APIRouter(tags=["pictures"], dependencies=[Depends(require_key)])
 
 Result = TypeVar("Result")
 
 
-class Options(BaseModel):
-    """What can be asked for: query parameters, or fields of a multipart form; the query wins."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """One request once its header and options are known; sides as the file stores them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    upload: Upload
+    options: Options
+    region: Region | None
+    format: str
+    width: int
+    height: int
+    deadline_seconds: float
+    limits: Limits
 
-    model: str | None = Field(None, max_length=64, description="a name from GET /v1/models")
-    scale: int | None = Field(None, ge=1, le=8, description="chooses a model of this scale")
-    format: Literal["png", "jpeg", "webp"] | None = Field(
-        None, description="of the answer; without it Accept decides, then the input's format"
-    )
-    quality: int = Field(95, ge=1, le=100, description="of JPEG and WebP")
+    def decoded(self) -> Picture:
+        return decode(
+            self.upload.data,
+            name=self.upload.name,
+            limits=self.limits,
+            keep_metadata=self.options.keep_metadata,
+        )
 
-    def or_from(self, fields: Mapping[str, str], query: Collection[str]) -> "Options":
-        """These options, with a form's fields for those that the query did not name."""
-        given = self.model_dump(include=set(query))
-        try:
-            return Options.model_validate({**fields, **given})
-        except ValidationError as error:
-            raise BadOptions(describe(error)) from error
+    def wish(self, scale: int, max_answer_pixels: int) -> Wish:
+        """What is done to the picture for a model of this scale."""
+        options, shrink = self.options, 1.0
+        if options.on_too_large == "shrink":
+            shrink = fitting_shrink(self.width, self.height, scale, self.format, max_answer_pixels)
+        return Wish(
+            format=self.format,
+            quality=options.quality,
+            icc=options.icc,
+            keep_metadata=options.keep_metadata,
+            region=self.region,
+            shrink=shrink,
+        )
 
 
-def describe(error: ValidationError) -> str:
-    """Which options are wrong and how, without repeating what was sent."""
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """The model, why `auto` took it, and the picture where it had to be decoded for that."""
+
+    offer: Offer
+    reason: str | None = None
+    picture: Picture | None = None
 
 
 @router.post(
@@ -59,7 +82,7 @@ def describe(error: ValidationError) -> str:
     response_class=Response,
     responses={
         **picture_answers(),
-        **problems(400, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+        **problems(400, 401, 403, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504),
     },
     openapi_extra=picture_body(),
 )
@@ -68,43 +91,103 @@ async def enhance(request: Request, options: Annotated[Options, Query()]) -> Res
     services = services_of(request)
     services.models.require_ready()
     stages = Stages(services.reporter)
-    client = client_of(request)
     with ExitStack() as held:
-        entry = held.enter_context(services.admission.enter(client))
-        with stages("read"):
-            body = await read_body(request, entry, services.settings.limits.body_seconds)
-            upload = await services.enhancer.in_worker(
-                lambda: unpack(request.headers.get("content-type", ""), body)
-            )
-        options = options.or_from(upload.fields, request.query_params.keys())
-        offer = held.enter_context(services.models.use(options.model, options.scale, client))
-        request.state.model = offer.name
-        limits = services.admission.picture_limits
-        header = await services.enhancer.quickly(lambda: inspect(upload.data, limits))
-        format = choose_format(options.format, request.headers.get("accept", ""), header.format)
-        entry.hold_answer(header.width * offer.scale, header.height * offer.scale, format)
-        deadline_seconds = time.monotonic() + services.settings.limits.deadline_seconds
-        geometry = offer.model.upscaler.geometry
-        pixels = computed_pixels(header.height, header.width, geometry)
-        entry.hold_work(offer.name, pixels, deadline_seconds)
-        order = Order(
-            read=lambda: _decoded(upload, format, limits),
-            offer=offer,
-            format=format,
-            quality=options.quality,
-            deadline_seconds=deadline_seconds,
-            client=client,
-            progress=entry.work_done,
-        )
+        entry = held.enter_context(services.admission.enter(client_of(request)))
+        received = await _receive(request, options, entry, stages)
+        chosen = await _choose(request, received, entry, held, stages)
+        request.state.model = chosen.offer.name
+        wish = received.wish(chosen.offer.scale, services.settings.limits.max_answer_pixels)
+        _hold(entry, received, wish, chosen.offer)
+        caller_of(request).charge_pixels(entry.answer_pixels)
+        order = _order(request, received, chosen, wish, entry)
         answer = await _unless_gone(request, services.enhancer.enhance(order, stages))
         return PictureResponse(
             answer,
             held.pop_all(),  # the place and the model are held until the last byte is sent
             services.reporter,
-            media_type=MEDIA_TYPES[format],
-            headers=_headers(answer, order, upload),
+            media_type=MEDIA_TYPES[received.format],
+            headers=_headers(answer, received, chosen, wish),
             taking_seconds=services.settings.limits.body_seconds,
         )
+
+
+async def _receive(request: Request, options: Options, entry: Entry, stages: Stages) -> Received:
+    """The body, what it is and what is asked of it."""
+    services = services_of(request)
+    with stages("read"):
+        body = await read_body(request, entry, services.settings.limits.body_seconds)
+        upload = await services.enhancer.in_worker(
+            lambda: unpack(request.headers.get("content-type", ""), body)
+        )
+    options = options.or_from(upload.fields, request.query_params.keys())
+    limits = services.admission.picture_limits
+    header = await services.enhancer.quickly(lambda: inspect(upload.data, limits))
+    longest_seconds = services.settings.limits.deadline_seconds
+    return Received(
+        upload=upload,
+        options=options,
+        region=parse_region(options.region),
+        format=choose_format(options.format, request.headers.get("accept", ""), header.format),
+        width=header.width,
+        height=header.height,
+        deadline_seconds=time.monotonic()
+        + min(options.deadline or longest_seconds, longest_seconds),
+        limits=limits,
+    )
+
+
+async def _choose(
+    request: Request, received: Received, entry: Entry, held: ExitStack, stages: Stages
+) -> Chosen:
+    """The model, kept open until `held` ends; for `auto` the picture is decoded and looked at."""
+    services, options = services_of(request), received.options
+    models, client = services.models, client_of(request)
+    if not is_auto(options):
+        name = named_model(options, models.offers, models.default_name)
+        return Chosen(offer=held.enter_context(models.use(name, options.scale, client)))
+    scale = least_scale(options, models.offers)
+    wish = received.wish(scale, services.settings.limits.max_answer_pixels)
+    entry.hold_answer(*_answer_size(received, wish, scale), received.format)
+    with stages("choose"):
+        picture = await services.enhancer.in_worker(received.decoded)
+        choice = await services.enhancer.in_worker(
+            lambda: chosen_for(picture, options, models.offers, services.costs.per_pixel())
+        )
+    offer = held.enter_context(models.use(choice.model, None, client))
+    return Chosen(offer=offer, reason=choice.reason, picture=picture)
+
+
+def _hold(entry: Entry, received: Received, wish: Wish, offer: Offer) -> None:
+    """Take the memory and the time that the answer needs, or be refused."""
+    entry.hold_answer(*_answer_size(received, wish, offer.scale), received.format)
+    height, width = (
+        shrunk_side(received.height, wish.shrink),
+        shrunk_side(received.width, wish.shrink),
+    )
+    pixels = computed_pixels(height, width, offer.model.upscaler.geometry)
+    if wish.region is not None:
+        pixels = max(1, int(pixels * wish.region.share_of(received.height, received.width)))
+    entry.hold_work(offer.name, pixels, received.deadline_seconds)
+
+
+def _answer_size(received: Received, wish: Wish, scale: int) -> tuple[int, int]:
+    """Width and height."""
+    width, height = (shrunk_side(side, wish.shrink) for side in (received.width, received.height))
+    return width * scale, height * scale
+
+
+def _order(request: Request, received: Received, chosen: Chosen, wish: Wish, entry: Entry) -> Order:
+    decoded = chosen.picture
+    return Order(
+        read=lambda: wish.prepare(received.decoded() if decoded is None else decoded),
+        offer=chosen.offer,
+        format=received.format,
+        quality=wish.quality,
+        deadline_seconds=received.deadline_seconds,
+        client=client_of(request),
+        region=wish.region_of_prepared,
+        progress=entry.work_done,
+    )
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -127,16 +210,10 @@ async def _gone(request: Request) -> None:
         pass
 
 
-def _decoded(upload: Upload, format: str, limits: Limits) -> Picture:
-    picture = decode(upload.data, name=upload.name, limits=limits)
-    check_format_holds(picture, format)
-    return picture
-
-
-def _headers(answer: Answer, order: Order, upload: Upload) -> dict[str, str]:
-    offer = order.offer
-    return {
-        "Content-Disposition": content_disposition(upload.name, order.format),
+def _headers(answer: Answer, received: Received, chosen: Chosen, wish: Wish) -> dict[str, str]:
+    offer = chosen.offer
+    headers = {
+        "Content-Disposition": content_disposition(received.upload.name, received.format),
         "Sharpline-Model": offer.name,
         "Sharpline-Version": offer.version,
         "Sharpline-Bundle": offer.model.bundle.id,
@@ -145,3 +222,10 @@ def _headers(answer: Answer, order: Order, upload: Upload) -> dict[str, str]:
         "Vary": "Accept",
         "Cache-Control": "no-store",
     }
+    if chosen.reason is not None:
+        headers["Sharpline-Reason"] = " ".join(
+            chosen.reason.encode("ascii", "replace").decode().split()
+        )
+    if wish.shrink < 1:
+        headers["Sharpline-Shrunk"] = f"{wish.shrink:.4f}"
+    return headers

@@ -352,6 +352,6 @@ def test_server_is_well_after_all_of_it(hostile_server):
     assert hostile_server.client.get("/livez").status_code == 200
     answer = hostile_server.client.post("/v1/enhance", content=rgb_png())
     assert np.array_equal(decode(answer.content).rgb_hwc[::2, ::2], RGB)
-    assert hostile_server.services.admission.in_flight == 0
+    hostile_server.wait_for(lambda: hostile_server.services.admission.in_flight == 0)
     figures = hostile_server.client.get("/metrics").text
     assert 'route="/v1/enhance",status="5' not in figures

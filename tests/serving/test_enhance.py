@@ -85,7 +85,8 @@ def test_options_that_cannot_be_met_are_refused(server, noise_png, options, stat
 
 
 @pytest.mark.parametrize(
-    ("format", "media_type"), [("png", "image/png"), ("jpeg", "image/jpeg"), ("webp", "image/webp")]
+    ("format", "media_type"),
+    [(format, f"image/{format}") for format in ("png", "jpeg", "webp", "tiff", "avif")],
 )
 def test_answer_comes_in_the_asked_format(server, noise_png, format, media_type):
     answer = enhance(server, noise_png(20, 20), format=format)
@@ -108,7 +109,8 @@ def test_answer_keeps_the_inputs_format_unless_that_is_not_written(server):
         ("JPEG", "image/jpeg"),
         ("WEBP", "image/webp"),
         ("GIF", "image/png"),
-        ("TIFF", "image/png"),
+        ("TIFF", "image/tiff"),
+        ("AVIF", "image/avif"),
         ("BMP", "image/png"),
     ):
         buffer = io.BytesIO()
@@ -222,7 +224,7 @@ def test_declared_body_over_the_limit_is_refused_unread(
 ):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
-        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n")
         assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
@@ -231,7 +233,7 @@ def test_chunked_body_over_the_limit_is_refused_on_the_way(
 ):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
-        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         raw.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
         answer = raw.recv(4096)
     assert answer.startswith(b"HTTP/1.1 413 ")
@@ -243,7 +245,7 @@ def test_slow_body_is_given_up(picture_server, models_folder, numpy_backends):
         models_folder, load_backend=numpy_backends, limits={"body_seconds": 0.1}
     )
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
-        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc")
+        raw.sendall(b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc")
         answer = raw.recv(4096)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"/problems/slow-body" in answer

@@ -4,6 +4,8 @@ from html.parser import HTMLParser
 import pytest
 
 from serving.errors import PROBLEMS
+from serving.negotiation import MEDIA_TYPES
+from serving.options import Options
 from serving.routes.pages import WEB
 
 
@@ -79,15 +81,13 @@ def test_script_of_the_page_finds_every_element_it_names(server):
 def test_openapi_tells_every_answer_of_enhance(server):
     described = server.client.get("/openapi.json").json()
     operation = described["paths"]["/v1/enhance"]["post"]
-    assert {parameter["name"] for parameter in operation["parameters"]} == {
-        "model",
-        "scale",
-        "format",
-        "quality",
-    }
-    assert {"image/png", "multipart/form-data"} <= set(operation["requestBody"]["content"])
+    assert {parameter["name"] for parameter in operation["parameters"]} == set(Options.model_fields)
+    content = operation["requestBody"]["content"]
+    assert {"image/png", "image/avif", "multipart/form-data"} <= set(content)
+    form = content["multipart/form-data"]["schema"]["properties"]
+    assert set(form) == {"file", *Options.model_fields}
     answers = operation["responses"]
-    assert set(answers["200"]["content"]) == {"image/png", "image/jpeg", "image/webp"}
+    assert set(answers["200"]["content"]) == set(MEDIA_TYPES.values())
     elsewhere = {"not-found", "method-not-allowed", "client-gone"}
     told = {
         label

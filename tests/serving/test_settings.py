@@ -40,7 +40,13 @@ OTHER = {
     "SHARPLINE_DRIFT__WINDOW": "10",
     "SHARPLINE_DRIFT__MINIMUM": "5",
     "SHARPLINE_DRIFT__MAX_AGE_SECONDS": "60",
+    "SHARPLINE_SECURITY__KEYS_FILE": "/etc/sharpline/keys.json",
+    "SHARPLINE_SECURITY__OPEN": "true",
+    "SHARPLINE_SECURITY__ALLOW_HOSTS": "a.example,b.example",
+    "SHARPLINE_SECURITY__TRUSTED_PROXIES": "10.0.0.0/8,::1",
     "SHARPLINE_SECURITY__ALLOW_ORIGINS": "https://a.example,https://b.example",
+    "SHARPLINE_LOGS__FORMAT": "json",
+    "SHARPLINE_LOGS__LEVEL": "debug",
     "SHARPLINE_DRAIN__LINGER_SECONDS": "5",
     "SHARPLINE_DRAIN__MAX_SECONDS": "10",
 }
@@ -108,6 +114,7 @@ def test_variables_of_other_programs_are_none_of_ours(monkeypatch):
         ("SHARPLINE_LIMITS__MAX_BYTES", "much"),
         ("SHARPLINE_QUEUE__MAX_PICTURES", "0"),
         ("SHARPLINE_MODELS__BACKEND", "abacus"),
+        ("SHARPLINE_SECURITY__TRUSTED_PROXIES", "everybody"),
     ],
 )
 def test_value_that_does_not_fit_is_refused_by_its_variables_name(monkeypatch, name, text):
