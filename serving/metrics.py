@@ -180,6 +180,12 @@ TABLE = (
         help="Device time of a million low-resolution pixels through the model, as seen lately",
     ),
     Figure(
+        name="sharpline_device_memory_bytes",
+        kind="gauge",
+        labels=("device", "kind"),
+        help="Memory of each GPU: total, and used by whatever runs on it; none without a GPU",
+    ),
+    Figure(
         name="sharpline_input_drift",
         kind="gauge",
         labels=("feature", "model"),

@@ -1,5 +1,6 @@
 """What the parts of the server report, written into the metrics; only this module knows both."""
 
+import sys
 from collections.abc import Callable, Mapping
 
 from serving.admission import Admission
@@ -99,6 +100,7 @@ def show_when_scraped(
         "sharpline_model_seconds_per_megapixel": lambda: {
             (model,): 1e6 * seconds for model, seconds in costs.per_pixel().items()
         },
+        "sharpline_device_memory_bytes": device_memory,
         "sharpline_input_drift": lambda: window.drift(
             {
                 name: offer.model.bundle.info.training.reference
@@ -110,6 +112,19 @@ def show_when_scraped(
     }
     for name, read in readers.items():
         metrics.read_when_scraped(name, read)
+
+
+def device_memory() -> LabelledValues:
+    """Bytes of every GPU that torch has begun to use, by device and kind; torch is not loaded."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    figures: dict[tuple[str, ...], float] = {}
+    for number in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(number)
+        figures[f"cuda:{number}", "total"] = total
+        figures[f"cuda:{number}", "used"] = total - free
+    return figures
 
 
 def _queued(scheduler: Scheduler, models: Models) -> LabelledValues:

@@ -86,12 +86,34 @@ DEVICE = (
         queries={"{{model}}": 'sharpline:batch_duration_seconds:p95_5m{model=~"$model"}'},
     ),
     Graph(
+        title="Device time per megapixel",
+        unit="s",
+        description="Of input given to the network, as the latest batches took it.",
+        queries={
+            "{{model}}": 'max by (model) (sharpline_model_seconds_per_megapixel{model=~"$model"})'
+        },
+    ),
+    Graph(
+        title="Device memory",
+        unit="bytes",
+        queries={
+            "{{instance}} {{device}} {{kind}}": "sharpline_device_memory_bytes",
+            "{{instance}} process": 'process_resident_memory_bytes{job="sharpline"}',
+        },
+    ),
+    Graph(
         title="Pixels computed per pixel needed",
         unit="short",
         queries={"{{model}}": 'sharpline:tile_waste_ratio:mean_5m{model=~"$model"}'},
     ),
 )
 QUALITY = (
+    Graph(
+        title="Error budget left",
+        unit="percentunit",
+        description="Of the half per cent of the API's requests that may fail in 30 days.",
+        queries={"left": "sharpline:error_budget_left:ratio30d"},
+    ),
     Graph(
         title="Distance of live pictures from the training pictures",
         unit="short",

@@ -2,14 +2,20 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
 
+from serving.access import require_key
+from serving.costs import Costs
 from serving.models import Offer
+from serving.routes.documents import problems
 from serving.services import services_of
 from superres.bundle import BundleScore, Licence
+from superres.tiling import computed_pixels
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
+
+MEGAPIXEL_SIDE = 1000  # of the picture that costs are stated for
 
 
 class ModelCard(BaseModel):
@@ -30,6 +36,10 @@ class ModelCard(BaseModel):
     backend: str
     device: str
     precision: str
+    seconds_per_megapixel: float | None = Field(
+        description="of input, on one idle device, as measured here; null until it has run"
+    )
+    answer_pixels_per_pixel: int = Field(description="pixels of the answer per pixel of the input")
 
 
 class ModelList(BaseModel):
@@ -40,16 +50,18 @@ class ModelList(BaseModel):
     models: tuple[ModelCard, ...]
 
 
-@router.get("/v1/models", summary="List the models")
+@router.get("/v1/models", summary="List the models", responses=problems(401, 421, 429, 500))
 async def list_models(request: Request) -> ModelList:
     """Every model that a picture can be sent to; `default` marks the one of a bare request."""
     services = services_of(request)
     offers = sorted(services.models.offers.values(), key=lambda offer: offer.name)
     default = services.models.default_name
-    return ModelList(models=tuple(_card(offer, offer.name == default) for offer in offers))
+    return ModelList(
+        models=tuple(_card(offer, offer.name == default, services.costs) for offer in offers)
+    )
 
 
-def _card(offer: Offer, default: bool) -> ModelCard:
+def _card(offer: Offer, default: bool, costs: Costs) -> ModelCard:
     info, backend = offer.model.bundle.info, offer.model.upscaler.backend
     given: dict[str, Any] = {
         "name": offer.name,
@@ -65,5 +77,14 @@ def _card(offer: Offer, default: bool) -> ModelCard:
         "backend": backend.name,
         "device": backend.device,
         "precision": backend.precision,
+        "seconds_per_megapixel": _seconds_per_megapixel(offer, costs),
+        "answer_pixels_per_pixel": info.scale**2,
     }
     return ModelCard(**given)
+
+
+def _seconds_per_megapixel(offer: Offer, costs: Costs) -> float | None:
+    """Tiles overlap, so that a megapixel of input is more than one to the network."""
+    pixels = computed_pixels(MEGAPIXEL_SIDE, MEGAPIXEL_SIDE, offer.model.upscaler.geometry)
+    seconds = costs.seconds(offer.name, pixels)
+    return None if seconds is None else round(seconds, 4)
