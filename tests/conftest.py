@@ -296,8 +296,8 @@ class Mirror:
     `files` are what it gives, by name; `manners` how it treats whoever asks for one, by name:
     ignores-range, cuts (breaks off at half of what is left, and forgets Range), cuts-once, changes
     (another file after the first answer), lies (goes on elsewhere than asked), wrong (other bytes),
-    page, page-as-archive, stalls, redirects, busy-once, or a status as "404". `asked` holds each
-    request's name and Range.
+    page, page-as-archive, stalls (at half), redirects, busy-once, or a status as "404". `asked`
+    holds each request's name and Range.
     """
 
     def __init__(self) -> None:
@@ -422,7 +422,7 @@ class Mirror:
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         fresh = request.headers.get("If-Range") in (None, etag)
         total, status, fields = len(data), 200, {"ETag": etag}
-        if asked and fresh and manner not in ("ignores-range", "cuts"):
+        if asked and fresh and manner not in ("ignores-range", "cuts", "stalls"):
             start = int(asked.removeprefix("bytes=").rstrip("-"))
             shown = start + 1 if manner == "lies" else start
             fields["Content-Range"] = f"bytes {shown}-{total - 1}/{total}"

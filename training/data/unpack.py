@@ -123,6 +123,7 @@ def _reading(archive: Path, most_bytes: int) -> Iterator[Iterator[_Entry]]:
         else:
             with tarfile.open(archive) as opened:
                 yield _counted(_tar_entries(opened), most_bytes)
+                _read_on(opened, most_bytes)
     except BadArchive as error:
         raise type(error)(f"{archive.name} is refused: {error}") from error
     except (
@@ -194,6 +195,16 @@ def _tar_entries(opened: tarfile.TarFile) -> Iterator[_Entry]:
                 size=info.size,
                 read=lambda size, info=info: _read_tarred(opened, info, size),
             )
+
+
+def _read_on(opened: tarfile.TarFile, most_bytes: int) -> None:
+    """Read what tarfile has no need of: a compressed file's checksum stands at its very end."""
+    assert opened.fileobj is not None
+    read = 0
+    while piece := opened.fileobj.read(1024**2):
+        read += len(piece)
+        if read > most_bytes:
+            raise UnsafeArchive("it goes on without an end")
 
 
 def _read_tarred(opened: tarfile.TarFile, info: tarfile.TarInfo, size: int) -> bytes:
