@@ -3,7 +3,8 @@
 #
 #   bench/gpu/train_starters.sh PICTURES MINUTES [OUT]
 #
-# PICTURES holds one folder of high-resolution pictures a source; OUT (default build/starters) gets
+# PICTURES holds one folder of high-resolution pictures a source, each with a file LICENCE whose text
+# says under which; running this says that you may train on them. OUT (default build/starters) gets
 # the bundles and scores.jsonl. Set TEST to a folder of high-resolution test pictures to be scored on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,7 +16,10 @@ sharpline() { "$python" -c 'from sharpline.cli import main; main()' "$@"; }
 field() { "$python" -c "import json, sys; print(json.loads(sys.stdin.read().splitlines()[-1])['$1'])"; }
 
 also=()
-for folder in "$pictures"/*/; do also+=(--also "$folder"); done
+for folder in "$pictures"/*/; do
+    sharpline data add "$folder" --i-own-the-rights --licence "$(<"$folder/LICENCE")"
+    also+=(--also "$(basename "$folder")")
+done
 for recipe in compact_x4 compact_x2 esrgan_small_x4 swinir_light_x4 srcnn_x4 vdsr_x4; do
     dataset=$(sharpline data build sample "${also[@]}" --scale "${recipe##*_x}" --degrade bicubic --json | field path)
     bundle=$(sharpline train "$recipe" --data "$dataset" --minutes "$minutes" --out "$out/runs" --json | field bundle)
