@@ -26,6 +26,8 @@ SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
+LAST_SIDE = 4  # of the VGG discriminator's last features
+
 # torch forgets an operator's schema when its library object goes away.
 _kept: list[torch.library.Library] = []
 
@@ -79,7 +81,14 @@ def discriminator(name: str, parameters: Mapping[str, int | bool]) -> nn.Module:
             # statistics a batch that is no number leaves nothing behind.
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
+            # It flattens its last features with `view`, which in channels-last order it cannot.
+            module.register_forward_hook(_in_order)
     return network
+
+
+def _in_order(module: nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor | None:
+    small = output.shape[-1] <= LAST_SIDE
+    return output.contiguous() if small else None
 
 
 def discriminator_sides(name: str, parameters: Mapping[str, int | bool]) -> tuple[int | None, int]:
