@@ -52,7 +52,7 @@ class Options(BaseModel):
     )
     deadline: float | None = Field(
         None,
-        gt=0,
+        ge=0.1,
         le=86_400,
         allow_inf_nan=False,
         description="seconds after which the answer is of no more use; the server's own limit "
