@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from superres.archs.initialise import kaiming_
 
@@ -44,8 +43,10 @@ class SRVGGNetCompact(nn.Module):
         features = lr_bchw
         for layer in self.body:
             features = layer(features)
-        nearest = functional.interpolate(lr_bchw, scale_factor=self.upscale, mode="nearest")
-        return self.upsampler(features) + nearest
+        # Added before the shuffle the sums are the same, and no interpolation is left, which
+        # runtimes take down to bfloat16 while they keep this sum in float32.
+        nearest = lr_bchw[:, :, None].expand(-1, -1, self.upscale**2, -1, -1).flatten(1, 2)
+        return self.upsampler(features + nearest)
 
 
 def _activation(act_type: str, channels: int) -> nn.Module:

@@ -82,8 +82,10 @@ def load_backend(
     if precision == "auto":
         stated = bundle.info.bounds.precision_levels.get("bf16")
         precision = "bf16" if stated is not None and stated <= MOST_LEVELS_OFF else "fp32"
-    if precision not in ("fp32", "bf16"):
-        raise BackendUnavailable(f"no precision {precision!r}; choose fp32 or bf16")
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise BackendUnavailable(
+            f"no precision {precision!r}; choose fp32 or bf16, or fp16 on a GPU"
+        )
     if backend == "torch":
         from superres.backends.torch_backend import TorchBackend
 
@@ -91,6 +93,8 @@ def load_backend(
     if backend == "openvino":
         if importlib.util.find_spec("openvino") is None:
             raise BackendUnavailable("OpenVINO is not installed: pip install 'sharpline[serve]'")
+        if precision == "fp16":
+            raise BackendUnavailable("OpenVINO runs on the CPU here, in fp32 or bf16")
         from superres.backends.openvino_backend import OpenVinoBackend
 
         return OpenVinoBackend(bundle, precision=precision)

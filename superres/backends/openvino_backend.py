@@ -6,7 +6,8 @@ alone.
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -15,7 +16,7 @@ import openvino
 import torch
 from numpy.typing import NDArray
 
-from superres.backends import as_dtype, as_unit_floats
+from superres.backends import DeviceOutOfMemory, as_dtype, as_unit_floats
 from superres.backends.network import load_network
 from superres.bundle import Bundle
 from superres.environment import cpu_threads
@@ -51,7 +52,8 @@ class OpenVinoBackend:
         results = []
         for tile_hwc in tiles_bhwc:
             lr_bchw = as_unit_floats(tile_hwc).transpose(2, 0, 1)[None]
-            request.infer([np.ascontiguousarray(lr_bchw)])
+            with _faults():
+                request.infer([np.ascontiguousarray(lr_bchw)])
             sr_bchw = request.get_output_tensor(0).data
             results.append(as_dtype(sr_bchw[0], tiles_bhwc.dtype).transpose(1, 2, 0))
         return np.ascontiguousarray(np.stack(results))
@@ -73,6 +75,19 @@ class OpenVinoBackend:
                     model, "CPU", self._options
                 )
             return self._compiled[height, width]
+
+
+@contextmanager
+def _faults() -> Iterator[None]:
+    """OpenVINO's errors in the words of this package."""
+    try:
+        yield
+    except MemoryError as error:
+        raise DeviceOutOfMemory("this machine's memory is full") from error
+    except RuntimeError as error:
+        if "alloc" in str(error):
+            raise DeviceOutOfMemory(str(error).partition("\n")[0]) from error
+        raise
 
 
 def convert(bundle: Bundle) -> openvino.Model:

@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+import torch
+
+from superres.archs import build
+from superres.archs.rrdb import ResidualDenseBlock
+from superres.backends import (
+    BackendUnavailable,
+    DeviceLost,
+    DeviceOutOfMemory,
+    as_dtype,
+    as_unit_floats,
+    devices_of,
+    load_backend,
+)
+from superres.backends.dense import ConcatFreeBlock, without_concatenation
+from superres.backends.openvino_backend import OpenVinoBackend
+from superres.backends.torch_backend import (
+    TorchBackend,
+    filled_up,
+    is_poisoned,
+    of_dtype,
+    unit_floats,
+)
+
+
+@pytest.fixture(scope="module")
+def ramp():
+    """Every value of 16 bits that a picture of 8 may hold, and many between."""
+    values = np.arange(64 * 64, dtype=np.uint32) * 16
+    return values.astype(np.uint16).reshape(64, 64, 1).repeat(3, axis=2)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_openvino_adds_the_picture_itself_in_full_precision(tiny_bundle, ramp, precision):
+    """Where the network has nothing to say the answer is the input, to the last of 16 bits."""
+    backend = OpenVinoBackend(tiny_bundle(), precision=precision)
+    answer = backend.forward(ramp[None])[0]
+    assert np.array_equal(answer, ramp.repeat(2, axis=0).repeat(2, axis=1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dense_block_without_concatenation_gives_the_same(seed):
+    torch.manual_seed(seed)
+    block = ResidualDenseBlock(16, 8).eval()
+    features = torch.randn(2, 16, 12, 9).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        assert torch.allclose(ConcatFreeBlock(block)(features), block(features), atol=2e-6)
+
+
+def test_every_dense_block_of_a_network_is_replaced():
+    torch.manual_seed(0)
+    network = build("rrdb", {"num_feat": 8, "num_block": 2, "num_grow_ch": 4}).eval()
+    lr_bchw = torch.rand(1, 3, 10, 8)
+    with torch.inference_mode():
+        before = network(lr_bchw)
+        after = without_concatenation(network)(lr_bchw)
+    assert not any(isinstance(module, ResidualDenseBlock) for module in network.modules())
+    assert torch.allclose(after, before, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_numbers_on_the_device_are_those_of_numpy(dtype):
+    generator = np.random.default_rng(0)
+    if dtype == np.float32:
+        tiles = generator.random((1, 4, 4, 3), np.float32)
+    else:
+        tiles = generator.integers(0, np.iinfo(dtype).max, (1, 64, 64, 3), dtype, endpoint=True)
+    results = generator.normal(0.5, 0.5, (1, 64, 64, 3)).astype(np.float32)
+    on_device = unit_floats(torch.from_numpy(tiles))
+    assert np.array_equal(on_device.numpy(), as_unit_floats(tiles))
+    rounded = of_dtype(torch.from_numpy(results), torch.from_numpy(tiles).dtype)
+    assert np.array_equal(rounded.numpy(), as_dtype(results, tiles.dtype))
+
+
+@pytest.mark.parametrize(("tiles", "graph"), [(1, 1), (3, 4), (8, 8), (9, None)])
+def test_batch_is_filled_up_to_the_next_graph(tiles, graph):
+    assert filled_up(tiles) == graph
+
+
+@pytest.mark.parametrize(
+    ("error", "poisoned"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
+        (RuntimeError("Given groups=1, weight of size [8, 3, 3, 3]"), False),
+    ],
+)
+def test_poisoned_context_is_told_from_a_wrong_call(error, poisoned):
+    assert is_poisoned(error) == poisoned
+
+
+class Failing(torch.nn.Module):
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def forward(self, lr_bchw):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "on_gpu", "raised"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True, DeviceOutOfMemory),
+        (MemoryError(), False, DeviceOutOfMemory),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), False, DeviceOutOfMemory),
+        (RuntimeError("CUDA error: an illegal memory access"), True, DeviceLost),
+        (RuntimeError("CUDA error: an illegal memory access"), False, RuntimeError),
+        (RuntimeError("a wrong shape"), True, RuntimeError),
+    ],
+)
+def test_torchs_errors_are_told_apart(tiny_bundle, error, on_gpu, raised):
+    backend = TorchBackend(tiny_bundle(), device="cpu")
+    backend._network = Failing(error)
+    backend._on_gpu = on_gpu
+    with pytest.raises(raised) as caught:
+        backend.forward(np.zeros((1, 8, 8, 3), np.uint8))
+    assert type(caught.value) is raised
+
+
+@pytest.mark.parametrize(
+    ("message", "raised"), [("std::bad_alloc", DeviceOutOfMemory), ("a wrong shape", RuntimeError)]
+)
+def test_openvinos_errors_are_told_apart(tiny_bundle, monkeypatch, message, raised):
+    backend = OpenVinoBackend(tiny_bundle())
+
+    class Request:
+        def infer(self, inputs):
+            raise RuntimeError(message)
+
+    class Compiled:
+        def create_infer_request(self):
+            return Request()
+
+    monkeypatch.setattr(backend, "_compiled_for", lambda height, width: Compiled())
+    with pytest.raises(raised):
+        backend.forward(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino"])
+def test_half_precision_on_a_cpu_is_refused(tiny_bundle, backend):
+    with pytest.raises(BackendUnavailable, match="CPU"):
+        load_backend(tiny_bundle(), backend=backend, device="cpu", precision="fp16")
+
+
+def test_auto_stands_for_every_device_of_the_machine(monkeypatch):
+    assert devices_of("torch", "cuda:3") == ("cuda:3",)
+    assert devices_of("openvino", "auto") == ("auto",)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices_of("auto", "auto") == ("cuda:0", "cuda:1")
+    assert devices_of("torch", "cuda") == ("cuda:0", "cuda:1")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_fast_way_on_a_gpu_is_within_a_level_of_the_plain_one(tiny_bundle, precision):
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    plain = TorchBackend(tiny_bundle(), device="cuda", fast=False).forward(tiles)
+    fast = TorchBackend(tiny_bundle(), device="cuda", precision=precision)
+    fast.warm_up([(32, 32)])
+    assert np.abs(fast.forward(tiles).astype(int) - plain).max() <= 1
