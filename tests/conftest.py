@@ -75,14 +75,23 @@ def reference_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server, empty at first and shared by the whole test session."""
+def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MlflowServer"]:
+    """A real MLflow server, empty at first and shared by the whole test session.
+
+    A test that stops it starts it again.
+    """
     server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     server.start()
     try:
-        yield server.uri
+        yield server
     finally:
         server.stop()
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(mlflow_process: "MlflowServer") -> str:
+    """The address of a real MLflow server."""
+    return mlflow_process.uri
 
 
 class MlflowServer:
@@ -121,13 +130,13 @@ class MlflowServer:
                 pytest.fail("MLflow did not start:\n" + (self._folder / "log").read_text()[-4000:])
             time.sleep(0.1)
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
         """Stop the server and its workers; harmless where it is stopped already."""
         if self._process is None:
             return
         # The group outlives its leader where a worker does, so ask the group in any case.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
+            os.killpg(self._process.pid, how)
         self._process.wait(timeout=30)
         self._process = None
 
