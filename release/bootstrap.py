@@ -15,12 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from release.blocks import Floats
 from release.rules import Resampling
 from superres.errors import SharplineError
-
-# Squared 8-bit levels. Two pictures that equal their reference differ by 0 dB, not by inf - inf.
-LEAST_ERROR = 1e-6
+from superres.quality.blocks import Floats
+from superres.quality.intervals import gain_db, percentiles, resampled_gains
 
 
 class TooLittleToJudge(SharplineError):
@@ -66,20 +64,19 @@ def paired_gain(pictures: Sequence[PairedErrors], resampling: Resampling) -> Gai
             "gate on more held-out pictures"
         )
     means = _resampled_means(pictures, resampling)
-    tail = (1.0 - resampling.confidence) / 2.0
-    lower, upper = np.quantile(means, [tail, 1.0 - tail])
+    interval = percentiles(means, resampling.confidence)
     mean = float(
         np.mean(
             [
-                _gain_db(picture.ours.sum(), picture.theirs.sum(), picture.values.sum())
+                gain_db(picture.ours.sum(), picture.theirs.sum(), picture.values.sum())
                 for picture in pictures
             ]
         )
     )
     return Gain(
         mean_db=mean,
-        lower_db=float(lower),
-        upper_db=float(upper),
+        lower_db=interval.lower,
+        upper_db=interval.upper,
         confidence=resampling.confidence,
         pictures=len(pictures),
         blocks=blocks,
@@ -93,19 +90,7 @@ def _resampled_means(pictures: Sequence[PairedErrors], resampling: Resampling) -
     gains = np.empty(drawn.shape, dtype=np.float64)
     for index, picture in enumerate(pictures):
         slots = drawn == index
-        gains[slots] = _resampled_gains(picture, int(slots.sum()), generator)
+        gains[slots] = resampled_gains(
+            picture.ours, picture.theirs, picture.values, int(slots.sum()), generator
+        )
     return gains.mean(axis=1)
-
-
-def _resampled_gains(picture: PairedErrors, draws: int, generator: np.random.Generator) -> Floats:
-    """The picture's gain recomputed from `draws` resamples of its blocks, shape (draws,)."""
-    blocks = picture.values.size
-    # How often each block is drawn is all that matters, and a multinomial gives just that.
-    weights = generator.multinomial(blocks, np.full(blocks, 1.0 / blocks), size=draws)
-    return _gain_db(weights @ picture.ours, weights @ picture.theirs, weights @ picture.values)
-
-
-def _gain_db(ours: Floats, theirs: Floats, values: Floats) -> Floats:
-    ours_mse = np.maximum(ours / values, LEAST_ERROR)
-    theirs_mse = np.maximum(theirs / values, LEAST_ERROR)
-    return 10.0 * np.log10(theirs_mse / ours_mse)

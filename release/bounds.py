@@ -10,7 +10,8 @@ import numpy.typing as npt
 from superres.backends import Backend
 from superres.bundle import Bundle
 from superres.image import Picture
-from superres.tiling import Geometry, crop_whole, cut, join, padded_whole, plan
+from superres.seams import run_tiled, run_whole, seam_levels
+from superres.tiling import Geometry
 
 Array = npt.NDArray[Any]
 # As superres.backends.load_backend: a bundle, and by keyword the precision.
@@ -43,14 +44,14 @@ def measure_bounds(
     crop_hwc = _unit_crop(lr, 2 * (geometry.buckets[0][0] - 2 * geometry.halo))
     exact = served if served.precision == "fp32" else load(bundle, precision="fp32")
     try:
-        whole = _whole(exact, crop_hwc, geometry)
-        tiled = _tiled(exact, crop_hwc, geometry)
+        whole = run_whole(exact, crop_hwc, geometry)
+        tiled = run_tiled(exact, crop_hwc, geometry)
     finally:
         if exact is not served:
             exact.close()
-    as_served = tiled if exact is served else _tiled(served, crop_hwc, geometry)
+    as_served = tiled if exact is served else run_tiled(served, crop_hwc, geometry)
     return MeasuredBounds(
-        seam_levels=float(np.abs(tiled - whole).max()) * 255.0,
+        seam_levels=float(seam_levels(tiled, whole).max()),
         precision=served.precision,
         precision_levels=float(np.quantile(np.abs(as_served - tiled), PRECISION_QUANTILE)) * 255.0,
     )
@@ -70,16 +71,3 @@ def _unit_crop(picture: Picture, side: int) -> Array:
     """The picture's upper left corner as float32 in [0, 1]."""
     crop_hwc = picture.rgb_hwc[:side, :side]
     return crop_hwc.astype(np.float32) / np.float32(2**picture.bit_depth - 1)
-
-
-def _whole(backend: Backend, crop_hwc: Array, geometry: Geometry) -> Array:
-    result_hwc = backend.forward(padded_whole(crop_hwc, geometry)[None])[0]
-    height, width = crop_hwc.shape[:2]
-    return np.clip(crop_whole(result_hwc, height, width, geometry), 0.0, 1.0)
-
-
-def _tiled(backend: Backend, crop_hwc: Array, geometry: Geometry) -> Array:
-    height, width = crop_hwc.shape[:2]
-    tile_plan = plan(height, width, geometry)
-    results = [backend.forward(tile_hwc[None])[0] for tile_hwc in cut(crop_hwc, tile_plan)]
-    return np.clip(join(results, tile_plan), 0.0, 1.0)

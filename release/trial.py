@@ -9,13 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from release.blocks import Floats, Grid
-from release.bootstrap import LEAST_ERROR, PairedErrors
+from release.bootstrap import PairedErrors
 from superres.console import track
 from superres.errors import SharplineError
 from superres.evaluate import Answer, PairSet, answers
 from superres.measure import measure
 from superres.quality import Protocol, psnr_of_mse, squared_error
+from superres.quality.blocks import Floats, Grid
+from superres.quality.intervals import LEAST_ERROR
 from superres.upscale import Upscaler
 
 Array = npt.NDArray[Any]

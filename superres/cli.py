@@ -1,223 +1,162 @@
-"""`sharpline evaluate` and `sharpline enhance`."""
+"""`sharpline evaluate` and `sharpline enhance`: their words."""
 
 import argparse
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from superres.bundle import INFO_FILE, Bundle, load_bundle
-from superres.console import emit, say, show, track
-from superres.errors import SharplineError, UsageError
-from superres.image import (
-    FORMAT_SUFFIXES,
-    OUTPUT_FORMATS,
-    PICTURE_SUFFIXES,
-    SUFFIX_FORMATS,
-    check_format_holds,
-    list_pictures,
-    read,
-    write,
-)
+from superres.bundle import Bundle
+from superres.choose import AUTO, Wanted
+from superres.console import emit, say, show
+from superres.errors import UsageError
+from superres.image import OUTPUT_FORMATS
+from superres.starters import STARTERS, find_bundle, find_bundles
 
-STARTERS = Path(__file__).resolve().parent.parent / "models"
+if TYPE_CHECKING:
+    from superres.enhance import Done, Pick
+    from superres.upscale import Upscaler
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Score a bundle on a dataset or a folder of high-resolution pictures."""
+    """Score bundles on held-out pictures, by every figure that can be measured here."""
+    from superres import evaluation
+    from superres.quality.metrics import NAMES, USUAL
+
     parser = argparse.ArgumentParser(prog="sharpline evaluate", description=evaluate.__doc__)
-    parser.add_argument("bundle", help="a bundle folder, or the name of a starter model")
+    parser.add_argument(
+        "bundles", nargs="+", metavar="BUNDLE", help="a bundle folder, or a starter's name"
+    )
     parser.add_argument(
         "--on",
-        type=Path,
+        nargs="+",
         required=True,
-        metavar="FOLDER",
-        help="a dataset folder, or a folder of high-resolution pictures",
+        metavar="PICTURES",
+        help="a folder of high-resolution pictures, a dataset, or a source that was fetched",
     )
     parser.add_argument("--channel", choices=("y", "rgb"), default="y")
     parser.add_argument("--split", default="validation", help="of a dataset")
-    parser.add_argument("--whole", action="store_true", help="whole pictures instead of tiles")
+    parser.add_argument(
+        "--figures",
+        default=",".join(USUAL),
+        help=f"some of {','.join(NAMES)}, with commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FOLDER", help="weights of LPIPS, DISTS (and NIQE)"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="score whole pictures, and say what tiles change"
+    )
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a page to look at")
+    parser.add_argument("--table", action="store_true", help="a Markdown row for each bundle")
     _add_backend_options(parser, precision="fp32")
     parser.add_argument("--json", action="store_true")
     words = parser.parse_args(argv)
-    result = _evaluate(words)
-    if words.json:
-        emit(result)
-    else:
-        _show_evaluation(result)
-    return 0
-
-
-def _evaluate(words: argparse.Namespace) -> dict[str, object]:
-    from superres import evaluate as evaluation
-
-    bundle = find_bundle(words.bundle)
-    pair_set = evaluation.load_pairs(words.on, bundle.info.scale, words.split)
-    protocol = pair_set.protocol(words.channel)
-    tracked = track(pair_set.pairs, f"scoring {bundle.info.name}", len(pair_set.names))
-    done = evaluation.evaluate(_upscaler(bundle, words), tracked, protocol, whole=words.whole)
-    return {
-        "model": bundle.info.name,
-        "bundle": bundle.id,
-        "psnr": finite(done.psnr),
-        "ssim": done.ssim,
-        "bicubic": {"psnr": finite(done.bicubic_psnr), "ssim": done.bicubic_ssim},
-        "protocol": protocol.as_dict(),
-        "pictures": [
-            {
-                "name": picture.name,
-                "psnr": finite(picture.psnr),
-                "ssim": picture.ssim,
-                "bicubic": {
-                    "psnr": finite(picture.bicubic_psnr),
-                    "ssim": picture.bicubic_ssim,
-                },
-            }
-            for picture in done.pictures
-        ],
-    }
-
-
-def finite(value: float) -> float | None:
-    """JSON has no infinity, which is the PSNR of equal pictures: null stands for it."""
-    return value if math.isfinite(value) else None
-
-
-def _show_evaluation(result: Mapping[str, object]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from superres.quality import Protocol
-
-    protocol = Protocol.from_dict(result["protocol"])  # pyright: ignore[reportArgumentType] - a dict made above
-    table = Table(
-        "picture",
-        "PSNR dB",
-        "SSIM",
-        "bicubic PSNR dB",
-        "bicubic SSIM",
-        title=f"{result['model']} on {protocol}",
+    asked = evaluation.Asked(
+        channel=words.channel,
+        split=words.split,
+        figures=evaluation.figure_names(words.figures, table=words.table),
+        weights=words.weights,
+        whole=words.whole,
+        report=words.report,
     )
-    mean = {**result, "name": "mean"}
-    for row in [*result["pictures"], mean]:  # pyright: ignore[reportGeneralTypeIssues] - likewise
-        figures = (row["psnr"], row["ssim"], row["bicubic"]["psnr"], row["bicubic"]["ssim"])
-        psnr, ssim, bicubic_psnr, bicubic_ssim = figures
-        table.add_row(
-            row["name"],
-            _decibels(psnr),
-            f"{ssim:.4f}",
-            _decibels(bicubic_psnr),
-            f"{bicubic_ssim:.4f}",
-        )
-    Console().print(table)
-
-
-def _decibels(value: float | None) -> str:
-    return "equal" if value is None else f"{value:.2f}"
+    if words.report and len(words.bundles) * len(words.on) > 1:
+        raise UsageError("--report is about one bundle on one set; name one of each")
+    found = evaluation.run(words.bundles, words.on, asked, partial(_upscaler, words=words))
+    evaluation.answer(found, as_json=words.json, as_table=words.table)
+    if words.report:
+        say(f"report: {words.report / 'index.html'}")
+    return 0
 
 
 def enhance(argv: Sequence[str]) -> int:
     """Enlarge pictures, or every picture of folders, keeping their names."""
+    from superres.enhance import enhance_all, plan_jobs
+
+    words = _enhance_parser().parse_args(argv)
+    if not 1 <= words.quality <= 100:
+        raise UsageError(f"--quality is a number from 1 to 100, not {words.quality}")
+    if words.deadline is not None and words.deadline <= 0:
+        raise UsageError(f"--deadline is a number of seconds above 0, not {words.deadline:g}")
+    if words.deadline is not None and words.model != AUTO:
+        raise UsageError("--deadline chooses between models: give it with --model auto")
+    jobs = plan_jobs(words.inputs, words.out, words.format, overwrite=words.overwrite)
+    done, failed = enhance_all(
+        jobs, _pick(words), quality=words.quality, label=f"enlarging with {words.model}"
+    )
+    for source, reason in failed.items():
+        say(f"left out {source}: {reason}")
+    _answer_enhanced(words, done, failed, len(jobs))
+    return 1 if failed else 0
+
+
+def _enhance_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sharpline enhance", description=enhance.__doc__)
     parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="files or folders")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT_FOLDER")
     parser.add_argument(
-        "--model", default="compact_x4", help="a bundle folder, or the name of a starter model"
+        "--model",
+        default="compact_x4",
+        help="a bundle folder, a starter's name, or auto: the one that fits each picture",
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=STARTERS,
+        metavar="FOLDER",
+        help="of bundles that auto chooses from (default: the starters)",
+    )
+    parser.add_argument("--scale", type=int, metavar="N", help="how many times, for auto")
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS", help="that a picture may take, for auto"
     )
     parser.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
     parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT_FOLDER")
     _add_backend_options(parser, precision="auto")
     parser.add_argument("--json", action="store_true")
-    words = parser.parse_args(argv)
-    if not 1 <= words.quality <= 100:
-        raise UsageError(f"--quality is a number from 1 to 100, not {words.quality}")
-    jobs = list(_jobs(words))
+    return parser
+
+
+def _pick(words: argparse.Namespace) -> "Pick":
+    """One model for all pictures, or the one that fits each."""
+    from superres.enhance import AutoPick
+
+    load = partial(_upscaler, words=words)
+    if words.model == AUTO:
+        wanted = Wanted(scale=words.scale, deadline_seconds=words.deadline)
+        return AutoPick(find_bundles(words.models), wanted, load)
     bundle = find_bundle(words.model)
-    done, failed = _enhance_all(jobs, bundle, words)
-    for source, reason in failed.items():
-        say(f"left out {source}: {reason}")
+    if words.scale not in (None, bundle.info.scale):
+        raise UsageError(
+            f"{bundle.info.name} enlarges {bundle.info.scale} times, not {words.scale}; name "
+            "another model, or give --model auto"
+        )
+    upscaler = load(bundle)
+    return lambda picture: (upscaler, "as asked")
+
+
+def _answer_enhanced(
+    words: argparse.Namespace, done: "list[Done]", failed: dict[str, str], count: int
+) -> None:
     if words.json:
         emit(
             {
-                "model": bundle.info.name,
-                "written": done,
+                "model": done[0].model if done and words.model != AUTO else words.model,
+                "written": [str(each.job.target) for each in done],
+                "chosen": [
+                    {"picture": str(each.job.source), "model": each.model, "reason": each.reason}
+                    for each in done
+                ],
                 "failed": [{"picture": name, "reason": why} for name, why in failed.items()],
             }
         )
-    else:
-        show(
-            f"{len(done)} of {len(jobs)} pictures enlarged {bundle.info.scale} times by "
-            f"{bundle.info.name} into {words.out}"
-        )
-    return 1 if failed else 0
-
-
-def _jobs(words: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
-    """Each input picture with the file its answer goes to. Raises before any work is done."""
-    targets: dict[Path, Path] = {}
-    for given in words.inputs:
-        if not given.exists():
-            raise SharplineError(f"{given} does not exist")
-        for source in list_pictures(given) if given.is_dir() else [given]:
-            target = words.out / (source.stem + _suffix(source, words.format))
-            if target in targets:
-                raise SharplineError(
-                    f"{targets[target]} and {source} would both become {target}; "
-                    "enlarge them into different folders"
-                )
-            if target.resolve() == source.resolve():
-                raise SharplineError(
-                    f"{source} would be overwritten by its own answer; choose another OUT_FOLDER"
-                )
-            if target.exists() and not words.overwrite:
-                raise SharplineError(f"{target} is there already; give --overwrite to replace it")
-            targets[target] = source
-            yield source, target
-    if not targets:
-        raise SharplineError(f"no pictures found (looked for {', '.join(PICTURE_SUFFIXES)})")
-
-
-def _suffix(source: Path, format: str | None) -> str:
-    if format is None:
-        return source.suffix if source.suffix.lower() in SUFFIX_FORMATS else ".png"
-    if SUFFIX_FORMATS.get(source.suffix.lower()) == format:
-        return source.suffix
-    return FORMAT_SUFFIXES[format]
-
-
-def _enhance_all(
-    jobs: list[tuple[Path, Path]], bundle: Bundle, words: argparse.Namespace
-) -> tuple[list[str], dict[str, str]]:
-    """Files written, and why others were not; one bad picture does not stop the rest."""
-    upscaler = _upscaler(bundle, words)
-    done: list[str] = []
-    failed: dict[str, str] = {}
-    for source, target in track(jobs, f"enlarging with {bundle.info.name}"):
-        try:
-            picture = read(source)
-            # Alpha that the target cannot hold is found out before minutes of work, not after.
-            check_format_holds(picture, SUFFIX_FORMATS[target.suffix.lower()])
-            write(target, upscaler.upscale(picture), quality=words.quality)
-            done.append(str(target))
-        except SharplineError as error:
-            failed[str(source)] = str(error)
-    return done, failed
-
-
-def find_bundle(name_or_folder: str) -> Bundle:
-    """A bundle by its folder, or a starter by its name; SharplineError names the choices."""
-    folder = Path(name_or_folder)
-    if (folder / INFO_FILE).is_file():
-        return load_bundle(folder)
-    if folder.exists():
-        raise SharplineError(f"{folder} is not a model bundle: it has no {INFO_FILE}")
-    starters = sorted(path.parent.name for path in STARTERS.glob(f"*/{INFO_FILE}"))
-    if name_or_folder not in starters:
-        raise SharplineError(
-            f"no model {name_or_folder!r}; give a bundle folder or one of: "
-            f"{', '.join(starters) or 'no starter is installed'}"
-        )
-    return load_bundle(STARTERS / name_or_folder)
+        return
+    if words.model == AUTO:
+        for each in done:
+            show(f"{each.job.source}: {each.reason}")
+    models = ", ".join(sorted({each.model for each in done})) or words.model
+    show(f"{len(done)} of {count} pictures enlarged by {models} into {words.out}")
 
 
 def _add_backend_options(parser: argparse.ArgumentParser, precision: str) -> None:
@@ -226,7 +165,7 @@ def _add_backend_options(parser: argparse.ArgumentParser, precision: str) -> Non
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=precision)
 
 
-def _upscaler(bundle: Bundle, words: argparse.Namespace):
+def _upscaler(bundle: Bundle, words: argparse.Namespace) -> "Upscaler":
     from superres.backends import load_backend
     from superres.upscale import Upscaler
 

@@ -8,6 +8,7 @@ SHARED = {
     "SHARPLINE_MLFLOW_URI": "address of the MLflow server, e.g. http://127.0.0.1:5000",
     "SHARPLINE_PROMETHEUS_URL": "address of the Prometheus server whose alerts may retrain",
     "SHARPLINE_PARENT_RUN": "name of the MLflow run that a training stands under",
+    "SHARPLINE_METRIC_WEIGHTS": "folder with the authors' weights of LPIPS and DISTS",
     "SHARPLINE_THREADS": "CPU threads one process may use (default: all cores)",
 }
 

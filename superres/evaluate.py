@@ -117,17 +117,22 @@ def answers(
     """
     for pair in pairs:
         require_sizes(pair, protocol.scale)
-        answer = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
-        truth = pair.hr.rgb_hwc
-        bicubic_hwc = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
-        score = PictureScore(
-            name=pair.name,
-            psnr=psnr(answer.rgb_hwc, truth, protocol),
-            ssim=ssim(answer.rgb_hwc, truth, protocol),
-            bicubic_psnr=psnr(bicubic_hwc, truth, protocol),
-            bicubic_ssim=ssim(bicubic_hwc, truth, protocol),
-        )
-        yield Answer(pair=pair, rgb_hwc=answer.rgb_hwc, bicubic_hwc=bicubic_hwc, score=score)
+        enlarged = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
+        yield scored(pair, enlarged, protocol)
+
+
+def scored(pair: Pair, enlarged: Picture, protocol: Protocol) -> Answer:
+    """How a model's answer to a pair compares with its truth, beside bicubic's."""
+    truth = pair.hr.rgb_hwc
+    bicubic_hwc = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
+    score = PictureScore(
+        name=pair.name,
+        psnr=psnr(enlarged.rgb_hwc, truth, protocol),
+        ssim=ssim(enlarged.rgb_hwc, truth, protocol),
+        bicubic_psnr=psnr(bicubic_hwc, truth, protocol),
+        bicubic_ssim=ssim(bicubic_hwc, truth, protocol),
+    )
+    return Answer(pair=pair, rgb_hwc=enlarged.rgb_hwc, bicubic_hwc=bicubic_hwc, score=score)
 
 
 def require_sizes(pair: Pair, scale: int) -> None:
@@ -150,8 +155,11 @@ def load_pairs(path: Path, scale: int, split: str = "validation") -> PairSet:
     return pairs_from_folder(path, scale)
 
 
-def pairs_from_folder(folder: Path, scale: int) -> PairSet:
-    """Every picture in `folder`, cropped to the scale, shrunk by MATLAB's bicubic."""
+def pairs_from_folder(folder: Path, scale: int, name: str | None = None) -> PairSet:
+    """Every picture in `folder`, cropped to the scale, shrunk by MATLAB's bicubic.
+
+    The set goes by `name`, else by the folder's.
+    """
     paths = list_pictures(folder)
     if not paths:
         raise SharplineError(f"{folder} holds no pictures")
@@ -163,7 +171,7 @@ def pairs_from_folder(folder: Path, scale: int) -> PairSet:
             yield Pair(name=path.stem, lr=lr, hr=hr)
 
     return PairSet(
-        dataset=folder.resolve().name,
+        dataset=name or folder.resolve().name,
         scale=scale,
         resampler="matlab-bicubic",
         names=tuple(path.stem for path in paths),

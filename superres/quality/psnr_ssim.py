@@ -95,10 +95,16 @@ def luma(rgb_hwc_255: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def prepared(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
     """The picture cropped, on the 0 to 255 range, in the protocol's channel: (H, W, 1 or 3)."""
-    values = picture_hwc.astype(np.float64)
-    if protocol.bit_depth != 8:
-        values *= 255.0 / (2**protocol.bit_depth - 1)
+    values = on_255(picture_hwc, protocol)
     if protocol.channel == "y":
         values = luma(values)
     border = protocol.border
     return values[border : values.shape[0] - border, border : values.shape[1] - border]
+
+
+def on_255(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
+    """The picture's values, of the protocol's bit depth, on the 0 to 255 range of 8 bits."""
+    values = picture_hwc.astype(np.float64)
+    if protocol.bit_depth != 8:
+        values *= 255.0 / (2**protocol.bit_depth - 1)
+    return values

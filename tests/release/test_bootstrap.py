@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release.blocks import Grid
 from release.bootstrap import PairedErrors, TooLittleToJudge, paired_gain
 from release.rules import Resampling
+from superres.quality.blocks import Grid
 
 RESAMPLING = Resampling(
     confidence=0.95, resamples=300, seed=7, block_pixels=64, least_pictures=2, least_blocks=8

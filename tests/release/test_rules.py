@@ -6,7 +6,6 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release.blocks import Grid
 from release.bounds import MeasuredBounds
 from release.judge import judge
 from release.rules import Floor, Slice, load_rules, rules_for
@@ -15,6 +14,7 @@ from superres.bundle import Bounds
 from superres.errors import UsageError
 from superres.measure import FEATURES
 from superres.quality import Protocol
+from superres.quality.blocks import Grid
 
 SHIPPED = ("psnr", "sample")
 

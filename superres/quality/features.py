@@ -1,0 +1,147 @@
+"""The trunks under LPIPS and DISTS: AlexNet and VGG16 up to their last convolution, frozen.
+
+Keys are torchvision's, so its published weight files fit; torchvision itself is not needed.
+"""
+
+# torch's stubs leave much unknown:
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from superres.files import sha256_file
+from superres.quality.metric import MetricUnavailable, NotMeasurable
+from superres.quality.protocol import Protocol
+from superres.quality.psnr_ssim import on_255
+
+Array = NDArray[Any]
+Trunk = Literal["alex", "vgg"]
+
+# What torchvision publishes; the eight letters in a name begin the file's sha256.
+TRUNK_FILES: dict[Trunk, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+TRUNK_ADDRESS = "https://download.pytorch.org/models/"
+CHANNELS: dict[Trunk, tuple[int, ...]] = {
+    "alex": (64, 192, 384, 256, 256),
+    "vgg": (64, 128, 256, 512, 512),
+}
+LEAST_SIDE = 32  # smaller pictures vanish on their way through either trunk
+
+
+class Features(nn.Module):
+    """A trunk that hands out the activations at the end of each of its five stages.
+
+    `pool` makes what stands between VGG's stages, given the channels; by default its own
+    max-pooling. Takes (B, 3, H, W), normalised as its user says.
+    """
+
+    def __init__(self, trunk: Trunk, pool: Callable[[int], nn.Module] | None = None) -> None:
+        super().__init__()
+        layers, self._ends = _alexnet() if trunk == "alex" else _vgg16(pool)
+        self.features = nn.Sequential(*layers)
+        self.requires_grad_(False)
+
+    def forward(self, bchw: Tensor) -> list[Tensor]:
+        found: list[Tensor] = []
+        for place, layer in enumerate(self.features):
+            bchw = layer(bchw)
+            if place in self._ends:
+                found.append(bchw)
+        return found
+
+
+def _alexnet() -> tuple[list[nn.Module], set[int]]:
+    """Krizhevsky 2014; the stages end after each ReLU."""
+    layers: list[nn.Module] = [
+        *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+    ]
+    return layers, {1, 4, 7, 9, 11}
+
+
+def _vgg16(pool: Callable[[int], nn.Module] | None) -> tuple[list[nn.Module], set[int]]:
+    """Configuration D of Simonyan and Zisserman 2015; the stages end before each pooling."""
+    layers: list[nn.Module] = []
+    ends: set[int] = set()
+    before = 3
+    for count, channels in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+        if layers:
+            layers.append(pool(before) if pool else nn.MaxPool2d(2, 2))
+        for _ in range(count):
+            layers += [nn.Conv2d(before, channels, 3, padding=1), nn.ReLU()]
+            before = channels
+        ends.add(len(layers) - 1)
+    return layers, ends
+
+
+def load_trunk(
+    weights: Path, trunk: Trunk, pool: Callable[[int], nn.Module] | None = None
+) -> tuple[Features, str]:
+    """The trunk with torchvision's weights out of a folder, and the beginning of their sha256.
+
+    Raises MetricUnavailable where the file is missing, damaged or of another network.
+    """
+    name = TRUNK_FILES[trunk]
+    stored, digest = read_weights(weights / name, TRUNK_ADDRESS + name)
+    network = Features(trunk, pool)
+    own = network.state_dict()
+    try:
+        state = {key: stored[key] for key in own if key.endswith(("weight", "bias"))}
+        network.load_state_dict({**own, **state})
+    except (KeyError, RuntimeError) as error:
+        raise MetricUnavailable(
+            f"{weights / name} does not hold torchvision's network ({error}); download "
+            f"{TRUNK_ADDRESS}{name}"
+        ) from error
+    return network.eval(), digest
+
+
+def read_weights(path: Path, address: str) -> tuple[Mapping[str, Tensor], str]:
+    """A weight file's tensors (nothing in it is run) and the first eight letters of its sha256.
+
+    Raises MetricUnavailable with the address where the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise MetricUnavailable(f"{path} is not there: download {address} and save it so")
+    digest = sha256_file(path)
+    stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if stated and not digest.startswith(stated[1]):
+        raise MetricUnavailable(
+            f"{path} is damaged: its sha256 begins with {digest[:8]}; download {address} again"
+        )
+    try:
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its parser stumbles over
+        raise MetricUnavailable(
+            f"{path} holds no weights ({type(error).__name__}); download {address} again"
+        ) from error
+    return cast("Mapping[str, Tensor]", stored), digest[:8]
+
+
+def device() -> torch.device:
+    """Where such networks run: a GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def unit_bchw(rgb_hwc: Array, protocol: Protocol) -> Tensor:
+    """An RGB picture inside the protocol's border crop as (1, 3, H, W) in [0, 1].
+
+    Raises NotMeasurable where a side is shorter than LEAST_SIDE.
+    """
+    border = protocol.border
+    values = on_255(rgb_hwc, protocol) / 255.0
+    values = values[border : values.shape[0] - border, border : values.shape[1] - border]
+    if min(values.shape[:2]) < LEAST_SIDE:
+        raise NotMeasurable(
+            f"a network's features need sides of {LEAST_SIDE} pixels inside the border crop of "
+            f"{border}; this picture leaves {values.shape[1]}x{values.shape[0]}"
+        )
+    return torch.from_numpy(values.transpose(2, 0, 1)[None].copy()).float().to(device())

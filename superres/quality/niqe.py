@@ -1,0 +1,180 @@
+"""NIQE (Mittal, Soundararajan and Bovik 2013): how unlike an unspoilt photograph, 0 is not at all.
+
+It needs no truth. Local brightness and contrast are taken out, the statistics of what is left are
+fitted block by block at two scales, and the distance of their Gaussian from that of unspoilt
+photographs is the figure.
+
+That Gaussian is the authors' own (125 photographs of theirs): figures of another one would not
+compare with anything published. basicsr's wheel carries it in numpy's format; it is read from there
+where basicsr is installed, or from a copy of the file elsewhere, and never made up.
+"""
+
+import importlib.util
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superres.files import sha256_file
+from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable
+from superres.quality.protocol import Protocol
+from superres.quality.psnr_ssim import luma, on_255
+from superres.quality.window import local_means
+from superres.resize import imresize
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+MODEL_FILE = "niqe_pris_params.npz"
+BLOCK = 96  # pixels a side at the first scale, as the authors advise
+LEAST_BLOCKS = 2  # a covariance of one is none
+WINDOW, SIGMA = 7, 7 / 6
+# Neighbours whose products are looked at: along rows, along columns and both diagonals.
+NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
+SHAPES = np.arange(0.2, 10.001, 0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Unspoilt:
+    """Mean (36,) and covariance (36, 36) of unspoilt photographs' features, and where from."""
+
+    mean: Floats
+    covariance: Floats
+    sha256: str
+
+
+def load_niqe(weights: Path | None) -> Metric:
+    """The figure, with the model in `weights` or else in basicsr. Raises MetricUnavailable."""
+    model = read_model(_model_file(weights))
+
+    def compute(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
+        return niqe(test_hwc, protocol, model)
+
+    variant = f"Mittal 2013, blocks of {BLOCK}, model {model.sha256[:8]}"
+    return Metric(name="niqe", title="NIQE", better="lower", variant=variant, compute=compute)
+
+
+def read_model(path: Path) -> Unspoilt:
+    """The model in basicsr's file. Raises MetricUnavailable where it is another file."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            mean = stored["mu_pris_param"].astype(np.float64).reshape(36)
+            covariance = stored["cov_pris_param"].astype(np.float64).reshape(36, 36)
+    except (OSError, ValueError, KeyError) as error:
+        raise MetricUnavailable(
+            f"{path} is not NIQE's model as basicsr ships it ({error}); copy it from there again"
+        ) from error
+    return Unspoilt(mean, covariance, sha256_file(path))
+
+
+def niqe(rgb_hwc: Array, protocol: Protocol, model: Unspoilt) -> float:
+    """The figure of an RGB picture's luma inside the protocol's border crop.
+
+    Raises NotMeasurable for a picture of fewer than LEAST_BLOCKS blocks.
+    """
+    border = protocol.border
+    luma_hw = luma(on_255(rgb_hwc, protocol))[..., 0]
+    luma_hw = luma_hw[border : luma_hw.shape[0] - border, border : luma_hw.shape[1] - border]
+    rows, columns = luma_hw.shape[0] // BLOCK, luma_hw.shape[1] // BLOCK
+    if rows * columns < LEAST_BLOCKS:
+        raise NotMeasurable(
+            f"NIQE needs {LEAST_BLOCKS} blocks of {BLOCK}x{BLOCK} pixels inside the border crop of "
+            f"{border}; this picture leaves {luma_hw.shape[1]}x{luma_hw.shape[0]}"
+        )
+    features = block_features(luma_hw[: rows * BLOCK, : columns * BLOCK])
+    whole = features[np.isfinite(features).all(axis=1)]
+    if len(whole) < LEAST_BLOCKS:
+        raise NotMeasurable("NIQE finds nothing to look at: the picture is flat")
+    difference = model.mean - np.nanmean(features, axis=0)
+    pooled = (model.covariance + np.cov(whole, rowvar=False)) / 2
+    # Equation 10; few blocks make a singular covariance, hence the pseudo-inverse.
+    return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))
+
+
+def block_features(luma_hw: Floats) -> Floats:
+    """The 36 features of every block, 18 at each of two scales; sides are multiples of BLOCK.
+
+    A block without any contrast has features that are no numbers.
+    """
+    coarse_hw = imresize(luma_hw / 255.0, scale=0.5) * 255.0
+    scales = ((luma_hw, BLOCK), (coarse_hw, BLOCK // 2))
+    return np.concatenate(
+        [_features(_blocks(_normalised(values_hw), side)) for values_hw, side in scales], axis=1
+    )
+
+
+def _normalised(values_hw: Floats) -> Floats:
+    """Equation 1: local mean and deviation taken out."""
+    mean = local_means(values_hw, WINDOW, SIGMA, edges=True)
+    squares = local_means(values_hw**2, WINDOW, SIGMA, edges=True)
+    return (values_hw - mean) / (np.sqrt(np.abs(squares - mean**2)) + 1)
+
+
+def _blocks(values_hw: Floats, side: int) -> Floats:
+    rows, columns = values_hw.shape[0] // side, values_hw.shape[1] // side
+    grid = values_hw.reshape(rows, side, columns, side)
+    return grid.transpose(0, 2, 1, 3).reshape(-1, side, side)
+
+
+def _features(blocks: Floats) -> Floats:
+    """Equations 4 to 8: the fits of the values and of products of neighbours: (blocks, 18)."""
+    shape, left, right = _asymmetric_fit(blocks)
+    columns = [shape, (left + right) / 2]
+    for shift in NEIGHBOURS:
+        shape, left, right = _asymmetric_fit(blocks * np.roll(blocks, shift, axis=(1, 2)))
+        mean = (right - left) * (_gamma(2 / shape) / _gamma(1 / shape))
+        columns += [shape, mean, left, right]
+    return np.stack(columns, axis=1)
+
+
+def _asymmetric_fit(blocks: Floats) -> tuple[Floats, Floats, Floats]:
+    """Shape and scales, left and right, of an asymmetric generalised Gaussian, by moments.
+
+    After Lasmar, Stitou and Berthoumieu 2009; each of the three is (blocks,).
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        left, right = _one_sided(blocks, blocks < 0), _one_sided(blocks, blocks > 0)
+        ratio = left / right
+        peakedness = np.abs(blocks).mean(axis=(1, 2)) ** 2 / (blocks**2).mean(axis=(1, 2))
+        sought: Floats = peakedness * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+    # The moment ratio rises with the shape, so the nearest entry is one of two neighbours.
+    ratios = _moment_ratios()
+    above = np.clip(np.searchsorted(ratios, sought), 1, len(SHAPES) - 1)
+    nearer_below = sought - ratios[above - 1] <= ratios[above] - sought
+    shape = SHAPES[np.where(nearer_below, above - 1, above)]
+    spread = np.sqrt(_gamma(1 / shape) / _gamma(3 / shape))
+    return np.where(np.isfinite(sought), shape, np.nan), left * spread, right * spread
+
+
+def _one_sided(blocks: Floats, side: NDArray[np.bool_]) -> Floats:
+    """Root mean square of each block's values on one side of zero."""
+    return np.sqrt((blocks**2).sum(axis=(1, 2), where=side) / side.sum(axis=(1, 2)))
+
+
+@cache
+def _moment_ratios() -> Floats:
+    """Squared mean of the size over mean of the square, for every shape in SHAPES."""
+    return _gamma(2 / SHAPES) ** 2 / (_gamma(1 / SHAPES) * _gamma(3 / SHAPES))
+
+
+def _gamma(values: Floats) -> Floats:
+    return np.array([math.gamma(value) for value in values])
+
+
+def _model_file(weights: Path | None) -> Path:
+    if weights is not None and (weights / MODEL_FILE).is_file():
+        return weights / MODEL_FILE
+    # Found, not imported: basicsr's import is slow, and one module alone may do it.
+    found = importlib.util.find_spec("basicsr")
+    for place in (found.submodule_search_locations or []) if found else []:
+        path = Path(place) / "metrics" / MODEL_FILE
+        if path.is_file():
+            return path
+    raise MetricUnavailable(
+        f"NIQE needs the authors' model of unspoilt photographs, {MODEL_FILE} of basicsr: "
+        "pip install 'sharpline[train]', or put the file into the folder of --weights"
+    )

@@ -1,0 +1,326 @@
+"""MS-SSIM, NIQE, LPIPS and DISTS equal their references, and are refused where they cannot be had.
+
+The weights of LPIPS and DISTS are nobody's to ship, so their wiring is shown on seeded ones,
+against the papers' formulas written out plainly with torch's own functions.
+"""
+
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from superres.errors import UsageError
+from superres.quality import Protocol
+from superres.quality import features as trunks
+from superres.quality.dists import BlurredPooling, Dists, load_dists
+from superres.quality.features import CHANNELS, Features
+from superres.quality.lpips import Lpips, load_lpips
+from superres.quality.metric import MetricUnavailable, NotMeasurable
+from superres.quality.metrics import (
+    NAMES,
+    WEIGHTS_VARIABLE,
+    load_metric,
+    load_metrics,
+    weights_folder,
+)
+from superres.quality.ms_ssim import LEAST_SIDE, WEIGHTS, ms_ssim
+from superres.quality.niqe import load_niqe
+from superres.resize import imresize
+
+RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
+Y = Protocol(dataset="made", scale=4, channel="y", border=4)
+CONVOLUTIONS = {
+    "alex": {0: (4, 2), 3: (1, 2), 6: (1, 1), 8: (1, 1), 10: (1, 1)},
+    "vgg": dict.fromkeys((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), (1, 1)),
+}
+ALEX_POOLS = (0, 3)  # a pooling follows these convolutions
+VGG_STAGES = (2, 7, 14, 21, 28)
+
+
+def photograph(side: int = 264) -> np.ndarray:
+    from skimage import data
+
+    return imresize(data.astronaut(), size=(side, side))
+
+
+def spoilt(truth: np.ndarray) -> np.ndarray:
+    return imresize(imresize(truth, scale=0.25), scale=4)
+
+
+def batches(side: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    truth = torch.rand(2, 3, side, side + 3, generator=generator)
+    noise = torch.randn(truth.shape, generator=generator)
+    return (truth + 0.2 * noise).clamp(0, 1), truth
+
+
+def seeded(trunk: str, pool=None) -> Features:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Features(trunk, pool).eval()
+
+
+def test_ms_ssim_is_the_product_over_scales() -> None:
+    from skimage.metrics import structural_similarity
+
+    truth = photograph()[:200, :184]
+    test = spoilt(truth)
+    pair = [picture[4:-4, 4:-4].astype(np.float64) for picture in (test, truth)]
+    product = np.ones(3)
+    for number, weight in enumerate(WEIGHTS):
+        _, maps = structural_similarity(
+            *pair, data_range=255, channel_axis=2, gaussian_weights=True, sigma=1.5,
+            use_sample_covariance=False, full=True,
+        )  # fmt: skip
+        means = [np.stack([plain_window(side[..., c]) for c in range(3)], axis=-1) for side in pair]
+        luminance = (2 * means[0] * means[1] + 6.5025) / (means[0] ** 2 + means[1] ** 2 + 6.5025)
+        inner = maps[5:-5, 5:-5]
+        value = inner if number == len(WEIGHTS) - 1 else inner / luminance
+        product *= value.mean(axis=(0, 1)) ** weight
+        pair = [side[: side.shape[0] // 2 * 2, : side.shape[1] // 2 * 2] for side in pair]
+        pair = [
+            side.reshape(side.shape[0] // 2, 2, side.shape[1] // 2, 2, 3).mean(axis=(1, 3))
+            for side in pair
+        ]
+    assert ms_ssim(test, truth, RGB) == pytest.approx(product.mean(), abs=1e-9)
+
+
+def plain_window(values_hw: np.ndarray) -> np.ndarray:
+    """The 11x11 Gaussian mean as a plain double sum of shifted pictures."""
+    taps = [math.exp(-((offset - 5) ** 2) / 4.5) for offset in range(11)]
+    height, width = values_hw.shape[0] - 10, values_hw.shape[1] - 10
+    total = np.zeros((height, width))
+    for row, down in enumerate(taps):
+        for column, across in enumerate(taps):
+            total += down * across * values_hw[row : row + height, column : column + width]
+    return total / sum(taps) ** 2
+
+
+def test_ms_ssim_has_pytorch_msssims_figure() -> None:
+    # pytorch-msssim 1.0.0 of this pair: its halving equals Wang's where 16 divides the sides.
+    rows, columns = np.mgrid[:192, :208]
+    truth = np.stack(
+        [127 + 100 * np.sin(rows / (5 + c)) * np.cos(columns / (7 + c)) for c in range(3)], axis=-1
+    )
+    test = truth + 20 * np.sin(rows * columns / 50.0)[..., None]
+    whole = Protocol(dataset="made", scale=1, channel="rgb", border=0)
+    assert ms_ssim(test, truth, whole) == pytest.approx(0.9777994953568974, abs=1e-6)
+    assert ms_ssim(truth, truth, whole) == pytest.approx(1.0)
+    assert ms_ssim(255 - truth, truth, whole) == 0.0
+
+
+def test_ms_ssim_refuses_pictures_smaller_than_its_coarsest_window() -> None:
+    picture = photograph(LEAST_SIDE + 2 * Y.border)
+    assert ms_ssim(picture, picture, Y) == pytest.approx(1.0)
+    with pytest.raises(NotMeasurable, match="161"):
+        ms_ssim(picture[:-1], picture[:-1], Y)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_niqe_equals_basicsr() -> None:
+    from training.basicsr_bridge import load_basicsr
+
+    load_basicsr()
+    from basicsr.metrics import calculate_niqe
+
+    niqe = load_niqe(None)
+    truth = photograph()
+    for picture in (truth, spoilt(truth)):
+        theirs = calculate_niqe(picture[..., ::-1], crop_border=4)
+        # basicsr halves in single precision, and shapes come from a table in steps of 0.001.
+        assert niqe.compute(picture, truth, Y) == pytest.approx(theirs, rel=5e-3)
+    assert niqe.compute(spoilt(truth), truth, Y) > niqe.compute(truth, truth, Y) + 1
+
+
+def test_niqe_says_what_it_cannot_measure(tmp_path: Path) -> None:
+    niqe = load_niqe(None)
+    with pytest.raises(NotMeasurable, match="96x96"):
+        niqe.compute(photograph(150), photograph(150), Y)
+    flat = np.full((210, 210, 3), 90, np.uint8)
+    with pytest.raises(NotMeasurable, match="flat"):
+        niqe.compute(flat, flat, Y)
+    (tmp_path / "niqe_pris_params.npz").write_bytes(b"no model")
+    with pytest.raises(MetricUnavailable, match="basicsr"):
+        load_niqe(tmp_path)
+
+
+def test_niqe_takes_its_model_from_a_folder_or_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    found = importlib.util.find_spec("basicsr")
+    assert found is not None
+    (place,) = found.submodule_search_locations or [""]
+    shutil.copy(Path(place) / "metrics" / "niqe_pris_params.npz", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert load_niqe(tmp_path).variant.startswith("Mittal 2013")
+    with pytest.raises(MetricUnavailable, match=r"sharpline\[train\]"):
+        load_niqe(tmp_path / "elsewhere")
+
+
+def plain_stages(trunk: str, weights: dict, bchw: torch.Tensor, pool) -> list[torch.Tensor]:
+    """The activations of a trunk, layer by layer in torch's own functions."""
+    found = []
+    for place, (stride, padding) in CONVOLUTIONS[trunk].items():
+        kernel, bias = weights[f"features.{place}.weight"], weights[f"features.{place}.bias"]
+        bchw = functional.relu(functional.conv2d(bchw, kernel, bias, stride, padding))
+        if trunk == "alex":
+            found.append(bchw)
+            bchw = functional.max_pool2d(bchw, 3, 2) if place in ALEX_POOLS else bchw
+        elif place in VGG_STAGES:
+            found.append(bchw)
+            bchw = pool(bchw) if place != VGG_STAGES[-1] else bchw
+    return found
+
+
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+def test_lpips_is_wired_as_in_the_paper(trunk: str) -> None:
+    network = seeded(trunk)
+    linear = [torch.rand(count, generator=torch.Generator().manual_seed(count))
+              for count in CHANNELS[trunk]]  # fmt: skip
+    test, truth = batches()
+    expected = torch.zeros(2)
+    shift = torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None]
+    scale = torch.tensor([0.458, 0.448, 0.450])[None, :, None, None]
+    pairs = zip(
+        *(
+            plain_stages(
+                trunk,
+                network.state_dict(),
+                ((bchw * 2 - 1) - shift) / scale,
+                lambda values: functional.max_pool2d(values, 2),
+            )
+            for bchw in (test, truth)
+        ),
+        strict=True,
+    )
+    for weights, (ours, theirs) in zip(linear, pairs, strict=True):
+        distance = functional.normalize(ours, dim=1) - functional.normalize(theirs, dim=1)
+        expected += (distance**2 * weights[None, :, None, None]).sum(dim=1).mean(dim=(1, 2))
+    figure = Lpips(network, linear)
+    assert figure(test, truth) == pytest.approx(expected.numpy(), rel=1e-4)
+    assert figure(truth, truth) == pytest.approx(np.zeros(2), abs=1e-7)
+
+
+def test_dists_is_wired_as_in_the_paper() -> None:
+    network = seeded("vgg", BlurredPooling)
+    generator = torch.Generator().manual_seed(2)
+    alpha, beta = torch.rand(1475, generator=generator), torch.rand(1475, generator=generator)
+    test, truth = batches()
+    mean = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None]
+    deviation = torch.tensor([0.229, 0.224, 0.225])[None, :, None, None]
+
+    def l2_pool(values: torch.Tensor) -> torch.Tensor:
+        # Averages of 2x2 averages of squares: the 3x3 Hann window, every second kept.
+        squares = functional.avg_pool2d(functional.pad(values**2, (1, 1, 1, 1)), 2, 1)
+        return functional.avg_pool2d(squares, 2, 1)[..., ::2, ::2].clamp(min=0).add(1e-12).sqrt()
+
+    expected = torch.ones(2)
+    stages = [
+        [bchw, *plain_stages("vgg", network.state_dict(), (bchw - mean) / deviation, l2_pool)]
+        for bchw in (test, truth)
+    ]
+    whole, first = alpha.sum() + beta.sum(), 0
+    for ours, theirs in zip(*stages, strict=True):
+        last = first + ours.shape[1]
+        for batch in range(2):
+            for place in range(ours.shape[1]):
+                x, y = ours[batch, place].double(), theirs[batch, place].double()
+                texture = (2 * x.mean() * y.mean() + 1e-6) / (x.mean() ** 2 + y.mean() ** 2 + 1e-6)
+                covariance = (x * y).mean() - x.mean() * y.mean()
+                variances = x.var(correction=0) + y.var(correction=0)
+                structure = (2 * covariance + 1e-6) / (variances + 1e-6)
+                both = alpha[first + place] * texture + beta[first + place] * structure
+                expected[batch] -= both / whole
+        first = last
+    figure = Dists(network, alpha, beta)
+    assert figure(test, truth) == pytest.approx(expected.numpy(), abs=1e-4)
+    assert figure(truth, truth) == pytest.approx(np.zeros(2), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with seeded weights under names of ours, laid out as the authors publish them."""
+    folder = tmp_path_factory.mktemp("weights")
+    generator = torch.Generator().manual_seed(3)
+    for trunk in ("alex", "vgg"):
+        torch.save(seeded(trunk).state_dict(), folder / f"{trunk}.pth")
+        linear = {
+            f"lin{stage}.model.1.weight": torch.rand(1, count, 1, 1, generator=generator)
+            for stage, count in enumerate(CHANNELS[trunk])
+        }
+        torch.save(linear, folder / f"lpips_{trunk}.pth")
+    shares = {name: torch.rand(1, 1475, 1, 1, generator=generator) for name in ("alpha", "beta")}
+    torch.save(shares, folder / "dists.pt")
+    return folder
+
+
+@pytest.fixture
+def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trunks, "TRUNK_FILES", {"alex": "alex.pth", "vgg": "vgg.pth"})
+
+
+@pytest.mark.parametrize("name", ["lpips", "lpips_vgg", "dists"])
+def test_learned_figures_load_and_rise_with_damage(
+    name: str, weights: Path, own_names: None
+) -> None:
+    metric = load_metric(name, weights)
+    truth = photograph(64)
+    values = [
+        metric.compute(picture, truth, RGB)
+        for picture in (
+            truth,
+            np.clip(truth.astype(int) + 9, 0, 255).astype(np.uint8),
+            spoilt(truth),
+        )
+    ]
+    assert values[0] == pytest.approx(0, abs=1e-5)
+    assert values[0] < values[1] < values[2]
+    assert metric.gain(values[1], values[2]) > 0
+    assert "weights" in metric.variant
+    with pytest.raises(NotMeasurable, match="32 pixels"):
+        metric.compute(truth[:39], truth[:39], RGB)
+
+
+def test_absent_damaged_and_foreign_weights_are_refused(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MetricUnavailable, match=r"alexnet-owt-7be5be79\.pth is not there"):
+        load_lpips(tmp_path, "alex")
+    shutil.copy(weights / "alex.pth", tmp_path / "alexnet-owt-7be5be79.pth")
+    with pytest.raises(MetricUnavailable, match="damaged: its sha256"):
+        load_lpips(tmp_path, "alex")
+    names = {"alex": "vgg.pth", "vgg": "vgg.pth"}
+    monkeypatch.setattr(trunks, "TRUNK_FILES", names)
+    with pytest.raises(MetricUnavailable, match="does not hold torchvision's network"):
+        load_lpips(weights, "alex")
+    shutil.copy(weights / "vgg.pth", tmp_path / "vgg.pth")
+    shutil.copy(weights / "lpips_alex.pth", tmp_path / "lpips_vgg.pth")
+    with pytest.raises(MetricUnavailable, match="LPIPS's weights for vgg"):
+        load_lpips(tmp_path, "vgg")
+    (tmp_path / "dists.pt").write_bytes(b"no weights")
+    with pytest.raises(MetricUnavailable, match="holds no weights"):
+        load_dists(tmp_path)
+    shutil.copy(weights / "vgg.pth", tmp_path / "dists.pt")
+    with pytest.raises(MetricUnavailable, match="DISTS's weights"):
+        load_dists(tmp_path)
+
+
+def test_figures_without_weights_are_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
+    ready, refused = load_metrics(NAMES, weights_folder())
+    assert [metric.name for metric in ready] == ["psnr", "ssim", "ms_ssim", "niqe"]
+    assert set(refused) == {"lpips", "lpips_vgg", "dists"}
+    assert all(WEIGHTS_VARIABLE in why for why in refused.values())
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
+    assert weights_folder() == tmp_path
+    assert weights_folder(tmp_path / "asked") == tmp_path / "asked"
+    with pytest.raises(UsageError, match="vmaf"):
+        load_metric("vmaf")

@@ -1,0 +1,311 @@
+"""A scorecard carries every figure with its protocol and interval, and the page shows it."""
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sharpline.cli import run
+from superres.backends import load_backend
+from superres.errors import SharplineError, UsageError
+from superres.evaluate import Pair
+from superres.evaluation import figure_names
+from superres.held_out import find_held_out
+from superres.image import Picture, write
+from superres.quality import Protocol, ProtocolMismatch
+from superres.quality.intervals import gain_interval, mean_interval, psnr_interval
+from superres.quality.metric import Metric, NotMeasurable
+from superres.quality.metrics import PSNR, SSIM
+from superres.report import Gallery
+from superres.report.chart import histogram
+from superres.report.pictures import coloured, small_map
+from superres.scorecard import Look, Scorecard, make_scorecard, number
+from superres.scorecard_json import json_of
+from superres.upscale import Upscaler
+
+TORCH = ("--backend", "torch", "--channel", "rgb")  # OpenVINO takes seconds to start
+PROTOCOL = Protocol(dataset="made", scale=2, channel="rgb", border=2)
+
+
+def pair(seed: int, low: int = 60, high: int = 180) -> Pair:
+    """Each input pixel is a square of truth, which the test's model answers but for an offset."""
+    lr = np.random.default_rng(seed).integers(low, high, (36, 40, 3), dtype=np.uint8)
+    hr = lr.repeat(2, axis=0).repeat(2, axis=1)
+    return Pair(name=f"p<{seed}>", lr=Picture(rgb_hwc=lr), hr=Picture(rgb_hwc=hr))
+
+
+def upscaler_of(bundle) -> Upscaler:
+    return Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_bundle) -> tuple[Scorecard, list[Look]]:
+    """Four pictures by a model that is off by five levels, both ways."""
+    looks: list[Look] = []
+    darkness = Metric(
+        name="darkness",
+        title="Darkness",
+        better="lower",
+        variant="mean",
+        compute=lambda test, truth, protocol: float(test.mean()),
+        colour=True,
+    )
+    card = make_scorecard(
+        upscaler_of(tiny_bundle(error_levels=5)),
+        [pair(seed, high=100 + 30 * seed) for seed in range(4)],
+        replace(PROTOCOL, channel="y"),
+        (PSNR, SSIM, darkness),
+        refused={"lpips": "no weights"},
+        compare_ways=True,
+        look=looks.append,
+    )
+    return card, looks
+
+
+def test_means_intervals_and_gains_are_those_of_the_pictures(scored) -> None:
+    card, _ = scored
+    psnr = card.figure("psnr")
+    assert psnr is not None
+    ours = [picture.figures["psnr"].ours for picture in card.pictures]
+    gains = [picture.psnr_gain for picture in card.pictures]
+    assert psnr.mean == pytest.approx(np.mean(ours))
+    assert psnr.gain == pytest.approx(np.mean(gains)) == pytest.approx(psnr.mean - psnr.bicubic)
+    assert psnr.gain_interval is not None
+    assert min(gains) <= psnr.gain_interval.lower < psnr.gain < psnr.gain_interval.upper
+    assert psnr.gain_interval.upper <= max(gains)
+    first = card.pictures[0]
+    assert first.psnr_gain_interval is not None
+    assert first.psnr_gain_interval.lower <= first.psnr_gain <= first.psnr_gain_interval.upper
+
+
+def test_lower_is_better_turns_the_gain_and_colour_figures_look_at_rgb(scored) -> None:
+    card, _ = scored
+    darkness = card.figure("darkness")
+    assert darkness is not None
+    # Five levels brighter than bicubic, where darker is better.
+    assert darkness.gain == pytest.approx(darkness.bicubic - darkness.mean)
+    assert darkness.gain < 0
+    assert (darkness.protocol.channel, card.protocol.channel) == ("rgb", "y")
+
+
+def test_both_ways_are_compared_and_tiles_change_nothing_that_shows(scored) -> None:
+    card, looks = scored
+    assert card.seam_levels is not None
+    assert card.seam_levels < 0.01
+    assert all(abs(picture.seam_psnr_change or 0) < 0.01 for picture in card.pictures)
+    assert looks[0].ways is not None
+    assert looks[0].ways.levels_hw.shape == (72, 80)
+    np.testing.assert_array_equal(looks[0].ways.tiled.rgb_hwc, looks[0].answer.rgb_hwc)
+
+
+def test_figures_of_different_ways_refuse_to_be_compared(scored) -> None:
+    psnr = scored[0].figure("psnr")
+    better = replace(psnr, mean=psnr.mean + 1)
+    assert better.better_by(psnr) == pytest.approx(1)
+    with pytest.raises(ProtocolMismatch, match="channel"):
+        better.better_by(replace(psnr, protocol=PROTOCOL))
+    other = replace(psnr, metric=replace(psnr.metric, variant="another"))
+    with pytest.raises(ProtocolMismatch, match="another"):
+        better.better_by(other)
+
+
+def test_a_figure_that_one_picture_lacks_has_no_mean(tiny_bundle) -> None:
+    def only_first(test, truth, protocol) -> float:
+        if test.mean() > 110:
+            raise NotMeasurable("too bright")
+        return 1.0
+
+    picky = Metric(name="picky", title="Picky", better="higher", variant="1", compute=only_first)
+    pairs = [pair(0, high=100), pair(1, low=150, high=200)]
+    card = make_scorecard(upscaler_of(tiny_bundle()), pairs, PROTOCOL, (PSNR, SSIM, picky))
+    assert card.figure("picky") is None
+    assert "1 of 2 pictures do not have it (p<1>: too bright)" in card.refused["picky"]
+    assert card.seam_levels is None
+    with pytest.raises(SharplineError, match="no picture"):
+        make_scorecard(upscaler_of(tiny_bundle()), [], PROTOCOL, (PSNR,))
+
+
+def test_perfect_pictures_are_null_in_json_and_equal_in_words(tiny_bundle) -> None:
+    card = make_scorecard(upscaler_of(tiny_bundle()), [pair(1)], PROTOCOL, (PSNR, SSIM))
+    stored = json.loads(json.dumps(json_of(card), allow_nan=False))
+    assert stored["psnr"] is None
+    assert stored["figures"]["psnr"]["interval"] is None
+    assert stored["figures"]["psnr"]["protocol"]["border"] == 2
+    assert number(card.pictures[0].figures["psnr"].ours, 2) == "equal"
+
+
+def test_intervals_hold_the_mean_of_the_kind_as_often_as_they_say() -> None:
+    held = 0
+    for seed in range(200):
+        values = np.random.default_rng(seed).normal(30, 2, 40)
+        interval = mean_interval(list(values))
+        assert interval is not None
+        held += interval.lower <= 30 <= interval.upper
+    assert 180 <= held <= 198  # 95%, less what percentile intervals lack at 40 pictures
+
+
+def test_an_interval_needs_two_of_something() -> None:
+    one = np.array([4.0])
+    assert mean_interval([30.0]) is None
+    assert mean_interval([30.0, float("inf")]) is None
+    assert psnr_interval(one, one) is None
+    assert gain_interval(one, one, one) is None
+    many = psnr_interval(np.full(6, 400.0), np.full(6, 100.0))
+    assert many is not None
+    assert many.lower == many.upper == pytest.approx(10 * np.log10(255**2 / 4))
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "img", "line", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("line", "rect"):
+            assert self.open.pop() == tag
+
+
+def test_the_page_is_one_file_that_fetches_nothing(scored, tmp_path: Path) -> None:
+    card, looks = scored
+    gallery = Gallery(card.protocol)
+    for look in looks:
+        gallery.add(look)
+    text = gallery.write(tmp_path / "report", card).read_text()
+    page = _Page(text)
+    assert page.open == []
+    # Two worst and two best of four, five panels each, and the map of seams.
+    assert len(page.addresses) == 4 * 5 + 1
+    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "p&lt;0&gt;" in text
+    assert "p<0>" not in text
+    assert "no weights" in text
+    worst = min(card.pictures, key=lambda picture: picture.psnr_gain).name
+    assert text.index("does worst") < text.index(worst.replace("<", "&lt;").replace(">", "&gt;"))
+
+
+def test_a_map_keeps_its_largest_value_when_it_shrinks() -> None:
+    levels = np.zeros((1500, 900), np.float32)
+    levels[1499, 7] = 0.5
+    small = small_map(levels)
+    assert max(small.shape) <= 720
+    assert small.max() == 0.5
+    assert coloured(np.zeros((2, 2)), 0.0).max() <= 4
+
+
+def test_a_histogram_has_every_picture_in_it() -> None:
+    values = [*np.random.default_rng(0).normal(1.0, 0.6, 90), float("inf")]
+    drawn = histogram(values, 1.0, "dB")
+    counts = [int(count) for count in re.findall(r"<title>(\d+) between", drawn)]
+    assert sum(counts) == 90
+    assert 'class="loss"' in drawn
+    assert 'class="zero"' in drawn
+    assert "equals its truth" in histogram([float("inf")], 0.0, "dB")
+    assert "<svg" in histogram([1.0, 1.0], 1.0, "dB")
+
+
+@pytest.fixture
+def set5(tmp_path: Path) -> Path:
+    """A folder as the sets of papers are laid out."""
+    for seed in range(2):
+        write(tmp_path / f"set5/HR/p{seed}.png", pair(seed).hr)
+    return tmp_path / "set5"
+
+
+@pytest.mark.parametrize("inner", ["", "HR"])
+def test_a_set_goes_by_its_own_name(set5: Path, inner: str) -> None:
+    pairs = find_held_out(str(set5 / inner)).pairs(2, "validation")
+    assert (pairs.dataset, pairs.names) == ("set5", ("p0", "p1"))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"kind": "added", "folder": "FOLDER"},
+        {
+            "kind": "fetched",
+            "parts": [
+                {"part": "hr", "split": "train", "folder": "train"},
+                {"part": "hr", "split": "validation", "folder": "held"},
+            ],
+        },
+    ],
+)
+def test_a_source_that_is_here_can_be_named(
+    set5: Path, record: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
+    source = tmp_path / "state/sources/mine"
+    source.mkdir(parents=True)
+    (set5 / "HR").rename(source / "held")
+    record = {key: str(source / "held") if value == "FOLDER" else value
+              for key, value in record.items()}  # fmt: skip
+    (source / "source.json").write_text(json.dumps(record))
+    assert find_held_out("mine").pairs(2, "validation").dataset == "mine"
+    with pytest.raises(UsageError, match=r"there are: mine \(`sharpline data fetch`"):
+        find_held_out("theirs")
+
+
+def test_a_source_without_its_truth_says_what_to_fetch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
+    (tmp_path / "sources/mine").mkdir(parents=True)
+    (tmp_path / "sources/mine/source.json").write_text('{"parts": []}')
+    with pytest.raises(SharplineError, match="data fetch mine"):
+        find_held_out("mine")
+
+
+def test_figures_are_asked_for_by_name() -> None:
+    assert figure_names("lpips, niqe", table=False) == ("psnr", "ssim", "lpips", "niqe")
+    assert figure_names("niqe", table=True) == ("psnr", "ssim")
+    with pytest.raises(UsageError, match="'taste'"):
+        figure_names("taste", table=False)
+
+
+def test_one_command_makes_the_page_and_the_figures(
+    set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = str(tiny_bundle(error_levels=5).root)
+    words = ["evaluate", bundle, "--on", str(set5), "--figures", "lpips", *TORCH]
+    assert run([*words, "--report", str(tmp_path / "page"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["psnr"] == found["figures"]["psnr"]["mean"]
+    assert found["psnr"] == pytest.approx(np.mean([each["psnr"] for each in found["pictures"]]))
+    assert found["protocol"]["dataset"] == "set5"
+    assert set(found["refused"]) == {"lpips"}
+    assert found["seam_levels"] < 0.01
+    assert (tmp_path / "page" / "index.html").is_file()
+    assert run([*words, "--whole"]) == 0
+    assert "tiles change at most" in capsys.readouterr().out
+
+
+def test_one_command_makes_the_table_of_a_page(
+    set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundles = [str(tiny_bundle(name=f"m{levels}", error_levels=levels).root) for levels in (5, 2)]
+    words = ["evaluate", *bundles, "--on", str(set5), *TORCH]
+    assert run([*words, "--table"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| model | network | set5 PSNR dB / SSIM (bicubic)")
+    assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`m5`", "`m2`"]
+    assert "inputs by matlab-bicubic" in lines[-1]
+    assert run([*words, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
+    for line, found in zip(lines[2:4], results, strict=True):
+        bicubic = found["bicubic"]
+        assert f"| {found['psnr']:.2f} / {found['ssim']:.4f} (" in line
+        assert f"({bicubic['psnr']:.2f} / {bicubic['ssim']:.4f}) |" in line
+    assert run([*words, "--report", str(tmp_path / "page")]) == 2
