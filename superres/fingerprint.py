@@ -18,9 +18,13 @@ Floats = npt.NDArray[np.float32]
 
 THUMBNAIL_SIDE, KEPT = 32, 8
 LONG_SIDE = 512  # of the picture that features are looked for in, whatever its own size
-FEATURES = 500
+FEATURES = 1000
 DESCRIPTOR_BYTES = 32
 LEAST_CONTRAST = 7  # of a corner, in levels: low, so that smooth pictures have features as well
+
+MOST_BITS = 80  # of 256 in which two descriptors of one detail differ
+LEAST_MATCHES = 4
+PLACE_TOLERANCE = 6 / LONG_SIDE  # of the picture's extent
 
 LEAST_OVERLAP = 0.7  # of the smaller picture, in area, that both must show
 LEAST_CORRELATION = 0.85  # of the pixels that both show
@@ -66,16 +70,31 @@ def perceptual_hash(luma_hw_u8: Pixels) -> int:
     return int("".join("1" if bit else "0" for bit in bits), 2)
 
 
-def place_of(first_xy: Floats, second_xy: Floats) -> tuple[npt.NDArray[np.float64], int] | None:
-    """How points of one picture lie in another: a 2x3 map and how many points agree with it.
+def place_of(first: Fingerprint, second: Fingerprint) -> tuple[npt.NDArray[np.float64], int] | None:
+    """How the details of one picture lie in another: a 2x3 map and how many of them agree with it.
 
-    The map turns, scales and shifts; None where the points agree on none.
+    The map turns, scales and shifts; None where hardly any details are common.
     """
     import cv2
 
+    matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
+    matches = [
+        match
+        for match in matcher.match(first.descriptors, second.descriptors)
+        if match.distance <= MOST_BITS
+    ]
+    if len(matches) < LEAST_MATCHES:
+        return None
+    first_xy = first.points_xy[[match.queryIdx for match in matches]]
+    second_xy = second.points_xy[[match.trainIdx for match in matches]]
+    extent = float(np.ptp(second.points_xy, axis=0).max())
     found: Any
     found, agree = cv2.estimateAffinePartial2D(
-        first_xy, second_xy, method=cv2.RANSAC, ransacReprojThreshold=6.0, maxIters=500
+        first_xy,
+        second_xy,
+        method=cv2.RANSAC,
+        ransacReprojThreshold=max(1.0, extent * PLACE_TOLERANCE),
+        maxIters=2000,
     )
     return None if found is None else (found, int(agree.sum()))
 
