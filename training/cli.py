@@ -65,7 +65,8 @@ def train(argv: list[str]) -> int:
                 parent_run=arguments.parent_run,
             )
         )
-    answer(result, arguments.json)
+    if result:  # of several processes, one answers
+        answer(result, arguments.json)
     return 0
 
 

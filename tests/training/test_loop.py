@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from superres.archs import build
+from superres.errors import SharplineError
 from training import checkpoint
 from training.checkpoint import BrokenCheckpoint
 from training.data.crops import Batch, CropSampler
 from training.data.packs import Pack
 from training.ema import WeightAverage
 from training.loop import Loop, Surroundings, Trained, TrainingDiverged
-from training.losses import LossSum
-from training.recipe import PixelLoss, Recipe, load_recipe
+from training.recipe import Recipe, load_recipe
 
 
 @dataclass
@@ -53,12 +53,21 @@ class Bench:
         self.recipe, self.folder, self.notes = recipe, folder, Notes()
         self.validated: list[int] = []
         stage = recipe.full
-        self.sampler = MortalSampler(
-            Pack(dataset), patch=stage.patch(0.0), batch=stage.batch, seed=recipe.seed
-        )
+        self.samplers = {
+            patch.side: MortalSampler(
+                Pack(dataset), patch=patch.side, batch=stage.batch, seed=recipe.seed
+            )
+            for patch in stage.patches
+        }
+        self.sampler = self.samplers[stage.patch(0.0)]
 
-    def loop(self, clock: Callable[[], float] | None = None, net: nn.Module | None = None) -> Loop:
-        def validate(weights: Mapping[str, Tensor], step: int) -> None:
+    def loop(
+        self,
+        clock: Callable[[], float] | None = None,
+        net: nn.Module | None = None,
+        validate: Callable[[Mapping[str, Tensor], int], float | None] | None = None,
+    ) -> Loop:
+        def note(weights: Mapping[str, Tensor], step: int) -> None:
             self.validated.append(step)
 
         if net is None:
@@ -67,12 +76,11 @@ class Bench:
         around = Surroundings(
             folder=self.folder,
             tracker=self.notes,
-            validate=validate,
+            validate=validate or note,
             device=torch.device("cpu"),
             **({"clock": clock} if clock else {}),
         )
-        samplers = {self.recipe.full.patch(0.0): self.sampler}
-        return Loop(net, self.recipe, self.recipe.full, samplers, around)
+        return Loop(net, self.recipe, self.recipe.full, self.samplers, around)
 
 
 @pytest.fixture
@@ -234,13 +242,131 @@ def test_the_average_follows_its_formula() -> None:
     assert average.state_dict()["weight"].item() == pytest.approx(expected)
 
 
-def test_losses_are_what_their_names_say() -> None:
-    output, truth = torch.tensor([0.0, 0.5]), torch.tensor([0.3, 0.1])
-    total, terms = LossSum([PixelLoss(name="l1", weight=2.0), PixelLoss(name="mse", weight=1.0)])(
-        output, truth
+class SoursAt(nn.Module):
+    """A network whose output is no number in some of its calls."""
+
+    def __init__(self, recipe: Recipe, calls: set[int]) -> None:
+        super().__init__()
+        torch.manual_seed(recipe.seed)
+        self.net = build(recipe.arch.name, recipe.arch.parameters)
+        self.calls, self.sour = 0, calls
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        self.calls += 1
+        return self.net(lr_bchw) * (float("nan") if self.calls - 1 in self.sour else 1.0)
+
+
+def test_a_step_that_is_no_number_is_left_out_where_the_recipe_allows_it(
+    bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = bench(max_nan_skips=2, full__checkpoint_every=1)
+    trained = made.loop(net=SoursAt(made.recipe, {3, 4, 7})).run()
+    assert trained.steps == 12
+    assert all(value.isfinite().all() for value in trained.weights.values())
+    said = capsys.readouterr().err
+    assert "loss/l1 became nan at step 3 (pictures: garden-0" in said
+    assert "step left out, 2 in a row of 2 allowed" in said
+    last = checkpoint.load_newest(made.folder)
+    assert last is not None
+    assert (last.counters["nan_in_all"], last.counters["nan_in_a_row"]) == (3, 0)
+
+
+def test_one_more_step_in_a_row_than_the_recipe_allows_ends_the_training(
+    bench: Callable[..., Bench],
+) -> None:
+    made = bench(max_nan_skips=1)
+    with pytest.raises(TrainingDiverged, match="at step 4"):
+        made.loop(net=SoursAt(made.recipe, {3, 4})).run()
+
+
+def test_a_step_left_out_changes_neither_weights_nor_average(bench: Callable[..., Bench]) -> None:
+    sour = {8, 9, 10, 11}
+    made = bench(max_nan_skips=4, full__checkpoint_every=8)
+    trained = made.loop(net=SoursAt(made.recipe, sour)).run()
+    before = checkpoint.load(made.folder / "step-00000008.ckpt").players["average"]
+    assert all(torch.equal(value, before[key]) for key, value in trained.weights.items())
+
+
+def test_validations_that_gain_too_little_end_the_training(
+    bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = bench(
+        full__steps=100, full__validate_every=2, full__early_stop={"patience": 2, "min_gain": 0.1}
     )
-    assert terms["l1"].item() == pytest.approx(0.35)
-    assert terms["mse"].item() == pytest.approx(0.125)
-    assert total.item() == pytest.approx(0.825)
-    _, round_bottom = LossSum([PixelLoss(name="charbonnier", weight=1.0)])(output, truth)
-    assert round_bottom["charbonnier"].item() == pytest.approx(0.35, abs=1e-4)
+    scores = iter([20.0, 20.2, 20.25, 20.29])
+    trained = made.loop(validate=lambda weights, step: next(scores)).run()
+    assert trained.steps == 8
+    assert "2 validations in a row gained less than 0.1 dB on 20.29 dB" in capsys.readouterr().err
+
+
+def test_without_space_for_a_checkpoint_the_last_one_stays_and_training_goes_on(
+    bench: Callable[..., Bench],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    made = bench()
+    write = checkpoint.write_bytes
+
+    def full_disk(path: Path, data: bytes) -> None:
+        if "00000004" not in path.name:
+            raise SharplineError(f"cannot write {path}: No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", full_disk)
+    assert made.loop().run().steps == 12
+    assert "no checkpoint at step 8: cannot write" in capsys.readouterr().err
+    last = checkpoint.load_newest(made.folder)
+    assert last is not None
+    assert last.step == 4
+
+
+def test_a_training_that_cannot_fit_its_checkpoints_is_refused(tmp_path: Path) -> None:
+    checkpoint.refuse_without_space(tmp_path / "not" / "yet", 1000)
+    with pytest.raises(SharplineError, match=r"MB of free space.* --out"):
+        checkpoint.refuse_without_space(tmp_path, 10**18)
+
+
+def test_a_checkpoint_of_another_version_says_so(bench: Callable[..., Bench]) -> None:
+    made = bench()
+    made.loop().run()
+    path = made.folder / "step-00000012.ckpt"
+    path.write_bytes(path.read_bytes().replace(b"CHECKPOINT-2", b"CHECKPOINT-1", 1))
+    with pytest.raises(BrokenCheckpoint, match="another version of Sharpline"):
+        checkpoint.load(path)
+
+
+def test_only_a_stage_without_a_clock_claims_to_be_exact(bench: Callable[..., Bench]) -> None:
+    assert bench().loop().run().exact
+    assert not bench(full__max_minutes=60.0).loop().run().exact
+
+
+def test_patches_grow_on_the_way(bench: Callable[..., Bench]) -> None:
+    sides = []
+
+    class Notes(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, lr_bchw: Tensor) -> Tensor:
+            sides.append(lr_bchw.shape[-1])
+            return self.net(lr_bchw)
+
+    made = bench(full__patches=[{"since": 0.0, "side": 8}, {"since": 0.5, "side": 12}])
+    made.loop(net=Notes(build(made.recipe.arch.name, made.recipe.arch.parameters))).run()
+    assert sides == 6 * [8] + 6 * [12]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_schedule_steps_down_at_its_milestones(
+    optimizer: str, bench: Callable[..., Bench]
+) -> None:
+    made = bench(
+        full__steps=40,
+        full__warmup_steps=0,
+        optimizer={"name": optimizer, "betas": [0.9, 0.99], "weight_decay": 0.0},
+        schedule={"name": "multistep", "milestones": [0.45, 0.7], "factor": 0.5},
+    )
+    made.loop().run()
+    rates = [figures["learning_rate"] for figures in made.notes.figures.values()]
+    assert rates == pytest.approx([2e-3, 1e-3, 5e-4, 5e-4])

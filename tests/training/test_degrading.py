@@ -1,0 +1,72 @@
+"""Crops degraded while training: a function of (seed, step, place), on whatever device."""
+
+import numpy as np
+import pytest
+import torch
+
+from superres.degrade import degrade, parse
+from superres.degrade.steps import apply_to_picture
+from training.degrading import Degrading, run
+
+WHOLE = slice(None)
+
+
+def crops(count: int = 6, side: int = 24) -> np.ndarray:
+    return np.random.default_rng(1).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def lr_levels(
+    mix: str, step: int, part: slice = WHOLE, scale: int = 2, seed: int = 1
+) -> np.ndarray:
+    """The LR crops (B, 3, h, w) as 8-bit levels."""
+    hr_bhwc_u8 = crops()[part]
+    drawn = Degrading(mix=parse(mix), scale=scale, seed=seed).draw(hr_bhwc_u8, step, 6, part)
+    hr_bchw = torch.from_numpy(hr_bhwc_u8).permute(0, 3, 1, 2).float() / 255
+    levels = run(drawn, hr_bchw, scale).numpy() * 255
+    assert np.allclose(levels, np.round(levels), atol=1e-3)
+    return np.round(levels).astype(int)
+
+
+@pytest.mark.parametrize("mix", ["real_esrgan", "bsrgan", "{bicubic: 1, real_esrgan: 1, jpeg: 1}"])
+def test_the_same_step_gives_the_same_crops_and_another_does_not(mix: str) -> None:
+    first = lr_levels(mix, step=3)
+    assert first.shape == (6, 3, 12, 12)
+    assert np.array_equal(first, lr_levels(mix, step=3))
+    assert not np.array_equal(first, lr_levels(mix, step=4))
+    assert not np.array_equal(first, lr_levels(mix, step=3, seed=2))
+
+
+@pytest.mark.parametrize("mix", ["real_esrgan", "{bicubic: 1, real_esrgan: 1, gaussian_noise: 1}"])
+def test_parts_of_a_batch_get_what_they_get_in_the_whole(mix: str) -> None:
+    whole = lr_levels(mix, step=5)
+    parts = [lr_levels(mix, step=5, part=slice(start, start + 3)) for start in (0, 3)]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+def test_bicubic_is_the_datasets_bicubic() -> None:
+    expected = [degrade(hr, kind="bicubic", scale=2, seed=0).lr_hwc_u8 for hr in crops()]
+    assert np.array_equal(lr_levels("bicubic", 1), np.stack(expected).transpose(0, 3, 1, 2))
+
+
+def test_steps_on_a_tensor_are_those_on_a_picture() -> None:
+    (drawn,) = Degrading(mix=parse("motion"), scale=1, seed=1).draw(crops(), 2, 6, WHOLE)
+    assert drawn.rows is not None
+    expected = [apply_to_picture(hr, row) for hr, row in zip(crops(), drawn.rows, strict=True)]
+    ours = lr_levels("motion", step=2, scale=1)
+    assert np.abs(ours - np.stack(expected).transpose(0, 3, 1, 2)).max() <= 1
+
+
+def test_a_mix_gives_each_crop_one_of_its_kinds() -> None:
+    mix = Degrading(mix=parse("{bicubic: 1, bsrgan: 1}"), scale=2, seed=1)
+    kinds = [mix.draw(crops(), step, 6, WHOLE) for step in range(20)]
+    places = [sorted(place for kind in drawn for place in kind.places) for drawn in kinds]
+    assert all(each == list(range(6)) for each in places)
+    on_device = sum(len(kind.places) for drawn in kinds for kind in drawn if kind.rows)
+    assert 30 < on_device < 90
+
+
+def test_kinds_without_steps_are_made_beside_the_training() -> None:
+    (drawn,) = Degrading(mix=parse("old_photo"), scale=1, seed=1).draw(crops(2), 0, 2, WHOLE)
+    assert drawn.rows is None
+    assert drawn.lr_bhwc_u8 is not None
+    assert drawn.lr_bhwc_u8.shape == (2, 24, 24, 3)

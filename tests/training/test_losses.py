@@ -1,0 +1,221 @@
+"""Each loss is what basicsr computes, or its paper's formula where basicsr has none."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from superres.errors import UsageError
+from training.basicsr_bridge import discriminator, load_basicsr
+from training.losses import Helpers, LossSum, discriminator_terms, fft, ldl, perceptual
+from training.recipe import GanLoss, LdlLoss, PerceptualLoss, PixelLoss
+from training.vgg import VggFeatures, load_features, weight_file
+
+LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0}
+
+
+def crops(seed: int, side: int = 24) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(2, 3, side, side, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seeded weights under torchvision's names, as far as the layers of the tests go."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    torch.save(VggFeatures(LAYERS).state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "options"),
+    [
+        ("l1", "L1Loss", {}),
+        ("mse", "MSELoss", {}),
+        ("charbonnier", "CharbonnierLoss", {"eps": 1e-6}),
+    ],
+)
+def test_a_pixel_loss_equals_basicsr(name: str, theirs: str, options: dict[str, float]) -> None:
+    load_basicsr()
+    from basicsr.losses import basic_loss
+
+    output, truth = crops(1), crops(2)
+    total, terms = LossSum([PixelLoss(name=name, weight=0.5)])(output, truth)
+    expected = getattr(basic_loss, theirs)(loss_weight=0.5, **options)(output, truth)
+    torch.testing.assert_close(total, expected)
+    torch.testing.assert_close(terms[name], 2 * expected)
+
+
+def test_the_perceptual_loss_equals_basicsr(
+    vgg_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_basicsr()
+    from basicsr.archs import vgg_arch
+    from basicsr.losses.basic_loss import PerceptualLoss as Theirs
+    from torchvision.models.vgg import cfgs, make_layers
+
+    def seeded_vgg19(pretrained: bool) -> SimpleNamespace:
+        features = make_layers(cfgs["E"][:11])
+        weights = torch.load(vgg_file, weights_only=True)
+        features.load_state_dict({key.partition(".")[2]: each for key, each in weights.items()})
+        return SimpleNamespace(features=features)
+
+    monkeypatch.setattr(vgg_arch.vgg, "vgg19", seeded_vgg19)
+    loss = PerceptualLoss(name="perceptual", weight=1.0, layers=LAYERS, vgg=str(vgg_file))
+    output, truth = crops(1).requires_grad_(), crops(2)
+    ours = perceptual(load_features(loss), output, truth, LAYERS)
+    theirs, _ = Theirs(LAYERS)(output, truth)
+    torch.testing.assert_close(ours, theirs)
+    (gradient,) = torch.autograd.grad(ours, output)
+    (expected,) = torch.autograd.grad(theirs, output)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_vgg_weights_that_are_nowhere_are_refused_with_the_address(
+    tmp_path: Path, vgg_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss(vgg: str | None, layer: str = "conv1_1") -> PerceptualLoss:
+        return PerceptualLoss(name="perceptual", weight=1.0, layers={layer: 1.0}, vgg=vgg)
+
+    monkeypatch.delenv("SHARPLINE_VGG19", raising=False)
+    with pytest.raises(
+        UsageError, match=r"needs VGG19's weights: download https://.*SHARPLINE_VGG19"
+    ):
+        weight_file(loss(None))
+    with pytest.raises(UsageError, match=r"no VGG19 weights at .*nowhere"):
+        weight_file(loss(str(tmp_path / "nowhere")))
+    monkeypatch.setenv("SHARPLINE_VGG19", str(vgg_file))
+    assert weight_file(loss(None)) == vgg_file
+    with pytest.raises(UsageError, match="does not hold torchvision's VGG19"):
+        load_features(loss(None, "conv5_4"))
+    with pytest.raises(UsageError, match="no layer 'conv6_1'"):
+        load_features(loss(None, "conv6_1"))
+
+
+def test_fft_is_the_l1_distance_of_spectra() -> None:
+    output, truth = crops(1), crops(2)
+    spectra = [np.fft.fft2(each.numpy().astype(np.float64)) for each in (output, truth)]
+    difference = spectra[0] - spectra[1]
+    expected = np.mean([np.abs(difference.real), np.abs(difference.imag)])
+    assert fft(output, truth).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_ldl_weighs_as_its_paper_says() -> None:
+    output, truth, average = (crops(seed).double().numpy() for seed in (1, 2, 3))
+    total = 0.0
+    for out, hr, mean in zip(output, truth, average, strict=True):
+        error, average_error = (np.abs(hr - each).sum(0) for each in (out, mean))
+        padded = np.pad(error, 3, mode="reflect")
+        for row, column in np.ndindex(error.shape):
+            local = np.var(padded[row : row + 7, column : column + 7], ddof=1)
+            if error[row, column] >= average_error[row, column]:
+                weight = np.var(error, ddof=1) ** 0.2 * local
+                total += weight * np.abs(out - hr)[:, row, column].sum()
+    ours = ldl(*(torch.from_numpy(each) for each in (output, truth, average)))
+    assert ours.item() == pytest.approx(total / output.size, rel=1e-6)
+
+
+def test_ldl_asks_the_averaged_network_what_it_makes_of_the_input() -> None:
+    asked = []
+
+    def average(lr_bchw: Tensor) -> Tensor:
+        asked.append(lr_bchw)
+        return crops(3)
+
+    terms = LossSum([LdlLoss(name="ldl", weight=1.0)], Helpers(average=average))
+    total, _ = terms(crops(1), crops(2), lr_bchw := crops(4, side=12))
+    torch.testing.assert_close(total, ldl(crops(1), crops(2), crops(3)))
+    assert asked == [lr_bchw]
+
+
+class Judge(nn.Module):
+    """A discriminator so small that its logits can be told apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.net = nn.Conv2d(3, 1, 3)
+
+    def forward(self, bchw: Tensor) -> Tensor:
+        return self.net(bchw)
+
+
+def test_the_vanilla_gan_equals_basicsr() -> None:
+    load_basicsr()
+    from basicsr.losses.gan_loss import GANLoss
+
+    judge, output, truth = Judge(), crops(1), crops(2)
+    theirs = GANLoss("vanilla", loss_weight=0.1)
+    total, _ = LossSum([GanLoss(name="gan", weight=0.1, kind="vanilla")], Helpers(judge=judge))(
+        output, truth
+    )
+    torch.testing.assert_close(total, theirs(judge(output), True, is_disc=False))
+    terms = discriminator_terms(judge, output, truth, "vanilla")
+    torch.testing.assert_close(
+        terms["discriminator_real"], theirs(judge(truth), True, is_disc=True)
+    )
+    torch.testing.assert_close(
+        terms["discriminator_fake"], theirs(judge(output), False, is_disc=True)
+    )
+
+
+def test_the_relativistic_gan_equals_basicsr_esrgan_step() -> None:
+    """Its ESRGANModel.optimize_parameters: which means are detached matters to the gradients."""
+    load_basicsr()
+    from basicsr.losses.gan_loss import GANLoss
+
+    judge, truth, theirs = Judge(), crops(2), GANLoss("vanilla", loss_weight=0.1)
+    output = crops(1).requires_grad_()
+    total, _ = LossSum(
+        [GanLoss(name="gan", weight=0.1, kind="relativistic")], Helpers(judge=judge)
+    )(output, truth)
+    real, fake = judge(truth).detach(), judge(output)
+    generator = (theirs(real - torch.mean(fake), False) + theirs(fake - torch.mean(real), True)) / 2
+    torch.testing.assert_close(total, generator)
+    (gradient,) = torch.autograd.grad(total, output)
+    torch.testing.assert_close(gradient, torch.autograd.grad(generator, output)[0])
+
+    detached = output.detach()
+    terms = discriminator_terms(judge, detached, truth, "relativistic")
+    ours = torch.autograd.grad(sum(terms.values()), list(judge.parameters()))
+    real_part = theirs(judge(truth) - judge(detached).detach().mean(), True, is_disc=True) * 0.5
+    fake_part = theirs(judge(detached) - judge(truth).detach().mean(), False, is_disc=True) * 0.5
+    expected = torch.autograd.grad(real_part + fake_part, list(judge.parameters()))
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "shape"), [("unet", 32, (2, 1, 32, 32)), ("vgg", 128, (2, 1))]
+)
+def test_discriminators_are_basicsrs(name: str, side: int, shape: tuple[int, ...]) -> None:
+    network = discriminator(name, {"num_feat": 4})
+    assert type(network).__module__ == "basicsr.archs.discriminator_arch"
+    assert network(crops(1, side)).shape == shape
+
+
+def test_a_discriminator_leaves_nothing_of_a_batch_that_is_no_number() -> None:
+    network = discriminator("vgg", {"num_feat": 4})
+    network(crops(1, 128) * float("nan"))
+    assert all(value.isfinite().all() for value in network.state_dict().values())
+
+
+def test_parameters_that_a_discriminator_does_not_take_are_refused() -> None:
+    with pytest.raises(UsageError, match="'vgg' does not take"):
+        discriminator("vgg", {"num_feat": 4, "input_size": 100})
+
+
+@pytest.mark.parametrize("make", [lambda: crops(1), lambda: crops(1) * 0 + 0.5])
+def test_no_gradient_is_infinite_where_the_output_is_perfect(make: Callable[[], Tensor]) -> None:
+    output = make().requires_grad_()
+    truth = make()
+    names = ("l1", "charbonnier", "mse", "fft")
+    pixel, _ = LossSum([PixelLoss(name=name, weight=1.0) for name in names])(output, truth)
+    (pixel + ldl(output, truth, truth)).backward()
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
