@@ -1,0 +1,227 @@
+"""Building is the same work on one process or many, and a kill costs no more than a shard."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superres.errors import SharplineError, UsageError
+from superres.image import Picture, write
+from superres.manifest import read_manifest
+from training.data.packs import Pack
+from training.data.pairs import build, build_shard, seal
+from training.data.picture import SourcePicture
+from training.data.plan import PairRecipe, make_plan, read_plan
+from training.data.workers import Job, WorkerDied, run_jobs
+
+RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
+
+
+def noise(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
+    return coarse.repeat(4, axis=0).repeat(4, axis=1)
+
+
+def source(path: Path, split: str = "train", **more: object) -> SourcePicture:
+    values = {"name": path.stem, "source": "noise", "licence": "CC0-1.0", "author": "nobody"}
+    return SourcePicture(**{**values, **more}, path=path, split=split)  # type: ignore[arg-type]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> list[SourcePicture]:
+    """Twelve pictures that have nothing in common, every fourth of them held out."""
+    folder = tmp_path_factory.mktemp("album")
+    pictures = []
+    for seed in range(12):
+        path = folder / f"{seed:02d}.png"
+        write(path, Picture(rgb_hwc=noise(seed)))
+        pictures.append(source(path, "train" if seed % 4 else "validation"))
+    return pictures
+
+
+@pytest.fixture(scope="module")
+def whole(album: Sequence[SourcePicture], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of the album, built by one process in one shard."""
+    root = tmp_path_factory.mktemp("whole")
+    return build(make_plan(album, RECIPE, root, pictures_per_shard=100)).path
+
+
+def test_many_processes_and_small_shards_give_the_same_bytes(
+    album: Sequence[SourcePicture], whole: Path, tmp_path: Path
+) -> None:
+    plan = make_plan(album[::-1], RECIPE, tmp_path, pictures_per_shard=1)
+    built = build(plan, workers=2)
+    assert built.path.name == whole.name
+    assert files_of(built.path) == files_of(whole)
+
+
+def test_shards_of_another_size_are_not_mistaken_for_these(
+    album: Sequence[SourcePicture], whole: Path, tmp_path: Path
+) -> None:
+    build_shard(make_plan(album, RECIPE, tmp_path, pictures_per_shard=5), 0)
+    plan = make_plan(album, RECIPE, tmp_path, pictures_per_shard=3)
+    with pytest.raises(SharplineError, match="shard 0 of 4"):
+        seal(plan)
+    assert files_of(build(plan).path) == files_of(whole)
+
+
+def test_what_a_killed_process_left_is_cleared_away(
+    album: Sequence[SourcePicture], tmp_path: Path
+) -> None:
+    plan = make_plan(album, RECIPE, tmp_path)
+    for abandoned in (
+        plan.parent / "shards" / ".000000-000008.abc.partial",
+        tmp_path / f".{read_plan(plan).id}.abc.partial",
+    ):
+        abandoned.mkdir(parents=True)
+        (abandoned / "half").write_text("a picture")
+    build(plan)
+    assert [path.name for path in tmp_path.iterdir() if path.name != ".plans"] == [
+        read_plan(plan).id
+    ]
+    assert sorted(path.name for path in plan.parent.iterdir()) == ["plan.json", "seal.lock"]
+
+
+def test_a_shard_that_is_damaged_is_noticed_at_sealing(
+    album: Sequence[SourcePicture], tmp_path: Path
+) -> None:
+    plan = make_plan(album, RECIPE, tmp_path, pictures_per_shard=100)
+    build_shard(plan, 0)
+    raw = plan.parent / "shards" / "000000-000012" / "train.bin"
+    raw.write_bytes(raw.read_bytes()[:-1] + b"\0")
+    with pytest.raises(SharplineError, match="damaged"):
+        seal(plan)
+
+
+def end_at_once(marker: Path, last: bool) -> int:
+    if not last:
+        marker.write_text("here")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+
+
+def test_a_killed_worker_fails_by_name(tmp_path: Path) -> None:
+    jobs = [Job(f"shard {index}", (tmp_path / "marker", index > 0)) for index in range(2)]
+    with pytest.raises(WorkerDied, match="worked on shard 0"):
+        list(run_jobs(end_at_once, jobs, workers=2))
+    assert (tmp_path / "marker").exists()
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from training.data.pairs import build
+
+if __name__ == "__main__":
+    build(Path(sys.argv[1]), workers=2)
+"""
+
+
+def test_kill_9_at_any_moment_leads_to_the_same_dataset(
+    album: Sequence[SourcePicture], whole: Path, tmp_path: Path, soak: bool
+) -> None:
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    rng = random.Random(7)
+    for round_ in range(20 if soak else 3):
+        plan = make_plan(album, RECIPE, tmp_path / str(round_), pictures_per_shard=2)
+        shards = plan.parent / "shards"
+        command = [sys.executable, str(script), str(plan)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        # The next to last moment is that of sealing, the last one after it.
+        wanted = rng.randint(0, 7) if soak else (1, 4, 6)[round_]
+        while process.poll() is None and len(list(shards.glob("0*"))) < min(wanted, 6):
+            time.sleep(0.002)
+        if wanted == 6:
+            staging = f".{read_plan(plan).id}.*"
+            while process.poll() is None and not list((tmp_path / str(round_)).glob(staging)):
+                time.sleep(0.002)
+        process.kill()
+        process.wait()
+        for shard in shards.glob("0*"):
+            assert (shard / "rows.json").is_file()
+        final = tmp_path / str(round_) / whole.name
+        assert not final.exists() or files_of(final) == files_of(whole)
+        assert files_of(build(plan).path) == files_of(whole)
+
+
+def test_draws_share_their_hr_and_differ_in_their_lr(
+    album: Sequence[SourcePicture], whole: Path, tmp_path: Path
+) -> None:
+    recipe = PairRecipe(scale=2, degradation="bicubic_jpeg", draws=3)
+    built = build(make_plan(album, recipe, tmp_path))
+    rows = read_manifest(built.path)
+    train = [row for row in rows if row.split == "train"]
+    assert built.info.splits == {"train": 27, "validation": 3}
+    assert len({row.hr_path for row in train}) == 9
+    assert len({(row.seed, row.lr_path, row.lr_sha256) for row in train}) == 27
+    assert {row.lr_path.split("/")[2] for row in train} == {"LR", "LR-2", "LR-3"}
+    # The first draw is that of a set of single draws.
+    first = {row.name: row.lr_sha256 for row in rows if row.draw == 1}
+    assert first == {row.name: row.lr_sha256 for row in read_manifest(whole)}
+    pack = Pack(built.path)
+    assert len({pair.hr_offset for pair in pack.pairs}) == 9
+    assert len({pair.lr_offset for pair in pack.pairs}) == 27
+
+
+def test_the_mask_of_damage_stands_beside_the_pair(
+    album: Sequence[SourcePicture], tmp_path: Path
+) -> None:
+    built = build(make_plan(album, PairRecipe(scale=1, degradation="old_photo"), tmp_path))
+    rows = read_manifest(built.path)
+    assert {row.mask_path for row in rows} == {
+        f"pairs/{row.split}/MASK/{row.name}.png" for row in rows
+    }
+    assert all((built.path / row.mask_path).is_file() for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (PairRecipe(scale=1, degradation="bicubic"), "bicubic draws nothing"),
+        (PairRecipe(scale=2, degradation="bicubic", draws=2), "bicubic draws nothing"),
+        (PairRecipe(scale=2, degradation="given", draws=2), "gives each picture's LR once"),
+        (PairRecipe(scale=2, degradation="jpeg", draws=0), "at least once"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(
+    recipe: PairRecipe, words: str, album: Sequence[SourcePicture], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        make_plan(album, recipe, tmp_path)
+
+
+def test_given_pictures_are_taken_and_pairs_of_other_sizes_named(
+    album: Sequence[SourcePicture], tmp_path: Path
+) -> None:
+    given = []
+    for index, picture in enumerate(album[1:4]):
+        lr_path = tmp_path / f"{picture.name}x2.png"
+        write(lr_path, Picture(rgb_hwc=noise(index + 50, 20, 24 if index else 28)))
+        given.append(source(picture.path, lr_path=lr_path))
+    given.append(source(album[5].path, lr_path=tmp_path / "forgotten.png"))
+    recipe = PairRecipe(scale=2, degradation="given:track2")
+    built = build(make_plan(given, recipe, tmp_path / "root"))
+    left_out = {entry.name: entry.reason for entry in built.left_out}
+    assert set(left_out) == {"01", "05"}
+    assert "28x20" in left_out["01"]
+    assert "48x40" in left_out["01"]
+    assert "forgotten.png" in left_out["05"]
+    for row in read_manifest(built.path):
+        assert row.degradation == "given:track2"
+        assert (built.path / row.lr_path).is_file()
