@@ -1,0 +1,143 @@
+"""No training picture shows what must stay unseen: not whole, not nearly, not in part."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superres.fingerprint import fingerprint, show_the_same, whole_onto
+from superres.image import Picture, decode, encode, read, write
+from superres.manifest import REPORT_NAME
+from superres.resize import imresize
+from training.data.lookup import Index, near_pairs
+from training.data.pairs import Built, build
+from training.data.picture import SourcePicture
+from training.data.plan import PairRecipe, make_plan
+from training.data.sample import sample_pictures
+
+RECIPE = PairRecipe(scale=2, degradation="bicubic")
+
+
+@pytest.fixture(scope="module")
+def photos() -> dict[str, np.ndarray]:
+    """Parts of real photographs, small enough to be quick: (240, 320, 3) each."""
+    names = ("astronaut", "coffee", "chelsea", "motorcycle_left", "ihc")
+    found = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
+    return {name: np.ascontiguousarray(found[name][40:280, 60:380]) for name in names}
+
+
+def planted(rgb_hwc: np.ndarray, share: float, factor: float, quality: int) -> np.ndarray:
+    """A part of a picture in its middle, resized and sent through JPEG."""
+    height, width = (round(side * share**0.5) for side in rgb_hwc.shape[:2])
+    top, left = ((rgb_hwc.shape[0] - height) // 2, (rgb_hwc.shape[1] - width) // 2)
+    part = np.ascontiguousarray(rgb_hwc[top : top + height, left : left + width])
+    if factor != 1:
+        part = imresize(part, size=(round(height * factor), round(width * factor)))
+    return decode(encode(Picture(rgb_hwc=part), "jpeg", quality=quality)).rgb_hwc
+
+
+def built_from(
+    folder: Path, pictures: dict[str, tuple[np.ndarray, str]], seen: Sequence[Path] = ()
+) -> Built:
+    """A dataset of pictures by name, each with its split; `seen` are benchmark pictures."""
+    sources = []
+    for name, (rgb_hwc, split) in pictures.items():
+        write(folder / "in" / f"{name}.png", Picture(rgb_hwc=rgb_hwc))
+        sources.append(entry(folder / "in" / f"{name}.png", split))
+    references = [entry(path, "validation") for path in seen]
+    return build(make_plan(sources, RECIPE, folder / "root", references=references))
+
+
+def entry(path: Path, split: str) -> SourcePicture:
+    return SourcePicture(
+        name=path.stem, path=path, split=split, source=path.parent.name, licence="x", author="y"
+    )
+
+
+@pytest.mark.parametrize(
+    ("share", "factor", "quality"),
+    [(0.3, 1.0, 70), (0.5, 0.75, 80), (1.0, 0.5, 60), (0.6, 1.5, 90)],
+)
+def test_a_planted_part_is_recognised(
+    share: float, factor: float, quality: int, photos: dict[str, np.ndarray]
+) -> None:
+    names = list(photos)
+    index = Index([fingerprint(photos[name]) for name in names], lambda place: photos[names[place]])
+    for place, name in enumerate(names):
+        part = planted(photos[name], share, factor, quality)
+        found = index.find(fingerprint(part), lambda part=part: part)
+        assert found is not None, name
+        assert found.position == place
+
+
+def test_unrelated_photographs_are_not_confused(photos: dict[str, np.ndarray]) -> None:
+    for left_out in photos:
+        names = [name for name in photos if name != left_out]
+        index = Index(
+            [fingerprint(photos[name]) for name in names],
+            lambda place, names=names: photos[names[place]],
+        )
+        assert index.find(fingerprint(photos[left_out]), lambda: photos[left_out]) is None  # noqa: B023
+
+
+def test_a_crop_planted_in_training_is_left_out_and_reported(
+    photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    crop = planted(photos["coffee"], 0.4, 1.0, 80)
+    benchmark = tmp_path / "bench" / "astro.png"
+    write(benchmark, Picture(rgb_hwc=photos["astronaut"]))
+    built = built_from(
+        tmp_path,
+        {
+            "coffee": (photos["coffee"], "validation"),
+            "sip": (crop, "train"),
+            "suit": (planted(photos["astronaut"], 0.5, 1.0, 90), "train"),
+            "held": (photos["astronaut"], "validation"),
+            "cells": (photos["ihc"], "train"),
+        },
+        [benchmark],
+    )
+    twins = {item.name: (item.twin, item.reason) for item in built.info.left_out}
+    assert set(twins) == {"sip", "suit", "held"}
+    assert twins["sip"] == ("coffee", "shows the same scene as a part of coffee (validation)")
+    assert twins["suit"][0] == twins["held"][0] == "bench/astro"
+    assert twins["held"][1] == "the same picture as bench/astro (benchmark)"
+    assert built.info.splits == {"train": 1, "validation": 1}
+    report = (built.path / REPORT_NAME).read_text()
+    assert "| sip | shows the same scene as a part of coffee (validation) | coffee |" in report
+
+
+def test_what_it_is_compared_with_is_part_of_the_id(
+    photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    pictures = {"cells": (photos["ihc"], "train")}
+    write(tmp_path / "bench" / "b.png", Picture(rgb_hwc=photos["coffee"]))
+    alone = built_from(tmp_path / "a", pictures)
+    compared = built_from(tmp_path / "b", pictures, [tmp_path / "bench" / "b.png"])
+    assert alone.info.id != compared.info.id
+
+
+def test_alike_pictures_in_training_stay_and_are_told_of(
+    photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    brighter = np.clip(photos["coffee"].astype(int) + 9, 0, 255).astype(np.uint8)
+    pictures = {"a": (photos["coffee"], "train"), "b": (brighter, "train")}
+    built = built_from(tmp_path, pictures)
+    assert [(pair.name, pair.twin) for pair in built.info.alike] == [("b", "a")]
+    assert "| b | a |" in (built.path / REPORT_NAME).read_text()
+    assert built.info.splits["train"] == 2
+
+
+def test_flat_pictures_are_the_same_only_at_the_same_level() -> None:
+    grey, dark = (np.full((64, 64, 3), level, np.uint8) for level in (128, 40))
+    assert show_the_same(grey, grey, whole_onto(grey, grey))
+    assert not show_the_same(grey, dark, whole_onto(grey, dark))
+    assert len(fingerprint(grey).descriptors) == 0
+
+
+def test_pairs_are_found_across_blocks() -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**63, 2500).astype(np.uint64)
+    hashes[2400] = hashes[3] ^ np.uint64(5)
+    hashes[1023] = hashes[1022]
+    assert sorted(near_pairs(hashes, 4)) == [(1023, 1022), (2400, 3)]
