@@ -303,10 +303,10 @@ class Mirror:
     """A web server with archives of pictures, as a set's publisher or a company's mirror has.
 
     `files` are what it gives, by name; `manners` how it treats whoever asks for one, by name:
-    ignores-range, cuts (breaks off at half of what is left, and forgets Range), cuts-once, changes
-    (another file after the first answer), lies (goes on elsewhere than asked), wrong (other bytes),
-    page, page-as-archive, stalls (at half), redirects, busy-once, or a status as "404". `asked`
-    holds each request's name and Range.
+    ignores-range, cuts (breaks off at half and ignores Range), cuts-first (but goes on when asked
+    by Range), cuts-once, changes (another file after the first answer), lies (goes on elsewhere
+    than asked), wrong (other bytes), page, page-as-archive, stalls (at half), redirects, busy-once,
+    or a status as "404". `asked` holds each request's name and Range.
     """
 
     def __init__(self) -> None:
@@ -436,9 +436,9 @@ class Mirror:
             shown = start + 1 if manner == "lies" else start
             fields["Content-Range"] = f"bytes {shown}-{total - 1}/{total}"
             data, status = data[start:], 206
-        sent = (
-            data[: len(data) // 2] if manner in ("cuts", "cuts-once", "changes", "stalls") else data
-        )
+        breaks_off = manner in ("cuts", "cuts-once", "changes", "stalls")
+        breaks_off |= manner == "cuts-first" and status == 200
+        sent = data[: len(data) // 2] if breaks_off else data
         self._send(request, status, sent, length=len(data), **fields)
         if manner == "changes":
             self.files[name] = self.files[name.replace(".zip", ".new.zip")]

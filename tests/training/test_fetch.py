@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -462,55 +461,64 @@ def test_parts_in_one_archive_are_brought_by_one_download(mirror: Mirror, state:
     assert len(mirror.asked) == 1
 
 
+# Fetches in children that kill themselves with SIGKILL at a random step on disk or network, then in
+# ones that may end. Prints, per state folder, at which step of how many its fetch was killed.
 DYING = """
-import os, signal, sys
-from training.data.cli import data
-left = int(sys.argv[1])
-def count(event, arguments):
-    global left
-    if event in ("open", "os.rename", "os.remove", "os.mkdir", "shutil.rmtree", "socket.connect"):
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(count)
-code = data(["fetch", "div2k", "--part", "all", "--json"])
-sys.stderr.write(f"STEPS {int(sys.argv[1]) - left}")
-sys.exit(code)
+import json, os, random, signal, sys
+from pathlib import Path
+from training.data import download, public, unpack
+from training.data.fetch import fetch
+
+STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "socket.connect"}
+
+def run(state, last):
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1]
+    count = 0
+    def step(event, arguments):
+        nonlocal count
+        if event in STEPS:
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+    os.environ["SHARPLINE_STATE"] = str(state)
+    sys.addaudithook(step)
+    fetch("div2k", parts=["all"], patience=download.Patience(first_wait_seconds=0.0))
+    (state / "steps").write_text(str(count))
+    os._exit(0)
+
+smooth, *states = map(Path, sys.argv[1:])
+assert run(smooth, -1) == 0
+steps = int((smooth / "steps").read_text())
+killed_at = []
+for state in states:
+    killed_at.append(random.randint(1, steps))
+    died = run(state, killed_at[-1])
+    assert died == signal.SIGKILL, (died, killed_at, steps)
+    assert run(state, -1) == 0, killed_at
+print(json.dumps([killed_at, steps]))
 """
-
-
-def run_until(step: int, state: Path) -> subprocess.CompletedProcess[str]:
-    """Fetch in a process that kills itself with SIGKILL at its n-th step on disk or network."""
-    return subprocess.run(
-        [sys.executable, "-c", DYING, str(step)],
-        env={**os.environ, "SHARPLINE_STATE": str(state)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_killed_at_any_moment_a_fetch_ends_with_the_same_files(
     mirror: Mirror, tmp_path: Path, soak: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kills = 20 if soak else 3
-    train = [picture(seed) for seed in range(3)]
-    for name in ("undisturbed", "killed"):
-        mirror.offer_div2k(tmp_path / name, train=train, validation=[picture(7)])
-    smooth = run_until(10**9, tmp_path / "undisturbed")
-    assert smooth.returncode == 0, smooth.stderr
-    steps = int(smooth.stderr.rpartition("STEPS ")[2])
-    random = np.random.default_rng()
-    chosen = [int(step) for step in random.integers(1, steps // 2 + 1, kills)]
-    for step in chosen:
-        mirror.manners["DIV2K_train_HR.zip"] = "cuts-once"
-        died = run_until(step, tmp_path / "killed")
-        assert died.returncode in (0, -9), (chosen, died.stderr)
-    ended = run_until(10**9, tmp_path / "killed")
-    assert ended.returncode == 0, (chosen, ended.stderr)
-    found = []
-    for name in ("undisturbed", "killed"):
-        monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / name))
+    train, validation = [picture(seed) for seed in range(3)], [picture(7)]
+    states = [tmp_path / f"state-{index}" for index in range(1 + (20 if soak else 3))]
+    for state in states:
+        mirror.offer_div2k(state, train=train, validation=validation)
+    mirror.manners["DIV2K_train_HR.zip"] = "cuts-first"
+    done = subprocess.run(
+        [sys.executable, "-c", DYING, *map(str, states)],
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 0, done.stderr
+    ends = []
+    for state in states:
+        monkeypatch.setenv("SHARPLINE_STATE", str(state))
         record = read_record("div2k")
         assert isinstance(record, Fetched)
         home = sources_folder() / "div2k"
@@ -519,5 +527,8 @@ def test_killed_at_any_moment_a_fetch_ends_with_the_same_files(
             for path in home.rglob("*")
             if path.is_file() and path.name != "source.json"
         }
-        found.append((record.content_sha256, files))
-    assert found[0] == found[1], chosen
+        ends.append((record.content_sha256, files))
+    assert len(ends[0][1]) == 9  # eight pictures and the lock
+    for content_sha256, files in ends:
+        assert sorted(files) == sorted(ends[0][1]), done.stdout
+        assert (content_sha256, files) == ends[0], done.stdout

@@ -102,9 +102,7 @@ def download(
                 failures.append(f"{address}: {error}")
                 say(f"{failures[-1]}")
     raise NoMirrorLeft(
-        f"no mirror gave {archive.name}:\n  "
-        + "\n  ".join(failures or ["it has none"])
-        + "\nTry later, or fetch it by other means and say --from FILE"
+        f"no mirror gave {archive.name}:\n  " + "\n  ".join(failures or ["it has none"])
     )
 
 

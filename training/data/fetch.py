@@ -65,7 +65,7 @@ def fetch(
         pending = [part for part in chosen if not fetcher.has(part)]
         brought: list[str] = []
         if pending:
-            say(f"{entry.title}: {entry.conditions}")
+            say(f"{entry.title} ({entry.conditions})")
         while pending:
             done = fetcher.bring(pending[0], pending)
             brought += [f"{part.split}/{part.name}" for part in done]
@@ -110,6 +110,8 @@ class Fetcher:
         raise SharplineError(
             f"{part.split}/{part.name} of {self._entry.name} is not to be had:\n"
             + "\n".join(failures)
+            + "\nTry later (it goes on where it broke off), or get an archive by other means and "
+            "say --from FILE"
         )
 
     def _obtain(self, archive: Archive) -> tuple[Path, FetchedArchive]:
@@ -264,7 +266,9 @@ def _local(origin: Path, archive: Archive) -> Path:
 
 
 def _sweep(home: Path) -> None:
-    """Throw away what a killed run had unpacked half."""
+    """Throw away what a killed run had unpacked or written half."""
     for pattern in ("*/.*.partial", "*/.*.retired"):
         for folder in home.glob(pattern):
             shutil.rmtree(folder, ignore_errors=True)
+    for file in home.glob(".*.partial"):
+        file.unlink()
