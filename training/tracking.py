@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -396,7 +396,8 @@ def fetch_bundle(uri: str, name: str, alias: str, folder: Path) -> Bundle:
                     raise SharplineError(
                         f"the registry at {uri} sent another bundle than {name}@{alias} stands for"
                     )
-                path.rename(final)
+                with suppress(OSError):  # another training was quicker
+                    path.rename(final)
     except (MlflowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SharplineError(

@@ -1,14 +1,19 @@
 """MLflow's absence costs a training nothing, and no note is lost."""
 
 import json
+import signal
+import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from superres.errors import SharplineError
 from training import tracking
+from training.machine import Machine
 from training.tracking import MlflowRemote, RunNotes, Spool, Tracker, send, tracked
 
 NOTES = RunNotes(
@@ -176,3 +181,178 @@ def test_a_real_mlflow_holds_what_was_noted(
     send(Spool(folder), MlflowRemote(mlflow_server))
     assert Spool(folder).run_id == run_id
     assert len(client.get_metric_history(run_id, "loss/l1")) == 2
+
+
+def history(client: Any, run_id: str, name: str) -> list[int]:
+    """The steps of every point of a metric, in the order in which MLflow lists them."""
+    return [point.step for point in client.get_metric_history(run_id, name)]
+
+
+def test_a_server_killed_in_the_middle_gets_every_point_once(
+    mlflow_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies without a word, the training goes on, it comes back: nothing lost, nothing twice."""
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setattr(tracking, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 60.0)
+    away = threading.Event()
+    monkeypatch.setattr(tracking, "say", lambda text: "is away" in text and away.set())
+    folder = tmp_path / "killed-1"
+    folder.mkdir()
+    tracker = Tracker(folder, lambda: MlflowRemote(mlflow_process.uri))
+    with tracked(tracker, NOTES):
+        assert tracker.run_id(wait_seconds=60) is not None
+        for step in range(20):
+            tracker.metrics(step, {"loss/l1": 1.0})
+        mlflow_process.stop(signal.SIGKILL)
+        for step in range(20, 40):
+            tracker.metrics(step, {"loss/l1": 1.0})
+        assert away.wait(60)
+        mlflow_process.start()
+        for step in range(40, 60):
+            tracker.metrics(step, {"loss/l1": 1.0})
+    client = MlflowClient(tracking_uri=mlflow_process.uri)
+    run_id = Spool(folder).run_id
+    assert run_id is not None
+    assert sorted(history(client, run_id, "loss/l1")) == list(range(60))
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert list(Spool(folder).unsent()) == []
+
+
+def test_a_server_that_accepts_and_never_answers_holds_up_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hundred steps pass while the first request still waits for its answer."""
+    monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 0.0)
+    with socket.create_server(("127.0.0.1", 0)) as hole:
+        address = f"http://127.0.0.1:{hole.getsockname()[1]}"
+        tracker = Tracker(tmp_path, lambda: MlflowRemote(address))
+        tracker.start(NOTES)
+        connection, _ = hole.accept()
+        with connection:
+            assert connection.recv(1)  # the sender has asked, and waits from here on
+            for step in range(200):
+                tracker.metrics(step, {"loss/l1": 1.0})
+            assert tracker._thread is not None
+            assert tracker._thread.is_alive()
+            assert Spool(tmp_path).sent_bytes == 0
+            assert sum(1 for _ in Spool(tmp_path).unsent()) == 201
+            tracker.close("FINISHED")
+    tracker._thread.join(60)
+    assert not tracker._thread.is_alive()
+
+
+def test_trainings_of_one_fine_tune_stand_under_one_run(mlflow_server: str, tmp_path: Path) -> None:
+    """Whoever comes first opens it, whoever leaves last ends it; one failure makes it failed."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=mlflow_server)
+    notes = [
+        replace(NOTES, name=f"child-{index}", parent_run="finetune by-hand-1") for index in (1, 2)
+    ]
+    spools = []
+    for index, note in enumerate(notes):
+        folder = tmp_path / note.name
+        folder.mkdir()
+        Tracker(folder, None).start(note)
+        spools.append(Spool(folder))
+        send(spools[index], MlflowRemote(mlflow_server))
+    children = [client.get_run(str(spool.run_id)) for spool in spools]
+    (parent_id,) = {child.data.tags[tracking.PARENT_TAG] for child in children}
+    for index, (spool, note) in enumerate(zip(spools, notes, strict=True)):
+        assert client.get_run(parent_id).info.status == "RUNNING"
+        status = "FAILED" if index == 0 else "FINISHED"
+        spool.append({"note": "end", "status": status, "time_ms": 1})
+        send(spool, MlflowRemote(mlflow_server))
+        assert client.get_run(str(spool.run_id)).info.status == status
+        assert note.name in client.get_run(str(spool.run_id)).info.run_name
+    parent = client.get_run(parent_id)
+    assert (parent.info.run_name, parent.info.status) == ("finetune by-hand-1", "FAILED")
+
+
+def test_two_that_open_the_run_above_them_at_once_agree(mlflow_server: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    remote, client = MlflowRemote(mlflow_server), MlflowClient(tracking_uri=mlflow_server)
+    experiment_id = remote._experiment_id()
+    real, looks = remote._runs, iter([True])
+
+    def late(experiment_id: str, tag: str, value: str, most: int = 50) -> Any:
+        """The first look comes before the other's run is there."""
+        return [] if next(looks, False) else real(experiment_id, tag, value, most)
+
+    first = client.create_run(
+        experiment_id, start_time=1, tags={tracking.PARENT_NAME_TAG: "a storm"}
+    )
+    remote._runs = late  # type: ignore[method-assign]
+    assert remote._parent(experiment_id, "a storm", 2) == first.info.run_id
+    (left,) = real(experiment_id, tracking.PARENT_NAME_TAG, "a storm")
+    assert left.info.run_id == first.info.run_id
+
+
+def test_a_run_that_broke_off_before_it_was_described_is_described(
+    mlflow_server: str, tmp_path: Path
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    remote, client = MlflowRemote(mlflow_server), MlflowClient(tracking_uri=mlflow_server)
+    folder = tmp_path / "half-1"
+    folder.mkdir()
+    many = replace(NOTES, parameters={f"key-{index}": "1" for index in range(130)})
+    Tracker(folder, None).start(many)
+    bare = client.create_run(remote._experiment_id(), tags={tracking.RUN_TAG: "half-1"})
+    send(Spool(folder), remote)
+    run = client.get_run(str(Spool(folder).run_id))
+    assert run.info.run_id == bare.info.run_id
+    assert len(run.data.params) == 130
+
+
+def test_a_bundle_comes_out_of_the_registry_verified(
+    mlflow_server: str, tmp_path: Path, tiny_bundle: Callable[..., Any]
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    bundle, other = tiny_bundle(name="from_registry"), tiny_bundle(error_levels=3)
+    client = MlflowClient(tracking_uri=mlflow_server)
+    run = client.create_run(MlflowRemote(mlflow_server)._experiment_id())
+    run_id, source = run.info.run_id, f"{run.info.artifact_uri}/{tracking.BUNDLE_PATH}"
+    client.log_artifacts(run_id, str(bundle.root), tracking.BUNDLE_PATH)
+    client.create_registered_model("from_registry")
+    for alias, bundle_id in (("champion", bundle.id), ("liar", other.id), ("empty", "")):
+        version = client.create_model_version(
+            "from_registry", source=source, run_id=run_id, tags={tracking.BUNDLE_TAG: bundle_id}
+        )
+        client.set_registered_model_alias("from_registry", alias, version.version)
+    for _ in range(2):  # fetched, then found
+        fetched = tracking.fetch_bundle(mlflow_server, "from_registry", "champion", tmp_path)
+        assert (fetched.id, fetched.root) == (bundle.id, tmp_path / bundle.id)
+    for alias, reason in (
+        ("liar", "sent another bundle"),
+        ("empty", "holds no bundle"),
+        ("nobody", "cannot be had"),
+    ):
+        with pytest.raises(SharplineError, match=reason):
+            tracking.fetch_bundle(mlflow_server, "from_registry", alias, tmp_path)
+
+
+def test_what_the_machine_did_is_noted_now_and_then(tmp_path: Path) -> None:
+    seconds = iter([0.0, 0.0, 3.0, 20.0])
+    machine = Machine(clock=lambda: next(seconds))
+    tracker = Tracker(tmp_path, None, machine=machine)
+    for step in range(3):
+        tracker.metrics(step, {"loss/l1": 1.0})
+    first, second, third = (note["values"] for note, _ in Spool(tmp_path).unsent())
+    assert first["system/rss_megabytes"] > 10
+    assert "system/rss_megabytes" not in second
+    assert third["system/cpu_percent"] >= 0
+
+
+def test_figures_that_the_machine_does_not_have_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.machine.STATM", tmp_path / "none")
+    tracker = Tracker(tmp_path, None, machine=Machine())
+    tracker.metrics(1, {"loss/l1": 1.0})
+    ((note, _),) = Spool(tmp_path).unsent()
+    assert "system/rss_megabytes" not in note["values"]

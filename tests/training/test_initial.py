@@ -1,0 +1,194 @@
+"""What a training starts from: what fits is taken over, the rest starts anew, and it is said."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from superres.archs import build
+from superres.bundle import Arch, Bundle, load_bundle
+from superres.errors import SharplineError, UsageError
+from training import initial
+from training.cli import train
+from training.foreign import Foreign
+from training.initial import Initial, refuse_other_network, resolve, take_over
+
+COMPACT = {"num_feat": 8, "num_conv": 2}
+SWIN = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}
+CLASSICAL = {**SWIN, "upsampler": "pixelshuffle"}
+RRDB = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4}
+NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1]}
+
+
+def weights_of(arch: str, parameters: Mapping[str, Any]) -> Initial:
+    torch.manual_seed(1)
+    state = build(arch, parameters).state_dict()
+    return Initial(
+        name="start",
+        id="ab" * 32,
+        bundle_id="ab" * 32,
+        arch=Arch(name=arch, parameters=dict(parameters)),
+        weights={key: value.numpy() for key, value in state.items()},
+        datasets=(),
+        licences=(),
+        weights_licence=None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arch", "there", "here", "anew"),
+    [
+        ("compact", {**COMPACT, "upscale": 2}, {**COMPACT, "upscale": 2}, set()),
+        (
+            "compact",
+            {**COMPACT, "upscale": 2},
+            {**COMPACT, "upscale": 4},
+            {"body.6.weight", "body.6.bias"},
+        ),
+        (
+            "swinir",
+            {**CLASSICAL, "upscale": 2},
+            {**CLASSICAL, "upscale": 4},
+            {"upsample.2.weight", "upsample.2.bias"},
+        ),
+        ("rrdb", {**RRDB, "scale": 4}, {**RRDB, "scale": 1}, {"conv_first.weight"}),
+        ("srcnn", {"upscale": 2, "num_feat": 8}, {"upscale": 4, "num_feat": 8}, set()),
+        ("nafnet", {**NAF, "pool": 0}, {**NAF, "pool": 16}, set()),
+    ],
+    ids=["same", "compact", "SwinIR", "RRDB", "SRCNN", "NAFNet"],
+)
+def test_another_scale_starts_anew_only_where_it_differs(
+    arch: str, there: dict[str, Any], here: dict[str, Any], anew: set[str]
+) -> None:
+    start = weights_of(arch, there)
+    refuse_other_network(arch, here, start)
+    torch.manual_seed(2)
+    fresh = {key: value.clone() for key, value in build(arch, here).state_dict().items()}
+    torch.manual_seed(2)
+    net = build(arch, here)
+    report = take_over(net, start)
+    for key, value in net.state_dict().items():
+        expected = fresh[key] if key in anew else torch.from_numpy(start.weights[key])
+        assert torch.equal(value, expected), key
+    assert report.startswith(f"{len(fresh) - len(anew)} of {len(fresh)} tensors from start (bundle")
+    assert ("initialised anew" in report) == bool(anew)
+    assert all(key in report for key in anew)
+
+
+def test_the_report_gives_both_shapes_and_what_was_left_behind() -> None:
+    start = weights_of("compact", {**COMPACT, "upscale": 4})
+    report = take_over(build("compact", {**COMPACT, "upscale": 2}), start)
+    assert "body.6.weight 12x8x3x3 (there 48x8x3x3)" in report
+    start = weights_of("swinir", {**CLASSICAL, "upscale": 4})
+    report = take_over(build("swinir", {**CLASSICAL, "upscale": 2}), start)
+    assert report.endswith("left behind: upsample.2.weight, upsample.2.bias")
+
+
+@pytest.mark.parametrize(
+    ("arch", "parameters", "reason"),
+    [
+        ("rrdb", RRDB, "network 'compact', the recipe trains 'rrdb'"),
+        ("compact", {**COMPACT, "num_conv": 3}, r"num_conv \(2 there, 3 in the recipe\)"),
+        ("compact", {**COMPACT, "act_type": "relu"}, "act_type"),
+    ],
+)
+def test_weights_of_another_network_are_refused_with_what_differs(
+    arch: str, parameters: dict[str, Any], reason: str
+) -> None:
+    start = weights_of("compact", {**COMPACT, "upscale": 2})
+    with pytest.raises(UsageError, match=reason):
+        refuse_other_network(arch, parameters, start)
+
+
+def test_defaults_and_spellings_make_no_other_network() -> None:
+    start = weights_of("swinir", {**CLASSICAL, "upscale": 2, "mlp_ratio": 4.0, "img_size": 48})
+    refuse_other_network("swinir", {**CLASSICAL, "upscale": 2, "drop_path_rate": 0.1}, start)
+    refuse_other_network("swinir", {**CLASSICAL, "mlp_ratio": 4, "depths": (2,)}, start)
+
+
+def test_a_file_of_weights_says_that_its_terms_are_not_stated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = weights_of("compact", {**COMPACT, "upscale": 2})
+
+    def read(path: Path) -> Foreign:
+        return Foreign(path=path, sha256="cd" * 32, arch=start.arch, weights=dict(start.weights))
+
+    monkeypatch.setattr(initial, "read_foreign", read)
+    found = resolve(str(tmp_path / "net.pth"))
+    assert (found.name, found.id, found.bundle_id) == ("net.pth", "cd" * 32, None)
+    assert found.licences == ("unstated",)
+    report = take_over(build("compact", {**COMPACT, "upscale": 2}), found)
+    assert "from net.pth (sha256 cdcdcdcdcdcd)" in report
+
+
+def test_a_model_of_the_registry_is_fetched_by_its_alias(
+    state: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Callable[..., Bundle]
+) -> None:
+    bundle, asked = tiny_bundle(), []
+
+    def fetch(uri: str, name: str, alias: str, folder: Path) -> Bundle:
+        asked.append((uri, name, alias, folder))
+        return bundle
+
+    monkeypatch.setattr(initial, "fetch_bundle", fetch)
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://mlflow")
+    assert resolve("registry:compact_x2@previous").id == bundle.id
+    assert resolve("registry:compact_x2").name == "compact_x2"
+    folder = state.resolve() / "initial"
+    assert asked == [
+        ("http://mlflow", "compact_x2", "previous", folder),
+        ("http://mlflow", "compact_x2", "champion", folder),
+    ]
+
+
+def test_a_registry_that_is_not_named_rightly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="write registry:NAME"):
+        resolve("registry:../x")
+    monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
+    with pytest.raises(UsageError, match="SHARPLINE_MLFLOW_URI"):
+        resolve("registry:compact_x2")
+
+
+def test_a_start_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SharplineError, match="not a model bundle"):
+        resolve(str(tmp_path))
+    with pytest.raises(UsageError, match="there is no file"):
+        resolve(str(tmp_path / "net.pth"))
+
+
+def test_a_training_from_another_scale_says_so_everywhere(
+    tiny_recipe: Path,
+    dataset: Path,
+    tmp_path: Path,
+    tiny_bundle: Callable[..., Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from training.tracking import Spool
+
+    monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
+    parent = tiny_bundle(name="compact_x4", scale=4)
+    words = [str(tiny_recipe), "--data", str(dataset), "--init", str(parent.root)]
+    assert train([*words, "--parent-run", "finetune 1", "--out", str(tmp_path)]) == 0
+    (run,) = tmp_path.iterdir()
+    info = load_bundle(run / "tiny_x2").info
+    assert info.training.start is not None
+    assert f"from compact_x4 (bundle {parent.id[:12]}); initialised anew: body." in (
+        info.training.start
+    )
+    assert info.training.parent == parent.id
+    assert info.training.losses == ("l1",)
+    assert f"tiny_x2: took {info.training.start}" in capsys.readouterr().err
+    assert info.training.start in load_bundle(run / "tiny_x2").card()
+    opening, *_ = (note for note, _ in Spool(run).unsent())
+    assert opening["tags"]["start"] == f"took {info.training.start}"
+    assert opening["parent_run"] == "finetune 1"
+    assert {"python", "torch", "packages_sha256"} <= opening["parameters"].keys()
+
+
+def test_a_run_cannot_be_named_by_what_a_search_cannot_hold() -> None:
+    with pytest.raises(SystemExit):
+        train(["compact_x4", "--parent-run", "it's"])
