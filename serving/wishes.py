@@ -55,9 +55,13 @@ def fitting_shrink(width: int, height: int, scale: int, format: str, max_pixels:
     An answer fits with at most `max_pixels` pixels and sides that the format holds.
     """
     by_pixels = math.sqrt(max_pixels / (width * height)) / scale
-    by_side = LONGEST_SIDE[format] / (scale * max(width, height))
-    factor = min(by_pixels, by_side)
-    return 1.0 if factor >= 1 else math.nextafter(factor, 0.0)
+    if by_pixels * min(width, height) < 1:  # the short side stays at one pixel
+        by_pixels = max_pixels / (scale**2 * max(width, height))
+    factor = min(by_pixels, LONGEST_SIDE[format] / (scale * max(width, height)))
+    if factor >= 1:
+        return 1.0
+    pixels = shrunk_side(width, factor) * shrunk_side(height, factor) * scale**2
+    return factor if pixels <= max_pixels else math.nextafter(factor, 0.0)
 
 
 def shrunk_side(side: int, shrink: float) -> int:

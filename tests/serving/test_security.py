@@ -1,6 +1,12 @@
+import ast
+from pathlib import Path
+
 import pytest
 
-from serving.security import SECURITY_HEADERS
+from serving.cli import refuse_to_stand_open
+from serving.security import SECURITY_HEADERS, hosts_of
+from serving.settings import SecuritySettings, Settings
+from superres.errors import UsageError
 
 ORIGIN = "https://shop.example"
 
@@ -80,3 +86,63 @@ def test_own_fault_is_a_problem_without_its_inside(
     assert (
         server.services.metrics.registry.get_sample_value("sharpline_requests_total", labels) == 1
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example"]
+)
+def test_local_server_goes_by_local_names_alone(server, name):
+    answer = server.client.get("/v1/models", headers={"Host": f"{name}:{server.port}"})
+    assert answer.status_code == 421
+    assert answer.json()["type"] == "/problems/wrong-host"
+    for own in ("localhost", "127.0.0.1", "[::1]", f"LOCALHOST:{server.port}"):
+        assert server.client.get("/v1/models", headers={"Host": own}).status_code == 200
+
+
+def test_names_can_be_set_and_other_addresses_go_by_any():
+    assert hosts_of(Settings(host="0.0.0.0")) is None
+    named = Settings(security=SecuritySettings(allow_hosts=("Pictures.example:443",)))
+    assert hosts_of(named) == {"pictures.example"}
+
+
+def test_server_for_other_machines_wants_keys_or_a_word():
+    refuse_to_stand_open(Settings())
+    refuse_to_stand_open(Settings(host="::1"))
+    refuse_to_stand_open(Settings(host="0.0.0.0", security=SecuritySettings(open=True)))
+    refuse_to_stand_open(Settings(host="0.0.0.0", security=SecuritySettings(keys_file="k.json")))
+    with pytest.raises(UsageError, match="SHARPLINE_SECURITY__KEYS_FILE"):
+        refuse_to_stand_open(Settings(host="0.0.0.0"))
+
+
+ROOT = Path(__file__).parents[2]
+PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+LOADERS = {"torch.load", "torch.jit.load", "torch.export.load", "np.load", "eval", "exec"}
+
+
+def imported_by(tree):
+    """Every module that code names in an import, wherever in a file that stands."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_nothing_of_ours_that_the_server_can_reach_opens_a_pickle():
+    waiting = {"serving.cli", "serving.keys_cli"}
+    seen = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        path = ROOT / name.replace(".", "/")
+        path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if not path.is_file():
+            continue  # a name inside a module, or another project's module
+        tree = ast.parse(path.read_text())
+        imports = set(imported_by(tree))
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not PICKLERS & {each.split(".")[0] for each in imports}, path
+        assert not LOADERS & calls, path
+        waiting |= imports - seen
+    assert {"serving.app", "superres.bundle", "superres.backends.torch_backend"} <= seen

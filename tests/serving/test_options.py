@@ -1,0 +1,216 @@
+"""What can be asked of an enhancement beside the model's name, through a running server."""
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from serving.wishes import fitting_shrink, shrunk_side
+from superres.image import LONGEST_SIDE, OUTPUT_FORMATS, Picture, decode, encode
+from superres.region import Region
+from superres.resize import imresize
+from superres.tiling import Box
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def enhance(server, content, **options):
+    return server.client.post("/v1/enhance", content=content, params=options)
+
+
+def problem(answer):
+    return answer.status_code, answer.json()["type"].removeprefix("/problems/")
+
+
+@pytest.fixture(scope="module")
+def small_server(picture_server, tiny_bundle, tmp_path_factory):
+    """Enlarges by two; gives at most 10,000 pixels."""
+    folder = tmp_path_factory.mktemp("small")
+    shutil.copytree(tiny_bundle().root, folder / "compact_x2")
+    return picture_server(folder, limits={"max_answer_pixels": 10_000})
+
+
+@pytest.mark.parametrize("text", ["10,8,40,30", "10,8 60,20 30,70"])
+def test_region_is_the_models_and_the_rest_is_bicubic(server, noise_png, text):
+    data = noise_png(80, 90)
+    lr = decode(data).rgb_hwc
+    answer = decode(enhance(server, data, model="compact_x2", region=text).content).rgb_hwc
+    box = Box(top=0, left=0, height=80, width=90)
+    model, bicubic = lr.repeat(2, 0).repeat(2, 1), imresize(lr, scale=2)
+    expected = Region.parse(text).blended(box, 2, model, bicubic)
+    assert np.abs(answer.astype(int) - expected).max() <= 1
+    assert (answer != model).any()
+    assert (answer != bicubic).any()
+
+
+def test_only_tiles_at_the_region_go_to_the_network(
+    picture_server, models_folder, numpy_backends, noise_png
+):
+    server = picture_server(models_folder, load_backend=numpy_backends)
+    backend = numpy_backends.made[0]
+    counts = []
+    for options in ({}, {"region": "3,3,5,5"}):
+        backend.batches.clear()
+        assert enhance(server, noise_png(300, 300), **options).status_code == 200
+        counts.append(sum(shape[0] for shape in backend.batches))
+    assert counts[1] == 1 < counts[0]
+
+
+def test_region_is_in_pixels_of_the_upright_picture(server):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    samples = np.random.default_rng(4).integers(0, 256, (60, 80, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(samples).save(buffer, "PNG", exif=exif)
+    lr = np.rot90(samples, -1)
+    answer = decode(
+        enhance(server, buffer.getvalue(), model="compact_x2", region="5,50,20,20").content
+    ).rgb_hwc
+    assert answer.shape == (160, 120, 3)
+    assert np.array_equal(answer[100:140, 10:50], lr[50:70, 5:25].repeat(2, 0).repeat(2, 1))
+
+
+@pytest.mark.parametrize(
+    "text", ["1,2,3", "0,0,-5,5", "500,500,5,5", "0,0 1,1 2,2", "x", "nan,0,1,1", "1," * 3000]
+)
+def test_region_that_means_nothing_is_refused(server, noise_png, text):
+    assert problem(enhance(server, noise_png(20, 20), region=text)) == (422, "bad-options")
+
+
+def test_answer_that_is_too_large_is_refused_unless_shrinking_is_asked_for(small_server, noise_png):
+    data = noise_png(100, 80)
+    assert problem(enhance(small_server, data)) == (422, "answer-too-large")
+    answer = enhance(small_server, data, on_too_large="shrink")
+    assert answer.status_code == 200
+    shrunk = float(answer.headers["Sharpline-Shrunk"])
+    picture = decode(answer.content)
+    assert 9_000 < picture.pixels <= 10_000
+    assert shrunk == pytest.approx((10_000 / 32_000) ** 0.5, abs=1e-3)
+    expected = imresize(decode(data).rgb_hwc, size=(picture.height // 2, picture.width // 2))
+    assert np.abs(picture.rgb_hwc[::2, ::2].astype(int) - expected).max() <= 1
+    fits = enhance(small_server, noise_png(20, 20), on_too_large="shrink")
+    assert "Sharpline-Shrunk" not in fits.headers
+
+
+def test_region_shrinks_with_its_picture(small_server, noise_png):
+    data = noise_png(100, 100)
+    answer = enhance(small_server, data, on_too_large="shrink", region="0,0,40,100")
+    lr = imresize(decode(data).rgb_hwc, size=(50, 50))
+    picture = decode(answer.content).rgb_hwc
+    assert picture.shape == (100, 100, 3)
+    assert np.abs(picture[:, :40].astype(int) - lr[:, :20].repeat(2, 0).repeat(2, 1)).max() <= 1
+    assert np.abs(picture[:, 60:].astype(int) - imresize(lr, scale=2)[:, 60:]).max() <= 1
+
+
+@given(
+    width=st.integers(1, 70_000),
+    height=st.integers(1, 70_000),
+    scale=st.integers(1, 8),
+    format=st.sampled_from(OUTPUT_FORMATS),
+    max_pixels=st.integers(64, 10**9),
+)
+def test_shrunk_answer_fits_and_wastes_little(width, height, scale, format, max_pixels):
+    shrink = fitting_shrink(width, height, scale, format, max_pixels)
+    sides = [shrunk_side(side, shrink) * scale for side in (width, height)]
+    assert sides[0] * sides[1] <= max_pixels or shrink == 1
+    assert max(sides) <= LONGEST_SIDE[format]
+    if shrink == 1:
+        assert width * height * scale**2 <= max_pixels
+    else:
+        larger = [(side // scale + 1) * scale for side in sides]
+        full = larger[0] * larger[1] > max_pixels or max(larger) > LONGEST_SIDE[format]
+        assert full, "a pixel more a side would not have fitted"
+
+
+def test_side_that_the_format_cannot_hold_can_be_shrunk_too(small_server):
+    wide = encode(Picture(rgb_hwc=np.full((1, 9_000, 3), 50, np.uint8)), "png")
+    refused = enhance(small_server, wide, format="webp")
+    assert refused.status_code in (406, 422)
+    answer = enhance(small_server, wide, format="webp", on_too_large="shrink")
+    assert answer.status_code == 200
+    assert decode(answer.content).pixels <= 10_000
+
+
+def test_auto_looks_at_the_picture_and_says_why(server, noise_png):
+    answer = enhance(server, noise_png(40, 40), model="auto")
+    assert answer.status_code == 200
+    assert answer.headers["Sharpline-Model"] in ("compact_x2", "compact_x4")
+    assert answer.headers["Sharpline-Model"] in answer.headers["Sharpline-Reason"]
+    assert "choose" in answer.headers["Server-Timing"]
+    by_scale = enhance(server, noise_png(40, 40), model="auto", scale=2)
+    assert by_scale.headers["Sharpline-Model"] == "compact_x2"
+    assert "Sharpline-Reason" not in enhance(server, noise_png(8, 8)).headers
+    assert problem(enhance(server, noise_png(8, 8), model="auto", scale=3)) == (422, "bad-options")
+
+
+def test_auto_refuses_a_broken_picture_as_any_model_does(server, noise_png):
+    assert problem(enhance(server, noise_png(40, 40)[:-200], model="auto")) == (
+        422,
+        "broken-picture",
+    )
+
+
+def test_task_narrows_the_choice(server, noise_png):
+    task = "super-resolution"
+    assert enhance(server, noise_png(8, 8), task=task).headers["Sharpline-Model"] == "compact_x4"
+    chosen = enhance(server, noise_png(8, 8), task=task, scale=2)
+    assert chosen.headers["Sharpline-Model"] == "compact_x2"
+    named = enhance(server, noise_png(8, 8), task=task, model="compact_x2")
+    assert named.status_code == 200
+    for wrong in ({"task": "cooking"}, {"task": "cooking", "model": "compact_x2"}):
+        assert problem(enhance(server, noise_png(8, 8), **wrong)) == (422, "bad-options")
+
+
+def test_colours_are_kept_or_converted(server):
+    picture = Picture(rgb_hwc=np.full((9, 9, 3), 90, np.uint8), icc=SRGB)
+    kept, converted = (
+        decode(enhance(server, encode(picture, "png"), icc=icc).content) for icc in ("keep", "srgb")
+    )
+    assert kept.icc == SRGB
+    assert converted.icc is None
+    assert np.abs(converted.rgb_hwc.astype(int) - 90).max() <= 1
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "avif"])
+def test_metadata_is_kept_when_asked_for(server, format):
+    exif = Image.Exif()
+    exif[0x013B] = "the artist"
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(buffer, "JPEG", exif=exif)
+    for keep, artist in (("true", "the artist"), ("false", None)):
+        answer = enhance(server, buffer.getvalue(), format=format, keep_metadata=keep)
+        image = Image.open(io.BytesIO(answer.content))
+        image.load()
+        assert image.getexif().get(0x013B) == artist
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "tiff"])
+def test_resolution_grows_with_the_picture(server, format):
+    picture = Picture(rgb_hwc=np.zeros((9, 9, 3), np.uint8), dpi=(150.0, 150.0))
+    answer = enhance(server, encode(picture, "png"), format=format, scale=2)
+    assert decode(answer.content).dpi == pytest.approx((300, 300), abs=0.1)
+
+
+def test_deadline_of_the_client_ends_the_work(
+    picture_server, models_folder, numpy_backends, noise_png
+):
+    server = picture_server(models_folder, load_backend=numpy_backends)
+    backend = numpy_backends.made[0]
+    backend.gate.clear()
+    try:
+        late = enhance(server, noise_png(20, 20), deadline=0.1)
+        assert problem(late) == (504, "deadline-passed")
+    finally:
+        backend.gate.set()
+    assert enhance(server, noise_png(20, 20), deadline=50).status_code == 200
+
+
+def test_models_say_what_a_megapixel_costs(server, noise_png):
+    enhance(server, noise_png(20, 20), model="compact_x2")
+    cards = {card["name"]: card for card in server.client.get("/v1/models").json()["models"]}
+    assert cards["compact_x2"]["seconds_per_megapixel"] > 0
+    assert cards["compact_x4"]["answer_pixels_per_pixel"] == 16
