@@ -71,7 +71,7 @@ def _card(offer: Offer, default: bool, costs: Costs) -> ModelCard:
         "version": offer.version,
         "bundle": offer.model.bundle.id,
         "created": info.created,
-        "trained_on": tuple(dataset.source for dataset in info.training.datasets),
+        "trained_on": info.training.sources,
         "scores": info.scores,
         "licence": info.licence,
         "backend": backend.name,
