@@ -3,6 +3,7 @@
 import argparse
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,8 @@ from serving.settings import Settings, load_settings
 from superres.console import emit, say
 from superres.errors import SharplineError, UsageError
 
+EXIT_LOST = 1
+LOST_SECONDS = 8.0  # from a device's loss to the end of the process, whatever hangs in it
 FLUSH_SECONDS = 5  # for the last answers to reach slow clients, after every picture is done
 
 
@@ -42,6 +45,9 @@ def serve(argv: list[str]) -> int:
         )
         _announce(listener, settings, as_json=arguments.json)
         DrainingServer(config, services).run(sockets=[listener])
+    if services.engines.lost:
+        say(f"ended, because a device is lost: {services.engines.lost}")
+        os._exit(EXIT_LOST)  # without the driver's own goodbye, which may never return
     say("stopped")
     return 0
 
@@ -75,6 +81,8 @@ class DrainingServer(uvicorn.Server):
     """Refuses new pictures from the first signal on, and leaves once those in flight are answered.
 
     It listens meanwhile, so that health checks and late clients hear 503 and not a closed door.
+    Where a device is lost it leaves at once: every picture has failed by then, and only a new
+    process can use the device again.
     """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
@@ -90,6 +98,10 @@ class DrainingServer(uvicorn.Server):
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
+        if self._services.engines.lost and not self.should_exit:
+            end_within(LOST_SECONDS)
+            self._services.admission.drain()
+            self.should_exit = True
         if self._drain_began_seconds is not None:
             drain = self._services.settings.drain
             passed_seconds = time.monotonic() - self._drain_began_seconds
@@ -99,6 +111,13 @@ class DrainingServer(uvicorn.Server):
             ):
                 self.should_exit = True
         return await super().on_tick(counter)
+
+
+def end_within(seconds: float) -> None:
+    """End the process by then at the latest: a poisoned driver may hang in any call, exits too."""
+    watchdog = threading.Timer(seconds, os._exit, [EXIT_LOST])
+    watchdog.daemon = True
+    watchdog.start()
 
 
 def _announce(listener: socket.socket, settings: Settings, *, as_json: bool) -> None:

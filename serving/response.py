@@ -8,6 +8,7 @@ end; its clients get the answer once it is whole, with its length.
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
@@ -16,10 +17,9 @@ from starlette.types import Receive, Scope, Send
 
 from serving.errors import ClientGone
 from serving.order import Answer
+from superres.errors import SharplineError
 
-
-class AnswerCut(Exception):
-    """An answer was broken off after its first byte; the server closes the connection."""
+log = logging.getLogger(__name__)
 
 
 class Watcher(Protocol):
@@ -55,8 +55,14 @@ class PictureResponse(Response):
                 try:
                     await self._watched(sending, receive)
                 except Exception as error:
-                    self._watcher.answer_cut(reason_of(error))
-                    raise AnswerCut(f"an answer was broken off: {error}") from error
+                    reason = reason_of(error)
+                    self._watcher.answer_cut(reason)
+                    scope.setdefault("state", {})["cut"] = reason
+                    if not isinstance(error, SharplineError | TimeoutError):
+                        raise
+                    # An app that returns before its last piece makes the server close the
+                    # connection; an exception would do the same with a traceback in the log.
+                    log.warning("an answer was broken off: %s", error or reason)
 
     async def _send(self, scope: Scope, send: Send) -> None:
         pieces, size = self._answer.pieces, self._answer.size

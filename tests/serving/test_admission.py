@@ -1,4 +1,9 @@
+from collections import Counter
+from contextlib import ExitStack
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.admission import Admission
 from serving.costs import Costs
@@ -113,6 +118,143 @@ def test_retry_after_follows_the_speed_that_was_seen(admission, clock):
             with pytest.raises(QueueFull) as full:
                 third.hold_answer(20, 10, "png")
             assert full.value.headers() == {"Retry-After": "4"}
+
+
+def crowded(clock, works, *, costs=None, **queue):
+    """An admission with work of clients in it: `works` are (client, seconds)."""
+    costs = costs or Costs()
+    costs.learn("m", pixels=1000, seconds=1.0)
+    settings = QueueSettings(**{"max_wait_seconds": 4, "max_stretch": 8, **queue})
+    admission = Admission(LimitSettings(), settings, costs, clock=clock)
+    held = ExitStack()
+    for client, seconds in works:
+        entry = held.enter_context(admission.enter(client))
+        entry._work_seconds = seconds
+    return admission, held
+
+
+def refusal_of(admission, client, pixels, deadline=1e9):
+    with admission.enter(client) as entry:
+        try:
+            entry.hold_work("m", pixels, deadline)
+        except QueueFull as refused:
+            return refused.seconds
+    return None
+
+
+def test_idle_server_tries_whatever_comes(clock):
+    admission, _ = crowded(clock, [])
+    assert refusal_of(admission, "a", 10**9, deadline=1.0) is None
+
+
+def test_wait_for_others_has_a_limit(clock):
+    admission, _ = crowded(clock, [("a", 3.0)])
+    assert refusal_of(admission, "b", 1000) is None
+    admission, _ = crowded(clock, [(f"client {n}", 3.0) for n in range(9)])
+    assert refusal_of(admission, "b", 1000) is not None
+
+
+def test_large_picture_may_wait_in_proportion(clock):
+    """Seven others as large as itself: eight times its own time, as `max_stretch` allows."""
+    admission, _ = crowded(clock, [(f"client {n}", 100.0) for n in range(7)])
+    assert refusal_of(admission, "b", 100_000) is None
+    admission, _ = crowded(clock, [(f"client {n}", 100.0) for n in range(8)])
+    assert refusal_of(admission, "b", 100_000) is not None
+
+
+def test_client_with_much_to_do_is_refused_where_another_is_let_in(clock):
+    admission, _ = crowded(clock, [("greedy", 1.0) for _ in range(20)])
+    assert refusal_of(admission, "greedy", 1000) is not None
+    assert refusal_of(admission, "other", 1000) is None
+
+
+def test_deadline_that_the_queue_would_break_is_refused(clock):
+    admission, _ = crowded(clock, [("a", 3.0)])
+    assert refusal_of(admission, "b", 1000, deadline=clock() + 1.5) is not None
+    assert refusal_of(admission, "b", 1000, deadline=clock() + 2.5) is None
+
+
+def test_work_that_is_done_makes_room(clock):
+    admission, held = crowded(clock, [("a", 20.0)])
+    with held:
+        entry = next(iter(admission._entries))
+        assert refusal_of(admission, "a", 1000) is not None
+        entry.work_done(0.9)
+        assert entry.remaining_seconds == pytest.approx(2.0)
+        assert refusal_of(admission, "a", 1000) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcdefghijkl"), st.floats(0.1, 60)), min_size=1, max_size=30
+    ),
+    st.sampled_from("abz"),
+    st.integers(10, 20_000),
+)
+def test_who_comes_back_after_retry_after_is_let_in_and_not_much_earlier(works, client, pixels):
+    """Others are served in fair shares meanwhile, and nobody else comes."""
+    clock = Clock()
+    admission, held = crowded(clock, works)
+    seconds = refusal_of(admission, client, pixels)
+    if seconds is None:
+        return
+    assert seconds > 0
+
+    def refused_after(passed_seconds):
+        left = served_fairly(works, passed_seconds)
+        later, _ = crowded(clock, left.items())
+        return refusal_of(later, client, pixels) is not None
+
+    assert not refused_after(seconds + 1e-3)
+    assert refused_after(0.98 * seconds - 1e-3)
+    held.close()
+
+
+def served_fairly(works, seconds):
+    """What each client has left after `seconds` of one device shared equally."""
+    left = Counter()
+    for client, work in works:
+        left[client] += work
+    while seconds > 1e-9 and any(left.values()):
+        waiting = [client for client in left if left[client] > 1e-9]
+        if not waiting:
+            break
+        step = min(seconds / len(waiting), min(left[client] for client in waiting))
+        for client in waiting:
+            left[client] -= step
+        seconds -= step * len(waiting)
+    return {client: max(0.0, work) for client, work in left.items()}
+
+
+def test_several_devices_finish_sooner(clock):
+    costs = Costs()
+    costs.learn("m", pixels=1000, seconds=1.0)
+    admission = Admission(LimitSettings(), QueueSettings(), costs, places=4, clock=clock)
+    with admission.enter("a") as busy:
+        busy._work_seconds = 15.0
+        assert refusal_of(admission, "a", 1000) is None
+
+
+def test_cost_follows_what_was_seen_lately():
+    costs = Costs()
+    assert costs.seconds("m", 100) is None
+    costs.learn("m", pixels=100, seconds=1.0)
+    assert costs.seconds("m", 100) == pytest.approx(1.0)
+    for _ in range(60):
+        costs.learn("m", pixels=100, seconds=3.0)
+    assert costs.seconds("m", 100) == pytest.approx(3.0, rel=0.01)
+    costs.learn("m", pixels=0, seconds=1.0)
+    assert costs.per_pixel() == {"m": pytest.approx(0.03, rel=0.01)}
+
+
+def test_one_client_cannot_take_every_place(clock):
+    settings = QueueSettings(max_pictures=5, max_pictures_per_client=2)
+    admission = Admission(LimitSettings(), settings, Costs(), clock=clock)
+    with admission.enter("a"), admission.enter("a"):
+        with pytest.raises(QueueFull, match="of this client"), admission.enter("a"):
+            pass
+        with admission.enter("b"):
+            assert admission.in_flight == 3
 
 
 def test_retry_after_is_one_second_where_nothing_is_known_yet(admission):

@@ -4,9 +4,10 @@ from concurrent.futures import CancelledError, Future
 import numpy as np
 import pytest
 
-from serving.engine import Engine
+from serving.engine import Engine, Engines
 from serving.errors import ModelFailed, NotReady
 from serving.scheduler import BatchLimits, Lane, Scheduler
+from superres.backends import DeviceLost, DeviceOutOfMemory
 
 
 class Network:
@@ -28,6 +29,7 @@ class Watcher:
     def __init__(self):
         self.fills = []
         self.failed = []
+        self.short_of_memory = []
 
     def batch_done(self, model, *, fill_ratio, pixels, seconds):
         assert pixels > 0
@@ -36,6 +38,9 @@ class Watcher:
 
     def batch_failed(self, model):
         self.failed.append(model)
+
+    def memory_ran_out(self, model):
+        self.short_of_memory.append(model)
 
 
 class Receiver:
@@ -151,3 +156,128 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
         thread.join(timeout=10)
     with pytest.raises(CancelledError):
         outcome.result(timeout=10)
+
+
+class Small(Network):
+    """A device whose memory holds `room` whole tiles, or none and only parts of one."""
+
+    name = "small"
+
+    def __init__(self, room):
+        super().__init__()
+        self.room = room
+        self.batches = []
+
+    def forward(self, tiles_bhwc, place):
+        self.batches.append(len(tiles_bhwc))
+        if len(tiles_bhwc) > self.room:
+            raise DeviceOutOfMemory("full")
+        return super().forward(tiles_bhwc, place)
+
+    def forward_in_parts(self, tile_hwc, place):
+        self.batches.append(0)
+        if self.room < 0:
+            raise DeviceOutOfMemory("full")
+        return 2 * tile_hwc
+
+
+@pytest.mark.parametrize(
+    ("room", "batches"),
+    [(4, [4]), (3, [4, 2, 2]), (1, [4, 2, 1, 1, 1, 1]), (0, [4, 2, 1, 0, 0, 0, 0])],
+)
+def test_batch_that_the_memory_does_not_hold_is_run_in_parts_with_the_same_answer(room, batches):
+    scheduler = Scheduler(BatchLimits(max_tiles=4, max_wait_seconds=60))
+    engine = Engine(scheduler, Watcher())
+    network = Small(room)
+    answers = [ask(scheduler, value, network) for value in range(4)]
+    engine.start()
+    assert [int(answer.result(timeout=10).max()) for answer in answers] == [0, 2, 4, 6]
+    assert network.batches == batches
+    again = [ask(scheduler, value, network) for value in range(4)]
+    assert [int(answer.result(timeout=10).max()) for answer in again] == [0, 2, 4, 6]
+    engine.stop()
+    known = batches[engine._watcher.short_of_memory.count("small") :]
+    assert network.batches == batches + known, "what the memory holds is remembered"
+
+
+def test_tile_of_which_no_part_fits_fails_its_requests_only():
+    scheduler = Scheduler(BatchLimits(max_tiles=2, max_wait_seconds=0.001))
+    engine = Engine(scheduler, Watcher())
+    engine.start()
+    with pytest.raises(ModelFailed):
+        ask(scheduler, 1, Small(-1)).result(timeout=10)
+    assert ask(scheduler, 3, Network()).result(timeout=10).max() == 6
+    engine.stop()
+
+
+class Dying(Network):
+    def forward(self, tiles_bhwc, place):
+        raise DeviceLost("an illegal memory access")
+
+
+def test_lost_device_fails_everybody_and_is_told_for_good():
+    scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0.001))
+    engines = Engines(scheduler, Watcher(), 2)
+    dying, waiting = ask(scheduler, 1, Dying()), ask(scheduler, 2, Dying())
+    engines.start()
+    for answer in (dying, waiting):
+        with pytest.raises(NotReady):
+            answer.result(timeout=10)
+    engines.stop()
+    assert "illegal memory access" in str(engines.lost)
+    with pytest.raises(NotReady, match="lost"):
+        engines.require_alive()
+
+
+def test_device_that_is_lost_in_an_errand_is_lost():
+    engines = Engines(Scheduler(BatchLimits()), Watcher(), 1)
+    engines.start()
+    engines.require_alive()
+
+    def lose():
+        raise DeviceLost("gone")
+
+    with pytest.raises(DeviceLost):
+        engines.call(0, lose)
+    engines.stop()
+    assert engines.lost is not None
+
+
+def test_every_device_has_a_thread_and_serves_the_same_queue():
+    scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0))
+    engines = Engines(scheduler, Watcher(), 2)
+    meeting = threading.Barrier(2, timeout=10)
+
+    class Meeting(Network):
+        def forward(self, tiles_bhwc, place):
+            meeting.wait()  # only two threads at once get past it
+            self.threads.add(f"engine-{place}")
+            return tiles_bhwc
+
+    network = Meeting()
+    answers = [ask(scheduler, value, network) for value in range(6)]
+    engines.start()
+    assert [int(answer.result(timeout=10).max()) for answer in answers] == list(range(6))
+    engines.stop()
+    assert network.threads == {"engine-0", "engine-1"}
+
+
+def test_batch_that_does_not_end_fails_liveness():
+    scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0))
+    engines = Engines(scheduler, Watcher(), 1, stuck_seconds=1e-9)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Stuck(Network):
+        def forward(self, tiles_bhwc, place):
+            begun.set()
+            go_on.wait(timeout=10)
+            return tiles_bhwc
+
+    answer = ask(scheduler, 1, Stuck())
+    engines.start()
+    begun.wait(timeout=10)
+    with pytest.raises(NotReady, match="has been running"):
+        engines.require_alive()
+    go_on.set()
+    answer.result(timeout=10)
+    engines.stop()

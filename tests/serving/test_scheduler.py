@@ -150,6 +150,63 @@ def test_huge_picture_is_not_starved_by_a_stream_of_small_ones(clock):
     assert served >= 10
 
 
+def test_one_client_with_fifty_requests_gets_the_share_of_one(clock):
+    scheduler = scheduler_of(clock)
+    crowd = [enter(scheduler, 8, client="crowd", deadline=1.0)[0].serial for _ in range(50)]
+    lone, _ = enter(scheduler, 20, client="lone", deadline=99.0)
+    served = Counter()
+    for _ in range(10):
+        served += owners(scheduler.take())
+    assert served[lone.serial] >= 19, "half of ten batches of four, but for a rounding"
+    assert sum(served[serial] for serial in crowd) >= 19
+
+
+def test_one_clients_huge_picture_leaves_its_own_small_one_a_turn(clock):
+    scheduler = scheduler_of(clock)
+    enter(scheduler, 1000, client="one", deadline=1.0)
+    for _ in range(50):
+        scheduler.take()
+    small, _ = enter(scheduler, 2, client="one", deadline=99.0)
+    assert owners(scheduler.take())[small.serial] == 2
+
+
+def test_client_that_comes_back_has_neither_credit_nor_debt(clock):
+    scheduler = scheduler_of(clock)
+    first, _ = enter(scheduler, 40, client="busy")
+    for _ in range(10):
+        scheduler.take()
+    scheduler.close(first)
+    again, _ = enter(scheduler, 20, client="busy")
+    other, _ = enter(scheduler, 20, client="new")
+    shares = Counter()
+    for _ in range(5):
+        shares += owners(scheduler.take())
+    assert abs(shares[again.serial] - shares[other.serial]) <= 1
+
+
+def test_background_goes_one_tile_at_a_time_while_nothing_else_is_open(clock):
+    scheduler = scheduler_of(clock)
+    shadow, _ = enter(scheduler, 3, background=True)
+    picture, _ = enter(scheduler, 4)
+    assert owners(scheduler.take()) == {picture.serial: 4}
+    assert scheduler.take() is None, "its results are not back: the picture is still open"
+    assert scheduler.wait_seconds() is None
+    scheduler.close(picture)
+    assert scheduler.wait_seconds() == 0
+    for _ in range(3):
+        batch = scheduler.take()
+        assert owners(batch) == {shadow.serial: 1}
+        scheduler.deliver(batch, batch.tiles)
+    assert scheduler.take() is None
+
+
+def test_closed_background_is_forgotten(clock):
+    scheduler = scheduler_of(clock)
+    shadow, _ = enter(scheduler, 3, background=True)
+    scheduler.close(shadow)
+    assert scheduler.take() is None
+
+
 def test_idle_request_saves_up_no_credit(clock):
     scheduler = scheduler_of(clock)
     idle, _ = enter(scheduler, 0)
