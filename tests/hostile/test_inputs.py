@@ -102,6 +102,25 @@ def lying_gif():
     return bytes(data)
 
 
+def lying_avif():
+    """The box `ispe` says 65,535 squared; the picture inside is small."""
+    data = bytearray(saved(picture(), "AVIF"))
+    struct.pack_into(">II", data, data.index(b"ispe") + 8, 65_535, 65_535)
+    return bytes(data)
+
+
+def deep_tiff(width, height):
+    """A header alone, of as many bits and samples as Pillow opens."""
+    data = bytearray(saved(Image.new("RGB", (4, 4)), "TIFF"))
+    start = struct.unpack_from("<I", data, 4)[0]
+    for entry in range(struct.unpack_from("<H", data, start)[0]):
+        place = start + 2 + 12 * entry
+        tag = struct.unpack_from("<H", data, place)[0]
+        if tag in (256, 257):
+            struct.pack_into("<HII", data, place + 2, 4, 1, width if tag == 256 else height)
+    return bytes(data)
+
+
 def zip_behind():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -140,6 +159,15 @@ REFUSED = {
     "half a PNG": (lambda: half(rgb_png()), 422, "broken-picture"),
     "half a JPEG": (lambda: half(saved(picture(), "JPEG")), 422, "broken-picture"),
     "half a WebP": (lambda: half(saved(picture(), "WEBP")), 422, "broken-picture"),
+    "half an AVIF": (lambda: half(saved(picture(), "AVIF")), 422, "broken-picture"),
+    "AVIF whose boxes lie about its size": (lying_avif, 422, "broken-picture"),
+    "AVIF brand alone": (lambda: b"\0\0\0\x1cftypavif" + b"\0" * 40, 422, "broken-picture"),
+    "film in an MP4": (lambda: b"\0\0\0\x1cftypisom" + b"\0" * 40, 415, "not-a-picture"),
+    "TIFF header says 2^31-1 squared": (
+        lambda: deep_tiff(2**31 - 1, 2**31 - 1),
+        422,
+        "too-many-pixels",
+    ),
     "half a GIF": (lambda: half(saved(picture("P"), "GIF")), 422, "broken-picture"),
     "half a TIFF": (lambda: half(saved(picture(), "TIFF")), 422, "broken-picture"),
     "half a BMP": (lambda: half(saved(picture(), "BMP")), 422, "broken-picture"),
@@ -236,6 +264,7 @@ def pillow_rgb(data):
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
+AVIF = saved(picture(), "AVIF", quality=90)
 CMYK_JPEG = saved(picture("CMYK"), "JPEG", quality=95)
 GIF = animated("GIF")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -248,6 +277,7 @@ TAKEN = {
     "EXIF orientation 99": (lambda: oriented(99), RGB),
     "TIFF, whatever its name": (lambda: saved(picture(), "TIFF"), RGB),
     "BMP, whatever its name": (lambda: saved(picture(), "BMP"), RGB),
+    "AVIF": (lambda: AVIF, pillow_rgb(AVIF)),
     "no IEND": (lambda: rgb_png(end=False), RGB),
     "ZIP behind the picture": (zip_behind, RGB),
     "megabyte of nothing behind the picture": (lambda: rgb_png() + b"\0" * 1_000_000, RGB),
@@ -346,6 +376,21 @@ def test_file_name_is_cleaned_and_never_a_path(hostile_server, given, kept):
     assert disposition.startswith(f'attachment; filename="{kept}')
     assert disposition.count('"') == 2
     assert "Set-Cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["picture.png", "picture.exe", "picture.svg", ""])
+@pytest.mark.parametrize("format", ["TIFF", "BMP", "GIF"])
+def test_content_decides_whatever_a_form_calls_the_file(hostile_server, format, name):
+    files = {"file": (name or None, saved(picture("P" if format == "GIF" else "RGB"), format))}
+    answer = hostile_server.client.post("/v1/enhance", params={"format": "png"}, files=files)
+    assert answer.status_code == 200, answer.text
+
+
+def test_html_is_no_picture_whatever_a_form_calls_it(hostile_server):
+    files = {"file": ("cat.jpg", b"<html><script>alert(1)</script></html>", "image/jpeg")}
+    answer = hostile_server.client.post("/v1/enhance", files=files)
+    assert answer.status_code == 415
+    assert "script" not in answer.text
 
 
 def test_server_is_well_after_all_of_it(hostile_server):
