@@ -227,6 +227,121 @@ def test_broken_index_changes_nothing(followed_folder, models_of, tiny_bundle, c
     assert "index.json cannot be read" in models.problems[str(followed_folder.root)]
 
 
+def roles(models, name="compact_x2"):
+    """Which bundle has which role."""
+    return {offer.role: offer.model.bundle.id for offer in models.served[name].offers()}
+
+
+def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
+    followed_folder, models_of, tiny_bundle
+):
+    old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
+    followed_folder.serve("compact_x2", old, 1)
+    models = models_of(followed_folder.root)
+    clients = [f"203.0.113.{n}" for n in range(250)]
+
+    def share(percent):
+        entry = followed_folder.index["compact_x2"]
+        entry.update(canary=new, canary_percent=percent)
+        entry["versions"][new] = "2"
+        write_json(followed_folder.root / "index.json", followed_folder.index)
+        models.refresh()
+        chosen = set()
+        for client in clients:
+            with models.use("compact_x2", client=client) as offer:
+                assert offer.model.bundle.id == (new if offer.role == "canary" else old)
+                assert offer.version == ("2" if offer.role == "canary" else "1")
+                if offer.role == "canary":
+                    chosen.add(client)
+        return chosen
+
+    assert share(0) == set()
+    few, many = share(10), share(40)
+    assert 10 <= len(few) <= 40
+    assert 70 <= len(many) <= 130
+    assert few < many, "who was with the canary stays with it as its share grows"
+    assert share(40) == many
+    assert share(100) == set(clients)
+    assert models.offers["compact_x2"].model.bundle.id == old
+
+
+def test_canary_becomes_champion_without_being_loaded_again(
+    followed_folder, models_of, loader, tiny_bundle
+):
+    old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
+    followed_folder.serve("compact_x2", old, 1)
+    followed_folder.index["compact_x2"].update(canary=new, canary_percent=50)
+    write_json(followed_folder.root / "index.json", followed_folder.index)
+    models = models_of(followed_folder.root)
+    models.refresh()
+    assert roles(models) == {"champion": old, "canary": new}
+    followed_folder.serve("compact_x2", new, 2)
+    models.refresh()
+    assert roles(models) == {"champion": new}
+    assert loader.loaded == [old, new]
+    assert loader.closed == []
+
+
+@pytest.mark.parametrize("role", ["canary", "shadow", "previous"])
+def test_broken_model_beside_the_champion_is_refused_and_the_champion_serves(
+    followed_folder, models_of, tiny_bundle, role
+):
+    old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
+    flip_weights(followed_folder.root / "by-sha" / new)
+    followed_folder.serve("compact_x2", old, 1)
+    followed_folder.index["compact_x2"].update({role: new, "canary_percent": 100})
+    write_json(followed_folder.root / "index.json", followed_folder.index)
+    models = models_of(followed_folder.root)
+    models.refresh()
+    assert roles(models) == {"champion": old}
+    assert "sha256 differs" in models.problems[f"compact_x2 {role}"]
+    with models.use("compact_x2", client="anybody") as offer:
+        assert offer.role == "champion"
+
+
+def test_canary_of_another_scale_is_refused(followed_folder, models_of, tiny_bundle):
+    old, new = (followed_folder.add(tiny_bundle(scale=scale)) for scale in (2, 4))
+    followed_folder.serve("compact_x2", old, 1)
+    followed_folder.index["compact_x2"].update(canary=new, canary_percent=100)
+    write_json(followed_folder.root / "index.json", followed_folder.index)
+    models = models_of(followed_folder.root)
+    models.refresh()
+    assert roles(models) == {"champion": old}
+    assert "scale" in models.problems["compact_x2 canary"]
+
+
+def test_model_to_go_back_to_is_loaded_at_the_start_so_that_going_back_loads_nothing(
+    followed_folder, models_of, loader, tiny_bundle
+):
+    old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
+    followed_folder.serve("compact_x2", old, 1)
+    followed_folder.serve("compact_x2", new, 2)
+    models = models_of(followed_folder.root)
+    models.refresh()
+    assert served(models) == {"compact_x2": ("2", new)}
+    assert loader.loaded == [new, old], "the champion first"
+    followed_folder.serve("compact_x2", old, 1)
+    models.refresh()
+    assert served(models) == {"compact_x2": ("1", old)}
+    assert loader.loaded == [new, old]
+    assert loader.closed == []
+
+
+def test_start_over_what_the_last_good_look_at_the_registry_left(
+    followed_folder, models_of, tiny_bundle
+):
+    """No registry is asked: a half-fetched bundle beside the index is nobody's business."""
+    good = followed_folder.add(tiny_bundle())
+    followed_folder.serve("compact_x2", good, 4)
+    half = followed_folder.root / "by-sha" / ".fetching"
+    half.mkdir()
+    (half / "bundle.json").write_text("{")
+    models = models_of(followed_folder.root)
+    models.refresh()
+    assert served(models) == {"compact_x2": ("4", good)}
+    assert not models.problems
+
+
 def test_name_that_leaves_the_index_is_served_no_more(
     followed_folder, models_of, loader, tiny_bundle
 ):
@@ -299,7 +414,7 @@ def test_no_request_fails_while_models_are_swapped(
     picture_server, followed_folder, tiny_bundle, noise_png, repeated, soak
 ):
     """Each answer must be that of exactly the version which its headers name."""
-    swaps, requests = (20, 2000) if soak else (5, 200)
+    swaps, requests = (20, 2000) if soak else (3, 100)
     levels_of = {}
     for levels in range(swaps + 1):
         levels_of[followed_folder.add(tiny_bundle(error_levels=levels))] = levels

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from superres.tiling import (
     Geometry,
     Joiner,
+    computed_pixels,
     crop_whole,
     cut,
+    in_parts,
     join,
     padded_whole,
     plan,
@@ -128,3 +130,33 @@ def test_missing_and_misshapen_tiles_are_never_papered_over() -> None:
         joiner.result()
     with pytest.raises(ValueError, match="too small"):
         joiner.add(1, np.zeros((8, 8, 3)))
+
+
+@given(height=st.integers(1, 60), width=st.integers(1, 60), geometry=geometries())
+def test_computed_pixels_are_those_of_the_plan(height: int, width: int, geometry: Geometry) -> None:
+    tile_plan = plan(height, width, geometry)
+    pixels = len(tile_plan.boxes) * tile_plan.bucket[0] * tile_plan.bucket[1]
+    assert computed_pixels(height, width, geometry) == pixels
+
+
+@pytest.mark.parametrize("bucket", [(16, 16), (16, 32), (24, 40)])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_parts_of_a_tile_make_its_core(bucket: tuple[int, int], scale: int) -> None:
+    """A network that looks as far as the halo sees the same in a part as in the tile."""
+    geometry = Geometry(scale=scale, halo=4, size_multiple=4, buckets=((16, 16), (40, 56)))
+    tile = np.random.default_rng(0).random((40, 56, 3)).astype(np.float32)
+    shapes = set()
+
+    def look_around(part: np.ndarray) -> np.ndarray:
+        shapes.add(part.shape[:2])
+        total = np.zeros_like(part)
+        for rows in range(-4, 5):
+            for columns in range(-4, 5):
+                total += (rows * 9 + columns) * np.roll(part, (rows, columns), axis=(0, 1))
+        return repeat(total, scale)
+
+    made = in_parts(tile, geometry, bucket, look_around)
+    core = slice(4 * scale, -4 * scale)
+    assert shapes == {bucket}
+    assert np.array_equal(made[core, core], look_around(tile)[core, core])
+    assert made.shape == (40 * scale, 56 * scale, 3)

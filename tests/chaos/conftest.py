@@ -1,0 +1,80 @@
+"""Servers as processes of their own, over a device that breaks on command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from superres.image import Picture, encode
+
+FAKE_SERVER = Path(__file__).with_name("fake_server.py")
+
+
+@pytest.fixture(scope="session")
+def models(tiny_bundle, tmp_path_factory):
+    """A folder with the tiny x2 model."""
+    folder = tmp_path_factory.mktemp("chaos") / "models"
+    folder.mkdir()
+    shutil.copytree(tiny_bundle().root, folder / "compact_x2")
+    return folder
+
+
+@pytest.fixture
+def fake_server(models):
+    """A maker of processes that are ready: `fake_server(**environment)` -> (process, url)."""
+    started = []
+
+    def start(**environment):
+        process = subprocess.Popen(
+            [sys.executable, str(FAKE_SERVER), "--models", str(models)],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(FAKE_SERVER.parents[2]),
+                # so that nothing asks torch for its devices, which takes seconds
+                "SHARPLINE_MODELS__BACKEND": "openvino",
+                **environment,
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        line = process.stdout.readline()
+        if not line:
+            pytest.fail(process.stderr.read())
+        url = json.loads(line)["url"]
+        deadline = time.monotonic() + 60
+        while not is_ready(url):
+            if time.monotonic() > deadline:
+                pytest.fail("the server was not ready within a minute")
+            time.sleep(0.05)
+        return process, url
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def is_ready(url):
+    try:
+        return httpx.get(f"{url}/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="session")
+def flat_png():
+    """An encoded picture of one value: `flat_png(value, side=30)`."""
+
+    def make(value, side=30):
+        return encode(Picture(rgb_hwc=np.full((side, side, 3), value, np.uint8)), "png")
+
+    return make

@@ -1,0 +1,49 @@
+"""`sharpline serve` over a device made of numpy that breaks on command, as a process of its own.
+
+A picture of value 13 loses the device. FAKE_SECONDS is the time of one tile; while the file FAKE_HOLD
+is there the device waits; FAKE_HANG makes the device hang when it is let go.
+"""
+
+import os
+import sys
+import threading
+import time
+
+import numpy as np
+
+from serving import app, cli
+from superres.backends import DeviceLost
+
+
+class FakeBackend:
+    name, device, precision = "fake", "cpu", "fp32"
+
+    def __init__(self, bundle, device):
+        self.scale = bundle.info.scale
+        self.seconds = float(os.environ.get("FAKE_SECONDS", "0"))
+
+    def forward(self, tiles_bhwc):
+        if (tiles_bhwc == 13).all():
+            raise DeviceLost("device-side assert triggered")
+        while os.path.exists(os.environ.get("FAKE_HOLD", "")):
+            time.sleep(0.01)
+        time.sleep(self.seconds * len(tiles_bhwc))
+        return np.repeat(np.repeat(tiles_bhwc, self.scale, axis=1), self.scale, axis=2)
+
+    def warm_up(self, shapes_hw):
+        pass
+
+    def close(self):
+        if "FAKE_HANG" in os.environ:
+            threading.Event().wait()
+
+
+def main():
+    cli.create_app = lambda settings: app.create_app(settings, load_backend=FakeBackend)
+    if "FAKE_HANG" in os.environ:
+        cli.LOST_SECONDS = 1.0  # the real one is below ten seconds, which a test need not wait for
+    return cli.serve(["--port", "0", "--json", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

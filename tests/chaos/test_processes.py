@@ -1,0 +1,66 @@
+"""What a server does as a process when its device dies, and when it is told to leave."""
+
+import signal
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+LONGEST_END_SECONDS = 10  # from a device's loss to the end of the process
+
+
+def ask(url, data):
+    return httpx.post(f"{url}/v1/enhance", content=data, timeout=120)
+
+
+def outcome_of(url, data):
+    """The status, or what became of the connection."""
+    try:
+        return ask(url, data).status_code
+    except httpx.TransportError:
+        return "broken off"
+
+
+@pytest.mark.parametrize("environment", [{}, {"FAKE_HANG": "1"}], ids=["clean", "driver hangs"])
+def test_lost_device_ends_the_process_in_time_and_with_an_error(fake_server, flat_png, environment):
+    process, url = fake_server(**environment)
+    assert ask(url, flat_png(90)).status_code == 200
+    with ThreadPoolExecutor(4) as clients:
+        fatal = clients.submit(outcome_of, url, flat_png(13))
+        assert fatal.result() in (503, "broken off")
+    try:
+        code = process.wait(timeout=LONGEST_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pytest.fail("the process outlived its device")
+    assert code != 0
+    assert "device-side assert triggered" in process.stderr.read()
+
+
+def test_sigterm_answers_everything_that_was_let_in(fake_server, flat_png, soak, tmp_path):
+    count = 500 if soak else 40
+    hold = tmp_path / "hold"
+    process, url = fake_server(
+        FAKE_HOLD=str(hold),
+        SHARPLINE_QUEUE__MAX_PICTURES=str(count),
+        SHARPLINE_QUEUE__MAX_PICTURES_PER_CLIENT=str(count),
+        SHARPLINE_QUEUE__MAX_WAIT_SECONDS="60",
+    )
+    hold.touch()
+    data = flat_png(90, side=100)
+    limits = httpx.Limits(max_connections=count + 1)
+    with (
+        ThreadPoolExecutor(count) as threads,
+        httpx.Client(base_url=url, timeout=120, limits=limits) as client,
+    ):
+        answers = [threads.submit(client.post, "/v1/enhance", content=data) for _ in range(count)]
+        while f"sharpline_pictures_in_flight {count}.0" not in client.get("/metrics").text:
+            assert not any(answer.done() for answer in answers), answers
+        process.send_signal(signal.SIGTERM)
+        while client.get("/readyz").status_code == 200:
+            pass
+        assert client.post("/v1/enhance", content=data).status_code == 503
+        hold.unlink()
+        statuses = {answer.result().status_code for answer in answers}
+    assert statuses == {200}
+    assert process.wait(timeout=45) == 0
