@@ -1,7 +1,7 @@
 """`sharpline serve` over a device made of numpy that breaks on command, as a process of its own.
 
-A picture of value 13 loses the device. FAKE_SECONDS is the time of one tile; while the file FAKE_HOLD
-is there the device waits; FAKE_HANG makes the device hang when it is let go.
+A picture of value 13 loses the device. FAKE_SECONDS is the time of one tile; while the file
+FAKE_HOLD is there the device waits; FAKE_HANG makes the device hang when it is let go.
 """
 
 import os
