@@ -101,9 +101,11 @@ def file_lock(path: Path, *, timeout_seconds: float = 0.0) -> Iterator[None]:
 
     Raises SharplineError when another process still holds it after `timeout_seconds`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + timeout_seconds
-    with path.open("a") as file:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    with file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -49,11 +49,9 @@ def test_the_public_sets_are_those_of_the_field() -> None:
 
 
 @pytest.mark.parametrize("entry", PUBLIC, ids=lambda entry: entry.name)
-def test_every_checksum_is_whole_and_every_address_full(entry) -> None:
-    archives = {
-        archive for part in entry.parts for copy in part.copies for archive in copy.archives
-    }
-    for archive in archives:
+def test_every_checksum_is_whole_and_every_address_full(entry: Entry) -> None:
+    copies = [copy for part in entry.parts for copy in part.copies]
+    for archive in {archive for copy in copies for archive in copy.archives}:
         assert archive.sha256 is None or len(archive.sha256) == 64
         assert archive.md5 is None or len(archive.md5) == 32
         assert archive.mirrors

@@ -238,7 +238,7 @@ def test_nothing_that_a_server_keeps_of_its_clients_can_become_training_data(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    noise = np.random.default_rng(1).integers(0, 255, (600, 600, 3), dtype=np.uint8)
+    noise = np.random.default_rng(1).integers(0, 255, (160, 160, 3), dtype=np.uint8)
     body = encode(Picture(rgb_hwc=noise), "png")
     server = picture_server(tiny_bundle().root.parent)
     try:

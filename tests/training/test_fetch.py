@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import resource
 import subprocess
 import sys
 import tarfile
@@ -403,6 +404,30 @@ def test_too_little_space_is_said_before_anything_is_written(
     with pytest.raises(SharplineError, match="10 bytes left; free some"):
         alps()
     assert leftovers() == ["alps.zip.partial.json"]
+
+
+def test_a_disk_that_takes_no_more_says_so_and_the_next_fetch_goes_on(
+    alps: Callable[..., FetchReport], mirror: Mirror
+) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(SharplineError, match=r"cannot write .*alps\.zip\.partial: File too"):
+            alps()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    alps()
+    assert mirror.asked == [("alps.zip", None), ("alps.zip", "bytes=10000-")]
+    assert here() == PICTURES
+
+
+def test_a_state_folder_that_cannot_be_written_says_so(
+    mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "file" / "state"))
+    with pytest.raises(SharplineError, match="cannot write"):
+        fetch("div2k", origin=mirror.address)
 
 
 def test_div2k_from_a_mirror_in_its_exact_form(

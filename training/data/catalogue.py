@@ -120,7 +120,7 @@ def _own_entries() -> list[Entry]:
     try:
         written = yaml.safe_load(path.read_text())
         return TypeAdapter(list[Entry]).validate_python(written or [])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SharplineError(f"{path} is not a list of catalogue entries: {error}") from error

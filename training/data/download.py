@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from superres.console import counting, in_units, say
 from superres.errors import SharplineError
-from superres.files import write_json
+from superres.files import write_json, writing
 from training.data.catalogue import Archive
 from training.data.records import FetchedArchive, Verified
 
@@ -86,7 +86,8 @@ def download(
     One that is there already is only verified. Raises NoMirrorLeft saying what each address did.
     """
     target = folder / archive.name
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     if target.is_file():
         with suppress(WrongBytes):
@@ -239,16 +240,14 @@ class Transfer:
 
     def _write(self, response: httpx.Response, start: int, total: int | None) -> None:
         label = f"fetching {self.archive.name}"
-        try:
-            with self.partial.open("ab") as file, counting(label, total, start) as count:
-                for piece in response.iter_raw():  # as it comes: a cut loses nothing
-                    file.write(piece)
-                    count(len(piece))
-        except OSError as error:
-            raise SharplineError(
-                f"cannot write {self.partial}: {error.strerror}; free space and run the command "
-                "again: it goes on where it broke off"
-            ) from error
+        with (
+            writing(self.partial),
+            self.partial.open("ab") as file,
+            counting(label, total, start) as count,
+        ):
+            for piece in response.iter_raw():  # as it comes: a cut loses nothing
+                file.write(piece)
+                count(len(piece))
         if total is not None and self._size() != total:
             raise TryAgain(f"the server broke off after {self._size()} of {total} bytes")
 

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from superres.console import say
 from superres.errors import SharplineError, UsageError
-from superres.files import file_lock, staged_folder
+from superres.files import file_lock, remove_abandoned, staged_folder
 from training.data.catalogue import HR, Archive, Copy, Entry, Part, read_catalogue
 from training.data.download import NoMirrorLeft, Patience, WrongBytes, download, verify
 from training.data.records import (
@@ -60,7 +60,7 @@ def fetch(
     chosen = _held_by(origin, entry.choose(parts))
     home = sources_folder() / entry.name
     with file_lock(home / ".lock"):
-        _sweep(home)
+        _sweep(entry, home)
         fetcher = Fetcher(entry, home, origin, patience or Patience())
         pending = [part for part in chosen if not fetcher.has(part)]
         brought: list[str] = []
@@ -265,10 +265,9 @@ def _local(origin: Path, archive: Archive) -> Path:
     return path
 
 
-def _sweep(home: Path) -> None:
+def _sweep(entry: Entry, home: Path) -> None:
     """Throw away what a killed run had unpacked or written half."""
-    for pattern in ("*/.*.partial", "*/.*.retired"):
-        for folder in home.glob(pattern):
-            shutil.rmtree(folder, ignore_errors=True)
+    for part in entry.parts:
+        remove_abandoned(home / part.split / part.name)
     for file in home.glob(".*.partial"):
         file.unlink()
