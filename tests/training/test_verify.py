@@ -1,0 +1,179 @@
+"""Verification finds whatever was changed in a dataset, and says where; the sheet shows it."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superres.image import Picture, read, write
+from superres.manifest import (
+    MANIFEST_NAME,
+    ManifestRow,
+    read_info,
+    read_manifest,
+    write_info,
+    write_manifest,
+)
+from training.data.cli import data
+from training.data.packs import PACK_NAME
+from training.data.pairs import build
+from training.data.picture import SourcePicture
+from training.data.plan import PairRecipe, make_plan
+from training.data.verify import verify
+
+Change = Callable[[Path, list[ManifestRow]], object]
+
+
+def scene(seed: int) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), np.uint8)
+    return coarse.repeat(4, axis=0).repeat(4, axis=1)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of old photographs in which nothing is wrong: 48x64, two draws of each of two."""
+    folder = tmp_path_factory.mktemp("sound")
+    pictures = []
+    for seed in range(3):
+        path = folder / "in" / f"{seed}.png"
+        write(path, Picture(rgb_hwc=scene(seed)))
+        split = "train" if seed else "validation"
+        pictures.append(
+            SourcePicture(
+                name=path.stem,
+                path=path,
+                split=split,
+                source="in",
+                licence="CC0-1.0",
+                author="nobody",
+            )
+        )
+    recipe = PairRecipe(scale=1, degradation="old_photo", draws=2)
+    return build(make_plan(pictures, recipe, folder)).path
+
+
+@pytest.fixture
+def dataset(sound: Path, tmp_path: Path) -> Path:
+    """A copy that a test may spoil."""
+    return Path(shutil.copytree(sound, tmp_path / sound.name))
+
+
+def test_a_sound_dataset_has_no_findings(sound: Path) -> None:
+    verified = verify(sound, workers=2)
+    assert verified.findings == ()
+    assert (verified.pictures, verified.pairs, verified.reproduced) == (3, 5, 5)
+    assert verify(sound, sample=1).reproduced in (1, 2)
+
+
+def set_row(dataset: Path, rows: list[ManifestRow], index: int, **values: object) -> None:
+    rows[index] = replace(rows[index], **values)  # type: ignore[arg-type]
+    write_manifest(dataset / MANIFEST_NAME, rows)
+
+
+def flip_pixel(dataset: Path, path: str) -> None:
+    rgb_hwc = read(dataset / path).rgb_hwc.copy()
+    rgb_hwc[0, 0, 0] ^= 255
+    write(dataset / path, Picture(rgb_hwc=rgb_hwc))
+
+
+def flip_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def append(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def leak(dataset: Path, rows: list[ManifestRow]) -> None:
+    held = next(row for row in rows if row.split == "validation")
+    shutil.copy(dataset / held.hr_path, dataset / rows[0].hr_path)
+
+
+def forget_licence(dataset: Path, rows: list[ManifestRow]) -> None:
+    set_row(dataset, rows, 0, licence="")
+    info = read_info(dataset)
+    write_info(dataset, info.model_copy(update={"licences": ["CC0-1.0"]}))
+
+
+CHANGES: dict[str, tuple[Change, str]] = {
+    "hr": (lambda d, rows: flip_pixel(d, rows[0].hr_path), "not the file that the manifest"),
+    "lr": (lambda d, rows: flip_pixel(d, rows[0].lr_path), "not what old_photo makes"),
+    "cut": (lambda d, rows: (d / rows[0].lr_path).write_bytes(b"\x89PNG"), "not a picture"),
+    "mask": (lambda d, rows: flip_pixel(d, rows[0].mask_path), "not the mask of the damage"),
+    "pack": (lambda d, rows: flip_byte(d / PACK_NAME), "in the pack are not those"),
+    "short pack": (lambda d, rows: (d / PACK_NAME).write_bytes(b"x"), "bytes instead of"),
+    "index": (lambda d, rows: append(d / "packs/train.json"), "its sha256 is not"),
+    "missing": (lambda d, rows: (d / rows[1].lr_path).unlink(), "is missing"),
+    "extra": (lambda d, rows: (d / "pairs/more.png").write_bytes(b"x"), "does not belong"),
+    "size": (lambda d, rows: set_row(d, rows, 0, width=99), "is 64x48, not 99x48"),
+    "seed": (lambda d, rows: set_row(d, rows, 0, seed=1), "seed is 1"),
+    "row": (lambda d, rows: write_manifest(d / MANIFEST_NAME, rows[1:]), "neither in the manifest"),
+    "stranger": (lambda d, rows: set_row(d, rows, 0, name="x"), "is in the manifest, not in"),
+    "content": (lambda d, rows: append(d / "content.json"), "and not the id"),
+    "unread": (lambda d, rows: (d / "content.json").write_text("{"), "cannot be read"),
+    "parameters": (lambda d, rows: set_row(d, rows, 0, parameters="{}"), "its parameters"),
+    "no mask": (lambda d, rows: set_row(d, rows, 0, mask_path=""), "its mask is missing"),
+    "leak": (leak, "must not be in this set: the same picture as 0 (validation)"),
+    "licence": (forget_licence, "has no licence"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_what_was_changed_is_found(change: str, dataset: Path) -> None:
+    spoil, words = CHANGES[change]
+    spoil(dataset, read_manifest(dataset))
+    made_again = None if change in ("lr", "mask", "parameters", "no mask") else 1
+    findings = verify(dataset, sample=made_again).findings
+    assert any(words in finding.problem for finding in findings), findings
+
+
+def test_a_leak_from_a_folder_is_found(
+    dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "bench" / "b.png", Picture(rgb_hwc=scene(2)))
+    words = ["verify", str(dataset), "--against", str(tmp_path / "bench"), "--workers", "1"]
+    assert data([*words, "--json"]) == 1
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [finding["what"] for finding in answer["findings"]] == ["2"]
+    assert "bench/b.png (benchmark)" in answer["findings"][0]["problem"]
+
+
+def test_a_sheet_shows_pairs_with_their_masks(sound: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sheet.png"
+    assert data(["show", str(sound), "--out", str(out), "--count", "2"]) == 0
+    sheet = read(out).rgb_hwc
+    shown = 0
+    for row in read_manifest(sound):
+        hr_hwc, mask_hwc = (read(sound / path).rgb_hwc for path in (row.hr_path, row.mask_path))
+        shown += holds(sheet, hr_hwc, left=24) and holds(sheet, mask_hwc, left=24 + 2 * (48 + 12))
+    assert shown >= 2
+
+
+def holds(sheet: np.ndarray, hwc: np.ndarray, left: int) -> bool:
+    """Whether a 48-pixel square of the picture stands in the sheet at that column."""
+    column = sheet[:, left : left + 48]
+    return any(
+        np.array_equal(column[top : top + 48], hwc[:, start : start + 48])
+        for top in range(len(sheet) - 48)
+        for start in (0, 8, 16)
+    )
+
+
+def test_sheets_are_whole_for_every_kind(sound: Path, tmp_path: Path) -> None:
+    assert (
+        data(["show", str(sound), "--out", str(tmp_path / "v.jpg"), "--split", "validation"]) == 0
+    )
+    assert read(tmp_path / "v.jpg").width > 400
+
+
+@pytest.mark.parametrize("words", [["show", "x", "--count", "0"], ["verify", "x", "--sample", "a"]])
+def test_counts_are_whole_numbers(words: list[str]) -> None:
+    with pytest.raises((SystemExit, argparse.ArgumentTypeError)):
+        data(words)
