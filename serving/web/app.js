@@ -1,19 +1,40 @@
 // The page's one job: send a picture, show what came back beside what was sent.
 
-const $ = (id) => document.getElementById(id);
-const TYPES = /^image\/(png|jpeg|webp|gif|tiff|bmp)$/;
+import { parsed, selectable } from "./region.js";
 
-let picture = null;
+const $ = (id) => document.getElementById(id);
+const TYPES = /^image\/(png|jpeg|webp|gif|tiff|bmp|avif)$/;
+const LOSSY = new Set(["jpeg", "webp", "avif"]);
+const KEY = "sharpline-key";
+
+let picture = null; // the file
+let models = [];
 let running = null;
 let shownUrls = [];
+let previewUrl = null;
 
-await listModels();
+const selection = selectable($("canvas"), $("picture"), $("selection"), (region) => {
+  $("region").value = region
+    ? [region.x, region.y, region.width, region.height].join(", ") : "";
+});
 
 $("file").addEventListener("change", () => choose($("file").files[0]));
+$("model").addEventListener("change", estimate);
+$("format").addEventListener("change", dimQuality);
 $("quality").addEventListener("input", () => { $("quality-shown").value = $("quality").value; });
+$("part").addEventListener("change", () => {
+  $("region-field").hidden = !$("part").checked;
+  selection.enable($("part").checked);
+  if ($("part").checked) selection.show(parsed($("region").value));
+});
+$("region").addEventListener("input", () => selection.show(parsed($("region").value)));
 $("split").addEventListener("input", moveSplit);
 $("actual").addEventListener("change", () => {
   $("frame").classList.toggle("actual", $("actual").checked);
+});
+$("key").addEventListener("change", () => {
+  sessionStorage.setItem(KEY, $("key").value.trim());
+  listModels();
 });
 $("cancel").addEventListener("click", () => running?.abort());
 $("order").addEventListener("submit", (event) => { event.preventDefault(); enhance(); });
@@ -30,26 +51,70 @@ document.addEventListener("paste", (event) => {
   if (file) choose(file);
 });
 
+await listModels();
+
 async function listModels() {
   try {
-    const answer = await fetch("/v1/models");
-    const { models } = await answer.json();
-    $("model").replaceChildren(...models.map((model) => {
-      const text = `${model.name} (${model.scale}×, version ${model.version})`;
-      return new Option(text, model.name, model.default, model.default);
-    }));
-    if (models.length === 0) complain("No model is served yet. Reload this page in a moment.");
+    const answer = await fetch("/v1/models", { headers: credentials() });
+    if (!answer.ok) {
+      await complainOf(answer);
+      return;
+    }
+    ({ models } = await answer.json());
+    const chosen = $("model").value;
+    $("model").replaceChildren(
+      new Option("auto: looks at the picture", "auto"),
+      ...models.map((model) => new Option(`${model.name} (${model.scale}×)`, model.name)));
+    if ([...$("model").options].some((option) => option.value === chosen)) $("model").value = chosen;
+    if (models.length === 0) {
+      say("The models are being loaded…");
+      setTimeout(listModels, 1000);
+    } else {
+      say("");
+      $("fault").hidden = true;
+    }
   } catch {
-    complain("The server does not answer. Reload this page once it runs again.");
+    complain("The server does not answer", "Reload this page once it runs again");
   }
+  readyToSend();
 }
 
-function choose(file) {
+async function choose(file) {
   if (!file) return;
   picture = file;
   $("chosen").textContent = file.name || "Pasted picture";
-  $("send").disabled = $("model").options.length === 0;
+  $("chosen-facts").textContent = megabytes(file.size);
   $("fault").hidden = true;
+  if (previewUrl) URL.revokeObjectURL(previewUrl);
+  previewUrl = URL.createObjectURL(file);
+  // A browser that cannot show the file (TIFF) can still send it.
+  const visible = await loaded($("picture"), previewUrl);
+  $("preview").hidden = !visible;
+  $("drop").classList.toggle("small", visible);
+  $("part").disabled = !visible;
+  $("part").checked = false;
+  $("part").dispatchEvent(new Event("change"));
+  $("region").value = "";
+  if (visible) $("chosen-facts").textContent = `${sides($("picture"))}, ${megabytes(file.size)}`;
+  $("chosen-facts").textContent += " · choose another";
+  readyToSend();
+  estimate();
+  dimQuality();
+}
+
+function readyToSend() { $("send").disabled = !picture || models.length === 0 || running !== null; }
+
+function estimate() {
+  const model = models.find((each) => each.name === $("model").value);
+  const megapixels = $("preview").hidden
+    ? 0 : ($("picture").naturalWidth * $("picture").naturalHeight) / 1e6;
+  const seconds = (model?.seconds_per_megapixel ?? 0) * megapixels;
+  $("estimate").textContent = seconds ? `About ${Math.max(1, Math.round(seconds))} s of computing` : "";
+}
+
+function dimQuality() {
+  const format = $("format").value || (picture?.type ?? "").replace("image/", "");
+  $("quality").disabled = format !== "" && !LOSSY.has(format);
 }
 
 async function enhance() {
@@ -59,26 +124,29 @@ async function enhance() {
   busy(true);
   try {
     const answer = await fetch(`/v1/enhance?${options()}`, {
-      method: "POST", body: form(), signal: running.signal,
+      method: "POST", body: form(), headers: credentials(), signal: running.signal,
     });
-    if (answer.ok) {
-      await show(answer, await answer.blob(), started);
-    } else {
-      const problem = await answer.json();
-      complain(`${problem.title}: ${problem.detail}.`);
-    }
+    if (answer.ok) await show(answer, await answer.blob(), started);
+    else await complainOf(answer);
   } catch (error) {
-    complain(error.name === "AbortError" ? "Cancelled." : "The connection to the server broke.");
+    if (error.name === "AbortError") say("Cancelled.");
+    else complain("The connection to the server broke", "Nothing was changed; try again");
   } finally {
     clearInterval(clock);
+    running = null;
     busy(false);
   }
 }
 
 function options() {
-  const chosen = { model: $("model").value, quality: $("quality").value };
-  if ($("format").value) chosen.format = $("format").value;
-  return new URLSearchParams(chosen);
+  const chosen = new URLSearchParams({ model: $("model").value, quality: $("quality").value });
+  if ($("format").value) chosen.set("format", $("format").value);
+  const region = $("part").checked ? parsed($("region").value) : null;
+  if (region) chosen.set("region", [region.x, region.y, region.width, region.height].join(","));
+  if ($("shrink").checked) chosen.set("on_too_large", "shrink");
+  if ($("srgb").checked) chosen.set("icc", "srgb");
+  if ($("metadata").checked) chosen.set("keep_metadata", "true");
+  return chosen;
 }
 
 function form() {
@@ -87,25 +155,36 @@ function form() {
   return data;
 }
 
+function credentials() {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: `Bearer ${key}` } : {};
+}
+
 async function show(answer, blob, started) {
   shownUrls.forEach(URL.revokeObjectURL);
   shownUrls = [URL.createObjectURL(picture), URL.createObjectURL(blob)];
   $("result").hidden = false;
   const before = await loaded($("before"), shownUrls[0]);
   const after = await loaded($("after"), shownUrls[1]);
-  // A browser that cannot show the upload (TIFF) still shows the answer.
   $("compare").classList.toggle("alone", !before);
+  $("frame").hidden = !after;
   moveSplit();
-  const name = fileName(answer.headers.get("Content-Disposition"));
+  const told = (name) => answer.headers.get(name);
+  const name = fileName(told("Content-Disposition"));
   Object.assign($("download"), { href: shownUrls[1], download: name });
+  const shrunk = told("Sharpline-Shrunk");
   describe({
-    Size: `${before ? `${sides($("before"))} → ` : ""}${after ? sides($("after")) : ""}`,
-    Model: `${answer.headers.get("Sharpline-Model")}, version ${answer.headers.get("Sharpline-Version")}`,
+    Size: [before && sides($("before")), after && sides($("after"))].filter(Boolean).join(" → "),
+    Shrunk: shrunk && `the input's sides times ${shrunk}, so that the answer fits`,
+    Model: `${told("Sharpline-Model")}, version ${told("Sharpline-Version")}`,
+    Why: told("Sharpline-Reason"),
     Time: seconds(started),
-    File: `${name}, ${(blob.size / 1e6).toFixed(2)} MB`,
+    File: `${name}, ${megabytes(blob.size)}`,
   });
   say("Done.");
-  $("result").scrollIntoView({ block: "nearest" });
+  $("result").focus({ preventScroll: true });
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $("result").scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
 }
 
 function loaded(image, url) {
@@ -117,7 +196,8 @@ function loaded(image, url) {
 }
 
 function describe(facts) {
-  $("facts").replaceChildren(...Object.entries(facts).flatMap(([term, text]) => {
+  const known = Object.entries(facts).filter(([, text]) => text);
+  $("facts").replaceChildren(...known.flatMap(([term, text]) => {
     const pair = [document.createElement("dt"), document.createElement("dd")];
     pair[0].textContent = term;
     pair[1].textContent = text;
@@ -135,19 +215,39 @@ function moveSplit() {
 }
 
 function busy(yes) {
-  $("send").disabled = yes;
+  readyToSend();
   $("cancel").hidden = !yes;
+  $("progress").hidden = !yes;
   if (yes) $("fault").hidden = true;
 }
 
-function complain(text) {
+// A problem says what was wrong; the address in its type says what to do about it.
+async function complainOf(answer) {
+  const problem = await answer.json().catch(() => ({}));
+  const wait = answer.headers.get("Retry-After");
+  $("key-field").hidden = answer.status !== 401 && !sessionStorage.getItem(KEY);
+  if (answer.status === 401) $("key").focus();
+  const advice = problem.type?.startsWith("/problems/")
+    ? await fetch(problem.type).then((told) => told.json()).then((told) => told.advice).catch(() => "")
+    : "";
+  complain(problem.title ?? `The server answered ${answer.status}`, problem.detail,
+    wait ? `Try again in ${wait} s.` : advice);
+}
+
+function complain(title, detail = "", advice = "") {
   say("");
-  $("fault").textContent = text;
+  $("fault-title").textContent = title;
+  $("fault-detail").textContent = detail && `${detail[0].toUpperCase()}${detail.slice(1)}.`;
+  $("fault-advice").textContent = advice;
   $("fault").hidden = false;
 }
 
 function say(text) { $("status").textContent = text; }
 
 function sides(image) { return `${image.naturalWidth} × ${image.naturalHeight}`; }
+
+function megabytes(bytes) {
+  return bytes < 1e5 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(2)} MB`;
+}
 
 function seconds(started) { return `${((performance.now() - started) / 1000).toFixed(1)} s`; }

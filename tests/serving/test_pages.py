@@ -30,6 +30,7 @@ class Tags(HTMLParser):
         ("/", "text/html"),
         ("/docs", "text/html"),
         ("/web/app.js", "javascript"),
+        ("/web/region.js", "javascript"),
         ("/web/docs.js", "javascript"),
         ("/web/style.css", "text/css"),
         ("/web/icon.svg", "image/svg"),
