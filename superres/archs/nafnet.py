@@ -123,8 +123,9 @@ class NAFNet(nn.Module):
             blocks(count, depth - 1 - place) for place, count in enumerate(dec_blk_nums)
         )
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
-        # Blocks start as nothing (beta and gamma are zero), so this makes the start near identity.
-        kaiming_(self.ending, damping=0.1)
+        # Blocks start as nothing (beta and gamma are zero), and with this the whole starts as its
+        # input, so that training begins at the input's own score.
+        kaiming_(self.ending, damping=0.01)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         features = self.intro(lr_bchw)

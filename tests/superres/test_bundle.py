@@ -108,3 +108,24 @@ def test_descriptions_are_frozen(bundle) -> None:
     with pytest.raises(ValidationError):
         bundle.info.scale = 4
     assert isinstance(bundle.info, BundleInfo)
+
+
+def test_a_source_is_listed_once_however_often_it_was_learned_from(bundle) -> None:
+    training = bundle.info.training
+    entries = [
+        {"id": id, "source": source, "licence": licence}
+        for id, source, licence in (
+            ("1", "sample", "CC0-1.0"),
+            ("1", "div2k", "research"),
+            ("2", "sample", "CC0-1.0"),
+        )
+    ]
+    again = type(training).model_validate({**training.model_dump(), "datasets": entries})
+    assert again.sources == ("sample", "div2k")
+    assert [dataset.id for dataset in again.datasets] == ["1", "1", "2"]
+
+
+def test_a_bundle_says_whether_it_invents_detail(bundle) -> None:
+    training = bundle.info.training
+    assert not training.invents_detail
+    assert training.model_copy(update={"losses": ("l1", "gan")}).invents_detail
