@@ -1,5 +1,6 @@
 """Other people's weights: every layout comes out as our network, and no code in them ever runs."""
 
+import ast
 import importlib
 import os
 import pickle
@@ -296,3 +297,24 @@ def test_a_published_checkpoint_is_read(reference_data: Path) -> None:
     assert (found.arch.parameters["num_conv"], found.arch.parameters["upscale"]) == (16, 4)
     with pytest.raises(SharplineError):
         read_foreign(reference_data / "weights" / "README.md")
+
+
+def test_no_file_is_unpickled_but_as_weights_only() -> None:
+    """Our own checkpoints included: nothing that torch reads may run."""
+    root = Path(__file__).resolve().parents[2]
+    seen = 0
+    for package in ("sharpline", "superres", "training", "release", "serving", "pipelines"):
+        for path in (root / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                    continue
+                called = ast.unparse(node.func)
+                assert called not in ("torch.jit.load", "joblib.load", "torch.export.load"), path
+                if called == "torch.load":
+                    given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                    assert given.get("weights_only") == "True", f"{path}:{node.lineno}"
+                    seen += 1
+                if called in ("np.load", "numpy.load"):
+                    given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                    assert given.get("allow_pickle", "False") == "False", f"{path}:{node.lineno}"
+    assert seen >= 2
