@@ -1,5 +1,6 @@
 """Pictures come out of an archive under names of ours; a hostile archive is refused whole."""
 
+import gzip
 import io
 import stat
 import struct
@@ -32,8 +33,11 @@ def zipped(path: Path, files: Files) -> Path:
     return path
 
 
+MODES = {".gz": "w:gz", ".xz": "w:xz", ".bz2": "w:bz2"}
+
+
 def tarred(path: Path, files: Files) -> Path:
-    with tarfile.open(path, "w:gz" if path.suffix == ".gz" else "w") as archive:
+    with tarfile.open(path, MODES.get(path.suffix, "w")) as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -41,7 +45,13 @@ def tarred(path: Path, files: Files) -> Path:
     return path
 
 
-PACKERS = [(zipped, "a.zip"), (tarred, "a.tar"), (tarred, "a.tar.gz")]
+PACKERS = [
+    (zipped, "a.zip"),
+    (tarred, "a.tar"),
+    (tarred, "a.tar.gz"),
+    (tarred, "a.tar.xz"),
+    (tarred, "a.tar.bz2"),
+]
 Packer = Callable[[Path, Files], Path]
 
 
@@ -154,6 +164,17 @@ def test_one_huge_picture_is_refused(
     monkeypatch.setattr(unpacking, "MAX_PICTURE_BYTES", 10)
     with pytest.raises(UnsafeArchive, match="11 bytes"):
         unpack([zipped(tmp_path / "a.zip", {"a/1.png": b"x" * 11})], {"a": out})
+
+
+def test_a_header_that_says_it_is_huge_is_refused_before_it_is_read(
+    tmp_path: Path, out: Path
+) -> None:
+    header = tarfile.TarInfo("a/1.png")
+    header.type, header.size = tarfile.XHDTYPE, 8 * 1024**3
+    with gzip.open(tmp_path / "a.tar.gz", "wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT) + bytes(10_000))
+    with pytest.raises(UnsafeArchive, match="header that says"):
+        unpack([tmp_path / "a.tar.gz"], {"a": out})
 
 
 def test_too_many_files_are_refused(

@@ -5,6 +5,7 @@ name is put into the folder that the caller names. An archive that holds a path 
 link, a device or far more than it weighs is refused whole.
 """
 
+import bz2
 import fnmatch
 import gzip
 import hashlib
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import IO, cast
 
 from superres.console import track
 from superres.errors import SharplineError
@@ -28,6 +30,7 @@ MAX_PICTURE_BYTES = 512 * 1024**2
 MAX_ENTRIES = 1_000_000
 # Pictures hardly shrink any further; an archive that holds more than this is no archive of those.
 MOST_GROWTH, FREE_GROWTH_BYTES = 10, 1024**2
+COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 class BadArchive(SharplineError):
@@ -121,9 +124,11 @@ def _reading(archive: Path, most_bytes: int) -> Iterator[Iterator[_Entry]]:
             with zipfile.ZipFile(archive) as opened:
                 yield _counted(_zip_entries(opened), most_bytes)
         else:
-            with tarfile.open(archive) as opened:
-                yield _counted(_tar_entries(opened), most_bytes)
-                _read_on(opened, most_bytes)
+            with _uncompressed(archive) as stream:
+                bounded = cast(IO[bytes], BoundedReads(stream))
+                with tarfile.open(fileobj=bounded, mode="r:") as opened:
+                    yield _counted(_tar_entries(opened), most_bytes)
+                _read_on(stream, most_bytes)
     except BadArchive as error:
         raise type(error)(f"{archive.name} is refused: {error}") from error
     except (
@@ -131,7 +136,7 @@ def _reading(archive: Path, most_bytes: int) -> Iterator[Iterator[_Entry]]:
         zipfile.BadZipFile,
         zlib.error,
         lzma.LZMAError,
-        gzip.BadGzipFile,
+        OSError,  # what gzip and bz2 say of damage
         EOFError,
         NotImplementedError,  # a compression that zipfile does not know
         RuntimeError,  # an encrypted entry
@@ -197,11 +202,40 @@ def _tar_entries(opened: tarfile.TarFile) -> Iterator[_Entry]:
             )
 
 
-def _read_on(opened: tarfile.TarFile, most_bytes: int) -> None:
+class BoundedReads:
+    """A file that gives no more than a picture's bytes at once.
+
+    tarfile reads a header that says it is 8 GB long into memory as one piece.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_PICTURE_BYTES:
+            raise UnsafeArchive(f"it holds a header that says it is {size} bytes")
+        return self._file.read(size)
+
+    def seek(self, offset: int) -> int:
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+def _uncompressed(archive: Path) -> IO[bytes]:
+    with archive.open("rb") as file:
+        magic = file.read(6)
+    for start, opener in COMPRESSIONS.items():
+        if magic.startswith(start):
+            return cast(IO[bytes], opener(archive))
+    return archive.open("rb")
+
+
+def _read_on(stream: IO[bytes], most_bytes: int) -> None:
     """Read what tarfile has no need of: a compressed file's checksum stands at its very end."""
-    assert opened.fileobj is not None
     read = 0
-    while piece := opened.fileobj.read(1024**2):
+    while piece := stream.read(1024**2):
         read += len(piece)
         if read > most_bytes:
             raise UnsafeArchive("it goes on without an end")
