@@ -23,14 +23,14 @@ class Health(BaseModel):
     problems: dict[str, str] = {}
 
 
-@router.get("/livez", summary="Whether to let the process live", responses=problems(503))
+@router.get("/livez", summary="Whether to let the process live", responses=problems(421, 503))
 async def livez(request: Request) -> Health:
     """Fails when an engine has ended, is stuck or lost its device: only a restart helps."""
     services_of(request).engines.require_alive()
     return Health()
 
 
-@router.get("/readyz", summary="Whether to send pictures", responses=problems(503))
+@router.get("/readyz", summary="Whether to send pictures", responses=problems(421, 503))
 async def readyz(request: Request) -> Health:
     """Fails while no model is served yet and while the server is shutting down."""
     services = services_of(request)
@@ -42,7 +42,7 @@ async def readyz(request: Request) -> Health:
     return Health(models=tuple(sorted(models.offers)), problems=dict(models.problems))
 
 
-@router.get("/startupz", summary="Whether the start is over", responses=problems(503))
+@router.get("/startupz", summary="Whether the start is over", responses=problems(421, 503))
 async def startupz(request: Request) -> Health:
     """Fails until the models folder has been gone through once."""
     if not services_of(request).models.looked:
@@ -58,7 +58,8 @@ async def startupz(request: Request) -> Health:
         200: {
             "content": {"text/plain": {"schema": {"type": "string"}}},
             "description": "Prometheus text exposition; see docs/metrics.md",
-        }
+        },
+        **problems(421),
     },
 )
 async def metrics(request: Request) -> Response:

@@ -13,14 +13,29 @@ function section(method, path, operation) {
   const name = method.toUpperCase();
   return element("section", { className: "card operation" },
     element("h2", {}, element("span", { className: "method" }, name), path),
-    element("p", {}, operation.summary ?? "", ". ", operation.description ?? ""),
+    element("p", {}, ...marked(`${operation.summary ?? ""}. ${operation.description ?? ""}`)),
     bodies(operation.requestBody),
     table("Parameters", ["name", "in", "values", "meaning"],
       (operation.parameters ?? []).map((each) =>
-        [each.name, each.in, values(each.schema), each.description ?? ""])),
-    table("Answers", ["status", "meaning", "types"],
-      Object.entries(operation.responses).map(([status, answer]) =>
-        [status, answer.description, Object.keys(answer.content ?? {}).join(", ")])));
+        [each.name, each.in, values(each.schema), marked(each.description ?? "")])),
+    table("Answers", ["status", "meaning"],
+      Object.entries(operation.responses).map(([status, answer]) => [status, meaning(answer)])));
+}
+
+// A refusal is one of some kinds of problem, each with a page of its own.
+function meaning(answer) {
+  const kinds = Object.keys(answer.content?.["application/problem+json"]?.examples ?? {});
+  if (kinds.length === 0) {
+    const types = Object.keys(answer.content ?? {}).join(", ");
+    return types ? `${answer.description}: ${types}` : answer.description;
+  }
+  return kinds.flatMap((kind, place) =>
+    [place ? ", " : "", element("a", { href: `/problems/${kind}` }, kind)]);
+}
+
+// `words in backticks` as code.
+function marked(text) {
+  return text.split("`").map((part, place) => (place % 2 ? element("code", {}, part) : part));
 }
 
 function bodies(body) {
@@ -44,7 +59,7 @@ function table(caption, heads, rows) {
     element("thead", {}, element("tr", {},
       ...heads.map((head) => element("th", { scope: "col" }, head)))),
     element("tbody", {}, ...rows.map((cells) => element("tr", {},
-      ...cells.map((cell) => element("td", {}, cell))))));
+      ...cells.map((cell) => element("td", {}, ...[cell].flat()))))));
 }
 
 function element(name, attributes, ...children) {
