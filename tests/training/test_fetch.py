@@ -369,6 +369,22 @@ def test_a_folder_a_file_and_a_mirror_are_verified_like_any_other(
     assert (tmp_path / "alps.zip").exists()
 
 
+def test_what_opens_a_mirror_is_neither_told_nor_kept(
+    mirror: Mirror, state: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror.offer(state, entry(mirror.describe("alps.zip", ALPS_ZIP)))
+    closed = mirror.address.replace("http://", "http://me:secret@")
+    mirror.manners["alps.zip"] = "cuts"
+    with pytest.raises(SharplineError) as failure:
+        fetch("alps", origin=f"{closed}/alps.zip?token=secret", patience=HASTY)
+    mirror.manners["alps.zip"] = ""
+    fetch("alps", origin=f"{closed}/alps.zip?token=secret2", patience=HASTY)
+    assert mirror.asked[-1][1] is not None  # another token goes on with the same file
+    kept = (sources_folder() / "alps" / "source.json").read_text()
+    assert f'"{mirror.address}/alps.zip"' in kept
+    assert "secret" not in kept + str(failure.value) + capsys.readouterr().err
+
+
 def test_a_place_without_the_archive_says_what_it_should_hold(
     mirror: Mirror, state: Path, tmp_path: Path
 ) -> None:

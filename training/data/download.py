@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -100,7 +101,7 @@ def download(
             try:
                 return _from_mirror(transfer, target, known_sha256)
             except (MirrorFailed, WrongBytes) as error:
-                failures.append(f"{address}: {error}")
+                failures.append(f"{shown(address)}: {error}")
                 say(f"{failures[-1]}")
     raise NoMirrorLeft(
         f"no mirror gave {archive.name}:\n  " + "\n  ".join(failures or ["it has none"])
@@ -257,12 +258,14 @@ class Transfer:
             beginning = Beginning.model_validate_json(self.note.read_bytes())
         except (OSError, ValidationError):
             return None
-        fits = beginning.address == self.address and beginning.validator is not None
+        fits = beginning.address == shown(self.address) and beginning.validator is not None
         too_long = beginning.total is not None and self._size() > beginning.total
         return beginning if fits and not too_long else None
 
     def _note(self, response: httpx.Response, total: int | None) -> None:
-        beginning = Beginning(address=self.address, validator=_validator(response), total=total)
+        beginning = Beginning(
+            address=shown(self.address), validator=_validator(response), total=total
+        )
         write_json(self.note, json.loads(beginning.model_dump_json()))
 
     def _size(self) -> int:
@@ -297,8 +300,14 @@ def verify(path: Path, archive: Archive, known_sha256: str | None, address: str)
     if not _is_archive(path):
         raise WrongBytes(f"{archive.name} is no archive: a page, or something else by its name")
     return FetchedArchive(
-        name=archive.name, bytes=size, sha256=sha256, verified=how, address=address
+        name=archive.name, bytes=size, sha256=sha256, verified=how, address=shown(address)
     )
+
+
+def shown(address: str) -> str:
+    """An address as it may be told and kept: without the name, word or token that opens it."""
+    parts = urlsplit(address)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def _digests(path: Path) -> tuple[str, str]:

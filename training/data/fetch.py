@@ -237,7 +237,7 @@ def _held_by(origin: str | None, parts: Sequence[Part]) -> list[Part]:
     if not held:
         names = sorted(set().union(*alone.values()))
         raise UsageError(
-            f"--from {origin}: no part that is asked for comes in an archive of that name alone; "
+            f"--from {name}: no part that is asked for comes in an archive of that name alone; "
             f"it may be {', '.join(names) or 'a folder of them'}"
         )
     return held

@@ -114,7 +114,7 @@ def _fetched(record: Fetched, state: State) -> ListedSource:
         pictures=sum(part.pictures for part in high),
         bytes=sum(part.bytes for part in record.parts),
         licence=record.licence,
-        parts=list(dict.fromkeys(part.part for part in record.parts)),
+        parts=sorted({part.part for part in record.parts}, key=lambda name: (name != HR, name)),
         folder=str(sources_folder() / record.name),
     )
 
