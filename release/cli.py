@@ -14,7 +14,7 @@ from release.promote import Promotion, challenge, crown
 from release.promote import promote as promote_version
 from release.promote import rollback as roll_back
 from release.registry import Registry
-from release.rules import load_rules, rules_for
+from release.rules import load_rules
 from release.versions import Version
 from superres.bundle import load_bundle
 from superres.console import emit, say, show
@@ -55,11 +55,13 @@ def gate(argv: Sequence[str]) -> int:
     parser = _parser("gate", gate)
     _add_model(parser, "to judge (default: the challenger)")
     parser.add_argument(
-        "--on", type=Path, required=True, metavar="FOLDER", help="a dataset, or HR pictures"
+        "--on", type=Path, required=True, metavar="PICTURES", help="a dataset, or HR pictures"
     )
-    parser.add_argument("--rules", type=Path, metavar="FILE", help="default: fit the dataset")
+    parser.add_argument(
+        "--rules", type=Path, metavar="FILE", help="default: fit the model's kind and the dataset"
+    )
     words = parser.parse_args(argv)
-    rules = load_rules(words.rules or rules_for(words.on))
+    rules = load_rules(words.rules) if words.rules else None
     judge = Gate(_registry(words), state_folder() / "evidence")
     verdict = judge.judge(words.model, words.version, words.on, rules)
     result = {

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from release.bootstrap import Gain
 from release.bounds import MeasuredBounds
+from release.cost import MeasuredCosts
 from release.rules import Rules
 from release.trial import Figures
 from superres.errors import SharplineError
@@ -41,7 +42,10 @@ class Outcome(_Strict):
 
 
 class PictureRecord(_Strict):
-    """One picture's figures and the features of its low-resolution input."""
+    """One picture's figures and the features of its low-resolution input.
+
+    `perception` holds by figure what challenger, champion and bicubic have.
+    """
 
     name: str
     blocks: int
@@ -49,6 +53,7 @@ class PictureRecord(_Strict):
     champion: Figures | None
     bicubic: Figures
     features: dict[str, float]
+    perception: dict[str, dict[str, float]]
 
 
 class Runtime(_Strict):
@@ -76,6 +81,7 @@ class Evidence(_Strict):
     outcomes: tuple[Outcome, ...]
     pictures: tuple[PictureRecord, ...]
     bounds: MeasuredBounds
+    costs: MeasuredCosts
     runtime: Runtime
     rules: Rules
 

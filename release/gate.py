@@ -2,14 +2,15 @@
 
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from release.bounds import BackendLoader, MeasuredBounds, measure_bounds
+from release.cost import MeasuredCosts, Meter
 from release.evidence import (
     Contender,
     Evidence,
@@ -19,21 +20,29 @@ from release.evidence import (
     evidence_path,
     write_evidence,
 )
-from release.judge import judge
+from release.judge import Licences, judge
 from release.registry import Registry
 from release.report import write_report
-from release.rules import Rules
+from release.rules import DEFAULT, GAN, Rules, load_rules, rules_for
 from release.trial import PictureTrial, Trial, run_trial
 from release.versions import NotRegistered, RegistryAway, Version
 from superres.backends import Backend, load_backend
 from superres.bundle import Bundle
 from superres.console import say
-from superres.errors import SharplineError
-from superres.evaluate import load_pairs
+from superres.errors import SharplineError, UsageError
 from superres.files import staged_folder
+from superres.held_out import find_held_out
+from superres.quality.metric import Metric
+from superres.quality.metrics import load_metrics, weights_folder
 from superres.upscale import Upscaler
 
 SOFTWARE = ("sharpline", "numpy", "torch", "openvino", "scikit-image", "mlflow-skinny", "pillow")
+
+
+SPLIT = "validation"
+
+# As superres.quality.metrics.load_metrics: names and a folder of weights.
+FigureLoader = Callable[[Iterable[str], Path | None], tuple[tuple[Metric, ...], dict[str, str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +59,30 @@ class Verdict:
 class Gate:
     """Judges versions of a registry; evidence appears in the folder `evidence`.
 
-    `load` makes the backends, by default as serving would.
+    `load` makes the backends, by default as serving would; `meter` measures what answers cost, and
+    `load_figures` makes perceptual figures and says why others cannot be had.
     """
 
     def __init__(
-        self, registry: Registry, evidence: Path, load: BackendLoader = load_backend
+        self,
+        registry: Registry,
+        evidence: Path,
+        load: BackendLoader = load_backend,
+        meter: Meter | None = None,
+        load_figures: FigureLoader = load_metrics,
     ) -> None:
         self._registry = registry
         self._evidence = evidence
         self._load = load
+        self._meter = meter or Meter()
+        self._load_figures = load_figures
 
-    def judge(self, model: str, number: int | None, data: Path, rules: Rules) -> Verdict:
+    def judge(self, model: str, number: int | None, data: Path, rules: Rules | None) -> Verdict:
         """Judge version `number` (the challenger without one) on the held-out pictures of `data`.
 
-        The evidence is logged beside the bundle, and the version is bound to it. Raises
-        SharplineError where the models or the pictures cannot be had.
+        Without rules, those that fit the model's kind and the data. The evidence is logged beside
+        the bundle, and the version is bound to it. Raises SharplineError where the models or the
+        pictures cannot be had, UsageError where the rules are for another kind of model.
         """
         challenger, champion = self._contenders(model, number)
         if champion == challenger:
@@ -98,7 +116,7 @@ class Gate:
         return standing.challenger, standing.champion
 
     def _found(
-        self, challenger: Version, champion: Version | None, data: Path, rules: Rules
+        self, challenger: Version, champion: Version | None, data: Path, asked: Rules | None
     ) -> tuple[Evidence, Path]:
         """Fetch, score, apply the rules, and write the evidence folder."""
         began = time.monotonic()
@@ -106,10 +124,21 @@ class Gate:
         with tempfile.TemporaryDirectory(prefix="sharpline-gate-") as scratch:
             ours = self._registry.fetch(challenger, Path(scratch) / "challenger")
             theirs = champion and self._registry.fetch(champion, Path(scratch) / "champion")
-            trial, bounds, runtime = self._tried(ours, theirs, data, rules)
-        judgement = judge(rules, trial, ours.info.bounds, bounds)
+            rules = asked or load_rules(rules_for(data, ours.info.training))
+            _require_kind(rules, ours)
+            trial, bounds, costs, runtime = self._tried(ours, theirs, data, rules)
+        judgement = judge(
+            rules,
+            trial,
+            ours.info.bounds,
+            bounds,
+            costs,
+            Licences(
+                challenger=ours.info.licence, champion=theirs.info.licence if theirs else None
+            ),
+        )
         found = Evidence(
-            format_version=1,
+            format_version=2,
             model=challenger.model,
             created=created.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - began, 3),
@@ -122,6 +151,7 @@ class Gate:
             outcomes=judgement.outcomes,
             pictures=tuple(_record(picture) for picture in trial.pictures),
             bounds=bounds,
+            costs=costs,
             runtime=runtime,
             rules=rules,
         )
@@ -134,7 +164,7 @@ class Gate:
 
     def _tried(
         self, ours: Bundle, theirs: Bundle | None, data: Path, rules: Rules
-    ) -> tuple[Trial, MeasuredBounds, Runtime]:
+    ) -> tuple[Trial, MeasuredBounds, MeasuredCosts, Runtime]:
         """Run both models, as serving would run them, on the validation pictures."""
         scale = ours.info.scale
         if theirs is not None and theirs.info.scale != scale:
@@ -142,15 +172,22 @@ class Gate:
                 f"the challenger enlarges {scale} times, the champion {theirs.info.scale} times: "
                 "they cannot be compared; register the challenger under a name of its own"
             )
+        held_out = find_held_out(str(data))
+        figures, refused = self._load_figures(sorted(rules.perceptual_figures), weights_folder())
         with self._backend(ours) as backend, self._champion(theirs) as champion:
+            challenger = Upscaler(ours, backend)
+            first = next(iter(held_out.pairs(scale, SPLIT).pairs))
+            # Before anything else runs: the first answer is what shows a model's memory.
+            costs = self._meter.measure(challenger, champion, first.lr, rules.cost.rounds)
             trial = run_trial(
-                Upscaler(ours, backend),
+                challenger,
                 champion,
-                load_pairs(data, scale),
+                held_out.pairs(scale, SPLIT),
                 rules.channel,
                 rules.resampling.block_pixels,
+                figures,
             )
-            first = next(iter(load_pairs(data, scale).pairs))
+            trial = replace(trial, unmeasured={**refused, **trial.unmeasured})
             bounds = measure_bounds(ours, first.lr, backend, self._load)
             runtime = Runtime(
                 backend=backend.name,
@@ -158,7 +195,7 @@ class Gate:
                 precision=backend.precision,
                 software=_software(),
             )
-        return trial, bounds, runtime
+        return trial, bounds, costs, runtime
 
     @contextmanager
     def _backend(self, bundle: Bundle) -> Generator[Backend]:
@@ -189,7 +226,19 @@ def _record(picture: PictureTrial) -> PictureRecord:
         champion=picture.champion,
         bicubic=picture.bicubic,
         features=picture.features,
+        perception={name: dict(values) for name, values in picture.perception.items()},
     )
+
+
+def _require_kind(rules: Rules, bundle: Bundle) -> None:
+    """Rules of one kind say nothing of a model of the other. Raises UsageError."""
+    kind = GAN if bundle.info.training.invents_detail else DEFAULT
+    if rules.kind != kind:
+        how = "with" if kind == GAN else "without"
+        raise UsageError(
+            f"{bundle.info.name} was trained {how} a discriminator: rules of kind {kind} judge it, "
+            f"and {rules.name} is of kind {rules.kind}; leave out --rules"
+        )
 
 
 def _software() -> dict[str, str]:

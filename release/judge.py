@@ -5,10 +5,15 @@ from statistics import fmean
 
 from release.bootstrap import Gain, TooLittleToJudge, paired_gain
 from release.bounds import MeasuredBounds
+from release.cost import MeasuredCosts
 from release.evidence import Outcome
-from release.rules import Floor, Resampling, Rules, Slice
+from release.perception import judge_perception, judge_slice
+from release.rules import CostLimits, Floor, Resampling, Rules, Slice
 from release.trial import Rival, Trial
-from superres.bundle import Bounds
+from superres.bundle import Bounds, Licence
+
+MEGABYTE = 1_000_000
+NOT_THIS_KIND = "a model that makes up detail is not judged on it"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,20 +25,40 @@ class Judgement:
     over_bicubic: Gain | None
 
 
-def judge(rules: Rules, trial: Trial, stated: Bounds, measured: MeasuredBounds) -> Judgement:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Licences:
+    """What may be done with the weights of both, as their bundles state it."""
+
+    challenger: Licence
+    champion: Licence | None
+
+
+def judge(
+    rules: Rules,
+    trial: Trial,
+    stated: Bounds,
+    measured: MeasuredBounds,
+    costs: MeasuredCosts,
+    licences: Licences,
+) -> Judgement:
     """Apply every rule; nothing is left out, what cannot be judged says so."""
     gains: dict[Rival, Gain | None] = {"champion": None, "bicubic": None}
     outcomes: list[Outcome] = []
-    limits: tuple[tuple[Rival, float], ...] = (
+    limits: tuple[tuple[Rival, float | None], ...] = (
         ("champion", rules.least_gain_over_champion_db),
         ("bicubic", rules.least_gain_over_bicubic_db),
     )
     for rival, limit in limits:
         outcome, gains[rival] = _gain(rules, trial, rival, limit)
         outcomes.append(outcome)
+    outcomes.append(_ssim(rules, trial))
+    if rules.perception is not None:
+        outcomes += judge_perception(rules.perception, trial, rules.resampling)
+    for part in rules.slices:
+        if part.most_loss_db is not None:
+            outcomes.append(_slice(rules, trial, part, part.most_loss_db))
+        outcomes += judge_slice(part, trial, rules.resampling)
     outcomes += [
-        _ssim(rules, trial),
-        *(_slice(rules, trial, part) for part in rules.slices),
         *(_floor(trial, floor) for floor in rules.floors),
         _bound("seams", rules.most_seam_levels, stated.seam_levels, measured.seam_levels),
         _bound(
@@ -42,13 +67,18 @@ def judge(rules: Rules, trial: Trial, stated: Bounds, measured: MeasuredBounds) 
             stated.precision_levels.get(measured.precision, 0.0),
             measured.precision_levels,
         ),
+        _speed(rules.cost, costs),
+        _memory(rules.cost, costs),
+        _licence(rules, licences),
     ]
     return Judgement(
         outcomes=tuple(outcomes), over_champion=gains["champion"], over_bicubic=gains["bicubic"]
     )
 
 
-def _gain(rules: Rules, trial: Trial, rival: Rival, limit: float) -> tuple[Outcome, Gain | None]:
+def _gain(
+    rules: Rules, trial: Trial, rival: Rival, limit: float | None
+) -> tuple[Outcome, Gain | None]:
     rule = f"gain over {rival}"
     if rival == "champion" and trial.rival == "bicubic":
         why = "there is no champion yet: bicubic is the one to beat"
@@ -56,32 +86,38 @@ def _gain(rules: Rules, trial: Trial, rival: Rival, limit: float) -> tuple[Outco
     try:
         gain = paired_gain([picture.against(rival) for picture in trial.pictures], rules.resampling)
     except TooLittleToJudge as error:
-        outcome = Outcome(rule=rule, passed=False, value=None, limit=limit, why=str(error))
+        passed = False if limit is not None else None
+        outcome = Outcome(rule=rule, passed=passed, value=None, limit=limit, why=str(error))
         return outcome, None
-    passed = gain.lower_db >= limit
-    why = (
+    found = (
         f"{gain.mean_db:+.3f} dB over {rival} on {gain.pictures} pictures; with "
-        f"{gain.confidence:.0%} confidence at least {gain.lower_db:+.3f} dB, and {limit:+.3f} dB "
-        f"{'was' if passed else 'is'} asked for"
+        f"{gain.confidence:.0%} confidence at least {gain.lower_db:+.3f} dB"
     )
+    if limit is None:
+        return _not_judged(rule, None, f"{found}; {NOT_THIS_KIND}"), gain
+    passed = gain.lower_db >= limit
+    why = f"{found}, and {limit:+.3f} dB {'was' if passed else 'is'} asked for"
     return Outcome(rule=rule, passed=passed, value=gain.lower_db, limit=limit, why=why), gain
 
 
 def _ssim(rules: Rules, trial: Trial) -> Outcome:
     ours = fmean(picture.challenger.ssim for picture in trial.pictures)
     theirs = fmean((picture.champion or picture.bicubic).ssim for picture in trial.pictures)
-    loss = theirs - ours
+    rule, loss, limit = f"SSIM against {trial.rival}", theirs - ours, rules.most_ssim_loss
+    found = f"mean SSIM {ours:.4f} against {theirs:.4f}"
+    if limit is None:
+        return _not_judged(rule, None, f"{found}; {NOT_THIS_KIND}")
     return Outcome(
-        rule=f"SSIM against {trial.rival}",
-        passed=loss <= rules.most_ssim_loss,
+        rule=rule,
+        passed=loss <= limit,
         value=loss,
-        limit=rules.most_ssim_loss,
-        why=f"mean SSIM {ours:.4f} against {theirs:.4f}; {rules.most_ssim_loss} may be lost",
+        limit=limit,
+        why=f"{found}; {limit} may be lost",
     )
 
 
-def _slice(rules: Rules, trial: Trial, part: Slice) -> Outcome:
-    rule, limit = f"no loss on {part.name} pictures", -part.most_loss_db
+def _slice(rules: Rules, trial: Trial, part: Slice, most_loss_db: float) -> Outcome:
+    rule, limit = f"no loss on {part.name} pictures", -most_loss_db
     members = [picture for picture in trial.pictures if part.holds(picture.features)]
     if len(members) < part.least_pictures:
         why = f"{len(members)} {part.name} pictures, fewer than the {part.least_pictures} needed"
@@ -140,5 +176,57 @@ def _bound(what: str, limit: float, stated: float, measured: float) -> Outcome:
     )
 
 
-def _not_judged(rule: str, limit: float, why: str) -> Outcome:
+def _speed(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
+    rule, limit = "speed against champion", limits.most_seconds_ratio
+    ours, champion = costs.challenger.seconds, costs.champion
+    if champion is None:
+        return _not_judged(rule, limit, f"there is no champion yet; an answer took {ours:.3f} s")
+    ratio = ours / champion.seconds
+    return Outcome(
+        rule=rule,
+        passed=ratio <= limit,
+        value=ratio,
+        limit=limit,
+        why=f"{ours:.3f} s against {champion.seconds:.3f} s for the same picture, medians of "
+        f"{costs.rounds} turns; at most {limit} times as long is allowed",
+    )
+
+
+def _memory(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
+    rule, limit = "memory against champion", limits.most_memory_ratio
+    ours, champion = costs.challenger.memory_bytes, costs.champion
+    if champion is None:
+        return _not_judged(rule, limit, "there is no champion yet")
+    theirs = champion.memory_bytes
+    if ours is None or theirs is None:
+        return _not_judged(rule, limit, "this system does not tell what a process needs")
+    ratio = ours / max(theirs, 1)
+    free = limits.free_megabytes
+    return Outcome(
+        rule=rule,
+        passed=ratio <= limit or ours - theirs <= free * MEGABYTE,
+        value=ratio,
+        limit=limit,
+        why=f"{ours / MEGABYTE:.0f} MB against {theirs / MEGABYTE:.0f} MB for the same picture; at "
+        f"most {limit} times as much, or {free:.0f} MB more, is allowed",
+    )
+
+
+def _licence(rules: Rules, licences: Licences) -> Outcome:
+    rule, asked = "licence", rules.commercial_use
+    ours, champion = licences.challenger, licences.champion
+    why = f"commercial use: {ours.commercial_use}"
+    passed: bool = asked != "yes" or ours.commercial_use == "yes"
+    if asked == "as the champion" and champion is not None:
+        order = ("no", "unclear", "yes")
+        passed = order.index(ours.commercial_use) >= order.index(champion.commercial_use)
+        why += f", the champion's: {champion.commercial_use}"
+    if not ours.weights.strip():
+        passed, why = False, "the bundle states no licence for its weights"
+    return Outcome(
+        rule=rule, passed=passed, value=None, limit=None, why=f"{why}; asked for: {asked}"
+    )
+
+
+def _not_judged(rule: str, limit: float | None, why: str) -> Outcome:
     return Outcome(rule=rule, passed=None, value=None, limit=limit, why=f"not judged: {why}")

@@ -61,6 +61,7 @@ def _markdown(evidence: Evidence, worst: Exhibit, best: Exhibit) -> str:
             for picture in evidence.pictures
         ),
         "",
+        *_perception(evidence),
         f"Crops from left to right: {order}.",
         "",
         f"Least gain, {worst.name} ({worst.gain_db:+.2f} dB), where it gained least:",
@@ -86,3 +87,23 @@ def _row(outcome: Outcome) -> str:
 
 def _figures(figures: Figures | None) -> str:
     return "" if figures is None else f"{figures.psnr:.2f} / {figures.ssim:.4f}"
+
+
+def _perception(evidence: Evidence) -> list[str]:
+    """The perceptual figures of every picture, where the rules asked for any."""
+    if not any(picture.perception for picture in evidence.pictures):
+        return []
+    lines = [
+        "Perceptual figures, lower is better:",
+        "",
+        "| picture | figure | bicubic | champion | challenger |",
+        "|---|---|---|---|---|",
+    ]
+    for picture in evidence.pictures:
+        for name, values in picture.perception.items():
+            cells = (
+                f"{values[who]:.4f}" if who in values else ""
+                for who in ("bicubic", "champion", "challenger")
+            )
+            lines.append(f"| {picture.name} | {name} | {' | '.join(cells)} |")
+    return [*lines, ""]

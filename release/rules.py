@@ -7,12 +7,15 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from superres.bundle import Training
 from superres.errors import UsageError
 from superres.manifest import INFO_NAME, read_info
 from superres.measure import FEATURES
 from superres.quality import Protocol
 
-DEFAULT = "psnr"
+DEFAULT, GAN = "psnr", "gan"
+
+PerceptualName = Literal["lpips", "lpips_vgg", "dists"]
 
 
 class _Strict(BaseModel):
@@ -56,14 +59,18 @@ class Floor(_Strict):
 
 
 class Slice(_Strict):
-    """Pictures of one kind, on which a model may lose at most `most_loss_db`."""
+    """Pictures of one kind, on which a model may lose at most so much.
+
+    `most_loss_db` is of PSNR; `most_loss` of a perceptual figure, by its name.
+    """
 
     name: str
     feature: str
     at_least: float | None = None
     at_most: float | None = None
     least_pictures: int = Field(ge=2)
-    most_loss_db: float = Field(ge=0)
+    most_loss_db: float | None = Field(default=None, ge=0)
+    most_loss: dict[PerceptualName, float] | None = None
 
     @model_validator(mode="after")
     def _says_which(self) -> "Slice":
@@ -71,6 +78,8 @@ class Slice(_Strict):
             raise ValueError(f"no feature {self.feature!r}; there are {', '.join(FEATURES)}")
         if self.at_least is None and self.at_most is None:
             raise ValueError(f"slice {self.name!r} states neither at_least nor at_most")
+        if (self.most_loss_db is None) == (not self.most_loss):
+            raise ValueError(f"slice {self.name!r} states either most_loss_db or most_loss")
         return self
 
     def holds(self, features: dict[str, float]) -> bool:
@@ -80,19 +89,82 @@ class Slice(_Strict):
         return above and (self.at_most is None or value <= self.at_most)
 
 
+class PerceptualGain(_Strict):
+    """What a model must gain on a perceptual figure, at least, at the interval's lower end.
+
+    Gains are positive where the model is better, though the figures themselves are lower then.
+    """
+
+    figure: PerceptualName
+    least_gain_over_champion: float
+    least_gain_over_bicubic: float
+
+
+class Perception(_Strict):
+    """How a model that makes up detail is judged: by these figures, and by PSNR only from below.
+
+    `least_psnr_over_bicubic_db` is of the means over all pictures.
+    """
+
+    figures: list[PerceptualGain] = Field(min_length=1)
+    least_psnr_over_bicubic_db: float
+
+
+class CostLimits(_Strict):
+    """What an answer may cost, as a multiple of what the champion's costs.
+
+    Seconds are medians over `rounds` turns. Memory under `free_megabytes` more is not minded.
+    """
+
+    rounds: int = Field(ge=3)
+    most_seconds_ratio: float = Field(gt=0)
+    most_memory_ratio: float = Field(gt=0)
+    free_megabytes: float = Field(ge=0)
+
+
 class Rules(_Strict):
-    """What a model judged on PSNR and SSIM must show. Gains are of the interval's lower end."""
+    """What a model must show before it goes live. Gains are of the interval's lower end.
+
+    `kind` says which models the rules are for: judged on PSNR and SSIM, or, trained against a
+    discriminator, on perceptual figures. null is what a kind does not ask for. `commercial_use`
+    asks that the weights' licence allow it, or allow no less than the champion's.
+    """
 
     name: str
+    kind: Literal["psnr", "gan"]
     channel: Literal["y", "rgb"]
     resampling: Resampling
-    least_gain_over_champion_db: float
-    least_gain_over_bicubic_db: float
-    most_ssim_loss: float = Field(ge=0)
+    least_gain_over_champion_db: float | None
+    least_gain_over_bicubic_db: float | None
+    most_ssim_loss: float | None = Field(ge=0)
+    perception: Perception | None
     floors: list[Floor]
     slices: list[Slice]
     most_seam_levels: float = Field(ge=0)
     most_precision_levels: float = Field(ge=0)
+    cost: CostLimits
+    commercial_use: Literal["as the champion", "yes", "any"]
+
+    @model_validator(mode="after")
+    def _judges_its_kind(self) -> "Rules":
+        if (self.kind == "gan") != (self.perception is not None):
+            raise ValueError("perception is what rules of kind gan state, and only they")
+        if self.kind == "psnr" and None in (
+            self.least_gain_over_champion_db,
+            self.least_gain_over_bicubic_db,
+            self.most_ssim_loss,
+        ):
+            raise ValueError("rules of kind psnr state both gains and most_ssim_loss")
+        measured = self.perceptual_figures
+        if foreign := [part.name for part in self.slices if set(part.most_loss or ()) - measured]:
+            raise ValueError(f"slice {foreign[0]!r} is about a figure that perception does not ask")
+        return self
+
+    @property
+    def perceptual_figures(self) -> frozenset[str]:
+        """The names of the figures that must be measured beside PSNR and SSIM."""
+        asked = self.perception.figures if self.perception else []
+        return frozenset(each.figure for each in asked)
 
 
 def load_rules(path: Path) -> Rules:
@@ -109,10 +181,16 @@ def load_rules(path: Path) -> Rules:
         raise UsageError(f"{path} is no set of gate rules: {where}: {first['msg']}") from error
 
 
-def rules_for(data: Path) -> Path:
-    """The rules that fit a dataset: those named after its source, else the usual ones."""
+def rules_for(data: Path, training: Training) -> Path:
+    """The rules that fit a model and the pictures: by kind of model, then by the data's source.
+
+    A model that was trained to make up detail has rules of its own whatever the pictures; any other
+    those named after the dataset's source, else the usual ones.
+    """
     folder = Path(str(resources.files("release"))) / "rules"
-    source = read_info(data).source if (data / INFO_NAME).is_file() else DEFAULT
     # Only a file that is there counts: a source may be any text, a path even.
     own = {path.stem: path for path in folder.glob("*.yaml")}
-    return own.get(source, own[DEFAULT])
+    if training.invents_detail:
+        return own[GAN]
+    source = read_info(data).source if (data / INFO_NAME).is_file() else DEFAULT
+    return own[DEFAULT] if source == GAN else own.get(source, own[DEFAULT])

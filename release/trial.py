@@ -1,8 +1,8 @@
 """Challenger, champion and bicubic on the same held-out pictures, in one run."""
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import repeat, tee
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from superres.measure import measure
 from superres.quality import Protocol, psnr_of_mse, squared_error
 from superres.quality.blocks import Floats, Grid
 from superres.quality.intervals import LEAST_ERROR
+from superres.quality.metric import Metric, NotMeasurable
 from superres.upscale import Upscaler
 
 Array = npt.NDArray[Any]
@@ -39,7 +40,7 @@ class PictureTrial:
     """How everybody did on one picture.
 
     `features` are those of the low-resolution input, `errors` the sums of squared errors per block
-    by competitor, `counts` the pixels per block.
+    by competitor, `counts` the pixels per block, `perception` by figure what each competitor has.
     """
 
     name: str
@@ -49,6 +50,9 @@ class PictureTrial:
     bicubic: Figures
     errors: Mapping[str, Floats]
     counts: Floats
+    perception: Mapping[str, Mapping[str, float]] = field(
+        default_factory=dict[str, Mapping[str, float]]
+    )
 
     def against(self, rival: Rival) -> PairedErrors:
         """The challenger's and the rival's errors, block by block."""
@@ -74,19 +78,30 @@ class Exhibit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """The whole run; `rival` is the one to beat."""
+    """The whole run; `rival` is the one to beat.
+
+    `unmeasured` says of perceptual figures that were asked for why there are none.
+    """
 
     protocol: Protocol
     rival: Rival
     pictures: tuple[PictureTrial, ...]
     worst: Exhibit
     best: Exhibit
+    unmeasured: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def run_trial(
-    challenger: Upscaler, champion: Upscaler | None, pairs: PairSet, channel: str, block_pixels: int
+    challenger: Upscaler,
+    champion: Upscaler | None,
+    pairs: PairSet,
+    channel: str,
+    block_pixels: int,
+    figures: Sequence[Metric] = (),
 ) -> Trial:
     """Score both models and bicubic picture by picture; only two pictures' crops are kept.
+
+    `figures` are measured beside PSNR and SSIM; one that a picture cannot have is given up for all.
 
     Raises SharplineError where there is no pair or one does not fit the scale.
     """
@@ -95,8 +110,12 @@ def run_trial(
     pictures: list[PictureTrial] = []
     worst: Exhibit | None = None
     best: Exhibit | None = None
+    unmeasured: dict[str, str] = {}
     for ours, theirs in _both(challenger, champion, pairs, protocol):
         picture, grid = _picture_trial(ours, theirs, protocol, block_pixels)
+        wanted = [figure for figure in figures if figure.name not in unmeasured]
+        perception = _perception(ours, theirs, protocol, wanted, unmeasured)
+        picture = replace(picture, perception=perception)
         pictures.append(picture)
         gain_db = picture.challenger.psnr - _rival_figures(picture).psnr
         if worst is None or gain_db < worst.gain_db:
@@ -105,7 +124,14 @@ def run_trial(
             best = _exhibit(picture, grid, rival, ours, theirs, gain_db, best=True)
     if worst is None or best is None:
         raise SharplineError("there is no held-out picture to judge on")
-    return Trial(protocol=protocol, rival=rival, pictures=tuple(pictures), worst=worst, best=best)
+    return Trial(
+        protocol=protocol,
+        rival=rival,
+        pictures=tuple(pictures),
+        worst=worst,
+        best=best,
+        unmeasured=unmeasured,
+    )
 
 
 def _both(
@@ -147,6 +173,30 @@ def _picture_trial(
         counts=grid.counts,
     )
     return picture, grid
+
+
+def _perception(
+    ours: Answer,
+    theirs: Answer | None,
+    protocol: Protocol,
+    figures: Sequence[Metric],
+    unmeasured: dict[str, str],
+) -> dict[str, dict[str, float]]:
+    """By figure what each competitor has; a figure that fails goes into `unmeasured`."""
+    answers_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
+    if theirs is not None:
+        answers_hwc["champion"] = theirs.rgb_hwc
+    truth_hwc = ours.pair.hr.rgb_hwc
+    found: dict[str, dict[str, float]] = {}
+    for figure in figures:
+        try:
+            found[figure.name] = {
+                who: figure.compute(answer_hwc, truth_hwc, protocol)
+                for who, answer_hwc in answers_hwc.items()
+            }
+        except NotMeasurable as error:
+            unmeasured[figure.name] = f"{ours.pair.name}: {error}"
+    return found
 
 
 def _figures(psnr: float, ssim: float) -> Figures:

@@ -1,5 +1,6 @@
 """What the tests of this room share: a registry client, a model of one's own, a way to tamper."""
 
+import itertools
 from functools import partial
 from pathlib import Path
 from uuid import uuid4
@@ -7,9 +8,10 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
+from release.cost import Meter
 from release.gate import Gate
 from release.registry import Registry
-from release.rules import Resampling, Rules
+from release.rules import CostLimits, Resampling, Rules
 from superres.backends import load_backend
 from superres.image import Picture, write
 from superres.manifest import (
@@ -89,6 +91,7 @@ def shared_rules():
     """The same for properties, whose examples share their fixtures."""
     return Rules(
         name="test",
+        kind="psnr",
         channel="rgb",
         resampling=Resampling(
             confidence=0.95,
@@ -101,10 +104,15 @@ def shared_rules():
         least_gain_over_champion_db=0.1,
         least_gain_over_bicubic_db=0.5,
         most_ssim_loss=0.001,
+        perception=None,
         floors=[],
         slices=[],
         most_seam_levels=1.0,
         most_precision_levels=2.0,
+        cost=CostLimits(
+            rounds=3, most_seconds_ratio=1.5, most_memory_ratio=1.5, free_megabytes=64.0
+        ),
+        commercial_use="as the champion",
     )
 
 
@@ -123,10 +131,16 @@ def contest(registry, tiny_bundle, name):
 
 @pytest.fixture
 def gated(registry, held_out, rules, tmp_path):
-    """Gate a model with the test's rules, on three pictures, with the backend that starts first."""
-    gate = Gate(registry, tmp_path / "evidence", partial(load_backend, backend="torch"))
+    """Gate a model with the test's rules, on three pictures, with the backend that starts first.
 
-    def judge(model, number=None, *, data=None, rules=rules):
+    Networks as small as a test's take no time that could be compared, so each answer takes a second
+    by the clock and no memory.
+    """
+    usual = {"meter": Meter(itertools.count().__next__, lambda run: run() and 0)}
+
+    def judge(model, number=None, *, data=None, rules=rules, **given):
+        load = partial(load_backend, backend="torch")
+        gate = Gate(registry, tmp_path / "evidence", load, **{**usual, **given})
         return gate.judge(model, number, data or held_out(), rules)
 
     return judge

@@ -1,15 +1,20 @@
 """The gate on a real registry: who passes, who is refused and why, and what it leaves behind."""
 
+import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from release.cost import Meter
 from release.evidence import BrokenEvidence, evidence_path, read_evidence
+from release.rules import load_rules, rules_for
 from release.versions import NotRegistered, RegistryAway
-from superres.bundle import BrokenBundle
-from superres.errors import SharplineError
+from superres.bundle import BrokenBundle, Training, write_bundle
+from superres.errors import SharplineError, UsageError
 from superres.image import read
+from superres.quality.metric import Metric
 
 
 def outcome(evidence, rule):
@@ -157,3 +162,92 @@ def test_other_files_are_no_evidence(tmp_path, content):
 def test_evidence_that_is_not_there_is_named(tmp_path):
     with pytest.raises(BrokenEvidence, match="sharpline gate"):
         evidence_path(tmp_path)
+
+
+@pytest.fixture
+def trained_against_a_discriminator(tiny_bundle, name, tmp_path):
+    """A maker of bundles whose losses say that they make up detail."""
+
+    def make(error_levels):
+        plain = tiny_bundle(name=name, error_levels=error_levels)
+        training = plain.info.training.model_copy(update={"losses": ("l1", "gan")})
+        return write_bundle(
+            tmp_path / f"gan{error_levels}" / name,
+            plain.info.model_copy(update={"training": training}),
+            plain.weights(),
+            *plain.golden(),
+            "# A test's model\n",
+        )
+
+    return make
+
+
+def fake_figures(names, weights):
+    """Figures that rise with the mean error, as if their weights were here."""
+
+    def compute(test_hwc, truth_hwc, protocol):
+        return float(np.abs(test_hwc.astype(float) - truth_hwc).mean() / 255)
+
+    return tuple(
+        Metric(name=name, title=name, better="lower", variant="fake", compute=compute)
+        for name in names
+    ), {}
+
+
+def test_a_model_that_makes_up_detail_cannot_pass_unseen(
+    gated, registry, trained_against_a_discriminator, name, monkeypatch
+):
+    monkeypatch.delenv("SHARPLINE_METRIC_WEIGHTS", raising=False)
+    version = registry.register(trained_against_a_discriminator(2))
+    verdict = gated(name, version.number, rules=None)
+    evidence = read_evidence(verdict.evidence)
+    assert not verdict.passed
+    assert evidence.rules.name == "gan"
+    for figure in ("lpips", "dists"):
+        found = outcome(evidence, f"{figure} gain over bicubic")
+        assert found.passed is False
+        assert "SHARPLINE_METRIC_WEIGHTS" in found.why
+        assert found.why in verdict.reasons
+
+
+def test_a_model_that_makes_up_detail_passes_where_it_can_be_seen(
+    gated, registry, trained_against_a_discriminator, name, rules
+):
+    champion, challenger = (
+        registry.register(trained_against_a_discriminator(levels)) for levels in (8, 2)
+    )
+    registry.move_alias(name, "champion", champion, expected=None)
+    gan = load_rules(rules_for(Path("anywhere"), challenger_training()))
+    gan = gan.model_copy(update={"resampling": rules.resampling, "slices": []})
+    verdict = gated(name, challenger.number, rules=gan, load_figures=fake_figures)
+    evidence = read_evidence(verdict.evidence)
+    assert verdict.passed, verdict.reasons
+    gained = outcome(evidence, "lpips gain over champion")
+    assert gained.value == pytest.approx(6 / 255, abs=1e-3)
+    assert evidence.pictures[0].perception["dists"]["challenger"] == pytest.approx(2 / 255)
+    assert "| p0 | lpips |" in (verdict.evidence.parent / "report.md").read_text()
+
+
+def challenger_training():
+    return Training(
+        datasets=(), degradation="", reference={}, steps=0, seconds=0, device="", losses=("gan",)
+    )
+
+
+def test_rules_of_another_kind_say_nothing_of_a_model(
+    gated, registry, trained_against_a_discriminator, name
+):
+    version = registry.register(trained_against_a_discriminator(2))
+    with pytest.raises(UsageError, match="with a discriminator: rules of kind gan"):
+        gated(name, version.number)
+
+
+def test_a_challenger_that_takes_twice_as_long_is_refused(gated, contest, name):
+    # The champion's turns come first: each takes one second, each of the challenger's two.
+    now = itertools.accumulate(itertools.cycle([0, 1, 0, 2]))
+    verdict = gated(name, meter=Meter(lambda: next(now), lambda run: run() and 0))
+    evidence = read_evidence(verdict.evidence)
+    assert not verdict.passed
+    assert outcome(evidence, "speed against champion").value == 2
+    assert evidence.costs.champion.seconds == 1
+    assert "2.000 s against 1.000 s" in verdict.reasons[0]

@@ -1,5 +1,7 @@
 """Rules: the files that ship, what is refused in one, and what each rule says of a trial."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -7,25 +9,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release.bounds import MeasuredBounds
-from release.judge import judge
-from release.rules import Floor, Slice, load_rules, rules_for
+from release.cost import Cost, MeasuredCosts
+from release.judge import Licences, judge
+from release.rules import Floor, Perception, Slice, load_rules, rules_for
 from release.trial import Exhibit, Figures, PictureTrial, Trial
-from superres.bundle import Bounds
+from superres.bundle import Bounds, Licence, Training
 from superres.errors import UsageError
 from superres.measure import FEATURES
 from superres.quality import Protocol
 from superres.quality.blocks import Grid
 
-SHIPPED = ("psnr", "sample")
+SHIPPED = ("psnr", "sample", "gan")
+FIDELITY = SHIPPED[:2]
+COMPETITORS = ("challenger", "champion", "bicubic")
+NOISY = {"name": "noisy", "feature": "noise", "at_least": 5.0, "least_pictures": 2,
+         "most_loss_db": 0.1}  # fmt: skip
 
 
 @pytest.fixture
 def shipped(held_out):
-    return {name: load_rules(rules_for(held_out(source=name))) for name in SHIPPED}
+    chosen = {name: rules_for(held_out(source=name), trained()) for name in FIDELITY}
+    chosen["gan"] = rules_for(held_out(), trained("l1", "gan"))
+    return {name: load_rules(path) for name, path in chosen.items()}
 
 
-def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, **features):
-    """A picture of six blocks with the same mean squared error everywhere."""
+def trained(*losses):
+    return Training(
+        datasets=(), degradation="bicubic", reference={}, steps=1, seconds=1.0, device="cpu",
+        losses=losses,
+    )  # fmt: skip
+
+
+def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, lpips=(), **features):
+    """A picture of six blocks with the same mean squared error everywhere.
+
+    `lpips` is that of challenger, champion and bicubic.
+    """
     grid = Grid.over(48, 32, 16)
     errors = {"challenger": ours, "champion": champion, "bicubic": bicubic}
     return PictureTrial(
@@ -36,10 +55,11 @@ def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, **features)
         bicubic=Figures(psnr=34.0, ssim=0.8),
         errors={who: grid.counts * error for who, error in errors.items()},
         counts=grid.counts,
+        perception={"lpips": dict(zip(COMPETITORS, lpips, strict=True))} if lpips else {},
     )
 
 
-def trial_of(*pictures, dataset="mine"):
+def trial_of(*pictures, dataset="mine", **more):
     exhibit = Exhibit(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
     return Trial(
         protocol=Protocol(dataset=dataset, scale=4, channel="y", border=4),
@@ -47,16 +67,37 @@ def trial_of(*pictures, dataset="mine"):
         pictures=pictures,
         worst=exhibit,
         best=exhibit,
+        **more,
     )
 
 
-def judged(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, dataset="mine"):
+def costs(ours=(1.0, 100), champion=(1.0, 100)):
+    """Seconds and megabytes of both."""
+
+    def cost(seconds, megabytes):
+        memory = None if megabytes is None else megabytes * 1_000_000
+        return Cost(seconds=seconds, memory_bytes=memory)
+
+    return MeasuredCosts(
+        pixels=9216, rounds=3, challenger=cost(*ours), champion=champion and cost(*champion)
+    )
+
+
+def licence(commercial_use="no", weights="research"):
+    return Licence(weights=weights, lineage=(), commercial_use=commercial_use)
+
+
+def judged(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, **more):
     """The outcomes by rule."""
     found = judge(
         rules,
-        trial_of(*pictures, dataset=dataset),
+        trial_of(*pictures, **{key: more[key] for key in ("dataset", "unmeasured") if key in more}),
         Bounds(seam_levels=seam, precision_levels={"bf16": precision}),
         MeasuredBounds(seam_levels=measured, precision="bf16", precision_levels=measured),
+        more.get("costs", costs()),
+        Licences(
+            challenger=more.get("licence", licence()), champion=more.get("champions", licence())
+        ),
     )
     return {outcome.rule: outcome for outcome in found.outcomes}
 
@@ -68,16 +109,23 @@ def test_the_rules_that_ship_are_whole_and_named_after_their_file(shipped, name)
 
 
 def test_rules_are_chosen_by_the_source_of_the_dataset(held_out, tmp_path):
-    assert rules_for(held_out(source="sample")).stem == "sample"
-    assert rules_for(held_out(source="../rules/sample")).stem == "psnr"
-    assert rules_for(held_out(source="sample+photos")).stem == "psnr"
-    assert rules_for(tmp_path).stem == "psnr"
+    plain = trained("l1")
+    assert rules_for(held_out(source="sample"), plain).stem == "sample"
+    assert rules_for(held_out(source="../rules/sample"), plain).stem == "psnr"
+    assert rules_for(held_out(source="sample+photos"), plain).stem == "psnr"
+    assert rules_for(held_out(source="gan"), plain).stem == "psnr"
+    assert rules_for(tmp_path, plain).stem == "psnr"
+
+
+def test_a_model_that_makes_up_detail_has_rules_of_its_own(held_out, tmp_path):
+    for data in (held_out(source="sample"), tmp_path):
+        assert rules_for(data, trained("l1", "gan")).stem == "gan"
 
 
 def test_the_sample_rules_only_judge_smaller_sets(shipped):
-    usual, sample = (shipped[name].model_dump(mode="json") for name in SHIPPED)
+    usual, sample = (shipped[name].model_dump(mode="json") for name in FIDELITY)
     differing = {key for key in usual if usual[key] != sample[key]}
-    judged = {"name", "resampling", "floors", "slices", "least_gain_over_bicubic_db"}
+    judged = {"name", "resampling", "floors", "slices", "least_gain_over_bicubic_db", "cost"}
     assert differing == judged
     assert sample["least_gain_over_bicubic_db"] >= 0
     assert sample["least_gain_over_champion_db"] > 0
@@ -88,6 +136,11 @@ def test_the_sample_rules_only_judge_smaller_sets(shipped):
     [
         ({"surprise": 1}, "surprise"),
         ({"most_ssim_loss": None}, "most_ssim_loss"),
+        ({"most_seam_levels": None}, "most_seam_levels"),
+        ({"kind": "gan"}, "perception"),
+        ({"commercial_use": "maybe"}, "commercial_use"),
+        ({"slices": [{**NOISY, "most_loss_db": None}]}, "either most_loss_db or most_loss"),
+        ({"slices": [{**NOISY, "most_loss_db": None, "most_loss": {"lpips": 0.1}}]}, "noisy"),
         ({"channel": "z"}, "channel"),
         ({"most_ssim_loss": "0.1"}, "most_ssim_loss"),
         ({"slices": [{"name": "x", "feature": "noise", "least_pictures": 2}]}, "slices.0"),
@@ -117,7 +170,8 @@ def test_the_sample_rules_only_judge_smaller_sets(shipped):
 )
 def test_a_key_that_is_wrong_missing_or_unknown_is_named(tmp_path, rules, change, message):
     content = {**rules.model_dump(mode="json"), **change}
-    content = {key: value for key, value in content.items() if value is not None}
+    if change in ({"most_ssim_loss": None}, {"most_seam_levels": None}):
+        content.pop(*change)
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UsageError, match=message) as caught:
@@ -224,3 +278,124 @@ def test_too_little_data_says_what_would_be_enough(rules):
     outcome = judged(rules, picture("alone"))["gain over champion"]
     assert outcome.passed is False
     assert "2 pictures and 12 blocks" in outcome.why
+
+
+@pytest.mark.parametrize(
+    ("ours", "champion", "refused"),
+    [
+        ((1.4, 100), (1.0, 100), set()),
+        ((1.6, 100), (1.0, 100), {"speed against champion"}),
+        ((1.0, 160), (1.0, 100), set()),  # 60 MB more are not minded
+        ((1.0, 170), (1.0, 100), {"memory against champion"}),
+        ((1.0, 1400), (1.0, 1000), set()),
+        ((1.0, None), (1.0, 100), set()),
+        ((9.0, 9000), None, set()),
+    ],
+)
+def test_an_answer_may_not_cost_much_more_than_the_champions(rules, ours, champion, refused):
+    outcomes = judged(rules, *[picture(str(i)) for i in range(3)], costs=costs(ours, champion))
+    assert {rule for rule, outcome in outcomes.items() if outcome.passed is False} == refused
+    if champion is None:
+        assert outcomes["speed against champion"].passed is None
+        assert "no champion" in outcomes["memory against champion"].why
+
+
+@pytest.mark.parametrize(
+    ("asked", "ours", "champion", "passed"),
+    [
+        ("as the champion", "no", "no", True),
+        ("as the champion", "no", "yes", False),
+        ("as the champion", "unclear", "yes", False),
+        ("as the champion", "yes", "unclear", True),
+        ("yes", "unclear", "no", False),
+        ("yes", "yes", "no", True),
+        ("any", "no", "yes", True),
+    ],
+)
+def test_a_licence_may_not_take_away_what_the_champions_gave(rules, asked, ours, champion, passed):
+    outcome = judged(
+        rules.model_copy(update={"commercial_use": asked}),
+        *[picture(str(i)) for i in range(3)],
+        licence=licence(ours),
+        champions=licence(champion),
+    )["licence"]
+    assert outcome.passed is passed
+    assert f"commercial use: {ours}" in outcome.why
+
+
+def test_weights_without_a_licence_are_refused(rules):
+    outcomes = judged(rules, *[picture(str(i)) for i in range(3)], licence=licence("yes", " "))
+    assert outcomes["licence"].passed is False
+
+
+@pytest.fixture
+def gan_rules(rules):
+    """Rules for models that make up detail, which three pictures can satisfy."""
+    perception = Perception.model_validate(
+        {
+            "figures": [
+                {"figure": "lpips", "least_gain_over_champion": 0.01, "least_gain_over_bicubic": 0}
+            ],
+            "least_psnr_over_bicubic_db": 0.0,
+        }
+    )
+    free = dict.fromkeys(
+        ("least_gain_over_champion_db", "least_gain_over_bicubic_db", "most_ssim_loss")
+    )
+    return rules.model_copy(update={"kind": "gan", "perception": perception, **free})
+
+
+def test_a_model_that_makes_up_detail_is_judged_by_what_people_see(gan_rules):
+    # Worse than the champion by PSNR and SSIM, better to look at.
+    pictures = [picture(str(i), ours=9.0, ssim=0.5, lpips=(0.1, 0.2, 0.4)) for i in range(3)]
+    outcomes = judged(gan_rules, *pictures)
+    assert not [rule for rule, outcome in outcomes.items() if outcome.passed is False]
+    assert outcomes["gain over champion"].passed is None
+    assert outcomes["SSIM against champion"].passed is None
+    assert outcomes["lpips gain over champion"].value == pytest.approx(0.1)
+    assert outcomes["lpips gain over bicubic"].value == pytest.approx(0.3)
+
+
+def test_perceptual_gains_are_those_of_the_intervals_lower_end(gan_rules):
+    lpips = [(0.1, 0.2, 0.4), (0.2, 0.19, 0.4), (0.1, 0.2, 0.4)]
+    pictures = [picture(str(i), lpips=values) for i, values in enumerate(lpips)]
+    outcome = judged(gan_rules, *pictures)["lpips gain over champion"]
+    assert outcome.passed is False
+    assert outcome.value == pytest.approx(-0.01)
+    assert "+0.0633" in outcome.why
+
+
+def test_a_model_below_bicubics_psnr_has_lost_the_picture(gan_rules):
+    def with_psnr(index):
+        return replace(
+            picture(str(index), lpips=(0.1, 0.2, 0.4)), challenger=Figures(psnr=33.9, ssim=0.9)
+        )
+
+    outcome = judged(gan_rules, *map(with_psnr, range(3)))["PSNR floor of bicubic"]
+    assert outcome.passed is False
+    assert outcome.value == pytest.approx(-0.1)
+
+
+def test_what_cannot_be_seen_does_not_pass(gan_rules):
+    pictures = [picture(str(i)) for i in range(3)]
+    outcomes = judged(gan_rules, *pictures, unmeasured={"lpips": "no weights: fetch them"})
+    for rival in ("champion", "bicubic"):
+        outcome = outcomes[f"lpips gain over {rival}"]
+        assert outcome.passed is False
+        assert "nobody can say that it got better: no weights: fetch them" in outcome.why
+    few = judged(gan_rules, picture("alone", lpips=(0.1, 0.2, 0.4)))["lpips gain over champion"]
+    assert few.passed is False
+    assert "too few" in few.why
+
+
+def test_a_perceptual_loss_on_one_slice_is_refused(gan_rules):
+    part = Slice.model_validate({**NOISY, "most_loss_db": None, "most_loss": {"lpips": 0.005}})
+    rules = gan_rules.model_copy(update={"slices": [part]})
+    calm = [picture(f"c{i}", lpips=(0.1, 0.3, 0.4)) for i in range(6)]
+    noisy = [picture(f"n{i}", lpips=(0.22, 0.2, 0.4), noise=9.0) for i in range(2)]
+    outcome = judged(rules, *calm, *noisy)["no lpips loss on noisy pictures"]
+    assert outcome.passed is False
+    assert outcome.value == pytest.approx(-0.02)
+    assert judged(rules, *calm)["no lpips loss on noisy pictures"].passed is None
+    unseen = judged(rules, *noisy, unmeasured={"lpips": "gone"})
+    assert "gone" in unseen["no lpips loss on noisy pictures"].why
