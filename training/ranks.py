@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from superres.errors import UsageError
 
@@ -106,8 +108,17 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    # After a restart torchrun's store still holds the addresses of the processes that died.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=PrefixStore(f"start-{start}", store),
+        rank=rank,
+        world_size=count,
+        timeout=PATIENCE,
+    )
     try:
-        yield Ranks(rank=dist.get_rank(), count=count)
+        yield Ranks(rank=rank, count=count)
     finally:
         dist.destroy_process_group()

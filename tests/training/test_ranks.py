@@ -1,0 +1,81 @@
+"""Two processes give what one gives with the same batch, also when one dies and torchrun begins
+again."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from superres.bundle import load_bundle
+from superres.errors import UsageError
+from training.cli import train
+from training.ranks import Ranks
+
+# Rank 1 dies once, at a step after the first checkpoint; what then runs is a second start.
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from training.cli import train
+from training.step import Stepper
+
+done, step, flag = Stepper.__call__, [], Path(sys.argv.pop(1))
+
+def mortal(self, *pair):
+    step.append(1)
+    if len(step) == 6 and os.environ["RANK"] == "1" and not flag.exists():
+        flag.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return done(self, *pair)
+
+Stepper.__call__ = mortal
+sys.exit(train(sys.argv[1:]))
+"""
+
+
+def test_a_share_is_an_even_part_of_the_batch() -> None:
+    assert Ranks(rank=1, count=4).part(8) == slice(2, 4)
+    with pytest.raises(UsageError, match="batch 6 cannot be shared by 4 processes"):
+        Ranks(rank=0, count=4).part(6)
+
+
+def test_two_ranks_one_of_which_dies_train_what_one_does(
+    recipe_file: Callable[..., Path],
+    dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loss = [{"name": "l1", "weight": 1.0}]
+    recipe = recipe_file(full__batch=4, losses=loss, degradation="{bicubic: 1, bsrgan: 1}")
+    words = [str(recipe), "--data", str(dataset), "--json"]
+    assert train([*words, "--out", str(tmp_path / "one")]) == 0
+    alone = json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    script, flag = tmp_path / "mortal.py", tmp_path / "died"
+    script.write_text(SCRIPT)
+    torchrun = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"),
+        *("--standalone", "--monitor-interval=0.2", str(script), str(flag)),
+    ]
+    done = subprocess.run(
+        [*torchrun, *words, "--out", str(tmp_path / "two"), "--resume"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=150,
+    )
+    assert done.returncode == 0, done.stderr
+    assert flag.exists()
+    assert "going on with the run that broke off" in done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(answers) == 1, "rank 0 alone answers"
+    (together,) = answers
+    assert together["steps"] == alone["steps"] == 12
+    ours, theirs = (load_bundle(Path(each["bundle"])) for each in (together, alone))
+    assert ours.info.training.device.startswith("2 x cpu")
+    expected = theirs.weights()
+    for key, value in ours.weights().items():
+        assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-5)
