@@ -1,73 +1,91 @@
 """480x270 -> 1920x1080 PNG through HTTP: this server beside a plain FastAPI service, in one run.
 
 Requests alternate between the two servers, so that whatever else the machine does hits both alike.
-The last line is the result as JSON: medians in seconds, pictures per minute with several clients,
-their ratios, and how far the two answers are apart.
+The last line is the result as JSON: medians and core-seconds of each, and how far our answer is
+from the same network in float32 on the whole picture.
 
     python bench/serving_latency.py --models models --model compact_x4
 """
 
 import argparse
-import io
-import os
-import signal
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
-from PIL import Image
+from serving_common import Ask, Server, asking, ours, photo_like, plain
 
+from superres.backends import load_backend
+from superres.bundle import load_bundle
 from superres.console import emit, say
-from superres.errors import SharplineError
-from superres.image import Picture, encode
-from superres.resize import imresize
+from superres.image import decode
+from superres.upscale import Upscaler
 
 HEIGHT, WIDTH = 270, 480
-START_SECONDS = 120.0
-SHARPLINE = "from sharpline.cli import main; main()"
-
-Ask = Callable[[bytes], bytes]
 
 
 def main() -> None:
     arguments = _arguments()
-    pictures = [_photo_like(seed) for seed in range(4)]
+    pictures = [photo_like(seed, HEIGHT, WIDTH) for seed in range(4)]
     bundle = arguments.models / arguments.model
     with (
-        _server(["-c", SHARPLINE, "serve", "--models", str(arguments.models)]) as ours_url,
-        _server([str(Path(__file__).with_name("plain_service.py")), str(bundle)]) as plain_url,
-        httpx.Client(timeout=300) as client,
+        ours(bundle) as our_server,
+        plain(bundle) as plain_server,
+        httpx.Client(timeout=600) as client,
     ):
-        ours = _asking(client, f"{ours_url}/v1/enhance?model={arguments.model}&format=png")
-        plain = _asking(client, f"{plain_url}/enhance")
-        difference = _levels_apart(ours(pictures[0]), plain(pictures[0]))
-        ours_seconds, plain_seconds = _alternating(ours, plain, pictures, arguments.rounds)
-        rates = [
-            _per_minute(ask, pictures, arguments.clients, arguments.rounds) for ask in (ours, plain)
-        ]
+        ask = asking(client, f"{our_server.url}/v1/enhance?model={arguments.model}&format=png")
+        ask_plain = asking(client, f"{plain_server.url}/enhance")
+        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+        cores: dict[str, list[float]] = {"ours": [], "plain": []}
+        for number in range(arguments.rounds + 1):
+            for name, server, one in (
+                ("ours", our_server, ask),
+                ("plain", plain_server, ask_plain),
+            ):
+                wall, busy = _measured(server, one, pictures, number)
+                if number:  # the first of each is not counted
+                    seconds[name].append(wall)
+                    cores[name].append(busy)
+            say(f"round {number}: { ({name: values[-1:] for name, values in seconds.items()}) }")
+        difference = _levels_apart(ask(pictures[0]), bundle, pictures[0])
+        ready_seconds = our_server.ready_seconds
+    p50 = {name: statistics.median(values) for name, values in seconds.items()}
+    cpu = {name: statistics.median(values) for name, values in cores.items()}
     emit(
         {
             "input": f"{WIDTH}x{HEIGHT}",
             "model": arguments.model,
             "rounds": arguments.rounds,
-            "p50_seconds": round(ours_seconds, 4),
-            "plain_p50_seconds": round(plain_seconds, 4),
-            "times_faster_alone": round(plain_seconds / ours_seconds, 2),
-            "clients": arguments.clients,
-            "pictures_per_minute": round(rates[0], 1),
-            "plain_pictures_per_minute": round(rates[1], 1),
-            "times_more_pictures": round(rates[0] / rates[1], 2),
+            "p50_seconds": round(p50["ours"], 4),
+            "plain_p50_seconds": round(p50["plain"], 4),
+            "times_faster": round(p50["plain"] / p50["ours"], 2),
+            "core_seconds": round(cpu["ours"], 3),
+            "plain_core_seconds": round(cpu["plain"], 3),
+            "times_less_work": round(cpu["plain"] / cpu["ours"], 2),
+            "ready_seconds": round(ready_seconds, 2),
             **difference,
         }
     )
+
+
+def _measured(server: Server, ask: Ask, pictures: list[bytes], number: int) -> tuple[float, float]:
+    """Wall seconds and core-seconds of one picture."""
+    cores, began = server.cpu_seconds, time.perf_counter()
+    ask(pictures[number % len(pictures)])
+    return time.perf_counter() - began, server.cpu_seconds - cores
+
+
+def _levels_apart(answer: bytes, bundle_folder: Path, data: bytes) -> dict[str, float]:
+    """How far an answer is from the canonical one, in grey levels."""
+    bundle = load_bundle(bundle_folder)
+    upscaler = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
+    canonical = upscaler.whole(decode(data)).rgb_hwc.astype(np.int16)
+    off = np.abs(decode(answer).rgb_hwc.astype(np.int16) - canonical)
+    return {
+        "within_one_level_percent": round(100 * float(np.mean(off <= 1)), 4),
+        "most_levels_off": float(off.max()),
+    }
 
 
 def _arguments() -> argparse.Namespace:
@@ -75,89 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
     parser.add_argument("--model", default="compact_x4", help="a bundle in it")
     parser.add_argument("--rounds", type=int, default=9, help="requests to each server")
-    parser.add_argument("--clients", type=int, default=8, help="for pictures per minute")
     return parser.parse_args()
-
-
-@contextmanager
-def _server(command: list[str]) -> Iterator[str]:
-    """A server process on a free port; yields its address once it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, *command, "--port", str(port)], env=os.environ)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        _await_ready(process, url)
-        yield url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
-
-
-def _await_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        if process.poll() is not None:
-            raise SharplineError(f"{' '.join(map(str, process.args))} ended at once")
-        time.sleep(0.1)
-    raise SharplineError(f"{url} was not ready after {START_SECONDS:.0f} seconds")
-
-
-def _asking(client: httpx.Client, url: str) -> Ask:
-    def ask(data: bytes) -> bytes:
-        answer = client.post(url, content=data)
-        answer.raise_for_status()
-        return answer.content
-
-    return ask
-
-
-def _alternating(ours: Ask, plain: Ask, pictures: list[bytes], rounds: int) -> tuple[float, float]:
-    """Median seconds of each, asked in turns after one round that is not counted."""
-    seconds: dict[Ask, list[float]] = {ours: [], plain: []}
-    for number in range(rounds + 1):
-        for ask, taken in seconds.items():
-            began = time.perf_counter()
-            ask(pictures[number % len(pictures)])
-            if number:
-                taken.append(time.perf_counter() - began)
-        say(f"round {number}: ours {seconds[ours][-1:]} s, plain {seconds[plain][-1:]} s")
-    return statistics.median(seconds[ours]), statistics.median(seconds[plain])
-
-
-def _per_minute(ask: Ask, pictures: list[bytes], clients: int, rounds: int) -> float:
-    began = time.perf_counter()
-    with ThreadPoolExecutor(clients) as pool:
-        count = len(list(pool.map(ask, pictures * max(1, rounds // 2))))
-    return 60 * count / (time.perf_counter() - began)
-
-
-def _levels_apart(first: bytes, second: bytes) -> dict[str, float]:
-    """How far two answers are apart, in grey levels."""
-    pair = [
-        np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), np.int16)
-        for data in (first, second)
-    ]
-    off = np.abs(pair[0] - pair[1])
-    return {
-        "levels_apart_p999": float(np.percentile(off, 99.9)),
-        "levels_apart_max": float(off.max()),
-    }
-
-
-def _photo_like(seed: int) -> bytes:
-    """A picture with detail at every size, so that PNG has the work it has with photographs."""
-    generator = np.random.default_rng(seed)
-    total = np.full((HEIGHT, WIDTH, 3), 128.0)
-    for cells in (4, 16, 64, 200):
-        coarse = generator.normal(0, 60 / np.sqrt(cells), (cells, cells, 3))
-        total += imresize(coarse, size=(HEIGHT, WIDTH))
-    return encode(Picture(rgb_hwc=np.clip(total, 0, 255).astype(np.uint8)), "png")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,146 @@
+"""What the serving benches share: servers as processes, pictures, times and memory."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import numpy as np
+
+from superres.errors import SharplineError
+from superres.image import Picture, encode
+from superres.resize import imresize
+
+START_SECONDS = 240.0
+SHARPLINE = "from sharpline.cli import main; main()"
+PAGE_KB = os.sysconf("SC_PAGE_SIZE") / 1024
+
+Ask = Callable[[bytes], bytes]
+
+
+class Server:
+    """A server process on a free port."""
+
+    def __init__(self, process: subprocess.Popen[bytes], url: str, ready_seconds: float) -> None:
+        self.process = process
+        self.url = url
+        self.ready_seconds = ready_seconds
+
+    @property
+    def rss_mb(self) -> float:
+        """Resident memory now."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * PAGE_KB / 1024
+
+    @property
+    def peak_rss_mb(self) -> float:
+        """Most resident memory since the start."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Core-seconds used so far: on a busy machine the steadier measure."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def ours(bundle: Path, **settings: str) -> Iterator[Server]:
+    """`sharpline serve` over one bundle."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / bundle.name).symlink_to(bundle.resolve())
+        with running(["-c", SHARPLINE, "serve", "--models", folder], settings) as server:
+            yield server
+
+
+@contextmanager
+def plain(bundle: Path) -> Iterator[Server]:
+    """The plain service over one bundle."""
+    script = Path(__file__).with_name("plain_service.py")
+    with running([str(script), str(bundle)], {}) as server:
+        yield server
+
+
+@contextmanager
+def running(command: list[str], settings: Mapping[str, str]) -> Iterator[Server]:
+    """A Python process that serves on a free port; yields once it is ready."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, *command, "--port", str(port)], env={**os.environ, **settings}
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        await_ready(process, url)
+        yield Server(process, url, time.perf_counter() - began)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+def await_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if process.poll() is not None:
+            raise SharplineError(f"{' '.join(map(str, process.args))} ended at once")
+        time.sleep(0.1)
+    raise SharplineError(f"{url} was not ready after {START_SECONDS:.0f} seconds")
+
+
+def asking(client: httpx.Client, url: str) -> Ask:
+    """A function that posts a picture and returns the answer's bytes."""
+
+    def ask(data: bytes) -> bytes:
+        answer = client.post(url, content=data)
+        answer.raise_for_status()
+        return answer.content
+
+    return ask
+
+
+def photo_like(seed: int, height: int, width: int) -> bytes:
+    """A PNG with detail at every size, so that codecs have the work they have with photographs."""
+    generator = np.random.default_rng(seed)
+    total = np.full((height, width, 3), 128.0)
+    for cells in (4, 16, 64, 200):
+        coarse = generator.normal(0, 60 / np.sqrt(cells), (cells, cells, 3))
+        total += imresize(coarse, size=(height, width))
+    return encode(Picture(rgb_hwc=np.clip(total, 0, 255).astype(np.uint8)), "png")
+
+
+# Heights and widths as uploads have them: thumbnails, old web pictures, small photographs.
+MIXED = (
+    (64, 64),
+    (90, 120),
+    (120, 160),
+    (150, 200),
+    (200, 150),
+    (240, 320),
+    (270, 480),
+    (360, 480),
+)
+
+
+def mixed_pictures() -> list[bytes]:
+    """One picture of each size."""
+    return [photo_like(seed, *size) for seed, size in enumerate(MIXED)]
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value that `share` per cent of the values stay within."""
+    return float(np.percentile(values, share))

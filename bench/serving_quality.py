@@ -1,0 +1,68 @@
+"""What serving changes of the pixels: its way against the network in float32 on whole pictures.
+
+On the pictures of a folder with high-resolution originals (Set5 and the like): the share of values
+within one grey level, and PSNR on the Y channel of both. The last line is the result as JSON.
+
+    python bench/serving_quality.py models/compact_x4 REFERENCE_DATA/data/set5/HR
+"""
+
+import argparse
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from superres.backends import load_backend
+from superres.bundle import load_bundle
+from superres.console import emit, say
+from superres.image import Picture, list_pictures, read
+from superres.resize import imresize
+from superres.upscale import Upscaler
+
+
+def main() -> None:
+    arguments = _arguments()
+    bundle = load_bundle(arguments.bundle)
+    scale = bundle.info.scale
+    served = Upscaler(bundle, load_backend(bundle))  # what `sharpline serve` chooses by itself
+    canonical = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
+    within, gaps = [], []
+    for path in list_pictures(arguments.pictures):
+        hr_hwc = read(path).rgb_hwc
+        height, width = (side // scale * scale for side in hr_hwc.shape[:2])
+        hr_hwc = hr_hwc[:height, :width]
+        lr = Picture(rgb_hwc=imresize(hr_hwc, scale=1 / scale))
+        ours_hwc, whole_hwc = served.upscale(lr).rgb_hwc, canonical.whole(lr).rgb_hwc
+        off = np.abs(ours_hwc.astype(np.int16) - whole_hwc)
+        within.append(float(np.mean(off <= 1)))
+        gaps.append(psnr_y(whole_hwc, hr_hwc, scale) - psnr_y(ours_hwc, hr_hwc, scale))
+        say(f"{path.stem}: {100 * within[-1]:.3f} % within a level, {gaps[-1]:+.4f} dB lost")
+    emit(
+        {
+            "model": bundle.info.name,
+            "backend": served.backend.name,
+            "precision": served.backend.precision,
+            "pictures": len(within),
+            "within_one_level_percent": round(100 * fmean(within), 4),
+            "psnr_lost_db": round(fmean(gaps), 5),
+        }
+    )
+
+
+def psnr_y(answer_hwc: np.ndarray, hr_hwc: np.ndarray, border: int) -> float:
+    """PSNR of ITU-R BT.601 luma, a border of `border` pixels left out."""
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    inner = (slice(border, -border), slice(border, -border))
+    error = (answer_hwc.astype(np.float64) - hr_hwc) @ weights
+    return float(10 * np.log10(255**2 / np.mean(error[inner] ** 2)))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("pictures", type=Path, help="a folder of high-resolution originals")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Pictures a minute with eight clients on a mixed set: this server beside a plain FastAPI service.
+
+The two are asked in turns, each time with the whole set from all clients; figures are sums over the
+rounds. Core-seconds are told beside, because on a machine that does other things wall time says
+less. The last line is the result as JSON.
+
+    python bench/serving_throughput.py --models models --model compact_x4
+"""
+
+import argparse
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+from serving_common import Ask, asking, mixed_pictures, ours, percentile, plain
+
+from superres.console import emit, say
+
+
+def main() -> None:
+    arguments = _arguments()
+    bundle = arguments.models / arguments.model
+    pictures = mixed_pictures() * arguments.repeat
+    limits = httpx.Limits(max_connections=arguments.clients)
+    with (
+        ours(bundle) as our_server,
+        plain(bundle) as plain_server,
+        httpx.Client(timeout=600, limits=limits) as client,
+    ):
+        path = f"/v1/enhance?model={arguments.model}&format=png"
+        sides = {
+            "ours": (our_server, asking(client, our_server.url + path)),
+            "plain": (plain_server, asking(client, f"{plain_server.url}/enhance")),
+        }
+        walls = dict.fromkeys(sides, 0.0)
+        cores = dict.fromkeys(sides, 0.0)
+        waits: dict[str, list[float]] = {name: [] for name in sides}
+        for number in range(arguments.rounds + 1):
+            for name, (server, ask) in sides.items():
+                cpu, began = server.cpu_seconds, time.perf_counter()
+                seconds = _all_answered(ask, pictures, arguments.clients)
+                if number:  # the first round warms both up
+                    walls[name] += time.perf_counter() - began
+                    cores[name] += server.cpu_seconds - cpu
+                    waits[name] += seconds
+            say(f"round {number}: seconds {walls}, core-seconds {cores}")
+        memory = our_server.peak_rss_mb
+        plain_memory = plain_server.peak_rss_mb
+    count = len(pictures) * arguments.rounds
+    emit(
+        {
+            "model": arguments.model,
+            "clients": arguments.clients,
+            "pictures": count,
+            "pictures_per_minute": round(60 * count / walls["ours"], 1),
+            "plain_pictures_per_minute": round(60 * count / walls["plain"], 1),
+            "times_more_pictures": round(walls["plain"] / walls["ours"], 2),
+            "core_seconds_per_picture": round(cores["ours"] / count, 3),
+            "plain_core_seconds_per_picture": round(cores["plain"] / count, 3),
+            "times_less_work": round(cores["plain"] / cores["ours"], 2),
+            "p50_seconds": round(percentile(waits["ours"], 50), 3),
+            "p99_seconds": round(percentile(waits["ours"], 99), 3),
+            "plain_p50_seconds": round(percentile(waits["plain"], 50), 3),
+            "plain_p99_seconds": round(percentile(waits["plain"], 99), 3),
+            "peak_rss_mb": round(memory),
+            "plain_peak_rss_mb": round(plain_memory),
+        }
+    )
+
+
+def _all_answered(ask: Ask, pictures: list[bytes], clients: int) -> list[float]:
+    """Seconds of each picture, with so many clients that each send one after the other."""
+
+    def timed(data: bytes) -> float:
+        began = time.perf_counter()
+        ask(data)
+        return time.perf_counter() - began
+
+    with ThreadPoolExecutor(clients) as pool:
+        return list(pool.map(timed, pictures))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
+    parser.add_argument("--model", default="compact_x4", help="a bundle in it")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeat", type=int, default=2, help="times the set is sent in a round")
+    parser.add_argument("--clients", type=int, default=8)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
