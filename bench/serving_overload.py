@@ -16,7 +16,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from serving_common import Server, ours, percentile, photo_like
+from serving_common import SMALL, Server, ours, percentile, photo_like
 
 from superres.console import emit, say
 
