@@ -1,0 +1,89 @@
+"""What the CUDA backend does with each bundle: speed, memory, launches saved, and its error.
+
+For every bundle and precision a full batch of its largest bucket runs eagerly (`plain`) and the
+fast way (`fast`: compiled blocks, no concatenations, a graph per shape); both against float32
+without any of it. Then a picture of 1920x1080 goes through tiles. A few minutes on one device.
+The last line is the result as JSON.
+
+    python bench/gpu/serving.py --models models
+"""
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from superres.backends.torch_backend import TorchBackend
+from superres.bundle import Bundle, load_bundle
+from superres.console import emit, say
+from superres.errors import SharplineError
+from superres.image import Picture
+from superres.upscale import Upscaler
+
+BATCH = 8
+RUNS = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SharplineError("no CUDA device is visible here")
+    bundles = [load_bundle(path.parent) for path in sorted(arguments.models.glob("*/bundle.json"))]
+    figures = []
+    for bundle in bundles:
+        for figure in measured(bundle):
+            say(str(figure))
+            figures.append(figure)
+    emit({"device": torch.cuda.get_device_name(), "batch": BATCH, "figures": figures})
+
+
+def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
+    """One row per precision and way."""
+    height, width = max(bundle.info.tile_buckets, key=lambda sides: sides[0] * sides[1])
+    generator = np.random.default_rng(0)
+    tiles = generator.integers(0, 256, (BATCH, height, width, 3), np.uint8)
+    picture = Picture(rgb_hwc=generator.integers(0, 256, (1080, 1920, 3), np.uint8))
+    exact = TorchBackend(bundle, device="cuda", fast=False).forward(tiles).astype(np.int16)
+    megapixels = exact.shape[0] * exact.shape[1] * exact.shape[2] / 1e6
+    for precision in ("fp32", "bf16", "fp16"):
+        for fast in (False, True):
+            torch.cuda.reset_peak_memory_stats()
+            backend = TorchBackend(bundle, device="cuda", precision=precision, fast=fast)
+            began = time.perf_counter()
+            backend.warm_up([(height, width)])
+            warm_up_seconds = time.perf_counter() - began
+            seconds = median_seconds(lambda b=backend: b.forward(tiles))
+            off = np.abs(backend.forward(tiles).astype(np.int16) - exact)
+            upscaler = Upscaler(bundle, backend)
+            yield {
+                "model": bundle.info.name,
+                "precision": precision,
+                "way": "fast" if fast else "plain",
+                "megapixels_per_second": round(megapixels / seconds, 1),
+                "full_hd_seconds": round(median_seconds(lambda u=upscaler: u.upscale(picture)), 3),
+                "levels_off_p999": float(np.percentile(off, 99.9)),
+                "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
+                "warm_up_seconds": round(warm_up_seconds, 1),
+            }
+            backend.close()
+
+
+def median_seconds(work) -> float:
+    """Of a few runs, after one that compiles; every run ends with its results on the host."""
+    work()
+    taken = []
+    for _ in range(RUNS):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+if __name__ == "__main__":
+    main()
