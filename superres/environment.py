@@ -9,6 +9,7 @@ SHARED = {
     "SHARPLINE_PROMETHEUS_URL": "address of the Prometheus server whose alerts may retrain",
     "SHARPLINE_PARENT_RUN": "name of the MLflow run that a training stands under",
     "SHARPLINE_METRIC_WEIGHTS": "folder with the authors' weights of LPIPS and DISTS",
+    "SHARPLINE_VGG19": "torchvision's weights of VGG19, which the perceptual loss asks",
     "SHARPLINE_THREADS": "CPU threads one process may use (default: all cores)",
 }
 

@@ -1,0 +1,286 @@
+"""A training step of ours beside basicsr's own, on the same recipe and pictures, in one run.
+
+Rounds of both alternate, so that whatever else the machine does hits both alike. basicsr trains as
+its `train_pipeline` does: its PairedImageDataset and loader on the PNG pairs, its prefetcher, its
+SRModel with Adam, L1 and EMA. Ours is the whole loop with its checkpoints; one of its variants
+notes to an MLflow that accepts connections and never answers. The last line is the result as JSON.
+
+    python bench/training_speed.py --recipe compact_x4
+    python bench/training_speed.py --recipe esrgan_small_x4 --steps 10
+"""
+
+import argparse
+import contextlib
+import os
+import socket
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from superres.archs import build
+from superres.console import emit, say
+from superres.environment import cpu_threads
+from superres.manifest import read_info
+from training.basicsr_bridge import load_basicsr
+from training.data.crops import CropSampler
+from training.data.packs import Pack
+from training.loop import Loop, Surroundings
+from training.publish import Origin, draft
+from training.recipe import Recipe, Stage, load_recipe
+from training.tracking import MlflowRemote, RunNotes, Tracker
+from training.validate import validate
+
+# Our networks' names and parameters in basicsr's words.
+THEIRS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}
+WARM_UP_STEPS = 2
+
+
+class Times:
+    """A tracker that keeps what the loop reports of each step's time, and passes it on."""
+
+    def __init__(self, onward: Tracker | None = None) -> None:
+        self.step_seconds: list[float] = []
+        self.wait_seconds: list[float] = []
+        self._onward = onward
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.step_seconds.append(values["step_seconds"])
+        self.wait_seconds.append(values["data_wait_seconds"])
+        if self._onward is not None:
+            self._onward.metrics(step, values)
+
+
+def main() -> None:
+    arguments = _arguments()
+    torch.set_num_threads(cpu_threads())
+    recipe = load_recipe(arguments.recipe)
+    stage = recipe.full.model_copy(
+        update={
+            "steps": arguments.steps,
+            "batch": arguments.batch or recipe.full.batch,
+            "warmup_steps": 0,
+            "checkpoint_every": 10**9,
+            "validate_every": 10**9,
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder, _silent_mlflow() as uri:
+        root = Path(folder)
+        dataset = arguments.data or _sample(recipe.scale, root / "state")
+        ours = partial(_ours, recipe, stage, dataset, root)
+        runs: dict[str, Callable[[], tuple[float, float]]] = {
+            "ours": ours,
+            "ours, MLflow silent": partial(ours, uri),
+            "basicsr": _theirs(recipe, stage, dataset, root),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in runs}
+        waits: dict[str, list[float]] = {name: [] for name in runs}
+        for number in range(arguments.rounds + 1):
+            for name, run in runs.items():
+                step_seconds, wait_seconds = run()
+                if number:  # the first of each is not counted
+                    seconds[name].append(step_seconds)
+                    waits[name].append(wait_seconds)
+            say(f"round {number}: { ({name: values[-1:] for name, values in seconds.items()}) }")
+        validation_seconds = _validation_seconds(recipe, dataset, root)
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    emit(
+        {
+            "recipe": recipe.name,
+            "batch": stage.batch,
+            "lr_side": stage.patch(0.0),
+            "threads": torch.get_num_threads(),
+            "step_seconds": {name: round(value, 4) for name, value in median.items()},
+            "times_as_fast_as_basicsr": round(median["basicsr"] / median["ours"], 2),
+            "share_waiting_for_data": {
+                name: round(statistics.median(waits[name]) / median[name], 4) for name in runs
+            },
+            "silent_mlflow_adds": round(
+                statistics.median(
+                    silent / plain - 1
+                    for silent, plain in zip(
+                        seconds["ours, MLflow silent"], seconds["ours"], strict=True
+                    )
+                ),
+                4,
+            ),
+            "validation_seconds": round(validation_seconds, 3),
+            "validation_share": round(
+                validation_seconds / (recipe.full.validate_every * median["ours"]), 5
+            ),
+        }
+    )
+
+
+def _ours(
+    recipe: Recipe, stage: Stage, dataset: Path, root: Path, mlflow: str | None = None
+) -> tuple[float, float]:
+    """Seconds a step and of them waiting for data, as the loop reports them to its tracker."""
+    folder = Path(tempfile.mkdtemp(dir=root))
+    tracker = None
+    if mlflow is not None:
+        tracker = Tracker(folder, partial(MlflowRemote, mlflow))
+        tracker.start(
+            RunNotes(name="bench", parameters={}, tags={}, dataset_id="", dataset_source="bench")
+        )
+    times = Times(tracker)
+    side = stage.patch(0.0)
+    sampler = CropSampler(Pack(dataset), patch=side, batch=stage.batch, seed=recipe.seed)
+    torch.manual_seed(recipe.seed)
+    Loop(
+        build(recipe.arch.name, recipe.arch.parameters),
+        recipe,
+        stage,
+        {side: sampler},
+        Surroundings(
+            folder=folder,
+            tracker=times,
+            validate=lambda weights, step: None,
+            device=torch.device("cpu"),
+        ),
+    ).run()
+    # The first report has the warm-up in it.
+    return statistics.median(times.step_seconds[1:]), statistics.median(times.wait_seconds[1:])
+
+
+def _theirs(
+    recipe: Recipe, stage: Stage, dataset: Path, root: Path
+) -> Callable[[], tuple[float, float]]:
+    load_basicsr()
+    from basicsr.data import build_dataloader
+    from basicsr.data.data_sampler import EnlargedSampler
+    from basicsr.data.paired_image_dataset import PairedImageDataset
+    from basicsr.data.prefetch_dataloader import CPUPrefetcher
+    from basicsr.models.sr_model import SRModel
+
+    lr, hr = _folders(dataset, root / "basicsr")
+
+    def run() -> tuple[float, float]:
+        data = {
+            "phase": "train",
+            "scale": recipe.scale,
+            "dataroot_lq": str(lr),
+            "dataroot_gt": str(hr),
+            "io_backend": {"type": "disk"},
+            "gt_size": stage.patch(0.0) * recipe.scale,
+            "use_hflip": True,
+            "use_rot": True,
+            "batch_size_per_gpu": stage.batch,
+            "num_worker_per_gpu": cpu_threads(),
+        }
+        pictures = PairedImageDataset(data)
+        ratio = -(-stage.steps * stage.batch // len(pictures))
+        sampler = EnlargedSampler(pictures, 1, 0, ratio)
+        loader = build_dataloader(pictures, data, num_gpu=1, dist=False, sampler=sampler, seed=1)
+        model = SRModel(_options(recipe, stage))
+        feed = CPUPrefetcher(loader)
+        steps, waits = [], []
+        for step in range(1, stage.steps + 1):
+            began = time.perf_counter()
+            batch = feed.next()
+            fed = time.perf_counter()
+            model.feed_data(batch)
+            model.optimize_parameters(step)
+            if step > WARM_UP_STEPS:
+                waits.append(fed - began)
+                steps.append(time.perf_counter() - began)
+        return statistics.fmean(steps), statistics.fmean(waits)
+
+    return run
+
+
+def _options(recipe: Recipe, stage: Stage) -> dict:
+    return {
+        "num_gpu": 0,
+        "dist": False,
+        "is_train": True,
+        "rank": 0,
+        "path": {},
+        "network_g": {"type": THEIRS[recipe.arch.name], **recipe.arch.parameters},
+        "train": {
+            "ema_decay": recipe.ema_decay,
+            "optim_g": {"type": "Adam", "lr": stage.learning_rate, "betas": (0.9, 0.99)},
+            "scheduler": {"type": "MultiStepLR", "milestones": [10**9], "gamma": 0.5},
+            "pixel_opt": {"type": "L1Loss", "loss_weight": 1.0, "reduction": "mean"},
+        },
+    }
+
+
+def _folders(dataset: Path, root: Path) -> tuple[Path, Path]:
+    """The training pairs as basicsr wants them: one name in two folders."""
+    from superres.manifest import read_manifest
+
+    lr, hr = root / "lr", root / "hr"
+    for folder in (lr, hr):
+        folder.mkdir(parents=True)
+    for row in read_manifest(dataset):
+        if row.split == "train":
+            os.symlink((dataset / row.lr_path).resolve(), lr / f"{row.name}.png")
+            os.symlink((dataset / row.hr_path).resolve(), hr / f"{row.name}.png")
+    return lr, hr
+
+
+def _sample(scale: int, state: Path) -> Path:
+    from training.data.pairs import build as build_pairs
+    from training.data.plan import PairRecipe, make_plan
+    from training.data.sources import find_pictures
+
+    plan = make_plan(
+        find_pictures(["sample"], scale=scale),
+        PairRecipe(scale=scale, degradation="bicubic"),
+        state,
+    )
+    return build_pairs(plan).path
+
+
+def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
+    """One validation as the training does it: a draft bundle, scored through the Upscaler."""
+    net = build(recipe.arch.name, recipe.arch.parameters)
+    origin = Origin(
+        recipe=recipe,
+        dataset=dataset,
+        info=read_info(dataset),
+        parent=None,
+        start=None,
+        device="cpu",
+    )
+    began = time.perf_counter()
+    validate(draft(origin, net.state_dict(), root / "draft"), dataset, root / "samples")
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _silent_mlflow() -> Iterator[str]:
+    """The address of a server that accepts connections, takes what comes and never answers."""
+    taken: list[socket.socket] = []
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="compact_x4")
+    parser.add_argument("--data", type=Path, help="dataset folder (default: built of the sample)")
+    parser.add_argument("--steps", type=int, default=30, help="of each round, 20 at the least")
+    parser.add_argument("--batch", type=int, help="default: the recipe's")
+    parser.add_argument("--rounds", type=int, default=3)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
