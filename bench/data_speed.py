@@ -4,8 +4,8 @@ Pictures are made here, or taken from the folder given; building is measured on 
 on tiny ones. CPU seconds are given beside wall seconds, for on a busy machine only they are what
 the work costs. The last line is the result as JSON.
 
-    python bench/data_speed.py crops build memory
-    REFERENCE_DATA=FOLDER python bench/data_speed.py leaks
+    python -m bench.data_speed crops build memory
+    REFERENCE_DATA=FOLDER python -m bench.data_speed leaks
 """
 
 import argparse
@@ -109,7 +109,8 @@ def memory(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """The largest a building process gets, for few and for ten times as many tiny pictures."""
     figures: dict[str, float] = {}
     for count in (arguments.tiny // 10, arguments.tiny):
-        command = [sys.executable, __file__, "--peak-of", str(count), "--scratch", str(scratch)]
+        words = ("--peak-of", str(count), "--scratch", str(scratch))
+        command = [sys.executable, "-m", "bench.data_speed", *words]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         figures[f"peak_mib_{count}"] = round(int(done.stdout.split()[-1]) / 1024, 1)
     few, many = figures.values()
