@@ -30,6 +30,7 @@ from training.publish import Effort, Origin, draft, publish
 from training.ranks import Ranks, device_of_this_rank, joined
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs import Run, RunKey, open_run
+from training.state import weight_bytes
 from training.tracking import DESCRIPTION_TAG, MlflowRemote, Spool, Tracker, send, tracked
 from training.validate import Validated, metrics, validate
 
@@ -74,7 +75,7 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     net, start = _network(recipe, parent)
-    refuse_without_space(job.runs, sum(each.nbytes for each in net.state_dict().values()))
+    refuse_without_space(job.runs, weight_bytes(net, recipe))
     origin = Origin(
         recipe=recipe,
         dataset=job.data,

@@ -13,7 +13,7 @@ from training.basicsr_bridge import discriminator_sides
 from training.initial import Initial, refuse_other_network
 from training.ranks import Ranks
 from training.recipe import PerceptualLoss, Recipe, Stage
-from training.vgg import VggFeatures, weight_file
+from training.vgg import weight_file
 
 MLFLOW_ANSWERS_WITHIN_SECONDS = 3.0
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
@@ -39,7 +39,6 @@ def refuse_what_cannot_be(
     for loss in recipe.losses:
         if isinstance(loss, PerceptualLoss):
             weight_file(loss)
-            VggFeatures(loss.layers)
     ranks.part(stage.batch)
     if parent is not None:
         refuse_other_network(recipe.arch.name, recipe.arch.parameters, parent)

@@ -64,8 +64,7 @@ class Players:
                 device,
             )
         if recipe.compile:
-            for player in self.all():
-                _compile(player.net, cuda_graphs=recipe.cuda_graphs)
+            _compile(self.generator.net, cuda_graphs=recipe.cuda_graphs)
 
     def all(self) -> list[Player]:
         """Generator first."""
@@ -85,6 +84,15 @@ class Players:
         self.average.load_state_dict(state["average"])
         if self.discriminator is not None:
             self.discriminator.load(state["discriminator"])
+
+
+def weight_bytes(net: nn.Module, recipe: Recipe) -> int:
+    """What the weights of a training's networks weigh together, before they are all made."""
+    nets = [net]
+    if recipe.discriminator is not None:
+        with torch.device("meta"):
+            nets.append(discriminator(recipe.discriminator.name, recipe.discriminator.parameters))
+    return sum(each.nbytes for net in nets for each in net.state_dict().values())
 
 
 def layout(recipe: Recipe) -> Layout:

@@ -131,6 +131,9 @@ class Stepper:
 
     def _micro_step(self, lr_bchw: Tensor, hr_bchw: Tensor, share: float) -> Mapping[str, Tensor]:
         judge = self._players.discriminator
+        if self._recipe.cuda_graphs:
+            # What recorded graphs put out before this may be overwritten from here on.
+            torch.compiler.cudagraph_mark_step_begin()
         with ExitStack() as while_training_the_generator:
             if judge is not None:
                 while_training_the_generator.enter_context(_frozen(judge))

@@ -15,14 +15,18 @@ VGG_VARIABLE = "SHARPLINE_VGG19"
 ADDRESS = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
 # Configuration E of Simonyan and Zisserman 2015: convolutions of each block, and their channels.
 BLOCKS = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
+LAYERS = tuple(
+    f"conv{block}_{number}"
+    for block, (count, _) in enumerate(BLOCKS, start=1)
+    for number in range(1, count + 1)
+)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class VggFeatures(nn.Module):
     """Features before the activation, by layer (conv1_1 ... conv5_4), of pictures in [0, 1].
 
-    Never trained; only the layers that are needed are built. Raises UsageError for a layer that
-    there is not.
+    Never trained; only the layers that are needed are built.
     """
 
     mean: Tensor
@@ -49,7 +53,10 @@ class VggFeatures(nn.Module):
 
 
 def weight_file(loss: PerceptualLoss) -> Path:
-    """Where a perceptual loss finds its weights; raises UsageError where that is nowhere."""
+    """Where a perceptual loss finds its weights; raises UsageError where that is nowhere, or where
+    the loss asks for a layer that VGG19 has not."""
+    if unknown := sorted(set(loss.layers) - set(LAYERS)):
+        raise UsageError(f"VGG19 has no layer {unknown[0]!r}; there are: {', '.join(LAYERS)}")
     named = loss.vgg or os.environ.get(VGG_VARIABLE)
     remedy = (
         f"download {ADDRESS} (548 MB) and write its path into the recipe (losses: vgg) or into "
@@ -66,8 +73,8 @@ def weight_file(loss: PerceptualLoss) -> Path:
 def load_features(loss: PerceptualLoss) -> VggFeatures:
     """The features of a perceptual loss with weights in place; raises UsageError where there are
     none, or the file is of another network."""
-    network = VggFeatures(loss.layers)
     path = weight_file(loss)
+    network = VggFeatures(loss.layers)
     try:
         weights = cast(
             "Mapping[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True)
@@ -93,7 +100,5 @@ def _modules(layers: Collection[str]) -> tuple[list[nn.Module], dict[int, str]]:
             modules += [nn.Conv2d(before, channels, 3, padding=1), nn.ReLU()]
             before = channels
         modules.append(nn.MaxPool2d(2, 2))
-    if unknown := sorted(set(layers) - set(names)):
-        raise UsageError(f"VGG19 has no layer {unknown[0]!r}; there are: {', '.join(names)}")
     last = max(names[name] for name in layers)
     return modules[: last + 1], {names[name]: name for name in layers}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from superres.archs import build
 from training.ranks import Ranks
 from training.recipe import Recipe, load_recipe
-from training.state import Players
+from training.state import Players, weight_bytes
 from training.step import Figures, Stepper, TooLarge
 
 CPU = torch.device("cpu")
@@ -180,3 +180,14 @@ def test_blocks_that_repeat_are_compiled_each_and_other_networks_whole(
     rrdb = recipe(compile=True, cuda_graphs=True, arch={"name": "rrdb", "parameters": parameters})
     players(rrdb)
     assert compiled == 2 * [("RRDB", "reduce-overhead")]
+
+
+def test_the_weights_of_a_training_are_those_of_all_its_networks(
+    recipe: Callable[..., Recipe],
+) -> None:
+    made = recipe(**GAN)
+    both = players(made)
+    nets = [player.net.state_dict().values() for player in both.all()]
+    expected = sum(value.nbytes for values in nets for value in values)
+    assert weight_bytes(both.generator.net, made) == expected
+    assert weight_bytes(both.generator.net, recipe()) == sum(value.nbytes for value in nets[0])
