@@ -1,0 +1,38 @@
+"""The experiment about `auto` counts as it says, and runs on whatever models there are."""
+
+import json
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from bench.auto_choice import AUTO, Trial, main
+from superres.image import Picture, write
+
+
+def trial(damage: str, taken: str, **psnr: float) -> Trial:
+    return Trial(picture="p", damage=damage, psnr=psnr, taken=taken, reason="")
+
+
+def test_auto_has_the_figure_of_what_it_takes() -> None:
+    found = trial("bicubic_jpeg", "real", clean=25.0, real=27.0)
+    assert found.of(AUTO) == found.of("real") == 27.0
+    assert found.of("clean") == 25.0
+
+
+def test_models_that_equal_each_other_are_not_beaten(
+    tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    skimage = pytest.importorskip("skimage.data")
+    for name in ("a_x2", "b_x2"):
+        copytree(tiny_bundle(name=name).root, tmp_path / "models" / name)
+    write(tmp_path / "in/one.png", Picture(rgb_hwc=skimage.astronaut()[:96, :96]))
+    words = ["--models", str(tmp_path / "models"), "--on", str(tmp_path / "in"), "--scale", "2"]
+    assert main([*words, "--side", "64", "--draws", "1", "--backend", "torch"]) == 1
+    said = capsys.readouterr().out
+    found = json.loads(said.splitlines()[-1])
+    assert found["inputs"] == 3
+    assert found["gain_db"] == 0
+    assert found["regret_db"] == 0
+    assert "| **auto** |" in said
+    assert set(found["psnr"]) == {"a_x2", "b_x2", AUTO}
