@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from superres.evaluate import pairs_from_dataset
 from superres.files import sha256_bytes, sha256_file, write_bytes
 from training.publish import Origin, git_commit
 from training.recipe import Stage
 from training.tracking import RunNotes
+from training.validate import CHANNEL
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 PACKAGES_NAME = "packages.txt"
@@ -43,6 +45,7 @@ def run_notes(
             "dataset_id": origin.info.id,
             "git_commit": git_commit() or "none",
             "start": f"took {origin.start}" if origin.start else "from scratch",
+            "validation_protocol": _protocol(origin),
         },
         dataset_id=origin.info.id,
         dataset_source=origin.info.source,
@@ -55,6 +58,14 @@ def write_packages(folder: Path) -> Path:
     path = folder / PACKAGES_NAME
     write_bytes(path, _packages())
     return path
+
+
+def _protocol(origin: Origin) -> str:
+    """How the figures under validation/ are measured: they are compared under no other."""
+    info = origin.info
+    if not info.splits.get("validation"):
+        return "none"
+    return str(pairs_from_dataset(origin.dataset, info.scale, "validation").protocol(CHANNEL))
 
 
 def _environment() -> dict[str, str]:

@@ -186,6 +186,7 @@ def test_a_training_from_another_scale_says_so_everywhere(
     opening, *_ = (note for note, _ in Spool(run).unsent())
     assert opening["tags"]["start"] == f"took {info.training.start}"
     assert opening["parent_run"] == "finetune 1"
+    assert opening["tags"]["validation_protocol"].endswith("x2, Y, border 2, bicubic, 8 bit")
     assert {"python", "torch", "packages_sha256"} <= opening["parameters"].keys()
 
 
