@@ -23,8 +23,16 @@ from serving.metrics import Metrics
 from serving.models import Models
 from serving.reporter import Reporter, show_when_scraped
 from serving.routes import enhance, health, models, pages
+from serving.routes.documents import ANSWER_HEADERS
 from serving.scheduler import BatchLimits, Scheduler
-from serving.security import OwnFaults, RequestFigures, SecurityHeaders, hosts_of, instance_of
+from serving.security import (
+    REQUEST_ID,
+    OwnFaults,
+    RequestFigures,
+    SecurityHeaders,
+    hosts_of,
+    refused,
+)
 from serving.services import Services
 from serving.settings import Settings
 from serving.shadow import ShadowRunner
@@ -60,7 +68,8 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            expose_headers=["Server-Timing", "Sharpline-Model"],
+            allow_headers=["Authorization", REQUEST_ID],
+            expose_headers=[*ANSWER_HEADERS, REQUEST_ID, "Retry-After"],
         )
     app.add_middleware(RequestFigures, metrics=services.metrics)
     return app
@@ -138,7 +147,7 @@ def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(errors.ServingError)
     @app.exception_handler(PictureError)
     async def refuse(request: Request, error: errors.ServingError | PictureError) -> Response:
-        return errors.problem_response(error, instance_of(request.scope))
+        return refused(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def bad_options(request: Request, error: RequestValidationError) -> Response:

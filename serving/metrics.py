@@ -47,6 +47,12 @@ TABLE = (
         help="Requests answered; model is empty where none was chosen",
     ),
     Figure(
+        name="sharpline_problems_total",
+        kind="counter",
+        labels=("problem",),
+        help="Requests refused or failed, by the kind of problem that they were told",
+    ),
+    Figure(
         name="sharpline_request_duration_seconds",
         kind="histogram",
         buckets=DURATIONS,
@@ -220,6 +226,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self.requests = self._counter("sharpline_requests_total")
+        self.problems = self._counter("sharpline_problems_total")
         self.request_duration = self._histogram("sharpline_request_duration_seconds")
         self.stage_duration = self._histogram("sharpline_stage_duration_seconds")
         self.batch_duration = self._histogram("sharpline_batch_duration_seconds")

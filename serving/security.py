@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.clients import LOOPBACK_NAMES, host_name, is_loopback
@@ -15,6 +16,7 @@ from serving.errors import CrossSite, ServingError, WrongHost, problem_response
 from serving.logs import FIELDS, request_id_now
 from serving.metrics import Metrics
 from serving.settings import Settings
+from superres.image import PictureError
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,12 @@ def hosts_of(settings: Settings) -> frozenset[str] | None:
     return LOOPBACK_NAMES | {settings.host.lower()} if is_loopback(settings.host) else None
 
 
+def refused(error: ServingError | PictureError, scope: Scope) -> Response:
+    """The answer that tells of an error; its kind goes into the request's count and log line."""
+    scope.setdefault("state", {})["problem"] = error.label
+    return problem_response(error, instance_of(scope))
+
+
 class SecurityHeaders:
     """Adds the headers and the request's id; refuses wrong names and posts of other sites' pages.
 
@@ -100,7 +108,7 @@ class SecurityHeaders:
             await send(message)
 
         refusal = self._refusal(scope, headers)
-        app = self._app if refusal is None else problem_response(refusal, instance_of(scope))
+        app = self._app if refusal is None else refused(refusal, scope)
         await app(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ServingError | None:
@@ -140,7 +148,7 @@ class OwnFaults:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])
             fault = ServingError("the server failed; its log has more")
-            await problem_response(fault, instance_of(scope))(scope, receive, send)
+            await refused(fault, scope)(scope, receive, send)
 
 
 class RequestFigures:
@@ -172,6 +180,8 @@ class RequestFigures:
             model = state.get("model", "")
             self._metrics.requests.labels(route, str(status), model).inc()
             self._metrics.request_duration.labels(route, model).observe(seconds)
+            if "problem" in state:
+                self._metrics.problems.labels(state["problem"]).inc()
             fields = {
                 "method": scope["method"],
                 "route": route,
@@ -180,6 +190,7 @@ class RequestFigures:
                 "request_id": state.get("request_id"),
                 "client": state.get("client"),
                 "model": model or None,
+                "problem": state.get("problem"),
             }
             told = {name: value for name, value in fields.items() if value is not None}
             level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO

@@ -36,6 +36,12 @@ TRAFFIC = (
         },
     ),
     Graph(
+        title="Problems per second",
+        unit="reqps",
+        description="Refusals and failures by kind; /problems/KIND says what each means.",
+        queries={"{{problem}}": "sum by (problem) (rate(sharpline_problems_total[5m])) > 0"},
+    ),
+    Graph(
         title="Requests that failed",
         unit="percentunit",
         description="Answers with a status of 500 or more, over all answers.",

@@ -37,6 +37,7 @@ def test_answered_picture_is_counted(picture_server, models_folder, numpy_backen
     enhance = {"route": "/v1/enhance", "model": "compact_x2"}
     assert value("sharpline_requests_total", {**enhance, "status": "200"}) == 1
     assert value("sharpline_requests_total", {**enhance, "model": "", "status": "415"}) == 1
+    assert value("sharpline_problems_total", {"problem": "not-a-picture"}) == 1
     assert value("sharpline_request_duration_seconds_count", enhance) == 1
     assert value("sharpline_pixels_total", {"direction": "in"}) == 600
     assert value("sharpline_pixels_total", {"direction": "out"}) == 2400
