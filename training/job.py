@@ -178,7 +178,7 @@ def _train_and_publish(
     shutil.rmtree(candidate.root)
     tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
     tracker.artifacts(bundle.root, "bundle")
-    result = _result(bundle, run_id)
+    result = _result(bundle, run_id) | {"repeatable": trained.exact}
     this_run.finish(result)
     return result
 

@@ -22,6 +22,7 @@ from training.step import Figures, Stepper
 REPORT_EVERY_STEPS = 10
 SAY_EVERY_SECONDS = 10.0
 PICTURES_NAMED = 8
+DATA_WAIT = "data_wait_seconds"
 
 
 class TrainingDiverged(SharplineError):
@@ -54,8 +55,8 @@ class Surroundings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """What came out: averaged weights by state-dict key, on the CPU. `exact`: a training that was
-    broken off and resumed gives these bits too."""
+    """What came out: averaged weights by state-dict key, on the CPU. `exact`: the same training
+    gives these bits again, broken off and resumed or not."""
 
     weights: dict[str, Tensor]
     steps: int
@@ -211,7 +212,7 @@ class Loop:
         if figures.moved:
             self._counters.nan_in_a_row = 0
             self._players.average.update(self._players.generator.net, self._step)
-            return figures.values | {"data_wait_seconds": waited}
+            return figures.values | {DATA_WAIT: waited}
         self._count_nan(figures, fed)
         return {name: value for name, value in figures.values.items() if name not in figures.bad}
 
@@ -278,7 +279,9 @@ class Loop:
         if now - self._said < SAY_EVERY_SECONDS:
             return
         self._said = now
-        figures = "  ".join(f"{name} {value:.5f}" for name, value in values.items())
+        figures = "  ".join(
+            f"{name} {value:.5f}" for name, value in values.items() if name != DATA_WAIT
+        )
         self._say(
             f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {figures}  "
             f"learning rate {learning_rate:.2e}"
