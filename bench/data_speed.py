@@ -249,9 +249,15 @@ MEASURES: dict[str, Callable[[Path, argparse.Namespace], dict]] = {
 }
 
 
+def _measure(name: str) -> str:
+    if name not in MEASURES:
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(MEASURES)}")
+    return name
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[*MEASURES, []], default=list(MEASURES))
+    parser.add_argument("what", nargs="*", type=_measure, default=list(MEASURES))
     parser.add_argument("--pictures", type=int, default=16, help="2K pictures to build")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1000, help="batches of 16 crops")

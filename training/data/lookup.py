@@ -47,7 +47,9 @@ class Index:
         empty = np.empty((0, DESCRIPTOR_BYTES), np.uint8)
         self._descriptors = np.concatenate([empty, *(print_.descriptors for print_ in prints)])
         keys = self._descriptors.view(np.uint16)
-        self._orders = [np.argsort(keys[:, chunk], kind="stable") for chunk in range(CHUNKS)]
+        self._orders = [
+            np.argsort(keys[:, chunk], kind="stable").astype(np.int32) for chunk in range(CHUNKS)
+        ]
         self._keys = [keys[order, chunk] for chunk, order in enumerate(self._orders)]
 
     def find(self, print_: Fingerprint, picture: Callable[[], Pixels]) -> Found | None:
