@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from superres.errors import SharplineError
 from superres.image import Picture, list_pictures, read
-from superres.manifest import INFO_NAME, MANIFEST_NAME, read_info, read_manifest
+from superres.manifest import INFO_NAME, MANIFEST_NAME, ManifestRow, read_info, read_manifest
 from superres.quality import Protocol, psnr, ssim
 from superres.resize import imresize
 from superres.upscale import Upscaler
@@ -193,15 +193,22 @@ def pairs_from_dataset(folder: Path, scale: int, split: str) -> PairSet:
 
     def pairs() -> Iterator[Pair]:
         for row in rows:
-            yield Pair(name=row.name, lr=read(folder / row.lr_path), hr=read(folder / row.hr_path))
+            yield Pair(
+                name=_name(row), lr=read(folder / row.lr_path), hr=read(folder / row.hr_path)
+            )
 
     return PairSet(
         dataset=info.id,
         scale=scale,
         resampler=info.degradation,
-        names=tuple(row.name for row in rows),
+        names=tuple(_name(row) for row in rows),
         pairs=pairs(),
     )
+
+
+def _name(row: ManifestRow) -> str:
+    """The picture's name; of one that was degraded several times, with which time it is."""
+    return row.name if row.draw == 1 else f"{row.name} #{row.draw}"
 
 
 def cropped_to(hr: Picture, scale: int) -> Picture:

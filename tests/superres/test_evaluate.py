@@ -9,6 +9,13 @@ from superres.backends import load_backend
 from superres.errors import SharplineError
 from superres.evaluate import Pair, cropped_to, evaluate, load_pairs
 from superres.image import Picture, write
+from superres.manifest import (
+    MANIFEST_NAME,
+    DatasetInfo,
+    ManifestRow,
+    write_info,
+    write_manifest,
+)
 from superres.upscale import Upscaler
 
 
@@ -70,3 +77,32 @@ def test_wrong_inputs_are_refused(tiny_bundle, tmp_path: Path) -> None:
         evaluate(upscaler, [uneven], protocol)
     with pytest.raises(SharplineError, match="too small"):
         cropped_to(Picture(rgb_hwc=np.zeros((3, 9, 3), np.uint8), name="thin"), 4)
+
+
+def test_a_picture_that_was_degraded_twice_is_two_pairs_with_names_of_their_own(
+    tmp_path: Path,
+) -> None:
+    for place in ("HR/a", "LR/a", "LR-2/a"):
+        pixels = pair(1).hr if place.startswith("HR") else pair(1).lr
+        write(tmp_path / f"pairs/validation/{place}.png", pixels)
+    rows = [
+        ManifestRow(
+            split="validation", name="a", draw=draw, hr_path="pairs/validation/HR/a.png",
+            lr_path=f"pairs/validation/{folder}/a.png", hr_sha256="", lr_sha256="", hr_bytes=0,
+            lr_bytes=0, width=48, height=40, scale=2, degradation="bsrgan", parameters="{}",
+            seed=draw, source="mine", licence="CC0-1.0", author="", phash="",
+        )
+        for draw, folder in ((1, "LR"), (2, "LR-2"))
+    ]  # fmt: skip
+    write_manifest(tmp_path / MANIFEST_NAME, rows)
+    info = DatasetInfo(
+        id="0123456789abcdef", source="mine", scale=2, degradation="bsrgan",
+        splits={"validation": 2}, licences=[], left_out=[], reference={}, pack_sha256="",
+    )  # fmt: skip
+    write_info(tmp_path, info)
+    pair_set = load_pairs(tmp_path, 2)
+    assert pair_set.names == tuple(each.name for each in pair_set.pairs) == ("a", "a #2")
+    with pytest.raises(SharplineError, match="for scale 2, not 4"):
+        load_pairs(tmp_path, 4)
+    with pytest.raises(SharplineError, match="no pictures in its train split"):
+        load_pairs(tmp_path, 2, "train")
