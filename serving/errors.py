@@ -114,6 +114,61 @@ class AnswerTooLarge(ClientError):
     advice = "Send a smaller picture, choose a smaller scale, or ask for on_too_large=shrink."
 
 
+class UnknownJob(ClientError):
+    status, label = 404, "unknown-job"
+    advice = "There is no such job of yours; one that is over is forgotten after its time to live."
+
+
+class UnknownUpload(ClientError):
+    status, label = 404, "unknown-upload"
+    advice = "Announce the picture with POST /v1/uploads and use the address that it answers."
+
+
+class JobNotOver(ClientError):
+    status, label = 409, "job-not-over"
+    advice = "Ask for the job's state, or follow its events, and fetch the result once it is done."
+
+
+class JobGone(ClientError):
+    status, label = 410, "job-gone"
+    advice = "The job was deleted, with its pictures; send the picture again for another result."
+
+
+class UploadGone(ClientError):
+    status, label = 410, "upload-gone"
+    advice = "An upload serves one job within its time; announce the picture again."
+
+
+class BadSignature(ClientError):
+    status, label = 403, "bad-signature"
+    advice = "Use the signed address as it was given; it ends at the time that it names."
+
+
+class ForbiddenAddress(ClientError):
+    status, label = 403, "forbidden-address"
+    advice = "A webhook goes to public addresses; allow others in SHARPLINE_JOBS__WEBHOOK_NETWORKS."
+
+
+class KeyReused(ClientError):
+    status, label = 422, "idempotency-key-reused"
+    advice = "Use a new Idempotency-Key for another request; repeat a request unchanged."
+
+
+class UploadMismatch(ClientError):
+    status, label = 422, "upload-mismatch"
+    advice = "The bytes are not those that were announced; nothing was kept, send them again."
+
+
+class StorageFull(ServingError):
+    status, label = 507, "storage-full"
+    advice = "The server's disk is full; nothing was kept. Its keeper has to make room."
+
+
+class JobFailed(ServingError):
+    label = "job-failed"
+    advice = "The job was begun several times and never ended; the server's log has more."
+
+
 class TryLater(ServingError):
     """The server cannot take the request now; `seconds` is when to come back."""
 
@@ -178,6 +233,17 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
         ClientGone,
         BadOptions,
         AnswerTooLarge,
+        UnknownJob,
+        UnknownUpload,
+        JobNotOver,
+        JobGone,
+        UploadGone,
+        BadSignature,
+        ForbiddenAddress,
+        KeyReused,
+        UploadMismatch,
+        StorageFull,
+        JobFailed,
         QueueFull,
         QuotaExceeded,
         NotReady,

@@ -1,0 +1,43 @@
+"""A Postgres server of one's own for a while, from Debian's package: for benches and tests."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def why_not_postgres() -> str | None:
+    """Why no Postgres can be started here, if so."""
+    return None if PROGRAMS else "needs Debian's package postgresql"
+
+
+@contextmanager
+def postgres() -> Iterator[str]:
+    """A running server with an empty database; its URL for SQLAlchemy."""
+    programs = PROGRAMS[-1]
+    with TemporaryDirectory(prefix="sharpline-postgres-") as folder:
+        user: dict[str, Any] = {}
+        if os.geteuid() == 0:  # Postgres refuses root
+            shutil.chown(folder, "postgres", "postgres")
+            user = {"user": "postgres", "group": "postgres", "extra_groups": []}
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
+        data = f"{folder}/data"
+        begin = [programs / "initdb", "-D", data, "-U", "sharpline", "-A", "trust", "-N"]
+        subprocess.run([*begin, "-E", "UTF8", "--locale=C"], check=True, **quiet)
+        control = [programs / "pg_ctl", "-D", data, "-w", "-t", "30"]
+        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+        start = [*control, "-l", f"{folder}/log", "-o", options, "start"]
+        subprocess.run(start, check=True, **quiet)
+        try:
+            yield f"postgresql+psycopg://sharpline@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)

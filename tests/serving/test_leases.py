@@ -1,0 +1,267 @@
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+
+from bench.postgres import postgres, why_not_postgres
+from serving.errors import KeyReused, QuotaExceeded, UploadGone
+from serving.leases import MOST_PLACES, Input, JobTable, Lease, NewJob, SteadyClock, Upload
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture(scope="module")
+def postgres_url():
+    reason = why_not_postgres()
+    if reason:
+        pytest.skip(reason)
+    with postgres() as url:
+        yield url
+
+
+class Clock:
+    def __init__(self):
+        self.now = 1_700_000_000_000
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def table(request, tmp_path, clock):
+    if request.param == "sqlite":
+        made = JobTable(f"sqlite:///{tmp_path}/jobs.db", clock)
+    else:
+        made = JobTable(request.getfixturevalue("postgres_url"), clock)
+    yield made
+    clock.now += 1000 * HOUR_MS
+    made.expire()  # the next test finds the database empty
+    made.close()
+
+
+def job(client="anna", key=None, priority=5, fingerprint="f", blobs=("in",), expires_ms=None):
+    return NewJob(
+        client=client,
+        request={"options": {"scale": 2}},
+        inputs=tuple(Input(blob=blob, name=f"{blob}.png") for blob in blobs),
+        fingerprint=fingerprint,
+        priority=priority,
+        idempotency_key=key,
+        expires_ms=expires_ms or 1_700_000_000_000 + HOUR_MS,
+    )
+
+
+def add(table, most_queued=10_000, **given):
+    return table.add(job(**given), most_queued=most_queued)[0]
+
+
+def receipt(blobs):
+    return {"blobs": blobs}
+
+
+def test_jobs_way_from_queue_to_result(table):
+    entered = add(table, blobs=("a", "b"))
+    assert (entered.state, entered.request) == ("queued", {"options": {"scale": 2}})
+    lease = table.claim()
+    assert lease.job_id == entered.id
+    assert table.claim() is None
+    assert table.beat(lease, 3, 8)
+    assert table.get(entered.id).tiles_done == 3
+    assert table.finish_picture(lease, 0, blob="ra", size=5, headers={"Sharpline-Model": "m"})
+    assert table.finish_picture(lease, 1, problem={"status": 415})
+    assert table.finish(lease, "done", expires_ms=entered.expires_ms)
+    over = table.get(entered.id)
+    assert (over.state, over.over, over.attempts) == ("done", True, 1)
+    first, second = table.pictures(entered.id)
+    assert (first.result_blob, first.result_bytes, first.input_blob) == ("ra", 5, None)
+    assert first.headers == {"Sharpline-Model": "m"}
+    assert second.problem == {"status": 415}
+    assert first.over
+    assert table.picture(entered.id, 1) == second
+    assert table.picture(entered.id, 2) is None
+
+
+def test_priority_goes_first_then_clients_take_turns_then_age(table):
+    first = [add(table, client="busy").id for _ in range(3)]
+    other = add(table, client="quiet").id
+    urgent = add(table, client="busy", priority=9).id
+    assert [table.place(table.get(each)) for each in (urgent, first[0], other)] == [1, 2, 3]
+    order = [table.claim().job_id for _ in range(5)]
+    assert order == [urgent, first[0], other, first[1], first[2]]
+
+
+def test_place_counts_no_further_than_it_must(table):
+    assert MOST_PLACES == 1000
+    ids = [add(table).id for _ in range(3)]
+    assert [table.place(table.get(each)) for each in ids] == [1, 2, 3]
+
+
+def test_many_equal_requests_at_once_make_one_job(table):
+    with ThreadPoolExecutor(16) as threads:
+        made = list(threads.map(lambda _: table.add(job(key="k"), most_queued=10), range(50)))
+    assert len({entered.id for entered, _ in made}) == 1
+    assert sum(new for _, new in made) == 1
+
+
+def test_key_with_another_request_is_refused_and_another_clients_key_is_not(table):
+    add(table, key="k")
+    with pytest.raises(KeyReused):
+        add(table, key="k", fingerprint="g")
+    assert add(table, key="k", client="bob", fingerprint="g").client == "bob"
+
+
+def test_quota_of_waiting_jobs_is_each_clients_own(table):
+    add(table, most_queued=1)
+    with pytest.raises(QuotaExceeded):
+        add(table, most_queued=1)
+    add(table, most_queued=1, client="bob")
+
+
+def test_two_claimers_never_get_the_same_job(table):
+    ids = {add(table).id for _ in range(24)}
+    with ThreadPoolExecutor(8) as threads:
+        leases = list(threads.map(lambda _: table.claim(), range(24)))
+    assert {lease.job_id for lease in leases if lease} <= ids
+    rest = iter(table.claim, None)
+    claimed = [lease.job_id for lease in leases if lease] + [lease.job_id for lease in rest]
+    assert sorted(claimed) == sorted(ids)
+
+
+def test_silent_holder_loses_its_job_and_nothing_of_its_work_is_kept(table):
+    entered = add(table)
+    zombie = table.claim()
+    [(held, beat)] = table.running()
+    assert held == zombie
+    assert table.take_back(held, beat)
+    heir = table.claim()
+    assert heir.job_id == entered.id
+    assert not table.beat(zombie, 1, 1)
+    assert not table.finish_picture(zombie, 0, blob="zombie")
+    assert not table.finish(zombie, "done", expires_ms=0)
+    assert not table.release(zombie)
+    assert table.finish_picture(heir, 0, blob="heir")
+    assert table.finish(heir, "done", expires_ms=entered.expires_ms)
+    assert table.pictures(entered.id)[0].result_blob == "heir"
+    assert not table.finish(heir, "done", expires_ms=0)  # once is enough
+
+
+def test_holder_that_beat_meanwhile_keeps_its_job(table):
+    add(table)
+    lease = table.claim()
+    [(_, beat)] = table.running()
+    assert table.beat(lease, 0, 1)
+    assert not table.take_back(lease, beat)
+    assert table.beat(lease, 1, 1)
+
+
+def test_released_job_is_next_again_and_the_attempt_does_not_count(table):
+    entered = add(table)
+    assert table.release(table.claim())
+    assert table.get(entered.id).attempts == 0
+    assert table.claim().job_id == entered.id
+
+
+def test_erasing_leaves_the_jobs_end_and_a_receipt_alone(table):
+    entered = add(table, blobs=("a", "b"), key="k")
+    lease = table.claim()
+    removed = table.erase(entered.id, receipt=receipt)
+    assert sorted(removed.blobs) == ["a", "b"]
+    left = table.get(entered.id)
+    assert (left.state, left.receipt, left.request) == ("cancelled", {"blobs": 2}, {})
+    assert table.pictures(entered.id) == []
+    assert not table.beat(lease, 1, 1)
+    assert table.erase(entered.id, receipt=receipt).job_ids == []
+    over = add(table)
+    table.finish(table.claim(), "done", expires_ms=over.expires_ms)
+    table.erase(over.id, receipt=receipt)
+    assert table.get(over.id).state == "deleted"
+
+
+def test_what_has_expired_goes_with_its_blobs(table, clock):
+    entered = add(table, blobs=("a",))
+    later = add(table, expires_ms=clock.now + 5 * HOUR_MS)
+    upload = Upload(
+        id="u", client="anna", blob="ub", bytes=1, sha256=None, expires_ms=clock.now, stored=False
+    )
+    table.add_upload(upload)
+    assert table.unknown_blobs(["a", "ub", "nobodys"]) == ["nobodys"]
+    clock.now += 2 * HOUR_MS
+    removed = table.expire()
+    assert removed.job_ids == [entered.id]
+    assert sorted(removed.blobs) == ["a", "ub"]
+    assert table.get(entered.id) is None
+    assert table.get(later.id) is not None
+    assert table.upload("u") is None
+    table.forget()
+
+
+def test_upload_serves_one_job_once_it_is_there(table, clock):
+    upload = Upload(
+        id="u",
+        client="anna",
+        blob="ub",
+        bytes=1,
+        sha256="0" * 64,
+        expires_ms=clock.now + HOUR_MS,
+        stored=False,
+    )
+    table.add_upload(upload)
+    named = replace(job(), inputs=(Input(blob="ub", upload="u"),))
+    with pytest.raises(UploadGone):
+        table.add(named, most_queued=10)
+    table.upload_stored("u")
+    assert table.upload("u").stored
+    assert table.add(named, most_queued=10)[1]
+    with pytest.raises(UploadGone):
+        table.add(named, most_queued=10)
+
+
+def test_webhook_is_due_once_at_a_time(table, clock):
+    entered = add(table)
+    assert table.due_hooks(60_000) == []
+    table.finish(table.claim(), "done", expires_ms=entered.expires_ms, hook=True)
+    [due] = table.due_hooks(60_000)
+    assert (due.id, due.hook_attempts) == (entered.id, 1)
+    assert table.due_hooks(60_000) == []
+    table.hook_over(entered.id, again_ms=clock.now + 5)
+    clock.now += 10
+    [due] = table.due_hooks(60_000)
+    assert due.hook_attempts == 2
+    table.hook_over(entered.id)
+    clock.now += 100_000
+    assert table.due_hooks(60_000) == []
+
+
+def test_counts_are_by_state(table):
+    add(table)
+    add(table)
+    table.claim()
+    assert table.counts() == {"queued": 1, "running": 1}
+
+
+def test_two_processes_of_one_sqlite_file_see_each_other(tmp_path):
+    url = f"sqlite:///{tmp_path}/jobs.db"
+    one, other = JobTable(url), JobTable(url)
+    entered = one.add(job(expires_ms=2**50), most_queued=9)[0]
+    assert other.claim().job_id == entered.id
+    assert one.claim() is None
+    one.close()
+    other.close()
+
+
+def test_calendar_that_is_set_anew_does_not_move_the_clock():
+    calendar, monotonic = [1000.0], [5.0]
+    clock = SteadyClock(lambda: calendar[0], lambda: monotonic[0])
+    calendar[0] -= 86_400
+    monotonic[0] += 2.0
+    assert clock() == 1_002_000
+
+
+def test_lease_names_job_and_token():
+    assert Lease("a", "b") != Lease("a", "c")
