@@ -157,8 +157,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="compact_x4", help="a bundle in it")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two loads")
     parser.add_argument("--pictures", type=int, default=0, help="for the slope of the memory")
-    parser.add_argument("--height", type=int, default=135)
-    parser.add_argument("--width", type=int, default=240)
+    parser.add_argument("--height", type=int, default=270)
+    parser.add_argument("--width", type=int, default=480)
     return parser.parse_args()
 
 

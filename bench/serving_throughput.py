@@ -24,7 +24,8 @@ def main() -> None:
     pictures = mixed_pictures() * arguments.repeat
     limits = httpx.Limits(max_connections=arguments.clients)
     with (
-        ours(bundle) as our_server,
+        # The plain service takes whatever comes; so does this one here, however long it waits.
+        ours(bundle, SHARPLINE_QUEUE__MAX_WAIT_SECONDS="3600") as our_server,
         plain(bundle) as plain_server,
         httpx.Client(timeout=600, limits=limits) as client,
     ):

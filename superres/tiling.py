@@ -16,13 +16,18 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+# Shapes that are not told apart more finely: a runtime prepares itself for each it meets.
+SHAPE_STEP = 16
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
     """What a model asks of its tiles; lengths in low-resolution pixels.
 
-    `buckets` are the tile shapes (height, width) including the halo. Raises ValueError where the
-    halo or a bucket leaves the grid of `size_multiple` and `window`, or a bucket is all halo.
+    `buckets` are the tile shapes (height, width) including the halo. With `any_shape` they are only
+    examples: a tile may have any shape on the grid of at most the largest one's area. Raises
+    ValueError where the halo or a bucket leaves the grid of `size_multiple` and `window`, or a
+    bucket is all halo.
     """
 
     scale: int
@@ -30,6 +35,7 @@ class Geometry:
     size_multiple: int = 1
     window: int | None = None
     buckets: tuple[tuple[int, int], ...]
+    any_shape: bool = False
 
     def __post_init__(self) -> None:
         if self.halo % self.grid:
@@ -110,7 +116,25 @@ def best_bucket(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
         tiles = _tile_count(height, width, bucket, geometry.halo)
         return tiles * bucket[0] * bucket[1], tiles
 
-    return min(geometry.buckets, key=cost)
+    shapes = _fitting_shapes(height, width, geometry) if geometry.any_shape else geometry.buckets
+    return min(shapes, key=cost)
+
+
+def _fitting_shapes(height: int, width: int, geometry: Geometry) -> Iterator[tuple[int, int]]:
+    """For every height of a tile the width that cuts the picture into equal columns."""
+    step, edges = math.lcm(geometry.grid, SHAPE_STEP), 2 * geometry.halo
+    most_pixels = max(bucket[0] * bucket[1] for bucket in geometry.buckets)
+
+    def rounded_up(side: int) -> int:
+        return math.ceil(side / step) * step
+
+    yield from geometry.buckets  # one of them fits even where the step is too coarse
+    for core_height in range(step, rounded_up(height) + 1, step):
+        widest = (most_pixels // (core_height + edges) - edges) // step * step
+        if widest < step:
+            return
+        columns = math.ceil(width / widest)
+        yield core_height + edges, rounded_up(math.ceil(width / columns)) + edges
 
 
 def computed_pixels(height: int, width: int, geometry: Geometry) -> int:

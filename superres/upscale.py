@@ -23,7 +23,7 @@ class Upscaler:
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
         self.backend = backend
-        self.geometry = bundle.info.geometry
+        self.geometry = replace(bundle.info.geometry, any_shape=backend.any_shape)
 
     def split(self, picture: Picture) -> tuple[TilePlan, Iterator[Array]]:
         """The plan and its tiles, each (bucket height, bucket width, 3) in the picture's dtype."""

@@ -37,6 +37,7 @@ class Backend(Protocol):
     name: str
     device: str
     precision: str
+    any_shape: bool  # whether a tile of a new shape costs little more than one of a known shape
 
     def forward(self, tiles_bhwc: Array) -> Array:
         """Run a batch; integer tiles give rounded and clipped integers, floats stay unclipped.

@@ -50,6 +50,7 @@ class TorchBackend:
         self.device = device
         self.precision = precision
         self._on_gpu = device.startswith("cuda")
+        self.any_shape = not self._on_gpu  # where every shape is a graph of its own
         network = load_network(bundle)
         if self._on_gpu and fast:
             from superres.backends.cuda import prepared

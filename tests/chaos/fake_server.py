@@ -17,6 +17,7 @@ from superres.backends import DeviceLost
 
 class FakeBackend:
     name, device, precision = "fake", "cpu", "fp32"
+    any_shape = False
 
     def __init__(self, bundle, device):
         self.scale = bundle.info.scale

@@ -100,6 +100,7 @@ class NumpyBackend:
     """A backend without a network: repeats pixels, on command slowly, wrongly or not at all."""
 
     name, device, precision = "numpy", "cpu", "fp32"
+    any_shape = False
 
     def __init__(self, bundle):
         self.scale = bundle.info.scale

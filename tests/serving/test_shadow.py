@@ -11,6 +11,7 @@ class Offset:
     """A backend that repeats pixels and adds what its bundle's weights stand for."""
 
     name, device, precision = "offset", "cpu", "fp32"
+    any_shape = False
 
     def __init__(self, bundle, levels):
         self.scale = bundle.info.scale

@@ -1,5 +1,7 @@
 """Cutting and joining are each other's undoing, and a tile sees what the whole picture shows."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -31,6 +33,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
         size_multiple=grid,
         window=grid if grid == 8 else None,
         buckets=tuple(buckets),
+        any_shape=draw(st.booleans()),
     )
 
 
@@ -160,3 +163,12 @@ def test_parts_of_a_tile_make_its_core(bucket: tuple[int, int], scale: int) -> N
     assert shapes == {bucket}
     assert np.array_equal(made[core, core], look_around(tile)[core, core])
     assert made.shape == (40 * scale, 56 * scale, 3)
+
+
+@given(height=st.integers(1, 400), width=st.integers(1, 400))
+def test_tiles_of_any_shape_waste_no_more_than_the_buckets(height: int, width: int) -> None:
+    buckets = Geometry(scale=2, halo=8, buckets=((64, 64), (96, 160), (160, 96), (160, 160)))
+    fitted = replace(buckets, any_shape=True)
+    tile_plan = plan(height, width, fitted)
+    assert tile_plan.waste_ratio <= plan(height, width, buckets).waste_ratio
+    assert tile_plan.bucket[0] * tile_plan.bucket[1] <= 160 * 160

@@ -22,6 +22,7 @@ class Blur:
     """A backend that averages a row over `reach` pixels to both sides, plus a constant error."""
 
     name, device, precision = "blur", "cpu", "fp32"
+    any_shape = False
 
     def __init__(self, reach: int, error: float = 0.0) -> None:
         self.reach, self.error = reach, error
