@@ -19,6 +19,8 @@ PLANTED = [
     ("superres/image.py", "import torch", "superres.image -> torch"),
     ("release/__init__.py", "import mlflow", "release -> mlflow"),
     ("training/__init__.py", "import basicsr", "training -> basicsr"),
+    ("training/foreign.py", "import spandrel", "training.foreign -> spandrel"),
+    ("serving/__init__.py", "import pickle", "serving -> pickle"),
     ("serving/__init__.py", "import airflow", "serving -> airflow"),
     ("training/__init__.py", "import PIL", "training -> PIL"),
 ]
