@@ -77,7 +77,7 @@ def _words(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--on", default="sample", help="a folder of HR pictures, or sample")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--side", type=int, default=384, help="HR pixels, of the middle")
-    parser.add_argument("--draws", type=int, default=2, help="of each damage for each picture")
+    parser.add_argument("--draws", type=int, default=1, help="of each damage for each picture")
     parser.add_argument("--backend", choices=("auto", "torch", "openvino"), default="auto")
     parser.add_argument("--damages", nargs="+", default=list(DAMAGES), help="of superres.degrade")
     return parser.parse_args(argv)

@@ -5,6 +5,7 @@ command line and a server ask the same question and no picture or network is nee
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -36,11 +37,11 @@ class Sign:
 
 
 # Limits lie between what clean photographs and damaged ones show after shrinking by four: of 42
-# clean ones none is taken for a JPEG and one for noisy; nine in ten JPEGs of quality 75 and below
+# clean ones none is taken for a JPEG or for noisy; nine in ten JPEGs of quality 75 and below
 # and of pictures with noise of 10 levels are found.
 SIGNS = (
     Sign(damage="compressed", feature="jpeg_quality", when="at most", limit=92.0),
-    Sign(damage="noisy", feature="noise_floor", when="at least", limit=5.5),
+    Sign(damage="noisy", feature="noise_floor", when="at least", limit=6.0),
     Sign(damage="blurred", feature="blur", when="at least", limit=0.45),
 )
 
@@ -133,8 +134,8 @@ def choose(
     """The candidate for a picture with these figures (`superres.measure.examine`).
 
     In this order: of the scale and task; within the deadline; trained for the most of the damages
-    found; trained for the fewest others; the better by PSNR where all that are left state one
-    protocol; the first named. Raises NoModelFits.
+    found; trained for the fewest others; the best by PSNR under the protocol that most of the rest
+    state; the first named. Raises NoModelFits.
     """
     fitting = _of_task_and_scale(measured, wanted, candidates)
     in_time, hurry = _within_deadline(measured, wanted, fitting)
@@ -199,11 +200,15 @@ def _suited(found: frozenset[str], candidates: list[Candidate]) -> list[Candidat
 
 
 def _best(candidates: list[Candidate]) -> Candidate:
-    shared = set(candidates[0].psnr).intersection(*(each.psnr for each in candidates[1:]))
-    if not shared:
+    """By PSNR under the protocol that the most of them state; without one, the first named."""
+    stated = Counter(protocol for each in candidates for protocol in each.psnr)
+    if not stated or max(stated.values()) == 1:
         return candidates[0]
-    protocol = min(shared, key=str)
-    return max(candidates, key=lambda each: each.psnr[protocol])
+    protocol = min(stated, key=lambda each: (-stated[each], str(each)))
+    return max(
+        (each for each in candidates if protocol in each.psnr),
+        key=lambda each: each.psnr[protocol],
+    )
 
 
 def _reason(

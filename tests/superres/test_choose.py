@@ -60,6 +60,7 @@ def test_among_equals_the_better_on_one_protocol_is_taken() -> None:
     # Figures of different protocols say nothing about each other: the first named is taken.
     elsewhere = model("third_x4", psnr={replace(PROTOCOL, dataset="other"): 31.0})
     assert choose(CLEAN, Wanted(), [worse, elsewhere]).model == "first_x4"
+    assert choose(CLEAN, Wanted(), [elsewhere, worse, better]).model == "second_x4"
 
 
 def test_the_deadline_leaves_out_the_slow_and_at_worst_takes_the_fastest() -> None:
