@@ -125,6 +125,8 @@ def _announce(listener: socket.socket, settings: Settings, *, as_json: bool) -> 
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     say(f"serving {settings.models.folder} on {url}  (API: {url}/docs, figures: {url}/metrics)")
+    if settings.security.keys_file is None and not is_loopback(settings.host):
+        say("no API keys: anybody who reaches this address may call (SHARPLINE_SECURITY__OPEN)")
     if as_json:
         emit({"url": url, "host": host, "port": port})
 

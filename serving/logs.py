@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from serving.settings import LogSettings
 
 request_id_now: ContextVar[str | None] = ContextVar("request_id_now", default=None)
+OWN_LOGGERS = ("serving", "superres")
 FIELDS = "fields"  # the attribute of a log record that holds what a line says beside its message
 
 
@@ -55,4 +56,7 @@ def configure_logs(settings: LogSettings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
+    for room in OWN_LOGGERS:
+        # OpenVINO lowers the root logger's voice while it converts a model, and requests go on.
+        logging.getLogger(room).setLevel(settings.level.upper())
     logging.captureWarnings(True)  # a codec's warnings are lines like any other

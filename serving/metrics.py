@@ -64,7 +64,8 @@ TABLE = (
         kind="histogram",
         buckets=STAGES,
         labels=("stage",),
-        help="One stage of a picture's way: read, decode, network (queueing included), encode",
+        help="One stage of a picture's way: read, choose (for auto), decode, network (queueing "
+        "included), check, encode",
     ),
     Figure(
         name="sharpline_batch_duration_seconds",

@@ -43,7 +43,7 @@ def test_fields_beside_the_file_are_options():
         (part("picture", b"x") + b"--b--\r\n", "has 0"),
         (part("file", b"x") + part("file", b"y") + b"--b--\r\n", "has 2"),
         (part("x", b"y") * (MOST_PARTS + 1) + b"--b--\r\n", "more than 32 parts"),
-        (part("comment", b"y" * 2000) + b"--b--\r\n", "more than 1024 bytes"),
+        (part("comment", b"y" * 5000) + b"--b--\r\n", "more than 4096 bytes"),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", "has 0"),
         (b"--b\r\n" + b"X: y\r\n" * 50 + b"\r\nx\r\n--b--\r\n", "cannot be read"),
     ],

@@ -3,7 +3,14 @@ import logging
 
 import pytest
 
-from serving.logs import FIELDS, JsonFormatter, TextFormatter, configure_logs, request_id_now
+from serving.logs import (
+    FIELDS,
+    OWN_LOGGERS,
+    JsonFormatter,
+    TextFormatter,
+    configure_logs,
+    request_id_now,
+)
 from serving.settings import LogSettings
 
 
@@ -13,6 +20,8 @@ def keep_logging():
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers, root.level = handlers, level
+    for name in OWN_LOGGERS:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
 
@@ -53,6 +62,13 @@ def test_format_and_level_are_those_that_are_set(keep_logging, capsys):
     configure_logs(LogSettings())
     logging.getLogger("serving").info("for people")
     assert "INFO for people" in capsys.readouterr().err
+
+
+def test_library_that_silences_the_root_logger_silences_no_request(keep_logging, capsys):
+    configure_logs(LogSettings())
+    logging.getLogger().setLevel(logging.ERROR)  # as OpenVINO does while it converts a model
+    logging.getLogger("serving.security").info("request")
+    assert "INFO request" in capsys.readouterr().err
 
 
 def test_request_is_one_line_without_names_or_options(server, noise_png, caplog):

@@ -1,9 +1,11 @@
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from serving import metrics as module
 from serving.costs import Costs
 from serving.metrics import TABLE, Metrics
-from serving.reporter import Reporter
+from serving.reporter import Reporter, device_memory
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -65,3 +67,20 @@ def test_counters_of_a_wanted_model_begin_at_zero():
     metrics = Metrics()
     Reporter(metrics, Costs()).model_wanted("m")
     assert metrics.registry.get_sample_value("sharpline_model_refusals_total", {"model": "m"}) == 0
+
+
+def test_memory_of_every_gpu_is_shown_and_none_without_one(monkeypatch):
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True, device_count=lambda: 2, mem_get_info=lambda number: (30, 100)
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert device_memory() == {
+        ("cuda:0", "total"): 100,
+        ("cuda:0", "used"): 70,
+        ("cuda:1", "total"): 100,
+        ("cuda:1", "used"): 70,
+    }
+    cuda.is_initialized = lambda: False
+    assert device_memory() == {}
+    monkeypatch.delitem(sys.modules, "torch")
+    assert device_memory() == {}
