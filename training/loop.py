@@ -155,15 +155,13 @@ class Loop:
                 learning_rate = self._set_learning_rate(progress)
                 values = self._train_step(feed)
                 window.add(values)
-                if self._step % REPORT_EVERY_STEPS == 0:
-                    means = window.means(around.clock()) | {"learning_rate": learning_rate}
-                    if around.ranks.first:
-                        around.tracker.metrics(self._step, means)
+                if self._step % REPORT_EVERY_STEPS == 0 or self._step == stage.steps:
+                    self._report(window, learning_rate)
                     window = _Window(around.clock())
                 self._say_sometimes(progress, learning_rate, values)
                 if self._step % stage.validate_every == 0 and not self._over():
                     self._validate()
-                if self._step % stage.checkpoint_every == 0:
+                if self._step % stage.checkpoint_every == 0 and not self._over():
                     self._save()
         self._save()
         weights = {
@@ -234,6 +232,11 @@ class Loop:
             f"{what}. The weights and checkpoints before it are whole: lower the learning rate in "
             "the recipe, look at those pictures, or allow more max_nan_skips"
         )
+
+    def _report(self, window: _Window, learning_rate: float) -> None:
+        if self._around.ranks.first:
+            means = window.means(self._around.clock()) | {"learning_rate": learning_rate}
+            self._around.tracker.metrics(self._step, means)
 
     def _validate(self) -> None:
         """Score the averaged weights and count the validations that gain too little."""

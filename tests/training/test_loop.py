@@ -370,3 +370,19 @@ def test_the_schedule_steps_down_at_its_milestones(
     made.loop().run()
     rates = [figures["learning_rate"] for figures in made.notes.figures.values()]
     assert rates == pytest.approx([2e-3, 1e-3, 5e-4, 5e-4])
+
+
+def test_a_training_shorter_than_a_report_is_reported_too(bench: Callable[..., Bench]) -> None:
+    made = bench(full__steps=4)
+    made.loop().run()
+    assert list(made.notes.figures) == [4]
+    assert made.notes.figures[4]["data_wait_seconds"] >= 0
+
+
+def test_each_checkpoint_is_written_once(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    monkeypatch.setattr(checkpoint, "save", lambda folder, state: written.append(state.step))
+    bench().loop().run()
+    assert written == [4, 8, 12]
