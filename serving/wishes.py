@@ -2,12 +2,19 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from serving.errors import BadOptions
 from superres.image import LONGEST_SIDE, Picture, check_format_holds, to_srgb
 from superres.region import BadRegion, Region
 from superres.resize import imresize
+
+Array = NDArray[Any]
+
+BAND = 256  # rows or columns that are shrunk at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +81,15 @@ def _shrunk(picture: Picture, shrink: float) -> Picture:
     alpha_hw = picture.alpha_hw
     return replace(
         picture,
-        rgb_hwc=imresize(picture.rgb_hwc, size=size),
-        alpha_hw=None if alpha_hw is None else imresize(alpha_hw, size=size),
+        rgb_hwc=_resized(picture.rgb_hwc, *size),
+        alpha_hw=None if alpha_hw is None else _resized(alpha_hw, *size),
         dpi=None if picture.dpi is None else (picture.dpi[0] * shrink, picture.dpi[1] * shrink),
     )
+
+
+def _resized(plane: Array, height: int, width: int) -> Array:
+    """`imresize`, rows first, in bands: 50 megapixels of floats at once would take a gigabyte."""
+    bands = [plane[:, left : left + BAND] for left in range(0, plane.shape[1], BAND)]
+    low = np.concatenate([imresize(band, size=(height, band.shape[1])) for band in bands], axis=1)
+    bands = [low[top : top + BAND] for top in range(0, height, BAND)]
+    return np.concatenate([imresize(band, size=(len(band), width)) for band in bands])
