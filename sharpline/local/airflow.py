@@ -18,9 +18,13 @@ from superres.files import write_json
 USER = "sharpline"
 DAGS = Path(pipelines.__file__).parent / "dags"
 MIGRATE_SECONDS = 180.0
-# Asked to end, the scheduler waits for its tasks, a training among them; so they are asked soon
-# too, and have the time then.
-SCHEDULER_GRACE = Grace(command_seconds=5.0, others_seconds=12.0)
+GRACES = {
+    # Asked to end, the scheduler waits for its tasks, a training among them; so they are asked soon
+    # too, and have the time then.
+    "scheduler": Grace(command_seconds=5.0, others_seconds=12.0),
+    # The triggerer often hangs after its triggers have ended, and what they remember is stored.
+    "triggerer": Grace(command_seconds=3.0, others_seconds=1.0),
+}
 PARTS = {  # its log server would listen on every interface; the API server reads the files
     "api-server": (),
     "scheduler": ("--skip-serve-logs",),
@@ -114,7 +118,7 @@ def start_parts(
             f"airflow-{part}",
             command(part, *options),
             environment=whole,
-            grace=SCHEDULER_GRACE if part == "scheduler" else USUAL_GRACE,
+            grace=GRACES.get(part, USUAL_GRACE),
         )
         for part, options in PARTS.items()
     ]

@@ -127,7 +127,8 @@ def test_an_alert_retrains_once_and_ctrl_c_leaves_nothing_behind(up):
 
 def _alert_goes_round_the_loop(up):
     up.await_true(lambda: up.calls("promote") == 3, "three promotions after an alert")
-    assert up.calls("data", "plan") == 1
+    noisy = "{bicubic_jpeg: 3, gaussian_noise: 1, iso_noise: 1, poisson_noise: 1}"
+    assert up.calls("data", "plan", "sample", "--degrade", noisy) == 1
     assert up.calls("data", "seal") == 1
     with contextlib.closing(sqlite3.connect(up.state / "airflow" / "airflow.db")) as database:
         runs = database.execute("SELECT dag_id, run_type FROM dag_run").fetchall()
