@@ -136,6 +136,7 @@ class Enhancer:
             deadline_seconds=order.deadline_seconds,
             receiver=mailbox,
             client=order.client,
+            background=order.background,
         )
         results: list[tuple[int, Tile]] = []
         began_seconds = time.monotonic()

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
-from serving.errors import KeyReused, QuotaExceeded, UploadGone
+from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
 OVER = ("done", "failed", "cancelled", "deleted")
@@ -118,9 +118,9 @@ class SteadyClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One picture of a job; `upload` names the upload that it was, if it was one."""
+    """One picture of a job: a blob, or an upload that becomes the job's."""
 
-    blob: str
+    blob: str | None = None
     name: str = ""
     upload: str | None = None
 
@@ -243,8 +243,8 @@ class JobTable:
         """Enter a job, or find the one that the same idempotency key has made before.
 
         Returns the job and whether it is new. Raises KeyReused where the key came with another
-        request, QuotaExceeded beyond `most_queued` waiting jobs of this client, UploadGone for an
-        upload that another job has taken or that has expired.
+        request, QuotaExceeded beyond `most_queued` waiting jobs of this client; UnknownUpload,
+        UploadGone or UploadMismatch for an upload that is another's, too old, or not there yet.
         """
         try:
             with self._writing() as connection:
@@ -413,6 +413,17 @@ class JobTable:
             connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(changes))
             return Removed([job_id], blobs)
 
+    def drop_result(self, job_id: str, n: int) -> tuple[str | None, int]:
+        """Forget one result that was fetched; its blob, and how many results are left."""
+        this = sa.and_(_pictures.c.job_id == job_id, _pictures.c.n == n)
+        left = sa.select(sa.func.count()).where(
+            _pictures.c.job_id == job_id, _pictures.c.result_blob.is_not(None)
+        )
+        with self._writing() as connection:
+            blob = connection.execute(sa.select(_pictures.c.result_blob).where(this)).scalar()
+            connection.execute(sa.update(_pictures).where(this).values(result_blob=None))
+            return blob, connection.execute(left).scalar_one()
+
     def expire(self, most: int = 500) -> Removed:
         """Remove jobs and uploads whose time is over, at most so many of each."""
         with self._writing() as connection:
@@ -511,9 +522,12 @@ class JobTable:
     def _insert(self, connection: sa.Connection, new: NewJob, most_queued: int) -> Job:
         now_ms = self.now_ms()
         self._require_room(connection, new.client, most_queued)
-        for each in new.inputs:
-            if each.upload is not None:
-                self._take_upload(connection, each, now_ms)
+        blobs = [
+            each.blob
+            if each.upload is None
+            else _taken(connection, new.client, each.upload, now_ms)
+            for each in new.inputs
+        ]
         rank = HIGHEST_PRIORITY - new.priority
         row: dict[str, Any] = {
             "id": new_id(now_ms),
@@ -531,8 +545,8 @@ class JobTable:
         connection.execute(
             sa.insert(_pictures),
             [
-                {"job_id": row["id"], "n": n, "name": each.name, "input_blob": each.blob}
-                for n, each in enumerate(new.inputs)
+                {"job_id": row["id"], "n": n, "name": each.name, "input_blob": blob}
+                for n, (each, blob) in enumerate(zip(new.inputs, blobs, strict=True))
             ],
         )
         job = _one_job(connection, _jobs.c.id == row["id"])
@@ -550,16 +564,6 @@ class JobTable:
         count = connection.execute(sa.select(sa.func.count()).select_from(waiting)).scalar_one()
         if count >= most_queued:
             raise QuotaExceeded(f"{most_queued} jobs of this client wait already", seconds=30)
-
-    def _take_upload(self, connection: sa.Connection, each: Input, now_ms: int) -> None:
-        """The upload becomes the job's; a second job that names it is too late."""
-        taken = connection.execute(
-            sa.delete(_uploads).where(
-                _uploads.c.id == each.upload, _uploads.c.stored, _uploads.c.expires_ms > now_ms
-            )
-        )
-        if taken.rowcount != 1:
-            raise UploadGone(f"upload {each.upload} has expired or belongs to another job")
 
     def _change(self, lease: Lease, **changes: Any) -> bool:
         with self._writing() as connection:
@@ -617,6 +621,21 @@ def _held(lease: Lease) -> sa.ColumnElement[bool]:
 
 def _changed(connection: sa.Connection, where: sa.ColumnElement[bool], **changes: Any) -> bool:
     return connection.execute(sa.update(_jobs).where(where).values(changes)).rowcount == 1
+
+
+def _taken(connection: sa.Connection, client: str, upload_id: str, now_ms: int) -> str:
+    """The blob of an upload, which serves no second job."""
+    own = sa.and_(_uploads.c.id == upload_id, _uploads.c.client == client)
+    upload = connection.execute(sa.select(_uploads).where(own)).one_or_none()
+    if upload is None:
+        raise UnknownUpload(f"there is no upload {upload_id!r} of yours, or a job has taken it")
+    if upload.expires_ms <= now_ms:
+        raise UploadGone(f"upload {upload_id} has expired")
+    if not upload.stored:
+        raise UploadMismatch(f"the bytes of upload {upload_id} have not arrived")
+    if connection.execute(sa.delete(_uploads).where(own)).rowcount != 1:
+        raise UnknownUpload(f"another job has just taken upload {upload_id}")
+    return upload.blob
 
 
 def _next_turn(connection: sa.Connection, client: str, rank: int) -> int:

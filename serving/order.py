@@ -20,7 +20,8 @@ class Order:
     `read` decodes (and shrinks, converts, ...) the upload on a worker thread and may raise
     PictureError. `deadline_seconds` is on `time.monotonic`'s clock; `client` is the string that
     the client's fair share goes by. Outside `region` (in pixels of what `read` returns) the answer
-    is resampled. `progress` hears the share of the work that is done, 0 to 1.
+    is resampled. `progress` hears the share of the work that is done, 0 to 1. What is in the
+    `background` is worked on while nothing else is.
     """
 
     read: Callable[[], Picture]
@@ -31,6 +32,7 @@ class Order:
     client: str = ""
     region: Region | None = None
     progress: Callable[[float], None] = lambda share: None
+    background: bool = False
 
 
 class Pieces:

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from bench.postgres import postgres, why_not_postgres
-from serving.errors import KeyReused, QuotaExceeded, UploadGone
+from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
 from serving.leases import MOST_PLACES, Input, JobTable, Lease, NewJob, SteadyClock, Upload
 
 HOUR_MS = 3_600_000
@@ -212,14 +212,20 @@ def test_upload_serves_one_job_once_it_is_there(table, clock):
         stored=False,
     )
     table.add_upload(upload)
-    named = replace(job(), inputs=(Input(blob="ub", upload="u"),))
-    with pytest.raises(UploadGone):
+    named = replace(job(), inputs=(Input(upload="u"),))
+    with pytest.raises(UploadMismatch, match="not arrived"):
         table.add(named, most_queued=10)
     table.upload_stored("u")
     assert table.upload("u").stored
-    assert table.add(named, most_queued=10)[1]
-    with pytest.raises(UploadGone):
+    with pytest.raises(UnknownUpload):
+        table.add(replace(named, client="bob"), most_queued=10)
+    entered, _ = table.add(named, most_queued=10)
+    assert table.pictures(entered.id)[0].input_blob == "ub"
+    with pytest.raises(UnknownUpload):
         table.add(named, most_queued=10)
+    table.add_upload(replace(upload, id="late", expires_ms=clock.now, stored=True))
+    with pytest.raises(UploadGone):
+        table.add(replace(named, inputs=(Input(upload="late"),)), most_queued=10)
 
 
 def test_webhook_is_due_once_at_a_time(table, clock):
