@@ -25,9 +25,12 @@ class OtherBytes(SharplineError):
 
 
 def find_published(name: str) -> Published:
-    """The entry of that name; UsageError lists the names that there are."""
+    """The entry of that name, or of the file that its authors call so, as RealESRGAN_x4plus.
+
+    UsageError lists the names that there are.
+    """
     for published in PUBLISHED:
-        if published.name == name:
+        if name in (published.name, published.file_name, Path(published.file_name).stem):
             return published
     names = ", ".join(published.name for published in PUBLISHED)
     raise UsageError(f"no published weights {name!r}; there are: {names}")

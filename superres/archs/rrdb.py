@@ -9,6 +9,7 @@ from torch.nn import functional
 from superres.archs.initialise import kaiming_
 
 RESIDUAL_SCALE = 0.2
+GROWTH = 1.2  # of the features through one fresh block
 
 
 class ResidualDenseBlock(nn.Module):
@@ -72,14 +73,15 @@ class RRDBNet(nn.Module):
         self.conv_hr = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, 1, 1)
         if scale == 4 and num_in_ch == num_out_ch == 3:
-            self._start_as_interpolation()
+            self._start_as_interpolation(num_block)
 
     @torch.no_grad()
-    def _start_as_interpolation(self) -> None:
+    def _start_as_interpolation(self, num_block: int) -> None:
         """Let the untrained network enlarge smoothly, so that training only adds detail.
 
         The first three features carry the colours, which leaky ReLUs pass because they are not
-        negative; a repeated pixel under [1 2 1] / 4 is linear interpolation. The rest starts small.
+        negative; a repeated pixel under [1 2 1] / 4 is linear interpolation. The rest starts small,
+        what the blocks add too: fresh ones let their input grow by a fifth each.
         """
         tent = torch.tensor([0.25, 0.5, 0.25])
         still = torch.zeros(3, 3)
@@ -96,7 +98,7 @@ class RRDBNet(nn.Module):
             for colour in range(3):
                 layer.weight[colour, :3] = 0.0
                 layer.weight[colour, colour] = kernel
-        kaiming_(self.conv_body, damping=0.02)
+        kaiming_(self.conv_body, damping=0.03 / GROWTH**num_block)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         if self.unshuffle > 1:

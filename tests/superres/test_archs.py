@@ -129,6 +129,16 @@ def test_nafnet_with_a_neighbourhood_forgets_what_is_far() -> None:
         assert torch.allclose(before, after, rtol=1e-4, atol=1e-4) == forgets
 
 
+@pytest.mark.parametrize("num_block", [2, 23])
+def test_esrgan_starts_as_interpolation_however_deep(num_block: int) -> None:
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 12, 12)
+    smooth = torch.nn.functional.interpolate(picture, scale_factor=4, mode="bilinear")
+    with torch.no_grad():
+        enlarged = build("rrdb", {"num_block": num_block})(picture)
+    assert (enlarged - smooth).abs().mean() < 0.1
+
+
 def test_nafnet_starts_near_its_input() -> None:
     picture = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():

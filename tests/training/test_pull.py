@@ -98,6 +98,11 @@ def test_a_mirror_without_the_file_is_refused(tmp_path: Path) -> None:
         obtain(entry(), tmp_path, tmp_path, never)
 
 
+def test_the_authors_own_names_are_known_too() -> None:
+    for name in ("RealESRGAN_x4plus", "RealESRGAN_x4plus.pth", "realesrgan_x4plus"):
+        assert find_published(name).name == "realesrgan_x4plus"
+
+
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match="swinir_lightweight_x4"):
         find_published("swinir")
