@@ -226,7 +226,13 @@ async function complainOf(answer) {
   const problem = await answer.json().catch(() => ({}));
   const wait = answer.headers.get("Retry-After");
   $("key-field").hidden = answer.status !== 401 && !sessionStorage.getItem(KEY);
-  if (answer.status === 401) $("key").focus();
+  if (answer.status === 401) {
+    $("key").focus();
+    const known = sessionStorage.getItem(KEY);
+    complain(known ? "This API key is not known here" : "This server wants an API key",
+      "enter yours in the field above");
+    return;
+  }
   const advice = problem.type?.startsWith("/problems/")
     ? await fetch(problem.type).then((told) => told.json()).then((told) => told.advice).catch(() => "")
     : "";
