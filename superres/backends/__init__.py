@@ -124,5 +124,7 @@ def as_dtype(results: NDArray[np.float32], dtype: np.dtype) -> Array:
     """Float32 in [0, 1] rounded half up and clipped into an integer dtype; floats pass."""
     if dtype == np.float32:
         return results
-    top = np.iinfo(dtype).max
-    return (np.clip(results, 0.0, 1.0) * np.float32(top) + np.float32(0.5)).astype(dtype)
+    values = np.clip(results, 0.0, 1.0)
+    values *= np.float32(np.iinfo(dtype).max)
+    values += np.float32(0.5)
+    return values.astype(dtype)

@@ -52,14 +52,18 @@ class OpenVinoBackend:
         """Run a batch; see `superres.backends.Backend`."""
         compiled = self._compiled_for(tiles_bhwc.shape[1], tiles_bhwc.shape[2])
         request = compiled.create_infer_request()
-        results = []
-        for tile_hwc in tiles_bhwc:
+        results_bhwc: Array | None = None
+        for index, tile_hwc in enumerate(tiles_bhwc):
             lr_bchw = as_unit_floats(tile_hwc).transpose(2, 0, 1)[None]
             with _faults():
                 request.infer([np.ascontiguousarray(lr_bchw)])
-            sr_bchw = request.get_output_tensor(0).data
-            results.append(as_dtype(sr_bchw[0], tiles_bhwc.dtype).transpose(1, 2, 0))
-        return np.ascontiguousarray(np.stack(results))
+            sr_chw = as_dtype(request.get_output_tensor(0).data[0], tiles_bhwc.dtype)
+            if results_bhwc is None:
+                shape = (len(tiles_bhwc), *sr_chw.shape[1:], len(sr_chw))
+                results_bhwc = np.empty(shape, tiles_bhwc.dtype)
+            results_bhwc[index] = sr_chw.transpose(1, 2, 0)
+        assert results_bhwc is not None  # a batch holds a tile
+        return results_bhwc
 
     def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
         for height, width in shapes_hw:
