@@ -32,6 +32,7 @@ class Server:
         self.process = process
         self.url = url
         self.ready_seconds = ready_seconds
+        self.ready_core_seconds = self.cpu_seconds
 
     @property
     def rss_mb(self) -> float:
@@ -124,16 +125,8 @@ def photo_like(seed: int, height: int, width: int) -> bytes:
 
 
 # Heights and widths as uploads have them: thumbnails, old web pictures, small photographs.
-MIXED = (
-    (64, 64),
-    (90, 120),
-    (120, 160),
-    (150, 200),
-    (200, 150),
-    (240, 320),
-    (270, 480),
-    (360, 480),
-)
+SMALL = ((64, 64), (90, 120), (120, 160), (150, 200))
+MIXED = (*SMALL, (200, 150), (240, 320), (270, 480), (360, 480))
 
 
 def mixed_pictures() -> list[bytes]:
