@@ -14,6 +14,7 @@ from superres.resize import imresize
 
 Array = NDArray[Any]
 
+ROUNDING = 1e-6  # pixels that floating point may miss a whole number by
 BAND = 256  # rows or columns that are shrunk at once
 
 
@@ -67,13 +68,15 @@ def fitting_shrink(width: int, height: int, scale: int, format: str, max_pixels:
     factor = min(by_pixels, LONGEST_SIDE[format] / (scale * max(width, height)))
     if factor >= 1:
         return 1.0
-    pixels = shrunk_side(width, factor) * shrunk_side(height, factor) * scale**2
-    return factor if pixels <= max_pixels else math.nextafter(factor, 0.0)
+    most = max(1, max_pixels // scale**2)  # of input pixels; nothing is smaller than one
+    while shrunk_side(width, factor) * shrunk_side(height, factor) > most:
+        factor *= 1 - ROUNDING  # rounding took a side up to a whole number
+    return factor
 
 
 def shrunk_side(side: int, shrink: float) -> int:
     """A side of the input after shrinking; never nothing."""
-    return side if shrink >= 1 else max(1, math.floor(side * shrink))
+    return side if shrink >= 1 else max(1, math.floor(side * shrink + ROUNDING))
 
 
 def _shrunk(picture: Picture, shrink: float) -> Picture:
