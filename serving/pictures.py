@@ -6,28 +6,48 @@ What it is, which model it gets, what it will cost, the order to the enhancer, t
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-from serving.admission import Entry
+from serving.admission import Admission, Entry
 from serving.body import Upload
 from serving.choice import chosen_for, is_auto, least_scale, named_model
-from serving.models import Offer
+from serving.costs import Costs
+from serving.enhancer import Enhancer
+from serving.logs import request_id_now
+from serving.models import Models, Offer
 from serving.negotiation import choose_format, content_disposition
 from serving.options import Options
 from serving.order import Answer, Order, Stages, described, server_timing
+from serving.settings import Settings
 from serving.wishes import Wish, fitting_shrink, parse_region, shrunk_side
 from superres.image import Limits, Picture, decode, inspect
+from superres.passport import Passport, Step, earlier_passport, extended
 from superres.region import Region
 from superres.tiling import computed_pixels
 
-if TYPE_CHECKING:
-    from serving.services import Services
+
+class Rooms(Protocol):
+    """What of the server has to do with a picture."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def admission(self) -> Admission: ...
+    @property
+    def models(self) -> Models: ...
+    @property
+    def enhancer(self) -> Enhancer: ...
+    @property
+    def costs(self) -> Costs: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """One request once its header and options are known; sides as the file stores them."""
+    """One request once its header and options are known; sides as the file stores them.
+
+    `earlier` is the passport that the upload carries, `embed` whether the answer's file gets one.
+    """
 
     upload: Upload
     options: Options
@@ -37,6 +57,9 @@ class Received:
     height: int
     deadline_seconds: float
     limits: Limits
+    request_id: str | None
+    earlier: Passport | None
+    embed: bool
 
     def decoded(self) -> Picture:
         return decode(
@@ -71,11 +94,13 @@ class Chosen:
 
 
 async def received(
-    services: "Services", upload: Upload, options: Options, *, accept: str, longest_seconds: float
+    services: Rooms, upload: Upload, options: Options, *, accept: str, longest_seconds: float
 ) -> Received:
     """What an upload is and what is asked of it. Raises PictureError, BadOptions, NotAcceptable."""
     limits = services.admission.picture_limits
-    header = await services.enhancer.quickly(lambda: inspect(upload.data, limits))
+    header, earlier = await services.enhancer.quickly(
+        lambda: (inspect(upload.data, limits), earlier_passport(upload.data, limits))
+    )
     return Received(
         upload=upload,
         options=options,
@@ -86,11 +111,14 @@ async def received(
         deadline_seconds=time.monotonic()
         + min(options.deadline or longest_seconds, longest_seconds),
         limits=limits,
+        request_id=request_id_now.get(),
+        earlier=earlier,
+        embed=services.settings.passport.embed,
     )
 
 
 async def choose(
-    services: "Services",
+    services: Rooms,
     received: Received,
     client: str,
     entry: Entry,
@@ -143,8 +171,14 @@ def order_of(
 ) -> Order:
     """The order to the enhancer."""
     decoded = chosen.picture
+    text = passport_of(received, chosen, wish).text() if received.embed else None
+
+    def read() -> Picture:
+        picture = wish.prepare(received.decoded() if decoded is None else decoded)
+        return replace(picture, passport=text)
+
     return Order(
-        read=lambda: wish.prepare(received.decoded() if decoded is None else decoded),
+        read=read,
         offer=chosen.offer,
         format=received.format,
         quality=wish.quality,
@@ -156,6 +190,24 @@ def order_of(
     )
 
 
+def passport_of(received: Received, chosen: Chosen, wish: Wish) -> Passport:
+    """What the answer says of its making, and its input of what came before."""
+    offer = chosen.offer
+    did = [f"enlarged x{offer.scale}" + (" in a region" if wish.region is not None else "")]
+    if wish.shrink < 1:
+        did.insert(0, f"shrunk to {wish.shrink:.4f} of its sides")
+    if wish.icc == "srgb":
+        did.insert(0, "colours converted to sRGB")
+    step = Step(
+        model=offer.name,
+        version=offer.version,
+        bundle=offer.model.bundle.id,
+        request=received.request_id,
+        did=tuple(did),
+    )
+    return extended(received.earlier, step)
+
+
 def headers_of(answer: Answer, received: Received, chosen: Chosen, wish: Wish) -> dict[str, str]:
     """What an answer tells of itself."""
     offer = chosen.offer
@@ -164,6 +216,7 @@ def headers_of(answer: Answer, received: Received, chosen: Chosen, wish: Wish) -
         "Sharpline-Model": offer.name,
         "Sharpline-Version": offer.version,
         "Sharpline-Bundle": offer.model.bundle.id,
+        "Sharpline-Chain": passport_of(received, chosen, wish).header(),
         "Sharpline-Consistency": described(answer.verdict),
         "Server-Timing": server_timing(answer.stage_seconds),
         "Vary": "Accept",

@@ -176,6 +176,16 @@ class LogSettings(Section):
     )
 
 
+class PassportSettings(Section):
+    """What an answer's file says of its making."""
+
+    embed: bool = Field(
+        default=True,
+        description="write model, version, bundle and request id into the answer's file; the "
+        "headers tell them in any case",
+    )
+
+
 class DrainSettings(Section):
     """How the server leaves."""
 
@@ -208,6 +218,7 @@ class Settings(BaseSettings):
     drift: DriftSettings = DriftSettings()
     security: SecuritySettings = SecuritySettings()
     logs: LogSettings = LogSettings()
+    passport: PassportSettings = PassportSettings()
     drain: DrainSettings = DrainSettings()
 
 

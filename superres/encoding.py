@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from superres.decoding import pillow
+from superres.passport import KEYWORD, xmp_packet
 from superres.picture import Array, FormatCannotHold, Picture
 from superres.png import METRES_PER_INCH, encode_png
 
@@ -50,6 +51,7 @@ def encode_stripes(
             icc=frame.icc,
             dpi=frame.dpi,
             exif=frame.exif,
+            texts=png_texts(frame),
         )
         return
     samples = np.concatenate([interleaved(stripe) for stripe in stripes])
@@ -94,6 +96,11 @@ def interleaved(stripe: Picture) -> Array:
     return np.concatenate((colour, stripe.alpha_hw[..., None]), axis=2)
 
 
+def png_texts(frame: Picture) -> dict[str, str]:
+    """The notes in the picture's PNG file, by their keyword."""
+    return {} if frame.passport is None else {KEYWORD: frame.passport}
+
+
 def _encode_tiff(frame: Picture, samples: Array) -> bytes:
     """8 or 16 bits, without loss; EXIF has no place in it here."""
     from pyvips import GValue
@@ -106,6 +113,8 @@ def _encode_tiff(frame: Picture, samples: Array) -> bytes:
     image = VipsImage.new_from_array(np.ascontiguousarray(samples)).copy(interpretation=kind)
     if frame.icc:
         image.set_type(GValue.blob_type, "icc-profile-data", frame.icc)  # type: ignore[arg-type]  # is bytes
+    if frame.passport is not None:
+        image.set_type(GValue.blob_type, "xmp-data", xmp_packet(frame.passport))  # type: ignore[arg-type]  # is bytes
     per_millimetre = [value * 0.001 / METRES_PER_INCH for value in frame.dpi or (72.0, 72.0)]
     return image.tiffsave_buffer(
         compression="deflate",
@@ -136,6 +145,8 @@ def _pillow_options(frame: Picture, format: str, quality: int) -> dict[str, Any]
         options["icc_profile"] = frame.icc
     if frame.exif:
         options["exif"] = b"Exif\0\0" + frame.exif
+    if frame.passport is not None:
+        options["xmp"] = xmp_packet(frame.passport)
     if format == "jpeg" and frame.dpi and max(frame.dpi) <= MOST_JPEG_DPI:
         options["dpi"] = tuple(round(value) for value in frame.dpi)
     if format == "webp":

@@ -64,7 +64,8 @@ class Picture:
 
     `rgb_hwc` is (H, W, 3) uint8 or uint16, `alpha_hw` (H, W) of the same dtype or None; a grey
     picture has equal channels and `grey` set; `dpi` is (horizontal, vertical); `exif` is a TIFF
-    block without thumbnail, orientation or sizes, where its keeping was asked for.
+    block without thumbnail, orientation or sizes, where its keeping was asked for; `passport` is
+    the JSON (see superres.passport) that a file of this picture shall carry.
     """
 
     rgb_hwc: Array
@@ -73,6 +74,7 @@ class Picture:
     icc: bytes | None = None
     dpi: tuple[float, float] | None = None
     exif: bytes | None = None
+    passport: str | None = None
     name: str = ""
 
     @property

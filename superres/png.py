@@ -6,7 +6,7 @@ tenths of the time. The format is W3C's Portable Network Graphics, third edition
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +28,7 @@ class PngWriter:
     """Writes a PNG file piece by piece as stripes of rows are added from the top down.
 
     `channels` is 1 to 4 (grey, grey + alpha, RGB, RGB + alpha), `bit_depth` 8 (uint8) or 16
-    (uint16).
+    (uint16); `texts` are readable notes by their keyword.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class PngWriter:
         icc: bytes | None = None,
         dpi: tuple[float, float] | None = None,
         exif: bytes | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         self._height = height
         self._rows_done = 0
@@ -56,6 +57,8 @@ class PngWriter:
             chunks.append(chunk(b"pHYs", struct.pack(">IIB", *per_metre, 1)))
         if exif:
             chunks.append(chunk(b"eXIf", exif))
+        for keyword, text in (texts or {}).items():
+            chunks.append(chunk(b"iTXt", keyword.encode() + b"\0\0\0\0\0" + text.encode()))
         self._header = b"".join(chunks)
 
     def begin(self) -> bytes:
@@ -94,6 +97,7 @@ def encode_png(
     icc: bytes | None = None,
     dpi: tuple[float, float] | None = None,
     exif: bytes | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> Iterator[bytes]:
     """Yield a PNG file piece by piece from stripes of rows; see `PngWriter`.
 
@@ -107,6 +111,7 @@ def encode_png(
         icc=icc,
         dpi=dpi,
         exif=exif,
+        texts=texts,
     )
     yield writer.begin()
     for stripe_hwc in stripes_hwc:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.encoding import check_format_holds, encode_stripes, interleaved
+from superres.encoding import check_format_holds, encode_stripes, interleaved, png_texts
 from superres.picture import Picture
 from superres.png import PngWriter
 from superres.resize import imresize
@@ -74,6 +74,7 @@ class StripeEncoder:
                 icc=frame.icc,
                 dpi=frame.dpi,
                 exif=frame.exif,
+                texts=png_texts(frame),
             )
             self._begun = self._png.begin()
         else:

@@ -17,6 +17,7 @@ ANSWER_HEADERS = {
     "Sharpline-Model": "name of the model that made the answer",
     "Sharpline-Version": "its version in the registry",
     "Sharpline-Bundle": "sha256 that names its bundle",
+    "Sharpline-Chain": "every model that made the picture, oldest first, each with its bundle",
     "Sharpline-Reason": "why `auto` took this model",
     "Sharpline-Shrunk": "what the input's sides were multiplied by, where that was asked for",
     "Sharpline-Consistency": "whether the answer, shrunk, is its input again",

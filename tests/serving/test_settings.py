@@ -47,6 +47,7 @@ OTHER = {
     "SHARPLINE_SECURITY__ALLOW_ORIGINS": "https://a.example,https://b.example",
     "SHARPLINE_LOGS__FORMAT": "json",
     "SHARPLINE_LOGS__LEVEL": "debug",
+    "SHARPLINE_PASSPORT__EMBED": "false",
     "SHARPLINE_DRAIN__LINGER_SECONDS": "5",
     "SHARPLINE_DRAIN__MAX_SECONDS": "10",
 }
