@@ -75,7 +75,7 @@ def test_own_fault_is_a_problem_without_its_inside(
     def explode(*_args, **_options):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("serving.routes.enhance.decode", explode)
+    monkeypatch.setattr("serving.pictures.decode", explode)
     answer = server.client.post("/v1/enhance", content=noise_png(8, 8))
     assert answer.status_code == 500
     assert answer.json()["type"] == "/problems/internal-error"
