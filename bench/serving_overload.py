@@ -19,6 +19,7 @@ import numpy as np
 from serving_common import SMALL, Server, ours, percentile, photo_like
 
 from superres.console import emit, say
+from superres.errors import SharplineError
 
 ADDRESSES = 32  # that clients call from; each is one client to the server
 SUSTAINED_CLIENTS = 8
@@ -82,6 +83,8 @@ async def _measured(server: Server, arguments: argparse.Namespace) -> dict[str, 
         result |= await _memory(server, clients, arguments.pictures)
     data = photo_like(0, arguments.height, arguments.width)
     sustained = await _sustained(clients, data, arguments.seconds)
+    if not sustained.answered:
+        raise SharplineError("nothing was answered in that time; give more --seconds")
     rate = len(sustained.answered) / arguments.seconds
     say(f"{rate:.2f} pictures a second with {SUSTAINED_CLIENTS} clients")
     before = server.rss_mb
