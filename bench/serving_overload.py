@@ -115,7 +115,10 @@ async def _sustained(clients: Clients, data: bytes, seconds: float) -> Tally:
 
     async def one(number: int) -> None:
         while time.perf_counter() < end:
+            refused = len(tally.refused)
             await clients.ask(number, data, tally)
+            if len(tally.refused) > refused:  # somebody was sent away: do as all clients should
+                await asyncio.sleep(tally.retry_after[-1])
 
     await clients.ask(0, data, Tally())
     await asyncio.gather(*(one(number) for number in range(SUSTAINED_CLIENTS)))
