@@ -3,7 +3,9 @@
 import contextlib
 import io
 import shutil
+from urllib.parse import urljoin
 
+import httpx
 import numpy as np
 import pytest
 import schemathesis
@@ -69,7 +71,6 @@ CHECKS = [
     described.response_headers_conformance,
     wrong_data_is_refused,
     described.unsupported_method,
-    described.ignored_auth,
 ]
 
 
@@ -86,3 +87,17 @@ def test_answers_are_those_that_the_description_states(api, mode, soak):
         nothing = Unsatisfiable if mode is GenerationMode.NEGATIVE else ()
         with contextlib.suppress(nothing):
             ask()
+
+
+def test_every_address_of_the_api_wants_the_key(api):
+    guarded = [
+        found.ok()
+        for found in api.get_all_operations()
+        if found.ok().definition.raw.get("security")
+    ]
+    assert {"/v1/enhance", "/v1/models"} <= {operation.path for operation in guarded}
+    for operation in guarded:
+        path = operation.path.replace("{", "").replace("}", "")
+        for headers in ({}, {"Authorization": "Bearer sl_made_up"}):
+            answer = httpx.request(operation.method, urljoin(api.location, path), headers=headers)
+            assert answer.status_code == 401, (operation.method, operation.path)
