@@ -8,7 +8,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from serving.keys import Caller
 from serving.services import services_of
 
-_BEARER = HTTPBearer(
+BEARER = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
     description="A key that `sharpline keys add` made; needed where the server has a file of keys",
@@ -17,7 +17,7 @@ _BEARER = HTTPBearer(
 
 async def require_key(
     request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
 ) -> None:
     """Know the caller and count the request. Raises BadKey or QuotaExceeded."""
     services = services_of(request)

@@ -105,11 +105,15 @@ class Admission:
         """Let nobody in from now on."""
         self._draining = True
 
+    def require_open(self) -> None:
+        """Raise Draining where nothing new is taken."""
+        if self._draining:
+            raise Draining("the server is shutting down", seconds=5)
+
     @contextmanager
     def enter(self, client: str = "") -> Generator[Entry]:
         """A place for one request of a client. Raises Draining or QueueFull."""
-        if self._draining:
-            raise Draining("the server is shutting down", seconds=5)
+        self.require_open()
         if len(self._entries) >= self._queue.max_pictures:
             raise QueueFull(
                 f"{len(self._entries)} pictures are being worked on already",

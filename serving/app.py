@@ -17,12 +17,14 @@ from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.engine import Engines
 from serving.enhancer import Enhancer, EnhancerParts
+from serving.job_work import JobWork
+from serving.jobs import Jobs
 from serving.keys import KeyRing
 from serving.loaded import BackendLoader
 from serving.metrics import Metrics
 from serving.models import Models
 from serving.reporter import Reporter, show_when_scraped
-from serving.routes import enhance, health, models, pages
+from serving.routes import enhance, health, jobs, models, pages, uploads
 from serving.routes.documents import ANSWER_HEADERS
 from serving.scheduler import BatchLimits, Scheduler
 from serving.security import (
@@ -36,6 +38,7 @@ from serving.security import (
 from serving.services import Services
 from serving.settings import Settings
 from serving.shadow import ShadowRunner
+from serving.webhooks import Guard
 from superres.backends import devices_of
 from superres.environment import cpu_threads
 from superres.image import PictureError
@@ -56,7 +59,7 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
         summary="Small or damaged pictures in, large clean ones out",
     )
     app.state.services = services
-    for room in (enhance, models, health, pages):
+    for room in (enhance, jobs, uploads, models, health, pages):
         app.include_router(room.router)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
     _answer_errors(app)
@@ -67,9 +70,9 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
         app.add_middleware(
             CORSMiddleware,
             allow_origins=origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", REQUEST_ID],
-            expose_headers=[*ANSWER_HEADERS, REQUEST_ID, "Retry-After"],
+            allow_methods=["DELETE", "GET", "POST", "PUT"],
+            allow_headers=["Authorization", "Idempotency-Key", "Prefer", REQUEST_ID],
+            expose_headers=[*ANSWER_HEADERS, REQUEST_ID, "Location", "Retry-After"],
         )
     app.add_middleware(RequestFigures, metrics=services.metrics)
     return app
@@ -98,6 +101,17 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
             worker_threads=cpu_threads(),
         )
     )
+    keys = KeyRing(settings.security.keys_file)
+    work = JobWork(
+        settings=settings,
+        admission=admission,
+        models=models,
+        enhancer=enhancer,
+        costs=costs,
+        reporter=reporter,
+        keys=keys,
+    )
+    guard = Guard(settings.jobs.webhook_networks)
     show_when_scraped(
         metrics,
         scheduler=scheduler,
@@ -108,7 +122,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
     )
     return Services(
         settings=settings,
-        keys=KeyRing(settings.security.keys_file),
+        keys=keys,
         clients=Clients(settings.security.trusted_proxies),
         metrics=metrics,
         reporter=reporter,
@@ -120,6 +134,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
         enhancer=enhancer,
         costs=costs,
         shadows=shadows,
+        jobs=Jobs(settings.jobs, work, lambda: admission.draining, guard),
     )
 
 
@@ -128,10 +143,12 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.engines.start()
         services.models.start()
+        await services.jobs.start()
         try:
             yield
         finally:
             services.admission.drain()
+            await services.jobs.stop()
             # The watcher first: it may be waiting for the engine to warm a model up.
             await to_thread.run_sync(services.models.stop_watching)
             await services.shadows.stop()

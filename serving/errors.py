@@ -308,10 +308,10 @@ def title_of(label: str) -> str:
     return label.replace("-", " ").capitalize()
 
 
-def problem_response(
+def problem_of(
     error: ServingError | PictureError, instance: str | None = None
-) -> JSONResponse:
-    """The error as `application/problem+json`; a PictureError answers with its own status."""
+) -> dict[str, str | int]:
+    """The error as RFC 9457's members; a PictureError has its own status."""
     problem = Problem(
         type=TYPE_PREFIX + error.label,
         title=title_of(error.label),
@@ -319,5 +319,12 @@ def problem_response(
         detail=str(error),
         instance=instance,
     )
+    return problem.model_dump(exclude_none=True)
+
+
+def problem_response(
+    error: ServingError | PictureError, instance: str | None = None
+) -> JSONResponse:
+    """The error as `application/problem+json`."""
     headers = error.headers() if isinstance(error, ServingError) else {}
-    return JSONResponse(problem.model_dump(exclude_none=True), error.status, headers, MEDIA_TYPE)
+    return JSONResponse(problem_of(error, instance), error.status, headers, MEDIA_TYPE)

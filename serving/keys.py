@@ -201,6 +201,15 @@ class KeyRing:
             raise BadKey("this API key is not known here; it may have been revoked")
         return known
 
+    def charge_pixels(self, client: str, count: int) -> None:
+        """Charge work that is done later for a client, `key:ID` where it has a key.
+
+        Raises QuotaExceeded. A key that was revoked meanwhile has no quota to charge.
+        """
+        known = self._callers.get(client.removeprefix("key:")) if client[:4] == "key:" else None
+        if known is not None:
+            known.charge_pixels(count)
+
     def _refresh(self, path: Path) -> None:
         now_seconds = self._clock()
         if now_seconds - self._looked_seconds < CHECK_SECONDS:

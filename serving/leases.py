@@ -372,9 +372,15 @@ class JobTable:
             hook_due_ms=now_ms if hook else None,
         )
 
-    def release(self, lease: Lease) -> bool:
-        """Give the job back to the queue, at once and without counting the attempt."""
-        return self._change(lease, state="queued", token=None, attempts=_jobs.c.attempts - 1)
+    def release(self, lease: Lease, *, turns: int = 0) -> bool:
+        """Give the job back to the queue, `turns` later, and without counting the attempt."""
+        return self._change(
+            lease,
+            state="queued",
+            token=None,
+            attempts=_jobs.c.attempts - 1,
+            turn=_jobs.c.turn + turns,
+        )
 
     def running(self) -> list[tuple[Lease, int]]:
         """Every lease there is, with its beat."""
@@ -388,11 +394,11 @@ class JobTable:
             silent = sa.and_(_held(lease), _jobs.c.beat == beat)
             return _changed(connection, silent, state="queued", token=None)
 
-    def erase(self, job_id: str, *, receipt: Callable[[int], dict[str, Any]]) -> Removed:
+    def erase(self, job_id: str, *, receipt: Callable[[str, int], dict[str, Any]]) -> Removed:
         """Take everything of a job out but its id and its end, and keep a receipt of that.
 
-        `receipt` makes it of the number of blobs. A running job's lease ends here, a job that was
-        not over is cancelled.
+        `receipt` makes it of the new state and the number of blobs. A running job's lease ends
+        here, a job that was not over is cancelled.
         """
         with self._writing() as connection:
             job = _one_job(connection, _jobs.c.id == job_id, lock=True)
@@ -400,13 +406,14 @@ class JobTable:
                 return Removed()
             blobs = _blobs_of(connection, [job_id])
             connection.execute(sa.delete(_pictures).where(_pictures.c.job_id == job_id))
+            state = "deleted" if job.over else "cancelled"
             changes: dict[str, Any] = {
-                "state": "deleted" if job.over else "cancelled",
+                "state": state,
                 "token": None,
                 "request": None,
                 "problem": None,
                 "hook_due_ms": None,
-                "receipt": json.dumps(receipt(len(blobs))),
+                "receipt": json.dumps(receipt(state, len(blobs))),
             }
             if not job.over:
                 changes["finished_ms"] = self.now_ms()

@@ -1,7 +1,7 @@
 """What can be asked of POST /v1/enhance: query parameters, or fields of a multipart form."""
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -60,11 +60,11 @@ class Options(BaseModel):
         examples=[30],
     )
 
-    def or_from(self, fields: Mapping[str, str], query: Collection[str]) -> "Options":
+    def or_from(self, fields: Mapping[str, object], query: Collection[str]) -> Self:
         """These options, with a form's fields for those that the query did not name."""
         given = self.model_dump(include=set(query))
         try:
-            return Options.model_validate({**fields, **given})
+            return type(self).model_validate({**fields, **given})
         except ValidationError as error:
             raise BadOptions(describe(error)) from error
 

@@ -11,6 +11,7 @@ from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.engine import Engines
 from serving.enhancer import Enhancer
+from serving.jobs import Jobs
 from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.models import Models
@@ -37,6 +38,7 @@ class Services:
     enhancer: Enhancer
     costs: Costs
     shadows: ShadowRunner
+    jobs: Jobs
 
 
 def services_of(request: Request) -> Services:

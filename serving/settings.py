@@ -165,6 +165,50 @@ class SecuritySettings(Section):
     )
 
 
+class JobSettings(Section):
+    """Jobs: what is answered later, and kept until it is fetched."""
+
+    folder: Path = Field(
+        default=Path(".sharpline/jobs"),
+        description="where jobs, their pictures and the signing key are kept, for all replicas of "
+        "one machine",
+    )
+    database: str | None = Field(
+        default=None,
+        description="SQLAlchemy's address of a Postgres database for replicas of several machines, "
+        "e.g. postgresql+psycopg://user:password@host/name; without it SQLite in the folder",
+    )
+    workers: Count = Field(default=2, description="jobs that one replica works on at once")
+    lease_seconds: Seconds = Field(
+        default=15.0, description="silence after which a replica's job is given to another"
+    )
+    beat_seconds: Seconds = Field(default=1.0, description="time between a working replica's signs")
+    poll_seconds: Seconds = Field(
+        default=1.0, description="time between looks for jobs that came in elsewhere"
+    )
+    picture_seconds: Seconds = Field(default=3600.0, description="longest work on one picture")
+    wait_seconds: Seconds = Field(
+        default=86_400.0, description="longest life of a job that is not over"
+    )
+    result_seconds: Seconds = Field(
+        default=3600.0, description="time that a job and its results are kept once it is over"
+    )
+    upload_seconds: Seconds = Field(
+        default=3600.0, description="time that an upload waits for its bytes and its job"
+    )
+    sweep_seconds: Seconds = Field(
+        default=30.0, description="time between looks for what has expired"
+    )
+    max_pictures: Count = Field(default=1000, description="pictures of one job")
+    max_queued_per_client: Count = Field(default=1000, description="waiting jobs of one client")
+    webhook_seconds: Seconds = Field(default=10.0, description="time a webhook has to answer")
+    webhook_networks: Annotated[Texts, AfterValidator(_require_networks)] = Field(
+        default=(),
+        description="networks, joined by commas, that webhooks may go to though they are not "
+        "public",
+    )
+
+
 class LogSettings(Section):
     """What the log looks like."""
 
@@ -217,6 +261,7 @@ class Settings(BaseSettings):
     models: ModelSettings = ModelSettings()
     drift: DriftSettings = DriftSettings()
     security: SecuritySettings = SecuritySettings()
+    jobs: JobSettings = JobSettings()
     logs: LogSettings = LogSettings()
     passport: PassportSettings = PassportSettings()
     drain: DrainSettings = DrainSettings()

@@ -288,7 +288,12 @@ def picture_server() -> Iterator[Callable[..., PictureServer]]:
         **settings: object,
     ) -> PictureServer:
         models = {"folder": folder, "poll_seconds": 0.05, "backend": "torch", "device": "cpu"}
-        given = {**settings, "models": {**models, **settings.get("models", {})}}
+        jobs = {"folder": folder.with_name(f"{folder.name}-jobs")}
+        given = {
+            **settings,
+            "models": {**models, **settings.get("models", {})},
+            "jobs": {**jobs, **settings.get("jobs", {})},
+        }
         server = PictureServer(Settings(**given), load_backend)
         started.append(server)
         server.start(until=until)

@@ -25,6 +25,15 @@ from serving.pictures import (
 )
 from serving.response import PictureResponse
 from serving.routes.documents import picture_answers, picture_body, problems
+from serving.routes.jobs import (
+    IDEMPOTENCY_KEY,
+    PREFER,
+    JobOptions,
+    accepted,
+    from_body,
+    job_answers,
+    wants_job,
+)
 from serving.services import services_of
 
 router = APIRouter(tags=["pictures"], dependencies=[Depends(require_key)])
@@ -38,13 +47,25 @@ Result = TypeVar("Result")
     response_class=Response,
     responses={
         **picture_answers(),
-        **problems(400, 401, 403, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504),
+        **job_answers(),
+        **problems(400, 401, 403, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504, 507),
     },
     openapi_extra=picture_body(),
 )
-async def enhance(request: Request, options: Annotated[Options, Query()]) -> Response:
-    """Send a picture's bytes as the body, or as the field `file` of a multipart form."""
+async def enhance(
+    request: Request,
+    options: Annotated[Options, Query()],
+    prefer: PREFER = None,
+    idempotency_key: IDEMPOTENCY_KEY = None,
+) -> Response:
+    """Send a picture's bytes as the body, or as the field `file` of a multipart form.
+
+    `Prefer: respond-async` makes a job of it, which answers at once and is worked on later.
+    """
     services = services_of(request)
+    if wants_job(prefer):
+        wanted = JobOptions.model_validate(options.model_dump(exclude_unset=True))
+        return await accepted(request, await from_body(request, wanted, idempotency_key, most=1))
     services.models.require_ready()
     stages = Stages(services.reporter)
     client = client_of(request)

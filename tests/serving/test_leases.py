@@ -61,8 +61,8 @@ def add(table, most_queued=10_000, **given):
     return table.add(job(**given), most_queued=most_queued)[0]
 
 
-def receipt(blobs):
-    return {"blobs": blobs}
+def receipt(state, blobs):
+    return {"state": state, "blobs": blobs}
 
 
 def test_jobs_way_from_queue_to_result(table):
@@ -173,7 +173,11 @@ def test_erasing_leaves_the_jobs_end_and_a_receipt_alone(table):
     removed = table.erase(entered.id, receipt=receipt)
     assert sorted(removed.blobs) == ["a", "b"]
     left = table.get(entered.id)
-    assert (left.state, left.receipt, left.request) == ("cancelled", {"blobs": 2}, {})
+    assert (left.state, left.receipt, left.request) == (
+        "cancelled",
+        {"state": "cancelled", "blobs": 2},
+        {},
+    )
     assert table.pictures(entered.id) == []
     assert not table.beat(lease, 1, 1)
     assert table.erase(entered.id, receipt=receipt).job_ids == []

@@ -1,0 +1,344 @@
+"""Works off the queue of jobs inside the server: a few at a time, beneath what clients wait for.
+
+Every job runs under a lease that is kept alive from here. Leaving gives the leases back, so that
+another replica goes on at once; being killed leaves them silent, and another takes them back.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from serving.errors import ForbiddenAddress, JobFailed, ServingError, TryLater, problem_of
+from serving.leases import Job, JobPicture, JobTable, Lease, Removed
+from serving.settings import JobSettings
+from serving.signing import Signer
+from serving.store import Store, Written, all_of, new_blob
+from serving.webhooks import WebhookFailed, Webhooks, retry_after_seconds
+from superres.image import PictureError
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+MOST_ATTEMPTS = 5  # of one job, before it counts as what kills the process
+POSTPONED_SECONDS = 0.5  # until a job that found the server full is tried again
+UNKNOWN_SECONDS = 900.0  # that a blob may lie about before anything names it
+
+
+class LeaseLost(Exception):
+    """Another replica has the job now, or its client has deleted it."""
+
+
+class LeavingNow(Exception):
+    """The server is to stop; the job goes back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """An answer on its way into the store, with what the synchronous answer has as headers."""
+
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
+class Work(Protocol):
+    """Answers one picture; `progress` hears tiles done and tiles of the picture."""
+
+    def __call__(
+        self, job: Job, picture: JobPicture, data: bytes, progress: Callable[[int, int], None]
+    ) -> AbstractAsyncContextManager[Made]: ...
+
+
+class Changes:
+    """Wakes those in this process who wait for jobs to change."""
+
+    def __init__(self) -> None:
+        self._waiting: set[asyncio.Event] = set()
+
+    def tell(self) -> None:
+        for event in self._waiting:
+            event.set()
+
+    @contextlib.contextmanager
+    def listen(self) -> Generator[asyncio.Event]:
+        """An event that is set at every change from now on."""
+        event = asyncio.Event()
+        self._waiting.add(event)
+        try:
+            yield event
+        finally:
+            self._waiting.discard(event)
+
+
+class Database:
+    """The table from the event loop: every call on one of a few threads."""
+
+    def __init__(self, table: JobTable) -> None:
+        self.table = table
+        self._threads = CapacityLimiter(4)
+
+    async def __call__(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
+        return await to_thread.run_sync(partial(call, *arguments, **named), limiter=self._threads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerParts:
+    """What a runner is made of; `draining` says that the server is about to leave."""
+
+    database: Database
+    store: Store
+    signer: Signer
+    webhooks: Webhooks
+    work: Work
+    arrivals: Changes  # jobs that came in here
+    changes: Changes  # everything that becomes of jobs here
+    settings: JobSettings
+    draining: Callable[[], bool]
+
+
+class Runner:
+    """Claims, works, takes back, sweeps and tells."""
+
+    def __init__(self, parts: RunnerParts) -> None:
+        self._parts = parts
+        self._db = parts.database
+        self._table = parts.database.table
+        self._settings = parts.settings
+        self._leaving = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._silent: dict[Lease, tuple[int, float]] = {}
+        self._unknown: dict[str, float] = {}
+        self.progress: dict[str, tuple[int, int]] = {}  # of the jobs that run here
+
+    def start(self) -> None:
+        """Begin to work; on the event loop."""
+        loops = [self._claims] * self._settings.workers
+        loops += [self._watches, self._sweeps, self._tells]
+        self._tasks = [asyncio.create_task(self._forever(loop)) for loop in loops]
+
+    async def stop(self) -> None:
+        """Give every lease back and end."""
+        self._leaving.set()
+        self._parts.arrivals.tell()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task in self._deliveries:
+            task.cancel()
+        await asyncio.gather(*self._deliveries, return_exceptions=True)
+
+    async def _forever(self, turn: Callable[[], Any]) -> None:
+        """Again and again until the end; a database that is away for a while is waited for."""
+        while not self._leaving.is_set():
+            try:
+                await turn()
+            except Exception:
+                log.exception("jobs: %s failed and is tried again", turn.__name__)
+                await self._pause(self._settings.poll_seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._leaving.wait(), seconds)
+
+    async def _claims(self) -> None:
+        if self._parts.draining():
+            await self._pause(self._settings.poll_seconds)
+            return
+        with self._parts.arrivals.listen() as arrived:
+            lease = await self._db(self._table.claim)
+            if lease is None:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(arrived.wait(), self._settings.poll_seconds)
+                return
+        await self._hold(lease)
+
+    async def _hold(self, lease: Lease) -> None:
+        """Work on a job and keep its lease alive meanwhile."""
+        self._parts.changes.tell()
+        working = asyncio.create_task(self._work(lease))
+        leaving = asyncio.create_task(self._leaving.wait())
+        try:
+            while not working.done():
+                await asyncio.wait(
+                    {working, leaving},
+                    timeout=self._settings.beat_seconds,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not working.done():
+                    await self._keep(lease)
+            await working
+        except LeavingNow:
+            await _ended(working)
+            await self._db(self._table.release, lease)
+        except LeaseLost:
+            log.warning("job %s belongs to nobody here any more; its work is dropped", lease.job_id)
+        except TryLater:  # others have their turn first
+            await self._db(self._table.release, lease, turns=1)
+            await self._pause(POSTPONED_SECONDS)
+        except Exception as error:
+            log.exception("job %s failed", lease.job_id)
+            await self._finish(lease, [problem_of(JobFailed(f"{type(error).__name__}"))])
+        finally:
+            await _ended(working)
+            await _ended(leaving)
+            self.progress.pop(lease.job_id, None)
+            self._parts.changes.tell()
+
+    async def _keep(self, lease: Lease) -> None:
+        if self._leaving.is_set() or self._parts.draining():
+            raise LeavingNow
+        done, total = self.progress.get(lease.job_id, (0, 0))
+        if not await self._db(self._table.beat, lease, done, total):
+            raise LeaseLost
+
+    async def _work(self, lease: Lease) -> None:
+        job = await self._db(self._table.get, lease.job_id)
+        if job is None:
+            raise LeaseLost
+        pictures = await self._db(self._table.pictures, job.id)
+        problems = [each.problem for each in pictures if each.over]
+        for picture in pictures:
+            if picture.over:
+                continue
+            if job.attempts > MOST_ATTEMPTS:
+                problem = problem_of(JobFailed(f"it was begun {MOST_ATTEMPTS} times"))
+                await self._commit(lease, picture, problem=problem)
+            else:
+                problem = await self._answer(lease, job, picture)
+            problems.append(problem)
+        await self._finish(lease, problems, hook="webhook" in job.request)
+
+    async def _answer(self, lease: Lease, job: Job, picture: JobPicture) -> dict[str, Any] | None:
+        """Answer one picture and commit what became of it; the problem, if it was one."""
+        result = new_blob()
+        try:
+            headers, written = await self._made(job, picture, result)
+        except TryLater:
+            raise
+        except (ServingError, PictureError) as error:
+            problem = problem_of(error)
+            await self._commit(lease, picture, problem=problem)
+            return problem
+        try:
+            await self._commit(
+                lease, picture, blob=result, size=written.bytes, headers=dict(headers)
+            )
+        except BaseException:
+            await asyncio.shield(self._parts.store.delete([result]))
+            raise
+        return None
+
+    async def _made(
+        self, job: Job, picture: JobPicture, result: str
+    ) -> tuple[Mapping[str, str], Written]:
+        assert picture.input_blob is not None
+        data = await all_of(self._parts.store, picture.input_blob)
+
+        def progress(done: int, total: int) -> None:
+            self.progress[job.id] = (done, total)
+            self._parts.changes.tell()
+
+        async with self._parts.work(job, picture, data, progress) as made:
+            return made.headers, await self._parts.store.write(result, made.pieces)
+
+    async def _commit(self, lease: Lease, picture: JobPicture, **outcome: Any) -> None:
+        if not await self._db(self._table.finish_picture, lease, picture.n, **outcome):
+            raise LeaseLost
+        if picture.input_blob is not None:
+            await self._parts.store.delete([picture.input_blob])
+        self._parts.changes.tell()
+
+    async def _finish(
+        self, lease: Lease, problems: list[dict[str, Any] | None], hook: bool = False
+    ) -> None:
+        """A job is done where one of its pictures is, failed where none is."""
+        failed = all(problem is not None for problem in problems)
+        await self._db(
+            self._table.finish,
+            lease,
+            "failed" if failed else "done",
+            expires_ms=self._table.now_ms() + int(self._settings.result_seconds * 1000),
+            problem=problems[0] if failed else None,
+            hook=hook,
+        )
+
+    async def _watches(self) -> None:
+        """Take back what has been silent for a whole lease, by this process's own clock."""
+        now_seconds = time.monotonic()
+        running = await self._db(self._table.running)
+        before, self._silent = self._silent, {}
+        for lease, beat in running:
+            known = before.get(lease)
+            since = known[1] if known is not None and known[0] == beat else now_seconds
+            self._silent[lease] = (beat, since)
+            if now_seconds - since >= self._settings.lease_seconds and await self._db(
+                self._table.take_back, lease, beat
+            ):
+                log.warning("job %s is taken back from a replica that is silent", lease.job_id)
+                self._parts.changes.tell()
+        await self._pause(min(1.0, self._settings.lease_seconds / 4))
+
+    async def _sweeps(self) -> None:
+        """Remove what has expired, and blobs that nothing has named for a while."""
+        removed = await self._db(self._table.expire)
+        await self.remove(removed)
+        now_seconds = time.monotonic()
+        names = await self._parts.store.names()
+        unknown: list[str] = []
+        for start in range(0, len(names), 500):
+            unknown += await self._db(self._table.unknown_blobs, names[start : start + 500])
+        self._unknown = {name: self._unknown.get(name, now_seconds) for name in unknown}
+        late = [
+            name for name, since in self._unknown.items() if now_seconds - since > UNKNOWN_SECONDS
+        ]
+        await self._parts.store.delete(late)
+        await self._pause(self._settings.sweep_seconds)
+
+    async def remove(self, removed: Removed) -> None:
+        """Delete the blobs of what was taken out of the table, and its traces."""
+        if removed.blobs:
+            await self._parts.store.delete(removed.blobs)
+        if removed.job_ids or removed.blobs:
+            await self._db(self._table.forget)
+        self._parts.changes.tell()
+
+    async def _tells(self) -> None:
+        """Begin the deliveries that are due; none waits for another."""
+        hold_ms = int(self._settings.webhook_seconds * 3000)
+        for job in await self._db(self._table.due_hooks, hold_ms):
+            task = asyncio.create_task(self._tell(job))
+            self._deliveries.add(task)
+            task.add_done_callback(self._deliveries.discard)
+        await self._pause(self._settings.poll_seconds)
+
+    async def _tell(self, job: Job) -> None:
+        body = json.dumps(
+            {
+                "type": f"job.{job.state}",
+                "timestamp": job.finished_ms,
+                "data": {"id": job.id, "state": job.state},
+            }
+        ).encode()
+        secret = self._parts.signer.derived("webhook", job.client)
+        again_ms = None
+        try:
+            await self._parts.webhooks.deliver(job.request["webhook"], secret, job.id, body)
+        except (WebhookFailed, ForbiddenAddress) as error:
+            log.warning("the webhook of job %s: %s", job.id, error)
+            wait_seconds = retry_after_seconds(job.hook_attempts)
+            if wait_seconds is not None and not getattr(error, "forever", False):
+                again_ms = self._table.now_ms() + int(wait_seconds * 1000)
+        await self._db(self._table.hook_over, job.id, again_ms=again_ms)
+
+
+async def _ended(task: "asyncio.Task[Any]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

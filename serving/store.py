@@ -1,0 +1,131 @@
+"""Pictures that wait: blobs in a folder, streamed in and out, never whole in memory.
+
+A blob is written under a temporary name, synced and renamed, so that one that has its name is
+whole. The folder carries the mark of clients' pictures: training never reads it.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from anyio import to_thread
+
+from serving.errors import JobGone, StorageFull
+from superres.consent import MARKER, mark_as_clients
+
+CHUNK_BYTES = 1 << 20
+_BLOB = re.compile(r"[0-9a-f]{32}")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a blob came to be."""
+
+    bytes: int
+    sha256: str
+
+
+class Store(Protocol):
+    """Where blobs are kept; a blob's name is 32 hex digits that `new_blob` drew."""
+
+    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
+        """Keep all chunks or nothing. Raises StorageFull, or what the chunks raise."""
+        ...
+
+    def read(self, blob: str) -> AsyncIterator[bytes]:
+        """The blob in chunks. Raises JobGone where there is none."""
+        ...
+
+    async def delete(self, blobs: list[str]) -> None:
+        """Remove blobs for good; one that is not there is no matter."""
+        ...
+
+    async def names(self) -> list[str]:
+        """Everything that is kept, unfinished blobs of dead writers included."""
+        ...
+
+
+def new_blob() -> str:
+    """A name for a blob that nobody can guess."""
+    return secrets.token_hex(16)
+
+
+class FolderStore:
+    """Blobs as files of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        mark_as_clients(folder)
+
+    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
+        temporary = self._folder / f".{_checked(blob)}.partial"
+        digest, count = hashlib.sha256(), 0
+        try:
+            file = await to_thread.run_sync(partial(temporary.open, "xb"))
+            try:
+                async for chunk in chunks:
+                    await to_thread.run_sync(_add, file, digest, chunk)
+                    count += len(chunk)
+                await to_thread.run_sync(_sync, file)
+            finally:
+                file.close()
+            await to_thread.run_sync(temporary.replace, self._folder / blob)
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
+                raise StorageFull("there is no room for this picture") from error
+            raise
+        return Written(count, digest.hexdigest())
+
+    async def read(self, blob: str) -> AsyncIterator[bytes]:
+        try:
+            file = await to_thread.run_sync(partial((self._folder / _checked(blob)).open, "rb"))
+        except FileNotFoundError:
+            raise JobGone("the picture is no longer here") from None
+        try:
+            while chunk := await to_thread.run_sync(file.read, CHUNK_BYTES):
+                yield chunk
+        finally:
+            file.close()
+
+    async def delete(self, blobs: list[str]) -> None:
+        paths = [self._folder / blob for blob in blobs]
+        await to_thread.run_sync(partial(_remove, paths))
+
+    async def names(self) -> list[str]:
+        found = await to_thread.run_sync(os.listdir, self._folder)
+        return [name for name in found if name != MARKER]
+
+
+def _checked(blob: str) -> str:
+    if not _BLOB.fullmatch(blob):
+        raise ValueError(f"{blob!r} is no name of a blob")
+    return blob
+
+
+def _add(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
+    file.write(chunk)
+    digest.update(chunk)
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _remove(paths: list[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
+
+
+async def all_of(store: Store, blob: str) -> bytes:
+    """A whole blob; for what needs all of it at once, which a codec does."""
+    return b"".join([chunk async for chunk in store.read(blob)])

@@ -1,0 +1,236 @@
+import hashlib
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from serving.keys import add_key
+
+QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05, "lease_seconds": 1.0}
+
+
+@pytest.fixture(scope="module")
+def jobs_server(picture_server, tiny_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jobs-models")
+    shutil.copytree(tiny_bundle().root, folder / "compact_x2")
+    return picture_server(folder, jobs={**QUICK, "max_pictures": 4})
+
+
+@pytest.fixture
+def api(jobs_server):
+    with httpx.Client(base_url=jobs_server.url, timeout=60) as client:
+        yield client
+
+
+def finished(api, response):
+    """The job of a 202 once it is over."""
+    assert response.status_code == 202, response.text
+    job = response.json()
+    assert response.headers["Location"] == f"/v1/jobs/{job['id']}"
+    return api.get(f"/v1/jobs/{job['id']}", params={"wait": 50}).json()
+
+
+def label(response):
+    assert response.headers["Content-Type"] == "application/problem+json"
+    return response.json()["type"].removeprefix("/problems/")
+
+
+def test_request_that_prefers_to_wait_elsewhere_gets_the_same_answer(api, noise_png):
+    picture = noise_png(20, 30)
+    at_once = api.post("/v1/enhance?format=png", content=picture)
+    job = finished(
+        api,
+        api.post(
+            "/v1/enhance?format=png", content=picture, headers={"Prefer": "respond-async, wait=5"}
+        ),
+    )
+    assert job["state"] == "done"
+    assert job["progress"]["pictures_done"] == 1
+    later = api.get(f"/v1/jobs/{job['id']}/result")
+    assert later.status_code == 200
+    for name in ("Content-Type", "Sharpline-Model", "Sharpline-Bundle", "Sharpline-Consistency"):
+        assert later.headers[name] == at_once.headers[name]
+    assert later.headers["Content-Length"] == str(len(later.content))
+
+
+def test_many_pictures_make_one_job_and_a_broken_one_spoils_no_other(api, noise_png):
+    files = [("file", ("a.png", noise_png(8, 9))), ("file", ("broken.png", b"no picture"))]
+    job = finished(api, api.post("/v1/jobs", files=files, data={"format": "webp"}))
+    first, second = job["pictures"]
+    assert (job["state"], first["state"], second["state"]) == ("done", "done", "failed")
+    answer = api.get(f"/v1/jobs/{job['id']}/result", params={"n": 0})
+    assert answer.headers["Content-Type"] == "image/webp"
+    assert 'filename="a.webp"' in answer.headers["Content-Disposition"]
+    refused = api.get(f"/v1/jobs/{job['id']}/result", params={"n": 1})
+    assert (refused.status_code, label(refused)) == (415, "not-a-picture")
+    assert second["problem"]["type"] == "/problems/not-a-picture"
+    assert api.get(f"/v1/jobs/{job['id']}/result", params={"n": 2}).status_code == 404
+
+
+def test_picture_that_fails_fails_its_job_with_the_synchronous_problem(api):
+    job = finished(api, api.post("/v1/jobs", content=b"no picture"))
+    assert (job["state"], job["problem"]["status"]) == ("failed", 415)
+
+
+def test_upload_is_announced_sent_and_worked_on(api, noise_png):
+    picture = noise_png(10, 10)
+    digest = hashlib.sha256(picture).hexdigest()
+    upload = api.post("/v1/uploads", json={"bytes": len(picture), "sha256": digest}).json()
+    assert api.put(upload["put"], content=picture).status_code == 204
+    assert label(api.put(upload["put"], content=picture)) == "upload-gone"
+    inputs = {"inputs": [{"upload": upload["upload"], "name": "x.png"}], "options": {"scale": 2}}
+    key = {"Idempotency-Key": "upload-1"}
+    job = finished(api, api.post("/v1/jobs", json=inputs, headers=key))
+    assert job["state"] == "done"
+    assert finished(api, api.post("/v1/jobs", json=inputs, headers=key))["id"] == job["id"]
+    assert label(api.post("/v1/jobs", json=inputs)) == "unknown-upload"
+
+
+@pytest.mark.parametrize(
+    ("lie", "sent"),
+    [
+        ({"bytes": 5}, b"1234"),
+        ({"bytes": 5}, b"123456"),
+        ({"bytes": 5, "sha256": "0" * 64}, b"12345"),
+    ],
+)
+def test_upload_that_is_not_what_was_announced_is_not_kept(api, jobs_server, lie, sent):
+    upload = api.post("/v1/uploads", json=lie).json()
+    refused = api.put(upload["put"], content=sent)
+    assert (refused.status_code, label(refused)) == (422, "upload-mismatch")
+    job = api.post("/v1/jobs", json={"inputs": [{"upload": upload["upload"]}]})
+    assert (job.status_code, label(job)) == (422, "upload-mismatch")
+    assert not any(path.read_bytes() == sent for path in pictures_of(jobs_server))
+
+
+def test_address_that_was_changed_is_refused(api):
+    upload = api.post("/v1/uploads", json={"bytes": 5}).json()
+    refused = api.put(upload["put"].replace("signature=", "signature=x"), content=b"12345")
+    assert (refused.status_code, label(refused)) == (403, "bad-signature")
+
+
+def test_too_large_an_announcement_is_refused(api):
+    assert api.post("/v1/uploads", json={"bytes": 2**40}).status_code == 413
+
+
+def test_fifty_equal_requests_at_once_are_one_job(api, jobs_server, noise_png):
+    picture = noise_png(8, 8)
+
+    def send(_):
+        headers = {"Idempotency-Key": "fifty", "Prefer": "respond-async"}
+        return httpx.post(
+            f"{jobs_server.url}/v1/enhance", content=picture, headers=headers, timeout=60
+        )
+
+    with ThreadPoolExecutor(10) as threads:
+        answers = list(threads.map(send, range(50)))
+    assert {answer.status_code for answer in answers} == {202}
+    [job_id] = {answer.json()["id"] for answer in answers}
+    assert finished(api, answers[0])["state"] == "done"
+    other = api.post("/v1/jobs", content=noise_png(8, 9), headers={"Idempotency-Key": "fifty"})
+    assert (other.status_code, label(other)) == (422, "idempotency-key-reused")
+    api.delete(f"/v1/jobs/{job_id}")
+
+
+def test_events_tell_of_the_job_until_it_is_over(api, noise_png):
+    job = api.post("/v1/jobs", content=noise_png(40, 40)).json()
+    with api.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+        assert stream.headers["Content-Type"].startswith("text/event-stream")
+        lines = [line for line in stream.iter_lines() if line]
+    states = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    assert states[-1]["state"] == "done"
+    assert set(lines[::2]) == {"event: job"}
+
+
+def test_result_has_a_signed_address_that_needs_no_key(picture_server, models_folder, noise_png):
+    keys = models_folder.with_name("keys.json")
+    _, anna = add_key(keys, "anna")
+    _, bob = add_key(keys, "bob")
+    server = picture_server(models_folder, security={"keys_file": keys}, jobs=QUICK)
+    with httpx.Client(base_url=server.url, timeout=60) as api:
+        mine = {"Authorization": f"Bearer {anna}"}
+        job = api.post("/v1/jobs", content=noise_png(8, 8), headers=mine).json()
+        address = f"/v1/jobs/{job['id']}"
+        for method in ("GET", "DELETE"):
+            theirs = api.request(method, address, headers={"Authorization": f"Bearer {bob}"})
+            assert (theirs.status_code, label(theirs)) == (404, "unknown-job")
+            assert api.request(method, address).status_code == 401
+        job = api.get(address, params={"wait": 50}, headers=mine).json()
+        link = job["pictures"][0]["result"]
+        assert api.get(link).status_code == 200
+        assert api.get(link.replace("n=0", "n=1")).status_code == 401
+        assert api.get(f"{address}/result").status_code == 401
+    server.stop()
+
+
+def test_deletion_leaves_a_receipt_that_can_be_checked(api, noise_png):
+    job = finished(api, api.post("/v1/jobs", content=noise_png(8, 8)))
+    receipt = api.delete(f"/v1/jobs/{job['id']}").json()
+    assert (receipt["job"], receipt["state"], receipt["blobs"]) == (job["id"], "deleted", 1)
+    assert api.post("/v1/receipts/verify", json=receipt).json() == {"valid": True}
+    assert api.post("/v1/receipts/verify", json={**receipt, "blobs": 2}).json() == {"valid": False}
+    assert api.delete(f"/v1/jobs/{job['id']}").json() == receipt
+    left = api.get(f"/v1/jobs/{job['id']}").json()
+    assert (left["state"], left["receipt"], left["pictures"]) == ("deleted", receipt, [])
+    gone = api.get(f"/v1/jobs/{job['id']}/result")
+    assert (gone.status_code, label(gone)) == (410, "job-gone")
+
+
+def test_result_that_is_to_be_deleted_on_fetch_is_gone_afterwards(api, noise_png):
+    files = [("file", (f"{n}.png", noise_png(8, 8 + n))) for n in range(2)]
+    job = finished(api, api.post("/v1/jobs?delete_on_fetch=true", files=files))
+    address = f"/v1/jobs/{job['id']}"
+    assert api.get(f"{address}/result?n=0").status_code == 200
+    assert label(api.get(f"{address}/result?n=0")) == "job-gone"
+    assert api.get(address).json()["pictures"][0]["state"] == "fetched"
+    assert api.get(f"{address}/result?n=1").status_code == 200
+    assert api.get(address).json()["state"] == "deleted"
+
+
+@pytest.mark.parametrize("part", ["", "/events", "/result"])
+def test_unknown_job_is_told(api, part):
+    unknown = api.get(f"/v1/jobs/{'0' * 32}{part}")
+    assert (unknown.status_code, label(unknown)) == (404, "unknown-job")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"json": {"inputs": []}},
+        {"json": {"inputs": [{"upload": "0" * 32}] * 5}},
+        {"content": b"x", "params": {"priority": 10}},
+        {"files": [("file", ("a", b"x"))], "data": {"scale": "many"}},
+    ],
+)
+def test_wrong_words_are_refused_and_leave_nothing(api, jobs_server, request_):
+    before = pictures_of(jobs_server)
+    assert label(api.post("/v1/jobs", **request_)) == "bad-options"
+    assert pictures_of(jobs_server) == before
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"content": b""}, "empty-body"),
+        ({"files": [("file", ("a", b"x"))] * 5}, "bad-multipart"),
+        ({"data": {"scale": "2"}, "files": [("other", ("a", b"x"))]}, "bad-multipart"),
+        (
+            {"content": b"--b\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=b"}},
+            "bad-multipart",
+        ),
+        ({"content": b"x", "headers": {"Content-Encoding": "gzip"}}, "encoded-body"),
+        ({"content": b"x" * (65 << 20)}, "too-many-bytes"),
+    ],
+)
+def test_body_that_is_no_job_is_refused_and_leaves_nothing(api, jobs_server, request_, expected):
+    before = pictures_of(jobs_server)
+    assert label(api.post("/v1/jobs", **request_)) == expected
+    assert pictures_of(jobs_server) == before
+
+
+def pictures_of(server):
+    """The files that the server keeps, unfinished ones included; its own mark is none."""
+    folder = server.services.settings.jobs.folder / "pictures"
+    return sorted(path for path in folder.glob("*") if path.name != ".clients-pictures")
