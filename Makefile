@@ -40,6 +40,9 @@ check: setup ## style, types, import rules, manifests, dashboards, alerts, gener
 bench: setup ## measure the speeds that the README states
 	$(BIN)/python -m bench $(ARGS)
 	$(BIN)/python bench/serving_latency.py
+	$(BIN)/python bench/serving_throughput.py
+	$(BIN)/python bench/serving_overhead.py
+	$(BIN)/python bench/serving_overload.py
 	$(BIN)/python bench/degradation.py
 	$(BIN)/python -m bench.data_speed
 	$(BIN)/python bench/training_speed.py --recipe compact_x4
