@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from release.versions import (
+    BUNDLE_ID,
     BUNDLE_TAG,
     CANARY_PERCENT_TAG,
     EVIDENCE_TAG,
@@ -30,6 +31,7 @@ from superres.bundle import BrokenBundle, Bundle, load_bundle
 from superres.environment import state_folder
 from superres.files import file_lock, sha256_file
 
+MODEL_NAME = re.compile(r"\w[\w.-]*")
 ARTIFACT_PATH = "bundle"
 EXPERIMENT = "registry"
 MODEL_TAG, MODEL_TAG_VALUE = "sharpline", "bundle"
@@ -76,7 +78,7 @@ class Registry:
 
         Raises SharplineError where another command still holds it after a minute.
         """
-        if not re.fullmatch(r"\w[\w.-]*", model):
+        if not MODEL_NAME.fullmatch(model):
             raise NotRegistered(
                 f"{model!r} is no name of a model; names hold letters, digits, dots, dashes and "
                 "underscores"
@@ -91,11 +93,9 @@ class Registry:
         model = bundle.info.name
         with self.lock(model), self._asking():
             self._ensure_model(model)
-            found = self._client.search_model_versions(
-                f"name = '{model}' and tags.{BUNDLE_TAG} = '{bundle.id}'", max_results=1
-            )
-            if found:
-                return version_of(found[0])
+            found = self.holding(model, bundle.id)
+            if found is not None:
+                return found
             run_id, artifact_uri = self._upload(bundle)
             entity = self._client.create_model_version(
                 model,
@@ -105,6 +105,17 @@ class Registry:
                 await_creation_for=0,
             )
             return version_of(entity)
+
+    def holding(self, model: str, bundle_id: str) -> Version | None:
+        """The version of a model that stands for this bundle, None where there is none."""
+        # Both go into a question in MLflow's own language, and may come from anywhere.
+        if not MODEL_NAME.fullmatch(model) or not BUNDLE_ID.fullmatch(bundle_id):
+            return None
+        with self._asking():
+            found = self._client.search_model_versions(
+                f"name = '{model}' and tags.{BUNDLE_TAG} = '{bundle_id}'", max_results=1
+            )
+        return version_of(found[0]) if found else None
 
     def models(self) -> tuple[str, ...]:
         """Names of all models that hold bundles, sorted; other people's models are left out."""

@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("superres.cli:evaluate", "score a model on pictures", "release"),
     "data": Command("training.data.cli:data", "build and inspect sets of training pairs", "train"),
     "train": Command("training.cli:train", "train a recipe into a bundle", "train"),
+    "passport": Command("sharpline.passport:passport", "say what made a picture", "all"),
     "register": Command("release.cli:register", "enter a bundle in the registry", "release"),
     "gate": Command("release.cli:gate", "judge a challenger against the champion", "release"),
     "promote": Command("release.cli:promote", "make a proven version the champion", "release"),

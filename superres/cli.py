@@ -82,7 +82,11 @@ def enhance(argv: Sequence[str]) -> int:
         raise UsageError("--deadline chooses between models: give it with --model auto")
     jobs = plan_jobs(words.inputs, words.out, words.format, overwrite=words.overwrite)
     done, failed = enhance_all(
-        jobs, _pick(words), quality=words.quality, label=f"enlarging with {words.model}"
+        jobs,
+        _pick(words),
+        quality=words.quality,
+        label=f"enlarging with {words.model}",
+        passports=words.passport,
     )
     for source, reason in failed.items():
         say(f"left out {source}: {reason}")
@@ -113,6 +117,12 @@ def _enhance_parser() -> argparse.ArgumentParser:
     parser.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
     parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100")
     parser.add_argument("--overwrite", action="store_true", help="replace files in OUT_FOLDER")
+    parser.add_argument(
+        "--no-passport",
+        dest="passport",
+        action="store_false",
+        help="do not write into the files which model made them",
+    )
     _add_backend_options(parser, precision="auto")
     parser.add_argument("--json", action="store_true")
     return parser

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,10 @@ from superres.image import (
     write,
 )
 from superres.measure import examine
+from superres.passport import Step, earlier_passport, extended
 from superres.upscale import Upscaler
+
+UNREGISTERED = "local"  # the version of a bundle that no registry has numbered
 
 LoadUpscaler = Callable[[Bundle], Upscaler]
 # What enlarges a picture, and why it is that one.
@@ -82,9 +85,12 @@ def _suffix(source: Path, format: str | None) -> str:
 
 
 def enhance_all(
-    jobs: Sequence[Job], pick: Pick, *, quality: int, label: str
+    jobs: Sequence[Job], pick: Pick, *, quality: int, label: str, passports: bool = True
 ) -> tuple[list[Done], dict[str, str]]:
-    """Answers written, and by file why others were not; one bad picture does not stop the rest."""
+    """Answers written, and by file why others were not; one bad picture does not stop the rest.
+
+    With `passports` each file says which model made it.
+    """
     done: list[Done] = []
     failed: dict[str, str] = {}
     for job in track(jobs, label):
@@ -93,11 +99,23 @@ def enhance_all(
             # Alpha that the target cannot hold is found out before minutes of work, not after.
             check_format_holds(picture, SUFFIX_FORMATS[job.target.suffix.lower()])
             upscaler, reason = pick(picture)
-            write(job.target, upscaler.upscale(picture), quality=quality)
+            answer = upscaler.upscale(picture)
+            if passports:
+                answer = replace(answer, passport=_passport(job.source, upscaler.bundle))
+            write(job.target, answer, quality=quality)
             done.append(Done(job=job, model=upscaler.bundle.info.name, reason=reason))
         except SharplineError as error:
             failed[str(job.source)] = str(error)
     return done, failed
+
+
+def _passport(source: Path, bundle: Bundle) -> str:
+    """The answer's passport, which goes on where the input's ended."""
+    info = bundle.info
+    step = Step(
+        model=info.name, version=UNREGISTERED, bundle=bundle.id, did=(f"enlarged x{info.scale}",)
+    )
+    return extended(earlier_passport(source.read_bytes()), step).text()
 
 
 class AutoPick:

@@ -4,14 +4,19 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from uuid import uuid4
 
+import numpy as np
 import pytest
 
 from release.registry import Registry
 from release.versions import AliasMoved, NotRegistered, RegistryAway
+from sharpline.cli import run
 from superres.bundle import BrokenBundle
 from superres.errors import SharplineError
+from superres.image import Picture, write
+from superres.passport import Step, extended
 
 
 def test_a_registered_bundle_comes_back_byte_for_byte(registry, tiny_bundle, name, tmp_path):
@@ -27,6 +32,32 @@ def test_registering_the_same_bundle_again_makes_no_second_version(registry, tin
     other = registry.register(tiny_bundle(name=name, error_levels=3))
     again = registry.register(tiny_bundle(name=name))
     assert (first.number, other.number, again) == (1, 2, first)
+
+
+def test_a_bundle_is_found_by_its_id_and_followed_from_a_passport(
+    registry, tiny_bundle, name, monkeypatch, tmp_path, capsys
+):
+    bundle = tiny_bundle(name=name)
+    version = registry.register(bundle)
+    assert registry.holding(name, bundle.id) == version
+    assert registry.holding(name, "0" * 64) is None
+    assert registry.holding("' or name != '", bundle.id) is None
+
+    step = Step(model=name, version="1", bundle=bundle.id)
+    shown = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8), passport=extended(None, step).text())
+    write(tmp_path / "a.png", shown)
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", registry.uri)
+    words = [str(tmp_path / "a.png"), "--models", str(tmp_path)]
+    assert run(["passport", *words]) == 0
+    assert f"version 1 of {name}" in capsys.readouterr().out
+    write(
+        tmp_path / "a.png",
+        replace(
+            shown, passport=extended(None, Step(model=name, version="9", bundle="0" * 64)).text()
+        ),
+    )
+    assert run(["passport", *words]) == 1
+    assert f"nor in the registry at {registry.uri}" in capsys.readouterr().err
 
 
 def test_bundles_registered_at_the_same_moment_become_one_version(registry, tiny_bundle, name):

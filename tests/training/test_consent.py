@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from superres.consent import MARKER, ClientsPictures, mark_as_clients, refuse_clients_pictures
 from superres.errors import SharplineError, UsageError
 from superres.image import Picture, encode, write
+from superres.passport import Step, extended
 from training.data.added import STATEMENT, add_folder
 from training.data.cli import data
 from training.data.plan import PairRecipe, make_plan
@@ -186,6 +188,21 @@ def test_a_plan_leaves_out_a_link_to_a_clients_picture(
     plan = read_plan(make_plan(found, PairRecipe(scale=4, degradation="bicubic"), tmp_path / "out"))
     assert [picture.name for picture in plan.pictures] == ["shop-a"]
     assert [entry.name for entry in plan.left_out] == ["shop-theirs"]
+
+
+def test_a_plan_leaves_out_what_a_model_made(
+    shop: Path, add: Callable[..., str], tmp_path: Path
+) -> None:
+    from training.data.plan import read_plan
+
+    step = Step(model="compact_x4", version="1", bundle="ab" * 32)
+    write(shop / "made.jpg", replace(GREY, passport=extended(None, step).text()))
+    found = find_pictures([add(shop)])
+    plan = read_plan(make_plan(found, PairRecipe(scale=4, degradation="bicubic"), tmp_path / "out"))
+    assert [picture.name for picture in plan.pictures] == ["shop-a"]
+    assert [(entry.name, entry.reason.split(",")[0]) for entry in plan.left_out] == [
+        ("shop-made", "compact_x4 made it")
+    ]
 
 
 def test_marking_is_once_and_says_what_it_is_for(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from superres.errors import SharplineError, UsageError
 from superres.files import sha256_bytes, write_json
 from superres.image import Limits, PictureError, inspect
 from superres.manifest import INFO_NAME, LeftOut
+from superres.passport import earlier_passport
 from training.data.sources import GIVEN, Box, SourcePicture
 
 # Raised whenever the same pictures and recipe would give other pairs, so that their id differs.
@@ -218,6 +219,10 @@ def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | Lef
             reason=f"{header.width}x{header.height} is too small for "
             f"x{recipe.scale}: {least} pixels a side at least",
         )
+    made_by = earlier_passport(data)
+    if made_by is not None:
+        reason = f"{made_by.last.model} made it, as its passport says: a model's work is no truth"
+        return LeftOut(name=picture.name, reason=reason)
     sha256 = sha256_bytes(data)
     draws = recipe.draws if picture.split == "train" else 1
     return _planned(

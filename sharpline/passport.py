@@ -1,0 +1,200 @@
+"""`sharpline passport`: which models made a picture, and what these were made of."""
+
+import argparse
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from superres.bundle import INFO_FILE, BrokenBundle, BundleInfo, load_bundle
+from superres.console import emit, say, show
+from superres.environment import mlflow_uri
+from superres.errors import SharplineError
+from superres.files import sha256_file
+from superres.passport import DamagedPassport, Passport, Step, read_passport
+from superres.picture import PictureError
+from superres.starters import STARTERS
+
+STORE = "by-sha"  # where `sharpline models follow` keeps bundles, by their id
+
+Use = Literal["yes", "no", "unclear"]
+USE_WORDS: dict[Use, str] = {
+    "yes": "commercial use is allowed by every licence above",
+    "no": "NO COMMERCIAL USE: a licence above forbids it",
+    "unclear": "commercial use is NOT CLEAR: read the licences above before you sell",
+}
+
+
+class NoPassport(SharplineError):
+    """A picture that says nothing of its making."""
+
+
+class UnknownBundle(SharplineError):
+    """A bundle that is in none of the places that were looked into."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A step of the chain and the bundle behind it; None where that was not found, and why."""
+
+    step: Step
+    info: BundleInfo | None
+    found_in: str = ""
+    problem: str = ""
+
+
+def passport(argv: Sequence[str]) -> int:
+    """Read which models made a picture, and follow each to its run, data, commit and licence."""
+    words = _parser().parse_args(argv)
+    found = passport_of(words.file)
+    origins = [origin_of(step, words.models) for step in found.chain]
+    if words.json:
+        emit(as_json(words.file, found, origins))
+    else:
+        for line in as_lines(words.file, found, origins):
+            show(line)
+    for problem in dict.fromkeys(origin.problem for origin in origins if origin.problem):
+        say(f"sharpline: {problem}")
+    return 1 if any(origin.info is None for origin in origins) else 0
+
+
+def passport_of(path: Path) -> Passport:
+    """A file's passport. Raises NoPassport, DamagedPassport or PictureError naming the file."""
+    try:
+        found = read_passport(path.read_bytes())
+    except OSError as error:
+        raise SharplineError(f"cannot read {path}: {error.strerror}") from error
+    except (DamagedPassport, PictureError) as error:
+        raise type(error)(f"{path}: {error}") from error
+    if found is None:
+        raise NoPassport(
+            f"{path} carries no passport: it was not made here, was made with passports switched "
+            "off, or a program that it went through dropped it"
+        )
+    return found
+
+
+def origin_of(step: Step, folders: Sequence[Path]) -> Origin:
+    """The bundle of a step from the folders, else from the registry where one is set."""
+    for path in _candidates(step, folders):
+        if sha256_file(path / INFO_FILE) == step.bundle:
+            try:
+                info = load_bundle(path, verify=False).info
+            except BrokenBundle as error:
+                return Origin(step=step, info=None, problem=str(error))
+            return Origin(step=step, info=info, found_in=str(path))
+    uri = mlflow_uri()
+    looked = [str(folder) for folder in folders]
+    if uri is not None:
+        try:
+            return _from_registry(step, uri)
+        except UnknownBundle:
+            looked.append(f"the registry at {uri}")
+        except SharplineError as error:
+            return Origin(step=step, info=None, problem=str(error))
+    hint = "" if uri else ", or set SHARPLINE_MLFLOW_URI to look into the registry"
+    problem = (
+        f"the bundle {step.bundle[:12]} of {step.model} is not in {' nor in '.join(looked)}; name "
+        f"the folder that holds it with --models{hint}"
+    )
+    return Origin(step=step, info=None, problem=problem)
+
+
+def commercial_use(origins: Sequence[Origin]) -> Use:
+    """What every model of the chain allows; unclear as soon as one of them cannot be found."""
+    uses = {origin.info.licence.commercial_use if origin.info else "unclear" for origin in origins}
+    return "no" if "no" in uses else "unclear" if "unclear" in uses else "yes"
+
+
+def as_json(file: Path, found: Passport, origins: Sequence[Origin]) -> dict[str, object]:
+    """The answer for scripts: the passport, and each step's bundle, null where it is unknown."""
+    return {
+        "file": str(file),
+        "passport": found.model_dump(mode="json"),
+        "origins": [
+            {
+                "model": origin.step.model,
+                "bundle": origin.step.bundle,
+                "found_in": origin.found_in or None,
+                "problem": origin.problem or None,
+                "made": None if origin.info is None else _made(origin.info),
+            }
+            for origin in origins
+        ],
+        "commercial_use": commercial_use(origins),
+    }
+
+
+def as_lines(file: Path, found: Passport, origins: Sequence[Origin]) -> Iterator[str]:
+    """The answer for people."""
+    count = len(found.chain)
+    yield f"{file} went through {count} model{'s' if count > 1 else ''}:"
+    for number, origin in enumerate(origins, start=1):
+        yield from _step_lines(number, origin)
+    yield USE_WORDS[commercial_use(origins)]
+
+
+def _step_lines(number: int, origin: Origin) -> Iterator[str]:
+    step, info = origin.step, origin.info
+    yield f"{number}. {step.model}, version {step.version}: {', '.join(step.did) or 'enlarged'}"
+    yield f"   request   {step.request or 'none: it was made from files'}"
+    yield f"   bundle    {step.bundle}"
+    if info is None:
+        yield "   made of   unknown: the bundle was not found"
+        return
+    yield f"   found in  {origin.found_in}"
+    yield f"   run       {info.mlflow_run or 'none: not trained under MLflow'}"
+    yield f"   commit    {info.git_commit or 'unknown'}"
+    for dataset in info.training.datasets:
+        yield f"   data      {dataset.source} ({dataset.licence}), dataset {dataset.id}"
+    yield f"   licence   {info.licence.weights}"
+    yield f"   commercial use: {info.licence.commercial_use}"
+
+
+def _made(info: BundleInfo) -> dict[str, object]:
+    return {
+        "name": info.name,
+        "task": info.task,
+        "created": info.created,
+        "mlflow_run": info.mlflow_run,
+        "git_commit": info.git_commit,
+        "datasets": [dataset.model_dump() for dataset in info.training.datasets],
+        "licence": info.licence.model_dump(mode="json"),
+    }
+
+
+def _candidates(step: Step, folders: Sequence[Path]) -> Iterator[Path]:
+    """Folders that may be the step's bundle, the one that bears its id first."""
+    for folder in folders:
+        for path in (folder / STORE / step.bundle, folder, *sorted(folder.glob("*"))):
+            if (path / INFO_FILE).is_file():
+                yield path
+
+
+def _from_registry(step: Step, uri: str) -> Origin:
+    """Raises UnknownBundle, or what keeps the registry from answering."""
+    from release.registry import Registry
+
+    registry = Registry(uri)
+    version = registry.holding(step.model, step.bundle)
+    if version is None:
+        raise UnknownBundle(f"the registry at {uri} does not hold the bundle {step.bundle[:12]}")
+    with tempfile.TemporaryDirectory() as scratch:
+        bundle = registry.fetch(version, Path(scratch) / "bundle")
+    return Origin(step=step, info=bundle.info, found_in=f"{uri}, {version} of {version.model}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharpline passport", description=passport.__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE", help="a picture that came out of here")
+    parser.add_argument(
+        "--models",
+        type=Path,
+        nargs="+",
+        default=[STARTERS],
+        metavar="FOLDER",
+        help="where bundles lie, also as the server's models folder (default: the starters)",
+    )
+    parser.add_argument("--json", action="store_true")
+    return parser
