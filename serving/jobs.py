@@ -144,7 +144,8 @@ class Jobs:
         """Go on with what an earlier process has left, if there is anything."""
         used = self._settings.database is not None or (self._settings.folder / DATABASE).exists()
         if used:
-            await self._open()
+            with contextlib.suppress(NotReady):  # logged; pictures are served without jobs
+                await self._open()
 
     async def stop(self) -> None:
         """Give back what is worked on; another replica, or the next process, goes on with it."""

@@ -31,7 +31,14 @@ GONE = 410  # the receiver's word for: never again
 _ROUTED_V6 = ip_network("2000::/3")
 _NOT_PUBLIC = [
     ip_network(network)
-    for network in ("192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+    for network in (
+        "192.0.0.0/24",
+        "192.88.99.0/24",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "3fff::/20",
+    )
 ]
 
 

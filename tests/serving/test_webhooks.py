@@ -1,0 +1,302 @@
+import asyncio
+import base64
+import hashlib
+import hmac
+import http.server
+import json
+import socket
+import threading
+from ipaddress import ip_address
+
+import httpcore
+import httpx
+import pytest
+
+from serving.errors import ForbiddenAddress
+from serving.webhooks import (
+    RETRY_SECONDS,
+    Guard,
+    GuardedNetwork,
+    WebhookFailed,
+    Webhooks,
+    is_public,
+    retry_after_seconds,
+    secret_text,
+    signature_headers,
+)
+
+SECRET = b"s" * 32
+
+FORBIDDEN = [
+    "127.0.0.1",
+    "127.8.9.1",
+    "0.0.0.0",
+    "10.0.0.1",
+    "172.16.0.1",
+    "192.168.1.1",
+    "169.254.169.254",
+    "100.64.0.1",
+    "192.0.0.8",
+    "192.0.2.1",
+    "192.88.99.1",
+    "198.18.0.1",
+    "198.51.100.7",
+    "203.0.113.7",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "[::]",
+    "[::1]",
+    "[::ffff:127.0.0.1]",
+    "[::ffff:10.0.0.1]",
+    "[::127.0.0.1]",
+    "[64:ff9b::7f00:1]",
+    "[64:ff9b:1::7f00:1]",
+    "[2002:7f00:1::1]",
+    "[2001::1]",
+    "[2001:db8::1]",
+    "[fc00::1]",
+    "[fd12::1]",
+    "[fe80::1]",
+    "[ff02::1]",
+    "[100::1]",
+    "localhost",
+    "2130706433",  # 127.0.0.1 as one number
+    "0x7f.1",
+    "0177.0.0.1",
+]
+
+
+class NoPackets(httpcore.AsyncNetworkBackend):
+    """A network that remembers who was called."""
+
+    def __init__(self):
+        self.called = []
+
+    async def connect_tcp(self, host, port, *_, **__):
+        self.called.append((host, port))
+        raise httpcore.ConnectError("nobody there")
+
+
+@pytest.fixture(scope="module")
+def listener():
+    """A socket on this machine that must hear nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server
+
+
+@pytest.mark.parametrize("host", FORBIDDEN)
+def test_webhook_into_our_own_networks_sends_nothing(host, listener):
+    port, network = listener.getsockname()[1], NoPackets()
+    url = f"http://{host}:{port}/hook"
+    guard = Guard()
+
+    async def attempt():
+        with pytest.raises(ForbiddenAddress):
+            await guard.check(url)
+        hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=5)
+        with pytest.raises(ForbiddenAddress):
+            await hooks.deliver(url, SECRET, "id", b"{}")
+
+    asyncio.run(attempt())
+    assert network.called == []
+    with pytest.raises(BlockingIOError):
+        listener.accept()
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111"])
+def test_addresses_of_the_internet_are_public(address):
+    assert is_public(ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://8.8.8.8/",
+        "file:///etc/passwd",
+        "http://",
+        "http://user:word@8.8.8.8/",
+        "http://8.8.8.8/" + "a" * 2000,
+        "http://\u0660.0.0.1/",
+        "http://no-such-host.invalid/",
+    ],
+)
+def test_what_is_no_address_of_a_webhook_is_refused(url):
+    with pytest.raises(ForbiddenAddress):
+        asyncio.run(Guard().check(url))
+
+
+def test_name_with_one_private_address_among_public_ones_is_refused():
+    async def resolve(host, port):
+        return ["8.8.8.8", "10.0.0.1"]
+
+    with pytest.raises(ForbiddenAddress, match=r"10\.0\.0\.1"):
+        asyncio.run(Guard(resolve=resolve).check("http://both.example/"))
+
+
+def test_name_that_is_rebound_after_its_check_is_refused_at_the_connection():
+    answers = [["8.8.8.8"], ["127.0.0.1"]]
+
+    async def resolve(host, port):
+        return answers.pop(0)
+
+    network = NoPackets()
+
+    async def attempt():
+        guard = Guard(resolve=resolve)
+        await guard.check("http://rebound.example/")
+        hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=5)
+        with pytest.raises(ForbiddenAddress):
+            await hooks.deliver("http://rebound.example/", SECRET, "id", b"{}")
+
+    asyncio.run(attempt())
+    assert network.called == []
+
+
+def test_connection_goes_to_the_address_that_was_looked_at():
+    async def resolve(host, port):
+        return ["8.8.8.8"]
+
+    network = NoPackets()
+
+    async def attempt():
+        hooks = Webhooks(GuardedNetwork(Guard(resolve=resolve), network), timeout_seconds=5)
+        with pytest.raises(WebhookFailed):
+            await hooks.deliver("http://once.example:81/", SECRET, "id", b"{}")
+
+    asyncio.run(attempt())
+    assert network.called == [("8.8.8.8", 81)]
+
+
+class Receiver:
+    """A client's server: answers `statuses` in turn, the last one for ever; -1 never answers."""
+
+    def __init__(self, *statuses):
+        self.statuses = list(statuses)
+        self.heard = []
+        self.stop = threading.Event()
+        receiver = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                receiver.heard.append((dict(self.headers), body))
+                statuses = receiver.statuses
+                status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
+                if status < 0:
+                    receiver.stop.wait(30)
+                    return
+                self.send_response(status)
+                self.send_header("Location", "http://127.0.0.1:1/elsewhere")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/hook"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+def deliver(url, timeout_seconds=5.0):
+    guard = Guard(["127.0.0.0/8"])
+    hooks = Webhooks(GuardedNetwork(guard), timeout_seconds)
+    asyncio.run(hooks.deliver(url, SECRET, "msg_1", b'{"a":1}'))
+
+
+def test_delivery_carries_a_signature_that_the_receiver_can_check():
+    with Receiver(204) as receiver:
+        deliver(receiver.url)
+    [(headers, body)] = receiver.heard
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    expected = base64.b64encode(hmac.digest(SECRET, signed, hashlib.sha256)).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+def test_signature_is_that_of_the_standards_own_example():
+    # The example of the specification: key, id and time as its libraries' tests have them.
+    secret = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    headers = signature_headers(
+        secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
+    )
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize("status", [302, 307, 400, 500])
+def test_answer_that_is_no_yes_fails_and_redirects_are_not_followed(status):
+    with Receiver(status) as receiver, pytest.raises(WebhookFailed, match=str(status)):
+        deliver(receiver.url)
+    assert len(receiver.heard) == 1
+
+
+def test_receiver_that_is_gone_wants_no_more():
+    with Receiver(410) as receiver, pytest.raises(WebhookFailed) as failed:
+        deliver(receiver.url)
+    assert failed.value.forever
+
+
+def test_receiver_that_never_answers_fails_in_time():
+    with Receiver(-1) as receiver, pytest.raises(WebhookFailed):
+        deliver(receiver.url, timeout_seconds=0.1)
+
+
+def test_retries_wait_longer_each_time_and_end():
+    waits = [retry_after_seconds(attempt) for attempt in range(1, len(RETRY_SECONDS) + 1)]
+    assert waits == sorted(waits)
+    assert retry_after_seconds(len(RETRY_SECONDS) + 1) is None
+
+
+def test_finished_job_is_told_though_another_receiver_never_answers(
+    picture_server, models_folder, noise_png
+):
+    server = picture_server(
+        models_folder,
+        jobs={"poll_seconds": 0.05, "webhook_networks": ("127.0.0.0/8",), "webhook_seconds": 20},
+    )
+    with Receiver(-1) as silent, Receiver(200) as receiver:
+        for url in (silent.url, receiver.url):
+            answer = httpx.post(
+                f"{server.url}/v1/jobs",
+                params={"webhook": url},
+                content=noise_png(8, 8),
+                timeout=30,
+            )
+            assert answer.status_code == 202
+        job = answer.json()
+        server.wait_for(lambda: receiver.heard)
+        server.stop()
+    [(headers, body)] = receiver.heard
+    told = json.loads(body)
+    assert (told["type"], told["data"]["id"]) == ("job.done", job["id"])
+    secret = base64.b64decode(job["webhook_secret"].removeprefix("whsec_"))
+    again = signature_headers(
+        secret, headers["webhook-id"], int(headers["webhook-timestamp"]), body
+    )
+    assert again["webhook-signature"] == headers["webhook-signature"]
+
+
+def test_job_with_a_forbidden_webhook_is_refused(server, noise_png):
+    answer = httpx.post(
+        f"{server.url}/v1/jobs",
+        params={"webhook": "http://169.254.169.254/latest"},
+        content=noise_png(8, 8),
+        timeout=30,
+    )
+    assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden-address")
+
+
+def test_secret_is_written_as_the_standards_libraries_take_it():
+    assert secret_text(b"\x00" * 3) == "whsec_AAAA"
