@@ -142,7 +142,39 @@ def grace(resources: list[Resource]) -> Iterator[str]:
                 yield f"{_name(owner)}: is killed before its drain of {drain_seconds:.0f} s is over"
 
 
-RULES: tuple[Rule, ...] = (quantities, selectors, ports, references, hardening, settings, grace)
+def machines(resources: list[Resource]) -> Iterator[str]:
+    """A training waits for as many machines as its Job starts, at names that a Service makes."""
+    headless = {
+        service["metadata"]["name"]
+        for service in _of_kind(resources, "Service")
+        if service["spec"].get("clusterIP") == "None"
+    }
+    for job in _of_kind(resources, "Job"):
+        spec, pod = job["spec"], job["spec"]["template"]["spec"]
+        numbers = {"completions": spec.get("completions"), "parallelism": spec.get("parallelism")}
+        numbers |= {
+            entry["name"]: int(entry["value"])
+            for container in pod["containers"]
+            for entry in container.get("env", [])
+            if entry["name"] == "MACHINES"
+        }
+        if len(set(numbers.values())) > 1:
+            told = ", ".join(f"{name} {number}" for name, number in numbers.items())
+            yield f"{_name(job)}: these are one number: {told}"
+        if "subdomain" in pod and pod["subdomain"] not in headless:
+            yield f"{_name(job)}: there is no headless Service/{pod['subdomain']}"
+
+
+RULES: tuple[Rule, ...] = (
+    quantities,
+    selectors,
+    ports,
+    references,
+    hardening,
+    settings,
+    grace,
+    machines,
+)
 
 
 def _name(resource: Resource) -> str:

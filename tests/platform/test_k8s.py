@@ -31,8 +31,8 @@ def test_overlays_hold(copied: Path) -> None:
     rendered = {
         path.stem: list(yaml.safe_load_all(path.read_text())) for path in (copied / "out").iterdir()
     }
-    assert set(rendered) == {"dev", "prod"}
-    for resources in rendered.values():
+    assert set(rendered) == {"dev", "prod", "train"}
+    for resources in (rendered["dev"], rendered["prod"]):
         assert {"sharpline", "mlflow"} <= {
             resource["metadata"]["name"]
             for resource in resources
@@ -126,6 +126,18 @@ SERVE, NETWORK = "k8s/base/serve.yaml", "k8s/base/network.yaml"
             "component: serve",
             "component: server",
             "ServiceMonitor/sharpline: no Service has the labels",
+        ),
+        (
+            "k8s/overlays/train/kustomization.yaml",
+            "parallelism: 2",
+            "parallelism: 3",
+            "these are one number: completions 2, parallelism 3, MACHINES 2",
+        ),
+        (
+            "k8s/components/train/job.yaml",
+            "subdomain: sharpline-train",
+            "subdomain: train",
+            "there is no headless Service/train",
         ),
         (
             "k8s/overlays/dev/kustomization.yaml",
