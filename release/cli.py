@@ -1,4 +1,4 @@
-"""`sharpline register`, `gate`, `promote`, `rollback` and `models follow`."""
+"""`sharpline register`, `gate`, `promote`, `rollback`, `canary`, `shadow`, `models follow`."""
 
 import argparse
 import os
@@ -10,12 +10,12 @@ from types import FrameType
 from release.follow import Follower, Look
 from release.follow import follow as keep_following
 from release.gate import Gate
-from release.promote import Promotion, challenge, crown
+from release.promote import Promotion, Stand, challenge, clear, crown, set_canary, set_shadow
 from release.promote import promote as promote_version
 from release.promote import rollback as roll_back
 from release.registry import Registry
 from release.rules import load_rules
-from release.versions import Version
+from release.versions import Side, Version
 from superres.bundle import load_bundle
 from superres.console import emit, say, show
 from superres.environment import state_folder
@@ -99,6 +99,42 @@ def rollback(argv: Sequence[str]) -> int:
     return 0
 
 
+def canary(argv: Sequence[str]) -> int:
+    """Let a proven version answer a share of the clients in the champion's place, or none again."""
+    parser = _side_parser("canary", canary)
+    parser.add_argument("--percent", type=_percent, metavar="P", help="share of clients, 1 to 99")
+    parser.add_argument(
+        "--evidence",
+        type=Path,
+        metavar="PATH",
+        help="the gate's, as for `promote`; not needed where a canary's share shrinks",
+    )
+    words = parser.parse_args(argv)
+    percent: int | None = words.percent
+    if words.off and (percent is not None or words.evidence is not None):
+        parser.error("--off takes neither --percent nor --evidence")
+    if not words.off and percent is None:
+        parser.error("which share of the clients? give --percent P")
+    registry = _registry(words)
+    if percent is None:
+        done = clear(registry, words.model, "canary")
+    else:
+        done = set_canary(registry, words.model, words.version, percent, words.evidence)
+    _answer_stand(words, "canary", done)
+    return 0
+
+
+def shadow(argv: Sequence[str]) -> int:
+    """Have a version compared with the champion on live pictures; clients never see its answers."""
+    words = _side_parser("shadow", shadow).parse_args(argv)
+    registry = _registry(words)
+    if words.off:
+        _answer_stand(words, "shadow", clear(registry, words.model, "shadow"))
+    else:
+        _answer_stand(words, "shadow", set_shadow(registry, words.model, words.version))
+    return 0
+
+
 def follow(argv: Sequence[str]) -> int:
     """Keep a folder of bundles equal to the registry's aliases, until interrupted."""
     parser = _parser("models follow", follow)
@@ -160,6 +196,15 @@ def _add_model(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument("--version", type=int, metavar="V", help=f"the version {which}")
 
 
+def _side_parser(words: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
+    parser = _parser(words, command)
+    parser.add_argument("model", metavar="MODEL")
+    who = parser.add_mutually_exclusive_group(required=True)
+    who.add_argument("--version", type=int, metavar="V", help=f"the version to be {words}")
+    who.add_argument("--off", action="store_true", help=f"let nobody be {words}")
+    return parser
+
+
 def _registry(words: argparse.Namespace) -> Registry:
     if not words.registry:
         raise UsageError(
@@ -187,6 +232,16 @@ def _answer_promotion(words: argparse.Namespace, done: Promotion) -> None:
     _answer(words, result, f"{done.champion.model}: {done.champion} {how}, after {before}")
 
 
+def _answer_stand(words: argparse.Namespace, side: Side, done: Stand) -> None:
+    now, before = (None if who is None else who.number for who in (done.now, done.before))
+    result: dict[str, object] = {"model": done.model, side: now, f"{side}_before": before}
+    text = f"{done.model}: {done.now or 'nobody'} is {side}, before {done.before or 'nobody'}"
+    if side == "canary":
+        result["percent"] = done.percent
+        text += f"; it answers {done.percent}% of the clients" if done.now else ""
+    _answer(words, result | {"changed": done.changed}, text)
+
+
 def _answer_look(words: argparse.Namespace, look: Look) -> None:
     champions = {model: entry.champion for model, entry in look.index.items()}
     result = {
@@ -203,6 +258,13 @@ def _seconds(text: str) -> float:
     value = float(text)
     if not 0 < value <= 3600:
         raise argparse.ArgumentTypeError("must be over 0 and at most 3600 seconds")
+    return value
+
+
+def _percent(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 99:
+        raise argparse.ArgumentTypeError("must be 1 to 99; --off ends it, `promote` makes it all")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Promotion and its way back, each under the model's lock."""
+"""Promotion, its way back, and who stands beside the champion, each under the model's lock."""
 
 import tempfile
 from dataclasses import dataclass
@@ -6,13 +6,17 @@ from pathlib import Path
 
 from release.evidence import Contender, Evidence, evidence_path, read_evidence
 from release.registry import Registry
-from release.versions import AliasMoved, NotRegistered, Version
+from release.versions import AliasMoved, NotRegistered, Side, Standing, Version
 from superres.errors import SharplineError
 from superres.files import sha256_file
 
 
 class NotProven(SharplineError):
-    """The evidence does not allow this promotion."""
+    """The evidence does not let this version answer clients, or there is none."""
+
+
+class NotBeside(SharplineError):
+    """The version cannot stand beside the champion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +28,20 @@ class Promotion:
     changed: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stand:
+    """Who is canary or shadow now and who was before; None is nobody.
+
+    `percent` is the share of clients in [0, 99] that `now` answers, 0 unless it is the canary.
+    """
+
+    model: str
+    now: Version | None
+    before: Version | None
+    percent: int
+    changed: bool
+
+
 def promote(registry: Registry, model: str, number: int | None, evidence: Path) -> Promotion:
     """Make the version that `evidence` speaks of the champion, and the champion `previous`.
 
@@ -31,28 +49,23 @@ def promote(registry: Registry, model: str, number: int | None, evidence: Path) 
     not the newest that the gate wrote for this version, or compares with a champion of the past;
     BrokenBundle where the registry no longer holds the bytes that were judged.
     """
-    path = evidence_path(evidence)
-    found = read_evidence(path)
-    version = registry.version(model, found.challenger.version if number is None else number)
-    _require_about(found, version)
-    with tempfile.TemporaryDirectory(prefix="sharpline-promote-") as scratch:
-        registry.fetch(version, Path(scratch) / "bundle")
+    proof = _proof(registry, model, number, evidence)
+    version, compared = proof.version, proof.evidence.champion
     with registry.lock(model):
         standing = registry.standing(model)
-        if standing.champion == version and _same(standing.previous, found.champion):
+        if standing.champion == version and _same(standing.previous, compared):
             # The same promotion once more, by a step that was tried again: it is done.
+            _withdraw(registry, standing, version)
             return Promotion(champion=version, before=standing.previous, changed=False)
-        _require_newest(registry.version(model, version.number), path)
-        if not _same(standing.champion, found.champion):
-            raise NotProven(
-                f"the champion of {model} is {standing.champion or 'nobody'} now, but the evidence "
-                f"compares with {_described(found.champion)}; run `sharpline gate {model}` again"
-            )
+        proof.require_current(registry, standing)
         # In this order a crash between the two leaves the champion as it was.
         registry.move_alias(model, "previous", standing.champion, expected=standing.previous)
         registry.move_alias(model, "champion", version, expected=standing.champion)
         if standing.challenger == version:
             registry.move_alias(model, "challenger", None, expected=version)
+        # Last, so that the clients of a canary that is promoted never fall back in between.
+        _withdraw(registry, standing, version)
+        registry.note(version, "promoted")
     return Promotion(champion=version, before=standing.champion)
 
 
@@ -70,9 +83,74 @@ def rollback(registry: Registry, model: str) -> Promotion:
             raise NotRegistered(f"{model} has no previous champion to go back to")
         if fallen is not None:
             registry.bind_evidence(fallen, None)
+            # First, so that it answers nobody from the moment on that it is no champion.
+            _withdraw(registry, standing, fallen)
         registry.move_alias(model, "champion", previous, expected=fallen)
         registry.move_alias(model, "previous", None, expected=previous)
+        _withdraw(registry, standing, previous)
+        if fallen is not None:
+            registry.note(fallen, "rolled_back", f"{previous} is champion again")
     return Promotion(champion=previous, before=fallen)
+
+
+def set_canary(
+    registry: Registry, model: str, number: int, percent: int, evidence: Path | None
+) -> Stand:
+    """Let a version answer `percent` of the clients, 1 to 99, in the champion's place.
+
+    It answers clients, so it needs what a promotion needs: the newest passing evidence for its very
+    bytes, against the champion of now. Only a canary whose share does not grow needs none: to
+    expose fewer clients must be easy. Raises NotProven without; NotBeside for the champion itself
+    or where there is no champion; NotRegistered for a version that does not exist.
+    """
+    proof = None if evidence is None else _proof(registry, model, number, evidence)
+    version = registry.version(model, number) if proof is None else proof.version
+    with registry.lock(model):
+        standing = registry.standing(model)
+        _require_beside(standing, version)
+        held = standing.canary_percent or 0 if standing.canary == version else 0
+        if proof is not None:
+            proof.require_current(registry, standing)
+        elif percent > held:
+            raise NotProven(
+                f"{version} of {model} would answer clients, and there is no proof that it may: "
+                f"run `sharpline gate {model} --version {number} --on PICTURES` and name what it "
+                "wrote with --evidence"
+            )
+        changed = percent != held
+        if changed:
+            registry.set_canary(model, version, percent)
+            registry.note(version, "canary", f"{percent} percent")
+    return Stand(model=model, now=version, before=standing.canary, percent=percent, changed=changed)
+
+
+def set_shadow(registry: Registry, model: str, number: int) -> Stand:
+    """Have a version compared with the champion on live tiles.
+
+    It answers nobody, so it needs no proof. Raises NotBeside for the champion itself or where there
+    is no champion, NotRegistered for a version that does not exist.
+    """
+    version = registry.version(model, number)
+    with registry.lock(model):
+        standing = registry.standing(model)
+        _require_beside(standing, version)
+        changed = standing.shadow != version
+        if changed:
+            registry.set_shadow(model, version)
+            registry.note(version, "shadow")
+    return Stand(model=model, now=version, before=standing.shadow, percent=0, changed=changed)
+
+
+def clear(registry: Registry, model: str, side: Side) -> Stand:
+    """Let nobody be canary, or shadow, of a model. Raises NotRegistered for an unknown model."""
+    with registry.lock(model):
+        standing = registry.standing(model)
+        before: Version | None = getattr(standing, side)
+        # Also where nobody is: a tag may name a version that is gone.
+        registry.clear(model, side)
+        if before is not None:
+            registry.note(before, f"{side}_off")
+    return Stand(model=model, now=None, before=before, percent=0, changed=before is not None)
 
 
 def crown(registry: Registry, version: Version) -> bool:
@@ -93,6 +171,55 @@ def challenge(registry: Registry, version: Version) -> bool:
             return False
         registry.move_alias(version.model, "challenger", version, expected=standing.challenger)
     return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Proof:
+    """Passing evidence about a version, whose bytes the registry still holds."""
+
+    version: Version
+    evidence: Evidence
+    path: Path
+
+    def require_current(self, registry: Registry, standing: Standing) -> None:
+        """Raise NotProven where the gate or the champion has moved on; under the lock."""
+        model = self.version.model
+        _require_newest(registry.version(model, self.version.number), self.path)
+        if not _same(standing.champion, self.evidence.champion):
+            raise NotProven(
+                f"the champion of {model} is {standing.champion or 'nobody'} now, but the evidence "
+                f"compares with {_described(self.evidence.champion)}; run `sharpline gate {model}` "
+                "again"
+            )
+
+
+def _proof(registry: Registry, model: str, number: int | None, evidence: Path) -> _Proof:
+    """Read the evidence and fetch the bytes that it speaks of; raises as `promote` does."""
+    path = evidence_path(evidence)
+    found = read_evidence(path)
+    version = registry.version(model, found.challenger.version if number is None else number)
+    _require_about(found, version)
+    with tempfile.TemporaryDirectory(prefix="sharpline-proof-") as scratch:
+        registry.fetch(version, Path(scratch) / "bundle")
+    return _Proof(version=version, evidence=found, path=path)
+
+
+def _require_beside(standing: Standing, version: Version) -> None:
+    if standing.champion is None:
+        raise NotBeside(
+            f"{standing.model} has no champion to stand beside, so nothing of it is served; "
+            "promote a version first"
+        )
+    if standing.champion == version:
+        raise NotBeside(f"{version} of {standing.model} is the champion: it answers everybody")
+
+
+def _withdraw(registry: Registry, standing: Standing, version: Version) -> None:
+    """Take a version from beside the champion, where it stands there."""
+    if standing.canary == version:
+        registry.clear(standing.model, "canary")
+    if standing.shadow == version:
+        registry.clear(standing.model, "shadow")
 
 
 def _require_about(evidence: Evidence, version: Version) -> None:

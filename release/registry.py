@@ -8,7 +8,8 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from release.versions import (
     BUNDLE_ID,
     BUNDLE_TAG,
     CANARY_PERCENT_TAG,
+    CANARY_TAG,
     EVIDENCE_TAG,
+    SHADOW_TAG,
     Alias,
     AliasMoved,
     NotRegistered,
     RegistryAway,
+    Side,
     Standing,
     Version,
     numbers_of,
@@ -28,7 +32,7 @@ from release.versions import (
     version_of,
 )
 from superres.bundle import BrokenBundle, Bundle, load_bundle
-from superres.environment import state_folder
+from superres.environment import person, state_folder
 from superres.files import file_lock, sha256_file
 
 MODEL_NAME = re.compile(r"\w[\w.-]*")
@@ -132,15 +136,23 @@ class Registry:
                     return tuple(sorted(names))
 
     def standing(self, model: str) -> Standing:
-        """Which versions stand where at this moment. Raises NotRegistered for an unknown model."""
+        """Which versions stand where at this moment. Raises NotRegistered for an unknown model.
+
+        A canary or shadow that names no version any more is nobody: MLflow takes a deleted
+        version's aliases away with it, but leaves tags of the model as they were.
+        """
         with self._asking():
             numbers = numbers_of(self._client.get_registered_model(model))
         percent = numbers.pop(CANARY_PERCENT_TAG, None)
         versions = {
             role: self.version(model, numbers[role])
-            for role in ("champion", "challenger", "previous", "canary", "shadow")
+            for role in ("champion", "challenger", "previous")
             if role in numbers
         }
+        for side in ("canary", "shadow"):
+            if side in numbers:
+                with suppress(NotRegistered):
+                    versions[side] = self.version(model, numbers[side])
         return Standing(
             model=model,
             canary_percent=None if percent is None else min(percent, 100),
@@ -189,6 +201,41 @@ class Registry:
                 self._client.set_registered_model_alias(model, alias, str(to.number))
             elif current is not None:
                 self._client.delete_registered_model_alias(model, alias)
+
+    def set_canary(self, model: str, to: Version, percent: int) -> None:
+        """Let `to` answer `percent` of the clients. Call it with the promotion lock held."""
+        before = self.standing(model).canary
+        with self._asking():
+            if before is not None and before != to:
+                # Tags are set one by one: the new share must never be seen with the old canary.
+                self._client.delete_registered_model_tag(model, CANARY_TAG)
+            self._client.set_registered_model_tag(model, CANARY_PERCENT_TAG, str(percent))
+            self._client.set_registered_model_tag(model, CANARY_TAG, str(to.number))
+
+    def set_shadow(self, model: str, to: Version) -> None:
+        """Let `to` be compared with the champion. Call it with the promotion lock held."""
+        with self._asking():
+            self._client.set_registered_model_tag(model, SHADOW_TAG, str(to.number))
+
+    def clear(self, model: str, side: Side) -> None:
+        """Let nobody be canary, or shadow, whatever the tags say; harmless where nobody is.
+
+        Call it with the promotion lock held.
+        """
+        tags = (CANARY_TAG, CANARY_PERCENT_TAG) if side == "canary" else (SHADOW_TAG,)
+        with self._asking():
+            for tag in tags:
+                self._client.delete_registered_model_tag(model, tag)
+
+    def note(self, version: Version, deed: str, detail: str = "") -> None:
+        """Write down on a version when and by whom something was decided about it.
+
+        It is the tag `deed` of the version, which keeps the last time only.
+        """
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        text = f"{when} by {person()}" + (f": {detail}" if detail else "")
+        with self._asking():
+            self._client.set_model_version_tag(version.model, str(version.number), deed, text)
 
     def bind_evidence(self, version: Version, evidence: Path | None) -> None:
         """Bind a version to its newest evidence file, the only one that `promote` accepts.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from superres.errors import SharplineError
 
 Alias = Literal["champion", "challenger", "previous"]
+Side = Literal["canary", "shadow"]  # what stands beside a champion, as a tag of the model
 
 BUNDLE_TAG, EVIDENCE_TAG = "bundle_id", "evidence_sha256"
 CANARY_TAG, CANARY_PERCENT_TAG, SHADOW_TAG = "canary", "canary_percent", "shadow"

@@ -25,11 +25,14 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command("superres.cli:evaluate", "score a model on pictures", "release"),
     "data": Command("training.data.cli:data", "build and inspect sets of training pairs", "train"),
     "train": Command("training.cli:train", "train a recipe into a bundle", "train"),
+    "client": Command("sharpline.client.cli:client", "have a server enlarge pictures", "serve"),
     "passport": Command("sharpline.passport:passport", "say what made a picture", "all"),
     "register": Command("release.cli:register", "enter a bundle in the registry", "release"),
     "gate": Command("release.cli:gate", "judge a challenger against the champion", "release"),
     "promote": Command("release.cli:promote", "make a proven version the champion", "release"),
     "rollback": Command("release.cli:rollback", "return to the champion before", "release"),
+    "canary": Command("release.cli:canary", "let a version answer some clients", "release"),
+    "shadow": Command("release.cli:shadow", "compare a version on live pictures", "release"),
     "models pull": Command(
         "training.models_cli:pull", "fetch official weights as a bundle", "train"
     ),

@@ -1,6 +1,8 @@
 """The environment variables that every room understands; serving adds its own settings to these."""
 
+import getpass
 import os
+import socket
 from pathlib import Path
 
 SHARED = {
@@ -10,6 +12,8 @@ SHARED = {
     "SHARPLINE_PARENT_RUN": "name of the MLflow run that a training stands under",
     "SHARPLINE_METRIC_WEIGHTS": "folder with the authors' weights of LPIPS and DISTS",
     "SHARPLINE_VGG19": "torchvision's weights of VGG19, which the perceptual loss asks",
+    "SHARPLINE_URL": "address of the picture server that `sharpline client` asks",
+    "SHARPLINE_KEY": "API key that `sharpline client` sends",
     "SHARPLINE_THREADS": "CPU threads one process may use (default: all cores)",
 }
 
@@ -22,6 +26,15 @@ def state_folder() -> Path:
 def mlflow_uri() -> str | None:
     """The address of the MLflow server, None where none is set."""
     return os.environ.get("SHARPLINE_MLFLOW_URI") or None
+
+
+def person() -> str:
+    """Who runs this command and where, as user@host: for records of who decided something."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user id without a name
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def cpu_threads() -> int:

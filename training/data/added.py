@@ -1,14 +1,11 @@
 """Own folders become sources by one way only: with a licence and the word of whoever adds them."""
 
-import getpass
-import os
 import re
 import shlex
-import socket
 from pathlib import Path
 
 from superres.consent import refuse_clients_pictures, refuse_marked_below
-from superres.environment import state_folder
+from superres.environment import person, state_folder
 from superres.errors import UsageError
 from superres.files import file_lock
 from superres.image import list_pictures
@@ -64,7 +61,7 @@ def add_folder(
             lr_folder=lr_folder,
             scale=scale,
             watched=watched,
-            terms=Terms(licence=stated, statement=STATEMENT, by=_user(), at=now()),
+            terms=Terms(licence=stated, statement=STATEMENT, by=person(), at=now()),
         )
         if isinstance(before, Added):
             record = _after(before, record, replace)
@@ -142,11 +139,3 @@ def _require_one_name(folder: Path, name: str) -> None:
             f"{folder} is a source already, as {other.name} under the licence "
             f"{other.terms.licence!r}; one folder has one name and one licence"
         )
-
-
-def _user() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user id without a name
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
