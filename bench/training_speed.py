@@ -35,7 +35,7 @@ from training.loop import Loop, Surroundings
 from training.publish import Origin, draft
 from training.recipe import Recipe, Stage, load_recipe
 from training.tracking import MlflowRemote, RunNotes, Tracker
-from training.validate import validate
+from training.validate import held_out, validate
 
 # Our networks' names and parameters in basicsr's words.
 THEIRS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}
@@ -261,6 +261,7 @@ def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
     net = build(recipe.arch.name, recipe.arch.parameters)
     origin = Origin(
         recipe=recipe,
+        profile="full",
         dataset=dataset,
         info=read_info(dataset),
         parent=None,
@@ -268,7 +269,8 @@ def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
         device="cpu",
     )
     began = time.perf_counter()
-    validate(draft(origin, net.state_dict(), root / "draft"), dataset, root / "samples")
+    candidate = draft(origin, net.state_dict(), root / "draft")
+    validate(candidate, held_out(dataset, origin.profile), root / "samples")
     return time.perf_counter() - began
 
 

@@ -47,11 +47,13 @@ class Bounds(_Part):
     """Largest errors against the canonical result, in grey levels of 255, as measured.
 
     `seam_levels` is for tiles against the whole picture; `precision_levels` holds, per reduced
-    precision, the level that 99.9% of the values stay within.
+    precision, the level that 99.9% of the values stay within. `pictures` is how many they were
+    measured on, None in bundles that do not say.
     """
 
     seam_levels: float
     precision_levels: dict[str, float] = Field(default_factory=dict)
+    pictures: int | None = None
 
 
 class Dataset(_Part):

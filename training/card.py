@@ -90,10 +90,17 @@ def _limits(info: BundleInfo) -> str:
     return (
         f"## Bounds and limits\n\nTiles with a halo of {info.halo} pixels are within "
         f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
-        "99.9% of the values. Made for pictures damaged as by "
+        f"99.9% of the values{_measured_on(info)}. Made for pictures damaged as by "
         f"`{info.training.degradation}`: other damage (noise, blur, other compression) is likely "
         "to be kept or made stronger. " + (INVENTS if info.training.invents_detail else KEEPS)
     )
+
+
+def _measured_on(info: BundleInfo) -> str:
+    pictures = info.bounds.pictures
+    if pictures is None:
+        return ""
+    return f", as measured on {pictures} {'picture' if pictures == 1 else 'pictures'}"
 
 
 def _made_for(info: BundleInfo) -> str:

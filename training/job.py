@@ -32,7 +32,7 @@ from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs import Run, RunKey, open_run
 from training.state import weight_bytes
 from training.tracking import DESCRIPTION_TAG, MlflowRemote, Spool, Tracker, send, tracked
-from training.validate import Validated, metrics, validate
+from training.validate import Validated, held_out, metrics, validate
 
 DRAFT = "draft"
 
@@ -78,6 +78,7 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
     refuse_without_space(job.runs, weight_bytes(net, recipe))
     origin = Origin(
         recipe=recipe,
+        profile=cast(Profile, job.profile),
         dataset=job.data,
         info=info,
         parent=parent,
@@ -119,7 +120,6 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
         notes = run_notes(
             origin,
             stage,
-            profile=job.profile,
             name=this_run.folder.name,
             parent_run=job.parent_run,
         )
@@ -207,7 +207,7 @@ def _validate_draft(
         origin, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
     )
     samples = this_run.samples / f"step-{step:08d}"
-    validated = validate(candidate, origin.dataset, samples)
+    validated = validate(candidate, held_out(origin.dataset, origin.profile), samples)
     if validated is None:
         say("the dataset holds no pictures out: the bundle will have no scores")
         return candidate, None

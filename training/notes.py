@@ -6,20 +6,17 @@ from pathlib import Path
 
 import torch
 
-from superres.evaluate import pairs_from_dataset
 from superres.files import sha256_bytes, sha256_file, write_bytes
 from training.publish import Origin, git_commit
 from training.recipe import Stage
 from training.tracking import RunNotes
-from training.validate import CHANNEL
+from training.validate import CHANNEL, held_out
 
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 PACKAGES_NAME = "packages.txt"
 
 
-def run_notes(
-    origin: Origin, stage: Stage, *, profile: str, name: str, parent_run: str | None
-) -> RunNotes:
+def run_notes(origin: Origin, stage: Stage, *, name: str, parent_run: str | None) -> RunNotes:
     """The parameters and tags of a run; `parent_run` names the run that it stands under."""
     recipe, parent = origin.recipe, origin.parent
     flat = {
@@ -31,7 +28,7 @@ def run_notes(
     flat |= {f"arch.{key}": value for key, value in recipe.arch.parameters.items()}
     flat |= {
         "arch": recipe.arch.name,
-        "profile": profile,
+        "profile": origin.profile,
         "device": origin.device,
         "threads": torch.get_num_threads(),
         "parent": parent.id if parent else None,
@@ -62,10 +59,8 @@ def write_packages(folder: Path) -> Path:
 
 def _protocol(origin: Origin) -> str:
     """How the figures under validation/ are measured: they are compared under no other."""
-    info = origin.info
-    if not info.splits.get("validation"):
-        return "none"
-    return str(pairs_from_dataset(origin.dataset, info.scale, "validation").protocol(CHANNEL))
+    pairs = held_out(origin.dataset, origin.profile)
+    return str(pairs.protocol(CHANNEL)) if pairs else "none"
 
 
 def _environment() -> dict[str, str]:

@@ -33,12 +33,15 @@ from superres.upscale import Upscaler
 from training.card import model_card
 from training.initial import Initial
 from training.licence import commercial_use
-from training.recipe import Recipe
+from training.recipe import Profile, Recipe
 from training.tolerance import halo_candidates, measure_precision, measure_seam, tile_buckets
 
 OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
 DRAFT_LEAST_HALO = 16
 PROBE_SIDE, PROBES = 64, 3
+# A smoke shows that a recipe runs to its end: one picture, just larger than a tile's core, so that
+# there is a seam to measure. Probes are what publishing a deep network costs.
+SMOKE_PROBE_SIDE, SMOKE_PROBES = 40, 1
 GOLDEN_SIDE = 48
 
 
@@ -48,6 +51,7 @@ class Origin:
     over from there."""
 
     recipe: Recipe
+    profile: Profile
     dataset: Path
     info: DatasetInfo
     parent: Initial | None
@@ -84,7 +88,7 @@ def publish(
     return finish(
         info,
         candidate,
-        _probes(origin.dataset),
+        _probes(origin),
         lambda info: model_card(info, origin.info),
         folder,
     )
@@ -153,7 +157,9 @@ def finish(
     )
     reduced = list(_reduced_backends(candidate))
     levels = measure_precision(exact, reduced, info.geometry, pictures)
-    bounds = Bounds(seam_levels=seam.levels, precision_levels={"bf16": levels})
+    bounds = Bounds(
+        seam_levels=seam.levels, precision_levels={"bf16": levels}, pictures=len(pictures)
+    )
     info = info.model_copy(update={"bounds": bounds})
     upscaler = Upscaler(Bundle(root=candidate.root, info=info, id=""), exact)
     golden_input = Picture(rgb_hwc=middle(pictures[0], GOLDEN_SIDE))
@@ -254,10 +260,12 @@ def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
             continue
 
 
-def _probes(dataset: Path) -> list[npt.NDArray[np.uint8]]:
+def _probes(origin: Origin) -> list[npt.NDArray[np.uint8]]:
     """The middles of some low-resolution pictures: held-out ones where there are any."""
+    dataset, smoke = origin.dataset, origin.profile == "smoke"
+    side, count = (SMOKE_PROBE_SIDE, SMOKE_PROBES) if smoke else (PROBE_SIDE, PROBES)
     rows: list[ManifestRow] = sorted(read_manifest(dataset), key=lambda row: row.split == "train")
-    return [middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
+    return [middle(read(dataset / row.lr_path).rgb_hwc, side) for row in rows[:count]]
 
 
 def middle(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:

@@ -1,7 +1,8 @@
 """Scores of weights under training, through the same Upscaler that serving runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,17 @@ import numpy.typing as npt
 
 from superres.backends.torch_backend import TorchBackend
 from superres.bundle import Bundle
-from superres.evaluate import Answer, Evaluation, answers, load_pairs
+from superres.evaluate import Answer, Evaluation, Pair, PairSet, answers, load_pairs
 from superres.image import Picture, write
 from superres.manifest import read_info
 from superres.upscale import Upscaler
+from training.recipe import Profile
 
 CHANNEL = "y"
 SAMPLE_PICTURES = 4
 SAMPLE_SIDE = 320  # HR pixels of each of the pictures that stand side by side
+SMOKE_PICTURES = 2
+SMOKE_SIDE = 128  # HR pixels, down to a multiple of the scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +31,33 @@ class Validated:
     samples: tuple[Path, ...]
 
 
-def validate(bundle: Bundle, dataset: Path, samples_folder: Path) -> Validated | None:
-    """Score a bundle on the dataset's validation split, None where it has none.
+def held_out(dataset: Path, profile: Profile) -> PairSet | None:
+    """The dataset's validation split, None where it has none.
 
-    Writes up to SAMPLE_PICTURES pictures of input, bicubic, model and truth side by side.
+    A smoke takes only the middles of a few of its pictures, and the set's name says so, since such
+    scores compare with no others.
     """
     info = read_info(dataset)
     if not info.splits.get("validation"):
         return None
     pairs = load_pairs(dataset, info.scale, "validation")
+    if profile != "smoke":
+        return pairs
+    return replace(
+        pairs,
+        dataset=f"{pairs.dataset} (middles of {min(SMOKE_PICTURES, len(pairs.names))})",
+        names=pairs.names[:SMOKE_PICTURES],
+        pairs=(_middle_pair(pair, info.scale) for pair in islice(pairs.pairs, SMOKE_PICTURES)),
+    )
+
+
+def validate(bundle: Bundle, pairs: PairSet | None, samples_folder: Path) -> Validated | None:
+    """Score a bundle on pairs that were held out, None where there are none.
+
+    Writes up to SAMPLE_PICTURES pictures of input, bicubic, model and truth side by side.
+    """
+    if pairs is None:
+        return None
     protocol = pairs.protocol(CHANNEL)
     backend = TorchBackend(bundle, device="auto", precision="fp32")
     scores, samples = [], []
@@ -43,7 +65,7 @@ def validate(bundle: Bundle, dataset: Path, samples_folder: Path) -> Validated |
         scores.append(answer.score)
         if len(samples) < SAMPLE_PICTURES:
             path = samples_folder / f"{answer.pair.name}.png"
-            write(path, Picture(rgb_hwc=side_by_side(answer, info.scale)))
+            write(path, Picture(rgb_hwc=side_by_side(answer, pairs.scale)))
             samples.append(path)
     backend.close()
     return Validated(
@@ -71,6 +93,16 @@ def metrics(evaluation: Evaluation) -> Mapping[str, float]:
         values[f"picture/{picture.name}/ssim"] = picture.ssim
         values[f"picture/{picture.name}/gain_over_bicubic"] = picture.psnr - picture.bicubic_psnr
     return values
+
+
+def _middle_pair(pair: Pair, scale: int) -> Pair:
+    side = SMOKE_SIDE // scale
+    top, left = max(0, (pair.lr.height - side) // 2), max(0, (pair.lr.width - side) // 2)
+    lr_hwc = pair.lr.rgb_hwc[top : top + side, left : left + side]
+    lines = slice(top * scale, (top + side) * scale)
+    columns = slice(left * scale, (left + side) * scale)
+    hr_hwc = pair.hr.rgb_hwc[lines, columns]
+    return replace(pair, lr=replace(pair.lr, rgb_hwc=lr_hwc), hr=replace(pair.hr, rgb_hwc=hr_hwc))
 
 
 def _middle(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

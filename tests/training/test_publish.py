@@ -14,7 +14,7 @@ from superres.evaluate import evaluate, load_pairs
 from superres.manifest import read_info
 from superres.measure import FEATURES
 from superres.upscale import Upscaler
-from training import job
+from training import job, validate
 from training.card import model_card
 from training.cli import train
 from training.licence import commercial_use
@@ -90,6 +90,38 @@ def test_its_card_is_made_of_its_facts(bundle: Bundle, dataset: Path) -> None:
     assert card == model_card(bundle.info, read_info(dataset))
     for words in ("garden (CC0-1.0)", f"{bundle.info.scores[0].psnr:.2f} dB", "12 steps"):
         assert words in card
+
+
+def test_a_smoke_says_that_it_was_measured_on_less(
+    run: Path, dataset: Path, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    words = [str(tiny_recipe), "--data", str(dataset), "--profile", "smoke"]
+    assert train([*words, "--out", str(tmp_path)]) == 0
+    (folder,) = tmp_path.iterdir()
+    smoke, full = load_bundle(folder / "tiny_x2"), load_bundle(run / "tiny_x2")
+    assert (smoke.info.bounds.pictures, full.info.bounds.pictures) == (1, 3)
+    assert "as measured on 1 picture." in smoke.card()
+    assert "as measured on 3 pictures." in full.card()
+    (score,) = smoke.info.scores
+    assert score.protocol["dataset"] == f"{read_info(dataset).id} (middles of 2)"
+    assert "(middles of 2), y channel" in smoke.card()
+
+
+def test_a_smoke_is_scored_on_middles_that_belong_together(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validate, "SMOKE_SIDE", 25)
+    monkeypatch.setattr(validate, "SMOKE_PICTURES", 1)
+    whole, smoke = validate.held_out(dataset, "full"), validate.held_out(dataset, "smoke")
+    assert whole is not None
+    assert smoke is not None
+    (middle,), first = list(smoke.pairs), next(iter(whole.pairs))
+    assert smoke.names == (middle.name,) == whole.names[:1]
+    top, left = (first.lr.height - 12) // 2, (first.lr.width - 12) // 2
+    lr_hwc, hr_hwc = first.lr.rgb_hwc, first.hr.rgb_hwc
+    assert np.array_equal(middle.lr.rgb_hwc, lr_hwc[top : top + 12, left : left + 12])
+    top, left = 2 * top, 2 * left
+    assert np.array_equal(middle.hr.rgb_hwc, hr_hwc[top : top + 24, left : left + 24])
 
 
 def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:

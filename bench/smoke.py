@@ -1,0 +1,113 @@
+"""What `sharpline train RECIPE --profile smoke` costs, for each recipe: CPU seconds, all threads.
+
+Every smoke runs as the command in a process of its own, on the embedded pictures in a temporary
+state. CPU seconds are user and system time of the whole process, so other work on the machine
+counts little. The perceptual losses get VGG19 weights of random numbers, in torchvision's layout.
+
+    SHARPLINE_THREADS=1 python bench/smoke.py
+    SHARPLINE_THREADS=1 python bench/smoke.py denoise esrgan_x4
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from superres.console import emit, say, show
+from training.data.pairs import build as build_pairs
+from training.data.plan import PairRecipe, make_plan
+from training.data.sources import find_pictures
+from training.recipe import load_recipe, recipe_names
+from training.vgg import LAYERS, VGG_VARIABLE, VggFeatures
+
+PHASES = ("train", "validate", "publish")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="*", default=recipe_names(), metavar="RECIPE")
+    parser.add_argument("--phases-on", type=Path, metavar="DATASET", help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    if words.phases_on is not None:
+        (recipe,) = words.recipes
+        _run_one(recipe, words.phases_on)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        os.environ["SHARPLINE_STATE"] = str(root)
+        os.environ[VGG_VARIABLE] = str(_random_vgg(root / "vgg19.pth"))
+        scales = {load_recipe(name).scale for name in words.recipes}
+        datasets = {scale: _sample(scale, root) for scale in sorted(scales)}
+        show("| recipe | CPU seconds | training | validating | publishing |")
+        show("|---|---|---|---|---|")
+        for name in words.recipes:
+            whole, phases = _measured(name, datasets[load_recipe(name).scale])
+            figures = " | ".join(f"{value:.1f}" for value in (whole, *phases.values()))
+            show(f"| {name} | {figures} |")
+
+
+def _measured(recipe: str, dataset: Path) -> tuple[float, dict[str, float]]:
+    """CPU seconds of the whole command, and of its parts."""
+    words = [sys.executable, __file__, recipe, "--phases-on", str(dataset)]
+    with tempfile.TemporaryFile("w+") as answer:
+        before = _children_seconds()
+        done = subprocess.run(words, stdout=answer, stderr=subprocess.PIPE, text=True)
+        whole = _children_seconds() - before
+        if done.returncode != 0:
+            say(done.stderr)
+            raise SystemExit(f"the smoke of {recipe} failed with exit code {done.returncode}")
+        answer.seek(0)
+        return whole, json.loads(answer.read().splitlines()[-1])
+
+
+def _children_seconds() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def _run_one(recipe: str, dataset: Path) -> None:
+    """The command in this process, with its parts' CPU time taken."""
+    from sharpline.cli import run
+    from training import job
+
+    seconds: dict[str, float] = {phase: 0.0 for phase in PHASES}
+
+    def timed(phase: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*arguments: Any, **named: Any) -> Any:
+            began = time.process_time()
+            try:
+                return work(*arguments, **named)
+            finally:
+                seconds[phase] += time.process_time() - began
+
+        return measured
+
+    job.Loop.run = timed("train", job.Loop.run)
+    job.validate = timed("validate", job.validate)
+    job.publish = timed("publish", job.publish)
+    code = run(["train", recipe, "--data", str(dataset), "--profile", "smoke"])
+    emit(seconds)
+    sys.exit(code)
+
+
+def _random_vgg(path: Path) -> Path:
+    torch.manual_seed(0)
+    torch.save(VggFeatures(LAYERS).state_dict(), path)
+    return path
+
+
+def _sample(scale: int, state: Path) -> Path:
+    recipe = PairRecipe(scale=scale, degradation="bicubic" if scale > 1 else "gaussian_noise")
+    return build_pairs(make_plan(find_pictures(["sample"], scale=scale), recipe, state)).path
+
+
+if __name__ == "__main__":
+    main()
