@@ -149,6 +149,11 @@ class ForbiddenAddress(ClientError):
     advice = "A webhook goes to public addresses; allow others in SHARPLINE_JOBS__WEBHOOK_NETWORKS."
 
 
+class BadTensor(ClientError):
+    label = "bad-tensor"
+    advice = "Send one input `image` of shape [1, height, width, 3], UINT8 or FP32 from 0 to 1."
+
+
 class KeyReused(ClientError):
     status, label = 422, "idempotency-key-reused"
     advice = "Use a new Idempotency-Key for another request; repeat a request unchanged."
@@ -240,6 +245,7 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
         UploadGone,
         BadSignature,
         ForbiddenAddress,
+        BadTensor,
         KeyReused,
         UploadMismatch,
         StorageFull,
@@ -323,8 +329,11 @@ def problem_of(
 
 
 def problem_response(
-    error: ServingError | PictureError, instance: str | None = None
+    error: ServingError | PictureError, instance: str | None = None, *, as_error: bool = False
 ) -> JSONResponse:
-    """The error as `application/problem+json`."""
+    """The error as `application/problem+json`; `as_error` repeats its detail under that key."""
     headers = error.headers() if isinstance(error, ServingError) else {}
-    return JSONResponse(problem_of(error, instance), error.status, headers, MEDIA_TYPE)
+    problem = problem_of(error, instance)
+    if as_error:
+        problem = {**problem, "error": str(error)}
+    return JSONResponse(problem, error.status, headers, MEDIA_TYPE)

@@ -71,7 +71,8 @@ def hosts_of(settings: Settings) -> frozenset[str] | None:
 def refused(error: ServingError | PictureError, scope: Scope) -> Response:
     """The answer that tells of an error; its kind goes into the request's count and log line."""
     scope.setdefault("state", {})["problem"] = error.label
-    return problem_response(error, instance_of(scope))
+    # Clients of the Open Inference Protocol look for the detail elsewhere than RFC 9457 puts it.
+    return problem_response(error, instance_of(scope), as_error=scope["path"].startswith("/v2"))
 
 
 class SecurityHeaders:

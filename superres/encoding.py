@@ -12,6 +12,7 @@ from superres.passport import KEYWORD, xmp_packet
 from superres.picture import Array, FormatCannotHold, Picture
 from superres.png import METRES_PER_INCH, encode_png
 
+RAW = "raw"  # no file: rows of interleaved samples, for who wants numbers
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "tiff", "avif")
 # AVIF files of longer sides can be written, but libavif, which browsers read them with, refuses.
 LONGEST_SIDE = {
@@ -20,6 +21,7 @@ LONGEST_SIDE = {
     "webp": 16_383,
     "tiff": 10_000_000,
     "avif": 32_768,
+    RAW: 2**31 - 1,
 }
 STRIPE_ROWS = 256
 WEBP_METHOD = 2  # of 6; beyond it a file shrinks by a few per cent and takes several times as long
@@ -54,6 +56,9 @@ def encode_stripes(
             texts=png_texts(frame),
         )
         return
+    if format == RAW:
+        yield from (interleaved(stripe).tobytes() for stripe in stripes)
+        return
     samples = np.concatenate([interleaved(stripe) for stripe in stripes])
     if format == "tiff":
         yield _encode_tiff(frame, samples)
@@ -63,7 +68,7 @@ def encode_stripes(
 
 def check_format_holds(frame: Picture, format: str) -> None:
     """Raise FormatCannotHold where the format has no room for the picture's size or alpha."""
-    if format not in OUTPUT_FORMATS:
+    if format not in LONGEST_SIDE:
         raise FormatCannotHold(
             f"{format!r} is not written here; choose one of {', '.join(OUTPUT_FORMATS)}"
         )

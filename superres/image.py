@@ -12,6 +12,7 @@ from superres.decoding import decode, inspect
 from superres.encoding import (
     LONGEST_SIDE,
     OUTPUT_FORMATS,
+    RAW,
     check_format_holds,
     encode,
     encode_stripes,
@@ -36,6 +37,7 @@ __all__ = [
     "LONGEST_SIDE",
     "OUTPUT_FORMATS",
     "PICTURE_SUFFIXES",
+    "RAW",
     "SUFFIX_FORMATS",
     "BrokenPicture",
     "FormatCannotHold",

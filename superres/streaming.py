@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.encoding import check_format_holds, encode_stripes, interleaved, png_texts
+from superres.encoding import (
+    RAW,
+    check_format_holds,
+    encode_stripes,
+    interleaved,
+    png_texts,
+)
 from superres.picture import Picture
 from superres.png import PngWriter
 from superres.resize import imresize
@@ -54,8 +60,8 @@ def resampled_rows(picture_hwc: Array, rows: slice, scale: int) -> Array:
 class StripeEncoder:
     """A file from stripes of rows, added as they come from the top down.
 
-    PNG comes out stripe by stripe, the other formats at the end. `frame` gives size, depth and
-    metadata of the whole. Raises FormatCannotHold.
+    PNG and raw rows come out stripe by stripe, the other formats at the end. `frame` gives size,
+    depth and metadata of the whole. Raises FormatCannotHold.
     """
 
     def __init__(self, frame: Picture, format: str, *, quality: int = 95) -> None:
@@ -64,6 +70,7 @@ class StripeEncoder:
         self._format = format
         self._quality = quality
         self._collected: list[Picture] = []
+        self._raw_rows = 0
         self._png: PngWriter | None = None
         if format == "png":
             self._png = PngWriter(
@@ -82,6 +89,9 @@ class StripeEncoder:
 
     def add(self, stripe: Picture) -> bytes:
         """What of the file is known now; nothing for a format that is written at the end."""
+        if self._format == RAW:
+            self._raw_rows += stripe.height
+            return interleaved(stripe).tobytes()
         if self._png is None:
             self._collected.append(stripe)
             return b""
@@ -93,7 +103,9 @@ class StripeEncoder:
         if self._png is not None:
             return self._begun + self._png.end()
         stripes, self._collected = self._collected, []
-        rows = sum(stripe.height for stripe in stripes)
+        rows = self._raw_rows + sum(stripe.height for stripe in stripes)
         if rows != self._frame.height:
             raise ValueError(f"{rows} rows given for a picture of {self._frame.height}")
+        if self._format == RAW:
+            return b""
         return b"".join(encode_stripes(self._frame, stripes, self._format, quality=self._quality))

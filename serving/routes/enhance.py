@@ -80,7 +80,7 @@ async def enhance(
         entry.hold_work(chosen.offer.name, pixels, picture.deadline_seconds)
         caller_of(request).charge_pixels(entry.answer_pixels)
         order = order_of(picture, chosen, wish, client=client, progress=entry.work_done)
-        answer = await _unless_gone(request, services.enhancer.enhance(order, stages))
+        answer = await unless_gone(request, services.enhancer.enhance(order, stages))
         return PictureResponse(
             answer,
             held.pop_all(),  # the place and the model are held until the last byte is sent
@@ -108,7 +108,7 @@ async def _receive(request: Request, options: Options, entry: Entry, stages: Sta
     )
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
     """The result of `work`, which is given up when the client closes the connection."""
     working = asyncio.create_task(work)
     gone = asyncio.create_task(_gone(request))
