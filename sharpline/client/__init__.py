@@ -1,0 +1,17 @@
+"""A client of the picture server: typed, sync and async, patient where the server asks for it."""
+
+from sharpline.client.folder import FolderReport, enhance_folder
+from sharpline.client.http import AsyncClient, Client
+from sharpline.client.words import Enhanced, Patience, Refused, ServerAway, Wishes
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Enhanced",
+    "FolderReport",
+    "Patience",
+    "Refused",
+    "ServerAway",
+    "Wishes",
+    "enhance_folder",
+]

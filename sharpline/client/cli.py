@@ -1,0 +1,156 @@
+"""`sharpline client`: pictures through a server that runs elsewhere."""
+
+import argparse
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sharpline.client.folder import FolderReport, enhance_folder
+from sharpline.client.http import TIMEOUT_SECONDS, URL, AsyncClient, Client
+from sharpline.client.words import Patience, Wishes
+from superres.console import LOG_EVERY_SECONDS, emit, say, show
+from superres.errors import SharplineError, UsageError
+from superres.image import OUTPUT_FORMATS
+
+KEY_VARIABLE, URL_VARIABLE = "SHARPLINE_KEY", "SHARPLINE_URL"
+
+
+def client(argv: Sequence[str]) -> int:
+    """Have a server enlarge pictures, or say which models it has."""
+    words = _parser().parse_args(argv)
+    return words.work(words)
+
+
+def _enhance(words: argparse.Namespace) -> int:
+    """Enlarge files and folders; a second run goes on where the first was stopped."""
+    if words.workers < 1:
+        raise UsageError("--workers is at least 1")
+    report = asyncio.run(_enhanced(words))
+    for source, reason in report.failed.items():
+        say(f"left out {source}: {reason}")
+    if words.json:
+        emit(
+            {
+                "written": [str(path) for path in report.written],
+                "skipped": [str(path) for path in report.skipped],
+                "failed": [{"picture": name, "reason": why} for name, why in report.failed.items()],
+            }
+        )
+    else:
+        before = f", {len(report.skipped)} were there from before" if report.skipped else ""
+        failed = f", {len(report.failed)} failed" if report.failed else ""
+        show(f"{len(report.written)} pictures enlarged into {words.out}{before}{failed}")
+    return 1 if report.failed else 0
+
+
+async def _enhanced(words: argparse.Namespace) -> FolderReport:
+    wishes = Wishes(
+        model=words.model,
+        scale=words.scale,
+        region=words.region,
+        format=words.format,
+        quality=words.quality,
+        deadline=words.deadline,
+        on_too_large="shrink" if words.shrink else None,
+        keep_metadata=True if words.keep_metadata else None,
+    )
+    async with AsyncClient(
+        words.url,
+        key=_key(words),
+        timeout_seconds=words.timeout,
+        patience=_patience(words),
+    ) as connected:
+        return await enhance_folder(
+            connected,
+            words.inputs,
+            words.out,
+            wishes,
+            workers=words.workers,
+            overwrite=words.overwrite,
+            heard=_progress(),
+        )
+
+
+def _progress() -> Callable[[int, int], None]:
+    """A line now and then, and one at the end."""
+    last_seconds = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        nonlocal last_seconds
+        now_seconds = time.monotonic()
+        if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
+            say(f"enlarging: {done}/{total}")
+            last_seconds = now_seconds
+
+    return tell
+
+
+def _models(words: argparse.Namespace) -> int:
+    """Say which models the server has."""
+    with Client(
+        words.url, key=_key(words), timeout_seconds=words.timeout, patience=_patience(words)
+    ) as connected:
+        models = connected.models()
+    if words.json:
+        emit({"models": models})
+        return 0
+    for model in models:
+        mark = " (default)" if model["default"] else ""
+        show(f"{model['name']}{mark}: {model['task']} x{model['scale']}, {model['version']}")
+    return 0
+
+
+def _key(words: argparse.Namespace) -> str | None:
+    """A key on the command line would stand in every list of processes."""
+    if words.key_file is None:
+        return os.environ.get(KEY_VARIABLE) or None
+    try:
+        return words.key_file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise SharplineError(f"cannot read {words.key_file}: {error.strerror}") from error
+
+
+def _patience(words: argparse.Namespace) -> Patience:
+    if words.attempts < 1:
+        raise UsageError("--attempts is at least 1")
+    return Patience(attempts=words.attempts)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharpline client", description=client.__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    enhance = commands.add_parser("enhance", help="enlarge pictures", description=_enhance.__doc__)
+    enhance.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="files or folders")
+    enhance.add_argument("-o", "--out", type=Path, required=True, metavar="OUT_FOLDER")
+    enhance.add_argument("--model", help="a model of the server, or auto")
+    enhance.add_argument("--scale", type=int, metavar="N", help="how many times")
+    enhance.add_argument("--region", help="x,y,width,height or corners: enlarge by the model here")
+    enhance.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
+    enhance.add_argument("--quality", type=int, help="of JPEG, WebP and AVIF, 1 to 100")
+    enhance.add_argument("--deadline", type=float, metavar="SECONDS", help="for each picture")
+    enhance.add_argument("--shrink", action="store_true", help="what is too large, not refuse it")
+    enhance.add_argument("--keep-metadata", action="store_true", help="keep EXIF")
+    enhance.add_argument("--overwrite", action="store_true", help="also files that are not ours")
+    enhance.add_argument("--workers", type=int, default=4, help="pictures at once (default: 4)")
+    enhance.set_defaults(work=_enhance)
+    models = commands.add_parser("models", help="list the models", description=_models.__doc__)
+    models.set_defaults(work=_models)
+    for command in (enhance, models):
+        _add_connection(command)
+    return parser
+
+
+def _add_connection(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--url",
+        default=os.environ.get(URL_VARIABLE) or URL,
+        help=f"of the server (default: {URL_VARIABLE}, else {URL})",
+    )
+    command.add_argument(
+        "--key-file", type=Path, metavar="FILE", help=f"with the API key (else {KEY_VARIABLE})"
+    )
+    command.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS")
+    command.add_argument("--attempts", type=int, default=6, help="tries of each request")
+    command.add_argument("--json", action="store_true")

@@ -1,0 +1,177 @@
+"""The two clients: the same requests over httpx, one waits, the other awaits."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from sharpline.client.words import (
+    AGAIN,
+    Enhanced,
+    Patience,
+    ServerAway,
+    Wishes,
+    refusal_of,
+)
+
+URL = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS = 300.0
+CONNECT_SECONDS = 10.0
+
+
+class _Tries:
+    """Decides after each try whether there is another, and after how long."""
+
+    def __init__(self, patience: Patience, url: str) -> None:
+        self._patience = patience
+        self._url = url
+        self._attempt = 0
+
+    def after_answer(self, response: httpx.Response) -> float | None:
+        """Seconds to wait before the next try; None where the answer is good. Raises Refused."""
+        if response.is_success:
+            return None
+        self._attempt += 1
+        if response.status_code in AGAIN:
+            retry_after = response.headers.get("Retry-After")
+            pause_seconds = self._patience.pause_seconds(self._attempt, retry_after)
+            if pause_seconds is not None:
+                return pause_seconds
+        raise refusal_of(response)
+
+    def after_error(self, error: httpx.TransportError) -> float:
+        """Seconds to wait before the next try. Raises ServerAway."""
+        self._attempt += 1
+        pause_seconds = self._patience.pause_seconds(self._attempt)
+        if pause_seconds is None or isinstance(error, httpx.UnsupportedProtocol):
+            reason = str(error) or type(error).__name__
+            raise ServerAway(
+                f"{self._url} did not answer in {self._attempt} "
+                f"{'try' if self._attempt == 1 else 'tries'}: {reason}"
+            ) from error
+        return pause_seconds
+
+
+class Client:
+    """A picture server, asked in the calling thread; a context manager that closes connections.
+
+    Every method raises Refused or ServerAway once `patience` is at an end. Requests can be repeated
+    without harm: enlarging changes nothing on the server.
+    """
+
+    def __init__(
+        self,
+        url: str = URL,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        patience: Patience | None = None,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._url = url
+        self._patience = patience or Patience()
+        self._sleep = sleep
+        self._http = httpx.Client(transport=transport, **_settings(url, key, timeout_seconds))
+
+    def enhance(self, picture: bytes, wishes: Wishes | None = None) -> Enhanced:
+        """One picture's file, enlarged."""
+        query = (wishes or Wishes()).query()
+        return Enhanced.of(self._ask("POST", "/v1/enhance", params=query, content=picture))
+
+    def models(self) -> list[dict[str, Any]]:
+        """What is served, as GET /v1/models tells it."""
+        return self._ask("GET", "/v1/models").json()["models"]
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        tries = _Tries(self._patience, self._url)
+        while True:
+            try:
+                response = self._http.request(method, path, **given)
+                pause_seconds = tries.after_answer(response)
+            except httpx.TransportError as error:
+                pause_seconds = tries.after_error(error)
+            else:
+                if pause_seconds is None:
+                    return response
+            self._sleep(pause_seconds)
+
+
+class AsyncClient:
+    """The same on an event loop, for many pictures at once."""
+
+    def __init__(
+        self,
+        url: str = URL,
+        *,
+        key: str | None = None,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        patience: Patience | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._url = url
+        self._patience = patience or Patience()
+        self._sleep = sleep
+        self._http = httpx.AsyncClient(transport=transport, **_settings(url, key, timeout_seconds))
+
+    async def enhance(self, picture: bytes, wishes: Wishes | None = None) -> Enhanced:
+        """One picture's file, enlarged."""
+        query = (wishes or Wishes()).query()
+        return Enhanced.of(await self._ask("POST", "/v1/enhance", params=query, content=picture))
+
+    async def models(self) -> list[dict[str, Any]]:
+        """What is served, as GET /v1/models tells it."""
+        return (await self._ask("GET", "/v1/models")).json()["models"]
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
+        tries = _Tries(self._patience, self._url)
+        while True:
+            try:
+                response = await self._http.request(method, path, **given)
+                pause_seconds = tries.after_answer(response)
+            except httpx.TransportError as error:
+                pause_seconds = tries.after_error(error)
+            else:
+                if pause_seconds is None:
+                    return response
+            await self._sleep(pause_seconds)
+
+
+def _settings(url: str, key: str | None, timeout_seconds: float) -> dict[str, Any]:
+    return {
+        "base_url": url,
+        "headers": {} if key is None else {"Authorization": f"Bearer {key}"},
+        "timeout": httpx.Timeout(timeout_seconds, connect=CONNECT_SECONDS),
+    }

@@ -1,0 +1,312 @@
+"""The client against servers that are busy, away or broken, and against a real one."""
+
+import asyncio
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import httpx
+import numpy as np
+import pytest
+
+from serving.keys import add_key
+from sharpline.cli import run
+from sharpline.client import (
+    AsyncClient,
+    Client,
+    Patience,
+    Refused,
+    ServerAway,
+    Wishes,
+    enhance_folder,
+)
+from sharpline.client.folder import LEDGER
+from superres.errors import SharplineError
+from superres.image import Picture, encode, read, write
+from superres.passport import read_passport
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
+PNG = encode(Picture(rgb_hwc=LEVELS), "png")
+BUSY = {"type": "/problems/queue-full", "title": "Queue full", "status": 429, "detail": "full"}
+PATIENT = Patience(chance=lambda: 1.0)
+
+
+class Server:
+    """Answers what it was given, in that order, the last again and again."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+        self.slept = []
+
+    def __call__(self, request):
+        self.asked.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def client(self, **given):
+        given = {"patience": PATIENT, **given}
+        transport = httpx.MockTransport(self)
+        return Client("http://server", transport=transport, sleep=self.slept.append, **given)
+
+    def async_client(self, **given):
+        async def sleep(seconds):
+            self.slept.append(seconds)
+
+        given = {"patience": PATIENT, **given}
+        transport = httpx.MockTransport(self)
+        return AsyncClient("http://server", transport=transport, sleep=sleep, **given)
+
+
+def busy(retry_after=None, status=429):
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
+    return httpx.Response(status, json=BUSY, headers=headers)
+
+
+def good():
+    headers = {
+        "Content-Type": "image/png",
+        "Sharpline-Model": "compact_x4",
+        "Sharpline-Bundle": "ab" * 32,
+        "X-Request-ID": "r-1",
+    }
+    return httpx.Response(200, content=PNG, headers=headers)
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_retry_after_is_obeyed_to_the_second(kind):
+    server = Server(busy("7"), busy("2", 503), good())
+    if kind == "sync":
+        with server.client() as client:
+            answer = client.enhance(PNG, Wishes(model="auto", keep_metadata=True))
+    else:
+
+        async def ask():
+            async with server.async_client() as client:
+                return await client.enhance(PNG, Wishes(model="auto", keep_metadata=True))
+
+        answer = asyncio.run(ask())
+    assert server.slept == [7.0, 2.0]
+    assert (answer.data, answer.format, answer.model) == (PNG, "png", "compact_x4")
+    assert answer.request == "r-1"
+    assert dict(server.asked[-1].url.params) == {"model": "auto", "keep_metadata": "true"}
+
+
+def test_retry_after_may_be_a_date():
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    past = format_datetime(datetime.now(UTC) - timedelta(days=1), usegmt=True)
+    server = Server(busy(soon), busy(past), good())
+    with server.client() as client:
+        client.enhance(PNG)
+    assert 0 < server.slept[0] <= 30
+    assert server.slept[1] == 0
+
+
+def test_a_server_that_asks_for_an_hour_is_not_waited_for_nor_asked_earlier():
+    server = Server(busy("3600"), good())
+    with server.client() as client, pytest.raises(Refused, match="full") as refusal:
+        client.enhance(PNG)
+    assert (refusal.value.status, refusal.value.label) == (429, "queue-full")
+    assert server.slept == []
+    assert len(server.asked) == 1
+
+
+def test_without_retry_after_pauses_double_up_to_a_cap():
+    server = Server(busy("soon"))
+    patience = Patience(attempts=6, longest_pause_seconds=3.0, chance=lambda: 1.0)
+    with server.client(patience=patience) as client, pytest.raises(Refused):
+        client.enhance(PNG)
+    assert server.slept == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert len(server.asked) == 6
+
+
+def test_chance_takes_at_most_half_of_a_pause():
+    assert Patience(chance=lambda: 0.0).pause_seconds(1) == 0.25
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_broken_connection_is_tried_again(kind):
+    broken = httpx.RemoteProtocolError("peer closed connection without sending complete body")
+    server = Server(httpx.ConnectError("refused"), broken, good())
+    if kind == "sync":
+        with server.client() as client:
+            assert client.enhance(PNG).data == PNG
+    else:
+
+        async def ask():
+            async with server.async_client() as client:
+                return await client.enhance(PNG)
+
+        assert asyncio.run(ask()).data == PNG
+    assert server.slept == [0.5, 1.0]
+
+
+def test_a_server_that_stays_away_is_named_with_the_reason():
+    server = Server(httpx.ConnectError("Connection refused"))
+    with server.client(patience=Patience(attempts=2)) as client, pytest.raises(ServerAway) as away:
+        client.models()
+    assert "http://server did not answer in 2 tries: Connection refused" in str(away.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        (httpx.Response(422, json={**BUSY, "type": "/problems/bad-options"}), "bad-options"),
+        (httpx.Response(500, text="<html>"), "unknown"),
+        (httpx.Response(404, json=["odd"]), "unknown"),
+    ],
+)
+def test_what_would_be_refused_again_is_not_sent_again(answer, label):
+    server = Server(answer)
+    with server.client() as client, pytest.raises(Refused) as refusal:
+        client.enhance(PNG)
+    assert refusal.value.label == label
+    assert len(server.asked) == 1
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three pictures."""
+    for number in range(3):
+        write(tmp_path / "in" / f"{number}.png", Picture(rgb_hwc=LEVELS + np.uint8(number)))
+    return tmp_path / "in"
+
+
+def through(server, folder, out, **given):
+    async def go():
+        async with server.async_client() as client:
+            return await enhance_folder(client, [folder], out, **given)
+
+    return asyncio.run(go())
+
+
+def test_a_folder_is_gone_on_with_where_it_was_stopped(folder, tmp_path):
+    out = tmp_path / "out"
+    away = httpx.ConnectError("gone")
+    server = Server(good(), *[away] * 20)
+    with pytest.raises(ServerAway):
+        through(server, folder, out, workers=1)
+    assert [path.name for path in out.glob("*.png")] == ["0.png"]
+    server = Server(good())
+    heard = []
+    report = through(server, folder, out, heard=lambda done, total: heard.append((done, total)))
+    assert [path.name for path in report.skipped] == ["0.png"]
+    assert sorted(path.name for path in report.written) == ["1.png", "2.png"]
+    assert heard[-1] == (3, 3)
+    server = Server(good())
+    assert len(through(server, folder, out).skipped) == 3
+    assert server.asked == []
+
+
+def test_what_changed_is_done_again(folder, tmp_path):
+    out = tmp_path / "out"
+    through(Server(good()), folder, out)
+    write(folder / "1.png", Picture(rgb_hwc=LEVELS[::-1]))
+    (out / "2.png").unlink()
+    report = through(Server(good()), folder, out)
+    assert sorted(path.name for path in report.written) == ["1.png", "2.png"]
+    report = through(Server(good()), folder, out, wishes=Wishes(model="other"))
+    assert len(report.written) == 3
+
+
+def test_a_ledger_that_was_cut_off_costs_one_picture_at_most(folder, tmp_path):
+    out = tmp_path / "out"
+    through(Server(good()), folder, out, workers=1)
+    ledger = out / LEDGER
+    ledger.write_bytes(ledger.read_bytes()[:-20])
+    (out / "2.png").unlink()
+    report = through(Server(good()), folder, out)
+    assert [path.name for path in report.written] == ["2.png"]
+    assert len(through(Server(good()), folder, out).skipped) == 3
+
+
+def test_killed_before_an_answer_was_replaced_it_is_still_ours(folder, tmp_path):
+    out = tmp_path / "out"
+    through(Server(good()), folder, out)
+    line = json.loads((out / LEDGER).read_bytes().splitlines()[0])
+    newer = {**line, "target_sha256": "0" * 64}
+    with (out / LEDGER).open("a") as file:
+        file.write(json.dumps(newer) + "\n")
+    report = through(Server(good()), folder, out)
+    assert [path.name for path in report.written] == [line["target"]]
+
+
+def test_files_of_others_are_not_replaced_unasked(folder, tmp_path):
+    write(tmp_path / "out" / "1.png", Picture(rgb_hwc=LEVELS))
+    before = (tmp_path / "out" / "1.png").read_bytes()
+    server = Server(good())
+    with pytest.raises(SharplineError, match=r"1\.png is there already"):
+        through(server, folder, tmp_path / "out")
+    assert server.asked == []
+    assert (tmp_path / "out" / "1.png").read_bytes() == before
+    assert len(through(server, folder, tmp_path / "out", overwrite=True).written) == 3
+
+
+def test_one_bad_picture_stops_nothing_but_a_refused_key_stops_all(folder, tmp_path):
+    bad = httpx.Response(422, json={**BUSY, "type": "/problems/broken-picture"})
+    report = through(Server(good(), bad, good()), folder, tmp_path / "a", workers=1)
+    assert (len(report.written), len(report.failed)) == (2, 1)
+    server = Server(httpx.Response(401, json={**BUSY, "type": "/problems/bad-key"}))
+    with pytest.raises(Refused):
+        through(server, folder, tmp_path / "b", workers=1)
+    assert len(server.asked) == 1
+
+
+@pytest.fixture(scope="module")
+def real(picture_server, tiny_bundle, tmp_path_factory):
+    """A server with a key, and the key."""
+    keys = tmp_path_factory.mktemp("keys") / "keys.json"
+    _, secret = add_key(keys, "tests")
+    bundle = tiny_bundle()
+    server = picture_server(bundle.root.parent, security={"keys_file": keys}, until="/livez")
+    server.wait_for(lambda: server.services.models.offers)
+    yield server, secret
+    server.stop()
+
+
+def test_the_command_enlarges_a_folder_through_a_server(
+    real, folder, tmp_path, monkeypatch, capsys
+):
+    server, secret = real
+    (folder / "text.png").write_text("no picture")
+    (tmp_path / "key").write_text(secret + "\n")
+    words = ["--url", server.url, "--key-file", str(tmp_path / "key")]
+    command = ["client", "enhance", str(folder), "-o", str(tmp_path / "out"), *words]
+    assert run([*command, "--model", "auto", "--json"]) == 1
+    told = capsys.readouterr()
+    answer = json.loads(told.out)
+    assert len(answer["written"]) == 3
+    assert answer["failed"][0]["picture"].endswith("text.png")
+    assert "not-a-picture" in told.err
+    large = read(tmp_path / "out" / "0.png").rgb_hwc
+    assert np.array_equal(large, LEVELS.repeat(2, axis=0).repeat(2, axis=1))
+    passport = read_passport((tmp_path / "out" / "0.png").read_bytes())
+    assert passport.last.model == "compact_x2"
+
+    (folder / "text.png").unlink()
+    assert run([*command, "--model", "auto"]) == 0
+    assert "3 were there from before" in capsys.readouterr().out
+    monkeypatch.setenv("SHARPLINE_KEY", secret)
+    monkeypatch.setenv("SHARPLINE_URL", server.url)
+    assert run(["client", "models"]) == 0
+    assert "compact_x2 (default): super-resolution x2" in capsys.readouterr().out
+    assert run(["client", "models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["models"][0]["name"] == "compact_x2"
+
+
+def test_a_wrong_key_and_wrong_words_end_with_their_code(real, folder, tmp_path, capsys):
+    server, _ = real
+    assert os.environ.get("SHARPLINE_KEY") is None
+    where = ["-o", str(tmp_path / "out"), "--url", server.url]
+    assert run(["client", "enhance", str(folder), *where]) == 1
+    assert "bad-key" in capsys.readouterr().err
+    assert run(["client", "enhance", str(folder), *where, "--workers", "0"]) == 2
+    assert run(["client", "models", "--url", server.url, "--attempts", "0"]) == 2
+    assert run(["client", "models", "--key-file", str(tmp_path / "none")]) == 1
+    assert run(["client", "enhance", str(tmp_path / "nothing"), *where]) == 1
+    away = ["client", "models", "--url", "http://127.0.0.1:9", "--attempts", "1"]
+    assert run(away) == 1
+    assert "did not answer in 1 try" in capsys.readouterr().err
