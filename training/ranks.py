@@ -109,11 +109,15 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
-    # After a restart torchrun's store still holds the addresses of the processes that died.
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # torchrun's own store outlives the processes, so it still holds the addresses of those that
+        # died. Its agents count starts each for itself: one that came later disagrees, which is why
+        # several machines set TORCH_DISABLE_SHARE_RDZV_TCP_STORE and get a new store each time.
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = PrefixStore(f"start-{start}", store)
     dist.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=PrefixStore(f"start-{start}", store),
+        store=store,
         rank=rank,
         world_size=count,
         timeout=PATIENCE,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -87,3 +88,36 @@ def test_two_ranks_train_what_one_does(
     expected = theirs.weights()
     for key, value in ours.weights().items():
         assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-5)
+
+
+MEET = """
+import torch
+from training.ranks import joined
+with joined(torch.device("cpu")) as ranks:
+    assert ranks.mean(torch.tensor([float(ranks.rank)])).item() == 0.5
+"""
+
+
+def test_a_machine_that_came_later_meets_those_that_stayed() -> None:
+    """The agents of torchrun count starts each for itself, so the two counts differ."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", MEET],
+            env={
+                **os.environ,
+                **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"},
+                **{"RANK": str(rank), "TORCHELASTIC_RESTART_COUNT": str(starts)},
+                **{"TORCHELASTIC_USE_AGENT_STORE": "False", "OMP_NUM_THREADS": "1"},
+            },
+        )
+        for rank, starts in enumerate((1, 0))
+    ]
+    try:
+        assert [each.wait(timeout=60) for each in both] == [0, 0]
+    finally:
+        for each in both:
+            each.kill()
+            each.wait()
