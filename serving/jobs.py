@@ -139,6 +139,7 @@ class Jobs:
         self._changes = Changes()
         self._opening = asyncio.Lock()
         self._opened: _Open | None = None
+        self._dropping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Go on with what an earlier process has left, if there is anything."""
@@ -150,6 +151,7 @@ class Jobs:
     async def stop(self) -> None:
         """Give back what is worked on; another replica, or the next process, goes on with it."""
         if self._opened is not None:
+            await asyncio.gather(*self._dropping, return_exceptions=True)
             await self._opened.runner.stop()
             await to_thread.run_sync(self._opened.database.table.close)
 
@@ -254,13 +256,33 @@ class Jobs:
         return picture
 
     async def read(self, job: Job, picture: JobPicture) -> AsyncGenerator[bytes]:
-        """A result's bytes; one that is to be deleted on fetch is gone after the last."""
+        """A result's bytes; one that is to be deleted on fetch is gone after the last.
+
+        The last byte goes alone: it is asked for once the connection has taken the others. Many
+        clients hang up as soon as they have it, which must not call the deletion off.
+        """
         parts = await self._open()
         assert picture.result_blob is not None
-        async for chunk in parts.store.read(picture.result_blob):
-            yield chunk
-        if not job.request.get("delete_on_fetch"):
-            return
+        left = picture.result_bytes or 0
+        try:
+            async for chunk in parts.store.read(picture.result_blob):
+                if len(chunk) < left:
+                    left -= len(chunk)
+                    yield chunk
+                    continue
+                if len(chunk) > 1:
+                    yield chunk[:-1]
+                left = 0
+                yield chunk[-1:]
+        finally:
+            if not left and job.request.get("delete_on_fetch"):
+                task = asyncio.create_task(self._drop(job, picture))
+                self._dropping.add(task)
+                task.add_done_callback(self._dropping.discard)
+
+    async def _drop(self, job: Job, picture: JobPicture) -> None:
+        """Delete a result that was fetched, and the job with its last one."""
+        parts = await self._open()
         blob, left = await parts.database(parts.database.table.drop_result, job.id, picture.n)
         if blob is not None:
             await parts.store.delete([blob])

@@ -304,7 +304,7 @@ class JobTable:
         with self._reading() as connection:  # an idle replica must not lock others out
             if connection.execute(chosen.with_only_columns(_jobs.c.id)).first() is None:
                 return None
-        with self._writing() as connection:
+        with self._writing(promised=False) as connection:
             job_id = connection.execute(chosen).scalar()
             if job_id is None:
                 return None
@@ -321,7 +321,11 @@ class JobTable:
     def beat(self, lease: Lease, tiles_done: int, tiles_total: int) -> bool:
         """Say that the work goes on; False where the lease is lost."""
         return self._change(
-            lease, beat=_jobs.c.beat + 1, tiles_done=tiles_done, tiles_total=tiles_total
+            lease,
+            promised=False,
+            beat=_jobs.c.beat + 1,
+            tiles_done=tiles_done,
+            tiles_total=tiles_total,
         )
 
     def finish_picture(
@@ -572,8 +576,8 @@ class JobTable:
         if count >= most_queued:
             raise QuotaExceeded(f"{most_queued} jobs of this client wait already", seconds=30)
 
-    def _change(self, lease: Lease, **changes: Any) -> bool:
-        with self._writing() as connection:
+    def _change(self, lease: Lease, *, promised: bool = True, **changes: Any) -> bool:
+        with self._writing(promised=promised) as connection:
             return _changed(connection, _held(lease), **changes)
 
     def _create(self) -> None:
@@ -587,7 +591,7 @@ class JobTable:
             _metadata.create_all(connection)
 
     @contextmanager
-    def _writing(self) -> Iterator[sa.Connection]:
+    def _writing(self, *, promised: bool = True) -> Iterator[sa.Connection]:
         if not self._sqlite:
             with self._engine.begin() as connection:
                 yield connection
@@ -595,7 +599,7 @@ class JobTable:
         with (
             self._one_writer,
             self._engine.connect() as connection,
-            connection.execution_options(writes=True).begin(),
+            connection.execution_options(synchronous="FULL" if promised else "NORMAL").begin(),
         ):
             yield connection
 
@@ -609,15 +613,16 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # this module says when a transaction begins
     for pragma in (
         "journal_mode=WAL",
-        "synchronous=FULL",  # a committed job outlives a power cut, not only a killed process
         "secure_delete=ON",  # what is removed is overwritten
     ):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    # What was promised outlives a power cut; a lease may be lost in one, for its holder is as well.
+    connection.exec_driver_sql(f"PRAGMA synchronous={options.get('synchronous', 'FULL')}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if "synchronous" in options else "BEGIN")
 
 
 def _held(lease: Lease) -> sa.ColumnElement[bool]:

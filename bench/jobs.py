@@ -1,0 +1,189 @@
+"""Jobs: claim and status over a long table, and what a job costs beside the synchronous way.
+
+    python bench/jobs.py [--rows 1000000] [--rounds 500] [--pictures 40]
+
+A table of `--rows` jobs of a hundred clients, most of them over, is built on SQLite and, where
+Debian's package is installed, on a Postgres of its own; then claims, status look-ups and entries
+are timed one by one. The overhead is the time from sending a picture to having its answer, as a
+job (sent, waited for, fetched) less as a request, for the same pictures in turn.
+"""
+
+import argparse
+import json
+import secrets
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import httpx
+import numpy as np
+import sqlalchemy as sa
+from postgres import postgres, why_not_postgres
+from serving_common import ours, photo_like
+
+from serving.leases import Input, JobTable, NewJob
+from superres.console import emit, show
+
+QUEUED_SHARE = 0.1
+CLIENTS = 100
+BATCH = 20_000
+LONGEST_MS = 5.0
+
+
+def main() -> None:
+    arguments = _arguments()
+    found: dict[str, object] = {}
+    with TemporaryDirectory() as folder:
+        found["sqlite"] = table_times(f"sqlite:///{folder}/jobs.db", arguments)
+    reason = why_not_postgres()
+    if reason is None:
+        with postgres() as url:
+            found["postgres"] = table_times(url, arguments)
+    else:
+        show(f"Postgres left out: it {reason}")
+    found["overhead"] = overhead(arguments)
+    emit(found)
+
+
+def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
+    """p50 and p99 of each statement, in milliseconds."""
+    table = JobTable(url)
+    began_seconds = time.perf_counter()
+    fill(url, arguments.rows)
+    name = url.partition(":")[0].partition("+")[0]
+    show(f"{name}: {arguments.rows:,} rows in {time.perf_counter() - began_seconds:.0f} s")
+    ids = some_ids(url, arguments.rounds)
+    steps: dict[str, Callable[[int], object]] = {
+        "status": lambda n: (table.get(ids[n]), table.pictures(ids[n])),
+        "enter": lambda n: table.add(a_job(n), most_queued=10**9),
+        "claim": lambda n: table.claim(),
+    }
+    figures: dict[str, float] = {}
+    for step, run in steps.items():
+        times_ms = [timed_ms(run, n) for n in range(arguments.rounds)]
+        for percent in (50, 99):
+            figures[f"{step}_p{percent}_ms"] = round(float(np.percentile(times_ms, percent)), 2)
+    show("  " + "  ".join(f"{step} {value} ms" for step, value in figures.items()))
+    table.close()
+    return figures
+
+
+def fill(url: str, rows: int) -> None:
+    """So many jobs, a tenth of them waiting."""
+    engine = sa.create_engine(url)
+    metadata = sa.MetaData()
+    jobs = sa.Table("jobs", metadata, autoload_with=engine)
+    pictures_ = sa.Table("job_pictures", metadata, autoload_with=engine)
+    now_ms = int(time.time() * 1000)
+    with engine.begin() as connection:
+        for start in range(0, rows, BATCH):
+            count = min(BATCH, rows - start)
+            batch = [a_row(start + n, rows, now_ms) for n in range(count)]
+            connection.execute(sa.insert(jobs), batch)
+            connection.execute(
+                sa.insert(pictures_),
+                [{"job_id": row["id"], "n": 0, "name": "x.png"} for row in batch],
+            )
+    if engine.dialect.name == "postgresql":
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
+    engine.dispose()
+
+
+def a_row(n: int, rows: int, now_ms: int) -> dict[str, object]:
+    queued = n >= rows * (1 - QUEUED_SHARE)
+    return {
+        "id": f"{now_ms - rows + n:012x}{secrets.token_hex(10)}",
+        "client": f"key:{n % CLIENTS:012x}",
+        "state": "queued" if queued else "done",
+        "rank": 4,
+        "turn": n // CLIENTS,
+        "created_ms": now_ms,
+        "expires_ms": now_ms + 3_600_000,
+        "beat": 0,
+        "attempts": 0,
+        "tiles_done": 0,
+        "tiles_total": 0,
+        "request": json.dumps({"options": {}, "accept": ""}),
+        "fingerprint": "0" * 64,
+        "hook_attempts": 0,
+    }
+
+
+def some_ids(url: str, count: int) -> list[str]:
+    engine = sa.create_engine(url)
+    with engine.connect() as connection:
+        rows = connection.execute(sa.text("SELECT id FROM jobs ORDER BY fingerprint, id"))
+        ids = [row[0] for row in rows]
+    engine.dispose()
+    return [str(each) for each in np.random.default_rng(0).choice(ids, count)]
+
+
+def a_job(n: int) -> NewJob:
+    return NewJob(
+        client=f"key:{n % CLIENTS:012x}",
+        request={"options": {}, "accept": ""},
+        inputs=(Input(blob=secrets.token_hex(16)),),
+        fingerprint=secrets.token_hex(32),
+        expires_ms=2**50,
+        idempotency_key=secrets.token_hex(16),
+    )
+
+
+def timed_ms(run: Callable[[int], object], n: int) -> float:
+    began_seconds = time.perf_counter()
+    run(n)
+    return (time.perf_counter() - began_seconds) * 1000
+
+
+def overhead(arguments: argparse.Namespace) -> dict[str, float]:
+    """Medians in milliseconds, and the median of the differences."""
+    with TemporaryDirectory() as folder:
+        count = arguments.pictures + 3
+        jobs_folder = str(Path(folder) / "jobs")
+        with (
+            ours(arguments.bundle, SHARPLINE_JOBS__FOLDER=jobs_folder) as server,
+            httpx.Client(base_url=server.url, timeout=120) as client,
+        ):
+            sent = [photo_like(n, arguments.side, arguments.side) for n in range(count)]
+            pairs = [(at_once_ms(client, each), as_job_ms(client, each)) for each in sent][3:]
+    at_once, as_job = (statistics.median(column) for column in zip(*pairs, strict=True))
+    difference = statistics.median(job - once for once, job in pairs)
+    show(f"at once {at_once:.1f} ms, as a job {as_job:.1f} ms: {difference:.1f} ms more")
+    return {
+        "at_once_ms": round(at_once, 1),
+        "as_job_ms": round(as_job, 1),
+        "overhead_ms": round(difference, 1),
+    }
+
+
+def at_once_ms(client: httpx.Client, picture: bytes) -> float:
+    began_seconds = time.perf_counter()
+    client.post("/v1/enhance", content=picture).raise_for_status()
+    return (time.perf_counter() - began_seconds) * 1000
+
+
+def as_job_ms(client: httpx.Client, picture: bytes) -> float:
+    began_seconds = time.perf_counter()
+    job = client.post("/v1/jobs", content=picture).raise_for_status().json()["id"]
+    state = client.get(f"/v1/jobs/{job}", params={"wait": 60}).raise_for_status().json()["state"]
+    if state != "done":
+        raise SystemExit(f"the job is {state}")
+    client.get(f"/v1/jobs/{job}/result").raise_for_status()
+    return (time.perf_counter() - began_seconds) * 1000
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=500, help="of each statement")
+    parser.add_argument("--pictures", type=int, default=40)
+    parser.add_argument("--side", type=int, default=128, help="pixels of a picture's side")
+    parser.add_argument("--bundle", type=Path, default=Path("models/compact_x4"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

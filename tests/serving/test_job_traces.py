@@ -1,0 +1,124 @@
+"""What is left of a picture after its job: nothing, and of a full disk: no part of a file."""
+
+import asyncio
+import errno
+import os
+
+import httpx
+import numpy as np
+import pytest
+
+from serving.errors import JobGone, StorageFull
+from serving.store import FolderStore, all_of, new_blob
+from superres.consent import MARKER
+from superres.image import Picture, encode
+
+NAME = "marked-7f3a9c-holiday"
+QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+
+
+def marked_png():
+    """A picture whose pixels cannot be there by chance."""
+    rgb_hwc = np.random.default_rng(7).integers(0, 256, (24, 24, 3), np.uint8)
+    return encode(Picture(rgb_hwc=rgb_hwc), "png")
+
+
+def traces(folder, needles):
+    """The files below a folder that hold any of the byte sequences."""
+    found = []
+    for path in folder.rglob("*"):
+        if path.is_file() and any(needle in path.read_bytes() for needle in needles):
+            found.append(path)
+    return found
+
+
+@pytest.mark.parametrize("how", ["delete", "expire", "cancel"])
+def test_nothing_of_a_picture_is_left_after_its_job(
+    picture_server, models_folder, tmp_path, monkeypatch, caplog, how
+):
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    picture = marked_png()
+    seconds = 0.5 if how == "expire" else 3600
+    jobs = {**QUICK, "folder": tmp_path / "jobs", "result_seconds": seconds}
+    server = picture_server(models_folder, jobs=jobs)
+    with httpx.Client(base_url=server.url, timeout=60) as api:
+        files = {"file": (f"{NAME}.png", picture)}
+        job = api.post("/v1/jobs", params={"format": "png"}, files=files).json()
+        address = f"/v1/jobs/{job['id']}"
+        needles = [picture[60:160], NAME.encode()]
+        if how != "cancel":
+            assert api.get(address, params={"wait": 30}).json()["state"] in ("done", "deleted")
+        if how == "delete":
+            result = api.get(f"{address}/result").content
+            needles.append(result[60:160])
+            assert traces(tmp_path / "jobs", needles)  # it was there, and would be found
+        if how == "expire":
+            server.wait_for(lambda: api.get(address).status_code == 404)
+        else:
+            assert api.delete(address).json()["job"] == job["id"]
+    server.wait_for(lambda: not traces(tmp_path / "jobs", needles))
+    server.stop()
+    assert traces(tmp_path / "jobs", needles) == []
+    assert traces(temporary, needles) == []
+    assert NAME not in caplog.text
+
+
+class FullDisk:
+    """A file that takes one chunk and no second."""
+
+    def __init__(self, file):
+        self._file = file
+        self.full = False
+
+    def write(self, chunk):
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.full = True
+        return self._file.write(chunk)
+
+    def __getattr__(self, name):
+        return getattr(self._file, name)
+
+
+async def chunks(*values):
+    for value in values:
+        yield value
+
+
+def test_full_disk_is_told_and_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+    store = FolderStore(tmp_path)
+    opened = type(tmp_path).open
+    monkeypatch.setattr(type(tmp_path), "open", lambda path, mode="r": FullDisk(opened(path, mode)))
+    with pytest.raises(StorageFull) as full:
+        asyncio.run(store.write(new_blob(), chunks(b"a", b"b")))
+    assert full.value.status == 507
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+def test_source_that_breaks_off_leaves_no_part_of_a_file(tmp_path):
+    async def broken():
+        yield b"a"
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        asyncio.run(FolderStore(tmp_path).write(new_blob(), broken()))
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
+    store, blob = FolderStore(tmp_path), new_blob()
+
+    async def round_trip():
+        written = await store.write(blob, chunks(b"ab", b"c"))
+        assert written.bytes == 3
+        assert await all_of(store, blob) == b"abc"
+        assert await store.names() == [blob]
+        await store.delete([blob, blob])
+        with pytest.raises(JobGone):
+            await all_of(store, blob)
+        with pytest.raises(ValueError, match="no name of a blob"):
+            await all_of(store, "../escape")
+
+    asyncio.run(round_trip())
