@@ -2,13 +2,14 @@
 
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import AsyncClient, Client
-from sharpline.client.words import Enhanced, Patience, Refused, ServerAway, Wishes
+from sharpline.client.words import Enhanced, Job, Patience, Refused, ServerAway, Wishes
 
 __all__ = [
     "AsyncClient",
     "Client",
     "Enhanced",
     "FolderReport",
+    "Job",
     "Patience",
     "Refused",
     "ServerAway",

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ import httpx
 from sharpline.client.words import (
     AGAIN,
     Enhanced,
+    Job,
     Patience,
     ServerAway,
     Wishes,
@@ -20,6 +22,7 @@ from sharpline.client.words import (
 URL = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
+WAIT_SECONDS = 30.0  # of one request for a job's end; the server waits for so long
 
 
 class _Tries:
@@ -86,6 +89,28 @@ class Client:
         """What is served, as GET /v1/models tells it."""
         return self._ask("GET", "/v1/models").json()["models"]
 
+    def submit(self, pictures: Mapping[str, bytes], wishes: Wishes | None = None) -> Job:
+        """Hand pictures over, by file name, to be worked on later; tried again it is one job."""
+        return Job.of(self._ask("POST", "/v1/jobs", **_submission(pictures, wishes)))
+
+    def job(self, job_id: str, *, wait_seconds: float = 0.0) -> Job:
+        """How far a job is, once it is over or after `wait_seconds` (60 at the most)."""
+        return Job.of(self._ask("GET", f"/v1/jobs/{job_id}", params={"wait": wait_seconds}))
+
+    def wait(self, job_id: str) -> Job:
+        """The job once it is over."""
+        while not (job := self.job(job_id, wait_seconds=WAIT_SECONDS)).over:
+            pass
+        return job
+
+    def fetch(self, job_id: str, n: int = 0) -> Enhanced:
+        """The answer to a job's picture. Raises Refused with the problem that it had instead."""
+        return Enhanced.of(self._ask("GET", f"/v1/jobs/{job_id}/result", params={"n": n}))
+
+    def delete(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job, or delete it with its pictures: the signed receipt."""
+        return self._ask("DELETE", f"/v1/jobs/{job_id}").json()
+
     def close(self) -> None:
         self._http.close()
 
@@ -141,6 +166,28 @@ class AsyncClient:
         """What is served, as GET /v1/models tells it."""
         return (await self._ask("GET", "/v1/models")).json()["models"]
 
+    async def submit(self, pictures: Mapping[str, bytes], wishes: Wishes | None = None) -> Job:
+        """Hand pictures over, by file name, to be worked on later; tried again it is one job."""
+        return Job.of(await self._ask("POST", "/v1/jobs", **_submission(pictures, wishes)))
+
+    async def job(self, job_id: str, *, wait_seconds: float = 0.0) -> Job:
+        """How far a job is, once it is over or after `wait_seconds` (60 at the most)."""
+        return Job.of(await self._ask("GET", f"/v1/jobs/{job_id}", params={"wait": wait_seconds}))
+
+    async def wait(self, job_id: str) -> Job:
+        """The job once it is over."""
+        while not (job := await self.job(job_id, wait_seconds=WAIT_SECONDS)).over:
+            pass
+        return job
+
+    async def fetch(self, job_id: str, n: int = 0) -> Enhanced:
+        """The answer to a job's picture. Raises Refused with the problem that it had instead."""
+        return Enhanced.of(await self._ask("GET", f"/v1/jobs/{job_id}/result", params={"n": n}))
+
+    async def delete(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job, or delete it with its pictures: the signed receipt."""
+        return (await self._ask("DELETE", f"/v1/jobs/{job_id}")).json()
+
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -167,6 +214,14 @@ class AsyncClient:
                 if pause_seconds is None:
                     return response
             await self._sleep(pause_seconds)
+
+
+def _submission(pictures: Mapping[str, bytes], wishes: Wishes | None) -> dict[str, Any]:
+    return {
+        "params": (wishes or Wishes()).query(),
+        "files": [("file", (name, data)) for name, data in pictures.items()],
+        "headers": {"Idempotency-Key": uuid.uuid4().hex},
+    }
 
 
 def _settings(url: str, key: str | None, timeout_seconds: float) -> dict[str, Any]:

@@ -93,6 +93,37 @@ class Enhanced:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Pictures that were handed over; `place` is that in the queue while the job waits."""
+
+    id: str
+    state: str
+    place: int | None
+    pictures_done: int
+    pictures_total: int
+    tiles_done: int
+    tiles_total: int
+    problem: str | None
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will become of it."""
+        return self.state not in ("queued", "running")
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> "Job":
+        """From the server's view of it."""
+        view = response.json()
+        return cls(
+            id=view["id"],
+            state=view["state"],
+            place=view.get("place"),
+            problem=(view.get("problem") or {}).get("detail"),
+            **view["progress"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Patience:
     """How often and how long a request is tried.
 

@@ -23,7 +23,7 @@ from sharpline.client import (
 )
 from sharpline.client.folder import LEDGER
 from superres.errors import SharplineError
-from superres.image import Picture, encode, read, write
+from superres.image import Picture, decode, encode, read, write
 from superres.passport import read_passport
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
@@ -261,7 +261,12 @@ def real(picture_server, tiny_bundle, tmp_path_factory):
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     _, secret = add_key(keys, "tests")
     bundle = tiny_bundle()
-    server = picture_server(bundle.root.parent, security={"keys_file": keys}, until="/livez")
+    server = picture_server(
+        bundle.root.parent,
+        jobs={"folder": tmp_path_factory.mktemp("jobs")},
+        security={"keys_file": keys},
+        until="/livez",
+    )
     server.wait_for(lambda: server.services.models.offers)
     yield server, secret
     server.stop()
@@ -295,6 +300,45 @@ def test_the_command_enlarges_a_folder_through_a_server(
     assert "compact_x2 (default): super-resolution x2" in capsys.readouterr().out
     assert run(["client", "models", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["models"][0]["name"] == "compact_x2"
+
+
+def test_pictures_are_handed_over_waited_for_fetched_and_deleted(real):
+    server, secret = real
+    other = encode(Picture(rgb_hwc=LEVELS[::-1]), "png")
+    with Client(server.url, key=secret) as client:
+        job = client.wait(client.submit({"a.png": PNG, "b.png": other}, Wishes(format="png")).id)
+        assert (job.state, job.pictures_done, job.over) == ("done", 2, True)
+        large = decode(client.fetch(job.id, 1).data).rgb_hwc
+        assert np.array_equal(large, LEVELS[::-1].repeat(2, axis=0).repeat(2, axis=1))
+        assert read_passport(client.fetch(job.id).data).last.model == "compact_x2"
+        assert client.delete(job.id)["job"] == job.id
+        with pytest.raises(Refused) as refusal:
+            client.fetch(job.id)
+    assert refusal.value.status == 410
+
+
+def test_a_job_on_the_event_loop_tells_what_went_wrong(real):
+    server, secret = real
+
+    async def go():
+        async with AsyncClient(server.url, key=secret) as client:
+            job = await client.wait((await client.submit({"a.png": b"no picture at all......"})).id)
+            with pytest.raises(Refused, match="not-a-picture"):
+                await client.fetch(job.id)
+            await client.delete(job.id)
+            return job
+
+    assert asyncio.run(go()).over
+
+
+def test_a_job_that_is_sent_again_has_one_key():
+    accepted = {"id": "ab" * 16, "state": "queued", "place": 3, "progress": {}}
+    progress = dict.fromkeys(("pictures_done", "pictures_total", "tiles_done", "tiles_total"), 0)
+    server = Server(busy("1"), httpx.Response(202, json={**accepted, "progress": progress}))
+    with server.client() as client:
+        job = client.submit({"a.png": PNG})
+    assert (job.place, job.over) == (3, False)
+    assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 1
 
 
 def test_a_wrong_key_and_wrong_words_end_with_their_code(real, folder, tmp_path, capsys):
