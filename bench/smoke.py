@@ -28,7 +28,7 @@ from training.data.sources import find_pictures
 from training.recipe import load_recipe, recipe_names
 from training.vgg import LAYERS, VGG_VARIABLE, VggFeatures
 
-PHASES = ("train", "validate", "publish")
+PHASES: tuple[str, ...] = ("train", "validate", "publish")
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def _run_one(recipe: str, dataset: Path) -> None:
     from sharpline.cli import run
     from training import job
 
-    seconds: dict[str, float] = {phase: 0.0 for phase in PHASES}
+    seconds = dict.fromkeys(PHASES, 0.0)
 
     def timed(phase: str, work: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*arguments: Any, **named: Any) -> Any:

@@ -34,14 +34,14 @@ from training.card import model_card
 from training.initial import Initial
 from training.licence import commercial_use
 from training.recipe import Profile, Recipe
-from training.tolerance import halo_candidates, measure_precision, measure_seam, tile_buckets
+from training.tolerance import CORE, halo_candidates, measure_precision, measure_seam, tile_buckets
 
 OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
 DRAFT_LEAST_HALO = 16
 PROBE_SIDE, PROBES = 64, 3
-# A smoke shows that a recipe runs to its end: one picture, just larger than a tile's core, so that
-# there is a seam to measure. Probes are what publishing a deep network costs.
-SMOKE_PROBE_SIDE, SMOKE_PROBES = 40, 1
+# A smoke shows that a recipe runs to its end: one picture, higher than a tile's core and no wider,
+# so that two tiles meet in one seam. Probes are what publishing a deep network costs.
+SMOKE_PROBE_HEIGHT = 40
 GOLDEN_SIDE = 48
 
 
@@ -262,10 +262,12 @@ def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
 
 def _probes(origin: Origin) -> list[npt.NDArray[np.uint8]]:
     """The middles of some low-resolution pictures: held-out ones where there are any."""
-    dataset, smoke = origin.dataset, origin.profile == "smoke"
-    side, count = (SMOKE_PROBE_SIDE, SMOKE_PROBES) if smoke else (PROBE_SIDE, PROBES)
+    dataset = origin.dataset
     rows: list[ManifestRow] = sorted(read_manifest(dataset), key=lambda row: row.split == "train")
-    return [middle(read(dataset / row.lr_path).rgb_hwc, side) for row in rows[:count]]
+    if origin.profile == "smoke":
+        probe_hwc = middle(read(dataset / rows[0].lr_path).rgb_hwc, SMOKE_PROBE_HEIGHT)
+        return [np.ascontiguousarray(probe_hwc[:, :CORE])]
+    return [middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
 
 
 def middle(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
