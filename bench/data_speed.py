@@ -121,7 +121,7 @@ def memory(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def peak_of(count: int, scratch: Path) -> None:
     """Build that many tiny pictures in this process and say how large it got, in KiB."""
-    pictures = _make(scratch / f"in{count}", count, (48, 48), blocks)
+    pictures = _make(scratch / f"in{count}", count, (64, 64), whole_photo)
     build(make_plan(pictures, PairRecipe(scale=2, degradation="bicubic"), scratch / f"out{count}"))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # noqa: T201
 
@@ -195,12 +195,6 @@ def whole_photo(seed: int, height: int, width: int) -> np.ndarray:
         coarse = rng.normal(0, 20, (height // side + 4, width // side + 4, 3))
         total += imresize(coarse.astype(np.float32), size=(height, width))
     return np.clip(total + 127 + rng.normal(0, 1.5, total.shape), 0, 255).astype(np.uint8)
-
-
-def blocks(seed: int, height: int, width: int) -> np.ndarray:
-    """Squares of random colours."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-    return coarse.repeat(8, axis=0).repeat(8, axis=1)
 
 
 def _make(

@@ -6,6 +6,7 @@ finds them in a tenth of SIFT's time, so a picture costs less to fingerprint tha
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -14,32 +15,63 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
+Complex = npt.NDArray[np.complexfloating]
+Map = npt.NDArray[np.float64]
 
 THUMBNAIL_SIDE, KEPT = 32, 8
 LONG_SIDE = 512  # of the picture that features are looked for in, whatever its own size
 FEATURES = 1000
 DESCRIPTOR_BYTES = 32
-LEAST_CONTRAST = 7  # of a corner, in levels: low, so that smooth pictures have features as well
+CONTRASTS = (
+    7,
+    2,
+)  # of a corner, in levels; the second for smooth pictures, in which few have the first
 
 MOST_BITS = 80  # of 256 in which two descriptors of one detail differ
-LEAST_MATCHES = 4
-PLACE_TOLERANCE = 6 / LONG_SIDE  # of the picture's extent
+LEAST_AGREEING = 3
+PLACE_TOLERANCE = 1 / 40  # of the extent of the details
 
 LEAST_OVERLAP = 0.7  # of the smaller picture, in area, that both must show
+LEAST_AREA = 16**2  # in pixels, of what is compared: that of the smallest pictures
 LEAST_CORRELATION = 0.85  # of the pixels that both show
-COMPARED_SIDE = 128
+LEAST_OF_BOTH = 1.15  # with that of the fine structure added: skies are alike without
+LEAST_DEVIATION = 1.0  # of the levels, squared
+FINE_SIGMA = 4.0
+COMPARED_SIDE = 96
+REFINING_STEPS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Where details lie and how they are turned, as complex numbers: x + iy in pixels, and an arm
+    as long as the detail is large that points where it does."""
+
+    points: Complex
+    arms: Complex
+
+    def take(self, chosen: npt.NDArray[np.intp]) -> "Details":
+        """Those at these positions."""
+        return Details(self.points[chosen], self.arms[chosen])
+
+    @staticmethod
+    def join(parts: "Sequence[Details]") -> "Details":
+        """Those of all parts, one after the other."""
+        none = np.empty(0, np.complex64)
+        return Details(
+            np.concatenate([none, *(part.points for part in parts)]),
+            np.concatenate([none, *(part.arms for part in parts)]),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """64 bits of `phash` for the whole; points (n, 2) as x, y in pixels and what they look like.
+    """64 bits of `phash` for the whole; n details, and what each looks like, (n, 32) uint8.
 
-    `descriptors` is (n, 32) uint8. A picture without structure has no points.
+    A picture without structure has no details.
     """
 
     phash: int
-    points_xy: Floats
+    details: Details
     descriptors: Pixels
 
 
@@ -50,12 +82,21 @@ def fingerprint(rgb_hwc_u8: Pixels) -> Fingerprint:
     luma_hw: Any = cv2.cvtColor(rgb_hwc_u8, cv2.COLOR_RGB2GRAY)
     shrink = LONG_SIDE / max(luma_hw.shape)
     sized_hw = _resized(luma_hw, shrink)
-    finder = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=LEAST_CONTRAST)
-    found, descriptors = finder.detectAndCompute(sized_hw, None)
-    points = np.array([point.pt for point in found], np.float32).reshape(-1, 2) / np.float32(shrink)
+    found, descriptors = (), None
+    for contrast in CONTRASTS:
+        finder = cv2.ORB.create(nfeatures=FEATURES, fastThreshold=contrast)
+        found, descriptors = finder.detectAndCompute(sized_hw, None)
+        if len(found) >= FEATURES // 2:
+            break
     if descriptors is None:
         descriptors = np.empty((0, DESCRIPTOR_BYTES), np.uint8)
-    return Fingerprint(phash=perceptual_hash(luma_hw), points_xy=points, descriptors=descriptors)
+    places = np.array([(*point.pt, point.size, point.angle) for point in found]).reshape(-1, 4)
+    x, y, size, degrees = places.T
+    details = Details(
+        points=((x + 1j * y) / shrink).astype(np.complex64),
+        arms=(size / shrink * np.exp(1j * np.radians(degrees))).astype(np.complex64),
+    )
+    return Fingerprint(phash=perceptual_hash(sized_hw), details=details, descriptors=descriptors)
 
 
 def perceptual_hash(luma_hw_u8: Pixels) -> int:
@@ -70,33 +111,42 @@ def perceptual_hash(luma_hw_u8: Pixels) -> int:
     return int("".join("1" if bit else "0" for bit in bits), 2)
 
 
-def place_of(first: Fingerprint, second: Fingerprint) -> tuple[npt.NDArray[np.float64], int] | None:
-    """How the details of one picture lie in another: a 2x3 map and how many of them agree with it.
+def place_of(first: Details, second: Details) -> tuple[Map, int] | None:
+    """How details of one picture lie in another: a 2x3 map, and how many of them agree with it.
 
-    The map turns, scales and shifts; None where hardly any details are common.
+    The details are matched one to one, some of them wrongly. The map turns, scales and shifts, and
+    is that of all which two of them define with which most agree; None where fewer than three do.
     """
-    import cv2
-
-    matcher = cv2.BFMatcher(cv2.NORM_HAMMING, crossCheck=True)
-    matches = [
-        match
-        for match in matcher.match(first.descriptors, second.descriptors)
-        if match.distance <= MOST_BITS
-    ]
-    if len(matches) < LEAST_MATCHES:
+    if len(first.points) < LEAST_AGREEING:
         return None
-    first_xy = first.points_xy[[match.queryIdx for match in matches]]
-    second_xy = second.points_xy[[match.trainIdx for match in matches]]
-    extent = float(np.ptp(second.points_xy, axis=0).max())
-    found: Any
-    found, agree = cv2.estimateAffinePartial2D(
-        first_xy,
-        second_xy,
-        method=cv2.RANSAC,
-        ransacReprojThreshold=max(1.0, extent * PLACE_TOLERANCE),
-        maxIters=2000,
-    )
-    return None if found is None else (found, int(agree.sum()))
+    ours, theirs = _differences(first.points), _differences(second.points)
+    tolerance = PLACE_TOLERANCE * float(np.abs(theirs).max()) + 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.where(np.abs(ours) > 0, theirs / ours, 0)
+    # [i, j, k]: how far point k is from where the map through i and j lays it.
+    far = np.abs(theirs[:, None, :] - ratios[:, :, None] * ours[:, None, :])
+    agree = (far <= tolerance) & (np.abs(ratios) > 0)[:, :, None]
+    best = np.unravel_index(agree.sum(axis=2).argmax(), ratios.shape)
+    points = np.flatnonzero(agree[best])
+    # Points on one spot are one detail, found at several sizes.
+    spots = len(np.unique(np.round(second.points[points] / tolerance)))
+    if spots < LEAST_AGREEING:
+        return None
+    return _fitted(first.points[points], second.points[points]), spots
+
+
+def _fitted(first: Complex, second: Complex) -> Map:
+    """The map that lays the first points onto the second ones with the least squares."""
+    middle, onto = first.mean(), second.mean()
+    spread = first - middle
+    ratio = (spread.conj() * (second - onto)).sum() / (np.abs(spread) ** 2).sum()
+    shift = onto - ratio * middle
+    return np.array([[ratio.real, -ratio.imag, shift.real], [ratio.imag, ratio.real, shift.imag]])
+
+
+def _differences(points: Complex) -> Complex:
+    """From each to each: (n, n)."""
+    return points[None, :] - points[:, None]
 
 
 def whole_onto(first_hwc: Pixels, second_hwc: Pixels) -> npt.NDArray[np.float64]:
@@ -105,44 +155,75 @@ def whole_onto(first_hwc: Pixels, second_hwc: Pixels) -> npt.NDArray[np.float64]
     return np.array([[out_width / width, 0, 0], [0, out_height / height, 0]])
 
 
-def show_the_same(
-    first_hwc: Pixels, second_hwc: Pixels, first_to_second: npt.NDArray[np.float64]
-) -> bool:
-    """Whether two pictures look alike where the map lays the first over the second.
+def show_the_same(first_hwc: Pixels, second_hwc: Pixels, first_to_second: Map) -> bool:
+    """Whether two pictures look alike where the map, or one near it, lays the first on the second.
 
     They must share most of the smaller one. Brightness and contrast may differ, colours may not by
-    much: a luma correlation is what decides.
+    much: luma correlations decide, of the levels and of their fine structure.
     """
     import cv2
 
     first_area = np.prod(first_hwc.shape[:2]) * abs(np.linalg.det(first_to_second[:, :2]))
     second_area = np.prod(second_hwc.shape[:2])
-    shrink = min(1.0, COMPARED_SIDE / max(second_hwc.shape[:2]))
-    if first_area < second_area:
-        shrink = min(1.0, COMPARED_SIDE / max(first_area**0.5, 1.0))
+    area = min(first_area, second_area)
+    if area < LEAST_AREA:
+        return False
+    shrink = min(1.0, COMPARED_SIDE / area**0.5)
     second_hw: Any = _resized(cv2.cvtColor(second_hwc, cv2.COLOR_RGB2GRAY), shrink)
-    size = second_hw.shape[::-1]
     step = np.sqrt(abs(np.linalg.det(first_to_second[:, :2]))) * shrink
     before = min(1.0, step)  # shrunk by area first, for warping alone would alias
     first_hw = _resized(cv2.cvtColor(first_hwc, cv2.COLOR_RGB2GRAY), before)
     full = np.vstack((first_to_second, (0, 0, 1)))
     to_small = np.diag((shrink, shrink, 1.0)) @ full @ np.diag((1 / before, 1 / before, 1.0))
-    warped: Any = cv2.warpAffine(first_hw, to_small[:2], size, flags=cv2.INTER_LINEAR)
-    inside = cv2.warpAffine(np.full_like(first_hw, 255), to_small[:2], size) == 255
-    shared = inside.sum() / (shrink**2 * min(first_area, second_area))
-    return bool(shared >= LEAST_OVERLAP and _alike(warped[inside], second_hw[inside]))
+    least = LEAST_OVERLAP * area * shrink**2
+    return _agree(first_hw, second_hw, to_small[:2], least) or _agree(
+        first_hw, second_hw, _refined(first_hw, second_hw, to_small), least
+    )
 
 
-def _alike(first: Pixels, second: Pixels) -> bool:
-    """Pearson's correlation; of flat pictures, whether their levels are the same."""
-    first_levels, second_levels = first.astype(np.float64), second.astype(np.float64)
-    deviations = first_levels.std() * second_levels.std()
-    if deviations < 1.0:
-        return bool(np.abs(first_levels - second_levels).mean() < 2.0)
-    covariance = (
-        (first_levels - first_levels.mean()) * (second_levels - second_levels.mean())
-    ).mean()
-    return bool(covariance / deviations >= LEAST_CORRELATION)
+def _agree(first_hw: Any, second_hw: Any, place: Map, least: float) -> bool:
+    import cv2
+
+    size = second_hw.shape[::-1]
+    warped: Any = cv2.warpAffine(first_hw, place, size, flags=cv2.INTER_LINEAR)
+    inside = cv2.warpAffine(np.full_like(first_hw, 255), place, size) == 255
+    if inside.sum() < least:
+        return False
+    alike = _correlation(warped[inside], second_hw[inside])
+    fine = _correlation(_fine(warped)[inside], _fine(second_hw)[inside])
+    return alike >= LEAST_CORRELATION and alike + fine >= LEAST_OF_BOTH
+
+
+def _refined(first_hw: Any, second_hw: Any, place: Map) -> Map:
+    """The affine map near this one at which the pictures correlate best (Evangelidis 2008)."""
+    import cv2
+
+    found: Any = np.linalg.inv(place)[:2].astype(np.float32)
+    stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, REFINING_STEPS, 1e-4)
+    whole_hw = np.full_like(first_hw, 255)
+    try:
+        cv2.findTransformECC(second_hw, first_hw, found, cv2.MOTION_AFFINE, stop, whole_hw, 5)
+    except cv2.error:  # nothing to go by: they show different things
+        return place[:2]
+    refined: Any = np.linalg.inv(np.vstack((found, (0, 0, 1))))[:2]
+    return refined.astype(np.float64)
+
+
+def _fine(luma_hw: Any) -> Any:
+    """What is smaller than a dozen pixels."""
+    import cv2
+
+    levels = luma_hw.astype(np.float32)
+    return levels - cv2.GaussianBlur(levels, (0, 0), FINE_SIGMA)
+
+
+def _correlation(first: Any, second: Any) -> float:
+    """Pearson's; of flat pictures 1 or 0, by whether their levels are the same."""
+    ours, theirs = first.astype(np.float64), second.astype(np.float64)
+    deviations = ours.std() * theirs.std()
+    if deviations < LEAST_DEVIATION:
+        return float(np.abs(ours - theirs).mean() < 2.0)
+    return float(((ours - ours.mean()) * (theirs - theirs.mean())).mean() / deviations)
 
 
 def _resized(luma_hw: Any, factor: float) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.fingerprint import fingerprint, show_the_same, whole_onto
+from superres.fingerprint import Details, fingerprint, place_of, show_the_same, whole_onto
 from superres.image import Picture, decode, encode, read, write
 from superres.manifest import REPORT_NAME
 from superres.resize import imresize
@@ -134,6 +134,26 @@ def test_flat_pictures_are_the_same_only_at_the_same_level() -> None:
     assert show_the_same(grey, grey, whole_onto(grey, grey))
     assert not show_the_same(grey, dark, whole_onto(grey, dark))
     assert len(fingerprint(grey).descriptors) == 0
+
+
+def test_a_place_is_found_where_most_matches_are_wrong() -> None:
+    rng = np.random.default_rng(0)
+    here, there = (rng.uniform(0, 500, 20) + 1j * rng.uniform(0, 500, 20) for _ in range(2))
+    here[:6] = (50, 450, 50 + 450j, 450 + 450j, 250 + 250j, 250 + 50j)
+    there[:6] = 0.5j * here[:6] + (300 + 20j)
+    placed = place_of(Details(here, here), Details(there, there))
+    assert placed is not None
+    place, agreeing = placed
+    assert agreeing >= 6
+    assert place == pytest.approx(np.array([[0, -0.5, 300], [0.5, 0, 20]]), abs=1)
+    assert place_of(Details(here[:2], here[:2]), Details(there[:2], there[:2])) is None
+
+
+def test_a_place_that_is_a_little_off_is_refined(photos: dict[str, np.ndarray]) -> None:
+    photo = photos["coffee"]
+    part = photo[40:200, 60:260]
+    assert show_the_same(part, photo, np.array([[1.02, 0.02, 64], [-0.02, 1.02, 37]]))
+    assert not show_the_same(part, photos["chelsea"], np.array([[1.0, 0, 60], [0, 1.0, 40]]))
 
 
 def test_pairs_are_found_across_blocks() -> None:

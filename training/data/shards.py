@@ -24,7 +24,7 @@ from superres.files import (
     write_bytes,
     writing,
 )
-from superres.fingerprint import Fingerprint, fingerprint
+from superres.fingerprint import Details, Fingerprint, fingerprint
 from superres.image import Picture, PictureError, encode
 from superres.manifest import LeftOut, ManifestRow
 from superres.measure import measure
@@ -96,12 +96,12 @@ def read_shard(folder: Path) -> Shard:
 
 def write_prints(folder: Path, prints: Sequence[Fingerprint]) -> None:
     """Store fingerprints in `folder`, to be read back by `read_prints`."""
+    details = Details.join([print_.details for print_ in prints])
     arrays = {
         "phash": np.array([print_.phash for print_ in prints], np.uint64),
-        "counts": np.array([len(print_.points_xy) for print_ in prints], np.int64),
-        "points": np.concatenate(
-            [np.empty((0, 2), np.float32), *(print_.points_xy for print_ in prints)]
-        ),
+        "counts": np.array([len(print_.descriptors) for print_ in prints], np.int64),
+        "points": details.points,
+        "arms": details.arms,
         "descriptors": np.concatenate(
             [np.empty((0, 32), np.uint8), *(print_.descriptors for print_ in prints)]
         ),
@@ -114,10 +114,12 @@ def read_prints(folder: Path) -> list[Fingerprint]:
     with np.load(folder / PRINTS_NAME) as stored:
         hashes, counts = stored["phash"], stored["counts"]
         ends = np.cumsum(counts)[:-1]
-        points, descriptors = (np.split(stored[name], ends) for name in ("points", "descriptors"))
+        points, arms, descriptors = (
+            np.split(stored[name], ends) for name in ("points", "arms", "descriptors")
+        )
     return [
-        Fingerprint(phash=int(phash), points_xy=points_xy, descriptors=looks)
-        for phash, points_xy, looks in zip(hashes, points, descriptors, strict=True)
+        Fingerprint(phash=int(phash), details=Details(*places), descriptors=looks)
+        for phash, *places, looks in zip(hashes, points, arms, descriptors, strict=True)
     ]
 
 
