@@ -132,7 +132,9 @@ def test_a_folder_that_was_never_added_is_refused_with_the_command_that_adds_it(
     folder = fill(tmp_path / "my photos", "a.png")
     with pytest.raises(UsageError) as refusal:
         find_pictures([str(folder)])
-    assert f"sharpline data add '{folder}' --name my_photos --i-own-the-rights" in str(refusal.value)
+    assert f"sharpline data add '{folder}' --name my_photos --i-own-the-rights" in str(
+        refusal.value
+    )
 
 
 def test_a_catalogue_name_that_is_not_here_says_how_to_fetch_it() -> None:
