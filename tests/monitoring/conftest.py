@@ -16,7 +16,14 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 
 from serving.metrics import TABLE
 
@@ -68,6 +75,7 @@ class Exporter:
     def __init__(self) -> None:
         kinds = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._figures = {
             figure.name: kinds[figure.kind](
                 figure.name,

@@ -12,6 +12,7 @@ from serving.metrics import TABLE
 
 DASHBOARD = Path(__file__).parents[2] / "monitoring/grafana/dashboards/serving.json"
 MODEL = "compact_x4"
+VERSION = {"model": MODEL, "version": "1"}
 AwaitTrue = Callable[[str, Callable[[], object]], None]
 
 
@@ -36,6 +37,17 @@ def traffic(figure: Any) -> None:
     figure("sharpline_input_drift", model=MODEL, feature="blur").set(0.3)
     figure("sharpline_drift_pictures", model=MODEL).set(200)
     figure("sharpline_consistency_db", model=MODEL).set(34.0)
+    figure("sharpline_problems_total", problem="queue-full").inc()
+    figure("sharpline_memory_retries_total", model=MODEL).inc(0)
+    figure("sharpline_answers_cut_total", reason="slow-client").inc(0)
+    figure("sharpline_inconsistent_regions_total", **VERSION).inc(0)
+    figure("sharpline_version_pictures_total", role="champion", **VERSION).inc()
+    figure("sharpline_version_failures_total", role="champion", **VERSION).inc(0)
+    figure("sharpline_version_duration_seconds", **VERSION).observe(0.4)
+    figure("sharpline_shadow_tiles_total", outcome="compared", **VERSION).inc()
+    figure("sharpline_shadow_difference_levels", **VERSION).observe(0.5)
+    figure("sharpline_model_seconds_per_megapixel", model=MODEL).set(1.2)
+    figure("sharpline_device_memory_bytes", device="0", kind="used").set(1e9)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -164,7 +164,7 @@ def test_missing_packages_are_named_where_they_cannot_be_installed(checkout: Che
     checkout.program("id", "#!/bin/bash\necho 1000\n")
     done = checkout.make("system")
     assert done.returncode == 0
-    assert "going on without libgl1" in done.stderr
+    assert "going on without chromium libgl1" in done.stderr
     assert "prometheus" in done.stderr
 
 

@@ -82,7 +82,12 @@ def test_script_of_the_page_finds_every_element_it_names(server):
 def test_openapi_tells_every_answer_of_enhance(server):
     described = server.client.get("/openapi.json").json()
     operation = described["paths"]["/v1/enhance"]["post"]
-    assert {parameter["name"] for parameter in operation["parameters"]} == set(Options.model_fields)
+    told = {
+        parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"
+    }
+    assert told == set(Options.model_fields)
+    headers = {p["name"].lower() for p in operation["parameters"] if p["in"] == "header"}
+    assert headers == {"prefer", "idempotency-key"}
     content = operation["requestBody"]["content"]
     assert {"image/png", "image/avif", "multipart/form-data"} <= set(content)
     form = content["multipart/form-data"]["schema"]["properties"]
