@@ -38,7 +38,7 @@ check: setup ## style, types, import rules, manifests, dashboards, alerts, gener
 	@$(MAKE) --keep-going $(addprefix check-,$(CHECKS)) && echo "check: all of $(CHECKS) passed"
 
 bench: setup ## measure the speeds that the README states
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/sharpline bench --out $(BUILD)/bench.json $(ARGS)
 	$(BIN)/python bench/serving_latency.py
 	$(BIN)/python bench/serving_throughput.py
 	$(BIN)/python bench/serving_overhead.py

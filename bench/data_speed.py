@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from bench.__main__ import cpu_name
 from superres.console import emit, say
 from superres.environment import cpu_threads
 from superres.fingerprint import fingerprint
 from superres.image import PICTURE_SUFFIXES, Picture, decode, encode, read
 from superres.resize import imresize
+from superres.speed import cpu_name
 from training.data.crops import CropSampler
 from training.data.lookup import Index
 from training.data.packs import Pack

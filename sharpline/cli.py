@@ -42,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "models follow": Command("release.cli:follow", "keep a folder like the registry", "release"),
     "keys": Command("serving.keys_cli:keys", "say who may call the server", "serve"),
     "serve": Command("serving.cli:serve", "answer pictures over HTTP", "serve"),
+    "bench": Command("superres.speed_cli:bench", "say how fast models are here", "serve"),
     "drift": Command("serving.drift_cli:drift", "compare live pictures with training's", "serve"),
 }
 

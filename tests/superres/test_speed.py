@@ -1,0 +1,61 @@
+"""`sharpline bench` measures what is there and says what it left out."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sharpline.cli import run
+from superres import speed as speed_module
+from superres.backends import BackendUnavailable, load_backend
+
+
+def bench(bundle, *words: str) -> int:
+    return run(["bench", str(bundle.root), "--size", "32x24", "--runs", "1", *words])
+
+
+def test_a_bundle_is_measured_on_every_backend(
+    tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, out = tiny_bundle(), tmp_path / "bench.json"
+    assert bench(bundle, "--out", str(out), "--json") == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == json.loads(out.read_text())
+    assert result["picture"] == {"width": 32, "height": 24, "runs": 1}
+    ways = [(one["backend"], one["precision"]) for one in result["speeds"]]
+    assert ways == list(speed_module.WAYS)
+    for one in result["speeds"]:
+        assert one["model"] == bundle.info.name
+        answer_megapixels = 32 * 24 * bundle.info.scale**2 / 1e6
+        assert one["megapixels_per_second"] == pytest.approx(
+            answer_megapixels / one["seconds"], rel=0.5
+        )
+
+
+def test_what_cannot_be_had_is_said_and_left_out(
+    tiny_bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def without_openvino(bundle, *, backend: str, device: str, precision: str):
+        if backend == "openvino":
+            raise BackendUnavailable("OpenVINO is not installed")
+        return load_backend(bundle, backend=backend, device=device, precision=precision)
+
+    monkeypatch.setattr(speed_module, "load_backend", without_openvino)
+    assert bench(tiny_bundle()) == 0
+    shown = capsys.readouterr()
+    rows = [line for line in shown.out.splitlines() if line.startswith("| compact")]
+    assert [row.split(" | ")[1] for row in rows] == ["torch fp32", "torch bf16"]
+    assert "on openvino bf16 left out: OpenVINO is not installed" in shown.err
+
+
+@pytest.mark.parametrize("words", [["--size", "480"], ["--size", "0x9"], ["--runs", "0"]])
+def test_words_that_mean_nothing_are_refused(words, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["bench", "compact_x4", *words])
+    assert ended.value.code == 2
+    assert words[1] in capsys.readouterr().err
+
+
+def test_an_unknown_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "nothing"]) != 0
+    assert "no model 'nothing'" in capsys.readouterr().err
