@@ -1,6 +1,5 @@
 """What the page shows of pictures: a few crops of the worst and the best, and the largest seam."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,15 @@ from superres.evaluate import Answer
 from superres.files import write_bytes
 from superres.quality import Protocol, squared_error
 from superres.quality.blocks import Grid
+from superres.report.exhibits import Exhibit, Seams
 from superres.report.page import page
-from superres.scorecard import Look, PictureCard, Scorecard
+from superres.scorecard import Look, Scorecard
 
 Array = NDArray[Any]
 
 SHOWN = 3  # pictures of each kind
 CROP_PIXELS = 160
 BLOCK_PIXELS = 32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
-    """The telling crop of one picture: (side, side, 3) each, the input enlarged by repetition."""
-
-    card: PictureCard
-    input_hwc: Array
-    bicubic_hwc: Array
-    model_hwc: Array
-    truth_hwc: Array
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seams:
-    """Where tiles change the answer of one picture, in grey levels: (H, W)."""
-
-    name: str
-    levels_hw: NDArray[np.float32]
 
 
 class Gallery:

@@ -4,22 +4,19 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from superres.quality.intervals import Interval
 from superres.report.chart import histogram
+from superres.report.exhibits import Exhibit, Seams
 from superres.report.pictures import ERROR_LEVELS, coloured, data_uri, error_map, small_map
 from superres.scorecard import Figure, PictureCard, Scorecard, digits_of, number
-
-if TYPE_CHECKING:
-    from superres.report.gallery import Exhibit, Seams
 
 
 def page(
     card: Scorecard,
-    worst: "Sequence[Exhibit]",
-    best: "Sequence[Exhibit]",
-    seams: "Seams | None",
+    worst: Sequence[Exhibit],
+    best: Sequence[Exhibit],
+    seams: Seams | None,
 ) -> str:
     """The whole document."""
     style = resources.files("superres.report").joinpath("style.css").read_text()
@@ -104,7 +101,7 @@ def _gains(card: Scorecard) -> str:
     )
 
 
-def _exhibits(title: str, exhibits: "Sequence[Exhibit]", which: str) -> str:
+def _exhibits(title: str, exhibits: Sequence[Exhibit], which: str) -> str:
     if not exhibits:
         return ""
     shown = "\n".join(_exhibit(exhibit) for exhibit in exhibits)
@@ -115,7 +112,7 @@ def _exhibits(title: str, exhibits: "Sequence[Exhibit]", which: str) -> str:
     )
 
 
-def _exhibit(exhibit: "Exhibit") -> str:
+def _exhibit(exhibit: Exhibit) -> str:
     panels = (
         ("input", exhibit.input_hwc),
         ("bicubic", exhibit.bicubic_hwc),
@@ -138,7 +135,7 @@ def _exhibit(exhibit: "Exhibit") -> str:
     )
 
 
-def _seams(seams: "Seams | None") -> str:
+def _seams(seams: Seams | None) -> str:
     if seams is None:
         return ""
     largest = float(seams.levels_hw.max())
