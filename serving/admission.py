@@ -188,8 +188,8 @@ class Admission:
         finish_seconds = self._finish_seconds(backlog, entry.client, own_seconds, 0.0)
         if finish_seconds > allowed_seconds:
             raise QueueFull(
-                f"the answer would take about {finish_seconds:.0f} seconds, with those that are "
-                "being worked on",
+                f"with those that are being worked on, the answer would take {finish_seconds:.1f} "
+                f"seconds; at most {allowed_seconds:.1f} are promised",
                 seconds=self._seconds_until(backlog, entry.client, own_seconds, allowed_seconds),
             )
         return own_seconds

@@ -274,7 +274,8 @@ def picture_server() -> Iterator[Callable[..., PictureServer]]:
     """A maker of running servers: `picture_server(folder, load_backend=..., **settings)`.
 
     `settings` are sections of `serving.settings.Settings` as dicts, `until` the address that must
-    answer 200 first. All are stopped at the end of the test session, or earlier by `stop`.
+    answer 200 first. It refuses nobody because the machine is slow at the moment, unless `queue` or
+    `limits` say so. All are stopped at the end of the test session, or earlier by `stop`.
     """
     from serving.settings import Settings
 
@@ -289,10 +290,11 @@ def picture_server() -> Iterator[Callable[..., PictureServer]]:
     ) -> PictureServer:
         models = {"folder": folder, "poll_seconds": 0.05, "backend": "torch", "device": "cpu"}
         jobs = {"folder": folder.with_name(f"{folder.name}-jobs")}
+        patient = {"queue": {"max_wait_seconds": 1e6}, "limits": {"deadline_seconds": 1e6}}
+        defaults = {"models": models, "jobs": jobs, **patient}
         given = {
             **settings,
-            "models": {**models, **settings.get("models", {})},
-            "jobs": {**jobs, **settings.get("jobs", {})},
+            **{name: {**values, **settings.get(name, {})} for name, values in defaults.items()},
         }
         server = PictureServer(Settings(**given), load_backend)
         started.append(server)

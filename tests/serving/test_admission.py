@@ -247,6 +247,13 @@ def test_cost_follows_what_was_seen_lately():
     assert costs.per_pixel() == {"m": pytest.approx(0.03, rel=0.01)}
 
 
+def test_slow_moment_of_a_small_batch_says_little_about_large_ones():
+    costs = Costs()
+    costs.learn("m", pixels=1_000, seconds=1.0)
+    costs.learn("m", pixels=99_100, seconds=0.1)
+    assert costs.seconds("m", 1_000_000) == pytest.approx(10.0)
+
+
 def test_one_client_cannot_take_every_place(clock):
     settings = QueueSettings(max_pictures=5, max_pictures_per_client=2)
     admission = Admission(LimitSettings(), settings, Costs(), clock=clock)

@@ -76,7 +76,7 @@ def test_tiles_come_back_changed_by_the_network_on_the_engines_thread(running):
     scheduler, _ = running
     network = Network()
     answers = [ask(scheduler, value, network) for value in range(5)]
-    assert [int(answer.result(timeout=10).max()) for answer in answers] == [0, 2, 4, 6, 8]
+    assert [int(answer.result(timeout=60).max()) for answer in answers] == [0, 2, 4, 6, 8]
     assert network.threads == {"engine-0"}
 
 
@@ -85,8 +85,8 @@ def test_failing_batch_fails_its_requests_and_the_engine_lives_on(running, bad_v
     scheduler, engine = running
     network = Network()
     with pytest.raises(ModelFailed, match="doubling failed"):
-        ask(scheduler, bad_value, network).result(timeout=10)
-    assert ask(scheduler, 3, network).result(timeout=10).max() == 6
+        ask(scheduler, bad_value, network).result(timeout=60)
+    assert ask(scheduler, 3, network).result(timeout=60).max() == 6
     assert engine.alive
     assert engine._watcher.failed == ["doubling"]
 
@@ -99,7 +99,7 @@ def test_fill_of_each_batch_is_told():
     answers = [ask(scheduler, value, network) for value in range(3)]
     engine.start()
     for answer in answers:
-        answer.result(timeout=10)
+        answer.result(timeout=60)
     engine.stop()
     assert watcher.fills == [1.0, 0.5]
 
@@ -120,7 +120,7 @@ def test_stopped_engine_refuses_errands_and_fails_who_waits():
     engine.stop()
     assert not engine.alive
     with pytest.raises(NotReady):
-        answer.result(timeout=10)
+        answer.result(timeout=60)
     with pytest.raises(CancelledError):
         engine.call(lambda: None)
 
@@ -131,7 +131,7 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
 
     def first():
         begun.set()
-        go_on.wait(timeout=10)
+        go_on.wait(timeout=60)
 
     def second():
         try:
@@ -142,7 +142,7 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
     engine.start()
     threads = [threading.Thread(target=engine.call, args=(first,))]
     threads[0].start()
-    begun.wait(timeout=10)
+    begun.wait(timeout=60)
     threads.append(threading.Thread(target=second))
     threads[1].start()
     while not engine._errands:
@@ -153,9 +153,9 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
         pass
     go_on.set()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     with pytest.raises(CancelledError):
-        outcome.result(timeout=10)
+        outcome.result(timeout=60)
 
 
 class Small(Network):
@@ -191,10 +191,10 @@ def test_batch_that_the_memory_does_not_hold_is_run_in_parts_with_the_same_answe
     network = Small(room)
     answers = [ask(scheduler, value, network) for value in range(4)]
     engine.start()
-    assert [int(answer.result(timeout=10).max()) for answer in answers] == [0, 2, 4, 6]
+    assert [int(answer.result(timeout=60).max()) for answer in answers] == [0, 2, 4, 6]
     assert network.batches == batches
     again = [ask(scheduler, value, network) for value in range(4)]
-    assert [int(answer.result(timeout=10).max()) for answer in again] == [0, 2, 4, 6]
+    assert [int(answer.result(timeout=60).max()) for answer in again] == [0, 2, 4, 6]
     engine.stop()
     known = batches[engine._watcher.short_of_memory.count("small") :]
     assert network.batches == batches + known, "what the memory holds is remembered"
@@ -205,8 +205,8 @@ def test_tile_of_which_no_part_fits_fails_its_requests_only():
     engine = Engine(scheduler, Watcher())
     engine.start()
     with pytest.raises(ModelFailed):
-        ask(scheduler, 1, Small(-1)).result(timeout=10)
-    assert ask(scheduler, 3, Network()).result(timeout=10).max() == 6
+        ask(scheduler, 1, Small(-1)).result(timeout=60)
+    assert ask(scheduler, 3, Network()).result(timeout=60).max() == 6
     engine.stop()
 
 
@@ -222,7 +222,7 @@ def test_lost_device_fails_everybody_and_is_told_for_good():
     engines.start()
     for answer in (dying, waiting):
         with pytest.raises(NotReady):
-            answer.result(timeout=10)
+            answer.result(timeout=60)
     engines.stop()
     assert "illegal memory access" in str(engines.lost)
     with pytest.raises(NotReady, match="lost"):
@@ -246,7 +246,7 @@ def test_device_that_is_lost_in_an_errand_is_lost():
 def test_every_device_has_a_thread_and_serves_the_same_queue():
     scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0))
     engines = Engines(scheduler, Watcher(), 2)
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
 
     class Meeting(Network):
         def forward(self, tiles_bhwc, place):
@@ -257,7 +257,7 @@ def test_every_device_has_a_thread_and_serves_the_same_queue():
     network = Meeting()
     answers = [ask(scheduler, value, network) for value in range(6)]
     engines.start()
-    assert [int(answer.result(timeout=10).max()) for answer in answers] == list(range(6))
+    assert [int(answer.result(timeout=60).max()) for answer in answers] == list(range(6))
     engines.stop()
     assert network.threads == {"engine-0", "engine-1"}
 
@@ -270,14 +270,14 @@ def test_batch_that_does_not_end_fails_liveness():
     class Stuck(Network):
         def forward(self, tiles_bhwc, place):
             begun.set()
-            go_on.wait(timeout=10)
+            go_on.wait(timeout=60)
             return tiles_bhwc
 
     answer = ask(scheduler, 1, Stuck())
     engines.start()
-    begun.wait(timeout=10)
+    begun.wait(timeout=60)
     with pytest.raises(NotReady, match="has been running"):
         engines.require_alive()
     go_on.set()
-    answer.result(timeout=10)
+    answer.result(timeout=60)
     engines.stop()
