@@ -53,7 +53,7 @@ ADAM7 = (
 )
 PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # where they stand in the file
 PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"pHYs", b"tRNS")
-TIFF_BITS_PER_SAMPLE, TIFF_XMP = 258, 700  # the tags
+TIFF_BITS_PER_SAMPLE, TIFF_X_RESOLUTION, TIFF_XMP = 258, 282, 700  # the tags
 ORIENTATION = 0x0112  # the EXIF tag
 # Description, make, model, software, date, artist, copyright; the rest of the first directory
 # speaks of how the input's pixels were stored.
@@ -137,7 +137,7 @@ def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
     if format == "png":
         _check_png(data)
     with _broken_if_it_fails():
-        image = pillow().open(io.BytesIO(data), formats=[format.upper()])
+        image = _header_read(data, format)
     header = Header(format=format, width=image.width, height=image.height)
     if min(image.size) < 1:
         raise BrokenPicture("the picture has no pixels")
@@ -147,6 +147,18 @@ def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
             f"{limits.max_pixels:,} in all and {limits.max_side:,} a side are taken"
         )
     return image, header
+
+
+def _header_read(data: bytes, format: str) -> "Image.Image":
+    from PIL import UnidentifiedImageError
+
+    try:
+        return pillow().open(io.BytesIO(data), formats=[format.upper()])
+    except UnidentifiedImageError as error:  # whose text is of a Python object
+        raise BrokenPicture(
+            f"the header is damaged, or this kind of {format} is not taken here; save the picture "
+            "as RGB or grey and send that"
+        ) from error
 
 
 def _sniff(data: bytes) -> str:
@@ -225,10 +237,14 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _is_for_vips(format: str, data: bytes, image: "Image.Image") -> bool:
-    """Whether the file has more than 8 bits a sample, which Pillow would cut without a word, or is
-    a PNG of plain colours, which libvips decodes in half the time and never fills up with black."""
+    """Whether the file has more than 8 bits a sample, which Pillow would cut without a word; or is
+    a PNG with a transparent grey, which Pillow finds at 8 bits alone; or a PNG of plain colours,
+    which libvips decodes in half the time and never fills up with black."""
     if format == "png":
-        plain = image.mode in ("RGB", "RGBA") and "transparency" not in image.info
+        keyed = "transparency" in image.info
+        if keyed and data[PNG_COLOUR_TYPE] == 0:
+            return True
+        plain = image.mode in ("RGB", "RGBA") and not keyed
         if data[PNG_BIT_DEPTH] == 8:
             colours = data[PNG_COLOUR_TYPE] in (2, 6)
             return plain and colours and not _png_speaks_behind_its_pixels(data)
@@ -296,14 +312,11 @@ def _picture(image: "Image.Image") -> Picture:
 
 def _to_plain_mode(image: "Image.Image") -> "Image.Image":
     """One of L, LA, RGB, RGBA, I;16; raises for what has no faithful conversion."""
-    if image.mode in ("L", "RGB", "I;16") and "transparency" not in image.info:
+    keyed = "transparency" in image.info
+    if image.mode in ("LA", "RGBA", "I;16") or (image.mode in ("L", "RGB") and not keyed):
         return image
-    if image.mode in ("LA", "RGBA"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("L", "I;16"):  # with a transparent grey value
-        return image.convert("LA") if image.mode == "L" else image
+    if image.mode in ("1", "L"):
+        return image.convert("LA" if keyed else "L")
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65_535:
@@ -318,7 +331,7 @@ def _to_plain_mode(image: "Image.Image") -> "Image.Image":
         converted = _cmyk_to_srgb(image, icc)
         if converted is not None:
             return converted
-    if image.mode in ("P", "PA", "RGB") and ("transparency" in image.info or image.mode == "PA"):
+    if image.mode in ("P", "PA", "RGB") and (keyed or image.mode == "PA"):
         return image.convert("RGBA")
     return image.convert("RGB")
 
@@ -347,6 +360,8 @@ def _profile(image: "Image.Image") -> bytes | None:
 
 
 def _dpi(image: "Image.Image") -> tuple[float, float] | None:
+    if image.format == "TIFF" and TIFF_X_RESOLUTION not in getattr(image, "tag_v2", {}):
+        return None  # Pillow makes one up
     try:
         horizontal, vertical = (float(value) for value in image.info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

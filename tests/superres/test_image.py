@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pyvips
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -28,6 +29,7 @@ from superres.image import (
     read,
     write,
 )
+from superres.png import SIGNATURE, chunk
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -166,6 +168,43 @@ def test_transparent_colours_become_alpha() -> None:
     np.testing.assert_array_equal(picture.alpha_hw, np.zeros((2, 2)))
     grey = Image.fromarray(np.full((2, 2), 9, np.uint8))
     np.testing.assert_array_equal(decode(saved(grey, transparency=9)).alpha_hw, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
+def test_transparent_grey_becomes_alpha_at_every_depth(depth: int) -> None:
+    clear = 1 if depth == 1 else 2
+    values = (7 * np.arange(64).reshape(8, 8)) % 2**depth
+    picture = decode(grey_png(values, depth, clear))
+    full = 65_535 if depth == 16 else 255
+    np.testing.assert_array_equal(
+        picture.rgb_hwc[..., 0], values * (1 if depth == 16 else 255 // (2**depth - 1))
+    )
+    np.testing.assert_array_equal(picture.alpha_hw, np.where(values == clear, 0, full))
+    assert picture.grey
+
+
+def grey_png(values: np.ndarray, depth: int, clear: int) -> bytes:
+    """A PNG of `depth` bits in which one grey is transparent."""
+    height, width = values.shape
+    bits = np.unpackbits(values.astype(">u2").view(np.uint8).reshape(height, width, 2), axis=2)
+    rows = np.packbits(bits[:, :, 16 - depth :].reshape(height, -1), axis=1)
+    header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    chunks = ((b"IHDR", header), (b"tRNS", struct.pack(">H", clear)), (b"IDAT", pixels))
+    return SIGNATURE + b"".join(chunk(*one) for one in chunks) + chunk(b"IEND", b"")
+
+
+def test_resolution_that_no_tag_states_is_none() -> None:
+    image = Image.fromarray(colours())
+    assert decode(saved(image, "TIFF")).dpi is None
+    assert decode(saved(image, "TIFF", dpi=(300, 300))).dpi == (300.0, 300.0)
+
+
+def test_kind_that_the_reader_does_not_know_is_refused_in_plain_words() -> None:
+    lab = pyvips.Image.new_from_array(colours()).copy(interpretation="srgb").colourspace("lab")
+    with pytest.raises(BrokenPicture, match="this kind of tiff is not taken here") as refused:
+        decode(lab.tiffsave_buffer())
+    assert "BytesIO" not in str(refused.value)
 
 
 def test_cmyk_jpeg_is_converted() -> None:
