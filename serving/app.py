@@ -113,6 +113,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
         keys=keys,
     )
     guard = Guard(settings.jobs.webhook_networks)
+    jobs = Jobs(settings.jobs, work, lambda: admission.draining, guard)
     show_when_scraped(
         metrics,
         scheduler=scheduler,
@@ -120,6 +121,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
         models=models,
         window=window,
         costs=costs,
+        jobs=jobs,
     )
     return Services(
         settings=settings,
@@ -135,7 +137,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
         enhancer=enhancer,
         costs=costs,
         shadows=shadows,
-        jobs=Jobs(settings.jobs, work, lambda: admission.draining, guard),
+        jobs=jobs,
     )
 
 

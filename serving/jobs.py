@@ -11,29 +11,20 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import SQLAlchemyError
 
-from serving.errors import (
-    JobGone,
-    JobNotOver,
-    NotReady,
-    Problem,
-    UnknownJob,
-    UnknownUpload,
-    UploadGone,
-    UploadMismatch,
-)
-from serving.leases import Input, Job, JobPicture, JobTable, NewJob, Removed, Upload, new_id
+from serving.errors import JobGone, JobNotOver, NotReady, UnknownJob
+from serving.job_views import JobView, Progress, Receipt, moment, view_of
+from serving.leases import Input, Job, JobPicture, JobTable, NewJob
 from serving.options import Options
 from serving.runner import Changes, Database, Runner, RunnerParts, Work
 from serving.settings import JobSettings
 from serving.signing import Signer, load_signer
-from serving.store import FolderStore, Store, new_blob
+from serving.store import FolderStore, Store
+from serving.uploads import Uploads
 from serving.webhooks import Guard, GuardedNetwork, Webhooks, secret_text
 from superres.errors import SharplineError
 
@@ -46,62 +37,6 @@ LOOK_SECONDS = 1.0  # between looks at a job that another replica works on
 RECEIPT = "receipt"
 
 
-class Progress(BaseModel):
-    """How far a job is; tiles are those of the picture that is being worked on."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pictures_done: int
-    pictures_total: int
-    tiles_done: int
-    tiles_total: int
-
-
-class PictureView(BaseModel):
-    """One picture of a job."""
-
-    model_config = ConfigDict(frozen=True)
-
-    n: int
-    name: str
-    state: Literal["waiting", "done", "failed", "fetched"]
-    bytes: int | None = None
-    result: str | None = Field(None, description="signed address; needs no key, and ends")
-    problem: Problem | None = None
-
-
-class Receipt(BaseModel):
-    """What proves a deletion; `POST /v1/receipts/verify` knows it again."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    job: str
-    state: str
-    deleted: str
-    blobs: int
-    signature: str
-
-
-class JobView(BaseModel):
-    """A job as its client sees it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    id: str
-    state: Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
-    created: str
-    finished: str | None = None
-    expires: str
-    place: int | None = Field(None, description="in the queue, from 1; at most 1000 are counted")
-    progress: Progress
-    pictures: list[PictureView]
-    problem: Problem | None = None
-    receipt: Receipt | None = None
-    webhook_secret: str | None = Field(
-        None, description="checks the webhook's signature (Standard Webhooks)"
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What a client asks of a job, beside its pictures."""
@@ -112,6 +47,7 @@ class Wanted:
     idempotency_key: str | None = None
     webhook: str | None = None
     priority: int = 5
+    most_waiting: int | None = None  # jobs of this client; None for what everybody may have
     delete_on_fetch: bool = False
 
 
@@ -122,6 +58,7 @@ class _Open:
     database: Database
     store: Store
     signer: Signer
+    uploads: Uploads
     runner: Runner
 
 
@@ -155,27 +92,35 @@ class Jobs:
             await self._opened.runner.stop()
             await to_thread.run_sync(self._opened.database.table.close)
 
+    def counts(self) -> dict[tuple[str, ...], float]:
+        """Jobs by state, as they were a moment ago; none where there are no jobs."""
+        return {} if self._opened is None else self._opened.runner.counts
+
     async def store(self) -> Store:
         return (await self._open()).store
 
-    async def signer(self) -> Signer:
-        return (await self._open()).signer
+    async def uploads(self) -> Uploads:
+        return (await self._open()).uploads
 
     async def submit(self, wanted: Wanted, inputs: list[Input], fingerprints: list[str]) -> Job:
         """Enter a job, or find the one that this idempotency key has made.
 
         `fingerprints` tell the inputs' contents apart. On whatever is raised, and where the job is
-        not new, the inputs' blobs are removed. Raises ForbiddenAddress for the webhook, and what
-        `JobTable.add` does.
+        not new, the inputs' blobs are removed. Raises ForbiddenAddress for the webhook,
+        UploadMismatch, and what `JobTable.add` does.
         """
         parts = await self._open()
         blobs = [each.blob for each in inputs if each.blob is not None]
         try:
             if wanted.webhook is not None:
                 await self._guard.check(wanted.webhook)
+            sent = [each.upload for each in inputs if each.upload is not None]
+            await parts.uploads.fetch_sent(wanted.client, sent)
             new = self._new(wanted, inputs, fingerprints, parts.database.table.now_ms())
             job, is_new = await parts.database(
-                parts.database.table.add, new, most_queued=self._settings.max_queued_per_client
+                parts.database.table.add,
+                new,
+                most_queued=wanted.most_waiting or self._settings.max_queued_per_client,
             )
         except BaseException:
             await asyncio.shield(parts.store.delete(blobs))
@@ -194,39 +139,40 @@ class Jobs:
             raise UnknownJob(f"there is no job {job_id[:64]!r} of yours")
         return job
 
-    async def view(self, job: Job) -> JobView:
-        """The job as it is shown."""
+    async def view(self, job: Job, *, pictures: bool = True) -> JobView:
+        """The job as it is shown, with its pictures or without."""
         parts = await self._open()
         table = parts.database.table
-        pictures = await parts.database(table.pictures, job.id)
+        shown = await parts.database(table.pictures, job.id) if pictures and not job.erased else []
+        over, total = await parts.database(table.pictures_over, job.id)
         place = await parts.database(table.place, job) if job.state == "queued" else None
-        done, total = parts.runner.progress.get(job.id, (job.tiles_done, job.tiles_total))
+        tiles = parts.runner.progress.get(job.id, (job.tiles_done, job.tiles_total))
         secret = parts.signer.derived("webhook", job.client)
-        return JobView(
-            id=job.id,
-            state=job.state,
-            created=_moment(job.created_ms),
-            finished=None if job.finished_ms is None else _moment(job.finished_ms),
-            expires=_moment(job.expires_ms),
-            place=place,
+        return view_of(
+            job,
+            shown,
             progress=Progress(
-                pictures_done=sum(_state_of(each) != "waiting" for each in pictures),
-                pictures_total=len(pictures),
-                tiles_done=done,
-                tiles_total=total,
+                pictures_done=over,
+                pictures_total=total,
+                tiles_done=tiles[0],
+                tiles_total=tiles[1],
             ),
-            pictures=[self._picture_view(parts.signer, job, each) for each in pictures],
-            problem=None if job.problem is None else Problem(**job.problem),
-            receipt=None if job.receipt is None else Receipt(**job.receipt),
+            place=place,
             webhook_secret=secret_text(secret) if "webhook" in job.request else None,
+            signer=parts.signer,
         )
 
     async def watch(self, job: Job) -> AsyncGenerator[JobView]:
+        """The job without its pictures, now and after every change, as long as `follow` goes."""
+        async for now in self.follow(job):
+            yield await self.view(now, pictures=False)
+
+    async def follow(self, job: Job) -> AsyncGenerator[Job]:
         """The job now and after every change, until it is over or the server leaves."""
-        with self._changes.listen() as changed:
+        with self._changes.listen(job.id) as changed:
             while True:
                 changed.clear()
-                yield await self.view(job)
+                yield job
                 if job.over or self._draining():
                     return
                 with contextlib.suppress(TimeoutError):
@@ -237,13 +183,13 @@ class Jobs:
         """The job once it is over, or after so many seconds."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                async for _ in self.watch(job):
-                    job = await self.find(job.id, None)
+                async for now in self.follow(job):
+                    job = now
         return job
 
     async def result(self, job: Job, n: int) -> JobPicture:
         """A picture whose result is there. Raises JobGone, JobNotOver, UnknownJob."""
-        if job.state in ("cancelled", "deleted"):
+        if job.erased:
             raise JobGone(f"the job was {job.state}")
         parts = await self._open()
         picture = await parts.database(parts.database.table.picture, job.id, n)
@@ -254,6 +200,18 @@ class Jobs:
         if not picture.over and not job.over:
             raise JobNotOver(f"the job is {job.state}")
         return picture
+
+    async def address(self, job: Job, picture: JobPicture) -> str | None:
+        """Where a result can be fetched without this server; None where it has to be here.
+
+        What is to be deleted on fetch goes through here, which has to see that it was fetched.
+        """
+        direct = (await self._open()).store.direct
+        if direct is None or picture.result_blob is None or job.request.get("delete_on_fetch"):
+            return None
+        table = (await self._open()).database.table
+        left_seconds = (job.expires_ms - table.now_ms()) / 1000
+        return direct.get_address(picture.result_blob, left_seconds, picture.headers)
 
     async def read(self, job: Job, picture: JobPicture) -> AsyncGenerator[bytes]:
         """A result's bytes; one that is to be deleted on fetch is gone after the last.
@@ -290,21 +248,29 @@ class Jobs:
             await self.erase(job)
 
     async def erase(self, job: Job) -> Receipt:
-        """Cancel or delete a job with everything that is its; the receipt says when."""
+        """Cancel or delete a job with everything that is its; the receipt says when.
+
+        There is a receipt once every blob is gone, and not before: where the store cannot be
+        reached, or the process is killed, another call goes on.
+        """
         parts = await self._open()
         table = parts.database.table
-
-        def receipt(state: str, blobs: int) -> dict[str, Any]:
+        soon_ms = table.now_ms() + int(self._settings.result_seconds * 1000)
+        if await parts.database(table.cancel, job.id, expires_ms=soon_ms):
+            await parts.runner.abandon(job.id)
+            blobs = await parts.database(table.blobs, job.id)
+            await parts.store.delete(blobs)
+            erased = await self.find(job.id, None)
             facts = {
                 "job": job.id,
-                "state": state,
-                "deleted": _moment(table.now_ms()),
-                "blobs": blobs,
+                "state": erased.state,
+                "deleted": moment(table.now_ms()),
+                "blobs": len(blobs),
             }
-            return parts.signer.signed(RECEIPT, facts)
-
-        removed: Removed = await parts.database(table.erase, job.id, receipt=receipt)
-        await parts.runner.remove(removed)
+            signed = parts.signer.signed(RECEIPT, facts)
+            await parts.database(table.erase, job.id, receipt=signed)
+            await parts.database(table.forget)
+            self._changes.tell(job.id)
         erased = await self.find(job.id, None)
         assert erased.receipt is not None
         return Receipt(**erased.receipt)
@@ -317,51 +283,7 @@ class Jobs:
 
     async def is_right(self, receipt: Receipt) -> bool:
         """Whether this server, or one with its key, made the receipt."""
-        return (await self.signer()).is_signed(RECEIPT, receipt.model_dump())
-
-    async def announce(self, client: str, size: int, sha256: str | None) -> tuple[Upload, str]:
-        """A new upload, and where its bytes go."""
-        parts = await self._open()
-        now_ms = parts.database.table.now_ms()
-        upload = Upload(
-            id=new_id(now_ms),
-            client=client,
-            blob=new_blob(),
-            bytes=size,
-            sha256=sha256,
-            expires_ms=now_ms + int(self._settings.upload_seconds * 1000),
-            stored=False,
-        )
-        await parts.database(parts.database.table.add_upload, upload)
-        signature = parts.signer.sign("upload", f"{upload.id}:{upload.expires_ms}")
-        return upload, f"/v1/uploads/{upload.id}?ends={upload.expires_ms}&signature={signature}"
-
-    async def open_upload(self, upload_id: str) -> Upload:
-        """An upload that waits for its bytes. Raises UnknownUpload, UploadGone."""
-        parts = await self._open()
-        upload = await parts.database(parts.database.table.upload, upload_id)
-        if upload is None:
-            raise UnknownUpload(f"there is no upload {upload_id[:64]!r}")
-        if upload.expires_ms <= parts.database.table.now_ms():
-            raise UploadGone("the upload has expired")
-        if upload.stored:
-            raise UploadGone("the upload's bytes have arrived already")
-        return upload
-
-    async def keep_upload(self, upload: Upload, chunks: AsyncGenerator[bytes]) -> None:
-        """Take an upload's bytes. Raises UploadMismatch where they are not those announced."""
-        parts = await self._open()
-        blob = upload.blob
-        written = await parts.store.write(blob, chunks)
-        fault = None
-        if written.bytes != upload.bytes:
-            fault = f"{upload.bytes:,} bytes were announced, {written.bytes:,} came"
-        elif upload.sha256 is not None and written.sha256 != upload.sha256:
-            fault = f"the SHA-256 of what came is {written.sha256}"
-        if fault is not None:
-            await parts.store.delete([blob])
-            raise UploadMismatch(fault)
-        await parts.database(parts.database.table.upload_stored, upload.id)
+        return (await self._open()).signer.is_signed(RECEIPT, receipt.model_dump())
 
     def _new(
         self, wanted: Wanted, inputs: list[Input], fingerprints: list[str], now_ms: int
@@ -385,22 +307,6 @@ class Jobs:
             idempotency_key=wanted.idempotency_key,
         )
 
-    def _picture_view(self, signer: Signer, job: Job, picture: JobPicture) -> PictureView:
-        state = _state_of(picture)
-        link = None
-        if state == "done":
-            ends = job.expires_ms
-            signature = signer.sign("result", f"{job.id}:{picture.n}:{ends}")
-            link = f"/v1/jobs/{job.id}/result?n={picture.n}&ends={ends}&signature={signature}"
-        return PictureView(
-            n=picture.n,
-            name=picture.name,
-            state=state,
-            bytes=picture.result_bytes,
-            result=link,
-            problem=None if picture.problem is None else Problem(**picture.problem),
-        )
-
     async def _open(self) -> _Open:
         async with self._opening:
             if self._opened is None:
@@ -414,8 +320,8 @@ class Jobs:
 
     def _opened_now(self) -> _Open:
         settings = self._settings
-        store = FolderStore(settings.folder / BLOBS)  # which marks it before anything else
-        signer = load_signer(settings.folder / KEY)
+        store = self._store_of(settings)
+        signer = load_signer(settings.signing_key or settings.folder / KEY)
         url = settings.database or f"sqlite:///{(settings.folder / DATABASE).absolute()}"
         database = Database(JobTable(url))
         parts = RunnerParts(
@@ -429,16 +335,15 @@ class Jobs:
             settings=settings,
             draining=self._draining,
         )
-        return _Open(database, store, signer, Runner(parts))
+        uploads = Uploads(database, store, signer, settings)
+        return _Open(database, store, signer, uploads, Runner(parts))
 
-
-def _state_of(picture: JobPicture) -> Literal["waiting", "done", "failed", "fetched"]:
-    if picture.problem is not None:
-        return "failed"
-    if picture.result_blob is not None:
-        return "done"
-    return "waiting" if picture.result_bytes is None else "fetched"
-
-
-def _moment(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+    @staticmethod
+    def _store_of(settings: JobSettings) -> Store:
+        if settings.bucket is None:
+            return FolderStore(settings.folder / BLOBS)  # which marks it before anything else
+        try:
+            from serving.bucket import BucketStore
+        except ImportError as error:
+            raise SharplineError("a bucket needs boto3: pip install 'sharpline[s3]'") from error
+        return BucketStore(settings.bucket, settings.bucket_endpoint, direct=settings.bucket_direct)

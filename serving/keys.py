@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"sl_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 MOST_KEYS = 10_000
+HIGHEST_PRIORITY = 9  # of a job
 CHECK_SECONDS = 1.0  # how often the file is looked at
 MINUTE_SECONDS = 60.0
 
@@ -44,6 +45,8 @@ class Key(BaseModel):
     created: str
     requests_per_minute: int | None = Field(None, gt=0)
     pixels_per_minute: int | None = Field(None, gt=0)
+    waiting_jobs: int | None = Field(None, gt=0)
+    highest_priority: int = Field(HIGHEST_PRIORITY, ge=0, le=HIGHEST_PRIORITY)
 
 
 class KeyFile(BaseModel):
@@ -73,6 +76,8 @@ def add_key(
     *,
     requests_per_minute: int | None = None,
     pixels_per_minute: int | None = None,
+    waiting_jobs: int | None = None,
+    highest_priority: int = HIGHEST_PRIORITY,
 ) -> tuple[Key, str]:
     """Enter a new key; returns what the file says of it and the key itself, which no file keeps."""
     key_id = secrets.token_hex(6)
@@ -84,6 +89,8 @@ def add_key(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         requests_per_minute=requests_per_minute,
         pixels_per_minute=pixels_per_minute,
+        waiting_jobs=waiting_jobs,
+        highest_priority=highest_priority,
     )
     with _locked(path):
         _write(path, (*read_keys(path), key))

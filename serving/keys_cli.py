@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from serving.keys import Key, add_key, read_keys, revoke_key
+from serving.keys import HIGHEST_PRIORITY, Key, add_key, read_keys, revoke_key
 from serving.settings import load_settings
 from superres.console import emit, say, show
 from superres.errors import UsageError
@@ -22,6 +22,8 @@ def _add(words: argparse.Namespace) -> int:
         words.name,
         requests_per_minute=words.requests_per_minute,
         pixels_per_minute=words.pixels_per_minute,
+        waiting_jobs=words.waiting_jobs,
+        highest_priority=words.highest_priority,
     )
     if words.json:
         emit({**_described(key), "key": secret})
@@ -39,7 +41,9 @@ def _list(words: argparse.Namespace) -> int:
     for key in known:
         show(
             f"{key.id}  {key.created}  {_quota(key.requests_per_minute)} requests/min  "
-            f"{_quota(key.pixels_per_minute)} pixels/min  {key.name}"
+            f"{_quota(key.pixels_per_minute)} pixels/min  "
+            f"{_quota(key.waiting_jobs)} waiting jobs of priority {key.highest_priority}  "
+            f"{key.name}"
         )
     if not known:
         say("no keys; `sharpline keys add NAME` makes one")
@@ -77,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("name", help="whose key it is, for people")
     add.add_argument("--requests-per-minute", type=_positive, metavar="N")
     add.add_argument("--pixels-per-minute", type=_positive, metavar="N", help="of answers")
+    add.add_argument("--waiting-jobs", type=_positive, metavar="N", help="at once, in the queue")
+    add.add_argument(
+        "--highest-priority",
+        type=int,
+        choices=range(HIGHEST_PRIORITY + 1),
+        default=HIGHEST_PRIORITY,
+        metavar="N",
+        help=f"that its jobs get, 0 to {HIGHEST_PRIORITY} (default: {HIGHEST_PRIORITY})",
+    )
     add.set_defaults(work=_add)
     parts.add_parser("list", help="show the keys there are").set_defaults(work=_list)
     revoke = parts.add_parser("revoke", help="take a key away")

@@ -26,12 +26,14 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
+from serving.keys import HIGHEST_PRIORITY
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
-OVER = ("done", "failed", "cancelled", "deleted")
+ERASED = ("cancelled", "deleted")
+OVER = ("done", "failed", *ERASED)
 
-HIGHEST_PRIORITY = 9
 MOST_PLACES = 1000  # that are counted for who asks for the place in the queue
+MOST_WAITING = 10_000  # that are counted for the metrics
 WAIT_FOR_LOCK_SECONDS = 10.0
 
 _metadata = sa.MetaData()
@@ -180,6 +182,11 @@ class Job:
     def over(self) -> bool:
         return self.state in OVER
 
+    @property
+    def erased(self) -> bool:
+        """Whether its pictures are gone, or about to be."""
+        return self.state in ERASED
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -268,6 +275,14 @@ class JobTable:
         query = sa.select(_pictures).where(_pictures.c.job_id == job_id).order_by(_pictures.c.n)
         with self._reading() as connection:
             return [_picture(row) for row in connection.execute(query)]
+
+    def pictures_over(self, job_id: str) -> tuple[int, int]:
+        """How many of a job's pictures are answered or failed, and how many it has."""
+        over = sa.or_(_pictures.c.result_bytes.is_not(None), _pictures.c.problem.is_not(None))
+        count = sa.select(sa.func.count().filter(over), sa.func.count())
+        with self._reading() as connection:
+            row = connection.execute(count.where(_pictures.c.job_id == job_id)).one()
+            return row[0], row[1]
 
     def picture(self, job_id: str, n: int) -> JobPicture | None:
         query = sa.select(_pictures).where(_pictures.c.job_id == job_id, _pictures.c.n == n)
@@ -398,31 +413,41 @@ class JobTable:
             silent = sa.and_(_held(lease), _jobs.c.beat == beat)
             return _changed(connection, silent, state="queued", token=None)
 
-    def erase(self, job_id: str, *, receipt: Callable[[str, int], dict[str, Any]]) -> Removed:
-        """Take everything of a job out but its id and its end, and keep a receipt of that.
+    def cancel(self, job_id: str, *, expires_ms: int) -> bool:
+        """Begin to erase a job; False where there is none, or its receipt is there already.
 
-        `receipt` makes it of the new state and the number of blobs. A running job's lease ends
-        here, a job that was not over is cancelled.
+        Nobody works on it, fetches from it or is told of it any more: its lease ends here, and a
+        job that was not over is cancelled. Its row goes at `expires_ms`, or earlier.
         """
         with self._writing() as connection:
             job = _one_job(connection, _jobs.c.id == job_id, lock=True)
-            if job is None or job.state in ("cancelled", "deleted"):
-                return Removed()
-            blobs = _blobs_of(connection, [job_id])
-            connection.execute(sa.delete(_pictures).where(_pictures.c.job_id == job_id))
-            state = "deleted" if job.over else "cancelled"
+            if job is None or job.erased:
+                return job is not None and job.receipt is None
             changes: dict[str, Any] = {
-                "state": state,
+                "state": "deleted" if job.over else "cancelled",
                 "token": None,
                 "request": None,
                 "problem": None,
                 "hook_due_ms": None,
-                "receipt": json.dumps(receipt(state, len(blobs))),
+                "expires_ms": min(job.expires_ms, expires_ms),
             }
             if not job.over:
                 changes["finished_ms"] = self.now_ms()
             connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(changes))
-            return Removed([job_id], blobs)
+            return True
+
+    def blobs(self, job_id: str) -> list[str]:
+        """Every blob that a job names."""
+        with self._reading() as connection:
+            return _blobs_of(connection, [job_id])
+
+    def erase(self, job_id: str, *, receipt: dict[str, Any]) -> None:
+        """Forget the pictures of a job that `cancel` was called for; the first receipt is kept."""
+        with self._writing() as connection:
+            connection.execute(sa.delete(_pictures).where(_pictures.c.job_id == job_id))
+            first = sa.and_(_jobs.c.id == job_id, _jobs.c.receipt.is_(None))
+            kept = sa.update(_jobs).where(first).values(receipt=json.dumps(receipt))
+            connection.execute(kept)
 
     def drop_result(self, job_id: str, n: int) -> tuple[str | None, int]:
         """Forget one result that was fetched; its blob, and how many results are left."""
@@ -435,7 +460,7 @@ class JobTable:
             connection.execute(sa.update(_pictures).where(this).values(result_blob=None))
             return blob, connection.execute(left).scalar_one()
 
-    def expire(self, most: int = 500) -> Removed:
+    def expire(self, most: int) -> Removed:
         """Remove jobs and uploads whose time is over, at most so many of each."""
         with self._writing() as connection:
             now_ms = self.now_ms()
@@ -469,11 +494,12 @@ class JobTable:
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
                 connection.exec_driver_sql("BEGIN")
 
-    def counts(self) -> dict[str, int]:
-        """Jobs by state."""
-        query = sa.select(_jobs.c.state, sa.func.count()).group_by(_jobs.c.state)
+    def waiting(self) -> int:
+        """Jobs in the queue; at most MOST_WAITING are counted."""
+        some = sa.select(sa.literal(1)).select_from(_jobs).where(_jobs.c.state == "queued")
+        counted = sa.select(sa.func.count()).select_from(some.limit(MOST_WAITING).subquery())
         with self._reading() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+            return connection.execute(counted).scalar_one()
 
     def add_upload(self, upload: Upload) -> None:
         with self._writing() as connection:
@@ -486,12 +512,15 @@ class JobTable:
             ).one_or_none()
             return None if row is None else Upload(**row._mapping)
 
-    def upload_stored(self, upload_id: str) -> None:
-        """Remember that an upload's bytes are there."""
+    def upload_stored(self, upload_id: str, blob: str) -> bool:
+        """Remember that an upload's bytes are there, in this blob; False where others were first.
+
+        Also for an upload that has gone meanwhile: nothing names the blob then.
+        """
+        waits = sa.and_(_uploads.c.id == upload_id, _uploads.c.stored.is_(False))
         with self._writing() as connection:
-            connection.execute(
-                sa.update(_uploads).where(_uploads.c.id == upload_id).values(stored=True)
-            )
+            kept = sa.update(_uploads).where(waits).values(stored=True, blob=blob)
+            return connection.execute(kept).rowcount == 1
 
     def due_hooks(self, hold_ms: int, most: int = 16) -> list[Job]:
         """Jobs whose webhook is due; nobody else gets them for `hold_ms`."""

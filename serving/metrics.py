@@ -212,6 +212,13 @@ TABLE = (
         help="Mean PSNR, over the latest answers, of the answer shrunk to its input's size "
         "against that input",
     ),
+    Figure(
+        name="sharpline_jobs",
+        kind="gauge",
+        labels=("state",),
+        help="Jobs of all replicas that are queued (at most 10,000 are counted) or running; none "
+        "before the first job",
+    ),
 )
 
 

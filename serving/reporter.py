@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from serving.admission import Admission
 from serving.costs import Costs
 from serving.drift import LiveWindow
+from serving.jobs import Jobs
 from serving.loaded import LoadedModel
 from serving.metrics import Metrics
 from serving.models import Models, Offer
@@ -88,6 +89,7 @@ def show_when_scraped(
     models: Models,
     window: LiveWindow,
     costs: Costs,
+    jobs: Jobs,
 ) -> None:
     """Let /metrics read what these know at the moment of the scrape."""
     readers: dict[str, Callable[[], LabelledValues]] = {
@@ -109,6 +111,7 @@ def show_when_scraped(
         ),
         "sharpline_drift_pictures": lambda: _by_model(window.pictures()),
         "sharpline_consistency_db": lambda: _by_model(window.consistency()),
+        "sharpline_jobs": jobs.counts,
     }
     for name, read in readers.items():
         metrics.read_when_scraped(name, read)

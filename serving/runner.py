@@ -16,8 +16,17 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from sqlalchemy.exc import OperationalError
 
-from serving.errors import ForbiddenAddress, JobFailed, ServingError, TryLater, problem_of
+from serving.errors import (
+    ForbiddenAddress,
+    JobFailed,
+    NotReady,
+    ServingError,
+    StorageFull,
+    TryLater,
+    problem_of,
+)
 from serving.leases import Job, JobPicture, JobTable, Lease, Removed
 from serving.settings import JobSettings
 from serving.signing import Signer
@@ -31,7 +40,9 @@ Result = TypeVar("Result")
 
 MOST_ATTEMPTS = 5  # of one job, before it counts as what kills the process
 POSTPONED_SECONDS = 0.5  # until a job that found the server full is tried again
-UNKNOWN_SECONDS = 900.0  # that a blob may lie about before anything names it
+UNKNOWN_SECONDS = 600.0  # that a blob may lie about unchanged before anything names it
+TELL_SECONDS = 0.1  # between two tellings of how far a picture is
+MOST_EXPIRED = 500  # removed by one statement, which locks the table meanwhile
 
 
 class LeaseLost(Exception):
@@ -40,6 +51,10 @@ class LeaseLost(Exception):
 
 class LeavingNow(Exception):
     """The server is to stop; the job goes back."""
+
+
+class DatabaseAway(NotReady):
+    """The table of jobs cannot be reached now; what it was told before holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,24 +74,26 @@ class Work(Protocol):
 
 
 class Changes:
-    """Wakes those in this process who wait for jobs to change."""
+    """Wakes those in this process who wait for something to change, by its name."""
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: dict[str, set[asyncio.Event]] = {}
 
-    def tell(self) -> None:
-        for event in self._waiting:
+    def tell(self, name: str = "") -> None:
+        for event in self._waiting.get(name, ()):
             event.set()
 
     @contextlib.contextmanager
-    def listen(self) -> Generator[asyncio.Event]:
+    def listen(self, name: str = "") -> Generator[asyncio.Event]:
         """An event that is set at every change from now on."""
         event = asyncio.Event()
-        self._waiting.add(event)
+        self._waiting.setdefault(name, set()).add(event)
         try:
             yield event
         finally:
-            self._waiting.discard(event)
+            self._waiting[name].discard(event)
+            if not self._waiting[name]:
+                del self._waiting[name]
 
 
 class Database:
@@ -87,7 +104,15 @@ class Database:
         self._threads = CapacityLimiter(4)
 
     async def __call__(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        return await to_thread.run_sync(partial(call, *arguments, **named), limiter=self._threads)
+        """What the table answers. Raises DatabaseAway, StorageFull, and what `call` raises."""
+        try:
+            return await to_thread.run_sync(
+                partial(call, *arguments, **named), limiter=self._threads
+            )
+        except OperationalError as error:
+            if _is_full(error):
+                raise StorageFull("there is no room to note this down") from error
+            raise DatabaseAway("the table of jobs cannot be reached") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +125,7 @@ class RunnerParts:
     webhooks: Webhooks
     work: Work
     arrivals: Changes  # jobs that came in here
-    changes: Changes  # everything that becomes of jobs here
+    changes: Changes  # what becomes of jobs here, by their id
     settings: JobSettings
     draining: Callable[[], bool]
 
@@ -117,7 +142,9 @@ class Runner:
         self._tasks: list[asyncio.Task[None]] = []
         self._deliveries: set[asyncio.Task[None]] = set()
         self._silent: dict[Lease, tuple[int, float]] = {}
-        self._unknown: dict[str, float] = {}
+        self._unknown: dict[str, tuple[str, float]] = {}  # stamp, and since when it is that
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self.counts: dict[tuple[str, ...], float] = {}  # of all replicas' jobs, by state
         self.progress: dict[str, tuple[int, int]] = {}  # of the jobs that run here
 
     def start(self) -> None:
@@ -140,6 +167,9 @@ class Runner:
         while not self._leaving.is_set():
             try:
                 await turn()
+            except TryLater as error:
+                log.warning("jobs: %s; it is tried again", error)
+                await self._pause(self._settings.poll_seconds)
             except Exception:
                 log.exception("jobs: %s failed and is tried again", turn.__name__)
                 await self._pause(self._settings.poll_seconds)
@@ -162,8 +192,8 @@ class Runner:
 
     async def _hold(self, lease: Lease) -> None:
         """Work on a job and keep its lease alive meanwhile."""
-        self._parts.changes.tell()
-        working = asyncio.create_task(self._work(lease))
+        self._parts.changes.tell(lease.job_id)
+        working = self._working[lease.job_id] = asyncio.create_task(self._work(lease))
         leaving = asyncio.create_task(self._leaving.wait())
         try:
             while not working.done():
@@ -174,23 +204,25 @@ class Runner:
                 )
                 if not working.done():
                     await self._keep(lease)
+            if working.cancelled():
+                raise LeaseLost
             await working
         except LeavingNow:
             await _ended(working)
             await self._db(self._table.release, lease)
         except LeaseLost:
-            log.warning("job %s belongs to nobody here any more; its work is dropped", lease.job_id)
+            log.info("job %s was deleted, or is another replica's now", lease.job_id)
+        except DatabaseAway:  # the lease falls silent, and whoever is there first takes it back
+            log.warning("job %s is left until the table can be reached again", lease.job_id)
         except TryLater:  # others have their turn first
             await self._db(self._table.release, lease, turns=1)
             await self._pause(POSTPONED_SECONDS)
-        except Exception as error:
-            log.exception("job %s failed", lease.job_id)
-            await self._finish(lease, [problem_of(JobFailed(f"{type(error).__name__}"))])
         finally:
             await _ended(working)
             await _ended(leaving)
+            self._working.pop(lease.job_id, None)
             self.progress.pop(lease.job_id, None)
-            self._parts.changes.tell()
+            self._parts.changes.tell(lease.job_id)
 
     async def _keep(self, lease: Lease) -> None:
         if self._leaving.is_set() or self._parts.draining():
@@ -223,16 +255,17 @@ class Runner:
             headers, written = await self._made(job, picture, result)
         except TryLater:
             raise
-        except (ServingError, PictureError) as error:
-            problem = problem_of(error)
+        except Exception as error:
+            problem = _problem_of_picture(error, job, picture)
             await self._commit(lease, picture, problem=problem)
             return problem
         try:
             await self._commit(
                 lease, picture, blob=result, size=written.bytes, headers=dict(headers)
             )
-        except BaseException:
-            await asyncio.shield(self._parts.store.delete([result]))
+        except LeaseLost:
+            # Whatever else went wrong, the row may name it by now; if not, a sweep finds it.
+            await self._parts.store.delete([result])
             raise
         return None
 
@@ -241,10 +274,15 @@ class Runner:
     ) -> tuple[Mapping[str, str], Written]:
         assert picture.input_blob is not None
         data = await all_of(self._parts.store, picture.input_blob)
+        told_seconds = 0.0
 
         def progress(done: int, total: int) -> None:
+            nonlocal told_seconds
             self.progress[job.id] = (done, total)
-            self._parts.changes.tell()
+            now_seconds = time.monotonic()
+            if now_seconds - told_seconds >= TELL_SECONDS:
+                told_seconds = now_seconds
+                self._parts.changes.tell(job.id)
 
         async with self._parts.work(job, picture, data, progress) as made:
             return made.headers, await self._parts.store.write(result, made.pieces)
@@ -254,7 +292,7 @@ class Runner:
             raise LeaseLost
         if picture.input_blob is not None:
             await self._parts.store.delete([picture.input_blob])
-        self._parts.changes.tell()
+        self._parts.changes.tell(lease.job_id)
 
     async def _finish(
         self, lease: Lease, problems: list[dict[str, Any] | None], hook: bool = False
@@ -274,6 +312,8 @@ class Runner:
         """Take back what has been silent for a whole lease, by this process's own clock."""
         now_seconds = time.monotonic()
         running = await self._db(self._table.running)
+        waiting = await self._db(self._table.waiting)
+        self.counts = {("queued",): waiting, ("running",): len(running)}
         before, self._silent = self._silent, {}
         for lease, beat in running:
             known = before.get(lease)
@@ -283,24 +323,47 @@ class Runner:
                 self._table.take_back, lease, beat
             ):
                 log.warning("job %s is taken back from a replica that is silent", lease.job_id)
-                self._parts.changes.tell()
+                self._parts.arrivals.tell()
+                self._parts.changes.tell(lease.job_id)
         await self._pause(min(1.0, self._settings.lease_seconds / 4))
 
     async def _sweeps(self) -> None:
         """Remove what has expired, and blobs that nothing has named for a while."""
-        removed = await self._db(self._table.expire)
-        await self.remove(removed)
+        while True:
+            removed = await self._db(self._table.expire, MOST_EXPIRED)
+            await self.remove(removed)
+            if len(removed.job_ids) < MOST_EXPIRED and len(removed.blobs) < MOST_EXPIRED:
+                break
+        await self._sweep_unknown()
+        await self._pause(self._settings.sweep_seconds)
+
+    async def _sweep_unknown(self) -> None:
+        """A blob that a writer adds to has another stamp at every look, so it is never old."""
         now_seconds = time.monotonic()
-        names = await self._parts.store.names()
+        stamps = await self._parts.store.stamps()
+        names = list(stamps)
         unknown: list[str] = []
         for start in range(0, len(names), 500):
             unknown += await self._db(self._table.unknown_blobs, names[start : start + 500])
-        self._unknown = {name: self._unknown.get(name, now_seconds) for name in unknown}
+        before, self._unknown = self._unknown, {}
+        for name in unknown:
+            stamp, since = before.get(name, ("", 0.0))
+            self._unknown[name] = (
+                stamps[name],
+                since if stamp == stamps[name] else now_seconds,
+            )
         late = [
-            name for name, since in self._unknown.items() if now_seconds - since > UNKNOWN_SECONDS
+            name
+            for name, (_, since) in self._unknown.items()
+            if now_seconds - since > UNKNOWN_SECONDS
         ]
         await self._parts.store.delete(late)
-        await self._pause(self._settings.sweep_seconds)
+
+    async def abandon(self, job_id: str) -> None:
+        """Stop working on a job here, whose lease has ended, and leave nothing of it."""
+        working = self._working.get(job_id)
+        if working is not None:
+            await _ended(working)
 
     async def remove(self, removed: Removed) -> None:
         """Delete the blobs of what was taken out of the table, and its traces."""
@@ -308,7 +371,8 @@ class Runner:
             await self._parts.store.delete(removed.blobs)
         if removed.job_ids or removed.blobs:
             await self._db(self._table.forget)
-        self._parts.changes.tell()
+        for job_id in removed.job_ids:
+            self._parts.changes.tell(job_id)
 
     async def _tells(self) -> None:
         """Begin the deliveries that are due; none waits for another."""
@@ -337,6 +401,22 @@ class Runner:
             if wait_seconds is not None and not getattr(error, "forever", False):
                 again_ms = self._table.now_ms() + int(wait_seconds * 1000)
         await self._db(self._table.hook_over, job.id, again_ms=again_ms)
+
+
+def _problem_of_picture(error: Exception, job: Job, picture: JobPicture) -> dict[str, Any]:
+    """What the picture's client reads; what nobody foresaw is this picture's fault alone."""
+    if isinstance(error, ServingError | PictureError):
+        return problem_of(error)
+    log.error("picture %d of job %s failed", picture.n, job.id, exc_info=error)
+    return problem_of(JobFailed(f"it failed ({type(error).__name__})"))
+
+
+def _is_full(error: OperationalError) -> bool:
+    """Whether SQLite or Postgres said that the disk is full."""
+    return (
+        getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL"
+        or getattr(error.orig, "sqlstate", "") == "53100"
+    )
 
 
 async def _ended(task: "asyncio.Task[Any]") -> None:

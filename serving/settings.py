@@ -173,6 +173,23 @@ class JobSettings(Section):
         description="where jobs, their pictures and the signing key are kept, for all replicas of "
         "one machine",
     )
+    bucket: str | None = Field(
+        default=None,
+        description="S3 bucket, or bucket/prefix, that pictures are kept in and not in the folder; "
+        "credentials and region are found as boto3 does, e.g. in AWS_* variables",
+    )
+    bucket_endpoint: str | None = Field(
+        default=None, description="address of a server other than AWS's that speaks S3"
+    )
+    bucket_direct: bool = Field(
+        default=True,
+        description="give clients signed addresses of the bucket; false where they cannot reach it",
+    )
+    signing_key: Path | None = Field(
+        default=None,
+        description="file of the key that signs addresses and receipts, the same for all "
+        "replicas; without it signing.key in the folder, made when it is not there",
+    )
     database: str | None = Field(
         default=None,
         description="SQLAlchemy's address of a Postgres database for replicas of several machines, "
@@ -191,7 +208,7 @@ class JobSettings(Section):
         default=86_400.0, description="longest life of a job that is not over"
     )
     result_seconds: Seconds = Field(
-        default=3600.0, description="time that a job and its results are kept once it is over"
+        default=2700.0, description="time that a job and its results are kept once it is over"
     )
     upload_seconds: Seconds = Field(
         default=3600.0, description="time that an upload waits for its bytes and its job"

@@ -1,15 +1,17 @@
-"""Pictures that wait: blobs in a folder, streamed in and out, never whole in memory.
+"""Pictures that wait: blobs, streamed in and out, never whole in memory.
 
-A blob is written under a temporary name, synced and renamed, so that one that has its name is
-whole. The folder carries the mark of clients' pictures: training never reads it.
+What a store does, and the one that is a folder; `serving.bucket` has the one on S3. In the folder a
+blob is written under a temporary name, synced and renamed, so that one that has its name is whole.
+The folder carries the mark of clients' pictures: training never reads it.
 """
 
+import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,8 +50,35 @@ class Store(Protocol):
         """Remove blobs for good; one that is not there is no matter."""
         ...
 
-    async def names(self) -> list[str]:
-        """Everything that is kept, unfinished blobs of dead writers included."""
+    async def stamps(self) -> dict[str, str]:
+        """Everything that is kept, by name, unfinished blobs included.
+
+        The value changes whenever something is added to what has the name.
+        """
+        ...
+
+    @property
+    def direct(self) -> "Direct | None":
+        """How clients reach blobs without this server, where they can."""
+        ...
+
+
+class Direct(Protocol):
+    """A store that clients send to and fetch from by themselves, under signed addresses."""
+
+    def put_address(self, blob: str, seconds: float) -> str:
+        """Where a client may PUT this blob for so long."""
+        ...
+
+    def get_address(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
+        """Where a client may GET it; Content-Type and Content-Disposition are those given."""
+        ...
+
+    async def adopt(self, blob: str, new: str) -> int | None:
+        """Copy what a client sent to a name that no client can write to, and remove it.
+
+        Its bytes; None where nothing was sent.
+        """
         ...
 
 
@@ -61,12 +90,14 @@ def new_blob() -> str:
 class FolderStore:
     """Blobs as files of one folder."""
 
+    direct = None
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         mark_as_clients(folder)
 
     async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
-        temporary = self._folder / f".{_checked(blob)}.partial"
+        temporary = self._folder / f".{checked(blob)}.partial"
         digest, count = hashlib.sha256(), 0
         try:
             file = await to_thread.run_sync(partial(temporary.open, "xb"))
@@ -77,7 +108,7 @@ class FolderStore:
                 await to_thread.run_sync(_sync, file)
             finally:
                 file.close()
-            await to_thread.run_sync(temporary.replace, self._folder / blob)
+            await to_thread.run_sync(_rename, temporary, self._folder / blob)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
@@ -87,7 +118,7 @@ class FolderStore:
 
     async def read(self, blob: str) -> AsyncIterator[bytes]:
         try:
-            file = await to_thread.run_sync(partial((self._folder / _checked(blob)).open, "rb"))
+            file = await to_thread.run_sync(partial((self._folder / checked(blob)).open, "rb"))
         except FileNotFoundError:
             raise JobGone("the picture is no longer here") from None
         try:
@@ -100,12 +131,12 @@ class FolderStore:
         paths = [self._folder / blob for blob in blobs]
         await to_thread.run_sync(partial(_remove, paths))
 
-    async def names(self) -> list[str]:
-        found = await to_thread.run_sync(os.listdir, self._folder)
-        return [name for name in found if name != MARKER]
+    async def stamps(self) -> dict[str, str]:
+        return await to_thread.run_sync(_stamps, self._folder)
 
 
-def _checked(blob: str) -> str:
+def checked(blob: str) -> str:
+    """The name, where it is one. Raises ValueError."""
     if not _BLOB.fullmatch(blob):
         raise ValueError(f"{blob!r} is no name of a blob")
     return blob
@@ -119,6 +150,25 @@ def _add(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # a name is on the disk once its folder is
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _stamps(folder: Path) -> dict[str, str]:
+    stamps: dict[str, str] = {}
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name != MARKER:
+                    stamps[entry.name] = f"{entry.stat().st_mtime_ns}-{entry.stat().st_size}"
+    return stamps
 
 
 def _remove(paths: list[Path]) -> None:

@@ -9,12 +9,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.access import BEARER, client_of, require_key
+from serving.access import BEARER, caller_of, client_of, require_key
 from serving.body import FILE_FIELD
 from serving.errors import MEDIA_TYPE, BadOptions, JobFailed, SlowBody, problem_of
 from serving.intake import Bounds, body_of, limited, take_in
-from serving.jobs import JobView, Receipt, Wanted
-from serving.leases import HIGHEST_PRIORITY, Input, Job
+from serving.job_views import JobView, Receipt
+from serving.jobs import Wanted
+from serving.keys import HIGHEST_PRIORITY
+from serving.leases import Input, Job
 from serving.negotiation import MEDIA_TYPES
 from serving.options import Options, describe
 from serving.routes.documents import ANSWER_HEADERS, BINARY, INPUT_TYPES, problems
@@ -46,7 +48,9 @@ PREFER = Annotated[
 class JobOptions(Options):
     """What can be asked of a job, beside the options of /v1/enhance."""
 
-    priority: int = Field(5, ge=0, le=HIGHEST_PRIORITY, description="9 is worked on first")
+    priority: int = Field(
+        5, ge=0, le=HIGHEST_PRIORITY, description="9 is worked on first; a key may be bound to less"
+    )
     webhook: str | None = Field(
         None, max_length=2000, description="public address that is told when the job is over"
     )
@@ -197,13 +201,15 @@ async def _from_uploads(request: Request, options: JobOptions, idempotency_key: 
 
 def _wanted(request: Request, options: JobOptions, idempotency_key: str | None) -> Wanted:
     own = set(JobOptions.model_fields) - set(Options.model_fields)
+    key = caller_of(request).key
     return Wanted(
         client=client_of(request),
         options=Options.model_validate(options.model_dump(exclude=own)),
         accept=_picture_ranges(request.headers.get("accept", "")),
         idempotency_key=idempotency_key,
         webhook=options.webhook,
-        priority=options.priority,
+        priority=min(options.priority, HIGHEST_PRIORITY if key is None else key.highest_priority),
+        most_waiting=None if key is None else key.waiting_jobs,
         delete_on_fetch=options.delete_on_fetch,
     )
 
@@ -312,6 +318,7 @@ async def require_key_or_signature(
                 for name, text in ANSWER_HEADERS.items()
             },
         },
+        307: {"description": "The signed address of a result that lies in a bucket leads there"},
         **problems(400, 401, 404, 406, 409, 410, 413, 415, 421, 422, 429, 500, 503, 504, 507),
     },
 )
@@ -327,6 +334,11 @@ async def result(
     if picture.result_blob is None:
         problem = picture.problem or job.problem or problem_of(JobFailed("it came to nothing"))
         return JSONResponse(problem, int(problem["status"]), media_type=MEDIA_TYPE)
+    address = await jobs.address(job, picture) if request.state.signed else None
+    if address is not None:
+        told = {name: text for name, text in picture.headers.items() if name in ANSWER_HEADERS}
+        headers = {**told, "Location": address, "Cache-Control": "no-store"}
+        return Response(status_code=307, headers=headers)
     headers = {**picture.headers, "Content-Length": str(picture.result_bytes)}
     return StreamingResponse(jobs.read(job, picture), headers=headers)
 

@@ -56,12 +56,14 @@ async def announce(request: Request, announcement: Announcement) -> UploadView:
     most = services.settings.limits.max_bytes
     if announcement.bytes > most:
         raise TooManyBytes(f"at most {most:,} bytes are taken")
-    upload, address = await services.jobs.announce(
+    uploads = await services.jobs.uploads()
+    upload, address = await uploads.announce(
         client_of(request), announcement.bytes, announcement.sha256
     )
+    ours = str(request.base_url).rstrip("/") if address.startswith("/") else ""
     return UploadView(
         upload=upload.id,
-        put=str(request.base_url).rstrip("/") + address,
+        put=ours + address,
         expires=datetime.fromtimestamp(upload.expires_ms / 1000, UTC).isoformat(),
     )
 
@@ -82,14 +84,14 @@ async def put(
     """The address that POST /v1/uploads answered; it needs no key and works once."""
     services = services_of(request)
     services.admission.require_open()
-    signer = await services.jobs.signer()
-    if not signer.right("upload", f"{upload_id}:{ends}", signature):
+    uploads = await services.jobs.uploads()
+    if not uploads.address_holds(upload_id, ends, signature):
         raise BadSignature("this is not an address that the server has signed")
-    upload = await services.jobs.open_upload(upload_id)
+    upload = await uploads.waiting(upload_id)
     chunks = limited(body_of(request), upload.bytes)
     try:
         async with asyncio.timeout(services.settings.limits.body_seconds):
-            await services.jobs.keep_upload(upload, chunks)
+            await uploads.keep(upload, chunks)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
     except TooManyBytes:

@@ -48,6 +48,7 @@ def traffic(figure: Any) -> None:
     figure("sharpline_shadow_difference_levels", **VERSION).observe(0.5)
     figure("sharpline_model_seconds_per_megapixel", model=MODEL).set(1.2)
     figure("sharpline_device_memory_bytes", device="0", kind="used").set(1e9)
+    figure("sharpline_jobs", state="queued").set(2)
 
 
 @pytest.fixture(scope="module", autouse=True)

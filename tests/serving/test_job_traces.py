@@ -114,7 +114,7 @@ def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
         written = await store.write(blob, chunks(b"ab", b"c"))
         assert written.bytes == 3
         assert await all_of(store, blob) == b"abc"
-        assert await store.names() == [blob]
+        assert list(await store.stamps()) == [blob]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
             await all_of(store, blob)

@@ -165,6 +165,51 @@ def test_result_has_a_signed_address_that_needs_no_key(picture_server, models_fo
     server.stop()
 
 
+def test_key_has_a_highest_priority_and_a_number_of_waiting_jobs(
+    picture_server, models_folder, numpy_backends, noise_png
+):
+    keys = models_folder.with_name("keys.json")
+    _, anna = add_key(keys, "anna", highest_priority=3, waiting_jobs=2)
+    _, bob = add_key(keys, "bob")
+    server = picture_server(
+        models_folder,
+        load_backend=numpy_backends,
+        security={"keys_file": keys},
+        jobs={**QUICK, "workers": 1},
+    )
+    [backend] = numpy_backends.made
+
+    def submit(key, **options):
+        headers = {"Authorization": f"Bearer {key}"}
+        picture = noise_png(8, 8)
+        return server.client.post("/v1/jobs", content=picture, params=options, headers=headers)
+
+    backend.gate.clear()
+    try:
+        first = submit(bob)
+        server.wait_for(backend.held.is_set)
+        jobs = [submit(anna, priority=9).json(), submit(bob, priority=4).json()]
+        assert [job["priority"] for job in jobs] == [3, 4]
+        mine = {"Authorization": f"Bearer {anna}"}
+        view = server.client.get(f"/v1/jobs/{jobs[0]['id']}", headers=mine).json()
+        assert view["place"] == 2  # bob's is before it
+        assert submit(anna).status_code == 202
+        over = submit(anna)
+        assert (over.status_code, label(over)) == (429, "quota-exceeded")
+        assert "Retry-After" in over.headers
+        assert submit(bob).status_code == 202
+        server.wait_for(
+            lambda: (
+                'sharpline_jobs{state="queued"} 4.0' in server.client.get("/metrics").text
+                and 'sharpline_jobs{state="running"} 1.0' in server.client.get("/metrics").text
+            )
+        )
+    finally:
+        backend.gate.set()
+    assert first.status_code == 202
+    server.stop()
+
+
 def test_deletion_leaves_a_receipt_that_can_be_checked(api, noise_png):
     job = finished(api, api.post("/v1/jobs", content=noise_png(8, 8)))
     receipt = api.delete(f"/v1/jobs/{job['id']}").json()

@@ -1,0 +1,126 @@
+"""A job as its client sees it: states, progress, signed addresses, receipts."""
+
+from datetime import UTC, datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.errors import Problem
+from serving.keys import HIGHEST_PRIORITY
+from serving.leases import Job, JobPicture
+from serving.signing import Signer
+
+PictureState = Literal["waiting", "done", "failed", "fetched"]
+
+
+class Progress(BaseModel):
+    """How far a job is; tiles are those of the picture that is being worked on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pictures_done: int
+    pictures_total: int
+    tiles_done: int
+    tiles_total: int
+
+
+class PictureView(BaseModel):
+    """One picture of a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    n: int
+    name: str
+    state: PictureState
+    bytes: int | None = None
+    result: str | None = Field(None, description="signed address; needs no key, and ends")
+    problem: Problem | None = None
+
+
+class Receipt(BaseModel):
+    """What proves a deletion; `POST /v1/receipts/verify` knows it again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    job: str
+    state: str
+    deleted: str
+    blobs: int
+    signature: str
+
+
+class JobView(BaseModel):
+    """A job as its client sees it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    state: Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
+    priority: int
+    created: str
+    finished: str | None = None
+    expires: str
+    place: int | None = Field(None, description="in the queue, from 1; at most 1000 are counted")
+    progress: Progress
+    pictures: list[PictureView] = []
+    problem: Problem | None = None
+    receipt: Receipt | None = None
+    webhook_secret: str | None = Field(
+        None, description="checks the webhook's signature (Standard Webhooks)"
+    )
+
+
+def view_of(
+    job: Job,
+    pictures: list[JobPicture],
+    *,
+    progress: Progress,
+    place: int | None,
+    webhook_secret: str | None,
+    signer: Signer,
+) -> JobView:
+    """The job with those of its pictures that are to be shown."""
+    return JobView(
+        id=job.id,
+        state=job.state,
+        priority=HIGHEST_PRIORITY - job.rank,
+        created=moment(job.created_ms),
+        finished=None if job.finished_ms is None else moment(job.finished_ms),
+        expires=moment(job.expires_ms),
+        place=place,
+        progress=progress,
+        pictures=[_picture_view(signer, job, each) for each in pictures],
+        problem=None if job.problem is None else Problem(**job.problem),
+        receipt=None if job.receipt is None else Receipt(**job.receipt),
+        webhook_secret=webhook_secret,
+    )
+
+
+def moment(ms: int) -> str:
+    """Milliseconds of Unix time in ISO 8601."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _picture_view(signer: Signer, job: Job, picture: JobPicture) -> PictureView:
+    state = _state_of(picture)
+    link = None
+    if state == "done":
+        ends = job.expires_ms
+        signature = signer.sign("result", f"{job.id}:{picture.n}:{ends}")
+        link = f"/v1/jobs/{job.id}/result?n={picture.n}&ends={ends}&signature={signature}"
+    return PictureView(
+        n=picture.n,
+        name=picture.name,
+        state=state,
+        bytes=picture.result_bytes,
+        result=link,
+        problem=None if picture.problem is None else Problem(**picture.problem),
+    )
+
+
+def _state_of(picture: JobPicture) -> PictureState:
+    if picture.problem is not None:
+        return "failed"
+    if picture.result_blob is not None:
+        return "done"
+    return "waiting" if picture.result_bytes is None else "fetched"
