@@ -2,8 +2,15 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
 import threading
+import time
+import uuid
 
+import boto3
+import httpx
 import numpy as np
 import pytest
 
@@ -154,3 +161,75 @@ def server(picture_server, tiny_bundle, tmp_path_factory):
     running = picture_server(folder)
     running.wait_for(lambda: len(running.services.models.offers) == 2)
     return running
+
+
+class S3:
+    """A server that speaks S3, as a process of its own; `bucket()` makes a new bucket."""
+
+    def __init__(self):
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def wait(self):
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                return httpx.get(self.endpoint)
+            except httpx.TransportError:
+                if time.monotonic() > deadline or self._process.poll() is not None:
+                    pytest.fail("the S3 server did not start")
+                time.sleep(0.05)
+
+    @property
+    def client(self):
+        return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
+
+    def bucket(self, *, versions=False):
+        name = f"pictures-{uuid.uuid4().hex[:8]}"
+        self.client.create_bucket(Bucket=name)
+        if versions:
+            kept = {"Status": "Enabled"}
+            self.client.put_bucket_versioning(Bucket=name, VersioningConfiguration=kept)
+        return name
+
+    def objects(self, bucket):
+        """What is in a bucket, parts of unfinished objects included: {key: bytes}."""
+        found = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
+        keys = [each["Key"] for each in found]
+        held = {key: self.client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+        parts = self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        return {**held, **{f"{each['Key']} (unfinished)": b"" for each in parts}}
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def s3_servers():
+    """A maker of servers that speak S3."""
+    made = []
+
+    def make():
+        made.append(S3())
+        made[-1].wait()
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "tests")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "tests-secret")
+        yield make
+    for server in made:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(s3_servers):
+    """One such server, which goes on."""
+    return s3_servers()
