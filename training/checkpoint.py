@@ -12,7 +12,7 @@ from superres.console import say
 from superres.errors import SharplineError
 from superres.files import sha256_bytes, write_bytes
 
-MAGIC = b"SHARPLINE-CHECKPOINT-2 "
+MAGIC = b"SHARPLINE-CHECKPOINT-3 "
 HEADER_BYTES = len(MAGIC) + 64 + 1
 KEPT = 2
 # A tensor of the network is in it as itself, as its average and twice in Adam's memory.

@@ -29,9 +29,13 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fed:
-    """The crops of one step as uint8 on the host, and how HR crops are still to be degraded."""
+    """The crops of one step as uint8 on the host, and how HR crops are still to be degraded.
+
+    `side` is the patch that they were drawn for.
+    """
 
     step: int
+    side: int
     lr_bhwc_u8: Tensor
     hr_bhwc_u8: Tensor
     kinds: tuple[OneKind, ...] | None
@@ -54,12 +58,14 @@ class Kitchen:
 
     def make(self, step: int) -> Fed:
         """The batch of a step."""
-        batch = self.samplers[self.side(step)].batch(step, self.part)
+        side = self.side(step)
+        batch = self.samplers[side].batch(step, self.part)
         kinds = None
         if self.degrading is not None:
             kinds = self.degrading.draw(batch.hr_bhwc_u8, step, self.batch, self.part)
         return Fed(
             step=step,
+            side=side,
             lr_bhwc_u8=self._host(batch.lr_bhwc_u8),
             hr_bhwc_u8=self._host(batch.hr_bhwc_u8),
             kinds=kinds,
@@ -70,7 +76,7 @@ class Kitchen:
         """The pictures of the whole batch, other processes' shares included."""
         if len(fed.names) == self.batch:
             return fed.names
-        return self.samplers[self.side(fed.step)].batch(fed.step).names
+        return self.samplers[fed.side].batch(fed.step).names
 
     def _host(self, bhwc_u8: npt.NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(bhwc_u8)

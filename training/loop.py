@@ -66,13 +66,19 @@ class Trained:
 
 @dataclass(slots=True)
 class _Counters:
-    """What the loop remembers from step to step."""
+    """What the loop remembers from step to step.
+
+    `score_to_beat` is the last one that gained enough. `under` is what the order of sums depends on
+    besides recipe and data; `moved`: it has not been the same all the time.
+    """
 
     nan_in_a_row: int = 0
     nan_in_all: int = 0
-    best_score: float = float("-inf")
+    score_to_beat: float = float("-inf")
     validations_without_gain: int = 0
     micro_batch: int = 0
+    under: str = ""
+    moved: bool = False
 
 
 @dataclass(slots=True)
@@ -122,7 +128,11 @@ class Loop:
             part=part,
             pin=around.device.type == "cuda",
         )
-        self._counters = _Counters(micro_batch=self._stepper.micro_batch)
+        self._counters = _Counters(
+            micro_batch=self._stepper.micro_batch,
+            under=f"{around.ranks.count} x {torch.get_num_threads()} threads, torch "
+            f"{torch.__version__}",
+        )
         self._step, self._elapsed_before = 0, 0.0
         self._started = self._said = around.clock()
 
@@ -133,7 +143,13 @@ class Loop:
         if found is None:
             return False
         self._players.load(found.players)
-        self._counters = _Counters(**found.counters)
+        now, self._counters = self._counters, _Counters(**found.counters)
+        if self._counters.under != now.under:
+            self._say(
+                f"it broke off with {self._counters.under} and goes on with {now.under}: these "
+                "will not be the very bits that an unbroken run gives"
+            )
+            self._counters.under, self._counters.moved = now.under, True
         self._stepper.micro_batch = self._counters.micro_batch
         torch.set_rng_state(found.torch_rng)
         if found.cuda_rng:
@@ -150,8 +166,7 @@ class Loop:
         self._started = around.clock()
         window = _Window(around.clock())
         with Feed(self._kitchen, self._step, stage.steps) as feed:
-            while not self._over():
-                progress = self._progress(self._step)
+            while not self._over(progress := self._progress_of_all()):
                 learning_rate = self._set_learning_rate(progress)
                 values = self._train_step(feed)
                 window.add(values)
@@ -159,9 +174,9 @@ class Loop:
                     self._report(window, learning_rate)
                     window = _Window(around.clock())
                 self._say_sometimes(progress, learning_rate, values)
-                if self._step % stage.validate_every == 0 and not self._over():
+                if self._due(stage.validate_every):
                     self._validate()
-                if self._step % stage.checkpoint_every == 0 and not self._over():
+                if self._due(stage.checkpoint_every):
                     self._save()
         self._save()
         weights = {
@@ -172,8 +187,15 @@ class Loop:
             weights=weights,
             steps=self._step,
             seconds=self._elapsed(),
-            exact=stage.max_minutes is None and around.device.type == "cpu",
+            exact=self._exact(),
         )
+
+    def _exact(self) -> bool:
+        """Whether nothing but recipe, data and software has had a say in the bits."""
+        stage = self._stage
+        by_clock_or_gpu = stage.max_minutes is not None or self._around.device.type != "cpu"
+        halved = self._stepper.micro_batch != (stage.micro_batch or stage.batch)
+        return not (by_clock_or_gpu or halved or self._counters.moved)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + self._around.clock() - self._started
@@ -185,14 +207,23 @@ class Loop:
             return by_steps
         return max(by_steps, self._elapsed() / (60 * self._stage.max_minutes))
 
-    def _over(self) -> bool:
-        """Whether the schedule has ended, for rank 0's clock, or validations gain no more."""
+    def _progress_of_all(self) -> float:
+        """`_progress` at this step by rank 0's clock: ranks that went by their own would train at
+        different rates, and their weights would part."""
+        if self._stage.max_minutes is None:
+            return self._progress(self._step)
+        return self._around.ranks.from_first(lambda: self._progress(self._step))
+
+    def _over(self, progress: float) -> bool:
+        """Whether the schedule has ended, or validations gain no more."""
         rule = self._stage.early_stop
         if rule is not None and self._counters.validations_without_gain >= rule.patience:
             return True
-        if self._stage.max_minutes is None:
-            return self._step >= self._stage.steps
-        return self._around.ranks.from_first(lambda: self._progress(self._step) >= 1.0)
+        return progress >= 1.0
+
+    def _due(self, every: int) -> bool:
+        """Whether it is time for what is done every so many steps, and after the last one anyway."""
+        return self._step % every == 0 and not self._over(self._progress_of_all())
 
     def _set_learning_rate(self, progress: float) -> float:
         rates = [player.set_learning_rate(progress) for player in self._players.all()]
@@ -247,13 +278,16 @@ class Loop:
         rule = self._stage.early_stop
         if rule is None or score is None:
             return
-        gained = score >= counters.best_score + rule.min_gain and score > counters.best_score
-        counters.validations_without_gain = 0 if gained else counters.validations_without_gain + 1
-        counters.best_score = max(score, counters.best_score)
+        # Small steps up add to each other: they are measured from the last score that gained.
+        needed = counters.score_to_beat + rule.min_gain
+        if score >= needed and score > counters.score_to_beat:
+            counters.score_to_beat, counters.validations_without_gain = score, 0
+        else:
+            counters.validations_without_gain += 1
         if counters.validations_without_gain >= rule.patience:
             self._say(
                 f"{rule.patience} validations in a row gained less than {rule.min_gain} dB on "
-                f"{counters.best_score:.2f} dB: stopping at step {self._step}"
+                f"{counters.score_to_beat:.2f} dB: stopping at step {self._step}"
             )
 
     def _save(self) -> None:

@@ -1,6 +1,7 @@
 """Batches come in the order of their steps, made ahead; what making one raises, the taker sees."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,18 @@ def test_the_pictures_of_other_shares_can_be_named() -> None:
     fed = cook.make(5)
     assert fed.names == ("picture-0", "picture-1")
     assert cook.names(fed) == tuple(f"picture-{number}" for number in range(4))
+
+
+def test_the_pictures_named_are_those_that_were_drawn_though_patches_have_grown_since() -> None:
+    sides = iter([2, 4])
+    other = Counting()
+    cook = replace(
+        kitchen(Counting(), part=slice(0, 2)),
+        samplers={2: Counting(), 4: other},
+        side=lambda step: next(sides),
+    )
+    cook.names(cook.make(5))
+    assert other.asked == []
 
 
 def test_crops_reach_the_device_as_floats_from_0_to_1() -> None:

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from training.data.crops import Batch, CropSampler
 from training.data.packs import Pack
 from training.ema import WeightAverage
 from training.loop import Loop, Surroundings, Trained, TrainingDiverged
+from training.ranks import Ranks
 from training.recipe import Recipe, load_recipe
 
 
@@ -66,6 +68,7 @@ class Bench:
         clock: Callable[[], float] | None = None,
         net: nn.Module | None = None,
         validate: Callable[[Mapping[str, Tensor], int], float | None] | None = None,
+        ranks: Ranks | None = None,
     ) -> Loop:
         def note(weights: Mapping[str, Tensor], step: int) -> None:
             self.validated.append(step)
@@ -78,6 +81,7 @@ class Bench:
             tracker=self.notes,
             validate=validate or note,
             device=torch.device("cpu"),
+            ranks=ranks or Ranks(),
             **({"clock": clock} if clock else {}),
         )
         return Loop(net, self.recipe, self.recipe.full, self.samplers, around)
@@ -193,6 +197,23 @@ def test_a_time_limit_ends_training_with_the_learning_rate_down(
     assert max(rates) > 20 * rates[-1]
 
 
+class Second(Ranks):
+    """A process whose own clock stands still, and is told what the first one's shows."""
+
+    def from_first(self, make: Callable[[], Any]) -> Any:
+        own = make()
+        return own if own is None else own + 0.5
+
+
+def test_every_process_goes_by_the_clock_of_the_first(bench: Callable[..., Bench]) -> None:
+    """With a rate of its own each would train other weights."""
+    made = bench(full__steps=100_000, full__max_minutes=2.0, full__warmup_steps=0)
+    ticks = itertools.count(step=0.1)
+    made.loop(clock=lambda: float(next(ticks)), ranks=Second()).run()
+    first, *_ = made.notes.figures.values()
+    assert first["learning_rate"] < 0.6 * made.recipe.full.learning_rate
+
+
 @pytest.mark.parametrize("term", ["l1", "charbonnier", "mse"])
 def test_a_loss_that_is_no_number_names_itself_the_step_and_the_pictures(
     term: str, bench: Callable[..., Bench]
@@ -296,7 +317,15 @@ def test_validations_that_gain_too_little_end_the_training(
     scores = iter([20.0, 20.2, 20.25, 20.29])
     trained = made.loop(validate=lambda weights, step: next(scores)).run()
     assert trained.steps == 8
-    assert "2 validations in a row gained less than 0.1 dB on 20.29 dB" in capsys.readouterr().err
+    assert "2 validations in a row gained less than 0.1 dB on 20.20 dB" in capsys.readouterr().err
+
+
+def test_small_gains_that_add_up_are_gains(bench: Callable[..., Bench]) -> None:
+    made = bench(
+        full__steps=14, full__validate_every=2, full__early_stop={"patience": 2, "min_gain": 0.1}
+    )
+    scores = iter([20.0, 20.06, 20.12, 20.18, 20.24, 20.3])
+    assert made.loop(validate=lambda weights, step: next(scores)).run().steps == 14
 
 
 def test_without_space_for_a_checkpoint_the_last_one_stays_and_training_goes_on(
@@ -330,7 +359,7 @@ def test_a_checkpoint_of_another_version_says_so(bench: Callable[..., Bench]) ->
     made = bench()
     made.loop().run()
     path = made.folder / "step-00000012.ckpt"
-    path.write_bytes(path.read_bytes().replace(b"CHECKPOINT-2", b"CHECKPOINT-1", 1))
+    path.write_bytes(path.read_bytes().replace(b"CHECKPOINT-3", b"CHECKPOINT-2", 1))
     with pytest.raises(BrokenCheckpoint, match="another version of Sharpline"):
         checkpoint.load(path)
 
@@ -338,6 +367,40 @@ def test_a_checkpoint_of_another_version_says_so(bench: Callable[..., Bench]) ->
 def test_only_a_stage_without_a_clock_claims_to_be_exact(bench: Callable[..., Bench]) -> None:
     assert bench().loop().run().exact
     assert not bench(full__max_minutes=60.0).loop().run().exact
+
+
+def test_going_on_with_other_threads_claims_nothing(
+    bench: Callable[..., Bench], capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = bench()
+    made.sampler.dies_at = 6
+    with pytest.raises(Killed):
+        made.loop().run()
+    made.sampler.dies_at = None
+    torch.set_num_threads(2)
+    for _ in range(2):  # also where it goes on once more under the same conditions
+        again = made.loop()
+        assert again.resume()
+        assert not again.run().exact
+    said = capsys.readouterr().err
+    assert said.count("it broke off with 1 x 1 threads") == 1
+    assert "goes on with 1 x 2 threads" in said
+
+
+def test_a_memory_that_was_full_leaves_no_claim(bench: Callable[..., Bench]) -> None:
+    made = bench()
+
+    class TooBig(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = build(made.recipe.arch.name, made.recipe.arch.parameters)
+
+        def forward(self, lr_bchw: Tensor) -> Tensor:
+            if len(lr_bchw) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.net(lr_bchw)
+
+    assert not made.loop(net=TooBig()).run().exact
 
 
 def test_patches_grow_on_the_way(bench: Callable[..., Bench]) -> None:
