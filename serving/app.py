@@ -23,6 +23,7 @@ from serving.keys import KeyRing
 from serving.loaded import BackendLoader
 from serving.metrics import Metrics
 from serving.models import Models
+from serving.options import describe
 from serving.reporter import Reporter, show_when_scraped
 from serving.routes import enhance, health, jobs, models, pages, uploads, v2
 from serving.routes.documents import ANSWER_HEADERS
@@ -171,8 +172,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def bad_options(request: Request, error: RequestValidationError) -> Response:
-        faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
-        return await refuse(request, errors.BadOptions(faults))
+        return await refuse(request, errors.BadOptions(describe(error)))
 
     @app.exception_handler(HTTPException)
     async def by_status(request: Request, error: HTTPException) -> Response:

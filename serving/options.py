@@ -1,13 +1,16 @@
 """What can be asked of POST /v1/enhance: query parameters, or fields of a multipart form."""
 
-from collections.abc import Collection, Mapping
-from typing import Literal, Self
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import BadOptions
 
 AUTO = "auto"
+REQUEST_PARTS = frozenset({"query", "path", "header", "body"})  # where FastAPI found a fault
+MOST_NAME = 64  # characters of an unknown option that are repeated
 
 
 class Options(BaseModel):
@@ -69,8 +72,23 @@ class Options(BaseModel):
             raise BadOptions(describe(error)) from error
 
 
-def describe(error: ValidationError) -> str:
-    """Which options are wrong and how, without repeating what was sent."""
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()
-    )
+class Faulty(Protocol):
+    """Pydantic's errors and FastAPI's."""
+
+    def errors(self) -> Sequence[Any]: ...
+
+
+def describe(error: Faulty) -> str:
+    """Which options are wrong and how, without repeating their values."""
+    return "; ".join(map(_described, error.errors()))
+
+
+def _described(fault: Mapping[str, Any]) -> str:
+    place = [str(part)[:MOST_NAME] for part in fault["loc"]]
+    if len(place) > 1 and place[0] in REQUEST_PARTS:
+        del place[0]
+    name = ".".join(place)
+    if fault["type"] != "extra_forbidden":
+        return f"{name}: {fault['msg']}"
+    near = get_close_matches(name, Options.model_fields, n=1)
+    return f"{name}: there is no such option" + "".join(f"; did you mean {one}?" for one in near)

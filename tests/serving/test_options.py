@@ -209,6 +209,15 @@ def test_deadline_of_the_client_ends_the_work(
     assert enhance(server, noise_png(20, 20), deadline=50).status_code == 200
 
 
+def test_unknown_option_is_refused_with_the_one_that_was_meant(server, noise_png):
+    answer = enhance(server, noise_png(8, 8), modle="compact_x2")
+    assert problem(answer) == (422, "bad-options")
+    assert answer.json()["detail"] == "modle: there is no such option; did you mean model?"
+    form = {"files": {"file": noise_png(8, 8)}, "data": {"on_to_large": "shrink"}}
+    in_form = server.client.post("/v1/enhance", **form)
+    assert "did you mean on_too_large?" in in_form.json()["detail"]
+
+
 def test_models_say_what_a_megapixel_costs(server, noise_png):
     enhance(server, noise_png(20, 20), model="compact_x2")
     cards = {card["name"]: card for card in server.client.get("/v1/models").json()["models"]}
