@@ -19,22 +19,22 @@ def write_symmetry(square_hwc: Pixels, turn: int, out_hwc: Pixels) -> None:
     """
     import cv2
 
+    if not 0 <= turn < SYMMETRIES:
+        raise ValueError(f"a square has symmetries 0 to {SYMMETRIES - 1}, not {turn}")
+    upside_down = turn in (3, 5, 6)
+    rows_hwc = square_hwc[::-1] if upside_down else square_hwc
+    if turn in (0, 6):
+        out_hwc[:] = rows_hwc
+        return
+    # Row by row first: OpenCV goes along columns, slowly where they lie far apart and uncached.
+    near_hwc = np.empty_like(out_hwc)
+    near_hwc[:] = rows_hwc
     match turn:
-        case 0:
-            out_hwc[:] = square_hwc
-        case 1:
-            cv2.rotate(square_hwc, cv2.ROTATE_90_COUNTERCLOCKWISE, dst=out_hwc)
+        case 3 | 7:
+            cv2.transpose(near_hwc, dst=out_hwc)
+        case 1 | 5:
+            cv2.rotate(near_hwc, cv2.ROTATE_90_COUNTERCLOCKWISE, dst=out_hwc)
         case 2:
-            cv2.rotate(square_hwc, cv2.ROTATE_180, dst=out_hwc)
-        case 3:
-            cv2.rotate(square_hwc, cv2.ROTATE_90_CLOCKWISE, dst=out_hwc)
-        case 4:
-            cv2.flip(square_hwc, 1, dst=out_hwc)
-        case 5:
-            cv2.transpose(cv2.rotate(square_hwc, cv2.ROTATE_180), dst=out_hwc)
-        case 6:
-            cv2.flip(square_hwc, 0, dst=out_hwc)
-        case 7:
-            cv2.transpose(square_hwc, dst=out_hwc)
+            cv2.rotate(near_hwc, cv2.ROTATE_180, dst=out_hwc)
         case _:
-            raise ValueError(f"a square has symmetries 0 to {SYMMETRIES - 1}, not {turn}")
+            cv2.flip(near_hwc, 1, dst=out_hwc)
