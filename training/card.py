@@ -90,9 +90,9 @@ def _limits(info: BundleInfo) -> str:
     return (
         f"## Bounds and limits\n\nTiles with a halo of {info.halo} pixels are within "
         f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
-        f"99.9% of the values{_measured_on(info)}. Made for pictures damaged as by "
-        f"`{info.training.degradation}`: other damage (noise, blur, other compression) is likely "
-        "to be kept or made stronger. " + (INVENTS if info.training.invents_detail else KEEPS)
+        f"99.9% of the values{_measured_on(info)}. {_made_for(info)}: other damage (noise, blur, "
+        "other compression) is likely to be kept or made stronger. "
+        + (INVENTS if info.training.invents_detail else KEEPS)
     )
 
 

@@ -25,13 +25,21 @@ from training.initial import Initial, resolve, take_over
 from training.loop import Loop, Surroundings
 from training.machine import Machine
 from training.notes import run_notes, write_packages
-from training.preflight import refuse_closed_mlflow, refuse_what_cannot_be
+from training.preflight import of_recipe, refuse_closed_mlflow, refuse_what_cannot_be
 from training.publish import Effort, Origin, draft, publish
 from training.ranks import Ranks, device_of_this_rank, joined
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs import Run, RunKey, open_run
 from training.state import weight_bytes
-from training.tracking import DESCRIPTION_TAG, MlflowRemote, Spool, Tracker, send, tracked
+from training.tracking import (
+    DESCRIPTION_TAG,
+    SPOOL_NAME,
+    MlflowRemote,
+    Spool,
+    Tracker,
+    send,
+    tracked,
+)
 from training.validate import Validated, held_out, metrics, validate
 
 DRAFT = "draft"
@@ -132,6 +140,8 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
 def replay(folder: Path) -> dict[str, object]:
     """Send to MLflow the notes of a run that it did not take; raises SharplineError where it is
     away again."""
+    if not (folder / SPOOL_NAME).is_file():
+        raise UsageError(f"{folder} is no training's folder (it has no {SPOOL_NAME})")
     uri = mlflow_uri()
     if uri is None:
         raise UsageError("set SHARPLINE_MLFLOW_URI to the address of the MLflow server")
@@ -245,7 +255,8 @@ def _samplers(recipe: Recipe, stage: Stage, pack: Pack) -> dict[int, CropSampler
 
 def _network(recipe: Recipe, parent: Initial | None) -> tuple[nn.Module, str | None]:
     """The network to train, and what it took over from what it starts from."""
-    net = build(recipe.arch.name, recipe.arch.parameters)
+    with of_recipe(recipe):
+        net = build(recipe.arch.name, recipe.arch.parameters)
     if parent is None:
         return net, None
     start = take_over(net, parent)

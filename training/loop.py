@@ -222,7 +222,7 @@ class Loop:
         return progress >= 1.0
 
     def _due(self, every: int) -> bool:
-        """Whether it is time for what is done every so many steps, and after the last one anyway."""
+        """Whether it is time for what is done every so many steps, and again at the end."""
         return self._step % every == 0 and not self._over(self._progress_of_all())
 
     def _set_learning_rate(self, progress: float) -> float:

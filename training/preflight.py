@@ -1,12 +1,14 @@
 """What would fail after hours is refused before the first step, with the key and the remedy."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 
-from superres.archs import ArchFacts, facts
+from superres.archs import ArchFacts, UnknownArch, facts
 from superres.errors import SharplineError, UsageError
 from superres.manifest import DatasetInfo
 from training.basicsr_bridge import discriminator_sides
@@ -29,7 +31,8 @@ def refuse_what_cannot_be(
 ) -> None:
     """Raise UsageError where recipe, dataset, starting weights and processes do not fit."""
     _refuse_other_data(recipe, stage, info, data)
-    network = facts(recipe.arch.name, recipe.arch.parameters)
+    with of_recipe(recipe):
+        network = facts(recipe.arch.name, recipe.arch.parameters)
     if network.scale != recipe.scale:
         raise UsageError(
             f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
@@ -42,6 +45,15 @@ def refuse_what_cannot_be(
     ranks.part(stage.batch)
     if parent is not None:
         refuse_other_network(recipe.arch.name, recipe.arch.parameters, parent)
+
+
+@contextmanager
+def of_recipe(recipe: Recipe) -> Iterator[None]:
+    """A network that cannot be is a fault of the recipe's key `arch`: raise UsageError for it."""
+    try:
+        yield
+    except UnknownArch as error:
+        raise UsageError(f"recipe {recipe.name}: arch: {error}") from error
 
 
 def refuse_closed_mlflow(uri: str) -> None:

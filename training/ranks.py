@@ -25,6 +25,8 @@ Value = TypeVar("Value")
 
 # The others wait this long while rank 0 validates or writes.
 PATIENCE = timedelta(hours=1)
+# What says which process this is and where to meet the others, beside WORLD_SIZE.
+TORCHRUN_SETS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,11 @@ def joined(device: torch.device) -> Iterator[Ranks]:
     if count == 1:
         yield Ranks()
         return
+    if lacking := [name for name in TORCHRUN_SETS if name not in os.environ]:
+        raise UsageError(
+            f"WORLD_SIZE is {count}, but {' and '.join(lacking)} not set: start several processes "
+            "with torchrun, or unset WORLD_SIZE"
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     store, rank, count = next(rendezvous("env://", timeout=PATIENCE))

@@ -1,5 +1,6 @@
 """A recipe: one complete YAML file, nothing inherited, nothing unknown, nothing left out."""
 
+from difflib import get_close_matches
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -236,7 +237,7 @@ def load_recipe(name_or_path: str) -> Recipe:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UsageError(f"there is no recipe file {path}")
-        return parse_recipe(path.read_text(encoding="utf-8"), origin=str(path))
+        return parse_recipe(_text(path), origin=str(path))
     if name_or_path not in recipe_names():
         raise UsageError(
             f"no recipe {name_or_path!r}; there are: {', '.join(recipe_names())}, "
@@ -253,9 +254,34 @@ def parse_recipe(text: str, *, origin: str) -> Recipe:
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {origin} is not YAML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "(the whole file)"
-        what = {"extra_forbidden": "is not a key of recipes", "missing": "is missing"}.get(
-            first["type"], f"is wrong: {first['msg'].removeprefix('Value error, ')}"
-        )
-        raise UsageError(f"recipe {origin}: {key} {what}") from error
+        raise UsageError(f"recipe {origin}: {_what_is_wrong(error)}") from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"recipe {path} cannot be read as text: {error}") from error
+
+
+def _what_is_wrong(error: ValidationError) -> str:
+    """One key and what is wrong with it: an unknown one before all, since a misspelt key is also
+    missing under its right name."""
+    found = error.errors()
+    first = min(found, key=lambda each: each["type"] != "extra_forbidden")
+    *parents, last = first["loc"] or ("",)
+    key = ".".join(map(str, first["loc"]))
+    if not key and first["type"] == "model_type":
+        return "it is no mapping of keys to values; see docs/training.md for the keys"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    if first["type"] == "extra_forbidden":
+        missing = [
+            str(each["loc"][-1])
+            for each in found
+            if each["type"] == "missing" and [*each["loc"][:-1]] == parents
+        ]
+        meant = get_close_matches(str(last), missing, n=1)
+        return f"{key} is not a key of recipes" + (f"; {meant[0]} is missing" if meant else "")
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{key or 'as a whole it'} is wrong: {reason}"

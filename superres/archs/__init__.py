@@ -35,6 +35,9 @@ class ArchFacts:
     window: int | None
 
 
+# What constructors raise, torch's own among them, where parameters are of another kind or size.
+UNFIT = (TypeError, ValueError, RuntimeError, ArithmeticError)
+
 _CLASSES = {
     "rrdb": "RRDBNet",
     "swinir": "SwinIR",
@@ -53,8 +56,8 @@ def build(arch: str, parameters: Mapping[str, Any]) -> "nn.Module":
     network = network_class(arch)
     try:
         return network(**parameters)
-    except TypeError as error:
-        raise UnknownArch(f"network {arch!r} does not take these parameters: {error}") from error
+    except UNFIT as error:
+        raise _unfit(arch, error) from error
 
 
 def network_class(arch: str) -> "type[nn.Module]":
@@ -65,10 +68,20 @@ def network_class(arch: str) -> "type[nn.Module]":
 
 
 def facts(arch: str, parameters: Mapping[str, Any]) -> ArchFacts:
-    """Scale, receptive field and size rules of a network, from its parameters alone (no torch)."""
+    """Scale, receptive field and size rules of a network, from its parameters alone (no torch).
+
+    Raises UnknownArch as `build` does.
+    """
     if arch not in _FACTS:
         raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_FACTS)}")
-    return _FACTS[arch](parameters)
+    try:
+        return _FACTS[arch](parameters)
+    except UNFIT as error:
+        raise _unfit(arch, error) from error
+
+
+def _unfit(arch: str, error: Exception) -> UnknownArch:
+    return UnknownArch(f"network {arch!r} does not take these parameters: {error}")
 
 
 def _rrdb(parameters: Mapping[str, Any]) -> ArchFacts:
@@ -76,7 +89,9 @@ def _rrdb(parameters: Mapping[str, Any]) -> ArchFacts:
     # resolution, and a tail at 2x and 4x that reaches less than two pixels. At scale 2 and 1 the
     # network works on a pixel-unshuffled picture, so its reach doubles or quadruples.
     scale = int(parameters.get("scale", 4))
-    unshuffle = {4: 1, 2: 2, 1: 4}[scale]
+    if scale not in (1, 2, 4):
+        raise ValueError(f"scale must be 1, 2 or 4, not {scale}")
+    unshuffle = 4 // scale
     reach = 15 * int(parameters.get("num_block", 23)) + 4
     return ArchFacts(
         scale=scale,

@@ -29,6 +29,8 @@ class WindowAttention(nn.Module):
 
     def __init__(self, channels: int, window: int, heads: int, qkv_bias: bool) -> None:
         super().__init__()
+        if channels % heads:
+            raise TypeError(f"embed_dim {channels} is no multiple of num_heads {heads}")
         self.heads = heads
         self.scale = (channels // heads) ** -0.5
         self.relative_position_bias_table = nn.Parameter(

@@ -196,8 +196,17 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         build("nafnet", {"pool": 4})
     with pytest.raises(UnknownArch, match="by 2 or 4"):
         build("swinir", {**SWIN, "upscale": 3, "upsampler": "nearest+conv"})
+    with pytest.raises(UnknownArch, match="no multiple of num_heads 5"):
+        build("swinir", {**SWIN, "num_heads": [2, 5]})
+    for many in ("many", -3):
+        with pytest.raises(UnknownArch, match="does not take"):
+            build("compact", {"num_feat": many})
     with pytest.raises(UnknownArch):
         facts("resnet", {})
+    with pytest.raises(UnknownArch, match="1, 2 or 4, not 3"):
+        facts("rrdb", {"scale": 3})
+    with pytest.raises(UnknownArch, match="does not take"):
+        facts("compact", {"num_conv": "many"})
 
 
 def test_stochastic_depth_only_acts_while_training() -> None:

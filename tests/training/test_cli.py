@@ -113,3 +113,5 @@ def test_replay_without_mlflow_says_what_to_do(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(SharplineError, match="does not take the notes"):
         train(["--replay", str(tmp_path)])
+    with pytest.raises(UsageError, match=r"nowhere is no training's folder"):
+        train(["--replay", str(tmp_path / "nowhere")])

@@ -262,6 +262,7 @@ def test_an_imported_bundle_says_what_it_is_and_works(imported: Path) -> None:
     assert "Not trained by Sharpline" in card
     assert "DIV2K (research only)" in card
     assert "invents plausible texture" in card
+    assert "Which damage it was made for is for its authors to say" in card
     exact = load_backend(bundle, backend="torch", device="cpu", precision="fp32")
     golden_input, golden_output = bundle.golden()
     answer = Upscaler(bundle, exact).whole(golden_input)

@@ -74,6 +74,15 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_first_step(
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_network_that_cannot_be_is_refused_before_the_first_step(
+    words: Words, tmp_path: Path
+) -> None:
+    parameters = {"num_feat": -8, "num_conv": 2, "upscale": 2}
+    with pytest.raises(UsageError, match="recipe tiny_x2: arch: network 'compact' does not take"):
+        train(words(arch__parameters=parameters))
+    assert not (tmp_path / "runs").exists()
+
+
 def test_an_mlflow_address_that_is_none_is_refused_before_the_first_step(
     words: Words, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

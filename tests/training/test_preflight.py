@@ -54,6 +54,8 @@ def discriminated(name: str, **parameters: int) -> dict[str, object]:
             {"arch__parameters": {"num_feat": 8, "num_conv": 2, "upscale": 4}},
             "scale is 2, but its network enlarges by 4",
         ),
+        ({"arch__name": "resnet"}, "recipe tiny_x2: arch: no network 'resnet'; there are"),
+        ({"arch__parameters": {"num_conv": "many"}}, "arch: network 'compact' does not take"),
         (discriminated("vgg"), "vgg needs sides of 128 pixels, .* side 12 at x2 gives 24"),
         (
             discriminated("unet") | {"full__patches": [{"since": 0.0, "side": 11}]},

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from superres.bundle import load_bundle
 from superres.errors import UsageError
 from training.cli import train
-from training.ranks import Ranks
+from training.ranks import Ranks, joined
+
+CPU = torch.device("cpu")
 
 # Rank 1 dies once, at a step after the first checkpoint; what then runs is a second start.
 SCRIPT = """
@@ -88,6 +91,14 @@ def test_two_ranks_train_what_one_does(
     expected = theirs.weights()
     for key, value in ours.weights().items():
         assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-5)
+
+
+def test_a_world_without_a_place_to_meet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UsageError, match=r"RANK and MASTER_ADDR .*torchrun"), joined(CPU):
+        pass
 
 
 MEET = """

@@ -1,5 +1,7 @@
 """Recipes are complete, strict and true about their networks."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -64,6 +66,21 @@ def test_an_unknown_key_is_named(key: str, place: tuple[str, ...]) -> None:
     inner[key] = 1
     with pytest.raises(UsageError, match=rf"{'.'.join([*place, key])} is not a key"):
         parse_recipe(yaml.safe_dump(values), origin="mine")
+
+
+def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_out() -> None:
+    values = load_recipe("compact_x4").as_dict()
+    values["full"]["learning_rte"] = values["full"].pop("learning_rate")
+    with pytest.raises(UsageError, match=r"full\.learning_rte is not a key .*learning_rate"):
+        parse_recipe(yaml.safe_dump(values), origin="mine")
+
+
+@pytest.mark.parametrize("content", [b"", b"words", b"\xd8\x00\xff"])
+def test_a_file_that_is_no_recipe_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"no mapping of keys|cannot be read as text"):
+        load_recipe(str(path))
 
 
 def test_a_missing_key_is_named() -> None:
