@@ -53,6 +53,7 @@ _jobs = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_done", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_total", sa.Integer, nullable=False, default=0),
+    sa.Column("making", sa.String(64)),  # the result that its holder is just writing
     sa.Column("request", sa.Text),
     sa.Column("idempotency_key", sa.String(255)),
     sa.Column("fingerprint", sa.String(64), nullable=False),
@@ -70,6 +71,12 @@ sa.Index(
     _jobs.c.hook_due_ms,
     sqlite_where=_jobs.c.hook_due_ms.is_not(None),
     postgresql_where=_jobs.c.hook_due_ms.is_not(None),
+)
+sa.Index(
+    "jobs_making",
+    _jobs.c.making,
+    sqlite_where=_jobs.c.making.is_not(None),
+    postgresql_where=_jobs.c.making.is_not(None),
 )
 _pictures = sa.Table(
     "job_pictures",
@@ -98,6 +105,9 @@ _uploads = sa.Table(
     sa.Index("uploads_blob", "blob"),
     sa.Index("uploads_expiry", "expires_ms"),
 )
+
+
+_NAMING = (_pictures.c.input_blob, _pictures.c.result_blob, _uploads.c.blob, _jobs.c.making)
 
 
 class SteadyClock:
@@ -333,14 +343,17 @@ class JobTable:
             connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(changes))
             return Lease(job_id, token)
 
-    def beat(self, lease: Lease, tiles_done: int, tiles_total: int) -> bool:
-        """Say that the work goes on; False where the lease is lost."""
+    def beat(
+        self, lease: Lease, tiles_done: int, tiles_total: int, making: str | None = None
+    ) -> bool:
+        """Say that the work goes on, and which blob it writes; False where the lease is lost."""
         return self._change(
             lease,
             promised=False,
             beat=_jobs.c.beat + 1,
             tiles_done=tiles_done,
             tiles_total=tiles_total,
+            making=making,
         )
 
     def finish_picture(
@@ -352,10 +365,15 @@ class JobTable:
         size: int | None = None,
         headers: dict[str, str] | None = None,
         problem: dict[str, Any] | None = None,
+        tiles: tuple[int, int] = (0, 0),
     ) -> bool:
-        """Commit one picture's result or problem; False, and nothing kept, without the lease."""
+        """Commit one picture's result or problem; False, and nothing kept, without the lease.
+
+        `tiles` are those of the picture that were done, and all.
+        """
+        sign = {"beat": _jobs.c.beat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
         with self._writing() as connection:
-            if not _changed(connection, _held(lease), beat=_jobs.c.beat + 1):
+            if not _changed(connection, _held(lease), **sign):
                 return False
             connection.execute(
                 sa.update(_pictures)
@@ -385,6 +403,7 @@ class JobTable:
             lease,
             state=state,
             token=None,
+            making=None,
             finished_ms=now_ms,
             expires_ms=expires_ms,
             problem=None if problem is None else json.dumps(problem),
@@ -397,6 +416,7 @@ class JobTable:
             lease,
             state="queued",
             token=None,
+            making=None,
             attempts=_jobs.c.attempts - 1,
             turn=_jobs.c.turn + turns,
         )
@@ -411,7 +431,7 @@ class JobTable:
         """Queue a job again whose holder has been silent; False where it beat meanwhile."""
         with self._writing() as connection:
             silent = sa.and_(_held(lease), _jobs.c.beat == beat)
-            return _changed(connection, silent, state="queued", token=None)
+            return _changed(connection, silent, state="queued", token=None, making=None)
 
     def cancel(self, job_id: str, *, expires_ms: int) -> bool:
         """Begin to erase a job; False where there is none, or its receipt is there already.
@@ -426,6 +446,7 @@ class JobTable:
             changes: dict[str, Any] = {
                 "state": "deleted" if job.over else "cancelled",
                 "token": None,
+                "making": None,
                 "request": None,
                 "problem": None,
                 "hook_due_ms": None,
@@ -480,7 +501,7 @@ class JobTable:
         """Those of these blobs that no job and no upload names."""
         known: set[str] = set()
         with self._reading() as connection:
-            for column in (_pictures.c.input_blob, _pictures.c.result_blob, _uploads.c.blob):
+            for column in _NAMING:
                 known.update(
                     connection.execute(sa.select(column).where(column.in_(blobs))).scalars()
                 )
@@ -613,11 +634,11 @@ class JobTable:
         if self._sqlite:
             # Replicas that start together: the first makes the tables, under the write lock.
             with self._writing() as connection:
-                _metadata.create_all(connection)
+                _create_all(connection)
             return
         with self._engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(7_203_115)))
-            _metadata.create_all(connection)
+            _create_all(connection)
 
     @contextmanager
     def _writing(self, *, promised: bool = True) -> Iterator[sa.Connection]:
@@ -636,6 +657,24 @@ class JobTable:
     def _reading(self) -> Iterator[sa.Connection]:
         with self._engine.connect() as connection:
             yield connection
+
+
+def _create_all(connection: sa.Connection) -> None:
+    """The tables; those that an earlier version has made get the columns that they lack."""
+    inspector = sa.inspect(connection)
+    for table in _metadata.tables.values():
+        if inspector.has_table(table.name):
+            known = {column["name"] for column in inspector.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in known:
+                    kind = column.type.compile(connection.dialect)
+                    connection.execute(
+                        sa.DDL(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+                    )
+    _metadata.create_all(connection)
+    for table in _metadata.tables.values():
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

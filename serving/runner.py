@@ -30,7 +30,7 @@ from serving.errors import (
 from serving.leases import Job, JobPicture, JobTable, Lease, Removed
 from serving.settings import JobSettings
 from serving.signing import Signer
-from serving.store import Store, Written, all_of, new_blob
+from serving.store import Store, Written, all_of, blob_of, new_blob
 from serving.webhooks import WebhookFailed, Webhooks, retry_after_seconds
 from superres.image import PictureError
 
@@ -42,6 +42,7 @@ MOST_ATTEMPTS = 5  # of one job, before it counts as what kills the process
 POSTPONED_SECONDS = 0.5  # until a job that found the server full is tried again
 UNKNOWN_SECONDS = 600.0  # that a blob may lie about unchanged before anything names it
 TELL_SECONDS = 0.1  # between two tellings of how far a picture is
+MOST_ASKED = 500  # blobs, of the table at once
 MOST_EXPIRED = 500  # removed by one statement, which locks the table meanwhile
 
 
@@ -143,6 +144,7 @@ class Runner:
         self._deliveries: set[asyncio.Task[None]] = set()
         self._silent: dict[Lease, tuple[int, float]] = {}
         self._unknown: dict[str, tuple[str, float]] = {}  # stamp, and since when it is that
+        self._making: dict[str, str] = {}  # blobs that are being written, by job
         self._working: dict[str, asyncio.Task[None]] = {}
         self.counts: dict[tuple[str, ...], float] = {}  # of all replicas' jobs, by state
         self.progress: dict[str, tuple[int, int]] = {}  # of the jobs that run here
@@ -221,6 +223,7 @@ class Runner:
             await _ended(working)
             await _ended(leaving)
             self._working.pop(lease.job_id, None)
+            self._making.pop(lease.job_id, None)
             self.progress.pop(lease.job_id, None)
             self._parts.changes.tell(lease.job_id)
 
@@ -228,7 +231,8 @@ class Runner:
         if self._leaving.is_set() or self._parts.draining():
             raise LeavingNow
         done, total = self.progress.get(lease.job_id, (0, 0))
-        if not await self._db(self._table.beat, lease, done, total):
+        making = self._making.get(lease.job_id)
+        if not await self._db(self._table.beat, lease, done, total, making):
             raise LeaseLost
 
     async def _work(self, lease: Lease) -> None:
@@ -250,7 +254,7 @@ class Runner:
 
     async def _answer(self, lease: Lease, job: Job, picture: JobPicture) -> dict[str, Any] | None:
         """Answer one picture and commit what became of it; the problem, if it was one."""
-        result = new_blob()
+        result = self._making[job.id] = new_blob()
         try:
             headers, written = await self._made(job, picture, result)
         except TryLater:
@@ -273,6 +277,7 @@ class Runner:
         self, job: Job, picture: JobPicture, result: str
     ) -> tuple[Mapping[str, str], Written]:
         assert picture.input_blob is not None
+        self.progress.pop(job.id, None)  # of the picture before
         data = await all_of(self._parts.store, picture.input_blob)
         told_seconds = 0.0
 
@@ -288,7 +293,9 @@ class Runner:
             return made.headers, await self._parts.store.write(result, made.pieces)
 
     async def _commit(self, lease: Lease, picture: JobPicture, **outcome: Any) -> None:
-        if not await self._db(self._table.finish_picture, lease, picture.n, **outcome):
+        tiles = self.progress.get(lease.job_id, (0, 0))
+        kept = await self._db(self._table.finish_picture, lease, picture.n, tiles=tiles, **outcome)
+        if not kept:
             raise LeaseLost
         if picture.input_blob is not None:
             await self._parts.store.delete([picture.input_blob])
@@ -341,10 +348,12 @@ class Runner:
         """A blob that a writer adds to has another stamp at every look, so it is never old."""
         now_seconds = time.monotonic()
         stamps = await self._parts.store.stamps()
-        names = list(stamps)
-        unknown: list[str] = []
-        for start in range(0, len(names), 500):
-            unknown += await self._db(self._table.unknown_blobs, names[start : start + 500])
+        blobs = list({blob_of(name) for name in stamps})
+        strange: set[str] = set()
+        for start in range(0, len(blobs), MOST_ASKED):
+            some = blobs[start : start + MOST_ASKED]
+            strange.update(await self._db(self._table.unknown_blobs, some))
+        unknown = [name for name in stamps if blob_of(name) in strange]
         before, self._unknown = self._unknown, {}
         for name in unknown:
             stamp, since = before.get(name, ("", 0.0))

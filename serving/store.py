@@ -82,6 +82,12 @@ class Direct(Protocol):
         ...
 
 
+def blob_of(name: str) -> str:
+    """The blob that something kept is, or was to become."""
+    found = _BLOB.search(name)
+    return found[0] if found else name
+
+
 def new_blob() -> str:
     """A name for a blob that nobody can guess."""
     return secrets.token_hex(16)
@@ -144,6 +150,7 @@ def checked(blob: str) -> str:
 
 def _add(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
     file.write(chunk)
+    file.flush()  # who looks sees it grow
     digest.update(chunk)
 
 

@@ -70,6 +70,8 @@ def test_jobs_way_from_queue_to_result(table):
     assert table.claim() is None
     assert table.beat(lease, 3, 8)
     assert table.get(entered.id).tiles_done == 3
+    assert table.beat(lease, 4, 8, making="half")
+    assert table.unknown_blobs(["half", "b", "other"]) == ["other"]
     assert table.finish_picture(lease, 0, blob="ra", size=5, headers={"Sharpline-Model": "m"})
     assert table.finish_picture(lease, 1, problem={"status": 415})
     assert table.finish(lease, "done", expires_ms=entered.expires_ms)
@@ -285,6 +287,16 @@ def test_calendar_that_is_set_anew_does_not_move_the_clock():
     calendar[0] -= 86_400
     monotonic[0] += 2.0
     assert clock() == 1_002_000
+
+
+def test_table_of_an_earlier_version_gets_the_columns_it_lacks(table):
+    add(table)
+    with table._writing() as connection:
+        connection.exec_driver_sql("DROP INDEX jobs_making")
+        connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN making")
+    table._create()
+    assert table.beat(table.claim(), 0, 1, making="half")
+    assert table.unknown_blobs(["half"]) == []
 
 
 def test_lease_names_job_and_token():

@@ -1,0 +1,347 @@
+"""What becomes of a job whose server leaves, whose database is away, whose picture fails."""
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from serving import runner as runners
+from serving.errors import ModelFailed, QueueFull, StorageFull
+from serving.leases import Input, JobTable, NewJob
+from serving.runner import Changes, Database, DatabaseAway, Made, Runner, RunnerParts
+from serving.settings import JobSettings
+from serving.signing import Signer
+from serving.store import FolderStore, all_of, new_blob
+from serving.webhooks import Guard, GuardedNetwork, Webhooks
+
+QUICK = {
+    "workers": 1,
+    "beat_seconds": 0.02,
+    "poll_seconds": 0.02,
+    "sweep_seconds": 0.02,
+    "lease_seconds": 0.4,
+}
+PATIENCE_SECONDS = 60
+
+
+class House:
+    """A table, a store, and a runner over both whose work is `answer(picture) -> bytes`."""
+
+    def __init__(self, folder, table_class=JobTable, **settings):
+        self.settings = JobSettings(**{**QUICK, **settings})
+        self.table = table_class(f"sqlite:///{folder}/jobs.db")
+        self.store = FolderStore(folder / "pictures")
+        self.changes = Changes()
+        self.begun = asyncio.Event()
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.faults = []
+        self.runner = self.new_runner()
+
+    def new_runner(self):
+        parts = RunnerParts(
+            database=Database(self.table),
+            store=self.store,
+            signer=Signer(b"k" * 32),
+            webhooks=Webhooks(GuardedNetwork(Guard(["127.0.0.0/8"])), 5),
+            work=self.work,
+            arrivals=Changes(),
+            changes=self.changes,
+            settings=self.settings,
+            draining=lambda: False,
+        )
+        return Runner(parts)
+
+    @contextlib.asynccontextmanager
+    async def work(self, job, picture, data, progress):
+        self.begun.set()
+        await self.hold.wait()
+        progress(1, 2)
+        progress(2, 2)
+        if self.faults:
+            fault = self.faults.pop(0)
+            if fault is not None:
+                raise fault
+
+        async def pieces():
+            yield data.upper()
+
+        yield Made(headers={"Sharpline-Model": "m"}, pieces=pieces())
+
+    async def submit(self, *pictures, **request):
+        inputs = []
+        for data in pictures:
+            blob = new_blob()
+            await self.store.write(blob, one(data))
+            inputs.append(Input(blob=blob))
+        new = NewJob(
+            client="anna",
+            request=request,
+            inputs=tuple(inputs),
+            fingerprint="f",
+            expires_ms=self.table.now_ms() + 1_000_000,
+        )
+        return self.table.add(new, most_queued=10)[0].id
+
+    async def result(self, job_id, n=0):
+        return await all_of(self.store, self.table.picture(job_id, n).result_blob)
+
+    async def until(self, condition):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not condition():
+                await asyncio.sleep(0.005)
+
+    async def being_made(self, job_id):
+        """Leave part of the job's result in the store, as a writer who is slow does."""
+        await self.until(lambda: self.table.unknown_blobs(list(self.runner._making.values())) == [])
+        [blob] = self.runner._making.values()
+        await self.store.write(blob, one(b"part"))
+        return blob
+
+    async def over(self, job_id):
+        await self.until(lambda: self.table.get(job_id).over)
+        return self.table.get(job_id)
+
+
+async def one(data):
+    yield data
+
+
+def run(story):
+    async def told():
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await story()
+
+    asyncio.run(told())
+
+
+@contextlib.asynccontextmanager
+async def at_work(house):
+    house.runner.start()
+    try:
+        yield house
+    finally:
+        await house.runner.stop()
+        house.table.close()
+
+
+def test_job_of_a_server_that_leaves_is_begun_anew_by_another(tmp_path):
+    async def story():
+        house = House(tmp_path)
+        house.hold.clear()
+        job = await house.submit(b"a")
+        house.runner.start()
+        await house.begun.wait()
+        await house.runner.stop()
+        left = house.table.get(job)
+        assert (left.state, left.attempts) == ("queued", 0)
+        house.hold.set()
+        house.runner = house.new_runner()
+        async with at_work(house):
+            assert (await house.over(job)).state == "done"
+            assert await house.result(job) == b"A"
+
+    run(story)
+
+
+class SlowCommit(JobTable):
+    """A table that takes its time to commit a result, and says when it is at it."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.at_it, self.go_on = threading.Event(), threading.Event()
+
+    def finish_picture(self, *arguments, **named):
+        kept = super().finish_picture(*arguments, **named)
+        self.at_it.set()
+        assert self.go_on.wait(PATIENCE_SECONDS)
+        return kept
+
+
+def test_result_that_was_being_committed_when_the_server_left_is_kept(tmp_path):
+    async def story():
+        house = House(tmp_path, SlowCommit)
+        job = await house.submit(b"a", b"b")
+        house.runner.start()
+        await asyncio.to_thread(house.table.at_it.wait, PATIENCE_SECONDS)
+        stopping = asyncio.create_task(house.runner.stop())
+        await asyncio.sleep(0)
+        house.table.go_on.set()
+        await stopping
+        assert await house.result(job) == b"A"
+        house.runner = house.new_runner()
+        async with at_work(house):
+            await house.over(job)
+            assert [await house.result(job, n) for n in (0, 1)] == [b"A", b"B"]
+
+    run(story)
+
+
+def test_worker_whose_lease_was_taken_keeps_nothing(tmp_path):
+    async def story():
+        house = House(tmp_path, lease_seconds=60)
+        house.hold.clear()
+        job = await house.submit(b"a")
+        async with at_work(house):
+            await house.begun.wait()
+            house.begun.clear()
+            [(lease, beat)] = house.table.running()
+            while not house.table.take_back(lease, beat):
+                [(lease, beat)] = house.table.running()
+            await house.begun.wait()  # by the same runner, which is the next to claim it
+            house.hold.set()
+            assert (await house.over(job)).attempts == 2
+            assert await house.result(job) == b"A"
+            assert len(await house.store.stamps()) == 1
+
+    run(story)
+
+
+def test_job_that_finds_the_server_full_has_its_turn_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "POSTPONED_SECONDS", 0.01)
+
+    async def story():
+        house = House(tmp_path)
+        house.faults = [QueueFull("full"), QueueFull("full")]
+        job = await house.submit(b"a")
+        async with at_work(house):
+            assert (await house.over(job)).state == "done"
+            assert house.table.get(job).attempts == 1
+
+    run(story)
+
+
+def test_what_nobody_foresaw_is_one_pictures_fault_alone(tmp_path):
+    async def story():
+        house = House(tmp_path)
+        house.faults = [ZeroDivisionError("secret"), ModelFailed("the network failed"), None]
+        job = await house.submit(b"a", b"b", b"c", webhook="http://127.0.0.1:9/")
+        async with at_work(house):
+            over = await house.over(job)
+            assert over.state == "done"
+            first, second, third = house.table.pictures(job)
+            assert (first.problem["type"], "secret" in str(first.problem)) == (
+                "/problems/job-failed",
+                False,
+            )
+            assert second.problem["type"] == "/problems/model-failed"
+            assert await all_of(house.store, third.result_blob) == b"C"
+            assert (over.tiles_done, over.tiles_total) == (2, 2)
+            assert len(await house.store.stamps()) == 1  # the inputs are gone
+            await house.until(lambda: house.table.get(job).hook_attempts == 1)
+
+    run(story)
+
+
+class AwayAtTimes(JobTable):
+    """A table that cannot be reached while `away`."""
+
+    away = False
+
+    def beat(self, *arguments):
+        if self.away:
+            self.away = False
+            raise OperationalError("beat", {}, sqlite3.OperationalError("gone"))
+        return super().beat(*arguments)
+
+
+def test_job_outlives_a_database_that_was_away_for_a_moment(tmp_path):
+    async def story():
+        house = House(tmp_path, AwayAtTimes)
+        house.hold.clear()
+        job = await house.submit(b"a")
+        async with at_work(house):
+            await house.begun.wait()
+            house.begun.clear()
+            house.table.away = True
+            await house.begun.wait()  # once its lease was silent for long enough
+            house.hold.set()
+            assert (await house.over(job)).state == "done"
+            assert await house.result(job) == b"A"
+
+    run(story)
+
+
+def test_job_that_was_begun_too_often_counts_as_what_kills_the_process(tmp_path):
+    async def story():
+        house = House(tmp_path)
+        job = await house.submit(b"a")
+        for _ in range(runners.MOST_ATTEMPTS):
+            assert house.table.take_back(house.table.claim(), 0)
+        async with at_work(house):
+            over = await house.over(job)
+        assert (over.state, over.problem["type"]) == ("failed", "/problems/job-failed")
+
+    run(story)
+
+
+def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "UNKNOWN_SECONDS", 0.2)
+
+    async def story():
+        house = House(tmp_path)
+        job = await house.submit(b"named")
+        stray, growing = new_blob(), new_blob()
+        await house.store.write(stray, one(b"stray"))
+        swept = asyncio.Event()
+
+        async def slowly():
+            while not swept.is_set():
+                yield b"x"
+                await asyncio.sleep(0.02)
+
+        writing = asyncio.create_task(house.store.write(growing, slowly()))
+        house.hold.clear()
+        async with at_work(house):
+            await house.begun.wait()
+            making = await house.being_made(job)
+            while stray in await house.store.stamps():
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(3 * runners.UNKNOWN_SECONDS)
+            assert making in await house.store.stamps()  # however long nothing is added to it
+            swept.set()
+            await writing
+            house.hold.set()
+            assert await house.over(job)
+            assert await house.result(job) == b"NAMED"
+
+    run(story)
+
+
+def test_all_that_has_expired_goes_at_once_however_much_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "MOST_EXPIRED", 2)
+
+    async def story():
+        house = House(tmp_path, sweep_seconds=3600)
+        house.hold.clear()
+        jobs = [await house.submit(b"a") for _ in range(7)]
+        now_ms = house.table.now_ms
+        house.table.now_ms = lambda: now_ms() + 2_000_000
+        async with at_work(house):
+            await house.until(lambda: not any(map(house.table.get, jobs)))
+            while await house.store.stamps():
+                await asyncio.sleep(0.01)
+
+    run(story)
+
+
+def test_calls_of_a_table_that_is_away_or_full_say_so(tmp_path):
+    table = JobTable(f"sqlite:///{tmp_path}/jobs.db")
+    database = Database(table)
+
+    def away():
+        raise OperationalError("select", {}, sqlite3.OperationalError("gone"))
+
+    def fill():
+        with table._writing() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count=1")
+            connection.exec_driver_sql("CREATE TABLE more AS SELECT randomblob(100000)")
+
+    with pytest.raises(DatabaseAway):
+        asyncio.run(database(away))
+    with pytest.raises(StorageFull):
+        asyncio.run(database(fill))
+    table.close()
