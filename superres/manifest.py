@@ -106,7 +106,7 @@ class LeftOut(BaseModel):
 
 
 class Twins(BaseModel):
-    """Two training pictures that look alike and both stay."""
+    """Two pictures of one split that look alike and both stay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

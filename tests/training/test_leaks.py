@@ -118,15 +118,59 @@ def test_what_it_is_compared_with_is_part_of_the_id(
     assert alone.info.id != compared.info.id
 
 
-def test_alike_pictures_in_training_stay_and_are_told_of(
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_within_a_split_the_smaller_or_later_of_two_copies_goes(
+    split: str, photos: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    coffee = photos["coffee"]
+    brighter = np.clip(coffee.astype(int) + 9, 0, 255).astype(np.uint8)
+    pictures = {
+        "a-half": (planted(coffee, 1.0, 0.5, 60), split),
+        "b-whole": (coffee, split),
+        "c-brighter": (brighter, split),
+        "d-compressed": (planted(coffee, 1.0, 1.0, 60), split),
+        "e-other": (photos["chelsea"], split),
+        "f-train": (photos["ihc"], "train"),
+    }
+    built = built_from(tmp_path, pictures)
+    reason = f"nearly the same picture as b-whole ({split})"
+    assert [(item.name, item.reason, item.twin) for item in built.info.left_out] == [
+        ("a-half", reason, "b-whole"),
+        ("c-brighter", reason, "b-whole"),
+        ("d-compressed", reason, "b-whole"),
+    ]
+
+
+def test_alike_pictures_in_training_stay_and_are_told_of(tmp_path: Path) -> None:
+    """Two views of a motorcycle, a step apart: their thumbnails are alike, their pixels are not."""
+    found = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
+    names = ("motorcycle_left", "motorcycle_right")
+    built = built_from(tmp_path, {name: (found[name], "train") for name in names})
+    assert [(pair.name, pair.twin) for pair in built.info.alike] == [names[::-1]]
+    assert "| motorcycle_right | motorcycle_left |" in (built.path / REPORT_NAME).read_text()
+    assert built.info.splits["train"] == 2
+
+
+def test_a_mirrored_copy_or_part_of_a_held_out_picture_is_left_out(
     photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    brighter = np.clip(photos["coffee"].astype(int) + 9, 0, 255).astype(np.uint8)
-    pictures = {"a": (photos["coffee"], "train"), "b": (brighter, "train")}
-    built = built_from(tmp_path, pictures)
-    assert [(pair.name, pair.twin) for pair in built.info.alike] == [("b", "a")]
-    assert "| b | a |" in (built.path / REPORT_NAME).read_text()
-    assert built.info.splits["train"] == 2
+    benchmark = tmp_path / "bench" / "astro.png"
+    write(benchmark, Picture(rgb_hwc=photos["astronaut"]))
+    built = built_from(
+        tmp_path,
+        {
+            "coffee": (photos["coffee"], "validation"),
+            "cup": (np.ascontiguousarray(photos["coffee"][:, ::-1]), "train"),
+            "suit": (np.ascontiguousarray(planted(photos["astronaut"], 0.5, 1, 90)[::-1]), "train"),
+            "cells": (photos["ihc"], "train"),
+        },
+        [benchmark],
+    )
+    reasons = {item.name: item.reason for item in built.info.left_out}
+    assert reasons == {
+        "cup": "mirrored, nearly the same picture as coffee (validation)",
+        "suit": "mirrored, shows the same scene as a part of bench/astro (benchmark)",
+    }
 
 
 def test_flat_pictures_are_the_same_only_at_the_same_level() -> None:

@@ -1,10 +1,11 @@
 """Pictures that repeat another one: exactly, nearly, or a part of it.
 
-Those that must stay unseen (held-out pictures, benchmarks) are put into an index once; every other
-picture is then looked up in it, so the cost grows with the number of pictures and not its square.
+Those that must stay unseen (held-out pictures, benchmarks) are put into an index once, as they are
+and mirrored; every other picture is then looked up in it, so the cost grows with the number of
+pictures and not its square.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -13,16 +14,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from superres.fingerprint import Fingerprint
+from superres.fingerprint import are_copies, mirror_image, thumbnail
 from superres.image import read
 from superres.manifest import LeftOut, Twins
-from training.data.loading import rgb8
+from training.data.loading import Pixels, rgb8
 from training.data.lookup import Found, Index, near_pairs
 from training.data.plan import BENCHMARK
-from training.data.shards import Located, read_prints
+from training.data.prints import Looks, read_prints
+from training.data.shards import Located
 from training.data.workers import Job, run_jobs
 
 ALIKE_BITS = 4  # of 64: unrelated photographs differ in about 32
+MOST_COMPARED = 4  # of the pictures that one looks like: many alike would be compared in pairs
+SMALL_KEPT = 1024  # thumbnails, of 27 KB each
 
 
 class Held(NamedTuple):
@@ -35,7 +39,7 @@ class Held(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """Pictures that must go, and pairs of training pictures that look alike and may stay."""
+    """Pictures that must go, and pairs of pictures in one split that look alike and may stay."""
 
     left_out: tuple[LeftOut, ...]
     alike: tuple[Twins, ...]
@@ -45,23 +49,26 @@ def find_repeats(located: Sequence[Located], *, workers: int) -> Repeats:
     """Which of the pictures repeat another one, of two the one that is needed less.
 
     A benchmark's picture outranks one held out for validation, and that one in training. Within a
-    split only identical pixels go; training pictures that are merely alike are told of.
+    split copies go, and pictures that are merely alike are told of.
     """
     ranks = {BENCHMARK: 0, "validation": 1, "train": 2}
     kept, left_out = _without_copies(
         sorted(located, key=lambda entry: (ranks[entry.picture.split], entry.picture.name))
     )
-    held: list[Located] = []
-    for split in ranks:
+    held = [entry for entry in kept if entry.picture.split == BENCHMARK]
+    alike: list[Twins] = []
+    for split in ("validation", "train"):
         entries = [entry for entry in kept if entry.picture.split == split]
-        if held and split != BENCHMARK:
+        if held:
             twins = _look_up_all(entries, held, workers=workers)
             left_out += [twins[name] for name in sorted(twins)]
             entries = [entry for entry in entries if entry.picture.name not in twins]
-        if split == "train":
-            return Repeats(left_out=tuple(left_out), alike=tuple(_alike(entries)))
-        held += entries
-    raise AssertionError("train is the last of the splits")
+        within = _compare_within(entries)
+        left_out += within.left_out
+        alike += within.alike
+        gone = {entry.name for entry in within.left_out}
+        held += [entry for entry in entries if entry.picture.name not in gone]
+    return Repeats(left_out=tuple(left_out), alike=tuple(alike))
 
 
 def _without_copies(ranked: Sequence[Located]) -> tuple[list[Located], list[LeftOut]]:
@@ -105,32 +112,57 @@ def _look_up_all(
 def _look_up(
     folder: Path, places: Sequence[tuple[str, int, Path]], held: tuple[Held, ...]
 ) -> dict[str, Found]:
-    prints, index, found = read_prints(folder), _index(held), {}
+    looks, index, found = read_prints(folder), _index(held), {}
     for name, place, path in places:
-        twin = index.find(prints[place], lambda path=path: rgb8(read(path)))
+        twin = index.find(looks[place].upright, lambda path=path: rgb8(read(path)))
         if twin is not None:
-            found[name] = twin
+            mirrored, position = divmod(twin.position, len(held))
+            found[name] = Found(position, f"mirrored, {twin.how}" if mirrored else twin.how)
     return found
 
 
 @lru_cache(maxsize=1)
 def _index(held: tuple[Held, ...]) -> Index:
-    """Built once in each worker process."""
-    prints: dict[Path, list[Fingerprint]] = {}
+    """Built once in each worker process: the pictures as they are, then the same mirrored."""
+    stored: dict[Path, list[Looks]] = {}
     for entry in held:
-        if entry.folder not in prints:
-            prints[entry.folder] = read_prints(entry.folder)
-    return Index(
-        [prints[entry.folder][entry.place] for entry in held],
-        lambda position: rgb8(read(held[position].path)),
+        if entry.folder not in stored:
+            stored[entry.folder] = read_prints(entry.folder)
+    looks = [stored[entry.folder][entry.place] for entry in held]
+
+    def opened(position: int) -> Pixels:
+        mirrored, place = divmod(position, len(held))
+        rgb_hwc = rgb8(read(held[place].path))
+        return mirror_image(rgb_hwc) if mirrored else rgb_hwc
+
+    return Index([*(look.upright for look in looks), *(look.mirrored for look in looks)], opened)
+
+
+def _compare_within(entries: Sequence[Located]) -> Repeats:
+    """Of the pictures of one split, copies of a larger or earlier one, and those merely alike."""
+    ranked = sorted(entries, key=lambda entry: (-_area(entry), entry.picture.name))
+    hashes = np.array([int(entry.picture.rows[0].phash, 16) for entry in ranked], np.uint64)
+    neighbours: dict[int, list[int]] = {}
+    for later, earlier in near_pairs(hashes, ALIKE_BITS):
+        near = neighbours.setdefault(later, [])
+        if len(near) < MOST_COMPARED:
+            near.append(earlier)
+    small = lru_cache(SMALL_KEPT)(lambda path: thumbnail(rgb8(read(path))))
+    left_out: dict[int, LeftOut] = {}
+    alike: list[Twins] = []
+    for later in sorted(neighbours):
+        name, small_hwc = ranked[later].picture.name, small(ranked[later].path)
+        near = [ranked[place] for place in neighbours[later] if place not in left_out]
+        twin = next((one for one in near if are_copies(small_hwc, small(one.path))), None)
+        if twin is not None:
+            left_out[later] = _left_out(name, "nearly the same picture as", twin)
+        elif near:
+            alike.append(Twins(name=name, twin=near[0].picture.name))
+    return Repeats(
+        left_out=tuple(sorted(left_out.values(), key=lambda entry: entry.name)),
+        alike=tuple(sorted(alike, key=lambda pair: pair.name)),
     )
 
 
-def _alike(training: Sequence[Located]) -> Iterator[Twins]:
-    """Each training picture that nearly repeats an earlier one, with the first such."""
-    hashes = np.array([int(entry.picture.rows[0].phash, 16) for entry in training], np.uint64)
-    twins: dict[int, int] = {}
-    for later, earlier in near_pairs(hashes, ALIKE_BITS):
-        twins[later] = min(earlier, twins.get(later, earlier))
-    for later in sorted(twins):
-        yield Twins(name=training[later].picture.name, twin=training[twins[later]].picture.name)
+def _area(entry: Located) -> int:
+    return entry.picture.width * entry.picture.height

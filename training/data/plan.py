@@ -24,7 +24,7 @@ from superres.passport import earlier_passport
 from training.data.sources import GIVEN, Box, SourcePicture
 
 # Raised whenever the same pictures and recipe would give other pairs, so that their id differs.
-BUILD_VERSION = 3
+BUILD_VERSION = 4
 MIN_LR_SIDE = 16
 LEAST_PER_SHARD, MOST_SHARDS = 8, 256
 PLANS = ".plans"

@@ -11,14 +11,14 @@ import numpy as np
 from superres.degrade import degrade
 from superres.errors import SharplineError
 from superres.files import sha256_bytes
-from superres.fingerprint import Fingerprint, fingerprint
 from superres.image import PictureError, decode, read
 from superres.manifest import ManifestRow
 from training.data.loading import Pixels, rgb8
 from training.data.packs import Pack, PackedPair
 from training.data.picture import SourcePicture
 from training.data.plan import BENCHMARK, is_given
-from training.data.shards import BuiltPicture, Located, sha256_pixels, write_prints
+from training.data.prints import Looks, look_at, write_prints
+from training.data.shards import BuiltPicture, Located, sha256_pixels
 
 
 class Finding(NamedTuple):
@@ -45,7 +45,7 @@ def prove_pictures(
     LR pictures are made again where `again` names the picture.
     """
     findings: list[Finding] = []
-    found: list[tuple[BuiltPicture, Path, Fingerprint]] = []
+    found: list[tuple[BuiltPicture, Path, Looks]] = []
     packed, problem = _open_pack(dataset)
     findings += [problem] if problem else []
     reproduced = 0
@@ -59,7 +59,8 @@ def prove_pictures(
             if row.name in again and not is_given(row.degradation):
                 findings += _of_making(dataset, row, hr_hwc)
                 reproduced += 1
-        found.append((_built(draws[0], hr_hwc), dataset / draws[0].hr_path, fingerprint(hr_hwc)))
+        looks = look_at(hr_hwc, draws[0].split)
+        found.append((_built(draws[0], hr_hwc), dataset / draws[0].hr_path, looks))
     return Proof(findings=tuple(findings), located=_located(found, prints), reproduced=reproduced)
 
 
@@ -75,15 +76,15 @@ def look_at_references(references: Sequence[SourcePicture], prints: Path) -> tup
             height=hwc.shape[0],
             hr_sha256=sha256_pixels(hwc),
         )
-        found.append((picture, reference.path, fingerprint(hwc)))
+        found.append((picture, reference.path, look_at(hwc, BENCHMARK)))
     return _located(found, prints)
 
 
 def _located(
-    found: Sequence[tuple[BuiltPicture, Path, Fingerprint]], prints: Path
+    found: Sequence[tuple[BuiltPicture, Path, Looks]], prints: Path
 ) -> tuple[Located, ...]:
     prints.mkdir(parents=True)
-    write_prints(prints, [print_ for _, _, print_ in found])
+    write_prints(prints, [looks for _, _, looks in found])
     return tuple(
         Located(folder=prints, place=place, path=path, picture=picture)
         for place, (picture, path, _) in enumerate(found)

@@ -35,11 +35,12 @@ def _lines(info: DatasetInfo) -> list[str]:
         lines.append("Nothing: every picture of the sources is in the set.")
     if info.alike:
         lines += ["", f"## Alike and kept: {len(info.alike)}", ""]
-        lines.append("Training pictures that nearly repeat another one. They leak nothing.")
+        lines.append("Pictures that look like another one of their split. They leak nothing.")
         lines += ["", "| picture | looks like |", "|---|---|"]
         lines += [f"| {_cell(pair.name)} | {_cell(pair.twin)} |" for pair in info.alike]
         most, times = Counter(pair.twin for pair in info.alike).most_common(1)[0]
-        lines += ["", f"Most repeated: {_cell(most)}, {times} times."]
+        if times > 1:
+            lines += ["", f"Most repeated: {_cell(most)}, {times} times."]
     return lines
 
 

@@ -24,14 +24,14 @@ from superres.files import (
     write_bytes,
     writing,
 )
-from superres.fingerprint import Details, Fingerprint, fingerprint
 from superres.image import Picture, PictureError, encode
 from superres.manifest import LeftOut, ManifestRow
 from superres.measure import measure
 from training.data.loading import Pixels, load_compared, load_hr, load_lr
 from training.data.plan import BENCHMARK, PlannedPicture, is_given
+from training.data.prints import Looks, look_at, write_prints
 
-ROWS_NAME, RAW_NAME, PRINTS_NAME = "rows.json", "train.bin", "prints.npz"
+ROWS_NAME, RAW_NAME = "rows.json", "train.bin"
 WAIT_SECONDS = 3600.0  # for another process that builds the same shard
 
 
@@ -94,35 +94,6 @@ def read_shard(folder: Path) -> Shard:
         raise SharplineError(f"{folder} is damaged; delete it and build again") from error
 
 
-def write_prints(folder: Path, prints: Sequence[Fingerprint]) -> None:
-    """Store fingerprints in `folder`, to be read back by `read_prints`."""
-    details = Details.join([print_.details for print_ in prints])
-    arrays = {
-        "phash": np.array([print_.phash for print_ in prints], np.uint64),
-        "counts": np.array([len(print_.descriptors) for print_ in prints], np.int64),
-        "points": details.points,
-        "arms": details.arms,
-        "descriptors": np.concatenate(
-            [np.empty((0, 32), np.uint8), *(print_.descriptors for print_ in prints)]
-        ),
-    }
-    np.savez(folder / PRINTS_NAME, allow_pickle=False, **arrays)
-
-
-def read_prints(folder: Path) -> list[Fingerprint]:
-    """The fingerprints of a shard's pictures, in order."""
-    with np.load(folder / PRINTS_NAME) as stored:
-        hashes, counts = stored["phash"], stored["counts"]
-        ends = np.cumsum(counts)[:-1]
-        points, arms, descriptors = (
-            np.split(stored[name], ends) for name in ("points", "arms", "descriptors")
-        )
-    return [
-        Fingerprint(phash=int(phash), details=Details(*places), descriptors=looks)
-        for phash, *places, looks in zip(hashes, points, arms, descriptors, strict=True)
-    ]
-
-
 def sha256_pixels(hwc: Pixels) -> str:
     """Of raw pixels (H, W, 3), in rows."""
     return hashlib.sha256(np.ascontiguousarray(hwc).data).hexdigest()
@@ -130,12 +101,12 @@ def sha256_pixels(hwc: Pixels) -> str:
 
 def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degradation: str) -> None:
     built: list[BuiltPicture] = []
-    prints: list[Fingerprint] = []
+    looks: list[Looks] = []
     left_out: list[LeftOut] = []
     with writing(staging), (staging / RAW_NAME).open("wb") as raw:
         for planned in pictures:
             try:
-                picture, print_ = (
+                picture, look = (
                     _look_at(planned)
                     if planned.split == BENCHMARK
                     else _write_pairs(staging, raw, planned, scale, degradation)
@@ -144,13 +115,13 @@ def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degrada
                 left_out.append(LeftOut(name=planned.name, reason=str(error)))
                 continue
             built.append(picture)
-            prints.append(print_)
-        write_prints(staging, prints)
+            looks.append(look)
+        write_prints(staging, looks)
     record = Shard(pictures=built, left_out=left_out)
     write_bytes(staging / ROWS_NAME, record.model_dump_json().encode())
 
 
-def _look_at(planned: PlannedPicture) -> tuple[BuiltPicture, Fingerprint]:
+def _look_at(planned: PlannedPicture) -> tuple[BuiltPicture, Looks]:
     """A picture to compare with; raises SharplineError where it cannot be read."""
     rgb_hwc = load_compared(planned)
     picture = BuiltPicture(
@@ -160,15 +131,15 @@ def _look_at(planned: PlannedPicture) -> tuple[BuiltPicture, Fingerprint]:
         height=rgb_hwc.shape[0],
         hr_sha256=sha256_pixels(rgb_hwc),
     )
-    return picture, fingerprint(rgb_hwc)
+    return picture, look_at(rgb_hwc, planned.split)
 
 
 def _write_pairs(
     folder: Path, raw: BinaryIO, planned: PlannedPicture, scale: int, degradation: str
-) -> tuple[BuiltPicture, Fingerprint]:
+) -> tuple[BuiltPicture, Looks]:
     hr_hwc, hr_png = load_hr(planned, scale)
     made = list(_degraded(planned, hr_hwc, scale, degradation))
-    print_ = fingerprint(hr_hwc)
+    looks = look_at(hr_hwc, planned.split)
     hr_path = f"pairs/{planned.split}/HR/{planned.name}.png"
     write_bytes(folder / hr_path, hr_png)
     rows = []
@@ -202,7 +173,7 @@ def _write_pairs(
                 source=planned.source,
                 licence=planned.licence,
                 author=planned.author,
-                phash=f"{print_.phash:016x}",
+                phash=f"{looks.upright.phash:016x}",
             )
         )
     offset = raw.tell()
@@ -220,7 +191,7 @@ def _write_pairs(
         rows=rows,
         measured=[measure(degraded.lr_hwc_u8) for degraded in made],
     )
-    return picture, print_
+    return picture, looks
 
 
 def _degraded(
