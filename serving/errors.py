@@ -266,7 +266,8 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
 }
 
 _PICTURE_ADVICE = {
-    NotAPicture.label: "Send a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF file; its content decides.",
+    NotAPicture.label: "A file's name does not matter, its content decides: open it in a picture "
+    "program, save it as PNG or JPEG and send that.",
     BrokenPicture.label: "The file is damaged or not as its header says; save it again and resend.",
     TooManyPixels.label: "Send a picture within the limit that the detail states.",
     TooManyBytes.label: "Send a body within the limit that the detail states.",

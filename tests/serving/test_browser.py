@@ -70,3 +70,13 @@ def test_page_enhances_by_keyboard_alone_and_on_a_phone(browser, server, noise_p
     assert not faults
     assert not re.search("undefined|NaN|null", page.inner_text("main"))
     context.close()
+
+
+def test_description_of_the_api_fits_a_phone(browser, server):
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.goto(f"{server.url}/docs")
+    page.locator(".operation", has_text="/v1/enhance").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert not re.search("undefined|NaN|null", page.inner_text("main"))
+    context.close()
