@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import cast
 
@@ -177,9 +177,9 @@ def secret_text(secret: bytes) -> str:
     return "whsec_" + base64.b64encode(secret).decode()
 
 
-def retry_after_seconds(attempts: int, schedule: Sequence[float] = RETRY_SECONDS) -> float | None:
+def retry_after_seconds(attempts: int) -> float | None:
     """How long to wait after so many failed attempts; None for giving up."""
-    return schedule[attempts - 1] if attempts <= len(schedule) else None
+    return RETRY_SECONDS[attempts - 1] if attempts <= len(RETRY_SECONDS) else None
 
 
 async def _resolved(host: str, port: int) -> list[str]:

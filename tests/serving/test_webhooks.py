@@ -5,6 +5,7 @@ import hmac
 import http.server
 import json
 import socket
+import sys
 import threading
 from ipaddress import ip_address
 
@@ -67,6 +68,35 @@ FORBIDDEN = [
 ]
 
 
+class Wire:
+    """Remembers every address that this process connects or sends to while it is open.
+
+    The interpreter tells of each call before the kernel hears of it; what stays silent here has
+    sent nothing. A hook cannot be taken away again, so there is one for all.
+    """
+
+    def __init__(self):
+        self.reached = []
+        self.open = False
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event, arguments):
+        if self.open and event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+            self.reached.append(arguments[1])
+
+    def __enter__(self):
+        self.reached, self.open = [], True
+        return self
+
+    def __exit__(self, *_):
+        self.open = False
+
+
+@pytest.fixture(scope="module")
+def wire():
+    return Wire()
+
+
 class NoPackets(httpcore.AsyncNetworkBackend):
     """A network that remembers who was called."""
 
@@ -87,22 +117,31 @@ def listener():
 
 
 @pytest.mark.parametrize("host", FORBIDDEN)
-def test_webhook_into_our_own_networks_sends_nothing(host, listener):
-    port, network = listener.getsockname()[1], NoPackets()
+def test_webhook_into_our_own_networks_sends_nothing(host, listener, wire):
+    port = listener.getsockname()[1]
     url = f"http://{host}:{port}/hook"
     guard = Guard()
 
     async def attempt():
         with pytest.raises(ForbiddenAddress):
             await guard.check(url)
-        hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=5)
+        hooks = Webhooks(GuardedNetwork(guard), timeout_seconds=5)
         with pytest.raises(ForbiddenAddress):
             await hooks.deliver(url, SECRET, "id", b"{}")
 
-    asyncio.run(attempt())
-    assert network.called == []
+    with wire:
+        asyncio.run(attempt())
+    assert wire.reached == []
     with pytest.raises(BlockingIOError):
         listener.accept()
+
+
+def test_the_wire_hears_of_a_webhook_that_may_go(listener, wire):
+    address = listener.getsockname()
+    hooks = Webhooks(GuardedNetwork(Guard(["127.0.0.0/8"])), timeout_seconds=0.2)
+    with wire, pytest.raises(WebhookFailed):
+        asyncio.run(hooks.deliver(f"http://localhost:{address[1]}/", SECRET, "id", b"{}"))
+    assert wire.reached == [address]
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111"])
@@ -236,10 +275,11 @@ def test_signature_is_that_of_the_standards_own_example():
 
 
 @pytest.mark.parametrize("status", [302, 307, 400, 500])
-def test_answer_that_is_no_yes_fails_and_redirects_are_not_followed(status):
-    with Receiver(status) as receiver, pytest.raises(WebhookFailed, match=str(status)):
+def test_answer_that_is_no_yes_fails_and_redirects_are_not_followed(status, wire):
+    with Receiver(status) as receiver, wire, pytest.raises(WebhookFailed, match=str(status)):
         deliver(receiver.url)
     assert len(receiver.heard) == 1
+    assert wire.reached == [receiver.server.server_address]
 
 
 def test_receiver_that_is_gone_wants_no_more():
@@ -257,6 +297,29 @@ def test_retries_wait_longer_each_time_and_end():
     waits = [retry_after_seconds(attempt) for attempt in range(1, len(RETRY_SECONDS) + 1)]
     assert waits == sorted(waits)
     assert retry_after_seconds(len(RETRY_SECONDS) + 1) is None
+
+
+def test_receiver_that_fails_is_told_again_under_the_same_id(
+    picture_server, models_folder, noise_png, monkeypatch
+):
+    monkeypatch.setattr("serving.webhooks.RETRY_SECONDS", (0.05, 0.05))
+    server = picture_server(
+        models_folder, jobs={"poll_seconds": 0.05, "webhook_networks": ("127.0.0.0/8",)}
+    )
+
+    def tell(receiver):
+        answer = server.client.post(
+            "/v1/jobs", params={"webhook": receiver.url}, content=noise_png(8, 8)
+        )
+        return answer.json()["id"]
+
+    with Receiver(500, 302, 200) as moody, Receiver(500) as broken, Receiver(410) as gone:
+        ids = [tell(receiver) for receiver in (moody, broken, gone)]
+        server.wait_for(lambda: len(moody.heard) == 3 and len(broken.heard) == 3 and gone.heard)
+        server.stop()
+    assert {headers["webhook-id"] for headers, _ in moody.heard} == {ids[0]}
+    assert len({body for _, body in moody.heard}) == 1
+    assert (len(moody.heard), len(broken.heard), len(gone.heard)) == (3, 3, 1)
 
 
 def test_finished_job_is_told_though_another_receiver_never_answers(
