@@ -33,6 +33,7 @@ def train(argv: list[str]) -> int:
     )
     parser.add_argument("--profile", choices=("full", "finetune", "smoke"), default="full")
     parser.add_argument("--minutes", type=float, help="time limit; the schedule follows it")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--out", type=Path, help="folder of runs (default: runs/ of the state)")
     parser.add_argument("--resume", action="store_true", help="go on with the run that broke off")
     parser.add_argument(
@@ -63,6 +64,7 @@ def train(argv: list[str]) -> int:
                 resume=arguments.resume,
                 runs=arguments.out or state_folder() / "runs",
                 parent_run=arguments.parent_run,
+                device=arguments.device,
             )
         )
     if result:  # of several processes, one answers

@@ -49,7 +49,8 @@ DRAFT = "draft"
 class Job:
     """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit.
 
-    `init` is what `training.initial` resolves; `parent_run` names the MLflow run to stand under.
+    `init` is what `training.initial` resolves, `device` what `training.ranks` does; `parent_run`
+    names the MLflow run to stand under.
     """
 
     recipe: str
@@ -60,6 +61,7 @@ class Job:
     resume: bool
     runs: Path
     parent_run: str | None = None
+    device: str = "auto"
 
 
 def run(job: Job) -> dict[str, object]:
@@ -67,7 +69,7 @@ def run(job: Job) -> dict[str, object]:
 
     Under `torchrun` every process calls it; only rank 0's result says something.
     """
-    device = device_of_this_rank()
+    device = device_of_this_rank(job.device)
     with joined(device) as ranks:
         return _run(job, device, ranks)
 
@@ -117,7 +119,7 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
                 tracker=tracker,
                 device=device,
                 ranks=ranks,
-                validate=partial(_score, origin, this_run, tracker),
+                validate=partial(_score, origin, this_run, tracker, device),
             ),
         )
         if known:
@@ -134,7 +136,7 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
         with tracked(tracker, notes):
             tracker.artifacts(write_packages(this_run.folder), "environment")
             say(f"{recipe.name}: training in {this_run.folder}")
-            return _train_and_publish(origin, loop, this_run, tracker)
+            return _train_and_publish(origin, loop, this_run, tracker, device)
 
 
 def replay(folder: Path) -> dict[str, object]:
@@ -170,11 +172,11 @@ def _go_on(loop: Loop, stage: Stage, ranks: Ranks) -> None:
 
 
 def _train_and_publish(
-    origin: Origin, loop: Loop, this_run: Run, tracker: Tracker
+    origin: Origin, loop: Loop, this_run: Run, tracker: Tracker, device: torch.device
 ) -> dict[str, object]:
     trained = loop.run()
     candidate, validated = _validate_draft(
-        origin, this_run, tracker, trained.weights, trained.steps
+        origin, this_run, tracker, device, trained.weights, trained.steps
     )
     run_id = tracker.run_id(wait_seconds=5.0)
     bundle = publish(
@@ -197,11 +199,21 @@ def _score(
     origin: Origin,
     this_run: Run,
     tracker: Tracker,
+    device: torch.device,
     weights: Mapping[str, Tensor],
     step: int,
 ) -> float | None:
-    """What an early stop goes by: the mean PSNR of the pictures held out."""
-    _, validated = _validate_draft(origin, this_run, tracker, weights, step)
+    """What an early stop goes by: the mean PSNR of the pictures held out.
+
+    A disk that is full is no reason to end a training that can still go on: None then.
+    """
+    try:
+        _, validated = _validate_draft(origin, this_run, tracker, device, weights, step)
+    except SharplineError as error:
+        if not isinstance(error.__cause__, OSError):
+            raise
+        say(f"no validation at step {step}: {error}. Training goes on")
+        return None
     return validated.evaluation.psnr if validated else None
 
 
@@ -209,6 +221,7 @@ def _validate_draft(
     origin: Origin,
     this_run: Run,
     tracker: Tracker,
+    device: torch.device,
     weights: Mapping[str, Tensor],
     step: int,
 ) -> tuple[Bundle, Validated | None]:
@@ -217,7 +230,8 @@ def _validate_draft(
         origin, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
     )
     samples = this_run.samples / f"step-{step:08d}"
-    validated = validate(candidate, held_out(origin.dataset, origin.profile), samples)
+    pairs = held_out(origin.dataset, origin.profile)
+    validated = validate(candidate, pairs, samples, device=str(device))
     if validated is None:
         say("the dataset holds no pictures out: the bundle will have no scores")
         return candidate, None

@@ -7,6 +7,7 @@ then leaves no other one waiting inside a collective.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,11 +94,24 @@ class Ranks:
             at += gradient.numel()
 
 
-def device_of_this_rank() -> torch.device:
-    """The GPU that `torchrun` means for this process, the first one without it, or the CPU."""
-    if not torch.cuda.is_available():
+def device_of_this_rank(asked: str = "auto") -> torch.device:
+    """The device that `asked` (auto, cpu, cuda, cuda:N) means for this process.
+
+    `auto` is a GPU where there is one; without a number it is the one that `torchrun` means for
+    this process, or the first. Raises UsageError for a device that is none, or is not here.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", asked):
+        raise UsageError(f"no device {asked!r}; give auto, cpu, cuda or cuda:N")
+    there = torch.cuda.device_count()
+    if asked == "cpu" or (asked == "auto" and not there):
         return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    number = asked.partition(":")[2]
+    if number and "LOCAL_RANK" in os.environ:
+        raise UsageError(f"torchrun gives each process a GPU of its own: give cuda, not {asked}")
+    index = int(number or os.environ.get("LOCAL_RANK", "0"))
+    if index >= there:
+        raise UsageError(f"no CUDA device {index} is visible here ({there} are); give --device cpu")
+    return torch.device("cuda", index)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,7 @@ BUNDLE_TAG, BUNDLE_PATH = "bundle_id", "bundle"
 BATCH_METRICS, BATCH_PARAMETERS = 1000, 100  # MLflow's limits for one call
 LONGEST_PAUSE_SECONDS = 30.0
 CLOSE_WAIT_SECONDS = 20.0
+TAIL_BYTES = 1 << 20
 LAST_TRIES, LAST_PAUSE_SECONDS = 3, 1.0
 # mlflow's client waits minutes by default; the sender has its own patience.
 CLIENT_LIMITS = {
@@ -70,17 +72,48 @@ class Remote(Protocol):
 
 
 class Spool:
-    """The notes of one run on disk, and how far they have been sent."""
+    """The notes of one run on disk, and how far they have been sent.
+
+    Notes that the disk has no space for wait in memory and are written with the next one.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        self._waiting: list[str] = []
+        self._whole = False  # whether the file is known to end with a whole line
 
     def append(self, note: Mapping[str, Any]) -> None:
         """Add one note. Cheap: one write to an appended file."""
-        line = json.dumps(note, allow_nan=False) + "\n"
-        with self._lock, (self.folder / SPOOL_NAME).open("a", encoding="utf-8") as file:
-            file.write(line)
+        with self._lock:
+            self._waiting.append(json.dumps(note, allow_nan=False) + "\n")
+            try:
+                self._write()
+            except OSError as error:
+                if len(self._waiting) == 1:
+                    say(f"cannot write notes to {self.folder} ({error.strerror}); they wait")
+                return
+            self._waiting.clear()
+
+    @property
+    def waiting(self) -> int:
+        """How many notes are not on disk yet."""
+        return len(self._waiting)
+
+    def _write(self) -> None:
+        """Write what waits, all of it or nothing; first take away what a crash left of a line."""
+        with (self.folder / SPOOL_NAME).open("ab+", buffering=0) as file:
+            if not self._whole:
+                file.truncate(_end_of_last_line(file))
+                self._whole = True
+            before = file.seek(0, os.SEEK_END)
+            data = "".join(self._waiting).encode()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(before)
+                raise
 
     def unsent(self) -> Iterator[tuple[dict[str, Any], int]]:
         """Notes not sent yet, each with the offset that follows it. A torn last line waits."""
@@ -109,6 +142,13 @@ class Spool:
     def _sent(self) -> dict[str, Any]:
         path = self.folder / SENT_NAME
         return json.loads(path.read_bytes()) if path.is_file() else {"bytes": 0, "run_id": None}
+
+
+def _end_of_last_line(file: FileIO) -> int:
+    """The offset after the last line end of a file; a line is far shorter than TAIL_BYTES."""
+    end = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, end - TAIL_BYTES))
+    return start + file.read().rfind(b"\n") + 1 if end else 0
 
 
 def send(spool: Spool, remote: Remote) -> int:
@@ -193,6 +233,8 @@ class Tracker:
         """End the run as FINISHED or FAILED, wait a little for what is on its way, and say what
         could not be sent."""
         self._note({"note": "end", "status": status})
+        if self._spool.waiting:
+            say(f"{self._spool.waiting} notes of this run are lost: no space for them")
         if self._thread is None:
             return
         self._closing.set()

@@ -51,15 +51,18 @@ def held_out(dataset: Path, profile: Profile) -> PairSet | None:
     )
 
 
-def validate(bundle: Bundle, pairs: PairSet | None, samples_folder: Path) -> Validated | None:
+def validate(
+    bundle: Bundle, pairs: PairSet | None, samples_folder: Path, *, device: str = "auto"
+) -> Validated | None:
     """Score a bundle on pairs that were held out, None where there are none.
 
+    Nothing is compiled for it: these weights answer a few pictures and are never asked again.
     Writes up to SAMPLE_PICTURES pictures of input, bicubic, model and truth side by side.
     """
     if pairs is None:
         return None
     protocol = pairs.protocol(CHANNEL)
-    backend = TorchBackend(bundle, device="auto", precision="fp32")
+    backend = TorchBackend(bundle, device=device, precision="fp32", fast=False)
     scores, samples = [], []
     for answer in answers(Upscaler(bundle, backend), pairs.pairs, protocol):
         scores.append(answer.score)

@@ -1,15 +1,17 @@
 """A run is one training's at a time, and nothing is begun that cannot be finished."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from superres.errors import SharplineError, UsageError
-from superres.files import file_lock
+from superres.files import file_lock, writing
 from training import job
 from training.cli import train
 
@@ -19,7 +21,7 @@ Words = Callable[..., list[str]]
 @pytest.fixture
 def words(recipe_file: Callable[..., Path], dataset: Path, tmp_path: Path) -> Words:
     def words(**changes: object) -> list[str]:
-        recipe = recipe_file(full__validate_every=100, **changes)
+        recipe = recipe_file(**({"full__validate_every": 100} | changes))
         runs = str(tmp_path / "runs")
         return [str(recipe), "--data", str(dataset), "--out", runs, "--resume", "--json"]
 
@@ -90,6 +92,24 @@ def test_an_mlflow_address_that_is_none_is_refused_before_the_first_step(
     with pytest.raises(UsageError, match="SHARPLINE_MLFLOW_URI is 'localhost'"):
         train(words())
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_disk_full_at_a_validation_does_not_end_the_training(
+    words: Words, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    validate, asked = job.validate, []
+
+    def full_once(*given: Any, **named: Any) -> Any:
+        asked.append(given)
+        if len(asked) == 1:
+            with writing(Path("samples")):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return validate(*given, **named)
+
+    monkeypatch.setattr(job, "validate", full_once)
+    assert train(words(full__validate_every=8)) == 0
+    assert "no validation at step 8: cannot write samples" in capsys.readouterr().err
+    assert len(asked) == 2
 
 
 def test_pictures_smaller_than_a_patch_are_counted(

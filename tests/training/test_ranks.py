@@ -14,7 +14,7 @@ import torch
 from superres.bundle import load_bundle
 from superres.errors import UsageError
 from training.cli import train
-from training.ranks import Ranks, joined
+from training.ranks import Ranks, device_of_this_rank, joined
 
 CPU = torch.device("cpu")
 
@@ -43,6 +43,24 @@ def test_a_share_is_an_even_part_of_the_batch() -> None:
     assert Ranks(rank=1, count=4).part(8) == slice(2, 4)
     with pytest.raises(UsageError, match="batch 6 cannot be shared by 4 processes"):
         Ranks(rank=0, count=4).part(6)
+
+
+def test_a_device_is_what_was_asked_for_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    found = {asked: str(device_of_this_rank(asked)) for asked in ("auto", "cpu", "cuda", "cuda:1")}
+    assert found == {"auto": "cuda:0", "cpu": "cpu", "cuda": "cuda:0", "cuda:1": "cuda:1"}
+    for asked, reason in (("gpu", "no device 'gpu'"), ("cuda:2", r"no CUDA device 2 .*\(2 are\)")):
+        with pytest.raises(UsageError, match=reason):
+            device_of_this_rank(asked)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert str(device_of_this_rank("auto")) == "cuda:1"
+    with pytest.raises(UsageError, match="give cuda, not cuda:1"):
+        device_of_this_rank("cuda:1")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert str(device_of_this_rank("auto")) == "cpu"
+    with pytest.raises(UsageError, match="--device cpu"):
+        device_of_this_rank("cuda")
 
 
 def test_two_ranks_train_what_one_does(

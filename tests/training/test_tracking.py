@@ -141,6 +141,35 @@ def test_a_line_torn_by_a_crash_waits(tmp_path: Path) -> None:
     assert [note["note"] for note, _ in spool.unsent()] == ["run"]
 
 
+def test_going_on_after_a_torn_line_spoils_no_note(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    spool.append({"note": "run"})
+    with (tmp_path / tracking.SPOOL_NAME).open("a") as file:
+        file.write('{"note": "metr')
+    again = Spool(tmp_path)
+    for note in ("tags", "end"):
+        again.append({"note": note})
+    assert [note["note"] for note, _ in again.unsent()] == ["run", "tags", "end"]
+
+
+def test_notes_that_a_full_disk_does_not_take_wait_for_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / tracking.SPOOL_NAME
+    path.symlink_to("/dev/full")
+    tracker = Tracker(tmp_path, None)
+    for step in (1, 2):
+        tracker.metrics(step, {"loss/l1": 1.0})
+    assert capsys.readouterr().err.count("they wait") == 1
+    path.unlink()
+    tracker.metrics(3, {"loss/l1": 1.0})
+    assert [note["step"] for note, _ in Spool(tmp_path).unsent()] == [1, 2, 3]
+    path.unlink()
+    path.symlink_to("/dev/full")
+    tracker.close("FINISHED")
+    assert "1 notes of this run are lost" in capsys.readouterr().err
+
+
 def test_figures_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, None)
     tracker.metrics(1, {"psnr": float("inf"), "ssim": 1.0})
