@@ -3,6 +3,7 @@
 What it is, which model it gets, what it will cost, the order to the enhancer, the answer's headers.
 """
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,8 +24,8 @@ from serving.settings import Settings
 from serving.wishes import Wish, fitting_shrink, parse_region, shrunk_side
 from superres.image import Limits, Picture, decode, inspect
 from superres.passport import Passport, Step, earlier_passport, extended
-from superres.region import Region
-from superres.tiling import computed_pixels
+from superres.region import REACH, Region
+from superres.tiling import Geometry, best_bucket, computed_pixels
 
 
 class Rooms(Protocol):
@@ -144,14 +145,26 @@ async def choose(
 
 def work_pixels(received: Received, wish: Wish, offer: Offer) -> int:
     """LR pixels that the network will see."""
-    height, width = (
-        shrunk_side(received.height, wish.shrink),
-        shrunk_side(received.width, wish.shrink),
-    )
-    pixels = computed_pixels(height, width, offer.model.upscaler.geometry)
-    if wish.region is not None:
-        pixels = max(1, int(pixels * wish.region.share_of(received.height, received.width)))
-    return pixels
+    height, width = (shrunk_side(side, wish.shrink) for side in (received.height, received.width))
+    geometry, region = offer.model.upscaler.geometry, wish.region_of_prepared
+    if region is None:
+        return computed_pixels(height, width, geometry)
+    return region_pixels(region, height, width, geometry)
+
+
+def region_pixels(region: Region, height: int, width: int, geometry: Geometry) -> int:
+    """LR pixels of the tiles that the bounds of a region reach, never less than are computed."""
+    tile_height, tile_width = best_bucket(height, width, geometry)
+    left, top, right, bottom = region.bounds
+    rows = _tiles_met(top, bottom, height, tile_height - 2 * geometry.halo)
+    columns = _tiles_met(left, right, width, tile_width - 2 * geometry.halo)
+    return rows * columns * tile_height * tile_width
+
+
+def _tiles_met(first: float, last: float, side: int, step: int) -> int:
+    """How many tiles with cores of `step` pixels a stretch of a side reaches; at least one."""
+    begin, end = max(0, math.floor(first - REACH)), min(side, math.ceil(last + REACH))
+    return max(1, math.ceil(end / step) - begin // step)
 
 
 def answer_size(received: Received, wish: Wish, scale: int) -> tuple[int, int]:

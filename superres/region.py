@@ -86,11 +86,6 @@ class Region:
         across, down = zip(*self.points, strict=True)
         return min(across), min(down), max(across), max(down)
 
-    def share_of(self, height: int, width: int) -> float:
-        """Roughly how much of a picture of this size the region takes, 0 to 1."""
-        left, top, right, bottom = self.bounds
-        return min(1.0, (right - left) * (bottom - top) / (height * width))
-
     def touches(self, box: Box) -> bool:
         """Whether any pixel of the box in the answer comes from the model."""
         left, top, right, bottom = self.bounds

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from serving.pictures import region_pixels
 from serving.wishes import fitting_shrink, shrunk_side
 from superres.image import LONGEST_SIDE, OUTPUT_FORMATS, Picture, decode, encode
 from superres.region import Region
 from superres.resize import imresize
-from superres.tiling import Box
+from superres.tiling import Box, Geometry, computed_pixels, plan
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -58,6 +59,26 @@ def test_only_tiles_at_the_region_go_to_the_network(
         assert enhance(server, noise_png(300, 300), **options).status_code == 200
         counts.append(sum(shape[0] for shape in backend.batches))
     assert counts[1] == 1 < counts[0]
+
+
+@given(
+    *(st.integers(1, 600) for _ in range(2)),
+    *(st.floats(-50, 600) for _ in range(2)),
+    *(st.floats(0.1, 300) for _ in range(2)),
+)
+def test_work_at_a_region_is_never_taken_for_less_than_it_is(height, width, x, y, wide, high):
+    geometry = Geometry(scale=2, halo=4, buckets=((32, 32), (64, 96)))
+    region = Region.parse(f"{x},{y},{wide},{high}")
+    tile_plan = plan(height, width, geometry)
+    tile_pixels = tile_plan.bucket[0] * tile_plan.bucket[1]
+    touched = sum(region.touches(box) for box in tile_plan.boxes)
+    expected = region_pixels(region, height, width, geometry)
+    assert touched * tile_pixels <= expected <= computed_pixels(height, width, geometry)
+
+
+def test_work_at_a_small_region_of_a_large_picture_is_that_of_a_few_tiles():
+    geometry = Geometry(scale=2, halo=4, buckets=((32, 32), (64, 96)))
+    assert region_pixels(Region.parse("30,30,50,20"), 4000, 3000, geometry) <= 4 * 64 * 96
 
 
 def test_region_is_in_pixels_of_the_upright_picture(server):
