@@ -32,9 +32,15 @@ def traces(folder, needles):
     return found
 
 
+def database(folder):
+    """The database's file and its write-ahead log."""
+    return folder.glob("jobs.db*")
+
+
 @pytest.mark.parametrize("how", ["delete", "expire", "cancel"])
+@pytest.mark.parametrize("where", ["folder", "bucket"])
 def test_nothing_of_a_picture_is_left_after_its_job(
-    picture_server, models_folder, tmp_path, monkeypatch, caplog, how
+    picture_server, models_folder, tmp_path, monkeypatch, caplog, request, where, how
 ):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
@@ -42,6 +48,11 @@ def test_nothing_of_a_picture_is_left_after_its_job(
     picture = marked_png()
     seconds = 0.5 if how == "expire" else 3600
     jobs = {**QUICK, "folder": tmp_path / "jobs", "result_seconds": seconds}
+    held = dict
+    if where == "bucket":
+        s3 = request.getfixturevalue("s3")
+        jobs |= {"bucket": s3.bucket(), "bucket_endpoint": s3.endpoint}
+        held = lambda: s3.objects(jobs["bucket"])  # noqa: E731
     server = picture_server(models_folder, jobs=jobs)
     with httpx.Client(base_url=server.url, timeout=60) as api:
         files = {"file": (f"{NAME}.png", picture)}
@@ -53,12 +64,15 @@ def test_nothing_of_a_picture_is_left_after_its_job(
         if how == "delete":
             result = api.get(f"{address}/result").content
             needles.append(result[60:160])
-            assert traces(tmp_path / "jobs", needles)  # it was there, and would be found
+            # It was there, and would be found.
+            assert held() if where == "bucket" else traces(tmp_path / "jobs", needles)
+            assert any(NAME.encode() in path.read_bytes() for path in database(tmp_path / "jobs"))
         if how == "expire":
             server.wait_for(lambda: api.get(address).status_code == 404)
         else:
             assert api.delete(address).json()["job"] == job["id"]
-    server.wait_for(lambda: not traces(tmp_path / "jobs", needles))
+            assert held() == {}
+    server.wait_for(lambda: not traces(tmp_path / "jobs", needles) and held() == {})
     server.stop()
     assert traces(tmp_path / "jobs", needles) == []
     assert traces(temporary, needles) == []

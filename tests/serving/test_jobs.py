@@ -1,12 +1,15 @@
 import hashlib
 import json
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
+from serving.errors import NotReady
 from serving.keys import add_key
+from serving.store import FolderStore
 
 QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05, "lease_seconds": 1.0}
 
@@ -105,6 +108,57 @@ def test_upload_that_is_not_what_was_announced_is_not_kept(api, jobs_server, lie
     assert not any(path.read_bytes() == sent for path in pictures_of(jobs_server))
 
 
+def test_upload_that_is_sent_again_while_the_first_try_hangs_is_kept(api, noise_png):
+    picture = noise_png(10, 10)
+    upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()
+    hanging, go_on = threading.Event(), threading.Event()
+
+    def slowly():
+        yield picture[:20]
+        hanging.set()
+        assert go_on.wait(60)
+        yield picture[20:]
+
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(httpx.put, upload["put"], content=slowly(), timeout=60)
+        hanging.wait(60)
+        assert api.put(upload["put"], content=picture).status_code == 204
+        go_on.set()
+        assert first.result().status_code == 204
+    inputs = {"inputs": [{"upload": upload["upload"]}]}
+    assert finished(api, api.post("/v1/jobs", json=inputs))["state"] == "done"
+
+
+def test_upload_and_its_address_expire(picture_server, models_folder):
+    server = picture_server(models_folder, jobs={**QUICK, "upload_seconds": 0.1})
+    with httpx.Client(base_url=server.url, timeout=60) as api:
+        upload = api.post("/v1/uploads", json={"bytes": 5}).json()
+        server.wait_for(lambda: api.put(upload["put"], content=b"1234").status_code != 422)
+        late = api.put(upload["put"], content=b"12345")
+        assert (late.status_code, label(late)) in [(410, "upload-gone"), (404, "unknown-upload")]
+        inputs = {"inputs": [{"upload": upload["upload"]}]}
+        refused = api.post("/v1/jobs", json=inputs)
+        assert label(refused) in ("upload-gone", "unknown-upload")
+        server.wait_for(lambda: pictures_of(server) == [])
+    server.stop()
+
+
+def test_upload_of_another_key_is_unknown(picture_server, models_folder, noise_png):
+    keys = models_folder.with_name("keys.json")
+    secrets = [add_key(keys, name)[1] for name in ("anna", "bob")]
+    server = picture_server(models_folder, security={"keys_file": keys}, jobs=QUICK)
+    mine, theirs = ({"Authorization": f"Bearer {secret}"} for secret in secrets)
+    with httpx.Client(base_url=server.url, timeout=60) as api:
+        picture = noise_png(8, 8)
+        upload = api.post("/v1/uploads", json={"bytes": len(picture)}, headers=mine).json()
+        assert api.put(upload["put"], content=picture).status_code == 204
+        inputs = {"inputs": [{"upload": upload["upload"]}]}
+        refused = api.post("/v1/jobs", json=inputs, headers=theirs)
+        assert (refused.status_code, label(refused)) == (404, "unknown-upload")
+        assert api.post("/v1/jobs", json=inputs, headers=mine).status_code == 202
+    server.stop()
+
+
 def test_address_that_was_changed_is_refused(api):
     upload = api.post("/v1/uploads", json={"bytes": 5}).json()
     refused = api.put(upload["put"].replace("signature=", "signature=x"), content=b"12345")
@@ -142,6 +196,94 @@ def test_events_tell_of_the_job_until_it_is_over(api, noise_png):
     states = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
     assert states[-1]["state"] == "done"
     assert set(lines[::2]) == {"event: job"}
+
+
+@pytest.fixture
+def slow_server(picture_server, models_folder, numpy_backends):
+    """A server of one worker whose device waits at its gate, and the device."""
+    server = picture_server(
+        models_folder, load_backend=numpy_backends, jobs={**QUICK, "workers": 1}
+    )
+    [backend] = numpy_backends.made
+    backend.gate.clear()
+    yield server, backend
+    backend.gate.set()
+    server.stop()
+
+
+def test_events_tell_of_the_place_in_the_queue_and_the_tiles_that_are_done(slow_server, noise_png):
+    server, backend = slow_server
+    api = server.client
+    first, second, third = (
+        api.post("/v1/jobs", content=noise_png(300, 300)).json()["id"] for _ in range(3)
+    )
+    server.wait_for(backend.held.is_set)
+    told = []
+    with api.stream("GET", f"/v1/jobs/{third}/events") as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                told.append(json.loads(line[6:]))
+                if told[-1].get("place") == 2:
+                    assert api.delete(f"/v1/jobs/{second}").json()["state"] == "cancelled"
+                if told[-1].get("place") == 1:
+                    backend.gate.set()
+    assert [each["place"] for each in told if "place" in each][:2] == [2, 1]
+    states = list(dict.fromkeys(each["state"] for each in told))
+    assert states == ["queued", "running", "done"]
+    last = told[-1]["progress"]
+    assert last["tiles_done"] == last["tiles_total"] > 1
+    assert api.get(f"/v1/jobs/{first}").json()["state"] == "done"
+
+
+def test_job_that_runs_is_cancelled_at_once_and_leaves_nothing(slow_server, noise_png):
+    server, backend = slow_server
+    api = server.client
+    job = api.post("/v1/jobs", content=noise_png(40, 40)).json()["id"]
+    server.wait_for(backend.held.is_set)
+    receipt = api.delete(f"/v1/jobs/{job}").json()
+    assert (receipt["state"], receipt["blobs"]) == ("cancelled", 1)
+    assert pictures_of(server) == []
+    gone = api.get(f"/v1/jobs/{job}/result")
+    assert (gone.status_code, label(gone)) == (410, "job-gone")
+    backend.gate.set()
+    after = api.post("/v1/jobs", content=noise_png(40, 41)).json()["id"]
+    assert api.get(f"/v1/jobs/{after}?wait=50").json()["state"] == "done"
+
+
+def test_result_of_a_job_that_is_not_over_is_to_be_waited_for(slow_server, noise_png):
+    server, _ = slow_server
+    api = server.client
+    job = api.post("/v1/jobs", content=noise_png(40, 40)).json()["id"]
+    early = api.get(f"/v1/jobs/{job}/result")
+    assert (early.status_code, label(early)) == (409, "job-not-over")
+    assert api.get(f"/v1/jobs/{job}", params={"wait": 0.05}).json()["state"] in (
+        "queued",
+        "running",
+    )
+
+
+def test_receipt_comes_when_everything_is_gone_and_not_before(
+    picture_server, models_folder, noise_png, monkeypatch
+):
+    server = picture_server(models_folder, jobs=QUICK)
+    api = server.client
+    job = finished(api, api.post("/v1/jobs", content=noise_png(8, 8)))
+    delete, tries = FolderStore.delete, []
+
+    async def once_away(store, blobs):
+        tries.append(blobs)
+        if len(tries) == 1:
+            raise NotReady("the disk is away")
+        await delete(store, blobs)
+
+    monkeypatch.setattr(FolderStore, "delete", once_away)
+    away = api.delete(f"/v1/jobs/{job['id']}")
+    assert (away.status_code, label(away)) == (503, "not-ready")
+    view = api.get(f"/v1/jobs/{job['id']}").json()
+    assert (view["state"], view["pictures"], view.get("receipt")) == ("deleted", [], None)
+    assert api.delete(f"/v1/jobs/{job['id']}").json()["blobs"] == 1
+    assert pictures_of(server) == []
+    server.stop()
 
 
 def test_result_has_a_signed_address_that_needs_no_key(picture_server, models_folder, noise_png):
