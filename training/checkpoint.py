@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,22 +43,35 @@ class Checkpoint:
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint, then remove all but the newest KEPT and what a killed write left.
 
-    Raises SharplineError where there is no space; those from before stay then.
+    Without space for it the newest from before makes do alone. Raises SharplineError where that is
+    not enough; the newest stays then.
     """
     buffer = io.BytesIO()
     torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, buffer)
     payload = buffer.getvalue()
     path = folder / f"step-{checkpoint.step:08d}.ckpt"
-    write_bytes(path, MAGIC + sha256_bytes(payload).encode() + b"\n" + payload)
-    for old in (*_newest_first(folder)[KEPT:], *folder.glob(".step-*.partial")):
-        old.unlink()
+    data = MAGIC + sha256_bytes(payload).encode() + b"\n" + payload
+    try:
+        write_bytes(path, data)
+    except SharplineError:
+        spare = _newest_first(folder)[1:]
+        if not spare:
+            raise
+        _remove(spare)
+        write_bytes(path, data)
+    _remove((*_newest_first(folder)[KEPT:], *folder.glob(".step-*.partial")))
     return path
 
 
-def refuse_without_space(folder: Path, weight_bytes: int) -> None:
+def kept_bytes(folder: Path) -> int:
+    """What the checkpoints in a folder take."""
+    return sum(path.stat().st_size for path in _newest_first(folder))
+
+
+def refuse_without_space(folder: Path, weight_bytes: int, there_bytes: int = 0) -> None:
     """Raise SharplineError unless KEPT checkpoints of networks of that size, and the one that is
-    being written, fit where the folder will be."""
-    needed = (KEPT + 1) * COPIES_OF_WEIGHTS * weight_bytes
+    being written, fit where the folder will be; `there_bytes` of them are there already."""
+    needed = (KEPT + 1) * COPIES_OF_WEIGHTS * weight_bytes - there_bytes
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -89,6 +103,11 @@ def load_newest(folder: Path) -> Checkpoint | None:
         except BrokenCheckpoint as error:
             say(f"{error}; trying the one before")
     return None
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

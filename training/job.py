@@ -18,7 +18,7 @@ from superres.environment import cpu_threads, mlflow_uri
 from superres.errors import SharplineError, UsageError
 from superres.files import file_lock
 from superres.manifest import read_info
-from training.checkpoint import refuse_without_space
+from training.checkpoint import kept_bytes, refuse_without_space
 from training.data.crops import CropSampler
 from training.data.packs import Pack
 from training.initial import Initial, resolve, take_over
@@ -29,7 +29,7 @@ from training.preflight import of_recipe, refuse_closed_mlflow, refuse_what_cann
 from training.publish import Effort, Origin, draft, publish
 from training.ranks import Ranks, device_of_this_rank, joined
 from training.recipe import Profile, Recipe, Stage, load_recipe
-from training.runs import Run, RunKey, open_run
+from training.runs import Run, RunKey, open_run, unfinished_run
 from training.state import weight_bytes
 from training.tracking import (
     DESCRIPTION_TAG,
@@ -85,7 +85,6 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     net, start = _network(recipe, parent)
-    refuse_without_space(job.runs, weight_bytes(net, recipe))
     origin = Origin(
         recipe=recipe,
         profile=cast(Profile, job.profile),
@@ -102,6 +101,9 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
         parent_id=parent.id if parent else None,
         minutes=job.minutes,
     )
+    before = unfinished_run(job.runs, recipe.name, key) if job.resume else None
+    there_bytes = kept_bytes(before.checkpoints) if before else 0
+    refuse_without_space(job.runs, weight_bytes(net, recipe), there_bytes)
     this_run, known = ranks.from_first(
         lambda: open_run(job.runs, recipe.name, key, resume=job.resume)
     )

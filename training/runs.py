@@ -53,17 +53,23 @@ class Run:
         write_json(self.folder / STATE_NAME, state | {"finished": True, "result": result})
 
 
+def unfinished_run(root: Path, name: str, key: RunKey) -> Run | None:
+    """The newest run of a key that has not published its bundle."""
+    for folder in sorted(root.glob(f"{_prefix(name, key)}*"), reverse=True):
+        if (folder / STATE_NAME).is_file() and not Run(folder=folder).finished:
+            return Run(folder=folder)
+    return None
+
+
 def open_run(root: Path, name: str, key: RunKey, *, resume: bool) -> tuple[Run, bool]:
     """A new run's folder, or with `resume` that of the newest unfinished one of the same key.
 
     Returns the run and whether it was there before.
     """
-    prefix = f"{name}-{key.profile}-{key.digest}-"
-    if resume:
-        for folder in sorted(root.glob(f"{prefix}*"), reverse=True):
-            if (folder / STATE_NAME).is_file() and not Run(folder=folder).finished:
-                return Run(folder=folder), True
-    folder = root / (prefix + datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
+    found = unfinished_run(root, name, key) if resume else None
+    if found is not None:
+        return found, True
+    folder = root / (_prefix(name, key) + datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
     write_json(
         folder / STATE_NAME,
         {
@@ -76,3 +82,7 @@ def open_run(root: Path, name: str, key: RunKey, *, resume: bool) -> tuple[Run, 
         },
     )
     return Run(folder=folder.resolve()), False
+
+
+def _prefix(name: str, key: RunKey) -> str:
+    return f"{name}-{key.profile}-{key.digest}-"

@@ -349,8 +349,28 @@ def test_without_space_for_a_checkpoint_the_last_one_stays_and_training_goes_on(
     assert last.step == 4
 
 
+def test_where_the_disk_is_full_the_older_checkpoint_makes_room_for_the_new_one(
+    bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = bench(full__checkpoint_every=2)
+    write = checkpoint.write_bytes
+
+    def room_for_two(path: Path, data: bytes) -> None:
+        if len(list(path.parent.glob("*.ckpt"))) > 1:
+            raise SharplineError(f"cannot write {path}: No space left on device")
+        write(path, data)
+
+    monkeypatch.setattr(checkpoint, "write_bytes", room_for_two)
+    made.loop().run()
+    assert sorted(path.name for path in made.folder.iterdir()) == [
+        "step-00000010.ckpt",
+        "step-00000012.ckpt",
+    ]
+
+
 def test_a_training_that_cannot_fit_its_checkpoints_is_refused(tmp_path: Path) -> None:
     checkpoint.refuse_without_space(tmp_path / "not" / "yet", 1000)
+    checkpoint.refuse_without_space(tmp_path, 10**18, there_bytes=12 * 10**18)
     with pytest.raises(SharplineError, match=r"MB of free space.* --out"):
         checkpoint.refuse_without_space(tmp_path, 10**18)
 
