@@ -23,7 +23,8 @@ import sqlalchemy as sa
 from postgres import postgres, why_not_postgres
 from serving_common import ours, photo_like
 
-from serving.leases import Input, JobTable, NewJob
+from serving.job_rows import Input, NewJob
+from serving.leases import JobTable
 from superres.console import emit, show
 
 QUEUED_SHARE = 0.1

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import Problem
+from serving.job_rows import Job, JobPicture
 from serving.keys import HIGHEST_PRIORITY
-from serving.leases import Job, JobPicture
 from serving.signing import Signer
 
 PictureState = Literal["waiting", "done", "failed", "fetched"]

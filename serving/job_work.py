@@ -8,8 +8,8 @@ from serving.admission import Admission
 from serving.body import Upload
 from serving.costs import Costs
 from serving.enhancer import Enhancer
+from serving.job_rows import Job, JobPicture
 from serving.keys import KeyRing
-from serving.leases import Job, JobPicture
 from serving.logs import request_id_now
 from serving.models import Models
 from serving.negotiation import MEDIA_TYPES

@@ -17,8 +17,9 @@ from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.errors import JobGone, JobNotOver, NotReady, UnknownJob
+from serving.job_rows import Input, Job, JobPicture, NewJob
 from serving.job_views import JobView, Progress, Receipt, moment, view_of
-from serving.leases import Input, Job, JobPicture, JobTable, NewJob
+from serving.leases import JobTable
 from serving.options import Options
 from serving.runner import Changes, Database, Runner, RunnerParts, Work
 from serving.settings import JobSettings

@@ -14,222 +14,40 @@ that a claim reads one row of one index.
 import json
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
+from serving.job_rows import (
+    JOBS,
+    NAMING,
+    PICTURES,
+    UPLOADS,
+    Job,
+    JobPicture,
+    Lease,
+    NewJob,
+    Removed,
+    State,
+    SteadyClock,
+    Upload,
+    create_all,
+    job_of,
+    new_id,
+    picture_of,
+)
 from serving.keys import HIGHEST_PRIORITY
-
-State = Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
-ERASED = ("cancelled", "deleted")
-OVER = ("done", "failed", *ERASED)
 
 MOST_PLACES = 1000  # that are counted for who asks for the place in the queue
 MOST_WAITING = 10_000  # that are counted for the metrics
 WAIT_FOR_LOCK_SECONDS = 10.0
-
-_metadata = sa.MetaData()
-_jobs = sa.Table(
-    "jobs",
-    _metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("client", sa.String(80), nullable=False),
-    sa.Column("state", sa.String(9), nullable=False),
-    sa.Column("rank", sa.SmallInteger, nullable=False),  # the highest priority has the lowest
-    sa.Column("turn", sa.BigInteger, nullable=False),
-    sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.Column("expires_ms", sa.BigInteger, nullable=False),
-    sa.Column("finished_ms", sa.BigInteger),
-    sa.Column("token", sa.String(32)),
-    sa.Column("beat", sa.Integer, nullable=False, default=0),
-    sa.Column("attempts", sa.Integer, nullable=False, default=0),
-    sa.Column("tiles_done", sa.Integer, nullable=False, default=0),
-    sa.Column("tiles_total", sa.Integer, nullable=False, default=0),
-    sa.Column("making", sa.String(64)),  # the result that its holder is just writing
-    sa.Column("request", sa.Text),
-    sa.Column("idempotency_key", sa.String(255)),
-    sa.Column("fingerprint", sa.String(64), nullable=False),
-    sa.Column("problem", sa.Text),
-    sa.Column("receipt", sa.Text),
-    sa.Column("hook_due_ms", sa.BigInteger),
-    sa.Column("hook_attempts", sa.Integer, nullable=False, default=0),
-    sa.Index("jobs_queue", "state", "rank", "turn", "id"),
-    sa.Index("jobs_of_client", "client", "state", "rank", "turn"),
-    sa.Index("jobs_expiry", "expires_ms"),
-    sa.Index("jobs_key", "client", "idempotency_key", unique=True),
-)
-sa.Index(
-    "jobs_hooks",
-    _jobs.c.hook_due_ms,
-    sqlite_where=_jobs.c.hook_due_ms.is_not(None),
-    postgresql_where=_jobs.c.hook_due_ms.is_not(None),
-)
-sa.Index(
-    "jobs_making",
-    _jobs.c.making,
-    sqlite_where=_jobs.c.making.is_not(None),
-    postgresql_where=_jobs.c.making.is_not(None),
-)
-_pictures = sa.Table(
-    "job_pictures",
-    _metadata,
-    sa.Column("job_id", sa.String(32), primary_key=True),
-    sa.Column("n", sa.Integer, primary_key=True),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("input_blob", sa.String(64)),
-    sa.Column("result_blob", sa.String(64)),
-    sa.Column("result_bytes", sa.BigInteger),
-    sa.Column("headers", sa.Text),
-    sa.Column("problem", sa.Text),
-    sa.Index("pictures_input", "input_blob"),
-    sa.Index("pictures_result", "result_blob"),
-)
-_uploads = sa.Table(
-    "uploads",
-    _metadata,
-    sa.Column("id", sa.String(32), primary_key=True),
-    sa.Column("client", sa.String(80), nullable=False),
-    sa.Column("blob", sa.String(64), nullable=False),
-    sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("sha256", sa.String(64)),
-    sa.Column("expires_ms", sa.BigInteger, nullable=False),
-    sa.Column("stored", sa.Boolean, nullable=False, default=False),
-    sa.Index("uploads_blob", "blob"),
-    sa.Index("uploads_expiry", "expires_ms"),
-)
-
-
-_NAMING = (_pictures.c.input_blob, _pictures.c.result_blob, _uploads.c.blob, _jobs.c.making)
-
-
-class SteadyClock:
-    """Milliseconds of the calendar as it was at the start, carried on by a clock that never jumps.
-
-    A calendar that is set anew while the server runs makes nothing expire early or live for ever.
-    """
-
-    def __init__(
-        self,
-        calendar: Callable[[], float] = time.time,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._monotonic = monotonic
-        self._offset_seconds = calendar() - monotonic()
-
-    def __call__(self) -> int:
-        return int((self._offset_seconds + self._monotonic()) * 1000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Input:
-    """One picture of a job: a blob, or an upload that becomes the job's."""
-
-    blob: str | None = None
-    name: str = ""
-    upload: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewJob:
-    """A job as its client hands it in; `fingerprint` is equal for equal requests."""
-
-    client: str
-    request: dict[str, Any]
-    inputs: tuple[Input, ...]
-    fingerprint: str
-    expires_ms: int
-    priority: int = 5
-    idempotency_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobPicture:
-    """One picture of a job as it stands; exactly one of result and problem once it is over."""
-
-    n: int
-    name: str
-    input_blob: str | None
-    result_blob: str | None
-    result_bytes: int | None
-    headers: dict[str, str]
-    problem: dict[str, Any] | None
-
-    @property
-    def over(self) -> bool:
-        return self.result_blob is not None or self.problem is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A job's row."""
-
-    id: str
-    client: str
-    state: State
-    rank: int
-    turn: int
-    created_ms: int
-    expires_ms: int
-    finished_ms: int | None
-    attempts: int
-    tiles_done: int
-    tiles_total: int
-    request: dict[str, Any]
-    fingerprint: str
-    problem: dict[str, Any] | None
-    receipt: dict[str, Any] | None
-    hook_attempts: int
-
-    @property
-    def over(self) -> bool:
-        return self.state in OVER
-
-    @property
-    def erased(self) -> bool:
-        """Whether its pictures are gone, or about to be."""
-        return self.state in ERASED
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to work on a job, as long as the job's row names its token."""
-
-    job_id: str
-    token: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """A picture that was announced and may have arrived."""
-
-    id: str
-    client: str
-    blob: str
-    bytes: int
-    sha256: str | None
-    expires_ms: int
-    stored: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Removed:
-    """What was taken out of the table, and the blobs that nobody names any more."""
-
-    job_ids: list[str] = field(default_factory=list)
-    blobs: list[str] = field(default_factory=list)
-
-
-def new_id(now_ms: int) -> str:
-    """32 hex digits in the order of time, 80 bits of which nobody can guess."""
-    return f"{now_ms:012x}{secrets.token_hex(10)}"
 
 
 class JobTable:
@@ -278,39 +96,39 @@ class JobTable:
 
     def get(self, job_id: str) -> Job | None:
         with self._reading() as connection:
-            return _one_job(connection, _jobs.c.id == job_id)
+            return _one_job(connection, JOBS.c.id == job_id)
 
     def pictures(self, job_id: str) -> list[JobPicture]:
         """A job's pictures in their order."""
-        query = sa.select(_pictures).where(_pictures.c.job_id == job_id).order_by(_pictures.c.n)
+        query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id).order_by(PICTURES.c.n)
         with self._reading() as connection:
-            return [_picture(row) for row in connection.execute(query)]
+            return [picture_of(row) for row in connection.execute(query)]
 
     def pictures_over(self, job_id: str) -> tuple[int, int]:
         """How many of a job's pictures are answered or failed, and how many it has."""
-        over = sa.or_(_pictures.c.result_bytes.is_not(None), _pictures.c.problem.is_not(None))
+        over = sa.or_(PICTURES.c.result_bytes.is_not(None), PICTURES.c.problem.is_not(None))
         count = sa.select(sa.func.count().filter(over), sa.func.count())
         with self._reading() as connection:
-            row = connection.execute(count.where(_pictures.c.job_id == job_id)).one()
+            row = connection.execute(count.where(PICTURES.c.job_id == job_id)).one()
             return row[0], row[1]
 
     def picture(self, job_id: str, n: int) -> JobPicture | None:
-        query = sa.select(_pictures).where(_pictures.c.job_id == job_id, _pictures.c.n == n)
+        query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id, PICTURES.c.n == n)
         with self._reading() as connection:
             row = connection.execute(query).one_or_none()
-            return None if row is None else _picture(row)
+            return None if row is None else picture_of(row)
 
     def place(self, job: Job) -> int:
         """How many jobs are to run before this one, and it; at most MOST_PLACES are counted."""
         before = sa.or_(
-            _jobs.c.rank < job.rank,
-            sa.and_(_jobs.c.rank == job.rank, _jobs.c.turn < job.turn),
-            sa.and_(_jobs.c.rank == job.rank, _jobs.c.turn == job.turn, _jobs.c.id < job.id),
+            JOBS.c.rank < job.rank,
+            sa.and_(JOBS.c.rank == job.rank, JOBS.c.turn < job.turn),
+            sa.and_(JOBS.c.rank == job.rank, JOBS.c.turn == job.turn, JOBS.c.id < job.id),
         )
         some = (
             sa.select(sa.literal(1))
-            .select_from(_jobs)
-            .where(_jobs.c.state == "queued", before)
+            .select_from(JOBS)
+            .where(JOBS.c.state == "queued", before)
             .limit(MOST_PLACES - 1)
             .subquery()
         )
@@ -320,14 +138,14 @@ class JobTable:
     def claim(self) -> Lease | None:
         """The lease on the job that is next, if any waits."""
         chosen = (
-            sa.select(_jobs.c.id)
-            .where(_jobs.c.state == "queued")
-            .order_by(_jobs.c.rank, _jobs.c.turn, _jobs.c.id)
+            sa.select(JOBS.c.id)
+            .where(JOBS.c.state == "queued")
+            .order_by(JOBS.c.rank, JOBS.c.turn, JOBS.c.id)
             .limit(1)
             .with_for_update(skip_locked=True)  # nothing on SQLite, which has one writer
         )
         with self._reading() as connection:  # an idle replica must not lock others out
-            if connection.execute(chosen.with_only_columns(_jobs.c.id)).first() is None:
+            if connection.execute(chosen.with_only_columns(JOBS.c.id)).first() is None:
                 return None
         with self._writing(promised=False) as connection:
             job_id = connection.execute(chosen).scalar()
@@ -338,9 +156,9 @@ class JobTable:
                 "state": "running",
                 "token": token,
                 "beat": 0,
-                "attempts": _jobs.c.attempts + 1,
+                "attempts": JOBS.c.attempts + 1,
             }
-            connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(changes))
+            connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(changes))
             return Lease(job_id, token)
 
     def beat(
@@ -350,7 +168,7 @@ class JobTable:
         return self._change(
             lease,
             promised=False,
-            beat=_jobs.c.beat + 1,
+            beat=JOBS.c.beat + 1,
             tiles_done=tiles_done,
             tiles_total=tiles_total,
             making=making,
@@ -371,13 +189,13 @@ class JobTable:
 
         `tiles` are those of the picture that were done, and all.
         """
-        sign = {"beat": _jobs.c.beat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
+        sign = {"beat": JOBS.c.beat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
         with self._writing() as connection:
             if not _changed(connection, _held(lease), **sign):
                 return False
             connection.execute(
-                sa.update(_pictures)
-                .where(_pictures.c.job_id == lease.job_id, _pictures.c.n == n)
+                sa.update(PICTURES)
+                .where(PICTURES.c.job_id == lease.job_id, PICTURES.c.n == n)
                 .values(
                     input_blob=None,
                     result_blob=blob,
@@ -417,20 +235,20 @@ class JobTable:
             state="queued",
             token=None,
             making=None,
-            attempts=_jobs.c.attempts - 1,
-            turn=_jobs.c.turn + turns,
+            attempts=JOBS.c.attempts - 1,
+            turn=JOBS.c.turn + turns,
         )
 
     def running(self) -> list[tuple[Lease, int]]:
         """Every lease there is, with its beat."""
-        query = sa.select(_jobs.c.id, _jobs.c.token, _jobs.c.beat).where(_jobs.c.state == "running")
+        query = sa.select(JOBS.c.id, JOBS.c.token, JOBS.c.beat).where(JOBS.c.state == "running")
         with self._reading() as connection:
             return [(Lease(row.id, row.token), row.beat) for row in connection.execute(query)]
 
     def take_back(self, lease: Lease, beat: int) -> bool:
         """Queue a job again whose holder has been silent; False where it beat meanwhile."""
         with self._writing() as connection:
-            silent = sa.and_(_held(lease), _jobs.c.beat == beat)
+            silent = sa.and_(_held(lease), JOBS.c.beat == beat)
             return _changed(connection, silent, state="queued", token=None, making=None)
 
     def cancel(self, job_id: str, *, expires_ms: int) -> bool:
@@ -440,7 +258,7 @@ class JobTable:
         job that was not over is cancelled. Its row goes at `expires_ms`, or earlier.
         """
         with self._writing() as connection:
-            job = _one_job(connection, _jobs.c.id == job_id, lock=True)
+            job = _one_job(connection, JOBS.c.id == job_id, lock=True)
             if job is None or job.erased:
                 return job is not None and job.receipt is None
             changes: dict[str, Any] = {
@@ -454,7 +272,7 @@ class JobTable:
             }
             if not job.over:
                 changes["finished_ms"] = self.now_ms()
-            connection.execute(sa.update(_jobs).where(_jobs.c.id == job_id).values(changes))
+            connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(changes))
             return True
 
     def blobs(self, job_id: str) -> list[str]:
@@ -465,43 +283,43 @@ class JobTable:
     def erase(self, job_id: str, *, receipt: dict[str, Any]) -> None:
         """Forget the pictures of a job that `cancel` was called for; the first receipt is kept."""
         with self._writing() as connection:
-            connection.execute(sa.delete(_pictures).where(_pictures.c.job_id == job_id))
-            first = sa.and_(_jobs.c.id == job_id, _jobs.c.receipt.is_(None))
-            kept = sa.update(_jobs).where(first).values(receipt=json.dumps(receipt))
+            connection.execute(sa.delete(PICTURES).where(PICTURES.c.job_id == job_id))
+            first = sa.and_(JOBS.c.id == job_id, JOBS.c.receipt.is_(None))
+            kept = sa.update(JOBS).where(first).values(receipt=json.dumps(receipt))
             connection.execute(kept)
 
     def drop_result(self, job_id: str, n: int) -> tuple[str | None, int]:
         """Forget one result that was fetched; its blob, and how many results are left."""
-        this = sa.and_(_pictures.c.job_id == job_id, _pictures.c.n == n)
+        this = sa.and_(PICTURES.c.job_id == job_id, PICTURES.c.n == n)
         left = sa.select(sa.func.count()).where(
-            _pictures.c.job_id == job_id, _pictures.c.result_blob.is_not(None)
+            PICTURES.c.job_id == job_id, PICTURES.c.result_blob.is_not(None)
         )
         with self._writing() as connection:
-            blob = connection.execute(sa.select(_pictures.c.result_blob).where(this)).scalar()
-            connection.execute(sa.update(_pictures).where(this).values(result_blob=None))
+            blob = connection.execute(sa.select(PICTURES.c.result_blob).where(this)).scalar()
+            connection.execute(sa.update(PICTURES).where(this).values(result_blob=None))
             return blob, connection.execute(left).scalar_one()
 
     def expire(self, most: int) -> Removed:
         """Remove jobs and uploads whose time is over, at most so many of each."""
         with self._writing() as connection:
             now_ms = self.now_ms()
-            due = sa.select(_jobs.c.id).where(_jobs.c.expires_ms <= now_ms).limit(most)
+            due = sa.select(JOBS.c.id).where(JOBS.c.expires_ms <= now_ms).limit(most)
             job_ids = list(connection.execute(due).scalars())
             blobs = _blobs_of(connection, job_ids)
-            late = sa.select(_uploads.c.id, _uploads.c.blob)
-            late = late.where(_uploads.c.expires_ms <= now_ms).limit(most)
+            late = sa.select(UPLOADS.c.id, UPLOADS.c.blob)
+            late = late.where(UPLOADS.c.expires_ms <= now_ms).limit(most)
             uploads = connection.execute(late).all()
-            connection.execute(sa.delete(_pictures).where(_pictures.c.job_id.in_(job_ids)))
-            connection.execute(sa.delete(_jobs).where(_jobs.c.id.in_(job_ids)))
+            connection.execute(sa.delete(PICTURES).where(PICTURES.c.job_id.in_(job_ids)))
+            connection.execute(sa.delete(JOBS).where(JOBS.c.id.in_(job_ids)))
             gone = [row.id for row in uploads]
-            connection.execute(sa.delete(_uploads).where(_uploads.c.id.in_(gone)))
+            connection.execute(sa.delete(UPLOADS).where(UPLOADS.c.id.in_(gone)))
             return Removed(job_ids, blobs + [row.blob for row in uploads])
 
     def unknown_blobs(self, blobs: Sequence[str]) -> list[str]:
         """Those of these blobs that no job and no upload names."""
         known: set[str] = set()
         with self._reading() as connection:
-            for column in _NAMING:
+            for column in NAMING:
                 known.update(
                     connection.execute(sa.select(column).where(column.in_(blobs))).scalars()
                 )
@@ -517,19 +335,19 @@ class JobTable:
 
     def waiting(self) -> int:
         """Jobs in the queue; at most MOST_WAITING are counted."""
-        some = sa.select(sa.literal(1)).select_from(_jobs).where(_jobs.c.state == "queued")
+        some = sa.select(sa.literal(1)).select_from(JOBS).where(JOBS.c.state == "queued")
         counted = sa.select(sa.func.count()).select_from(some.limit(MOST_WAITING).subquery())
         with self._reading() as connection:
             return connection.execute(counted).scalar_one()
 
     def add_upload(self, upload: Upload) -> None:
         with self._writing() as connection:
-            connection.execute(sa.insert(_uploads).values(asdict(upload)))
+            connection.execute(sa.insert(UPLOADS).values(asdict(upload)))
 
     def upload(self, upload_id: str) -> Upload | None:
         with self._reading() as connection:
             row = connection.execute(
-                sa.select(_uploads).where(_uploads.c.id == upload_id)
+                sa.select(UPLOADS).where(UPLOADS.c.id == upload_id)
             ).one_or_none()
             return None if row is None else Upload(**row._mapping)
 
@@ -538,18 +356,18 @@ class JobTable:
 
         Also for an upload that has gone meanwhile: nothing names the blob then.
         """
-        waits = sa.and_(_uploads.c.id == upload_id, _uploads.c.stored.is_(False))
+        waits = sa.and_(UPLOADS.c.id == upload_id, UPLOADS.c.stored.is_(False))
         with self._writing() as connection:
-            kept = sa.update(_uploads).where(waits).values(stored=True, blob=blob)
+            kept = sa.update(UPLOADS).where(waits).values(stored=True, blob=blob)
             return connection.execute(kept).rowcount == 1
 
     def due_hooks(self, hold_ms: int, most: int = 16) -> list[Job]:
         """Jobs whose webhook is due; nobody else gets them for `hold_ms`."""
         now_ms = self.now_ms()
         due = (
-            sa.select(_jobs.c.id)
-            .where(_jobs.c.hook_due_ms <= now_ms)
-            .order_by(_jobs.c.hook_due_ms)
+            sa.select(JOBS.c.id)
+            .where(JOBS.c.hook_due_ms <= now_ms)
+            .order_by(JOBS.c.hook_due_ms)
             .limit(most)
         )
         with self._reading() as connection:
@@ -557,24 +375,24 @@ class JobTable:
                 return []
         with self._writing() as connection:
             ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
-            chosen = _jobs.c.id.in_(ids)
+            chosen = JOBS.c.id.in_(ids)
             connection.execute(
-                sa.update(_jobs)
+                sa.update(JOBS)
                 .where(chosen)
-                .values(hook_due_ms=now_ms + hold_ms, hook_attempts=_jobs.c.hook_attempts + 1)
+                .values(hook_due_ms=now_ms + hold_ms, hook_attempts=JOBS.c.hook_attempts + 1)
             )
-            return [_job(row) for row in connection.execute(sa.select(_jobs).where(chosen))]
+            return [job_of(row) for row in connection.execute(sa.select(JOBS).where(chosen))]
 
     def hook_over(self, job_id: str, *, again_ms: int | None = None) -> None:
         """A delivery is over: for good, or until `again_ms`."""
         with self._writing() as connection:
-            told = sa.and_(_jobs.c.id == job_id, _jobs.c.hook_due_ms.is_not(None))
-            connection.execute(sa.update(_jobs).where(told).values(hook_due_ms=again_ms))
+            told = sa.and_(JOBS.c.id == job_id, JOBS.c.hook_due_ms.is_not(None))
+            connection.execute(sa.update(JOBS).where(told).values(hook_due_ms=again_ms))
 
     def _known(self, connection: sa.Connection, new: NewJob) -> Job | None:
         if new.idempotency_key is None:
             return None
-        same = sa.and_(_jobs.c.client == new.client, _jobs.c.idempotency_key == new.idempotency_key)
+        same = sa.and_(JOBS.c.client == new.client, JOBS.c.idempotency_key == new.idempotency_key)
         job = _one_job(connection, same)
         if job is not None and job.fingerprint != new.fingerprint:
             raise KeyReused("this Idempotency-Key came with another request before")
@@ -602,23 +420,23 @@ class JobTable:
             "idempotency_key": new.idempotency_key,
             "fingerprint": new.fingerprint,
         }
-        connection.execute(sa.insert(_jobs).values(row))
+        connection.execute(sa.insert(JOBS).values(row))
         connection.execute(
-            sa.insert(_pictures),
+            sa.insert(PICTURES),
             [
                 {"job_id": row["id"], "n": n, "name": each.name, "input_blob": blob}
                 for n, (each, blob) in enumerate(zip(new.inputs, blobs, strict=True))
             ],
         )
-        job = _one_job(connection, _jobs.c.id == row["id"])
+        job = _one_job(connection, JOBS.c.id == row["id"])
         assert job is not None
         return job
 
     def _require_room(self, connection: sa.Connection, client: str, most_queued: int) -> None:
         waiting = (
             sa.select(sa.literal(1))
-            .select_from(_jobs)
-            .where(_jobs.c.client == client, _jobs.c.state == "queued")
+            .select_from(JOBS)
+            .where(JOBS.c.client == client, JOBS.c.state == "queued")
             .limit(most_queued)
             .subquery()
         )
@@ -634,11 +452,11 @@ class JobTable:
         if self._sqlite:
             # Replicas that start together: the first makes the tables, under the write lock.
             with self._writing() as connection:
-                _create_all(connection)
+                create_all(connection)
             return
         with self._engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(7_203_115)))
-            _create_all(connection)
+            create_all(connection)
 
     @contextmanager
     def _writing(self, *, promised: bool = True) -> Iterator[sa.Connection]:
@@ -659,24 +477,6 @@ class JobTable:
             yield connection
 
 
-def _create_all(connection: sa.Connection) -> None:
-    """The tables; those that an earlier version has made get the columns that they lack."""
-    inspector = sa.inspect(connection)
-    for table in _metadata.tables.values():
-        if inspector.has_table(table.name):
-            known = {column["name"] for column in inspector.get_columns(table.name)}
-            for column in table.columns:
-                if column.name not in known:
-                    kind = column.type.compile(connection.dialect)
-                    connection.execute(
-                        sa.DDL(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
-                    )
-    _metadata.create_all(connection)
-    for table in _metadata.tables.values():
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
-
-
 def _set_up_sqlite(connection: Any, _: object) -> None:
     connection.isolation_level = None  # this module says when a transaction begins
     for pragma in (
@@ -695,62 +495,47 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _held(lease: Lease) -> sa.ColumnElement[bool]:
     return sa.and_(
-        _jobs.c.id == lease.job_id, _jobs.c.token == lease.token, _jobs.c.state == "running"
+        JOBS.c.id == lease.job_id, JOBS.c.token == lease.token, JOBS.c.state == "running"
     )
 
 
 def _changed(connection: sa.Connection, where: sa.ColumnElement[bool], **changes: Any) -> bool:
-    return connection.execute(sa.update(_jobs).where(where).values(changes)).rowcount == 1
+    return connection.execute(sa.update(JOBS).where(where).values(changes)).rowcount == 1
 
 
 def _taken(connection: sa.Connection, client: str, upload_id: str, now_ms: int) -> str:
     """The blob of an upload, which serves no second job."""
-    own = sa.and_(_uploads.c.id == upload_id, _uploads.c.client == client)
-    upload = connection.execute(sa.select(_uploads).where(own)).one_or_none()
+    own = sa.and_(UPLOADS.c.id == upload_id, UPLOADS.c.client == client)
+    upload = connection.execute(sa.select(UPLOADS).where(own)).one_or_none()
     if upload is None:
         raise UnknownUpload(f"there is no upload {upload_id!r} of yours, or a job has taken it")
     if upload.expires_ms <= now_ms:
         raise UploadGone(f"upload {upload_id} has expired")
     if not upload.stored:
         raise UploadMismatch(f"the bytes of upload {upload_id} have not arrived")
-    if connection.execute(sa.delete(_uploads).where(own)).rowcount != 1:
+    if connection.execute(sa.delete(UPLOADS).where(own)).rowcount != 1:
         raise UnknownUpload(f"another job has just taken upload {upload_id}")
     return upload.blob
 
 
 def _next_turn(connection: sa.Connection, client: str, rank: int) -> int:
     """After this client's last waiting job, and not before anybody's who waits."""
-    waiting = sa.and_(_jobs.c.state == "queued", _jobs.c.rank == rank)
-    first = connection.execute(sa.select(sa.func.min(_jobs.c.turn)).where(waiting)).scalar()
-    own = sa.select(sa.func.max(_jobs.c.turn)).where(waiting, _jobs.c.client == client)
+    waiting = sa.and_(JOBS.c.state == "queued", JOBS.c.rank == rank)
+    first = connection.execute(sa.select(sa.func.min(JOBS.c.turn)).where(waiting)).scalar()
+    own = sa.select(sa.func.max(JOBS.c.turn)).where(waiting, JOBS.c.client == client)
     last = connection.execute(own).scalar()
     return max(first or 0, 0 if last is None else last + 1)
 
 
 def _blobs_of(connection: sa.Connection, job_ids: Iterable[str]) -> list[str]:
-    query = sa.select(_pictures.c.input_blob, _pictures.c.result_blob)
-    rows = connection.execute(query.where(_pictures.c.job_id.in_(list(job_ids))))
+    query = sa.select(PICTURES.c.input_blob, PICTURES.c.result_blob)
+    rows = connection.execute(query.where(PICTURES.c.job_id.in_(list(job_ids))))
     return [blob for row in rows for blob in row if blob is not None]
 
 
 def _one_job(
     connection: sa.Connection, where: sa.ColumnElement[bool], *, lock: bool = False
 ) -> Job | None:
-    query = sa.select(_jobs).where(where)
+    query = sa.select(JOBS).where(where)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-    return None if row is None else _job(row)
-
-
-def _job(row: sa.Row[Any]) -> Job:
-    values = {name: row._mapping[name] for name in Job.__dataclass_fields__}
-    for name in ("request", "problem", "receipt"):
-        values[name] = json.loads(values[name]) if values[name] is not None else None
-    values["request"] = values["request"] or {}
-    return Job(**values)
-
-
-def _picture(row: sa.Row[Any]) -> JobPicture:
-    values = {name: row._mapping[name] for name in JobPicture.__dataclass_fields__}
-    values["headers"] = json.loads(values["headers"] or "{}")
-    values["problem"] = None if values["problem"] is None else json.loads(values["problem"])
-    return JobPicture(**values)
+    return None if row is None else job_of(row)

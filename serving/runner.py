@@ -27,7 +27,8 @@ from serving.errors import (
     TryLater,
     problem_of,
 )
-from serving.leases import Job, JobPicture, JobTable, Lease, Removed
+from serving.job_rows import Job, JobPicture, Lease, Removed
+from serving.leases import JobTable
 from serving.settings import JobSettings
 from serving.signing import Signer
 from serving.store import Store, Written, all_of, blob_of, new_blob

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from serving.errors import UnknownUpload, UploadGone, UploadMismatch
-from serving.leases import Upload, new_id
+from serving.job_rows import Upload, new_id
 from serving.runner import Database
 from serving.settings import JobSettings
 from serving.signing import Signer

@@ -13,10 +13,10 @@ from serving.access import BEARER, caller_of, client_of, require_key
 from serving.body import FILE_FIELD
 from serving.errors import MEDIA_TYPE, BadOptions, JobFailed, SlowBody, problem_of
 from serving.intake import Bounds, body_of, limited, take_in
+from serving.job_rows import Input, Job
 from serving.job_views import JobView, Receipt
 from serving.jobs import Wanted
 from serving.keys import HIGHEST_PRIORITY
-from serving.leases import Input, Job
 from serving.negotiation import MEDIA_TYPES
 from serving.options import Options, describe
 from serving.routes.documents import ANSWER_HEADERS, BINARY, INPUT_TYPES, problems

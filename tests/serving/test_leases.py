@@ -5,7 +5,8 @@ import pytest
 
 from bench.postgres import postgres, why_not_postgres
 from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
-from serving.leases import MOST_PLACES, Input, JobTable, Lease, NewJob, SteadyClock, Upload
+from serving.job_rows import Input, Lease, NewJob, SteadyClock, Upload
+from serving.leases import MOST_PLACES, JobTable
 
 HOUR_MS = 3_600_000
 

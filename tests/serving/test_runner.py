@@ -10,7 +10,8 @@ from sqlalchemy.exc import OperationalError
 
 from serving import runner as runners
 from serving.errors import ModelFailed, QueueFull, StorageFull
-from serving.leases import Input, JobTable, NewJob
+from serving.job_rows import Input, NewJob
+from serving.leases import JobTable
 from serving.runner import Changes, Database, DatabaseAway, Made, Runner, RunnerParts
 from serving.settings import JobSettings
 from serving.signing import Signer

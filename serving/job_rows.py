@@ -1,0 +1,242 @@
+"""The jobs table's columns and rows: jobs, their pictures, and uploads that wait for a job."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+State = Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
+ERASED = ("cancelled", "deleted")
+OVER = ("done", "failed", *ERASED)
+
+METADATA = sa.MetaData()
+JOBS = sa.Table(
+    "jobs",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("client", sa.String(80), nullable=False),
+    sa.Column("state", sa.String(9), nullable=False),
+    sa.Column("rank", sa.SmallInteger, nullable=False),  # the highest priority has the lowest
+    sa.Column("turn", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    sa.Column("finished_ms", sa.BigInteger),
+    sa.Column("token", sa.String(32)),
+    sa.Column("beat", sa.Integer, nullable=False, default=0),
+    sa.Column("attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("tiles_done", sa.Integer, nullable=False, default=0),
+    sa.Column("tiles_total", sa.Integer, nullable=False, default=0),
+    sa.Column("making", sa.String(64)),  # the result that its holder is just writing
+    sa.Column("request", sa.Text),
+    sa.Column("idempotency_key", sa.String(255)),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("problem", sa.Text),
+    sa.Column("receipt", sa.Text),
+    sa.Column("hook_due_ms", sa.BigInteger),
+    sa.Column("hook_attempts", sa.Integer, nullable=False, default=0),
+    sa.Index("jobs_queue", "state", "rank", "turn", "id"),
+    sa.Index("jobs_of_client", "client", "state", "rank", "turn"),
+    sa.Index("jobs_expiry", "expires_ms"),
+    sa.Index("jobs_key", "client", "idempotency_key", unique=True),
+)
+sa.Index(
+    "jobs_hooks",
+    JOBS.c.hook_due_ms,
+    sqlite_where=JOBS.c.hook_due_ms.is_not(None),
+    postgresql_where=JOBS.c.hook_due_ms.is_not(None),
+)
+sa.Index(
+    "jobs_making",
+    JOBS.c.making,
+    sqlite_where=JOBS.c.making.is_not(None),
+    postgresql_where=JOBS.c.making.is_not(None),
+)
+PICTURES = sa.Table(
+    "job_pictures",
+    METADATA,
+    sa.Column("job_id", sa.String(32), primary_key=True),
+    sa.Column("n", sa.Integer, primary_key=True),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("input_blob", sa.String(64)),
+    sa.Column("result_blob", sa.String(64)),
+    sa.Column("result_bytes", sa.BigInteger),
+    sa.Column("headers", sa.Text),
+    sa.Column("problem", sa.Text),
+    sa.Index("pictures_input", "input_blob"),
+    sa.Index("pictures_result", "result_blob"),
+)
+UPLOADS = sa.Table(
+    "uploads",
+    METADATA,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("client", sa.String(80), nullable=False),
+    sa.Column("blob", sa.String(64), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("sha256", sa.String(64)),
+    sa.Column("expires_ms", sa.BigInteger, nullable=False),
+    sa.Column("stored", sa.Boolean, nullable=False, default=False),
+    sa.Index("uploads_blob", "blob"),
+    sa.Index("uploads_expiry", "expires_ms"),
+)
+
+
+NAMING = (PICTURES.c.input_blob, PICTURES.c.result_blob, UPLOADS.c.blob, JOBS.c.making)
+
+
+class SteadyClock:
+    """Milliseconds of the calendar as it was at the start, carried on by a clock that never jumps.
+
+    A calendar that is set anew while the server runs makes nothing expire early or live for ever.
+    """
+
+    def __init__(
+        self,
+        calendar: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._monotonic = monotonic
+        self._offset_seconds = calendar() - monotonic()
+
+    def __call__(self) -> int:
+        return int((self._offset_seconds + self._monotonic()) * 1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One picture of a job: a blob, or an upload that becomes the job's."""
+
+    blob: str | None = None
+    name: str = ""
+    upload: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewJob:
+    """A job as its client hands it in; `fingerprint` is equal for equal requests."""
+
+    client: str
+    request: dict[str, Any]
+    inputs: tuple[Input, ...]
+    fingerprint: str
+    expires_ms: int
+    priority: int = 5
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobPicture:
+    """One picture of a job as it stands; exactly one of result and problem once it is over."""
+
+    n: int
+    name: str
+    input_blob: str | None
+    result_blob: str | None
+    result_bytes: int | None
+    headers: dict[str, str]
+    problem: dict[str, Any] | None
+
+    @property
+    def over(self) -> bool:
+        return self.result_blob is not None or self.problem is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job's row."""
+
+    id: str
+    client: str
+    state: State
+    rank: int
+    turn: int
+    created_ms: int
+    expires_ms: int
+    finished_ms: int | None
+    attempts: int
+    tiles_done: int
+    tiles_total: int
+    request: dict[str, Any]
+    fingerprint: str
+    problem: dict[str, Any] | None
+    receipt: dict[str, Any] | None
+    hook_attempts: int
+
+    @property
+    def over(self) -> bool:
+        return self.state in OVER
+
+    @property
+    def erased(self) -> bool:
+        """Whether its pictures are gone, or about to be."""
+        return self.state in ERASED
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to work on a job, as long as the job's row names its token."""
+
+    job_id: str
+    token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A picture that was announced and may have arrived."""
+
+    id: str
+    client: str
+    blob: str
+    bytes: int
+    sha256: str | None
+    expires_ms: int
+    stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What was taken out of the table, and the blobs that nobody names any more."""
+
+    job_ids: list[str] = field(default_factory=list)
+    blobs: list[str] = field(default_factory=list)
+
+
+def new_id(now_ms: int) -> str:
+    """32 hex digits in the order of time, 80 bits of which nobody can guess."""
+    return f"{now_ms:012x}{secrets.token_hex(10)}"
+
+
+def create_all(connection: sa.Connection) -> None:
+    """The tables; those that an earlier version has made get the columns that they lack."""
+    inspector = sa.inspect(connection)
+    for table in METADATA.tables.values():
+        if inspector.has_table(table.name):
+            known = {column["name"] for column in inspector.get_columns(table.name)}
+            for column in table.columns:
+                if column.name not in known:
+                    kind = column.type.compile(connection.dialect)
+                    connection.execute(
+                        sa.DDL(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")
+                    )
+    METADATA.create_all(connection)
+    for table in METADATA.tables.values():
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+
+
+def job_of(row: sa.Row[Any]) -> Job:
+    values = {name: row._mapping[name] for name in Job.__dataclass_fields__}
+    for name in ("request", "problem", "receipt"):
+        values[name] = json.loads(values[name]) if values[name] is not None else None
+    values["request"] = values["request"] or {}
+    return Job(**values)
+
+
+def picture_of(row: sa.Row[Any]) -> JobPicture:
+    values = {name: row._mapping[name] for name in JobPicture.__dataclass_fields__}
+    values["headers"] = json.loads(values["headers"] or "{}")
+    values["problem"] = None if values["problem"] is None else json.loads(values["problem"])
+    return JobPicture(**values)
