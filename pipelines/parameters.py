@@ -37,6 +37,6 @@ PAIR_PARAMETERS = {
         0,
         type="integer",
         minimum=0,
-        description="hold every N-th picture of a source without a split out for validation",
+        description="hold about one picture in N out, of sources without a validation split",
     ),
 }

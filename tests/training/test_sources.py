@@ -10,6 +10,7 @@ from superres.consent import ClientsPictures, mark_as_clients
 from superres.errors import SharplineError, UsageError
 from superres.image import Picture, read, write
 from training.data import sample
+from training.data.plan import PairRecipe, make_plan, read_plan
 from training.data.records import Fetched, FetchedPart, sources_folder, write_record
 from training.data.sample import SAMPLE_ENTRIES, sample_pictures
 from training.data.sources import benchmark_pictures, find_pictures
@@ -85,9 +86,27 @@ def test_another_wheel_with_other_pictures_is_refused(monkeypatch: pytest.Monkey
         sample_pictures()
 
 
-def test_every_nth_picture_of_a_folder_is_held_out(pictures: Path) -> None:
-    found = find_pictures(["garden"], split_every=3)
-    assert [picture.split for picture in found] == ["train", "train", "validation"] * 2
+def held_out(name: str, every: int) -> set[str]:
+    found = find_pictures([name], split_every=every)
+    return {picture.path.name for picture in found if picture.split == "validation"}
+
+
+def test_pictures_that_come_later_move_none_to_another_split(tmp_path: Path, add: Add) -> None:
+    shop = fill(tmp_path / "shop", *(f"{index:03d}.png" for index in range(40, 80)))
+    add(shop)
+    before = held_out("shop", 5)
+    assert 3 <= len(before) <= 15
+    fill(shop, *(f"{index:03d}.png" for index in range(40)))
+    assert held_out("shop", 5) & {path.name for path in shop.iterdir() if path.stem >= "040"} == (
+        before
+    )
+
+
+def test_one_picture_at_least_is_held_out_and_its_other_format_with_it(
+    tmp_path: Path, add: Add
+) -> None:
+    add(fill(tmp_path / "shop", "a.png", "a.jpg"))
+    assert held_out("shop", 1000) == {"a.png", "a.jpg"}
 
 
 def test_without_a_rule_nothing_is_held_out(pictures: Path) -> None:
@@ -115,7 +134,24 @@ def test_the_licence_is_the_one_stated_when_the_folder_was_added(
 
 def test_equal_names_are_told_apart(tmp_path: Path, add: Add) -> None:
     add(fill(tmp_path / "shop", "a.png", "a.jpg"))
-    assert [found.name for found in find_pictures(["shop"])] == ["shop-a", "shop-a-2"]
+    assert [found.name for found in find_pictures(["shop"])] == ["shop-a", "shop-a-png"]
+
+
+def test_what_is_not_read_is_named_with_its_reason(tmp_path: Path, add: Add) -> None:
+    shop = fill(tmp_path / "shop", "a.png", "LR/ax2.png", "LR/bx2.png", "more/deep/c.png")
+    for name in ("phone.HEIC", "notes.txt", ".hidden.heic"):
+        (shop / name).write_bytes(b"")
+    (shop / "empty").mkdir()
+    add(shop, lr_folder=shop / "LR", scale=2)
+    reasons = {one.name: one.unread for one in find_pictures(["shop"]) if one.unread}
+    assert reasons == {
+        "shop-bx2.png": "a low-resolution picture without its high-resolution one",
+        "shop-more": "a folder: the pictures in it are not read; add it as a source of its own",
+        "shop-phone.HEIC": ".heic files are not read; convert it to PNG or TIFF",
+    }
+    recipe = PairRecipe(scale=2, degradation="bicubic_jpeg")
+    plan = read_plan(make_plan(find_pictures(["shop"], split_every=2), recipe, tmp_path / "root"))
+    assert {entry.name: entry.reason for entry in plan.left_out} == reasons
 
 
 def test_a_source_asked_twice_counts_once(pictures: Path) -> None:

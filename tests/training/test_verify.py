@@ -173,7 +173,14 @@ def test_sheets_are_whole_for_every_kind(sound: Path, tmp_path: Path) -> None:
     assert read(tmp_path / "v.jpg").width > 400
 
 
-@pytest.mark.parametrize("words", [["show", "x", "--count", "0"], ["verify", "x", "--sample", "a"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "x", "--count", "0"],
+        ["verify", "x", "--sample", "a"],
+        ["plan", "x", "--split-every", "-3"],
+    ],
+)
 def test_counts_are_whole_numbers(words: list[str]) -> None:
     with pytest.raises((SystemExit, argparse.ArgumentTypeError)):
         data(words)

@@ -126,6 +126,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
 def _add(arguments: argparse.Namespace) -> int:
     from superres.image import list_pictures
     from training.data.added import add_folder
+    from training.data.unread import unread_in
 
     folder, lr = arguments.folder, arguments.lr
     name = arguments.name or folder.resolve().name
@@ -143,11 +144,15 @@ def _add(arguments: argparse.Namespace) -> int:
         watched=arguments.watch,
         replace=arguments.replace,
     )
+    unread = unread_in(added)
+    for picture in unread:
+        say(f"not read: {picture.path}: {picture.unread}")
     answer(
         {
             "source": added.name,
             "folder": str(added.folder),
             "pictures": len(list_pictures(added.folder)),
+            "not_read": len(unread),
             "licence": added.terms.licence,
             "stated_by": added.terms.by,
             "stated_at": added.terms.at,

@@ -162,10 +162,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--split-every",
-        type=int,
+        type=_count_or_none,
         default=0,
         metavar="N",
-        help="hold every N-th picture out, of sources without a validation split",
+        help="hold about one picture in N out, of sources without a validation split",
     )
     _add_against(parser)
     parser.add_argument(
@@ -201,6 +201,10 @@ def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
 
 
 def _workers(arguments: argparse.Namespace) -> int:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+UNSTATED = "unstated"  # the author of own pictures: whoever adds them states a licence alone
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
@@ -19,7 +21,8 @@ class SourcePicture:
     """One high-resolution picture; `name` is unique within a dataset.
 
     `lr_path` is the low-resolution picture that the source itself gives for the asked scale; the
-    file may be missing where the source forgot one.
+    file may be missing where the source forgot one. `unread`, where given, is why what lies at
+    `path` is never read: it is there to be told of.
     """
 
     name: str
@@ -30,3 +33,4 @@ class SourcePicture:
     author: str
     box: Box | None = None
     lr_path: Path | None = None
+    unread: str = ""

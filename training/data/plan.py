@@ -198,6 +198,8 @@ def _shard_size(pictures: int) -> int:
 
 
 def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | LeftOut:
+    if picture.unread:
+        return LeftOut(name=picture.name, reason=picture.unread)
     lr_sha256 = ""
     reading = picture.path
     try:

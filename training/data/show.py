@@ -14,6 +14,7 @@ from superres.files import sha256_bytes
 from superres.image import read
 from superres.manifest import ManifestRow, read_info, read_manifest
 from superres.sheet import SheetRow, write_sheet
+from training.data.picture import UNSTATED
 
 TILE = 288  # pixels a side of the part that is shown, at HR size
 MOST_LINES = 14
@@ -94,7 +95,8 @@ def _lines(row: ManifestRow) -> Sequence[str]:
         lines.append(f"{number}. {name}: {told}")
     if len(lines) > MOST_LINES:
         lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
-    return [*lines, f"{row.source}, {row.author}: {row.licence}"]
+    author = "" if row.author == UNSTATED else f", {row.author}"
+    return [*lines, f"{row.source}{author}: {row.licence}"]
 
 
 def _told(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:

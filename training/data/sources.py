@@ -3,7 +3,6 @@
 A name is `sample`, one of the catalogue that has been fetched, or one that a folder was added as.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +10,15 @@ from typing import NamedTuple
 
 from superres.consent import refuse_clients_pictures
 from superres.errors import UsageError
+from superres.files import sha256_bytes
 from superres.image import clean_name, list_pictures
 from training.data.added import add_command, added_at
 from training.data.catalogue import HR, read_catalogue
-from training.data.picture import Box, SourcePicture
+from training.data.picture import UNSTATED, Box, SourcePicture
 from training.data.records import Added, Fetched, read_record, read_records, sources_folder
 from training.data.sample import SAMPLE, sample_pictures
+from training.data.twins import with_twins
+from training.data.unread import unread_in
 
 __all__ = [
     "Box",
@@ -27,7 +29,6 @@ __all__ = [
 ]
 
 GIVEN = "given"  # the degradation that a source brings with it
-TWIN_SUFFIX = re.compile(r"x\d+[a-z]?\d?$")  # 0001x4 belongs to 0001, and so do 0001x4m, 0001x4w1
 
 
 class Given(NamedTuple):
@@ -49,10 +50,12 @@ def find_pictures(
 ) -> list[SourcePicture]:
     """The pictures of all sources, with names made unique.
 
-    Of a source without a validation split of its own every `split_every`-th picture is held out
-    (0: none). A degradation `given` or `given:TRACK` asks for the low-resolution pictures that the
-    sources bring with them at `scale`. Raises UsageError on a source that is not here or may not be
-    trained on, and where it has none of those.
+    Of a source without a validation split of its own one picture in `split_every` is held out (0:
+    none), by the hash of its name: pictures that come later move none from one split to the other,
+    so no model is measured on what an earlier one learned. A degradation `given` or `given:TRACK`
+    asks for the low-resolution pictures that the sources bring with them at `scale`. Raises
+    UsageError on a source that is not here or may not be trained on, and where it has none of
+    those.
     """
     kind, _, track = degradation.partition(":")
     wanted = Given(track, scale) if kind == GIVEN else None
@@ -120,7 +123,9 @@ def _added_pictures(record: Added, wanted: Given | None) -> list[SourcePicture]:
     pictures = _pictures_in(record.folder, record.name, "train", licence=record.terms.licence)
     if not pictures and not record.watched:  # into a watched folder pictures come when they come
         raise UsageError(f"{record.folder}, the folder of {record.name}, is empty by now")
-    return pictures if wanted is None else _with_twins(pictures, record.lr_folder)
+    if wanted is not None:
+        pictures = with_twins(pictures, record.lr_folder)
+    return [*pictures, *unread_in(record)]
 
 
 def _fetched_pictures(record: Fetched, wanted: Given | None) -> list[SourcePicture]:
@@ -147,7 +152,7 @@ def _fetched_pictures(record: Fetched, wanted: Given | None) -> list[SourcePictu
                     f"{track} of {record.name} is not here for {part.split}; run "
                     f"`sharpline data fetch {record.name} --part {track}`"
                 )
-            found = _with_twins(found, sources_folder() / low.folder)
+            found = with_twins(found, sources_folder() / low.folder)
         pictures += found
     return pictures
 
@@ -175,7 +180,7 @@ def _given_track(record: Fetched, wanted: Given) -> str:
 
 
 def _pictures_in(
-    folder: Path, source: str, split: str, *, licence: str, author: str = "unstated"
+    folder: Path, source: str, split: str, *, licence: str, author: str = UNSTATED
 ) -> list[SourcePicture]:
     return [
         SourcePicture(
@@ -190,40 +195,38 @@ def _pictures_in(
     ]
 
 
-def _with_twins(pictures: Sequence[SourcePicture], folder: Path | None) -> list[SourcePicture]:
-    """Each picture with its low-resolution twin: 0001x4.png, 0001x4m.png or 0001.png of 0001.png.
+def _hold_out(pictures: Sequence[SourcePicture], every: int) -> list[SourcePicture]:
+    """About one in `every` for validation, unless the source has a validation split of its own.
 
-    Of several twins the first by name; a twin that is missing is named where it would have been.
+    Where the hashes choose none, the least of them does.
     """
-    assert folder is not None
-    twins: dict[str, Path] = {}
-    for path in list_pictures(folder):
-        twins.setdefault(TWIN_SUFFIX.sub("", path.stem), path)
-        twins.setdefault(path.stem, path)
+    if not every or any(picture.split != "train" for picture in pictures):
+        return list(pictures)
+    places = [_place(picture) for picture in pictures if not picture.unread]
+    chosen = {place for place in places if place % every == 0} or {min(places, default=0)}
     return [
-        replace(picture, lr_path=twins.get(picture.path.stem, folder / picture.path.name))
+        replace(picture, split="validation" if _place(picture) in chosen else "train")
         for picture in pictures
     ]
 
 
-def _hold_out(pictures: Sequence[SourcePicture], every: int) -> list[SourcePicture]:
-    """Every N-th picture for validation, unless the source has a validation split of its own."""
-    if not every or any(picture.split != "train" for picture in pictures):
-        return list(pictures)
-    return [
-        replace(picture, split="train" if index % every else "validation")
-        for index, picture in enumerate(pictures, start=1)
-    ]
+def _place(picture: SourcePicture) -> int:
+    """A number from the picture's name less its suffix: one scene in two formats stays together."""
+    return int(sha256_bytes(f"{picture.source}-{picture.path.stem}".encode())[:8], 16)
 
 
 def _with_unique_names(pictures: Sequence[SourcePicture]) -> list[SourcePicture]:
+    """Of a.jpg and a.png the second becomes a-png."""
     taken: set[str] = set()
     unique = []
     for picture in pictures:
         name, copies = picture.name, 1
+        if name in taken:
+            name = clean_name(f"{name}-{picture.path.suffix.lstrip('.').lower()}")
+        base = name
         while name in taken:
             copies += 1
-            name = f"{picture.name}-{copies}"
+            name = f"{base}-{copies}"
         taken.add(name)
         unique.append(replace(picture, name=name))
     return unique
