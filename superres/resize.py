@@ -12,6 +12,8 @@ Array = NDArray[Any]
 
 KERNEL_WIDTH = 4.0  # of Keys' cubic, in input samples
 BLOCK_VALUES = 32_768  # 256 KiB of doubles
+# Shrinking by these, the kernel's weights are whole multiples of 2^-16 at most.
+EXACT_FACTORS = (2, 4, 8)
 
 
 def imresize(
@@ -45,7 +47,11 @@ def _resample(picture: Array, axis: int, out_length: int, scale: float) -> Array
     if picture.shape[axis] == out_length and scale == 1.0:
         return picture
     rows_first = np.ascontiguousarray(picture.swapaxes(0, axis))
-    resampled = _resample_rows(rows_first, out_length, scale)
+    factor = rows_first.shape[0] // out_length
+    if picture.dtype == np.uint8 and factor in EXACT_FACTORS and scale == 1 / factor:
+        resampled = _shrink_rows(rows_first, factor)
+    else:
+        resampled = _resample_rows(rows_first, out_length, scale)
     return np.ascontiguousarray(resampled.swapaxes(0, axis))
 
 
@@ -67,6 +73,35 @@ def _resample_rows(picture: Array, out_length: int, scale: float) -> Array:
             total += part
         result[rows] = restore_dtype(total, picture.dtype)
     return result
+
+
+def _shrink_rows(picture: Array, factor: int) -> Array:
+    """Every `factor` rows of 8 bits to one, as `_resample_rows` does, in half its time.
+
+    Floats of 32 bits give the same bits here, for every sum is exact: weights have at most 16 bits
+    behind the point, and adding goes from the outer taps, which are negative, inwards, so that no
+    sum on the way exceeds the last, which is cut off at 255. Of the taps those two that weigh the
+    same, on both sides of the middle, are added first.
+    """
+    values = picture.reshape(len(picture), -1)
+    out_length, taps = len(picture) // factor, 4 * factor
+    weights = cubic((np.arange(taps // 2) - (taps - 1) / 2) / factor) / factor
+    mirror = np.concatenate((np.arange(len(picture)), np.arange(len(picture))[::-1]))
+    result = np.empty((out_length, values.shape[1]), np.uint8)
+    step = max(1, BLOCK_VALUES // values.shape[1])
+    for top in range(0, out_length, step):
+        count = min(step, out_length - top)
+        first = top * factor - 3 * factor // 2
+        places = np.arange(first, first + (count + 3) * factor)
+        block = values[mirror[places % len(mirror)]].astype(np.float32)
+        total = np.zeros((count, values.shape[1]), np.float32)
+        for tap, weight in enumerate(weights.astype(np.float32)):
+            opposite = taps - 1 - tap
+            part = block[tap::factor][:count] + block[opposite::factor][:count]
+            part *= weight
+            total += part
+        result[top : top + count] = restore_dtype(total, result.dtype)
+    return result.reshape(out_length, *picture.shape[1:])
 
 
 def _taps(

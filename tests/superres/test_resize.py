@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from superres.errors import SharplineError
 from superres.image import read
-from superres.resize import imresize
+from superres.resize import EXACT_FACTORS, _resample_rows, _shrink_rows, imresize
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -22,6 +22,24 @@ def test_low_resolution_set5_is_bit_exact(reference_data: Path, scale: int) -> N
         hr = hr[: hr.shape[0] // scale * scale, : hr.shape[1] // scale * scale]
         lr = read(set5 / "LR_bicubic" / f"X{scale}" / f"{name}x{scale}.png").rgb_hwc
         np.testing.assert_array_equal(imresize(hr, scale=1 / scale), lr)
+
+
+@given(
+    factor=st.sampled_from(EXACT_FACTORS),
+    height=st.integers(1, 9),
+    width=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    extreme=st.booleans(),
+)
+def test_the_short_way_of_shrinking_has_the_same_bits(
+    factor: int, height: int, width: int, seed: int, extreme: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (height * factor, width * factor, 3), dtype=np.uint8)
+    if extreme:
+        picture = np.where(picture > 127, 255, 0).astype(np.uint8)
+    expected = _resample_rows(picture, height, 1 / factor)
+    np.testing.assert_array_equal(_shrink_rows(picture, factor), expected)
 
 
 def test_values_worked_out_by_hand() -> None:
