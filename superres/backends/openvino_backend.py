@@ -68,6 +68,11 @@ class OpenVinoBackend:
     def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
         for height, width in shapes_hw:
             self.forward(np.zeros((1, height, width, 3), np.uint8))
+        with self._lock:
+            # What a layer leaves for the next is held between runs: of a model that nobody asks
+            # for, hundreds of megabytes.
+            for compiled in self._compiled.values():
+                compiled.release_memory()
 
     def close(self) -> None:
         with self._lock:

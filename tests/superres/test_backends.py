@@ -31,6 +31,13 @@ def ramp():
     return values.astype(np.uint16).reshape(64, 64, 1).repeat(3, axis=2)
 
 
+def test_openvino_answers_the_same_after_memory_was_given_back(tiny_bundle, ramp):
+    backend = OpenVinoBackend(tiny_bundle())
+    before = backend.forward(ramp[None])
+    backend.warm_up([(64, 64), (32, 96)])
+    assert np.array_equal(backend.forward(ramp[None]), before)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_adds_the_picture_itself_in_full_precision(tiny_bundle, ramp, precision):
     """Where the network has nothing to say the answer is the input, to the last of 16 bits."""
