@@ -157,14 +157,18 @@ def test_planted_fault_is_named(copied: Path, file: str, old: str, new: str, nam
     assert "Traceback" not in answer.stderr
 
 
-def test_gpu_component_renders_on_the_base(copied: Path) -> None:
-    overlay = copied / "k8s/overlays/gpu"
+@pytest.mark.parametrize(
+    ("component", "rendered"),
+    [("gpu", 'nvidia.com/gpu: "1"'), ("jobs", "name: SHARPLINE_JOBS__BUCKET")],
+)
+def test_component_renders_on_the_base(copied: Path, component: str, rendered: str) -> None:
+    overlay = copied / "k8s/overlays" / component
     shutil.copytree(copied / "k8s/overlays/dev", overlay)
     path = overlay / "kustomization.yaml"
-    path.write_text(path.read_text() + "components:\n  - ../../components/gpu\n")
+    path.write_text(path.read_text() + f"components:\n  - ../../components/{component}\n")
     answer = check(copied)
     assert answer.returncode == 0, answer.stderr
-    assert 'nvidia.com/gpu: "1"' in (copied / "out/gpu.yaml").read_text()
+    assert rendered in (copied / f"out/{component}.yaml").read_text()
 
 
 def test_without_kubectl_the_target_fails_and_the_check_skips(tmp_path: Path) -> None:
