@@ -3,17 +3,14 @@
 import io
 import logging
 import math
-import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from itertools import dropwhile
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from superres.exif import kept_exif, orientation_of
 from superres.picture import (
     DEFAULT_LIMITS,
     Array,
@@ -25,6 +22,16 @@ from superres.picture import (
     PictureError,
     TooManyBytes,
     TooManyPixels,
+)
+from superres.png_file import (
+    GREY,
+    RGB,
+    RGBA,
+    bit_depth,
+    colour_type,
+    require_all_rows,
+    require_few_chunks,
+    speaks_behind_its_pixels,
 )
 
 if TYPE_CHECKING:
@@ -40,29 +47,7 @@ MAGIC = {
     "avif": (b"avif", b"avis"),  # the brand, behind a box's length and kind
 }
 SHORTEST_FILE = 20  # bytes; anything less is a signature at best
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-WHOLE = ((0, 0, 1, 1),)  # first row, first column, and the steps from there
-ADAM7 = (
-    (0, 0, 8, 8),
-    (0, 4, 8, 8),
-    (4, 0, 8, 4),
-    (0, 2, 4, 4),
-    (2, 0, 4, 2),
-    (0, 1, 2, 2),
-    (1, 0, 2, 1),
-)
-PNG_BIT_DEPTH, PNG_COLOUR_TYPE = 24, 25  # where they stand in the file
-PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"pHYs", b"tRNS")
 TIFF_BITS_PER_SAMPLE, TIFF_X_RESOLUTION, TIFF_XMP = 258, 282, 700  # the tags
-ORIENTATION = 0x0112  # the EXIF tag
-# Description, make, model, software, date, artist, copyright; the rest of the first directory
-# speaks of how the input's pixels were stored.
-EXIF_KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
-EXIF_IFD, GPS_IFD = 0x8769, 0x8825
-EXIF_IFD_LEFT = (0x927C, 0xA002, 0xA003, 0xA005)  # maker notes, sizes, a pointer to yet another
-MOST_EXIF_BYTES = 60_000  # a JPEG segment holds 65,533
-INFLATE_BYTES = 2**20  # at a time, so that counting costs no memory
-MOST_PNG_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
 
 
 def inspect(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
@@ -96,10 +81,10 @@ def decode(
             picture = _decode_with_vips(data, image)
         else:
             if header.format == "png":
-                _check_png_rows(data)
+                require_all_rows(data)
             image.load()
             picture = _picture(image)
-        exif = _kept_exif(image) if keep_metadata else None
+        exif = kept_exif(image) if keep_metadata else None
         return replace(picture, name=name, exif=exif)
 
 
@@ -135,7 +120,7 @@ def _pyvips() -> ModuleType:
 def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
     format = _sniff(data)
     if format == "png":
-        _check_png(data)
+        require_few_chunks(data)
     with _broken_if_it_fails():
         image = _header_read(data, format)
     header = Header(format=format, width=image.width, height=image.height)
@@ -174,81 +159,19 @@ def _sniff(data: bytes) -> str:
     )
 
 
-def _check_png(data: bytes) -> None:
-    """Refuse absurd numbers of chunks, which cost decoders minutes."""
-    position, chunks = 8, 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind in (b"IDAT", b"IEND"):
-            return
-        chunks += 1
-        if chunks > MOST_PNG_CHUNKS:
-            raise BrokenPicture(f"the PNG has over {MOST_PNG_CHUNKS} chunks ahead of its pixels")
-        position += 12 + length
-
-
-def _check_png_rows(data: bytes) -> None:
-    """Raise where the pixel data ends early: Pillow would fill the missing rows with black."""
-    width, height, bit_depth, colour_type, _, _, interlaced = struct.unpack_from(
-        ">IIBBBBB", data, 16
-    )
-    bits_per_pixel = bit_depth * PNG_CHANNELS[colour_type]
-    expected = sum(
-        len(range(top, height, down))
-        * (1 + (len(range(left, width, right)) * bits_per_pixel + 7) // 8)
-        for top, left, down, right in (ADAM7 if interlaced else WHOLE)
-        if left < width
-    )
-    inflater, found = zlib.decompressobj(), 0
-    for body in _png_pixel_chunks(data):
-        pending = body
-        while pending and found < expected:
-            found += len(inflater.decompress(pending, INFLATE_BYTES))
-            pending = inflater.unconsumed_tail
-        if found >= expected or inflater.eof:
-            break
-    if found < expected:
-        raise BrokenPicture(
-            f"the picture is damaged: its pixels end after {found:,} of {expected:,} bytes"
-        )
-
-
-def _png_pixel_chunks(data: bytes) -> Iterator[bytes]:
-    for kind, start, length in _png_chunks(data):
-        if kind == b"IDAT":
-            yield data[start : start + length]
-
-
-def _png_speaks_behind_its_pixels(data: bytes) -> bool:
-    """Whether metadata stand where only Pillow finds them, once it has decoded the pixels."""
-    kinds = (kind for kind, _, _ in _png_chunks(data))
-    return any(kind in PNG_METADATA for kind in dropwhile(lambda kind: kind != b"IDAT", kinds))
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and length of each chunk's body, up to the end that the file states."""
-    position = 8
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IEND":
-            return
-        yield kind, position + 8, length
-        position += 12 + length
-
-
 def _is_for_vips(format: str, data: bytes, image: "Image.Image") -> bool:
     """Whether the file has more than 8 bits a sample, which Pillow would cut without a word; or is
     a PNG with a transparent grey, which Pillow finds at 8 bits alone; or a PNG of plain colours,
     which libvips decodes in half the time and never fills up with black."""
     if format == "png":
         keyed = "transparency" in image.info
-        if keyed and data[PNG_COLOUR_TYPE] == 0:
+        if keyed and colour_type(data) == GREY:
             return True
         plain = image.mode in ("RGB", "RGBA") and not keyed
-        if data[PNG_BIT_DEPTH] == 8:
-            colours = data[PNG_COLOUR_TYPE] in (2, 6)
-            return plain and colours and not _png_speaks_behind_its_pixels(data)
-        return data[PNG_BIT_DEPTH] == 16 and image.mode != "I;16"
+        if bit_depth(data) == 8:
+            colours = colour_type(data) in (RGB, RGBA)
+            return plain and colours and not speaks_behind_its_pixels(data)
+        return bit_depth(data) == 16 and image.mode != "I;16"
     if format == "tiff":
         depths = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
         return image.mode in ("RGB", "RGBA", "LA") and max(depths) == 16
@@ -279,7 +202,7 @@ def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
         ).numpy()
     except vips.Error:
         if image.format == "PNG":
-            _check_png_rows(data)  # knows better what is wrong
+            require_all_rows(data)  # knows better what is wrong
         raise
     if pixels.dtype not in (np.uint8, np.uint16):
         raise BrokenPicture("pictures of floating-point samples are not taken; save it as 16 bits")
@@ -288,7 +211,7 @@ def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
     picture = Picture(
         rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=_icc(image, grey), dpi=_dpi(image)
     )
-    return _upright(picture, _orientation(image))
+    return _upright(picture, orientation_of(image))
 
 
 def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
@@ -307,7 +230,7 @@ def _picture(image: "Image.Image") -> Picture:
     picture = Picture(
         rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=_icc(image, grey), dpi=_dpi(image)
     )
-    return _upright(picture, _orientation(image))
+    return _upright(picture, orientation_of(image))
 
 
 def _to_plain_mode(image: "Image.Image") -> "Image.Image":
@@ -368,37 +291,6 @@ def _dpi(image: "Image.Image") -> tuple[float, float] | None:
         return None
     sane = all(math.isfinite(value) and 1 <= value <= 100_000 for value in (horizontal, vertical))
     return (horizontal, vertical) if sane else None
-
-
-def _orientation(image: "Image.Image") -> int:
-    try:
-        return int(_exif(image).get(ORIENTATION, 1))
-    except Exception:  # a damaged EXIF block says nothing about the pixels
-        return 1
-
-
-def _exif(image: "Image.Image") -> "Image.Exif":
-    """Without decoding a PNG, as its own method would in search of what stands behind the pixels:
-    where anything does, Pillow has decoded them already."""
-    return pillow().Image.getexif(image) if image.format == "PNG" else image.getexif()
-
-
-def _kept_exif(image: "Image.Image") -> bytes | None:
-    """The EXIF block to pass on: who, what, when, where and how, nothing of the stored pixels.
-
-    None where there is none, where it is damaged or too large for a JPEG segment.
-    """
-    try:
-        given, kept = _exif(image), pillow().Exif()
-        kept.update({tag: given[tag] for tag in EXIF_KEPT if tag in given})
-        for group, left in ((EXIF_IFD, EXIF_IFD_LEFT), (GPS_IFD, ())):
-            inner = {tag: value for tag, value in given.get_ifd(group).items() if tag not in left}
-            if inner:
-                kept[group] = inner
-        block = kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
-    except Exception:  # a damaged EXIF block is not worth a picture
-        return None
-    return block if 0 < len(block) <= MOST_EXIF_BYTES else None
 
 
 def _upright(picture: Picture, orientation: int) -> Picture:
