@@ -61,7 +61,7 @@ class Up:
                 start_new_session=True,
             )
 
-    def await_true(self, condition, what, seconds=200):
+    def await_true(self, condition, what, seconds=400):
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.said()
@@ -109,6 +109,7 @@ def up(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_alert_retrains_once_and_ctrl_c_leaves_nothing_behind(up):
     up.await_true(lambda: "Ctrl-C stops everything" in up.said(), "being up")
     log_in = re.search(r"Airflow +(\S+) +user (\w+), password (\S+)", up.said())
@@ -153,7 +154,7 @@ def _interrupt_while_training(up, api):
     up.await_true(linger.read_text, "a training at work")
     assert any("train" in command for command in up.processes())
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(timeout=60) == 0, up.said()
+    assert up.process.wait(timeout=180) == 0, up.said()
     assert "stopped" in up.said()
 
 
