@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from PIL import Image
 
 from superres.console import emit, say
 from superres.environment import cpu_threads
-from superres.fingerprint import fingerprint
+from superres.fingerprint import Fingerprint, fingerprint, mirror_image
 from superres.image import PICTURE_SUFFIXES, Picture, decode, encode, read
 from superres.resize import imresize
 from superres.speed import cpu_name
@@ -37,6 +37,7 @@ from training.data.plan import PairRecipe, make_plan
 from training.data.workers import Job, run_jobs
 
 TWO_K = (1356, 2040)
+HELD = 10  # of the tiny pictures
 PLANTED = [(share, factor) for share in (0.25, 0.5, 1.0) for factor in (0.5, 1.0)]
 FOLDERS = ("kodak24", "t91", "bsds500-train")
 
@@ -106,7 +107,10 @@ def decode_here(path: Path) -> None:
 
 
 def memory(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
-    """The largest a building process gets, for few and for ten times as many tiny pictures."""
+    """The largest a building process gets, for few and for ten times as many tiny pictures.
+
+    As many are held out of both: each of those costs its place in the index of the leak check.
+    """
     figures: dict[str, float] = {}
     for count in (arguments.tiny // 10, arguments.tiny):
         words = ("--peak-of", str(count), "--scratch", str(scratch))
@@ -121,7 +125,7 @@ def memory(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def peak_of(count: int, scratch: Path) -> None:
     """Build that many tiny pictures in this process and say how large it got, in KiB."""
-    pictures = _make(scratch / f"in{count}", count, (64, 64), whole_photo)
+    pictures = _make(scratch / f"in{count}", count, (64, 64), whole_photo, held=HELD)
     build(make_plan(pictures, PairRecipe(scale=2, degradation="bicubic"), scratch / f"out{count}"))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # noqa: T201
 
@@ -142,12 +146,13 @@ def leaks(scratch: Path, arguments: argparse.Namespace) -> dict[str, object]:
     prints = [fingerprint(photo) for photo in photos]
     each_ms = (time.process_time() - began) / len(photos) * 1e3
     held = range(0, len(photos), 2)
-    index = Index([prints[place] for place in held], lambda place: photos[held[place]])
+    index = _index([photos[place] for place in held], [prints[place] for place in held])
     began, confused = time.process_time(), []
     for place in range(1, len(photos), 2):
         found = index.find(prints[place], lambda place=place: photos[place])
         if found is not None:
-            confused.append(f"{paths[place].name} = {paths[held[found.position]].name}")
+            twin = paths[held[found.position % len(held)]]
+            confused.append(f"{paths[place].name} = {twin.name}")
     look_up_ms = (time.process_time() - began) / (len(photos) // 2) * 1e3
     result: dict[str, object] = {
         "fingerprint_ms": round(each_ms, 1),
@@ -157,24 +162,34 @@ def leaks(scratch: Path, arguments: argparse.Namespace) -> dict[str, object]:
         "taken_for_a_leak": confused,
     }
     rng = np.random.default_rng(0)
-    for share, factor in PLANTED:
-        asked = [place for place in range(len(held)) if place % arguments.every == 0]
-        hits = sum(
-            _is_found(index, place, photos[held[place]], share, factor, rng) for place in asked
-        )
-        result[f"found_{share:.0%}_x{factor:g}"] = f"{hits} of {len(asked)}"
+    asked = range(0, len(held), arguments.every)
+    for way, start in (("found", 0), ("mirrored", len(held))):
+        for share, factor in PLANTED:
+            hits = 0
+            for place in asked:
+                part = _planted(photos[held[place]], share, factor, rng)
+                part = mirror_image(part) if start else part
+                hits += _is_found(index, start + place, part)
+            result[f"{way}_{share:.0%}_x{factor:g}"] = f"{hits} of {len(asked)}"
     return result
 
 
-def _is_found(
-    index: Index,
-    place: int,
-    photo: np.ndarray,
-    share: float,
-    factor: float,
-    rng: np.random.Generator,
-) -> bool:
-    """Whether a part of a held picture, resized and sent through JPEG, is recognised."""
+def _index(photos: Sequence[np.ndarray], prints: Sequence[Fingerprint]) -> Index:
+    """The pictures as they are and then mirrored, as building looks others up in them."""
+    mirrored = [mirror_image(photo) for photo in photos]
+    both = [*photos, *mirrored]
+    return Index([*prints, *map(fingerprint, mirrored)], both.__getitem__)
+
+
+def _is_found(index: Index, position: int, part: np.ndarray) -> bool:
+    found = index.find(fingerprint(part), lambda: part)
+    return found is not None and found.position == position
+
+
+def _planted(
+    photo: np.ndarray, share: float, factor: float, rng: np.random.Generator
+) -> np.ndarray:
+    """A part of a picture, resized and sent through JPEG."""
     height, width = (int(side * share**0.5) for side in photo.shape[:2])
     top, left = (
         int(rng.integers(0, room + 1)) for room in (photo.shape[0] - height, photo.shape[1] - width)
@@ -182,9 +197,7 @@ def _is_found(
     part = np.ascontiguousarray(photo[top : top + height, left : left + width])
     if factor != 1:
         part = imresize(part, size=(round(height * factor), round(width * factor)))
-    part = decode(encode(Picture(rgb_hwc=part), "jpeg", quality=75)).rgb_hwc
-    found = index.find(fingerprint(part), lambda: part)
-    return found is not None and found.position == place
+    return decode(encode(Picture(rgb_hwc=part), "jpeg", quality=75)).rgb_hwc
 
 
 def whole_photo(seed: int, height: int, width: int) -> np.ndarray:
@@ -198,15 +211,24 @@ def whole_photo(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def _make(
-    folder: Path, count: int, size: tuple[int, int], draw: Callable[[int, int, int], np.ndarray]
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    draw: Callable[[int, int, int], np.ndarray],
+    *,
+    held: int | None = None,
 ) -> list[SourcePicture]:
-    """PNG files as Pillow writes them, the first of ten held out."""
+    """PNG files as Pillow writes them, the first `held` of them held out (default: a tenth)."""
     folder.mkdir(parents=True)
-    return list(_written(folder, count, size, draw))
+    return list(_written(folder, count, size, draw, -(-count // 10) if held is None else held))
 
 
 def _written(
-    folder: Path, count: int, size: tuple[int, int], draw: Callable[[int, int, int], np.ndarray]
+    folder: Path,
+    count: int,
+    size: tuple[int, int],
+    draw: Callable[[int, int, int], np.ndarray],
+    held: int,
 ) -> Iterator[SourcePicture]:
     for number in range(count):
         path = folder / f"{number:05d}.png"
@@ -216,7 +238,7 @@ def _written(
         yield SourcePicture(
             name=path.stem,
             path=path,
-            split="train" if number % 10 else "validation",
+            split="validation" if number < held else "train",
             source="made",
             licence="CC0-1.0",
             author="nobody",
