@@ -19,7 +19,8 @@ from superres.resize import imresize
 Array = NDArray[Any]
 
 ENHANCE_TIMEOUT_SECONDS = 120.0
-PANEL = 384  # pixels a side
+PANEL = 512  # pixels a side
+COLUMNS = 2
 LABEL_HEIGHT = 34
 
 
@@ -87,7 +88,7 @@ def write_comparison(path: Path, pair: Pair, scale: int, served: Served) -> None
     ]
     cut = [(label, hwc[top : top + size, left : left + size]) for label, hwc in panels]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, Picture(rgb_hwc=_beside_each_other(cut, size)))
+    write(path, Picture(rgb_hwc=_sheet(cut, size)))
 
 
 def busiest_square(rgb_hwc: Array, size: int) -> tuple[int, int]:
@@ -105,10 +106,12 @@ def busiest_square(rgb_hwc: Array, size: int) -> tuple[int, int]:
     return int(top), int(left)
 
 
-def _beside_each_other(panels: Sequence[tuple[str, Array]], size: int) -> Array:
-    sheet = Image.new("RGB", (size * len(panels), size + LABEL_HEIGHT), "white")
+def _sheet(panels: Sequence[tuple[str, Array]], size: int) -> Array:
+    rows = -(-len(panels) // COLUMNS)
+    sheet = Image.new("RGB", (size * COLUMNS, (size + LABEL_HEIGHT) * rows), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=18)
     for index, (label, hwc) in enumerate(panels):
-        sheet.paste(Image.fromarray(hwc), (index * size, LABEL_HEIGHT))
-        pen.text((index * size + 8, 6), label, fill="black", font=font)
+        left, top = index % COLUMNS * size, index // COLUMNS * (size + LABEL_HEIGHT)
+        sheet.paste(Image.fromarray(hwc), (left, top + LABEL_HEIGHT))
+        pen.text((left + 8, top + 6), label, fill="black", font=font)
     return np.asarray(sheet)

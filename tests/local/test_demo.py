@@ -126,7 +126,7 @@ def test_the_demo_shows_what_was_promoted_and_what_refused_and_why(standing, dec
     assert "/e/good_x2" in shown
     assert "the server picked up good_x2 version 2" in told
     sheet = read(standing.state / "demo" / "before_after.png")
-    assert (sheet.width, sheet.height) == (4 * 80, 80 + showcase.LABEL_HEIGHT)
+    assert (sheet.width, sheet.height) == (2 * 80, 2 * (80 + showcase.LABEL_HEIGHT))
 
 
 def test_the_demo_fails_where_a_step_failed_after_showing_the_rest(standing, decided, capsys):
