@@ -17,11 +17,13 @@ from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.errors import JobGone, JobNotOver, NotReady, UnknownJob
+from serving.job_database import Changes, Database
+from serving.job_keeper import Keeper
 from serving.job_rows import Input, Job, JobPicture, NewJob
 from serving.job_views import JobView, Progress, Receipt, moment, view_of
 from serving.leases import JobTable
 from serving.options import Options
-from serving.runner import Changes, Database, Runner, RunnerParts, Work
+from serving.runner import Runner, RunnerParts, Work
 from serving.settings import JobSettings
 from serving.signing import Signer, load_signer
 from serving.store import FolderStore, Store
@@ -61,6 +63,7 @@ class _Open:
     signer: Signer
     uploads: Uploads
     runner: Runner
+    keeper: Keeper
 
 
 class Jobs:
@@ -91,11 +94,12 @@ class Jobs:
         if self._opened is not None:
             await asyncio.gather(*self._dropping, return_exceptions=True)
             await self._opened.runner.stop()
+            await self._opened.keeper.stop()
             await to_thread.run_sync(self._opened.database.table.close)
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """Jobs by state, as they were a moment ago; none where there are no jobs."""
-        return {} if self._opened is None else self._opened.runner.counts
+        return {} if self._opened is None else self._opened.keeper.counts
 
     async def store(self) -> Store:
         return (await self._open()).store
@@ -317,6 +321,7 @@ class Jobs:
                     log.error("jobs cannot be kept: %s", error)
                     raise NotReady("this server has no place for jobs; its log says why") from None
                 self._opened.runner.start()
+                self._opened.keeper.start()
             return self._opened
 
     def _opened_now(self) -> _Open:
@@ -325,19 +330,28 @@ class Jobs:
         signer = load_signer(settings.signing_key or settings.folder / KEY)
         url = settings.database or f"sqlite:///{(settings.folder / DATABASE).absolute()}"
         database = Database(JobTable(url))
-        parts = RunnerParts(
-            database=database,
-            store=store,
-            signer=signer,
-            webhooks=Webhooks(GuardedNetwork(self._guard), settings.webhook_seconds),
-            work=self._work,
+        runner = Runner(
+            RunnerParts(
+                database=database,
+                store=store,
+                work=self._work,
+                arrivals=self._arrivals,
+                changes=self._changes,
+                settings=settings,
+                draining=self._draining,
+            )
+        )
+        keeper = Keeper(
+            database,
+            store,
+            signer,
+            Webhooks(GuardedNetwork(self._guard), settings.webhook_seconds),
             arrivals=self._arrivals,
             changes=self._changes,
             settings=settings,
-            draining=self._draining,
         )
         uploads = Uploads(database, store, signer, settings)
-        return _Open(database, store, signer, uploads, Runner(parts))
+        return _Open(database, store, signer, uploads, runner, keeper)
 
     @staticmethod
     def _store_of(settings: JobSettings) -> Store:

@@ -24,6 +24,7 @@ from superres.consent import MARKER, mark_as_clients
 
 CHUNK_BYTES = 1 << 20
 _BLOB = re.compile(r"[0-9a-f]{32}")
+_KEPT = re.compile(r"\.?([0-9a-f]{32})(\.partial|\?.+)?")  # whole, or not finished
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -82,10 +83,10 @@ class Direct(Protocol):
         ...
 
 
-def blob_of(name: str) -> str:
-    """The blob that something kept is, or was to become."""
-    found = _BLOB.search(name)
-    return found[0] if found else name
+def blob_of(name: str) -> str | None:
+    """The blob that something kept is, or was to become; None for what is no blob of ours."""
+    found = _KEPT.fullmatch(name)
+    return found[1] if found else None
 
 
 def new_blob() -> str:

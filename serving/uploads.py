@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from serving.errors import UnknownUpload, UploadGone, UploadMismatch
+from serving.job_database import Database
 from serving.job_rows import Upload, new_id
-from serving.runner import Database
 from serving.settings import JobSettings
 from serving.signing import Signer
 from serving.store import Store, Written, new_blob

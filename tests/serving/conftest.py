@@ -1,5 +1,7 @@
 """What the tests of this room share: folders of models, pictures, and networks made of numpy."""
 
+import contextlib
+import functools
 import json
 import shutil
 import socket
@@ -186,7 +188,7 @@ class S3:
                     pytest.fail("the S3 server did not start")
                 time.sleep(0.05)
 
-    @property
+    @functools.cached_property
     def client(self):
         return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1")
 
@@ -201,8 +203,10 @@ class S3:
     def objects(self, bucket):
         """What is in a bucket, parts of unfinished objects included: {key: bytes}."""
         found = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
-        keys = [each["Key"] for each in found]
-        held = {key: self.client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+        held = {}
+        for key in [each["Key"] for each in found]:
+            with contextlib.suppress(self.client.exceptions.NoSuchKey):  # deleted just now
+                held[key] = self.client.get_object(Bucket=bucket, Key=key)["Body"].read()
         parts = self.client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
         return {**held, **{f"{each['Key']} (unfinished)": b"" for each in parts}}
 

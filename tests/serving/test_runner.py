@@ -8,11 +8,14 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from serving import job_keeper as keepers
 from serving import runner as runners
 from serving.errors import ModelFailed, QueueFull, StorageFull
+from serving.job_database import Changes, Database, DatabaseAway
+from serving.job_keeper import Keeper
 from serving.job_rows import Input, NewJob
 from serving.leases import JobTable
-from serving.runner import Changes, Database, DatabaseAway, Made, Runner, RunnerParts
+from serving.runner import Made, Runner, RunnerParts
 from serving.settings import JobSettings
 from serving.signing import Signer
 from serving.store import FolderStore, all_of, new_blob
@@ -43,18 +46,25 @@ class House:
         self.runner = self.new_runner()
 
     def new_runner(self):
-        parts = RunnerParts(
-            database=Database(self.table),
-            store=self.store,
-            signer=Signer(b"k" * 32),
-            webhooks=Webhooks(GuardedNetwork(Guard(["127.0.0.0/8"])), 5),
-            work=self.work,
-            arrivals=Changes(),
-            changes=self.changes,
-            settings=self.settings,
-            draining=lambda: False,
+        """Another process, as it were: one that works and keeps."""
+        database, arrivals = Database(self.table), Changes()
+        common = {"arrivals": arrivals, "changes": self.changes, "settings": self.settings}
+        self.keeper = Keeper(
+            database,
+            self.store,
+            Signer(b"k" * 32),
+            Webhooks(GuardedNetwork(Guard(["127.0.0.0/8"])), 5),
+            **common,
         )
-        return Runner(parts)
+        return Runner(
+            RunnerParts(
+                database=database,
+                store=self.store,
+                work=self.work,
+                draining=lambda: False,
+                **common,
+            )
+        )
 
     @contextlib.asynccontextmanager
     async def work(self, job, picture, data, progress):
@@ -122,10 +132,12 @@ def run(story):
 @contextlib.asynccontextmanager
 async def at_work(house):
     house.runner.start()
+    house.keeper.start()
     try:
         yield house
     finally:
         await house.runner.stop()
+        await house.keeper.stop()
         house.table.close()
 
 
@@ -280,12 +292,14 @@ def test_job_that_was_begun_too_often_counts_as_what_kills_the_process(tmp_path)
 
 
 def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "UNKNOWN_SECONDS", 0.2)
+    monkeypatch.setattr(keepers, "UNKNOWN_SECONDS", 0.2)
 
     async def story():
         house = House(tmp_path)
         job = await house.submit(b"named")
         stray, growing = new_blob(), new_blob()
+        others = tmp_path / "pictures" / f"{new_blob()}.png"
+        others.write_text("not ours")
         await house.store.write(stray, one(b"stray"))
         swept = asyncio.Event()
 
@@ -301,19 +315,20 @@ def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, mon
             making = await house.being_made(job)
             while stray in await house.store.stamps():
                 await asyncio.sleep(0.01)
-            await asyncio.sleep(3 * runners.UNKNOWN_SECONDS)
+            await asyncio.sleep(3 * keepers.UNKNOWN_SECONDS)
             assert making in await house.store.stamps()  # however long nothing is added to it
             swept.set()
             await writing
             house.hold.set()
             assert await house.over(job)
             assert await house.result(job) == b"NAMED"
+            assert others.exists()
 
     run(story)
 
 
 def test_all_that_has_expired_goes_at_once_however_much_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "MOST_EXPIRED", 2)
+    monkeypatch.setattr(keepers, "MOST_EXPIRED", 2)
 
     async def story():
         house = House(tmp_path, sweep_seconds=3600)

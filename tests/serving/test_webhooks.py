@@ -7,6 +7,7 @@ import json
 import socket
 import sys
 import threading
+from datetime import UTC, datetime
 from ipaddress import ip_address
 
 import httpcore
@@ -344,6 +345,7 @@ def test_finished_job_is_told_though_another_receiver_never_answers(
     [(headers, body)] = receiver.heard
     told = json.loads(body)
     assert (told["type"], told["data"]["id"]) == ("job.done", job["id"])
+    assert datetime.fromisoformat(told["timestamp"]) <= datetime.now(UTC)
     secret = base64.b64decode(job["webhook_secret"].removeprefix("whsec_"))
     again = signature_headers(
         secret, headers["webhook-id"], int(headers["webhook-timestamp"]), body
