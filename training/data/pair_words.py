@@ -150,8 +150,9 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--degrade",
         default="bicubic",
         metavar="KIND",
-        help="a kind, several by weights: '{real_esrgan: 0.7, bicubic: 0.3}', or `given` for the "
-        "low-resolution pictures that the source brings with it",
+        help="a kind (a word that is none lists them), several by weights: "
+        "'{real_esrgan: 0.7, bicubic: 0.3}', or `given` for the low-resolution pictures that the "
+        "source brings with it",
     )
     parser.add_argument(
         "--draws",
