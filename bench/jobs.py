@@ -57,7 +57,7 @@ def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     show(f"{name}: {arguments.rows:,} rows in {time.perf_counter() - began_seconds:.0f} s")
     ids = some_ids(url, arguments.rounds)
     steps: dict[str, Callable[[int], object]] = {
-        "status": lambda n: (table.get(ids[n]), table.pictures(ids[n])),
+        "status": lambda n: status(table, ids[n]),
         "enter": lambda n: table.add(a_job(n), most_queued=10**9),
         "claim": lambda n: table.claim(),
     }
@@ -69,6 +69,14 @@ def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     show("  " + "  ".join(f"{step} {value} ms" for step, value in figures.items()))
     table.close()
     return figures
+
+
+def status(table: JobTable, job_id: str) -> None:
+    """What is looked up to show a job."""
+    job = table.get(job_id)
+    table.pictures(job_id)
+    if job is not None and job.state == "queued":
+        table.place(job)
 
 
 def fill(url: str, rows: int) -> None:

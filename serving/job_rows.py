@@ -129,7 +129,10 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPicture:
-    """One picture of a job as it stands; exactly one of result and problem once it is over."""
+    """One picture of a job as it stands; exactly one of result and problem once it is over.
+
+    A result that was fetched and deleted has its `result_bytes` left.
+    """
 
     n: int
     name: str
@@ -141,7 +144,7 @@ class JobPicture:
 
     @property
     def over(self) -> bool:
-        return self.result_blob is not None or self.problem is not None
+        return self.result_bytes is not None or self.problem is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -149,7 +149,10 @@ class Jobs:
         parts = await self._open()
         table = parts.database.table
         shown = await parts.database(table.pictures, job.id) if pictures and not job.erased else []
-        over, total = await parts.database(table.pictures_over, job.id)
+        if shown:
+            over, total = sum(each.over for each in shown), len(shown)
+        else:
+            over, total = await parts.database(table.pictures_over, job.id)
         place = await parts.database(table.place, job) if job.state == "queued" else None
         tiles = parts.runner.progress.get(job.id, (job.tiles_done, job.tiles_total))
         secret = parts.signer.derived("webhook", job.client)

@@ -64,6 +64,10 @@ class JobTable:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         connect = {"timeout": WAIT_FOR_LOCK_SECONDS} if self._sqlite else {}
         self._engine = sa.create_engine(self._url, connect_args=connect, pool_pre_ping=True)
+        # A look at Postgres needs no transaction, which would be two more messages.
+        self._reader = self._engine
+        if not self._sqlite:
+            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self._sqlite:
             event.listen(self._engine, "connect", _set_up_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
@@ -142,24 +146,22 @@ class JobTable:
             .where(JOBS.c.state == "queued")
             .order_by(JOBS.c.rank, JOBS.c.turn, JOBS.c.id)
             .limit(1)
-            .with_for_update(skip_locked=True)  # nothing on SQLite, which has one writer
         )
-        with self._reading() as connection:  # an idle replica must not lock others out
-            if connection.execute(chosen.with_only_columns(JOBS.c.id)).first() is None:
-                return None
+        if self._sqlite:
+            with self._reading() as connection:  # an idle replica must not lock others out
+                if connection.execute(chosen).first() is None:
+                    return None
+        token = secrets.token_hex(16)
+        free = chosen.with_for_update(skip_locked=True)  # nothing on SQLite, of one writer
+        taken = (
+            sa.update(JOBS)
+            .where(JOBS.c.id == free.scalar_subquery())
+            .values(state="running", token=token, beat=0, attempts=JOBS.c.attempts + 1)
+            .returning(JOBS.c.id)
+        )
         with self._writing(promised=False) as connection:
-            job_id = connection.execute(chosen).scalar()
-            if job_id is None:
-                return None
-            token = secrets.token_hex(16)
-            changes = {
-                "state": "running",
-                "token": token,
-                "beat": 0,
-                "attempts": JOBS.c.attempts + 1,
-            }
-            connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(changes))
-            return Lease(job_id, token)
+            job_id = connection.execute(taken).scalar()
+        return None if job_id is None else Lease(job_id, token)
 
     def beat(
         self, lease: Lease, tiles_done: int, tiles_total: int, making: str | None = None
@@ -473,7 +475,7 @@ class JobTable:
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             yield connection
 
 
