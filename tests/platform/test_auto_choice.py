@@ -6,7 +6,7 @@ from shutil import copytree
 
 import pytest
 
-from bench.auto_choice import AUTO, Trial, main
+from bench.auto_choice import AUTO, Trial, gains_by_picture, main
 from superres.image import Picture, write
 
 
@@ -18,6 +18,15 @@ def test_auto_has_the_figure_of_what_it_takes() -> None:
     found = trial("bicubic_jpeg", "real", clean=25.0, real=27.0)
     assert found.of(AUTO) == found.of("real") == 27.0
     assert found.of("clean") == 25.0
+
+
+def test_inputs_of_one_picture_count_as_one() -> None:
+    trials = [
+        Trial(picture=picture, damage="bicubic", psnr={"a": 20.0, "b": 20.0 + gain}, taken="b",
+              reason="")
+        for picture, gain in (("one", 1.0), ("one", 3.0), ("two", 4.0))
+    ]  # fmt: skip
+    assert gains_by_picture(trials, "a") == [2.0, 4.0]
 
 
 def test_models_that_equal_each_other_are_not_beaten(
