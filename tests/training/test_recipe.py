@@ -31,6 +31,7 @@ NAMES = [
 ]
 # Networks that learn nothing in a minute of two cores; their fine-tunes are a number of steps.
 LARGE = {"esrgan_gan_x4", "esrgan_x4", "realesrgan_x4", "swinir_x2", "swinir_x4"}
+PUBLISHED_SCHEDULES = LARGE | {"swinir_light_x2"}
 
 
 def test_the_recipes_that_come_along() -> None:
@@ -53,6 +54,14 @@ def test_a_finetune_has_a_time_limit() -> None:
     for name in NAMES:
         limit = load_recipe(name).finetune.max_minutes
         assert (limit is not None) == (name not in LARGE)
+
+
+def test_a_full_stage_of_our_own_ends_when_it_gains_no_more() -> None:
+    """Those of papers keep to their published ends, where rates fall late in one step."""
+    for name in NAMES:
+        recipe = load_recipe(name)
+        assert (recipe.full.early_stop is not None) == (name not in PUBLISHED_SCHEDULES)
+        assert recipe.full.steps <= 100_000 or name in PUBLISHED_SCHEDULES
 
 
 @pytest.mark.parametrize(
