@@ -134,7 +134,7 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
     }
     assert not (run / "draft").exists()
     assert [path.name for path in sorted((run / "samples").glob("*/*.png"))] == [
-        "garden-02.png",
+        "garden-00.png",
         "garden-05.png",
     ] * 2
     notes = [note for note, _ in Spool(run).unsent()]
@@ -153,7 +153,7 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
         "learning_rate",
         "step_seconds",
         "validation/psnr",
-        "picture/garden-02/psnr",
+        "picture/garden-00/psnr",
     }
 
 
