@@ -25,7 +25,7 @@ from serving.metrics import Metrics
 from serving.models import Models
 from serving.options import describe
 from serving.reporter import Reporter, show_when_scraped
-from serving.routes import enhance, health, jobs, models, pages, uploads, v2
+from serving.routes import enhance, health, jobs, models, pages, results, uploads, v2
 from serving.routes.documents import ANSWER_HEADERS
 from serving.scheduler import BatchLimits, Scheduler
 from serving.security import (
@@ -60,7 +60,7 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
         summary="Small or damaged pictures in, large clean ones out",
     )
     app.state.services = services
-    for room in (enhance, jobs, uploads, models, health, pages, v2):
+    for room in (enhance, jobs, results, uploads, models, health, pages, v2):
         app.include_router(room.router)
     app.include_router(v2.guarded)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")

@@ -6,20 +6,18 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.access import BEARER, caller_of, client_of, require_key
+from serving.access import caller_of, client_of, require_key
 from serving.body import FILE_FIELD
-from serving.errors import MEDIA_TYPE, BadOptions, JobFailed, SlowBody, problem_of
+from serving.errors import BadOptions, SlowBody
 from serving.intake import Bounds, body_of, limited, take_in
 from serving.job_rows import Input, Job
 from serving.job_views import JobView, Receipt
 from serving.jobs import Wanted
 from serving.keys import HIGHEST_PRIORITY
-from serving.negotiation import MEDIA_TYPES
 from serving.options import Options, describe
-from serving.routes.documents import ANSWER_HEADERS, BINARY, INPUT_TYPES, problems
+from serving.routes.documents import BINARY, INPUT_TYPES, problems
 from serving.services import services_of
 
 KEYED = [Depends(require_key)]
@@ -75,12 +73,6 @@ class JobRequest(BaseModel):
 
     inputs: list[InputRef] = Field(min_length=1)
     options: JobOptions = JobOptions()  # pyright: ignore[reportCallIssue]  # all have defaults
-
-
-class Verdict(BaseModel):
-    """Whether a receipt is one of ours."""
-
-    valid: bool
 
 
 def wants_job(prefer: str | None) -> bool:
@@ -241,7 +233,7 @@ async def show(
 ) -> JobView:
     """Where the job is: its place in the queue, tiles done, results, or what went wrong."""
     jobs = services_of(request).jobs
-    job = await jobs.find(job_id, _owner(request))
+    job = await jobs.find(job_id, owner_of(request))
     if wait:
         job = await jobs.wait(job, wait)
     return await jobs.view(job)
@@ -264,7 +256,7 @@ async def show(
 async def events(request: Request, job_id: JOB_ID) -> StreamingResponse:
     """Ends when the job is over, or when the server leaves: connect again then."""
     jobs = services_of(request).jobs
-    job = await jobs.find(job_id, _owner(request))
+    job = await jobs.find(job_id, owner_of(request))
     return StreamingResponse(
         _stream(jobs.watch(job)),
         media_type="text/event-stream",
@@ -286,63 +278,6 @@ async def _stream(views: AsyncGenerator[JobView]) -> AsyncGenerator[str]:
             yield ": still here\n\n"
 
 
-async def require_key_or_signature(
-    request: Request,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
-    n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
-    ends: Annotated[
-        int | None, Query(ge=0, le=2**53, description="milliseconds of Unix time")
-    ] = None,
-    signature: Annotated[str | None, Query(max_length=64)] = None,
-) -> None:
-    """A signed address stands for the key of whom it was given."""
-    request.state.signed = False
-    if ends is not None and signature is not None:
-        jobs, job_id = services_of(request).jobs, request.path_params["job_id"]
-        request.state.signed = await jobs.result_address_holds(job_id, n, ends, signature)
-    if not request.state.signed:
-        await require_key(request, credentials)
-
-
-@router.get(
-    "/v1/jobs/{job_id}/result",
-    summary="A job's answer",
-    dependencies=[Depends(require_key_or_signature)],
-    response_class=Response,
-    responses={
-        200: {
-            "description": "The enlarged picture",
-            "content": {media_type: {"schema": BINARY} for media_type in MEDIA_TYPES.values()},
-            "headers": {
-                name: {"description": text, "schema": {"type": "string"}}
-                for name, text in ANSWER_HEADERS.items()
-            },
-        },
-        307: {"description": "The signed address of a result that lies in a bucket leads there"},
-        **problems(400, 401, 404, 406, 409, 410, 413, 415, 421, 422, 429, 500, 503, 504, 507),
-    },
-)
-async def result(
-    request: Request,
-    job_id: JOB_ID,
-    n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
-) -> Response:
-    """The picture with the headers that POST /v1/enhance gives, or the problem that it had."""
-    jobs = services_of(request).jobs
-    job = await jobs.find(job_id, None if request.state.signed else _owner(request))
-    picture = await jobs.result(job, n)
-    if picture.result_blob is None:
-        problem = picture.problem or job.problem or problem_of(JobFailed("it came to nothing"))
-        return JSONResponse(problem, int(problem["status"]), media_type=MEDIA_TYPE)
-    address = await jobs.address(job, picture) if request.state.signed else None
-    if address is not None:
-        told = {name: text for name, text in picture.headers.items() if name in ANSWER_HEADERS}
-        headers = {**told, "Location": address, "Cache-Control": "no-store"}
-        return Response(status_code=307, headers=headers)
-    headers = {**picture.headers, "Content-Length": str(picture.result_bytes)}
-    return StreamingResponse(jobs.read(job, picture), headers=headers)
-
-
 @router.delete(
     "/v1/jobs/{job_id}",
     summary="Cancel or delete a job",
@@ -352,20 +287,9 @@ async def result(
 async def erase(request: Request, job_id: JOB_ID) -> Receipt:
     """Everything of the job is deleted; the receipt can be checked later."""
     jobs = services_of(request).jobs
-    return await jobs.erase(await jobs.find(job_id, _owner(request)))
+    return await jobs.erase(await jobs.find(job_id, owner_of(request)))
 
 
-@router.post(
-    "/v1/receipts/verify",
-    summary="Check a receipt of deletion",
-    dependencies=KEYED,
-    responses=problems(400, 401, 403, 421, 422, 429, 500, 503),
-)
-async def verify(request: Request, receipt: Receipt) -> Verdict:
-    """Whether this server, or one with the same signing key, made the receipt."""
-    return Verdict(valid=await services_of(request).jobs.is_right(receipt))
-
-
-def _owner(request: Request) -> str | None:
+def owner_of(request: Request) -> str | None:
     """Whose jobs may be seen. Without keys the job's id alone is the secret: addresses change."""
     return client_of(request) if services_of(request).keys.required else None
