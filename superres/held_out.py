@@ -49,6 +49,12 @@ def find_held_out(word: str) -> HeldOut:
     )
 
 
+def set_name(folder: Path) -> str:
+    """What the set is called whose pictures lie in `folder`: set5 where that is set5/HR."""
+    path = folder.resolve()
+    return path.parent.name if path.name.lower() in TRUTH_FOLDERS else path.name
+
+
 def _dataset(path: Path) -> HeldOut:
     return HeldOut(name=path.resolve().name, folder=path, is_dataset=True)
 
@@ -57,7 +63,7 @@ def _folder(path: Path) -> HeldOut:
     """A folder of pictures, or one that holds them in a folder of its own; set5/HR is set5."""
     path = path.resolve()
     if path.name.lower() in TRUTH_FOLDERS:
-        return HeldOut(name=path.parent.name, folder=path, is_dataset=False)
+        return HeldOut(name=set_name(path), folder=path, is_dataset=False)
     inner = [each for each in sorted(path.iterdir()) if each.name.lower() in TRUTH_FOLDERS]
     folder = inner[0] if inner and not list_pictures(path) else path
     return HeldOut(name=path.name, folder=folder, is_dataset=False)

@@ -119,6 +119,7 @@ class DatasetInfo(BaseModel):
 
     `splits` counts pairs. `reference` holds, per feature of superres.measure, the summary over the
     LR training pictures. `pack_sha256` is that of the pack's index, which holds every picture's.
+    `compared_with` counts the pictures of benchmarks and other folders that none may repeat.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,6 +133,7 @@ class DatasetInfo(BaseModel):
     licences: list[str]
     left_out: list[LeftOut]
     alike: list[Twins] = []
+    compared_with: int = 0
     reference: dict[str, dict[str, float]]
     pack_sha256: str
 

@@ -116,6 +116,9 @@ def test_what_it_is_compared_with_is_part_of_the_id(
     alone = built_from(tmp_path / "a", pictures)
     compared = built_from(tmp_path / "b", pictures, [tmp_path / "bench" / "b.png"])
     assert alone.info.id != compared.info.id
+    assert (alone.info.compared_with, compared.info.compared_with) == (0, 1)
+    assert "Compared with no benchmark" in (alone.path / REPORT_NAME).read_text()
+    assert "Compared with 1 pictures" in (compared.path / REPORT_NAME).read_text()
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])

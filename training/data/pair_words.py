@@ -1,6 +1,7 @@
 """`sharpline data plan | build | seal | verify | show`: from sources to a dataset and its proof."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -214,6 +215,7 @@ def _workers(arguments: argparse.Namespace) -> int:
 
 def _references(folders: Sequence[Path]) -> "list[SourcePicture]":
     """Pictures that may not be trained on: the benchmarks' that are here, and those of folders."""
+    from superres.held_out import set_name
     from superres.image import list_pictures
     from training.data.picture import SourcePicture
     from training.data.sources import benchmark_pictures
@@ -230,7 +232,7 @@ def _references(folders: Sequence[Path]) -> "list[SourcePicture]":
                 name=path.name,
                 path=path.resolve(),
                 split="validation",
-                source=folder.resolve().name,
+                source=set_name(folder),
                 licence="",
                 author="",
             )
@@ -249,14 +251,28 @@ def _make_plan(arguments: argparse.Namespace) -> Path:
         scale=arguments.scale,
         degradation=arguments.degrade,
     )
+    references = _references(arguments.against)
+    _say_what_is_compared(references)
     recipe = PairRecipe(scale=arguments.scale, degradation=arguments.degrade, draws=arguments.draws)
     return make_plan(
         pictures,
         recipe,
         (arguments.out or state_folder() / "datasets").resolve(),
-        references=_references(arguments.against),
+        references=references,
         pictures_per_shard=arguments.shard_size,
     )
+
+
+def _say_what_is_compared(references: "Sequence[SourcePicture]") -> None:
+    counts = Counter(picture.source for picture in references)
+    if counts:
+        told = ", ".join(f"{source} ({count})" for source, count in sorted(counts.items()))
+        say(f"none of these pictures may be in the set: {told}")
+    else:
+        say(
+            "no benchmark is here, so none is compared with; `sharpline data fetch set5` (set14, "
+            "bsd100, urban100) brings them, --against FOLDER names others"
+        )
 
 
 def _report_left_out(left_out: Sequence[LeftOut]) -> None:

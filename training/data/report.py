@@ -22,6 +22,11 @@ def _lines(info: DatasetInfo) -> list[str]:
         "Licences:",
         *(f"- {licence}" for licence in info.licences),
         "",
+        f"Compared with {info.compared_with} pictures of benchmarks and folders that must stay "
+        "unseen."
+        if info.compared_with
+        else "Compared with no benchmark: none was here.",
+        "",
         f"## Left out: {len(info.left_out)}",
         "",
     ]

@@ -100,6 +100,7 @@ def _describe(
         licences=sorted({row.licence for row in rows}),
         left_out=sorted(left_out, key=lambda entry: entry.name),
         alike=list(repeats.alike),
+        compared_with=len(plan.references),
         reference=summarise(measured),
         pack_sha256=pack_sha256,
     )
