@@ -16,12 +16,13 @@ from typing import Any
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
-from serving.errors import JobGone, JobNotOver, NotReady, UnknownJob
-from serving.job_database import Changes, Database
+from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJob
+from serving.job_database import Changes, Database, DatabaseAway
 from serving.job_keeper import Keeper
 from serving.job_rows import Input, Job, JobPicture, NewJob
 from serving.job_views import JobView, Progress, Receipt, moment, view_of
 from serving.leases import JobTable
+from serving.loops import Loops
 from serving.options import Options
 from serving.runner import Runner, RunnerParts, Work
 from serving.settings import JobSettings
@@ -80,17 +81,17 @@ class Jobs:
         self._changes = Changes()
         self._opening = asyncio.Lock()
         self._opened: _Open | None = None
+        self._opener = Loops(settings.poll_seconds)
         self._dropping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Go on with what an earlier process has left, if there is anything."""
-        used = self._settings.database is not None or (self._settings.folder / DATABASE).exists()
-        if used:
-            with contextlib.suppress(NotReady):  # logged; pictures are served without jobs
-                await self._open()
+        if self._settings.database is not None or (self._settings.folder / DATABASE).exists():
+            self._opener.start(self._open_at_last)
 
     async def stop(self) -> None:
         """Give back what is worked on; another replica, or the next process, goes on with it."""
+        await self._opener.stop()
         if self._opened is not None:
             await asyncio.gather(*self._dropping, return_exceptions=True)
             await self._opened.runner.stop()
@@ -110,8 +111,8 @@ class Jobs:
     async def submit(self, wanted: Wanted, inputs: list[Input], fingerprints: list[str]) -> Job:
         """Enter a job, or find the one that this idempotency key has made.
 
-        `fingerprints` tell the inputs' contents apart. On whatever is raised, and where the job is
-        not new, the inputs' blobs are removed. Raises ForbiddenAddress for the webhook,
+        `fingerprints` tell the inputs' contents apart. Where the job is refused or not new, the
+        inputs' blobs are removed. Raises ForbiddenAddress for the webhook,
         UploadMismatch, and what `JobTable.add` does.
         """
         parts = await self._open()
@@ -127,8 +128,10 @@ class Jobs:
                 new,
                 most_queued=wanted.most_waiting or self._settings.max_queued_per_client,
             )
-        except BaseException:
-            await asyncio.shield(parts.store.delete(blobs))
+        except DatabaseAway:  # the job may have been entered; if not, a sweep finds its blobs
+            raise
+        except ServingError:
+            await parts.store.delete(blobs)
             raise
         if is_new:
             self._arrivals.tell()
@@ -314,6 +317,11 @@ class Jobs:
             priority=wanted.priority,
             idempotency_key=wanted.idempotency_key,
         )
+
+    async def _open_at_last(self) -> None:
+        """Jobs wait in a table that may be away for a while; pictures are served meanwhile."""
+        await self._open()
+        await self._opener.leaving.wait()
 
     async def _open(self) -> _Open:
         async with self._opening:

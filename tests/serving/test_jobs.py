@@ -1,3 +1,4 @@
+import asyncio
 import hashlib
 import json
 import shutil
@@ -8,8 +9,10 @@ import httpx
 import pytest
 
 from serving.errors import NotReady
+from serving.job_rows import Input, NewJob
 from serving.keys import add_key
-from serving.store import FolderStore
+from serving.leases import JobTable
+from serving.store import FolderStore, new_blob
 
 QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05, "lease_seconds": 1.0}
 
@@ -283,6 +286,39 @@ def test_receipt_comes_when_everything_is_gone_and_not_before(
     assert (view["state"], view["pictures"], view.get("receipt")) == ("deleted", [], None)
     assert api.delete(f"/v1/jobs/{job['id']}").json()["blobs"] == 1
     assert pictures_of(server) == []
+    server.stop()
+
+
+def test_jobs_go_on_once_their_table_is_there_without_being_asked(
+    picture_server, models_folder, tmp_path, noise_png
+):
+    url, blob = f"sqlite:///{tmp_path}/db/jobs.db", new_blob()
+    table, store = JobTable(url), FolderStore(tmp_path / "jobs" / "pictures")
+
+    async def one():
+        yield noise_png(8, 8)
+
+    asyncio.run(store.write(blob, one()))
+    left = NewJob(
+        client="ip:127.0.0.1",
+        request={"options": {}, "accept": "", "delete_on_fetch": False},
+        inputs=(Input(blob=blob),),
+        fingerprint="f",
+        expires_ms=2**50,
+    )
+    job, _ = table.add(left, most_queued=1)
+    table.close()
+    (tmp_path / "db").rename(tmp_path / "away")
+    (tmp_path / "db").touch()
+    server = picture_server(
+        models_folder, jobs={**QUICK, "folder": tmp_path / "jobs", "database": url}
+    )
+    away = server.client.get(f"/v1/jobs/{job.id}")
+    assert (away.status_code, label(away)) == (503, "not-ready")
+    (tmp_path / "db").unlink()
+    (tmp_path / "away").rename(tmp_path / "db")
+    server.wait_for(lambda: table.get(job.id).state == "done")
+    table.close()
     server.stop()
 
 
