@@ -155,37 +155,37 @@ def markdown_table(cards: Sequence[Scorecard]) -> str:
     sets = list(dict.fromkeys(card.protocol.dataset for card in cards))
     names = list(dict.fromkeys(card.bundle.info.name for card in cards))
     by_place = {(card.bundle.info.name, card.protocol.dataset): card for card in cards}
-    titles = ["model", "network", *(f"{each} PSNR dB / SSIM (bicubic)" for each in sets)]
+    titles = ["model", "network"]
+    for each in sets:
+        titles += [f"{each} PSNR dB / SSIM", "bicubic"]
     lines = [
         f"| {' | '.join([*titles, 'trained', 'size'])} |",
         f"|{'---|' * (len(titles) + 2)}",
     ]
     for name in names:
         own = [by_place[name, each] for each in sets]
-        info = own[0].bundle.info
-        cells = [
-            f"`{name}`",
-            network(own[0].bundle),
-            *(_pair(card) for card in own),
-            f"{info.training.steps:,} steps, {_minutes(info.training.seconds)} on "
-            f"{info.training.device}",
-            f"{_megabytes(own[0].bundle):.1f} MB",
-        ]
+        bundle = own[0].bundle
+        figures = [cell for card in own for cell in _pair(card)]
+        cells = [f"`{name}`", network(bundle), *figures, trained(bundle), size(bundle)]
         lines.append(f"| {' | '.join(cells)} |")
     first = cards[0].protocol
+    devices = dict.fromkeys(card.bundle.info.training.device for card in cards)
     lines += [
         "",
-        f"{first.channel.upper()} channel, border crop = scale, inputs by {first.resampler}.",
+        f"{first.channel.upper()} channel, border crop = scale, inputs by {first.resampler}; "
+        f"trained on {' and '.join(devices)}.",
     ]
     return "\n".join(lines)
 
 
-def _pair(card: Scorecard) -> str:
+def _pair(card: Scorecard) -> tuple[str, str]:
+    """PSNR and SSIM, and bicubic's."""
     psnr, ssim = card.figure("psnr"), card.figure("ssim")
     if psnr is None or ssim is None:
-        return ""
+        return "", ""
     return (
-        f"{number(psnr.mean, 2)} / {ssim.mean:.4f} ({number(psnr.bicubic, 2)} / {ssim.bicubic:.4f})"
+        f"{number(psnr.mean, 2)} / {ssim.mean:.4f}",
+        f"{number(psnr.bicubic, 2)} / {ssim.bicubic:.4f}",
     )
 
 
@@ -195,9 +195,16 @@ def network(bundle: Bundle) -> str:
     return f"{bundle.info.arch.name}, {weights / 1e3:,.0f} k weights"
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+def trained(bundle: Bundle) -> str:
+    """How long the weights were trained, and after which others they went on."""
+    training = bundle.info.training
+    seconds = training.seconds
+    time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
+    after = f" after bundle {training.parent[:7]}" if training.parent else ""
+    return f"{training.steps:,} steps, {time}{after}"
 
 
-def _megabytes(bundle: Bundle) -> float:
-    return sum(path.stat().st_size for path in bundle.root.rglob("*") if path.is_file()) / 1e6
+def size(bundle: Bundle) -> str:
+    """What the bundle's files take."""
+    files = sum(path.stat().st_size for path in bundle.root.rglob("*") if path.is_file())
+    return f"{files / 1e6:.1f} MB"

@@ -13,7 +13,7 @@ from sharpline.cli import run
 from superres.backends import load_backend
 from superres.errors import SharplineError, UsageError
 from superres.evaluate import Pair
-from superres.evaluation import figure_names
+from superres.evaluation import figure_names, network, size, trained
 from superres.held_out import find_held_out
 from superres.image import Picture, write
 from superres.quality import Protocol, ProtocolMismatch
@@ -25,6 +25,7 @@ from superres.report.chart import histogram
 from superres.report.pictures import coloured, small_map
 from superres.scorecard import Look, Scorecard, make_scorecard, number
 from superres.scorecard_json import json_of
+from superres.starters import STARTERS, find_bundles
 from superres.upscale import Upscaler
 
 TORCH = ("--backend", "torch", "--channel", "rgb")  # OpenVINO takes seconds to start
@@ -299,13 +300,23 @@ def test_one_command_makes_the_table_of_a_page(
     words = ["evaluate", *bundles, "--on", str(set5), *TORCH]
     assert run([*words, "--table"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("| model | network | set5 PSNR dB / SSIM (bicubic)")
+    assert lines[0] == "| model | network | set5 PSNR dB / SSIM | bicubic | trained | size |"
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`m5`", "`m2`"]
     assert "inputs by matlab-bicubic" in lines[-1]
     assert run([*words, "--json"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     for line, found in zip(lines[2:4], results, strict=True):
         bicubic = found["bicubic"]
-        assert f"| {found['psnr']:.2f} / {found['ssim']:.4f} (" in line
-        assert f"({bicubic['psnr']:.2f} / {bicubic['ssim']:.4f}) |" in line
+        pair = f"| {found['psnr']:.2f} / {found['ssim']:.4f} |"
+        assert f"{pair} {bicubic['psnr']:.2f} / {bicubic['ssim']:.4f} |" in line
     assert run([*words, "--report", str(tmp_path / "page")]) == 2
+
+
+def test_the_readme_has_a_row_for_every_starter_as_the_command_prints_it() -> None:
+    """All but the figures, which take a minute: those are the command's own work."""
+    readme = (STARTERS.parent / "README.md").read_text()
+    for bundle in find_bundles(STARTERS):
+        begins = f"| `{bundle.info.name}` | {network(bundle)} | "
+        ends = f" | {trained(bundle)} | {size(bundle)} |"
+        rows = [line for line in readme.splitlines() if line.startswith(begins)]
+        assert [row.endswith(ends) for row in rows] == [True], begins + "..." + ends
