@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from anyio import to_thread
 from boto3.session import Session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serving.errors import JobGone, NotReady, StorageFull
-from serving.store import CHUNK_BYTES, Direct, Written, checked
+from serving.store import CHUNK_BYTES, Direct, Written, checked, to_its_end
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
@@ -223,7 +222,7 @@ class _Parts:
 async def _told(call: Callable[[], Result]) -> Result:
     """What boto3 answers, on a thread, with its errors as ours."""
     try:
-        return await to_thread.run_sync(call)
+        return await to_its_end(call)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in NOT_THERE:

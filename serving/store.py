@@ -5,22 +5,25 @@ blob is written under a temporary name, synced and renamed, so that one that has
 The folder carries the mark of clients' pictures: training never reads it.
 """
 
+import asyncio
 import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, TypeVar
 
 from anyio import to_thread
 
 from serving.errors import JobGone, StorageFull
 from superres.consent import MARKER, mark_as_clients
+
+Result = TypeVar("Result")
 
 CHUNK_BYTES = 1 << 20
 _BLOB = re.compile(r"[0-9a-f]{32}")
@@ -104,20 +107,24 @@ class FolderStore:
         mark_as_clients(folder)
 
     async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
-        temporary = self._folder / f".{checked(blob)}.partial"
-        digest, count = hashlib.sha256(), 0
+        path, temporary = self._folder / blob, self._folder / f".{checked(blob)}.partial"
+        digest, count, file = hashlib.sha256(), 0, None
+
+        def begin() -> None:
+            nonlocal file
+            file = temporary.open("xb")
+
         try:
-            file = await to_thread.run_sync(partial(temporary.open, "xb"))
-            try:
-                async for chunk in chunks:
-                    await to_thread.run_sync(_add, file, digest, chunk)
-                    count += len(chunk)
-                await to_thread.run_sync(_sync, file)
-            finally:
-                file.close()
-            await to_thread.run_sync(_rename, temporary, self._folder / blob)
+            await to_its_end(begin)
+            assert file is not None
+            async for chunk in chunks:
+                await to_its_end(partial(_add, file, digest, chunk))
+                count += len(chunk)
+            await to_its_end(partial(_finish, file, temporary, path))
         except BaseException as error:
-            temporary.unlink(missing_ok=True)
+            if file is not None:
+                _close(file)
+            _remove([temporary, path])
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise StorageFull("there is no room for this picture") from error
             raise
@@ -155,18 +162,22 @@ def _add(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
     digest.update(chunk)
 
 
-def _sync(file: BinaryIO) -> None:
-    file.flush()
+def _finish(file: BinaryIO, temporary: Path, path: Path) -> None:
+    """Give the file its name once every byte of it is on the disk."""
     os.fsync(file.fileno())
-
-
-def _rename(temporary: Path, path: Path) -> None:
+    file.close()
     temporary.replace(path)
     folder = os.open(path.parent, os.O_RDONLY)  # a name is on the disk once its folder is
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _close(file: BinaryIO) -> None:
+    """Close a file that is to go; what of it found no room is no matter."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def _stamps(folder: Path) -> dict[str, str]:
@@ -182,6 +193,19 @@ def _stamps(folder: Path) -> dict[str, str]:
 def _remove(paths: list[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
+
+
+async def to_its_end(call: Callable[[], Result]) -> Result:
+    """What a call answers on a thread; who is cancelled meanwhile leaves when it is over.
+
+    Else the call would go on behind the back of whoever tidies up after it.
+    """
+    calling = asyncio.ensure_future(to_thread.run_sync(call))
+    try:
+        return await asyncio.shield(calling)
+    except asyncio.CancelledError:
+        await asyncio.gather(calling, return_exceptions=True)
+        raise
 
 
 async def all_of(store: Store, blob: str) -> bytes:

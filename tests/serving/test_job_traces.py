@@ -121,6 +121,28 @@ def test_source_that_breaks_off_leaves_no_part_of_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
+def test_writer_that_is_stopped_at_any_moment_leaves_nothing(tmp_path):
+    store = FolderStore(tmp_path)
+    stopped = 0
+
+    async def stop_after(steps):
+        nonlocal stopped
+        writing = asyncio.create_task(store.write(new_blob(), chunks(*[b"x" * 9000] * 4)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        stopped += writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+
+    async def stop_everywhere():
+        for steps in range(100):
+            await stop_after(steps)
+            await store.delete([name for name in await store.stamps() if "." not in name])
+            assert await store.stamps() == {}
+
+    asyncio.run(stop_everywhere())
+    assert stopped > 50
+
+
 def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
     store, blob = FolderStore(tmp_path), new_blob()
 
