@@ -27,28 +27,34 @@ def models(tiny_bundle, tmp_path_factory):
 
 
 @pytest.fixture
-def fake_server(models):
-    """A maker of processes that are ready: `fake_server(**environment)` -> (process, url)."""
+def fake_server(models, tmp_path):
+    """A maker of processes that are ready: `fake_server(**environment)` -> (process, url).
+
+    What they log is in the file `process.log`: a pipe that nobody reads would fill and stop them.
+    """
     started = []
 
     def start(**environment):
-        process = subprocess.Popen(
-            [sys.executable, str(FAKE_SERVER), "--models", str(models)],
-            env={
-                **os.environ,
-                "PYTHONPATH": str(FAKE_SERVER.parents[2]),
-                # so that nothing asks torch for its devices, which takes seconds
-                "SHARPLINE_MODELS__BACKEND": "openvino",
-                **environment,
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        log = tmp_path / f"server-{len(started)}.log"
+        with log.open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, str(FAKE_SERVER), "--models", str(models)],
+                env={
+                    **os.environ,
+                    "PYTHONPATH": str(FAKE_SERVER.parents[2]),
+                    # so that nothing asks torch for its devices, which takes seconds
+                    "SHARPLINE_MODELS__BACKEND": "openvino",
+                    **environment,
+                },
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        process.log = log
         started.append(process)
         line = process.stdout.readline()
         if not line:
-            pytest.fail(process.stderr.read())
+            pytest.fail(log.read_text())
         url = json.loads(line)["url"]
         deadline = time.monotonic() + 60
         while not is_ready(url):

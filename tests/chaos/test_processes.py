@@ -34,7 +34,7 @@ def test_lost_device_ends_the_process_in_time_and_with_an_error(fake_server, fla
     except subprocess.TimeoutExpired:
         pytest.fail("the process outlived its device")
     assert code != 0
-    assert "device-side assert triggered" in process.stderr.read()
+    assert "device-side assert triggered" in process.log.read_text()
 
 
 def test_sigterm_answers_everything_that_was_let_in(fake_server, flat_png, soak, tmp_path):
