@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import threading
 
 import httpx
 import numpy as np
@@ -132,15 +133,38 @@ def test_writer_that_is_stopped_at_any_moment_leaves_nothing(tmp_path):
             await asyncio.sleep(0)
         stopped += writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
+        if writing.cancelled():
+            assert await store.stamps() == {}
 
     async def stop_everywhere():
         for steps in range(100):
             await stop_after(steps)
-            await store.delete([name for name in await store.stamps() if "." not in name])
-            assert await store.stamps() == {}
+            await store.delete(list(await store.stamps()))
 
     asyncio.run(stop_everywhere())
     assert stopped > 50
+
+
+def test_writer_that_is_stopped_waits_for_what_it_has_begun(tmp_path, monkeypatch):
+    opened, begun, go_on = type(tmp_path).open, threading.Event(), threading.Event()
+
+    def slowly(path, mode="r"):
+        begun.set()
+        assert go_on.wait(60)
+        return opened(path, mode)
+
+    async def stop():
+        store = FolderStore(tmp_path)
+        monkeypatch.setattr(type(tmp_path), "open", slowly)
+        writing = asyncio.create_task(store.write(new_blob(), chunks(b"x")))
+        await asyncio.to_thread(begun.wait, 60)
+        writing.cancel()
+        asyncio.get_running_loop().call_later(0.01, go_on.set)
+        await asyncio.gather(writing, return_exceptions=True)
+        assert go_on.is_set()
+        assert await store.stamps() == {}
+
+    asyncio.run(stop())
 
 
 def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
