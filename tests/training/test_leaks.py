@@ -10,11 +10,12 @@ from superres.fingerprint import Details, fingerprint, place_of, show_the_same, 
 from superres.image import Picture, decode, encode, read, write
 from superres.manifest import REPORT_NAME
 from superres.resize import imresize
-from training.data.lookup import Index, near_pairs
+from training.data.lookup import Index
 from training.data.pairs import Built, build
 from training.data.picture import SourcePicture
 from training.data.plan import PairRecipe, make_plan
 from training.data.sample import sample_pictures
+from training.data.verify import verify
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic")
 
@@ -142,6 +143,7 @@ def test_within_a_split_the_smaller_or_later_of_two_copies_goes(
         ("c-brighter", reason, "b-whole"),
         ("d-compressed", reason, "b-whole"),
     ]
+    assert verify(built.path).findings == ()
 
 
 def test_alike_pictures_in_training_stay_and_are_told_of(tmp_path: Path) -> None:
@@ -201,10 +203,3 @@ def test_a_place_that_is_a_little_off_is_refined(photos: dict[str, np.ndarray]) 
     part = photo[40:200, 60:260]
     assert show_the_same(part, photo, np.array([[1.02, 0.02, 64], [-0.02, 1.02, 37]]))
     assert not show_the_same(part, photos["chelsea"], np.array([[1.0, 0, 60], [0, 1.0, 40]]))
-
-
-def test_pairs_are_found_across_blocks() -> None:
-    hashes = np.random.default_rng(0).integers(0, 2**63, 2500).astype(np.uint64)
-    hashes[2400] = hashes[3] ^ np.uint64(5)
-    hashes[1023] = hashes[1022]
-    assert sorted(near_pairs(hashes, 4)) == [(1023, 1022), (2400, 3)]

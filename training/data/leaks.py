@@ -18,7 +18,7 @@ from superres.fingerprint import are_copies, mirror_image, thumbnail
 from superres.image import read
 from superres.manifest import LeftOut, Twins
 from training.data.loading import Pixels, rgb8
-from training.data.lookup import Found, Index, near_pairs
+from training.data.lookup import Found, Index
 from training.data.plan import BENCHMARK
 from training.data.prints import Looks, read_prints
 from training.data.shards import Located
@@ -142,24 +142,22 @@ def _compare_within(entries: Sequence[Located]) -> Repeats:
     """Of the pictures of one split, copies of a larger or earlier one, and those merely alike."""
     ranked = sorted(entries, key=lambda entry: (-_area(entry), entry.picture.name))
     hashes = np.array([int(entry.picture.rows[0].phash, 16) for entry in ranked], np.uint64)
-    neighbours: dict[int, list[int]] = {}
-    for later, earlier in near_pairs(hashes, ALIKE_BITS):
-        near = neighbours.setdefault(later, [])
-        if len(near) < MOST_COMPARED:
-            near.append(earlier)
     small = lru_cache(SMALL_KEPT)(lambda path: thumbnail(rgb8(read(path))))
-    left_out: dict[int, LeftOut] = {}
+    kept = np.ones(len(ranked), bool)
+    left_out: list[LeftOut] = []
     alike: list[Twins] = []
-    for later in sorted(neighbours):
-        name, small_hwc = ranked[later].picture.name, small(ranked[later].path)
-        near = [ranked[place] for place in neighbours[later] if place not in left_out]
-        twin = next((one for one in near if are_copies(small_hwc, small(one.path))), None)
+    for place, entry in enumerate(ranked):
+        close = np.bitwise_count(hashes[:place] ^ hashes[place]) <= ALIKE_BITS
+        # Only those that stay count, so that comparing these again finds no more to leave out.
+        near = [ranked[other] for other in np.flatnonzero(close & kept[:place])[:MOST_COMPARED]]
+        twin = next((one for one in near if are_copies(small(entry.path), small(one.path))), None)
         if twin is not None:
-            left_out[later] = _left_out(name, "nearly the same picture as", twin)
+            kept[place] = False
+            left_out.append(_left_out(entry.picture.name, "nearly the same picture as", twin))
         elif near:
-            alike.append(Twins(name=name, twin=near[0].picture.name))
+            alike.append(Twins(name=entry.picture.name, twin=near[0].picture.name))
     return Repeats(
-        left_out=tuple(sorted(left_out.values(), key=lambda entry: entry.name)),
+        left_out=tuple(sorted(left_out, key=lambda entry: entry.name)),
         alike=tuple(sorted(alike, key=lambda pair: pair.name)),
     )
 

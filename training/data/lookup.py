@@ -22,7 +22,6 @@ LEAST_CROWD, CROWD_SHARE = 16, 10_000  # a chunk that more, and one in so many, 
 LEAST_VOTES, MOST_CANDIDATES, MOST_MATCHES = 3, 6, 48
 DETAILS_A_VOTE = 200
 DIRECTIONS = 8
-BLOCK = 1024
 
 Hashes = npt.NDArray[np.uint64]
 Pixels = npt.NDArray[np.uint8]
@@ -144,15 +143,3 @@ def near(phash: int, hashes: Hashes) -> list[int]:
     distances = np.bitwise_count(hashes ^ np.uint64(phash))
     positions = np.flatnonzero(distances <= NEAR_BITS)
     return positions[np.argsort(distances[positions], kind="stable")].tolist()
-
-
-def near_pairs(hashes: Hashes, most_bits: int) -> Iterator[tuple[int, int]]:
-    """Positions (later, earlier) of all pairs that differ in at most `most_bits`, by blocks."""
-    for start in range(0, len(hashes), BLOCK):
-        later = hashes[start : start + BLOCK]
-        for other in range(0, start + 1, BLOCK):
-            earlier = hashes[other : other + BLOCK]
-            distances = np.bitwise_count(later[:, None] ^ earlier[None])
-            for row, column in zip(*np.nonzero(distances <= most_bits), strict=True):
-                if other + column < start + row:
-                    yield int(start + row), int(other + column)
