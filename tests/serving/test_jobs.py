@@ -181,7 +181,7 @@ def test_fifty_equal_requests_at_once_are_one_job(api, jobs_server, noise_png):
             f"{jobs_server.url}/v1/enhance", content=picture, headers=headers, timeout=60
         )
 
-    with ThreadPoolExecutor(10) as threads:
+    with ThreadPoolExecutor(50) as threads:
         answers = list(threads.map(send, range(50)))
     assert {answer.status_code for answer in answers} == {202}
     [job_id] = {answer.json()["id"] for answer in answers}

@@ -213,6 +213,23 @@ def test_worker_whose_lease_was_taken_keeps_nothing(tmp_path):
     run(story)
 
 
+def test_worker_that_learns_of_its_loss_when_it_commits_keeps_nothing(tmp_path):
+    async def story():
+        house = House(tmp_path, beat_seconds=60, lease_seconds=60)
+        house.hold.clear()
+        job = await house.submit(b"a")
+        async with at_work(house):
+            await house.begun.wait()
+            [(lease, beat)] = house.table.running()
+            assert house.table.take_back(lease, beat)
+            house.hold.set()
+            assert (await house.over(job)).attempts == 2
+            assert await house.result(job) == b"A"
+            assert len(await house.store.stamps()) == 1
+
+    run(story)
+
+
 def test_job_that_finds_the_server_full_has_its_turn_later(tmp_path, monkeypatch):
     monkeypatch.setattr(runners, "POSTPONED_SECONDS", 0.01)
 
