@@ -47,6 +47,7 @@ bench: setup ## measure the speeds that the README states
 	$(BIN)/python -m bench.data_speed
 	$(BIN)/python bench/training_speed.py --recipe compact_x4
 	$(BIN)/python bench/auto_choice.py
+	$(BIN)/python bench/jobs.py
 
 format: setup ## lay the code out in the house style
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
