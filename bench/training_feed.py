@@ -1,0 +1,72 @@
+"""What it costs to make the batches of each recipe's full stage: CPU milliseconds on one core.
+
+A step waits for its data where it takes less than this. The batches are those of the embedded
+pictures, drawn as the training draws them: crops, turns, and the damage that is made beside the
+training. What a device does itself (see docs/training.md) is not in it.
+
+    python bench/training_feed.py
+    python bench/training_feed.py compact_real_x4 --batches 50
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from superres.console import emit, show
+from training.data.crops import CropSampler
+from training.data.packs import Pack
+from training.data.pairs import build
+from training.data.plan import PairRecipe, make_plan
+from training.data.sources import find_pictures
+from training.degrading import Degrading
+from training.feed import Kitchen
+from training.recipe import Recipe, load_recipe, recipe_names
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recipes", nargs="*", default=recipe_names(), metavar="RECIPE")
+    parser.add_argument("--batches", type=int, default=10)
+    words = parser.parse_args()
+    torch.set_num_threads(1)
+    recipes = [load_recipe(name) for name in words.recipes]
+    costs = {}
+    show("| recipe | batch | LR side | milliseconds |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        packs = {scale: _sample(scale, Path(folder)) for scale in {each.scale for each in recipes}}
+        for recipe in recipes:
+            stage = recipe.full
+            costs[recipe.name] = _milliseconds(recipe, packs[recipe.scale], words.batches)
+            side = stage.patches[-1].side
+            show(f"| {recipe.name} | {stage.batch} | {side} | {costs[recipe.name]:.1f} |")
+    emit(costs)
+
+
+def _milliseconds(recipe: Recipe, pack: Pack, batches: int) -> float:
+    stage, mix = recipe.full, recipe.mix()
+    side = stage.patches[-1].side
+    kitchen = Kitchen(
+        samplers={side: CropSampler(pack, patch=side, batch=stage.batch, seed=recipe.seed)},
+        side=lambda step: side,
+        degrading=Degrading(mix=mix, scale=recipe.scale, seed=recipe.seed) if mix else None,
+        batch=stage.batch,
+        part=slice(stage.batch),
+        pin=False,
+    )
+    kitchen.make(0)
+    began = time.process_time()
+    for step in range(1, batches + 1):
+        kitchen.make(step)
+    return 1000 * (time.process_time() - began) / batches
+
+
+def _sample(scale: int, state: Path) -> Pack:
+    recipe = PairRecipe(scale=scale, degradation="bicubic" if scale > 1 else "gaussian_noise")
+    return Pack(build(make_plan(find_pictures(["sample"], scale=scale), recipe, state)).path)
+
+
+if __name__ == "__main__":
+    main()
