@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from superres.exif import kept_exif, orientation_of
+from superres.jpeg_file import require_few_scans
 from superres.picture import (
     DEFAULT_LIMITS,
     Array,
@@ -82,6 +83,8 @@ def decode(
         else:
             if header.format == "png":
                 require_all_rows(data)
+            elif header.format == "jpeg":
+                require_few_scans(data)
             image.load()
             picture = _picture(image)
         exif = kept_exif(image) if keep_metadata else None

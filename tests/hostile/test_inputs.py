@@ -121,6 +121,18 @@ def deep_tiff(width, height):
     return bytes(data)
 
 
+def many_scans():
+    """A progressive JPEG whose last scan comes 100,000 times; with more pixels, hours of work."""
+    data = saved(Image.new("L", (400, 400)), "JPEG", progressive=True)
+    last_scan = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last_scan * 100_000 + b"\xff\xd9"
+
+
+def film_behind():
+    """As telephones write them: a film, in which whatever bytes may stand, behind the picture."""
+    return saved(picture(), "JPEG", quality=100) + b"\xff\xda\0\x08" * 1000
+
+
 def zip_behind():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -154,6 +166,7 @@ REFUSED = {
     "text bomb": (text_bomb, 422, "broken-picture"),
     "colour profile bomb": (profile_bomb, 422, "broken-picture"),
     "100,000 text chunks": (many_texts, 422, "broken-picture"),
+    "100,000 scans": (many_scans, 422, "broken-picture"),
     "zero width": (lambda: png(0, 5), 422, "broken-picture"),
     "zero height": (lambda: png(5, 0), 422, "broken-picture"),
     "half a PNG": (lambda: half(rgb_png()), 422, "broken-picture"),
@@ -281,6 +294,7 @@ TAKEN = {
     "no IEND": (lambda: rgb_png(end=False), RGB),
     "ZIP behind the picture": (zip_behind, RGB),
     "megabyte of nothing behind the picture": (lambda: rgb_png() + b"\0" * 1_000_000, RGB),
+    "film behind a JPEG": (film_behind, pillow_rgb(film_behind())),
     "CMYK JPEG": (lambda: CMYK_JPEG, pillow_rgb(CMYK_JPEG)),
     "animated GIF": (lambda: GIF, first_frame(GIF)),
     "animated PNG": (lambda: animated("PNG"), RGB),
