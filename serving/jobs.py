@@ -337,6 +337,8 @@ class Jobs:
 
     def _opened_now(self) -> _Open:
         settings = self._settings
+        if None in (settings.bucket, settings.database, settings.signing_key):
+            settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # no other user looks in
         store = self._store_of(settings)
         signer = load_signer(settings.signing_key or settings.folder / KEY)
         url = settings.database or f"sqlite:///{(settings.folder / DATABASE).absolute()}"

@@ -67,6 +67,7 @@ def test_nothing_of_a_picture_is_left_after_its_job(
             needles.append(result[60:160])
             # It was there, and would be found.
             assert held() if where == "bucket" else traces(tmp_path / "jobs", needles)
+            assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700  # no other user looks in
             assert any(NAME.encode() in path.read_bytes() for path in database(tmp_path / "jobs"))
         if how == "expire":
             server.wait_for(lambda: api.get(address).status_code == 404)
