@@ -165,13 +165,13 @@ def _stroke(layer: Plane, x: Plane, y: Plane, radius: Plane, opacity: Plane) -> 
     """Discs at each place, their rims softened over a pixel; what overlaps does not add up."""
     height, width = layer.shape
     reach = int(np.ceil(radius.max() + 0.5))
-    left, top = np.round(x).astype(int), np.round(y).astype(int)
-    for down in range(-reach, reach + 1):
-        for right in range(-reach, reach + 1):
-            column, row = left + right, top + down
-            covered = opacity * np.clip(radius + 0.5 - np.hypot(column - x, row - y), 0, 1)
-            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-            np.maximum.at(layer, (row[inside], column[inside]), covered[inside])
+    around = np.arange(-reach, reach + 1)
+    row = np.round(y).astype(int) + around[:, None, None]
+    column = np.round(x).astype(int) + around[:, None]
+    covered = opacity * np.clip(radius + 0.5 - np.hypot(column - x, row - y), 0, 1)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    row, column = np.broadcast_arrays(row, column)
+    np.maximum.at(layer, (row[inside], column[inside]), covered[inside])
 
 
 def _wander(rng: np.random.Generator, count: int, every: float) -> Plane:
