@@ -3,12 +3,15 @@
 import asyncio
 import errno
 import os
+import tempfile
 import threading
 
 import httpx
 import numpy as np
 import pytest
+import sqlalchemy as sa
 
+from bench.postgres import postgres, why_not_postgres
 from serving.errors import JobGone, StorageFull
 from serving.store import FolderStore, all_of, new_blob
 from superres.consent import MARKER
@@ -33,28 +36,78 @@ def traces(folder, needles):
     return found
 
 
-def database(folder):
-    """The database's file and its write-ahead log."""
-    return folder.glob("jobs.db*")
+class Folder:
+    """Pictures and table in one folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.settings = {"folder": folder}
+
+    def traces(self, needles):
+        return traces(self.folder, needles)
+
+    def tables(self):
+        """What the database's file and its write-ahead log hold."""
+        return b"".join(path.read_bytes() for path in self.folder.glob("jobs.db*"))
+
+
+class Bucket(Folder):
+    """Pictures in a bucket, where nothing at all may be left."""
+
+    def __init__(self, folder, s3):
+        super().__init__(folder)
+        self.s3, self.bucket = s3, s3.bucket()
+        self.settings |= {"bucket": self.bucket, "bucket_endpoint": s3.endpoint}
+
+    def traces(self, needles):
+        return super().traces(needles) + list(self.s3.objects(self.bucket))
+
+
+class Postgres(Folder):
+    """The table on Postgres, as everybody sees it who may read it."""
+
+    def __init__(self, folder, url):
+        super().__init__(folder)
+        self.settings |= {"database": url}
+        self.engine = sa.create_engine(url, poolclass=sa.NullPool)
+
+    def traces(self, needles):
+        rows = self.tables()
+        return super().traces(needles) + [rows for needle in needles if needle in rows]
+
+    def tables(self):
+        names = ("jobs", "job_pictures", "uploads")
+        query = " UNION ALL ".join(f"SELECT {name}::text FROM {name}" for name in names)
+        with self.engine.connect() as connection:
+            return "\n".join(connection.execute(sa.text(query)).scalars()).encode()
+
+
+@pytest.fixture(params=["folder", "bucket", "postgres"])
+def place(request, tmp_path):
+    """Where jobs are kept."""
+    if request.param == "folder":
+        yield Folder(tmp_path / "jobs")
+    elif request.param == "bucket":
+        yield Bucket(tmp_path / "jobs", request.getfixturevalue("s3"))
+    elif reason := why_not_postgres():
+        pytest.skip(reason)
+    else:
+        with postgres() as url:
+            yield Postgres(tmp_path / "jobs", url)
 
 
 @pytest.mark.parametrize("how", ["delete", "expire", "cancel"])
-@pytest.mark.parametrize("where", ["folder", "bucket"])
 def test_nothing_of_a_picture_is_left_after_its_job(
-    picture_server, models_folder, tmp_path, monkeypatch, caplog, request, where, how
+    picture_server, models_folder, tmp_path, monkeypatch, caplog, place, how
 ):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     picture = marked_png()
     seconds = 0.5 if how == "expire" else 3600
-    jobs = {**QUICK, "folder": tmp_path / "jobs", "result_seconds": seconds}
-    held = dict
-    if where == "bucket":
-        s3 = request.getfixturevalue("s3")
-        jobs |= {"bucket": s3.bucket(), "bucket_endpoint": s3.endpoint}
-        held = lambda: s3.objects(jobs["bucket"])  # noqa: E731
-    server = picture_server(models_folder, jobs=jobs)
+    server = picture_server(
+        models_folder, jobs={**QUICK, **place.settings, "result_seconds": seconds}
+    )
     with httpx.Client(base_url=server.url, timeout=60) as api:
         files = {"file": (f"{NAME}.png", picture)}
         job = api.post("/v1/jobs", params={"format": "png"}, files=files).json()
@@ -63,20 +116,19 @@ def test_nothing_of_a_picture_is_left_after_its_job(
         if how != "cancel":
             assert api.get(address, params={"wait": 30}).json()["state"] in ("done", "deleted")
         if how == "delete":
-            result = api.get(f"{address}/result").content
-            needles.append(result[60:160])
+            needles.append(api.get(f"{address}/result").content[60:160])
             # It was there, and would be found.
-            assert held() if where == "bucket" else traces(tmp_path / "jobs", needles)
-            assert (tmp_path / "jobs").stat().st_mode & 0o777 == 0o700  # no other user looks in
-            assert any(NAME.encode() in path.read_bytes() for path in database(tmp_path / "jobs"))
+            assert place.traces(needles)
+            assert NAME.encode() in place.tables()
+            assert place.folder.stat().st_mode & 0o777 == 0o700  # no other user looks in
         if how == "expire":
             server.wait_for(lambda: api.get(address).status_code == 404)
+            server.wait_for(lambda: not place.traces(needles))
         else:
             assert api.delete(address).json()["job"] == job["id"]
-            assert held() == {}
-    server.wait_for(lambda: not traces(tmp_path / "jobs", needles) and held() == {})
+            assert place.traces(needles) == []  # a receipt comes last
     server.stop()
-    assert traces(tmp_path / "jobs", needles) == []
+    assert place.traces(needles) == []
     assert traces(temporary, needles) == []
     assert NAME not in caplog.text
 
