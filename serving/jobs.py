@@ -11,32 +11,28 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJob
-from serving.job_database import Changes, Database, DatabaseAway
-from serving.job_keeper import Keeper
+from serving.job_database import Changes, DatabaseAway
+from serving.job_house import JobHouse, build_house, was_used
 from serving.job_rows import Input, Job, JobPicture, NewJob
 from serving.job_views import JobView, Progress, Receipt, moment, view_of
-from serving.leases import JobTable
 from serving.loops import Loops
 from serving.options import Options
-from serving.runner import Runner, RunnerParts, Work
+from serving.runner import Work
 from serving.settings import JobSettings
-from serving.signing import Signer, load_signer
-from serving.store import FolderStore, Store
+from serving.store import Store
 from serving.uploads import Uploads
-from serving.webhooks import Guard, GuardedNetwork, Webhooks, secret_text
+from serving.webhooks import Guard, secret_text
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
 
-DATABASE = "jobs.db"
-BLOBS = "pictures"
-KEY = "signing.key"
 LOOK_SECONDS = 1.0  # between looks at a job that another replica works on
 RECEIPT = "receipt"
 
@@ -55,18 +51,6 @@ class Wanted:
     delete_on_fetch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """What there is once jobs are in use."""
-
-    database: Database
-    store: Store
-    signer: Signer
-    uploads: Uploads
-    runner: Runner
-    keeper: Keeper
-
-
 class Jobs:
     """Everything about jobs; used on the event loop."""
 
@@ -74,19 +58,27 @@ class Jobs:
         self, settings: JobSettings, work: Work, draining: Callable[[], bool], guard: Guard
     ) -> None:
         self._settings = settings
-        self._work = work
         self._draining = draining
         self._guard = guard
         self._arrivals = Changes()
         self._changes = Changes()
+        self._build = partial(
+            build_house,
+            settings,
+            work=work,
+            draining=draining,
+            guard=guard,
+            arrivals=self._arrivals,
+            changes=self._changes,
+        )
         self._opening = asyncio.Lock()
-        self._opened: _Open | None = None
+        self._opened: JobHouse | None = None
         self._opener = Loops(settings.poll_seconds)
         self._dropping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Go on with what an earlier process has left, if there is anything."""
-        if self._settings.database is not None or (self._settings.folder / DATABASE).exists():
+        if was_used(self._settings):
             self._opener.start(self._open_at_last)
 
     async def stop(self) -> None:
@@ -323,55 +315,14 @@ class Jobs:
         await self._open()
         await self._opener.leaving.wait()
 
-    async def _open(self) -> _Open:
+    async def _open(self) -> JobHouse:
         async with self._opening:
             if self._opened is None:
                 try:
-                    self._opened = await to_thread.run_sync(self._opened_now)
+                    self._opened = await to_thread.run_sync(self._build)
                 except (SharplineError, OSError, SQLAlchemyError) as error:
                     log.error("jobs cannot be kept: %s", error)
                     raise NotReady("this server has no place for jobs; its log says why") from None
                 self._opened.runner.start()
                 self._opened.keeper.start()
             return self._opened
-
-    def _opened_now(self) -> _Open:
-        settings = self._settings
-        if None in (settings.bucket, settings.database, settings.signing_key):
-            settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # no other user looks in
-        store = self._store_of(settings)
-        signer = load_signer(settings.signing_key or settings.folder / KEY)
-        url = settings.database or f"sqlite:///{(settings.folder / DATABASE).absolute()}"
-        database = Database(JobTable(url))
-        runner = Runner(
-            RunnerParts(
-                database=database,
-                store=store,
-                work=self._work,
-                arrivals=self._arrivals,
-                changes=self._changes,
-                settings=settings,
-                draining=self._draining,
-            )
-        )
-        keeper = Keeper(
-            database,
-            store,
-            signer,
-            Webhooks(GuardedNetwork(self._guard), settings.webhook_seconds),
-            arrivals=self._arrivals,
-            changes=self._changes,
-            settings=settings,
-        )
-        uploads = Uploads(database, store, signer, settings)
-        return _Open(database, store, signer, uploads, runner, keeper)
-
-    @staticmethod
-    def _store_of(settings: JobSettings) -> Store:
-        if settings.bucket is None:
-            return FolderStore(settings.folder / BLOBS)  # which marks it before anything else
-        try:
-            from serving.bucket import BucketStore
-        except ImportError as error:
-            raise SharplineError("a bucket needs boto3: pip install 'sharpline[s3]'") from error
-        return BucketStore(settings.bucket, settings.bucket_endpoint, direct=settings.bucket_direct)
