@@ -2,11 +2,13 @@
 
 Rounds of both alternate, so that whatever else the machine does hits both alike. basicsr trains as
 its `train_pipeline` does: its PairedImageDataset and loader on the PNG pairs, its prefetcher, its
-SRModel with Adam, L1 and EMA. Ours is the whole loop with its checkpoints; one of its variants
-notes to an MLflow that accepts connections and never answers. The last line is the result as JSON.
+SRModel with Adam, L1 and EMA, in float32, which is all that it has. Ours is the whole loop with its
+checkpoints, at the recipe's precision unless --precision says another; one of its variants notes to
+an MLflow that accepts connections and never answers. The last line is the result as JSON.
 
     python bench/training_speed.py --recipe compact_x4
-    python bench/training_speed.py --recipe esrgan_small_x4 --steps 10
+    python bench/training_speed.py --recipe compact_x4 --precision fp32
+    python bench/training_speed.py --recipe esrgan_small_x4 --steps 20
 """
 
 import argparse
@@ -82,6 +84,8 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(cpu_threads())
     recipe = load_recipe(arguments.recipe)
+    if arguments.precision:
+        recipe = recipe.model_copy(update={"precision": arguments.precision})
     stage = recipe.full.model_copy(
         update={
             "steps": arguments.steps,
@@ -114,6 +118,7 @@ def main() -> None:
     emit(
         {
             "recipe": recipe.name,
+            "precision": recipe.precision,
             "batch": stage.batch,
             "lr_side": stage.patch(0.0),
             "threads": torch.get_num_threads(),
@@ -299,6 +304,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="of each round, 20 at the least")
     parser.add_argument("--batch", type=int, help="default: the recipe's")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="of ours: the recipe's")
     return parser.parse_args()
 
 

@@ -94,19 +94,7 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
         start=start,
         device=_named(device, ranks),
     )
-    key = RunKey(
-        recipe=recipe.as_dict(),
-        profile=job.profile,
-        dataset_id=info.id,
-        parent_id=parent.id if parent else None,
-        minutes=job.minutes,
-    )
-    before = unfinished_run(job.runs, recipe.name, key) if job.resume else None
-    there_bytes = kept_bytes(before.checkpoints) if before else 0
-    refuse_without_space(job.runs, weight_bytes(net, recipe), there_bytes)
-    this_run, known = ranks.from_first(
-        lambda: open_run(job.runs, recipe.name, key, resume=job.resume)
-    )
+    this_run, known = ranks.from_first(partial(_open, job, origin, weight_bytes(net, recipe)))
     with file_lock(this_run.folder / "lock") if ranks.first else nullcontext():
         tracker = Tracker(
             this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=Machine()
@@ -129,16 +117,26 @@ def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
         if not ranks.first:
             loop.run()
             return {}
-        notes = run_notes(
-            origin,
-            stage,
-            name=this_run.folder.name,
-            parent_run=job.parent_run,
-        )
+        notes = run_notes(origin, stage, name=this_run.folder.name, parent_run=job.parent_run)
         with tracked(tracker, notes):
             tracker.artifacts(write_packages(this_run.folder), "environment")
             say(f"{recipe.name}: training in {this_run.folder}")
             return _train_and_publish(origin, loop, this_run, tracker, device)
+
+
+def _open(job: Job, origin: Origin, weight_bytes: int) -> tuple[Run, bool]:
+    """The run's folder, with space for its checkpoints, and whether it was there before."""
+    recipe, parent = origin.recipe, origin.parent
+    key = RunKey(
+        recipe=recipe.as_dict(),
+        profile=origin.profile,
+        dataset_id=origin.info.id,
+        parent_id=parent.id if parent else None,
+        minutes=job.minutes,
+    )
+    before = unfinished_run(job.runs, recipe.name, key) if job.resume else None
+    refuse_without_space(job.runs, weight_bytes, kept_bytes(before.checkpoints) if before else 0)
+    return open_run(job.runs, recipe.name, key, resume=job.resume)
 
 
 def replay(folder: Path) -> dict[str, object]:
