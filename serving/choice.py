@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from serving.errors import BadOptions
-from serving.models import Offer
+from serving.offers import Offer
 from serving.options import AUTO, Options
 from superres.choose import Candidate, Choice, NoModelFits, Wanted, choose
 from superres.image import Picture

@@ -18,7 +18,7 @@ from anyio import CapacityLimiter, to_thread
 
 from serving.drift import LiveWindow
 from serving.errors import DeadlinePassed
-from serving.models import Offer
+from serving.offers import Offer
 from serving.order import Answer, Order, Pieces, Stages
 from serving.scheduler import BatchLimits, Lane, Scheduler, Tile, TileRequest
 from serving.settings import ConsistencySettings

@@ -3,22 +3,19 @@
 A new model is loaded, verified and warmed up, and must repeat its golden answer, before it takes
 over; one that fails is refused and the old one serves on. A request keeps the model it began with.
 The model before stays loaded, so that going back to it is instant.
-
-A canary answers instead of the champion for a share of the clients, always the same ones; a shadow
-answers nobody.
 """
 
-import hashlib
 import logging
 import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import replace
+from typing import Protocol
 
 from serving.errors import BadOptions, NotReady, UnknownModel
 from serving.folder import BrokenFolder, Edition, Fingerprint, Wanted, fingerprint, read_folder
 from serving.loaded import BackendLoader, LoadedModel, OnDevice, WrongAnswer, prove
+from serving.offers import Offer, Role, Served
 from serving.settings import ModelSettings
 from superres.backends import Backend, devices_of, load_backend
 from superres.bundle import Bundle, load_bundle
@@ -26,7 +23,6 @@ from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
 
-Role = Literal["champion", "canary", "shadow"]
 SIDE_ROLES: tuple[Role, ...] = ("canary", "shadow")
 
 
@@ -40,42 +36,6 @@ class Watcher(Protocol):
     def model_swapped(self, model: str) -> None: ...
 
     def model_refused(self, model: str) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """A model as it is served now, under the registry's version of it."""
-
-    name: str
-    version: str
-    model: LoadedModel
-    role: Role = "champion"
-
-    @property
-    def scale(self) -> int:
-        return self.model.bundle.info.scale
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """What stands behind one name."""
-
-    champion: Offer
-    canary: Offer | None = None
-    canary_percent: float = 0.0
-    shadow: Offer | None = None
-
-    def offers(self) -> list[Offer]:
-        """Champion, canary and shadow, as far as there are such."""
-        return [offer for offer in (self.champion, self.canary, self.shadow) if offer is not None]
-
-    def for_client(self, client: str) -> Offer:
-        """The canary for its share of the clients, else the champion."""
-        if self.canary is not None and draws_below(
-            self.canary_percent, f"{self.champion.name}:{client}"
-        ):
-            return self.canary
-        return self.champion
 
 
 class Models:
@@ -347,12 +307,6 @@ class Models:
     def _by_preference(self, model: "Offer | Wanted") -> tuple[bool, str]:
         """The default goes first, in loading as in choosing."""
         return (model.name != self._settings.default, model.name)
-
-
-def draws_below(percent: float, key: str) -> bool:
-    """Whether `key` is among the given share of all keys; the same ones stay in as it grows."""
-    drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    return drawn < percent / 100 * 2**64
 
 
 def _retire(models: Iterable[LoadedModel]) -> None:

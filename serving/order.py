@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.consistency import Verdict
-from serving.models import Offer
+from serving.offers import Offer
 from superres.image import Picture
 from superres.region import Region
 

@@ -16,8 +16,9 @@ from serving.choice import chosen_for, is_auto, least_scale, named_model
 from serving.costs import Costs
 from serving.enhancer import Enhancer
 from serving.logs import request_id_now
-from serving.models import Models, Offer
+from serving.models import Models
 from serving.negotiation import choose_format, content_disposition
+from serving.offers import Offer
 from serving.options import Options
 from serving.order import Answer, Order, Stages, described, server_timing
 from serving.settings import Settings

@@ -17,7 +17,8 @@ from anyio import to_thread
 
 from serving.consistency import check_stripe
 from serving.enhancer import Mailbox, lane_of
-from serving.models import Models, Offer
+from serving.models import Models
+from serving.offers import Offer
 from serving.scheduler import Scheduler, Tile
 from superres.errors import SharplineError
 from superres.image import Picture

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.access import require_key
 from serving.costs import Costs
-from serving.models import Offer
+from serving.offers import Offer
 from serving.routes.documents import problems
 from serving.services import services_of
 from superres.bundle import BundleScore, Licence
