@@ -1,6 +1,6 @@
 """Jobs: claim and status over a long table, and what a job costs beside the synchronous way.
 
-    python bench/jobs.py [--rows 1000000] [--rounds 500] [--pictures 40]
+    python bench/jobs.py [sqlite] [postgres] [overhead] [--rows 1000000] [--rounds 500]
 
 A table of `--rows` jobs of a hundred clients, most of them over, is built on SQLite and, where
 Debian's package is installed, on a Postgres of its own; then claims, status look-ups and entries
@@ -30,21 +30,23 @@ from superres.console import emit, show
 QUEUED_SHARE = 0.1
 CLIENTS = 100
 BATCH = 20_000
-LONGEST_MS = 5.0
+PARTS = ("sqlite", "postgres", "overhead")
 
 
 def main() -> None:
     arguments = _arguments()
     found: dict[str, object] = {}
-    with TemporaryDirectory() as folder:
-        found["sqlite"] = table_times(f"sqlite:///{folder}/jobs.db", arguments)
+    if "sqlite" in arguments.parts:
+        with TemporaryDirectory() as folder:
+            found["sqlite"] = table_times(f"sqlite:///{folder}/jobs.db", arguments)
     reason = why_not_postgres()
-    if reason is None:
+    if "postgres" in arguments.parts and reason is not None:
+        show(f"Postgres left out: it {reason}")
+    elif "postgres" in arguments.parts:
         with postgres() as url:
             found["postgres"] = table_times(url, arguments)
-    else:
-        show(f"Postgres left out: it {reason}")
-    found["overhead"] = overhead(arguments)
+    if "overhead" in arguments.parts:
+        found["overhead"] = overhead(arguments)
     emit(found)
 
 
@@ -74,9 +76,8 @@ def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
 def status(table: JobTable, job_id: str) -> None:
     """What is looked up to show a job."""
     job = table.get(job_id)
-    table.pictures(job_id)
-    if job is not None and job.state == "queued":
-        table.place(job)
+    assert job is not None
+    table.look(job)
 
 
 def fill(url: str, rows: int) -> None:
@@ -186,6 +187,7 @@ def as_job_ms(client: httpx.Client, picture: bytes) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=500, help="of each statement")
     parser.add_argument("--pictures", type=int, default=40)

@@ -199,6 +199,19 @@ class Upload:
     stored: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What there is to show of a job: pictures answered or failed, all, and the place in the queue.
+
+    `place` is None for a job that does not wait.
+    """
+
+    pictures: tuple[JobPicture, ...]
+    over: int
+    total: int
+    place: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Removed:
     """What was taken out of the table, and the blobs that nobody names any more."""

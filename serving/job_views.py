@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import Problem
-from serving.job_rows import Job, JobPicture
+from serving.job_rows import Job, JobPicture, Look
 from serving.keys import HIGHEST_PRIORITY
 from serving.signing import Signer
 
@@ -72,14 +72,13 @@ class JobView(BaseModel):
 
 def view_of(
     job: Job,
-    pictures: list[JobPicture],
+    look: Look,
     *,
-    progress: Progress,
-    place: int | None,
+    tiles: tuple[int, int],
     webhook_secret: str | None,
     signer: Signer,
 ) -> JobView:
-    """The job with those of its pictures that are to be shown."""
+    """The job as `look` found it; `tiles` are done, and all, of the picture that is worked on."""
     return JobView(
         id=job.id,
         state=job.state,
@@ -87,9 +86,14 @@ def view_of(
         created=moment(job.created_ms),
         finished=None if job.finished_ms is None else moment(job.finished_ms),
         expires=moment(job.expires_ms),
-        place=place,
-        progress=progress,
-        pictures=[_picture_view(signer, job, each) for each in pictures],
+        place=look.place,
+        progress=Progress(
+            pictures_done=look.over,
+            pictures_total=look.total,
+            tiles_done=tiles[0],
+            tiles_total=tiles[1],
+        ),
+        pictures=[_picture_view(signer, job, each) for each in look.pictures],
         problem=None if job.problem is None else Problem(**job.problem),
         receipt=None if job.receipt is None else Receipt(**job.receipt),
         webhook_secret=webhook_secret,

@@ -21,7 +21,7 @@ from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJ
 from serving.job_database import Changes, DatabaseAway
 from serving.job_house import JobHouse, build_house, was_used
 from serving.job_rows import Input, Job, JobPicture, NewJob
-from serving.job_views import JobView, Progress, Receipt, moment, view_of
+from serving.job_views import JobView, Receipt, moment, view_of
 from serving.loops import Loops
 from serving.options import Options
 from serving.runner import Work
@@ -142,25 +142,12 @@ class Jobs:
     async def view(self, job: Job, *, pictures: bool = True) -> JobView:
         """The job as it is shown, with its pictures or without."""
         parts = await self._open()
-        table = parts.database.table
-        shown = await parts.database(table.pictures, job.id) if pictures and not job.erased else []
-        if shown:
-            over, total = sum(each.over for each in shown), len(shown)
-        else:
-            over, total = await parts.database(table.pictures_over, job.id)
-        place = await parts.database(table.place, job) if job.state == "queued" else None
-        tiles = parts.runner.progress.get(job.id, (job.tiles_done, job.tiles_total))
+        look = await parts.database(parts.database.table.look, job, pictures=pictures)
         secret = parts.signer.derived("webhook", job.client)
         return view_of(
             job,
-            shown,
-            progress=Progress(
-                pictures_done=over,
-                pictures_total=total,
-                tiles_done=tiles[0],
-                tiles_total=tiles[1],
-            ),
-            place=place,
+            look,
+            tiles=parts.runner.progress.get(job.id, (job.tiles_done, job.tiles_total)),
             webhook_secret=secret_text(secret) if "webhook" in job.request else None,
             signer=parts.signer,
         )

@@ -33,6 +33,7 @@ from serving.job_rows import (
     Job,
     JobPicture,
     Lease,
+    Look,
     NewJob,
     Removed,
     State,
@@ -104,17 +105,8 @@ class JobTable:
 
     def pictures(self, job_id: str) -> list[JobPicture]:
         """A job's pictures in their order."""
-        query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id).order_by(PICTURES.c.n)
         with self._reading() as connection:
-            return [picture_of(row) for row in connection.execute(query)]
-
-    def pictures_over(self, job_id: str) -> tuple[int, int]:
-        """How many of a job's pictures are answered or failed, and how many it has."""
-        over = sa.or_(PICTURES.c.result_bytes.is_not(None), PICTURES.c.problem.is_not(None))
-        count = sa.select(sa.func.count().filter(over), sa.func.count())
-        with self._reading() as connection:
-            row = connection.execute(count.where(PICTURES.c.job_id == job_id)).one()
-            return row[0], row[1]
+            return _pictures_of(connection, job_id)
 
     def picture(self, job_id: str, n: int) -> JobPicture | None:
         query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id, PICTURES.c.n == n)
@@ -122,22 +114,17 @@ class JobTable:
             row = connection.execute(query).one_or_none()
             return None if row is None else picture_of(row)
 
-    def place(self, job: Job) -> int:
-        """How many jobs are to run before this one, and it; at most MOST_PLACES are counted."""
-        before = sa.or_(
-            JOBS.c.rank < job.rank,
-            sa.and_(JOBS.c.rank == job.rank, JOBS.c.turn < job.turn),
-            sa.and_(JOBS.c.rank == job.rank, JOBS.c.turn == job.turn, JOBS.c.id < job.id),
-        )
-        some = (
-            sa.select(sa.literal(1))
-            .select_from(JOBS)
-            .where(JOBS.c.state == "queued", before)
-            .limit(MOST_PLACES - 1)
-            .subquery()
-        )
+    def look(self, job: Job, *, pictures: bool = True) -> Look:
+        """What there is to show of a job, with its pictures or their numbers alone."""
+        shown: list[JobPicture] = []
         with self._reading() as connection:
-            return 1 + connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+            if pictures and not job.erased:
+                shown = _pictures_of(connection, job.id)
+                over, total = sum(each.over for each in shown), len(shown)
+            else:
+                over, total = _counts_of(connection, job.id)
+            place = _place_of(connection, job) if job.state == "queued" else None
+        return Look(pictures=tuple(shown), over=over, total=total, place=place)
 
     def claim(self) -> Lease | None:
         """The lease on the job that is next, if any waits."""
@@ -527,6 +514,34 @@ def _next_turn(connection: sa.Connection, client: str, rank: int) -> int:
     own = sa.select(sa.func.max(JOBS.c.turn)).where(waiting, JOBS.c.client == client)
     last = connection.execute(own).scalar()
     return max(first or 0, 0 if last is None else last + 1)
+
+
+def _pictures_of(connection: sa.Connection, job_id: str) -> list[JobPicture]:
+    query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id).order_by(PICTURES.c.n)
+    return [picture_of(row) for row in connection.execute(query)]
+
+
+def _counts_of(connection: sa.Connection, job_id: str) -> tuple[int, int]:
+    """Pictures of a job that are answered or failed, and all."""
+    over = sa.or_(PICTURES.c.result_bytes.is_not(None), PICTURES.c.problem.is_not(None))
+    count = sa.select(sa.func.count().filter(over), sa.func.count())
+    row = connection.execute(count.where(PICTURES.c.job_id == job_id)).one()
+    return row[0], row[1]
+
+
+def _place_of(connection: sa.Connection, job: Job) -> int:
+    """How many jobs are to run before this one, and it; at most MOST_PLACES are counted."""
+    before = sa.tuple_(JOBS.c.rank, JOBS.c.turn, JOBS.c.id) < sa.tuple_(
+        sa.literal(job.rank), sa.literal(job.turn), sa.literal(job.id)
+    )
+    some = (
+        sa.select(sa.literal(1))
+        .select_from(JOBS)
+        .where(JOBS.c.state == "queued", before)
+        .limit(MOST_PLACES - 1)
+        .subquery()
+    )
+    return 1 + connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
 
 
 def _blobs_of(connection: sa.Connection, job_ids: Iterable[str]) -> list[str]:

@@ -78,7 +78,10 @@ def test_jobs_way_from_queue_to_result(table):
     assert table.finish(lease, "done", expires_ms=entered.expires_ms)
     over = table.get(entered.id)
     assert (over.state, over.over, over.attempts) == ("done", True, 1)
-    assert table.pictures_over(entered.id) == (2, 2)
+    for pictures in (True, False):
+        look = table.look(over, pictures=pictures)
+        assert (look.over, look.total, look.place) == (2, 2, None)
+        assert len(look.pictures) == (2 if pictures else 0)
     first, second = table.pictures(entered.id)
     assert (first.result_blob, first.result_bytes, first.input_blob) == ("ra", 5, None)
     assert first.headers == {"Sharpline-Model": "m"}
@@ -92,7 +95,7 @@ def test_priority_goes_first_then_clients_take_turns_then_age(table):
     first = [add(table, client="busy").id for _ in range(3)]
     other = add(table, client="quiet").id
     urgent = add(table, client="busy", priority=9).id
-    assert [table.place(table.get(each)) for each in (urgent, first[0], other)] == [1, 2, 3]
+    assert [table.look(table.get(each)).place for each in (urgent, first[0], other)] == [1, 2, 3]
     order = [table.claim().job_id for _ in range(5)]
     assert order == [urgent, first[0], other, first[1], first[2]]
 
@@ -100,7 +103,7 @@ def test_priority_goes_first_then_clients_take_turns_then_age(table):
 def test_place_counts_no_further_than_it_must(table):
     assert MOST_PLACES == 1000
     ids = [add(table).id for _ in range(3)]
-    assert [table.place(table.get(each)) for each in ids] == [1, 2, 3]
+    assert [table.look(table.get(each)).place for each in ids] == [1, 2, 3]
 
 
 def test_many_equal_requests_at_once_make_one_job(table):
