@@ -30,16 +30,9 @@ from training.publish import Effort, Origin, draft, publish
 from training.ranks import Ranks, device_of_this_rank, joined
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs import Run, RunKey, open_run, unfinished_run
+from training.spool import SPOOL_NAME, Spool
 from training.state import weight_bytes
-from training.tracking import (
-    DESCRIPTION_TAG,
-    SPOOL_NAME,
-    MlflowRemote,
-    Spool,
-    Tracker,
-    send,
-    tracked,
-)
+from training.tracking import DESCRIPTION_TAG, MlflowRemote, Tracker, send, tracked
 from training.validate import Validated, held_out, metrics, validate
 
 DRAFT = "draft"

@@ -1,11 +1,10 @@
 """Notes on a training: first to a file of the run, from there to MLflow; the only import of mlflow.
 
-Every note is a line of `tracking.jsonl` before anything else happens to it, so nothing is lost when
-MLflow is away, and what was not sent can be sent later. A thread of its own sends: training neither
+Every note is in the run's spool before anything else happens to it, so nothing is lost when MLflow
+is away, and what was not sent can be sent later. A thread of its own sends: training neither
 waits for MLflow nor hears of its failures.
 """
 
-import json
 import math
 import os
 import re
@@ -16,16 +15,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
 from superres.bundle import Bundle, load_bundle
 from superres.console import say
 from superres.errors import SharplineError
-from superres.files import write_json
+from training.spool import Spool
 
-SPOOL_NAME, SENT_NAME = "tracking.jsonl", "tracking-sent.json"
 EXPERIMENT = "sharpline"
 # Tags that MLflow's pages know: a run's description, and the run that it is shown under.
 DESCRIPTION_TAG, PARENT_TAG = "mlflow.note.content", "mlflow.parentRunId"
@@ -35,7 +32,6 @@ BUNDLE_TAG, BUNDLE_PATH = "bundle_id", "bundle"
 BATCH_METRICS, BATCH_PARAMETERS = 1000, 100  # MLflow's limits for one call
 LONGEST_PAUSE_SECONDS = 30.0
 CLOSE_WAIT_SECONDS = 20.0
-TAIL_BYTES = 1 << 20
 LAST_TRIES, LAST_PAUSE_SECONDS = 3, 1.0
 # mlflow's client waits minutes by default; the sender has its own patience.
 CLIENT_LIMITS = {
@@ -69,86 +65,6 @@ class Remote(Protocol):
     def take(self, run_id: str, note: Mapping[str, Any], folder: Path) -> None:
         """Take one note; paths in it are relative to `folder`. Taking it twice changes nothing."""
         ...
-
-
-class Spool:
-    """The notes of one run on disk, and how far they have been sent.
-
-    Notes that the disk has no space for wait in memory and are written with the next one.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._lock = threading.Lock()
-        self._waiting: list[str] = []
-        self._whole = False  # whether the file is known to end with a whole line
-
-    def append(self, note: Mapping[str, Any]) -> None:
-        """Add one note. Cheap: one write to an appended file."""
-        with self._lock:
-            self._waiting.append(json.dumps(note, allow_nan=False) + "\n")
-            try:
-                self._write()
-            except OSError as error:
-                if len(self._waiting) == 1:
-                    say(f"cannot write notes to {self.folder} ({error.strerror}); they wait")
-                return
-            self._waiting.clear()
-
-    @property
-    def waiting(self) -> int:
-        """How many notes are not on disk yet."""
-        return len(self._waiting)
-
-    def _write(self) -> None:
-        """Write what waits, all of it or nothing; first take away what a crash left of a line."""
-        with (self.folder / SPOOL_NAME).open("ab+", buffering=0) as file:
-            if not self._whole:
-                file.truncate(_end_of_last_line(file))
-                self._whole = True
-            before = file.seek(0, os.SEEK_END)
-            data = "".join(self._waiting).encode()
-            try:
-                while data:
-                    data = data[file.write(data) :]
-            except OSError:
-                file.truncate(before)
-                raise
-
-    def unsent(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Notes not sent yet, each with the offset that follows it. A torn last line waits."""
-        path = self.folder / SPOOL_NAME
-        if not path.is_file():
-            return
-        with path.open("rb") as file:
-            file.seek(self.sent_bytes)
-            while (line := file.readline()).endswith(b"\n"):
-                yield json.loads(line), file.tell()
-
-    @property
-    def sent_bytes(self) -> int:
-        """How much of the file MLflow has."""
-        return self._sent()["bytes"]
-
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run, once it has one."""
-        return self._sent()["run_id"]
-
-    def mark_sent(self, offset: int, run_id: str | None) -> None:
-        """Remember that everything before `offset` has arrived."""
-        write_json(self.folder / SENT_NAME, {"bytes": offset, "run_id": run_id})
-
-    def _sent(self) -> dict[str, Any]:
-        path = self.folder / SENT_NAME
-        return json.loads(path.read_bytes()) if path.is_file() else {"bytes": 0, "run_id": None}
-
-
-def _end_of_last_line(file: FileIO) -> int:
-    """The offset after the last line end of a file; a line is far shorter than TAIL_BYTES."""
-    end = file.seek(0, os.SEEK_END)
-    start = file.seek(max(0, end - TAIL_BYTES))
-    return start + file.read().rfind(b"\n") + 1 if end else 0
 
 
 def send(spool: Spool, remote: Remote) -> int:

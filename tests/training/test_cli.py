@@ -10,7 +10,7 @@ import pytest
 from superres.errors import SharplineError, UsageError
 from training.cli import train
 from training.data.cli import data
-from training.tracking import Spool
+from training.spool import Spool
 
 Run = Callable[..., dict[str, Any]]
 

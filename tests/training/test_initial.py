@@ -167,7 +167,7 @@ def test_a_training_from_another_scale_says_so_everywhere(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from training.tracking import Spool
+    from training.spool import Spool
 
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
     parent = tiny_bundle(name="compact_x4", scale=4)

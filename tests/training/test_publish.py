@@ -19,7 +19,7 @@ from training.card import model_card
 from training.cli import train
 from training.licence import commercial_use
 from training.runs import RunKey, open_run
-from training.tracking import SPOOL_NAME, Spool
+from training.spool import SPOOL_NAME, Spool
 
 Capture = pytest.CaptureFixture[str]
 

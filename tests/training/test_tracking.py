@@ -14,7 +14,8 @@ import pytest
 from superres.errors import SharplineError
 from training import tracking
 from training.machine import Machine
-from training.tracking import MlflowRemote, RunNotes, Spool, Tracker, send, tracked
+from training.spool import SENT_NAME, SPOOL_NAME, Spool
+from training.tracking import MlflowRemote, RunNotes, Tracker, send, tracked
 
 NOTES = RunNotes(
     name="tiny",
@@ -104,7 +105,7 @@ def test_an_mlflow_that_never_answers_stops_nothing(
     tracker = Tracker(tmp_path, Silent)
     note_a_training(tracker, steps=200)
     assert asked.is_set()
-    assert len((tmp_path / tracking.SPOOL_NAME).read_text().splitlines()) == 202
+    assert len((tmp_path / SPOOL_NAME).read_text().splitlines()) == 202
     release.set()
     assert tracker._thread is not None
     tracker._thread.join(10)
@@ -115,14 +116,14 @@ def test_without_an_address_notes_are_only_kept(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, None)
     note_a_training(tracker)
     assert tracker.run_id(wait_seconds=5.0) is None
-    assert len((tmp_path / tracking.SPOOL_NAME).read_text().splitlines()) == 5
+    assert len((tmp_path / SPOOL_NAME).read_text().splitlines()) == 5
 
 
 def test_a_failed_training_ends_as_failed(tmp_path: Path) -> None:
     remote = Remote()
     with pytest.raises(ZeroDivisionError), tracked(Tracker(tmp_path, lambda: remote), NOTES):
         raise ZeroDivisionError
-    last = (tmp_path / tracking.SPOOL_NAME).read_text().splitlines()[-1]
+    last = (tmp_path / SPOOL_NAME).read_text().splitlines()[-1]
     assert json.loads(last)["status"] == "FAILED"
 
 
@@ -136,7 +137,7 @@ def test_a_resumed_training_goes_on_with_its_run(tmp_path: Path) -> None:
 def test_a_line_torn_by_a_crash_waits(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"note": "run"})
-    with (tmp_path / tracking.SPOOL_NAME).open("a") as file:
+    with (tmp_path / SPOOL_NAME).open("a") as file:
         file.write('{"note": "metr')
     assert [note["note"] for note, _ in spool.unsent()] == ["run"]
 
@@ -144,7 +145,7 @@ def test_a_line_torn_by_a_crash_waits(tmp_path: Path) -> None:
 def test_going_on_after_a_torn_line_spoils_no_note(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"note": "run"})
-    with (tmp_path / tracking.SPOOL_NAME).open("a") as file:
+    with (tmp_path / SPOOL_NAME).open("a") as file:
         file.write('{"note": "metr')
     again = Spool(tmp_path)
     for note in ("tags", "end"):
@@ -155,7 +156,7 @@ def test_going_on_after_a_torn_line_spoils_no_note(tmp_path: Path) -> None:
 def test_notes_that_a_full_disk_does_not_take_wait_for_space(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / tracking.SPOOL_NAME
+    path = tmp_path / SPOOL_NAME
     path.symlink_to("/dev/full")
     tracker = Tracker(tmp_path, None)
     for step in (1, 2):
@@ -206,7 +207,7 @@ def test_a_real_mlflow_holds_what_was_noted(
     assert [(point.step, point.value) for point in history] == [(10, 0.1), (20, 0.05)]
     assert [file.path for file in client.list_artifacts(run_id, "bundle")] == ["bundle/bundle.json"]
     # The state lost, all is sent once more: the same run, nothing double.
-    (folder / tracking.SENT_NAME).unlink()
+    (folder / SENT_NAME).unlink()
     send(Spool(folder), MlflowRemote(mlflow_server))
     assert Spool(folder).run_id == run_id
     assert len(client.get_metric_history(run_id, "loss/l1")) == 2
