@@ -1,6 +1,6 @@
 """Jobs: claim and status over a long table, and what a job costs beside the synchronous way.
 
-    python bench/jobs.py [sqlite] [postgres] [overhead] [--rows 1000000] [--rounds 500]
+    python bench/jobs.py [--only sqlite|postgres|overhead ...] [--rows 1000000] [--rounds 500]
 
 A table of `--rows` jobs of a hundred clients, most of them over, is built on SQLite and, where
 Debian's package is installed, on a Postgres of its own; then claims, status look-ups and entries
@@ -36,16 +36,16 @@ PARTS = ("sqlite", "postgres", "overhead")
 def main() -> None:
     arguments = _arguments()
     found: dict[str, object] = {}
-    if "sqlite" in arguments.parts:
+    if "sqlite" in arguments.only:
         with TemporaryDirectory() as folder:
             found["sqlite"] = table_times(f"sqlite:///{folder}/jobs.db", arguments)
     reason = why_not_postgres()
-    if "postgres" in arguments.parts and reason is not None:
+    if "postgres" in arguments.only and reason is not None:
         show(f"Postgres left out: it {reason}")
-    elif "postgres" in arguments.parts:
+    elif "postgres" in arguments.only:
         with postgres() as url:
             found["postgres"] = table_times(url, arguments)
-    if "overhead" in arguments.parts:
+    if "overhead" in arguments.only:
         found["overhead"] = overhead(arguments)
     emit(found)
 
@@ -187,7 +187,7 @@ def as_job_ms(client: httpx.Client, picture: bytes) -> float:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=500, help="of each statement")
     parser.add_argument("--pictures", type=int, default=40)

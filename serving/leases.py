@@ -449,8 +449,14 @@ class JobTable:
 
     @contextmanager
     def _writing(self, *, promised: bool = True) -> Iterator[sa.Connection]:
+        """A transaction. What was promised outlives a power cut; a lease may be lost in one.
+
+        Its holder is gone as well then, or finds that its token is.
+        """
         if not self._sqlite:
             with self._engine.begin() as connection:
+                if not promised:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
                 yield connection
             return
         with (
@@ -477,7 +483,6 @@ def _set_up_sqlite(connection: Any, _: object) -> None:
 
 def _begin_sqlite(connection: sa.Connection) -> None:
     options = connection.get_execution_options()
-    # What was promised outlives a power cut; a lease may be lost in one, for its holder is as well.
     connection.exec_driver_sql(f"PRAGMA synchronous={options.get('synchronous', 'FULL')}")
     connection.exec_driver_sql("BEGIN IMMEDIATE" if "synchronous" in options else "BEGIN")
 
