@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.archs import facts
-from superres.bundle import INFO_FILE, Arch, Bundle, Dataset, Licence, Training
+from superres.bundle import INFO_FILE, Bundle, Dataset, Licence, Training
 from superres.console import say
 from superres.errors import UsageError
 from superres.image import read
@@ -17,7 +17,7 @@ from superres.resize import imresize
 from training.card import NOT_STATED, model_card
 from training.data.sample import sample_pictures
 from training.foreign import Foreign
-from training.initial import UNSTATED, complete
+from training.initial import UNSTATED, differences
 from training.licence import commercial_use
 from training.publish import PROBE_SIDE, PROBES, finish, middle, sketch, write_draft
 from training.recipe import Recipe
@@ -76,21 +76,15 @@ def probes(scale: int) -> Sequence[npt.NDArray[np.uint8]]:
 
 
 def _refuse_other(foreign: Foreign, recipe: Recipe) -> None:
-    ours: Arch = Arch(name=recipe.arch.name, parameters=dict(recipe.arch.parameters))
-    if foreign.arch.name != ours.name:
+    if foreign.arch.name != recipe.arch.name:
         raise UsageError(
             f"{foreign.path} holds the network {foreign.arch.name!r}, recipe {recipe.name} has "
-            f"{ours.name!r}"
+            f"{recipe.arch.name!r}"
         )
-    theirs = complete(foreign.arch.name, foreign.arch.parameters)
-    expected = complete(ours.name, ours.parameters)
-    different = sorted(key for key in expected if theirs.get(key) != expected[key])
-    # Drop-path says nothing of the weights, and files do not hold it.
-    different = [key for key in different if key != "drop_path_rate"]
-    if different:
+    if different := differences(foreign.arch, recipe.arch.parameters):
         raise UsageError(
             f"{foreign.path} is not of recipe {recipe.name}'s network: "
-            + ", ".join(f"{key} is {theirs.get(key)!r}, not {expected[key]!r}" for key in different)
+            + ", ".join(different.values())
         )
 
 

@@ -105,16 +105,22 @@ def refuse_other_network(arch_name: str, parameters: Mapping[str, Any], initial:
             f"{initial.name} holds weights of the network {initial.arch.name!r}, the recipe trains "
             f"{arch_name!r}; start from weights of the same network"
         )
-    ours, theirs = complete(arch_name, parameters), complete(arch_name, initial.arch.parameters)
-    different = [
-        f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} in the recipe)"
-        for key in sorted(ours.keys() | theirs.keys())
-        if key not in OF_THE_SCALE | WEIGHTLESS and ours.get(key) != theirs.get(key)
-    ]
-    if different:
+    different = differences(initial.arch, parameters)
+    if hindering := [words for key, words in different.items() if key not in OF_THE_SCALE]:
         raise UsageError(
-            f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(different)
+            f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(hindering)
         )
+
+
+def differences(there: Arch, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """Parameters in which weights of a network and a recipe of the same one differ, by name and in
+    words; those that no weight depends on are left out."""
+    ours, theirs = complete(there.name, parameters), complete(there.name, there.parameters)
+    return {
+        key: f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} in the recipe)"
+        for key in sorted(ours.keys() | theirs.keys())
+        if key not in WEIGHTLESS and ours.get(key) != theirs.get(key)
+    }
 
 
 def take_over(net: nn.Module, initial: Initial) -> str:

@@ -282,7 +282,7 @@ def test_an_import_that_cannot_be_is_refused(imported: Path, tmp_path: Path) -> 
     statement = Statement(name="old_x4", licence="Apache-2.0")
     with pytest.raises(UsageError, match="is there already"):
         adopt(weights, statement, imported.parent, None)
-    with pytest.raises(UsageError, match=r"num_feat is 8, not 32"):
+    with pytest.raises(UsageError, match=r"num_feat \(8 there, 32 in the recipe\)"):
         adopt(weights, statement, tmp_path, load_recipe("esrgan_small_x4"))
     with pytest.raises(UsageError, match="recipe compact_x4 has 'compact'"):
         adopt(weights, statement, tmp_path, load_recipe("compact_x4"))

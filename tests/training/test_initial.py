@@ -13,7 +13,7 @@ from superres.errors import SharplineError, UsageError
 from training import initial
 from training.cli import train
 from training.foreign import Foreign
-from training.initial import Initial, refuse_other_network, resolve, take_over
+from training.initial import Initial, differences, refuse_other_network, resolve, take_over
 
 COMPACT = {"num_feat": 8, "num_conv": 2}
 SWIN = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}
@@ -75,6 +75,13 @@ def test_another_scale_starts_anew_only_where_it_differs(
     assert report.startswith(f"{len(fresh) - len(anew)} of {len(fresh)} tensors from start (bundle")
     assert ("initialised anew" in report) == bool(anew)
     assert all(key in report for key in anew)
+
+
+def test_what_no_weight_depends_on_is_no_difference() -> None:
+    """SwinIR's official files were trained on other crops than its recipe's."""
+    there = Arch(name="swinir", parameters={**CLASSICAL, "upscale": 4, "img_size": 64})
+    here = {**CLASSICAL, "upscale": 2, "img_size": 48, "drop_path_rate": 0.1}
+    assert differences(there, here) == {"upscale": "upscale (4 there, 2 in the recipe)"}
 
 
 def test_the_report_gives_both_shapes_and_what_was_left_behind() -> None:
