@@ -245,7 +245,7 @@ class SwinIR(nn.Module):
 
     def _deep(self, shallow: Tensor) -> Tensor:
         height, width = shallow.shape[2:]
-        mask = shift_mask(height, width, self.window, self.window // 2).to(shallow.device)
+        mask = shift_mask(height, width, self.window, self.window // 2, shallow.device)
         tokens = self.patch_embed["norm"](shallow.permute(0, 2, 3, 1))
         for layer in self.layers:
             tokens = layer(tokens, mask)
@@ -273,14 +273,17 @@ def relative_positions(window: int) -> Tensor:
     return offset[0] * (2 * window - 1) + offset[1]
 
 
-def shift_mask(height: int, width: int, window: int, shift: int) -> Tensor:
+def shift_mask(
+    height: int, width: int, window: int, shift: int, device: torch.device | None = None
+) -> Tensor:
     """-100 between positions that the cyclic shift brought together from opposite borders, else 0.
 
-    Shape (windows, window^2, window^2).
+    Shape (windows, window^2, window^2). Made on the device: a copy from the host would wait for it,
+    and a CUDA graph cannot record one.
     """
 
     def bands(length: int) -> Tensor:
-        places = torch.arange(length)
+        places = torch.arange(length, device=device)
         return (places >= length - window).long() + (places >= length - shift).long()
 
     regions = bands(height)[:, None] * 3 + bands(width)[None, :]
