@@ -103,7 +103,7 @@ def test_parts_of_a_writer_that_was_killed_are_known_and_can_be_removed(store, s
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_memory_stays_flat_however_large_a_blob_is(store, tmp_path, kind):
     chosen = store if kind == "bucket" else FolderStore(tmp_path / "pictures")
-    blob, count = new_blob(), 64
+    blob, count = new_blob(), 40
 
     async def round_trip():
         await chosen.write(blob, mebibytes(count))
