@@ -195,9 +195,9 @@ def test_name_that_is_rebound_after_its_check_is_refused_at_the_connection():
     assert network.called == []
 
 
-def test_connection_goes_to_the_address_that_was_looked_at():
+def test_connections_go_to_the_addresses_that_were_looked_at_in_turn():
     async def resolve(host, port):
-        return ["8.8.8.8"]
+        return ["2606:4700:4700::1111", "8.8.8.8"]
 
     network = NoPackets()
 
@@ -207,7 +207,7 @@ def test_connection_goes_to_the_address_that_was_looked_at():
             await hooks.deliver("http://once.example:81/", SECRET, "id", b"{}")
 
     asyncio.run(attempt())
-    assert network.called == [("8.8.8.8", 81)]
+    assert network.called == [("2606:4700:4700::1111", 81), ("8.8.8.8", 81)]
 
 
 class Receiver:
