@@ -152,9 +152,10 @@ def leaks(scratch: Path, arguments: argparse.Namespace) -> dict[str, object]:
     began, confused = time.process_time(), []
     for place in range(1, len(photos), 2):
         found = index.find(prints[place], lambda place=place: photos[place])
-        if found is not None:
-            twin = paths[held[found.position % len(held)]]
-            confused.append(f"{paths[place].name} = {twin.name}")
+        twin = held[found.position % len(held)] if found is not None else None
+        # T91 holds one picture twice, and that is rightly found.
+        if twin is not None and not np.array_equal(photos[place], photos[twin]):
+            confused.append(f"{paths[place].name} = {paths[twin].name}")
     look_up_ms = (time.process_time() - began) / (len(photos) // 2) * 1e3
     result: dict[str, object] = {
         "fingerprint_ms": round(each_ms, 1),

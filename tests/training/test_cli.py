@@ -115,3 +115,10 @@ def test_replay_without_mlflow_says_what_to_do(
         train(["--replay", str(tmp_path)])
     with pytest.raises(UsageError, match=r"nowhere is no training's folder"):
         train(["--replay", str(tmp_path / "nowhere")])
+
+
+def test_a_dataset_may_be_called_by_its_id(run: Run, pictures: Path, tmp_path: Path) -> None:
+    built = run("build", pictures, "--scale", 2, "--degrade", "bicubic")
+    shown = run("show", built["dataset"], "--out", tmp_path / "sheet.png", "--count", 2)
+    assert shown["pairs"] == 2
+    assert run("verify", built["dataset"])["findings"] == []

@@ -40,7 +40,7 @@ def add_seal(parser: argparse.ArgumentParser) -> None:
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sharpline data verify`."""
-    parser.add_argument("dataset", type=Path, help="folder of a dataset")
+    parser.add_argument("dataset", type=_dataset, help="a dataset: its folder, or its id")
     parser.add_argument(
         "--sample", type=_count, metavar="N", help="make the LR of only N pictures again"
     )
@@ -50,7 +50,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 def add_show(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sharpline data show`."""
-    parser.add_argument("dataset", type=Path, help="folder of a dataset")
+    parser.add_argument("dataset", type=_dataset, help="a dataset: its folder, or its id")
     parser.add_argument("--out", type=Path, help="PNG or JPEG file (default: DATASET-sheet.png)")
     parser.add_argument("--count", type=_count, default=6, metavar="N", help="pairs to show")
     parser.add_argument("--split", choices=("train", "validation"), default="train")
@@ -197,6 +197,12 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=_count, metavar="N", help="processes at work (default: every core)"
     )
+
+
+def _dataset(word: str) -> Path:
+    """The folder of a dataset, which may be called by its id where it lies among the state's."""
+    known = state_folder() / "datasets" / word
+    return known if not Path(word).exists() and known.is_dir() else Path(word)
 
 
 def _count(text: str) -> int:
