@@ -8,7 +8,7 @@ finds its token gone, and nothing that it brings is kept: a result is committed 
 
 Who is next: the highest priority, then fair turns among clients (a client's second waiting job
 has its turn after everybody's first), then age. The turn is given when the job is entered, so
-that a claim reads one row of one index.
+that a claim reads one row of one index. A job of many pictures has a turn for each of them.
 """
 
 import json
@@ -227,6 +227,15 @@ class JobTable:
             attempts=JOBS.c.attempts - 1,
             turn=JOBS.c.turn + turns,
         )
+
+    def is_awaited(self, job: Job) -> bool:
+        """Whether another job would be next if this running one had its next turn."""
+        next_turn = sa.tuple_(sa.literal(job.rank), sa.literal(job.turn + 1))
+        other = sa.select(JOBS.c.id).where(
+            JOBS.c.state == "queued", sa.tuple_(JOBS.c.rank, JOBS.c.turn) <= next_turn
+        )
+        with self._reading() as connection:
+            return connection.execute(other.limit(1)).first() is not None
 
     def running(self) -> list[tuple[Lease, int]]:
         """Every lease there is, with its beat."""

@@ -36,6 +36,10 @@ class LeavingNow(Exception):
     """The server is to stop; the job goes back."""
 
 
+class OthersFirst(Exception):
+    """Somebody else's picture has its turn before this job's next one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
     """An answer on its way into the store, with what the synchronous answer has as headers."""
@@ -124,7 +128,9 @@ class Runner:
             log.info("job %s was deleted, or is another replica's now", lease.job_id)
         except DatabaseAway:  # the lease falls silent, and whoever is there first takes it back
             log.warning("job %s is left until the table can be reached again", lease.job_id)
-        except TryLater:  # others have their turn first
+        except OthersFirst:
+            await self._db(self._table.release, lease, turns=1)
+        except TryLater:
             await self._db(self._table.release, lease, turns=1)
             await self._loops.pause(POSTPONED_SECONDS)
         finally:
@@ -149,9 +155,13 @@ class Runner:
             raise LeaseLost
         pictures = await self._db(self._table.pictures, job.id)
         problems = [each.problem for each in pictures if each.over]
+        begun = False
         for picture in pictures:
             if picture.over:
                 continue
+            if begun and await self._db(self._table.is_awaited, job):
+                raise OthersFirst
+            begun = True
             if job.attempts > MOST_ATTEMPTS:
                 problem = problem_of(JobFailed(f"it was begun {MOST_ATTEMPTS} times"))
                 await self._commit(lease, picture, problem=problem)

@@ -43,6 +43,7 @@ class House:
         self.hold = asyncio.Event()
         self.hold.set()
         self.faults = []
+        self.worked = []
         self.runner = self.new_runner()
 
     def new_runner(self):
@@ -69,6 +70,7 @@ class House:
     @contextlib.asynccontextmanager
     async def work(self, job, picture, data, progress):
         self.begun.set()
+        self.worked.append(data)
         await self.hold.wait()
         progress(1, 2)
         progress(2, 2)
@@ -82,14 +84,15 @@ class House:
 
         yield Made(headers={"Sharpline-Model": "m"}, pieces=pieces())
 
-    async def submit(self, *pictures, **request):
+    async def submit(self, *pictures, client="anna", priority=5, **request):
         inputs = []
         for data in pictures:
             blob = new_blob()
             await self.store.write(blob, one(data))
             inputs.append(Input(blob=blob))
         new = NewJob(
-            client="anna",
+            client=client,
+            priority=priority,
             request=request,
             inputs=tuple(inputs),
             fingerprint="f",
@@ -291,6 +294,28 @@ def test_job_outlives_a_database_that_was_away_for_a_moment(tmp_path):
             house.hold.set()
             assert (await house.over(job)).state == "done"
             assert await house.result(job) == b"A"
+
+    run(story)
+
+
+@pytest.mark.parametrize("priority", [5, 9])
+def test_job_of_many_pictures_lets_others_have_their_turns(tmp_path, priority):
+    async def story():
+        house = House(tmp_path)
+        house.hold.clear()
+        large = await house.submit(b"a", b"b", b"c")
+        async with at_work(house):
+            await house.begun.wait()
+            small = await house.submit(b"x", b"y", client="bob", priority=priority)
+            house.hold.set()
+            await house.over(large)
+            await house.over(small)
+        x_and_y_first = priority > 5
+        expected = (
+            [b"a", b"x", b"y", b"b", b"c"] if x_and_y_first else [b"a", b"x", b"b", b"y", b"c"]
+        )
+        assert house.worked == expected
+        assert house.table.get(large).attempts == 1
 
     run(story)
 
