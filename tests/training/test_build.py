@@ -160,6 +160,35 @@ def test_kill_9_at_any_moment_leads_to_the_same_dataset(
         assert files_of(build(plan).path) == files_of(whole)
 
 
+def test_killed_again_and_again_a_build_goes_on_to_the_same_dataset(
+    album: Sequence[SourcePicture], whole: Path, tmp_path: Path, soak: bool
+) -> None:
+    """One build, killed each time it has got one shard further, or begun one."""
+    script = tmp_path / "build.py"
+    script.write_text(BUILD)
+    plan = make_plan(album, RECIPE, tmp_path / "root", pictures_per_shard=1)
+    shards, rng = plan.parent / "shards", random.Random(3)
+
+    def begun() -> set[Path]:
+        """Half-written shards, and the half-written dataset."""
+        return {*shards.glob(".*.partial"), *plan.parents[2].glob(f".{whole.name}.*")}
+
+    for _ in range(20 if soak else 2):
+        done, left = len(list(shards.glob("0*"))), begun()
+        command = [sys.executable, str(script), str(plan)]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        at_a_beginning = rng.random() < 0.6
+        while process.poll() is None and len(list(shards.glob("0*"))) == done:
+            if at_a_beginning and begun() - left:
+                break
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        for shard in shards.glob("0*"):
+            assert (shard / "rows.json").is_file()
+    assert files_of(build(plan).path) == files_of(whole)
+
+
 def test_draws_share_their_hr_and_differ_in_their_lr(
     album: Sequence[SourcePicture], whole: Path, tmp_path: Path
 ) -> None:
