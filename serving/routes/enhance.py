@@ -96,7 +96,7 @@ async def _receive(request: Request, options: Options, entry: Entry, stages: Sta
     services = services_of(request)
     with stages("read"):
         body = await read_body(request, entry, services.settings.limits.body_seconds)
-        upload = await services.enhancer.in_worker(
+        upload = await services.enhancer.quickly(
             lambda: unpack(request.headers.get("content-type", ""), body)
         )
     return await received(

@@ -1,10 +1,12 @@
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pytest
 
+from superres.environment import cpu_threads
 from superres.image import Picture, decode, encode
 
 
@@ -171,6 +173,30 @@ def test_health_and_models_answer_while_the_device_is_busy(held_server, noise_pn
             assert httpx.get(server.url + address, timeout=60).status_code == 200, address
         backend.gate.set()
         assert decode(waiting.result().content).height == 40
+
+
+def test_refusal_does_not_wait_for_pictures_that_are_being_decoded(
+    held_server, noise_png, monkeypatch
+):
+    server, backend = held_server()
+    backend.gate.set()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        begun.set()
+        go_on.wait(timeout=120)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr("serving.pictures.decode", slow)
+    count = cpu_threads() + 1  # one more than there are threads for it
+    with ThreadPoolExecutor(count) as clients:
+        decoding = [clients.submit(ask, server, noise_png(20, 20)) for _ in range(count)]
+        server.wait_for(lambda: server.services.admission.in_flight == count and begun.is_set())
+        form = {"file": ("page.html", b"<html></html>" * 9)}
+        assert ask(server, b"<html></html>" * 9).status_code == 415
+        assert server.client.post("/v1/enhance", files=form).status_code == 415
+        go_on.set()
+        assert [answer.result().status_code for answer in decoding] == [200] * count
 
 
 def test_dead_engine_fails_liveness(picture_server, models_folder, numpy_backends, noise_png):
