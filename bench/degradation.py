@@ -1,7 +1,8 @@
 """How many training crops a second the blind degradations make, in numpy and on torch's devices.
 
 Each round draws a batch and runs it; the first round of each place is not counted. numpy runs
-beside torch on one core, a GPU where there is one. The last line is the result as JSON.
+beside torch on one core, a GPU where there is one. Then how far torch's crops are from numpy's, and
+the last line is the result as JSON.
 
     python bench/degradation.py --batch 16 --side 192 --scale 4
 """
@@ -27,12 +28,16 @@ def main() -> None:
     batch_bchw = _crops(arguments.batch, arguments.side)
     places = ["numpy", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rates: dict[str, dict[str, float]] = {}
+    agreements: dict[str, dict[str, dict[str, float]]] = {}
     for kind in DRAWS:
-        rates[kind] = {}
+        rates[kind], agreements[kind] = {}, {}
         for place in places:
             rate = crops_per_second(kind, _put(batch_bchw, place), arguments)
             rates[kind][place] = round(rate, 1)
             say(f"{kind} on {place}: {rate:.1f} crops a second")
+        for place in places[1:]:
+            agreements[kind][place] = agreement(kind, batch_bchw, place, arguments)
+            say(f"{kind} on {place} against numpy: {agreements[kind][place]}")
     emit(
         {
             "batch": arguments.batch,
@@ -40,6 +45,7 @@ def main() -> None:
             "scale": arguments.scale,
             "rounds": arguments.rounds,
             "crops_per_second": rates,
+            "agreement_with_numpy": agreements,
         }
     )
 
@@ -57,6 +63,28 @@ def crops_per_second(kind: str, batch, arguments: argparse.Namespace) -> float:
         apply(batch, DRAWS[kind](size, arguments.scale, seeds, number))
     settle()
     return arguments.rounds * len(batch) / (time.perf_counter() - began)
+
+
+def agreement(
+    kind: str, batch_bchw: np.ndarray, place: str, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """How far crops are from numpy's by the same rows; values differ from half a level on."""
+    size, there = (arguments.side, arguments.side), _put(batch_bchw, place)
+    apart = []
+    for number in range(arguments.rounds):
+        seeds = range(number * len(batch_bchw), (number + 1) * len(batch_bchw))
+        rows = DRAWS[kind](size, arguments.scale, seeds, number)
+        other = torch.asarray(apply(there, rows)).cpu().numpy()
+        apart.append(np.abs(apply(batch_bchw, rows) - other).reshape(len(batch_bchw), -1) * 255)
+    shares = np.concatenate([(levels > 0.5).mean(axis=1) for levels in apart])
+    return {
+        "crops": len(shares),
+        "same_everywhere": round(float((shares == 0).mean()), 4),
+        "values_that_differ": round(float(shares.mean()), 5),
+        "most_in_one_crop": round(float(shares.max()), 4),
+        "most_levels": round(float(max(levels.max() for levels in apart)), 1),
+        "most_mean_levels": round(float(max(levels.mean(axis=1).max() for levels in apart)), 3),
+    }
 
 
 def _settle(batch) -> Callable[[], None]:

@@ -65,14 +65,23 @@ def test_jpeg_is_the_same_in_numpy_and_torch(subsampling, batch_bchw: np.ndarray
     assert np.mean(apply(batch_bchw, rows) != on_torch(batch_bchw, rows)) < 0.002
 
 
+def levels_apart(draw, batch_bchw: np.ndarray, device: str) -> np.ndarray:
+    """How far torch is from numpy after whole rows, (32, values) in 8-bit levels."""
+    apart = []
+    for shared_seed in range(16):
+        rows = draw((64, 80), 2, [2 * shared_seed, 2 * shared_seed + 1], shared_seed)
+        there = apply(torch.asarray(batch_bchw, device=device), rows).cpu().numpy()
+        apart.append(np.abs(apply(batch_bchw, rows) - there).reshape(2, -1) * 255)
+    return np.concatenate(apart)
+
+
 @pytest.mark.parametrize("draw", DRAWS)
 def test_whole_rows_are_the_same_in_numpy_and_torch(draw, batch_bchw: np.ndarray) -> None:
-    """Through several roundings of JPEG nearly every value still is the same 8-bit level."""
-    for shared_seed in range(6):
-        rows = draw((64, 80), 2, [1, 2], shared_seed)
-        here, there = apply(batch_bchw, rows), on_torch(batch_bchw, rows)
-        assert np.mean(np.abs(here - there) > 0.5 / 255) < 0.01
-        assert np.mean(np.abs(here - there)) * 255 < 0.02
+    """But for a picture here and there, in which a last bit tipped a rounding before JPEG."""
+    apart = levels_apart(draw, batch_bchw, "cpu")
+    assert np.mean(apart > 0.5) < 0.01
+    assert apart.mean() < 0.02
+    assert np.mean((apart > 0.5).any(axis=1)) < 0.15
 
 
 @pytest.mark.parametrize("draw", DRAWS)
@@ -99,10 +108,7 @@ def test_rows_of_two_forms_are_no_batch(batch_bchw: np.ndarray) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("draw", DRAWS)
 def test_whole_rows_are_the_same_on_a_gpu(draw, batch_bchw: np.ndarray) -> None:
-    for shared_seed in range(6):
-        rows = draw((64, 80), 2, [1, 2], shared_seed)
-        there = apply(torch.asarray(batch_bchw, device="cuda"), rows).cpu().numpy()
-        assert np.mean(np.abs(apply(batch_bchw, rows) - there) > 0.5 / 255) < 0.02
+    assert np.mean(levels_apart(draw, batch_bchw, "cuda") > 0.5) < 0.02
 
 
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
