@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -37,8 +37,6 @@ from superres.quality.metrics import load_metrics, weights_folder
 from superres.upscale import Upscaler
 
 SOFTWARE = ("sharpline", "numpy", "torch", "openvino", "scikit-image", "mlflow-skinny", "pillow")
-
-
 SPLIT = "validation"
 
 # As superres.quality.metrics.load_metrics: names and a folder of weights.
@@ -242,5 +240,8 @@ def _require_kind(rules: Rules, bundle: Bundle) -> None:
 
 
 def _software() -> dict[str, str]:
-    installed = {found.metadata["Name"].lower() for found in metadata.distributions()}
-    return {name: metadata.version(name) for name in SOFTWARE if name in installed}
+    found: dict[str, str] = {}
+    for name in SOFTWARE:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
