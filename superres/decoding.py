@@ -1,10 +1,12 @@
 """Files to pixels: the header is checked first, and whatever a decoder throws becomes a refusal."""
 
+import ctypes
 import io
 import logging
 import math
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -104,10 +106,17 @@ def xmp_of(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
 
 @lru_cache(maxsize=1)
 def pillow() -> ModuleType:
-    """Pillow's Image module, loaded on first use; its own size guess gives way to our limits."""
+    """Pillow's Image module, loaded on first use; its own size guess gives way to our limits.
+
+    What is wrong with a file is told to who sent it, and is no line in a log that others can fill.
+    """
     from PIL import Image
 
     Image.MAX_IMAGE_PIXELS = None
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # libtiff writes past every log, straight to standard error; this is the one in Pillow's wheels.
+    for library in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):
+        ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
     return Image
 
 

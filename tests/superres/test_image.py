@@ -207,6 +207,14 @@ def test_kind_that_the_reader_does_not_know_is_refused_in_plain_words() -> None:
     assert "BytesIO" not in str(refused.value)
 
 
+def test_broken_tiff_writes_nothing_past_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(saved(Image.fromarray(colours()), "TIFF", compression="jpeg"))
+    data[data.index(b"\xff\xdb") + 4] = 0x0F  # a quantization table of a number that is none
+    with pytest.raises(BrokenPicture):
+        decode(bytes(data))
+    assert capfd.readouterr().err == ""
+
+
 def test_cmyk_jpeg_is_converted() -> None:
     cmyk = Image.fromarray(colours()).convert("CMYK")
     data = saved(cmyk, "JPEG", quality=100)
