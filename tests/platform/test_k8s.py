@@ -11,22 +11,41 @@ import yaml
 ROOT = Path(__file__).parents[2]
 
 
-def check(root: Path) -> subprocess.CompletedProcess[str]:
-    if shutil.which("kubectl") is None:
-        pytest.skip("needs kubectl to render the overlays")
-    command = [sys.executable, "k8s/check.py", "--out", str(root / "out")]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+def check(root: Path) -> list[str]:
+    """The faults of every overlay; what was rendered is in `root / "out"`."""
+    from check import check_overlay
+
+    out = root / "out"
+    out.mkdir(exist_ok=True)
+    folders = sorted((root / "k8s/overlays").iterdir())
+    return [
+        fault for folder in folders for fault in check_overlay(folder, out / f"{folder.name}.yaml")
+    ]
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    if shutil.which("kubectl") is None:
+        pytest.skip("needs kubectl to render the overlays")
     for name in ("k8s", "monitoring"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    monkeypatch.syspath_prepend(ROOT / "k8s")
     return tmp_path
 
 
+def command(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "k8s/check.py", *words],
+        cwd=ROOT,
+        env=None if path is None else {"PATH": str(path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_overlays_hold(copied: Path) -> None:
-    answer = check(copied)
+    answer = command("--out", str(copied / "out"))
     assert answer.returncode == 0, answer.stderr
     rendered = {
         path.stem: list(yaml.safe_load_all(path.read_text())) for path in (copied / "out").iterdir()
@@ -41,7 +60,7 @@ def test_overlays_hold(copied: Path) -> None:
 
 
 def test_dashboards_reach_grafana_whole(copied: Path) -> None:
-    assert check(copied).returncode == 0
+    assert check(copied) == []
     (dashboards,) = [
         resource
         for resource in yaml.safe_load_all((copied / "out/prod.yaml").read_text())
@@ -151,9 +170,17 @@ def test_planted_fault_is_named(copied: Path, file: str, old: str, new: str, nam
     path = copied / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
-    answer = check(copied)
+    assert named in "\n".join(check(copied))
+
+
+def test_faults_end_the_command_with_1(copied: Path) -> None:
+    path = copied / SERVE
+    path.write_text(path.read_text().replace("memory: 4Gi", "memory: 4Gib", 1))
+    overlays = ("--overlays", str(copied / "k8s/overlays"))
+    answer = command("--out", str(copied / "out"), *overlays)
     assert answer.returncode == 1
-    assert named in answer.stderr
+    assert "k8s: prod: Deployment/sharpline: " in answer.stderr
+    assert "'4Gib' is no quantity" in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
@@ -166,21 +193,12 @@ def test_component_renders_on_the_base(copied: Path, component: str, rendered: s
     shutil.copytree(copied / "k8s/overlays/dev", overlay)
     path = overlay / "kustomization.yaml"
     path.write_text(path.read_text() + f"components:\n  - ../../components/{component}\n")
-    answer = check(copied)
-    assert answer.returncode == 0, answer.stderr
+    assert check(copied) == []
     assert rendered in (copied / f"out/{component}.yaml").read_text()
 
 
 def test_without_kubectl_the_target_fails_and_the_check_skips(tmp_path: Path) -> None:
-    command = [sys.executable, "k8s/check.py", "--out", str(tmp_path)]
     for flags, code in (([], 1), (["--skip-without-kubectl"], 0)):
-        answer = subprocess.run(
-            [*command, *flags],
-            cwd=ROOT,
-            env={"PATH": str(tmp_path)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        answer = command("--out", str(tmp_path), *flags, path=tmp_path)
         assert answer.returncode == code
         assert "needs kubectl" in answer.stderr
