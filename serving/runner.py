@@ -78,8 +78,8 @@ class Runner:
         self._table = parts.database.table
         self._settings = parts.settings
         self._loops = Loops(parts.settings.poll_seconds)
-        self._making: dict[str, str] = {}  # blobs that are being written, by job
-        self._working: dict[str, asyncio.Task[None]] = {}
+        self._making: dict[Lease, str] = {}  # blobs that are being written
+        self._working: dict[Lease, asyncio.Task[None]] = {}
         self.progress: dict[str, tuple[int, int]] = {}  # of the jobs that run here
 
     def start(self) -> None:
@@ -107,7 +107,7 @@ class Runner:
     async def _hold(self, lease: Lease) -> None:
         """Work on a job and keep its lease alive meanwhile."""
         self._parts.changes.tell(lease.job_id)
-        working = self._working[lease.job_id] = asyncio.create_task(self._work(lease))
+        working = self._working[lease] = asyncio.create_task(self._work(lease))
         leaving = asyncio.create_task(self._loops.leaving.wait())
         try:
             while not working.done():
@@ -126,6 +126,7 @@ class Runner:
             await self._db(self._table.release, lease)
         except LeaseLost:
             log.info("job %s was deleted, or is another replica's now", lease.job_id)
+            await self._drop(lease)
         except DatabaseAway:  # the lease falls silent, and whoever is there first takes it back
             log.warning("job %s is left until the table can be reached again", lease.job_id)
         except OthersFirst:
@@ -136,16 +137,16 @@ class Runner:
         finally:
             await _ended(working)
             await _ended(leaving)
-            if self._working.get(lease.job_id) is working:  # and not a second try's by now
-                for known in (self._working, self._making, self.progress):
-                    known.pop(lease.job_id, None)
+            del self._working[lease]
+            self._making.pop(lease, None)
+            self.progress.pop(lease.job_id, None)
             self._parts.changes.tell(lease.job_id)
 
     async def _keep(self, lease: Lease) -> None:
         if self._loops.leaving.is_set() or self._parts.draining():
             raise LeavingNow
         done, total = self.progress.get(lease.job_id, (0, 0))
-        making = self._making.get(lease.job_id)
+        making = self._making.get(lease)
         if not await self._db(self._table.beat, lease, done, total, making):
             raise LeaseLost
 
@@ -172,7 +173,7 @@ class Runner:
 
     async def _answer(self, lease: Lease, job: Job, picture: JobPicture) -> dict[str, Any] | None:
         """Answer one picture and commit what became of it; the problem, if it was one."""
-        result = self._making[job.id] = new_blob()
+        result = self._making[lease] = new_blob()
         try:
             headers, written = await self._made(job, picture, result)
         except TryLater:
@@ -235,9 +236,17 @@ class Runner:
 
     async def abandon(self, job_id: str) -> None:
         """Stop working on a job here, whose lease has ended, and leave nothing of it."""
-        working = self._working.get(job_id)
+        for lease in [lease for lease in self._working if lease.job_id == job_id]:
+            await self._drop(lease)
+
+    async def _drop(self, lease: Lease) -> None:
+        """End the work under a lease that has ended, with what it was making."""
+        making, working = self._making.get(lease), self._working.get(lease)
         if working is not None:
             await _ended(working)
+        # It may have been committed just before the lease was lost.
+        if making is not None and await self._db(self._table.unknown_blobs, [making]):
+            await self._parts.store.delete([making])
 
 
 def _problem_of_picture(error: Exception, job: Job, picture: JobPicture) -> dict[str, Any]:

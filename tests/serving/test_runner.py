@@ -196,6 +196,34 @@ def test_result_that_was_being_committed_when_the_server_left_is_kept(tmp_path):
     run(story)
 
 
+class LateCommit(JobTable):
+    """A table that comes to commit a result too late, and says when it is about to."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.at_it, self.go_on = threading.Event(), threading.Event()
+
+    def finish_picture(self, *arguments, **named):
+        self.at_it.set()
+        assert self.go_on.wait(PATIENCE_SECONDS)
+        return super().finish_picture(*arguments, **named)
+
+
+def test_result_that_was_to_be_committed_when_its_job_was_cancelled_is_gone(tmp_path):
+    async def story():
+        house = House(tmp_path, LateCommit)
+        job = await house.submit(b"a")
+        async with at_work(house):
+            await asyncio.to_thread(house.table.at_it.wait, PATIENCE_SECONDS)
+            assert house.table.cancel(job, expires_ms=house.table.now_ms() + 1000)
+            await house.runner.abandon(job)
+            assert list(await house.store.stamps()) == house.table.blobs(job)
+            house.table.go_on.set()
+        assert list(await house.store.stamps()) == house.table.blobs(job)
+
+    run(story)
+
+
 def test_worker_whose_lease_was_taken_keeps_nothing(tmp_path):
     async def story():
         house = House(tmp_path, lease_seconds=60)
