@@ -204,10 +204,14 @@ class JobTable:
         problem: dict[str, Any] | None = None,
         hook: bool = False,
     ) -> bool:
-        """End the job; its webhook, if it has one, is due from now on. False without the lease."""
+        """End the job; its webhook, if it has one, is due from now on. False without the lease.
+
+        Its pictures are on the disk already; an end that a power cut takes is found anew from them.
+        """
         now_ms = self.now_ms()
         return self._change(
             lease,
+            promised=False,
             state=state,
             token=None,
             making=None,
