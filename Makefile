@@ -25,8 +25,9 @@ up: setup ## the same, and stay up until Ctrl-C
 ##@ Work on it
 .PHONY: test soak check bench format generate pins
 COVERAGE := --cov --cov-report=term --cov-report=xml:$(BUILD)/coverage.xml
-# Whole files go to one of up to four processes, so that what a file shares is started once.
-SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile
+# Whole files go to one of up to four processes, so that what a file shares is started once. In the
+# order of their names, because those with the fewest tests, which would come last, take longest.
+SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: setup ## run the tests and print the coverage; ARGS="-k word" runs some, without it
 	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(SPREAD) $(COVERAGE))
 

@@ -94,7 +94,7 @@ def _has(path: Path, mark: bytes) -> bool:
 
 
 @pytest.fixture
-def up(tmp_path):
+def up(tmp_path, unmeasured_children):
     (tmp_path / "models" / "compact_x4").mkdir(parents=True)
     (tmp_path / "models" / "compact_x4" / "bundle.json").write_text("{}")
     shutil.copytree(SHIPPED / "alertmanager", tmp_path / "monitoring" / "alertmanager")

@@ -102,7 +102,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
+def site(tmp_path, monkeypatch, unmeasured_children):
     """Airflow's four processes on an empty state, with the wrapper as `sharpline`."""
     state, dags, programs = (tmp_path / name for name in ("state", "dags", "bin"))
     for folder in (state, dags, programs):
