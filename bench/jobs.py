@@ -23,8 +23,8 @@ import sqlalchemy as sa
 from postgres import postgres, why_not_postgres
 from serving_common import ours, photo_like
 
-from serving.job_rows import Input, NewJob
-from serving.leases import JobTable
+from serving.jobs.leases import JobTable
+from serving.jobs.rows import Input, NewJob
 from superres.console import emit, show
 
 QUEUED_SHARE = 0.1

@@ -17,8 +17,9 @@ from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.engine import Engines
 from serving.enhancer import Enhancer, EnhancerParts
-from serving.job_work import JobWork
-from serving.jobs import Jobs
+from serving.jobs.jobs import Jobs
+from serving.jobs.webhooks import Guard
+from serving.jobs.work import JobWork
 from serving.keys import KeyRing
 from serving.loaded import BackendLoader
 from serving.metrics import Metrics
@@ -39,7 +40,6 @@ from serving.security import (
 from serving.services import Services
 from serving.settings import Settings
 from serving.shadow import ShadowRunner
-from serving.webhooks import Guard
 from superres.backends import devices_of
 from superres.environment import cpu_threads
 from superres.image import PictureError

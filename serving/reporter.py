@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from serving.admission import Admission
 from serving.costs import Costs
 from serving.drift import LiveWindow
-from serving.jobs import Jobs
+from serving.jobs.jobs import Jobs
 from serving.loaded import LoadedModel
 from serving.metrics import Metrics
 from serving.models import Models, Offer

@@ -11,7 +11,7 @@ from serving.costs import Costs
 from serving.drift import LiveWindow
 from serving.engine import Engines
 from serving.enhancer import Enhancer
-from serving.jobs import Jobs
+from serving.jobs.jobs import Jobs
 from serving.keys import KeyRing
 from serving.metrics import Metrics
 from serving.models import Models

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.access import caller_of, client_of, require_key
 from serving.body import FILE_FIELD
 from serving.errors import BadOptions, SlowBody
-from serving.intake import Bounds, body_of, limited, take_in
-from serving.job_rows import Input, Job
-from serving.job_views import JobView, Receipt
-from serving.jobs import Wanted
+from serving.jobs.intake import Bounds, body_of, limited, take_in
+from serving.jobs.jobs import Wanted
+from serving.jobs.rows import Input, Job
+from serving.jobs.views import JobView, Receipt
 from serving.keys import HIGHEST_PRIORITY
 from serving.options import Options, describe
 from serving.routes.documents import BINARY, INPUT_TYPES, problems

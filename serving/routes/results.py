@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from serving.access import BEARER, require_key
 from serving.errors import MEDIA_TYPE, JobFailed, problem_of
-from serving.job_views import Receipt
+from serving.jobs.views import Receipt
 from serving.negotiation import MEDIA_TYPES
 from serving.routes.documents import ANSWER_HEADERS, BINARY, problems
 from serving.routes.jobs import JOB_ID, KEYED, owner_of

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.access import client_of, require_key
 from serving.errors import BadSignature, SlowBody, UploadMismatch
-from serving.intake import body_of, limited
+from serving.jobs.intake import body_of, limited
 from serving.routes.documents import BINARY, INPUT_TYPES, problems
 from serving.services import services_of
 from superres.image import TooManyBytes

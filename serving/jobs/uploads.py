@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from serving.errors import UnknownUpload, UploadGone, UploadMismatch
-from serving.job_database import Database
-from serving.job_rows import Upload, new_id
+from serving.jobs.database import Database
+from serving.jobs.rows import Upload, new_id
+from serving.jobs.store import Store, Written, new_blob
 from serving.settings import JobSettings
 from serving.signing import Signer
-from serving.store import Store, Written, new_blob
 
 
 class Uploads:

@@ -8,7 +8,8 @@ from serving.admission import Admission
 from serving.body import Upload
 from serving.costs import Costs
 from serving.enhancer import Enhancer
-from serving.job_rows import Job, JobPicture
+from serving.jobs.rows import Job, JobPicture
+from serving.jobs.runner import Made
 from serving.keys import KeyRing
 from serving.logs import request_id_now
 from serving.models import Models
@@ -17,7 +18,6 @@ from serving.options import Options
 from serving.order import Stages
 from serving.pictures import answer_size, choose, headers_of, order_of, received
 from serving.reporter import Reporter
-from serving.runner import Made
 from serving.settings import Settings
 from serving.wishes import shrunk_side
 from superres.tiling import plan
@@ -27,7 +27,7 @@ CLIENT = "jobs"  # in admission: their places and memory are counted apart from 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobWork:
-    """Answers pictures of jobs; a `serving.runner.Work`.
+    """Answers pictures of jobs; a `serving.jobs.runner.Work`.
 
     A picture holds a place and its memory like a request, but no time: nobody is refused because
     of work that gives way.

@@ -9,8 +9,8 @@ from starlette.requests import Request
 
 from serving.body import MOST_FIELD_BYTES, MOST_PARTS
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
-from serving.intake import Bounds, take_in
-from serving.store import FolderStore, all_of
+from serving.jobs.intake import Bounds, take_in
+from serving.jobs.store import FolderStore, all_of
 from superres.image import TooManyBytes
 
 FORM = "multipart/form-data; boundary=b"

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serving.errors import JobGone, NotReady, StorageFull
-from serving.store import CHUNK_BYTES, Direct, Written, checked, to_its_end
+from serving.jobs.store import CHUNK_BYTES, Direct, Written, checked, to_its_end
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ UNFINISHED = "?"  # between a blob and the id of the upload that was to become i
 
 
 class BucketStore:
-    """Blobs as objects `prefix/blob`; a `serving.store.Store` and its `Direct`."""
+    """Blobs as objects `prefix/blob`; a `serving.jobs.store.Store` and its `Direct`."""
 
     def __init__(self, address: str, endpoint: str | None, *, direct: bool) -> None:
         """`address` is `bucket` or `bucket/prefix`. Raises SharplineError for one of no use."""

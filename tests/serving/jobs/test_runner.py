@@ -8,18 +8,18 @@ import threading
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from serving import job_keeper as keepers
-from serving import runner as runners
 from serving.errors import ModelFailed, QueueFull, StorageFull
-from serving.job_database import Changes, Database, DatabaseAway
-from serving.job_keeper import Keeper
-from serving.job_rows import Input, NewJob
-from serving.leases import JobTable
-from serving.runner import Made, Runner, RunnerParts
+from serving.jobs import keeper as keepers
+from serving.jobs import runner as runners
+from serving.jobs.database import Changes, Database, DatabaseAway
+from serving.jobs.keeper import Keeper
+from serving.jobs.leases import JobTable
+from serving.jobs.rows import Input, NewJob
+from serving.jobs.runner import Made, Runner, RunnerParts
+from serving.jobs.store import FolderStore, all_of, new_blob
+from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
 from serving.settings import JobSettings
 from serving.signing import Signer
-from serving.store import FolderStore, all_of, new_blob
-from serving.webhooks import Guard, GuardedNetwork, Webhooks
 
 QUICK = {
     "workers": 1,

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from serving.errors import ForbiddenAddress
-from serving.webhooks import (
+from serving.jobs.webhooks import (
     RETRY_SECONDS,
     Guard,
     GuardedNetwork,
@@ -303,7 +303,7 @@ def test_retries_wait_longer_each_time_and_end():
 def test_receiver_that_fails_is_told_again_under_the_same_id(
     picture_server, models_folder, noise_png, monkeypatch
 ):
-    monkeypatch.setattr("serving.webhooks.RETRY_SECONDS", (0.05, 0.05))
+    monkeypatch.setattr("serving.jobs.webhooks.RETRY_SECONDS", (0.05, 0.05))
     server = picture_server(
         models_folder, jobs={"poll_seconds": 0.05, "webhook_networks": ("127.0.0.0/8",)}
     )

@@ -7,9 +7,9 @@ import tracemalloc
 import httpx
 import pytest
 
-from serving.bucket import PART_BYTES, UNFINISHED, BucketStore
 from serving.errors import JobGone, NotReady
-from serving.store import FolderStore, all_of, new_blob
+from serving.jobs.bucket import PART_BYTES, UNFINISHED, BucketStore
+from serving.jobs.store import FolderStore, all_of, new_blob
 from superres.errors import SharplineError
 from superres.image import decode
 
@@ -175,7 +175,7 @@ def test_picture_goes_straight_to_the_bucket_and_its_answer_comes_from_there(
 def test_what_is_sent_to_an_address_after_its_job_has_begun_is_swept_away(
     bucket_server, s3, bucket, noise_png, repeated, monkeypatch
 ):
-    monkeypatch.setattr("serving.job_keeper.UNKNOWN_SECONDS", 0.2)
+    monkeypatch.setattr("serving.jobs.keeper.UNKNOWN_SECONDS", 0.2)
     server, picture = bucket_server(), noise_png(10, 12)
     api = server.client
     upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()

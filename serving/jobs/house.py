@@ -3,15 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.job_database import Changes, Database
-from serving.job_keeper import Keeper
-from serving.leases import JobTable
-from serving.runner import Runner, RunnerParts, Work
+from serving.jobs.database import Changes, Database
+from serving.jobs.keeper import Keeper
+from serving.jobs.leases import JobTable
+from serving.jobs.runner import Runner, RunnerParts, Work
+from serving.jobs.store import FolderStore, Store
+from serving.jobs.uploads import Uploads
+from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
 from serving.settings import JobSettings
 from serving.signing import Signer, load_signer
-from serving.store import FolderStore, Store
-from serving.uploads import Uploads
-from serving.webhooks import Guard, GuardedNetwork, Webhooks
 from superres.errors import SharplineError
 
 DATABASE = "jobs.db"
@@ -86,7 +86,7 @@ def _store_of(settings: JobSettings) -> Store:
     if settings.bucket is None:
         return FolderStore(settings.folder / BLOBS)
     try:
-        from serving.bucket import BucketStore
+        from serving.jobs.bucket import BucketStore
     except ImportError as error:
         raise SharplineError("a bucket needs boto3: pip install 'sharpline[s3]'") from error
     return BucketStore(settings.bucket, settings.bucket_endpoint, direct=settings.bucket_direct)

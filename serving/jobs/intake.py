@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.body import FILE_FIELD, MOST_FIELD_BYTES, MOST_PARTS
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
-from serving.store import Store, Written, new_blob
+from serving.jobs.store import Store, Written, new_blob
 from superres.image import TooManyBytes
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import Problem
-from serving.job_rows import Job, JobPicture, Look
+from serving.jobs.rows import Job, JobPicture, Look
 from serving.keys import HIGHEST_PRIORITY
 from serving.signing import Signer
 

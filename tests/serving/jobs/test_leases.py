@@ -5,8 +5,8 @@ import pytest
 
 from bench.postgres import postgres, why_not_postgres
 from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
-from serving.job_rows import Input, Lease, NewJob, SteadyClock, Upload
-from serving.leases import MOST_PLACES, JobTable
+from serving.jobs.leases import MOST_PLACES, JobTable
+from serving.jobs.rows import Input, Lease, NewJob, SteadyClock, Upload
 
 HOUR_MS = 3_600_000
 

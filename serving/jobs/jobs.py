@@ -18,17 +18,17 @@ from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJob
-from serving.job_database import Changes, DatabaseAway
-from serving.job_house import JobHouse, build_house, was_used
-from serving.job_rows import Input, Job, JobPicture, NewJob
-from serving.job_views import JobView, Receipt, moment, view_of
+from serving.jobs.database import Changes, DatabaseAway
+from serving.jobs.house import JobHouse, build_house, was_used
+from serving.jobs.rows import Input, Job, JobPicture, NewJob
+from serving.jobs.runner import Work
+from serving.jobs.store import Store
+from serving.jobs.uploads import Uploads
+from serving.jobs.views import JobView, Receipt, moment, view_of
+from serving.jobs.webhooks import Guard, secret_text
 from serving.loops import Loops
 from serving.options import Options
-from serving.runner import Work
 from serving.settings import JobSettings
-from serving.store import Store
-from serving.uploads import Uploads
-from serving.webhooks import Guard, secret_text
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from anyio import CapacityLimiter, to_thread
 from sqlalchemy.exc import OperationalError
 
 from serving.errors import NotReady, StorageFull
-from serving.leases import JobTable
+from serving.jobs.leases import JobTable
 
 Result = TypeVar("Result")
 

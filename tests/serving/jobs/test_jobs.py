@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from serving.errors import NotReady
-from serving.job_rows import Input, NewJob
+from serving.jobs.leases import JobTable
+from serving.jobs.rows import Input, NewJob
+from serving.jobs.store import FolderStore, new_blob
 from serving.keys import add_key
-from serving.leases import JobTable
-from serving.store import FolderStore, new_blob
 
 QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05, "lease_seconds": 1.0}
 

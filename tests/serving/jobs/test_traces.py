@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from bench.postgres import postgres, why_not_postgres
 from serving.errors import JobGone, StorageFull
-from serving.store import FolderStore, all_of, new_blob
+from serving.jobs.store import FolderStore, all_of, new_blob
 from superres.consent import MARKER
 from superres.image import Picture, encode
 

@@ -25,7 +25,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
 
 from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
-from serving.job_rows import (
+from serving.jobs.rows import (
     JOBS,
     NAMING,
     PICTURES,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from serving.errors import JobFailed, ServingError, TryLater, problem_of
-from serving.job_database import Changes, Database, DatabaseAway
-from serving.job_rows import Job, JobPicture, Lease
+from serving.jobs.database import Changes, Database, DatabaseAway
+from serving.jobs.rows import Job, JobPicture, Lease
+from serving.jobs.store import Store, Written, all_of, new_blob
 from serving.loops import Loops
 from serving.settings import JobSettings
-from serving.store import Store, Written, all_of, new_blob
 from superres.image import PictureError
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """Pictures that wait: blobs, streamed in and out, never whole in memory.
 
-What a store does, and the one that is a folder; `serving.bucket` has the one on S3. In the folder a
-blob is written under a temporary name, synced and renamed, so that one that has its name is whole.
-The folder carries the mark of clients' pictures: training never reads it.
+What a store does, and the one that is a folder; `serving.jobs.bucket` has the one on S3. In the
+folder a blob is written under a temporary name, synced and renamed, so that one that has its name
+is whole. The folder carries the mark of clients' pictures: training never reads it.
 """
 
 import asyncio

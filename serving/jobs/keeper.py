@@ -6,14 +6,14 @@ import logging
 import time
 
 from serving.errors import ForbiddenAddress
-from serving.job_database import Changes, Database
-from serving.job_rows import Job, Lease, Removed
-from serving.job_views import moment
+from serving.jobs.database import Changes, Database
+from serving.jobs.rows import Job, Lease, Removed
+from serving.jobs.store import Store, blob_of
+from serving.jobs.views import moment
+from serving.jobs.webhooks import WebhookFailed, Webhooks, retry_after_seconds
 from serving.loops import Loops
 from serving.settings import JobSettings
 from serving.signing import Signer
-from serving.store import Store, blob_of
-from serving.webhooks import WebhookFailed, Webhooks, retry_after_seconds
 
 log = logging.getLogger(__name__)
 
