@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serving.services import Services
     from serving.settings import Settings
     from superres.bundle import Bundle
-    from training.data.catalogue import Archive, Entry, Part
+    from training.data.entries import Archive, Entry, Part
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -414,7 +414,7 @@ class Mirror:
 
     def describe(self, name: str, data: bytes, **facts: object) -> "Archive":
         """Put a file on the server; its catalogue entry, with its true size and sha256."""
-        from training.data.catalogue import Archive
+        from training.data.entries import Archive
 
         self.files[name] = data
         facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} | facts

@@ -10,8 +10,8 @@ import httpx
 from superres.console import say
 from superres.errors import SharplineError, UsageError
 from superres.files import sha256_file, write_json
-from training.data.catalogue import Archive
 from training.data.download import Patience, Transfer
+from training.data.entries import Archive
 from training.published import PUBLISHED, Published
 
 Fetch = Callable[[str, Path], None]

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from superres.errors import SharplineError, UsageError
-from training.data.catalogue import OWN_CATALOGUE, Entry, read_catalogue
+from training.data.catalogue import OWN_CATALOGUE, read_catalogue
 from training.data.cli import data
+from training.data.entries import Entry
 from training.data.listing import list_sources
 from training.data.public import PUBLIC
 from training.data.records import RECORD_NAME, read_record, read_records, sources_folder

@@ -19,9 +19,9 @@ from superres.errors import SharplineError, UsageError
 from superres.files import file_lock
 from superres.image import Picture, encode, read
 from training.data import download as downloads
-from training.data.catalogue import Archive, Copy, Entry, Part
 from training.data.cli import data
 from training.data.download import Patience
+from training.data.entries import Archive, Copy, Entry, Part
 from training.data.fetch import FetchReport, fetch
 from training.data.listing import list_sources
 from training.data.records import Fetched, read_record, sources_folder

@@ -100,7 +100,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from training.data.catalogue import HR
+    from training.data.entries import HR
     from training.data.fetch import fetch
     from training.data.records import sources_folder
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from superres.console import counting, in_units, say
 from superres.errors import SharplineError
 from superres.files import write_json, writing
-from training.data.catalogue import Archive
+from training.data.entries import Archive
 from training.data.records import FetchedArchive, Verified
 
 PIECE_BYTES = 1024**2

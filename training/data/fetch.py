@@ -14,8 +14,9 @@ from urllib.parse import urlsplit
 from superres.console import say
 from superres.errors import SharplineError, UsageError
 from superres.files import file_lock, remove_abandoned, staged_folder
-from training.data.catalogue import HR, Archive, Copy, Entry, Part, read_catalogue
+from training.data.catalogue import read_catalogue
 from training.data.download import NoMirrorLeft, Patience, WrongBytes, download, verify
+from training.data.entries import HR, Archive, Copy, Entry, Part
 from training.data.records import (
     Fetched,
     FetchedArchive,

@@ -5,7 +5,8 @@ from typing import Literal
 
 from superres.console import in_units
 from superres.image import list_pictures
-from training.data.catalogue import HR, Entry, read_catalogue
+from training.data.catalogue import read_catalogue
+from training.data.entries import HR, Entry
 from training.data.records import Added, Fetched, read_records, sources_folder
 from training.data.sample import SAMPLE, SAMPLE_ENTRIES
 

@@ -9,7 +9,7 @@ bytes).
 
 from typing import Literal
 
-from training.data.catalogue import Archive, Copy, Entry, Part
+from training.data.entries import Archive, Copy, Entry, Part
 
 ETH = "https://data.vision.ee.ethz.ch"
 SNU = "https://cv.snu.ac.kr/research/EDSR"

@@ -13,7 +13,8 @@ from superres.errors import UsageError
 from superres.files import sha256_bytes
 from superres.image import clean_name, list_pictures
 from training.data.added import add_command, added_at
-from training.data.catalogue import HR, read_catalogue
+from training.data.catalogue import read_catalogue
+from training.data.entries import HR
 from training.data.picture import UNSTATED, Box, SourcePicture
 from training.data.records import Added, Fetched, read_record, read_records, sources_folder
 from training.data.sample import SAMPLE, sample_pictures
