@@ -64,7 +64,7 @@ class QueueSettings(Section):
         default=32, description="the same, of one client (its key, or else its address)"
     )
     max_wait_seconds: Seconds = Field(
-        default=4.0, description="predicted wait for others that any picture may have"
+        default=3.0, description="predicted wait for others that any picture may have"
     )
     max_stretch: float = Field(
         default=8.0,

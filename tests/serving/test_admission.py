@@ -229,7 +229,8 @@ def served_fairly(works, seconds):
 def test_several_devices_finish_sooner(clock):
     costs = Costs()
     costs.learn("m", pixels=1000, seconds=1.0)
-    admission = Admission(LimitSettings(), QueueSettings(), costs, places=4, clock=clock)
+    queue = QueueSettings(max_wait_seconds=4)
+    admission = Admission(LimitSettings(), queue, costs, places=4, clock=clock)
     with admission.enter("a") as busy:
         busy._work_seconds = 15.0
         assert refusal_of(admission, "a", 1000) is None
