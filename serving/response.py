@@ -9,10 +9,10 @@ end; its clients get the answer once it is whole, with its length.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from typing import Any, Protocol
 
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import ClientGone
@@ -95,6 +95,18 @@ class PictureResponse(Response):
             for task in (sending, gone):
                 task.cancel()
             await asyncio.gather(sending, gone, return_exceptions=True)
+
+
+class ClosingResponse(StreamingResponse):
+    """Streams what an async generator yields and closes it, also when the client has left."""
+
+    def __init__(self, chunks: AsyncGenerator[str | bytes], **given: Any) -> None:
+        super().__init__(chunks, **given)
+        self._chunks = chunks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with contextlib.aclosing(self._chunks):
+            await super().__call__(scope, receive, send)
 
 
 def reason_of(error: Exception) -> str:

@@ -8,7 +8,7 @@ its name is whole. A bucket that keeps versions is refused: what is deleted ther
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,12 +17,14 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serving.errors import JobGone, NotReady, StorageFull
-from serving.jobs.store import CHUNK_BYTES, Direct, Written, checked, to_its_end
+from serving.jobs.store import CHUNK_BYTES, Direct, Written, checked
+from serving.threads import in_thread
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Discard = Callable[[dict[str, Any]], object]
 
 PART_BYTES = 8 << 20  # S3 wants 5 MiB at the least, and at most 10,000 of them
 LONGEST_ADDRESS_SECONDS = 7 * 86_400  # of a signature
@@ -67,8 +69,10 @@ class BucketStore:
             raise
         return Written(count, digest.hexdigest())
 
-    async def read(self, blob: str) -> AsyncIterator[bytes]:
-        answer = await self.ask("get_object", Key=self.key(checked(blob)))
+    async def read(self, blob: str) -> AsyncGenerator[bytes]:
+        answer = await self.ask(
+            "get_object", discard=lambda answer: answer["Body"].close(), Key=self.key(checked(blob))
+        )
         body = answer["Body"]
         try:
             while chunk := await _told(partial(body.read, CHUNK_BYTES)):
@@ -134,10 +138,15 @@ class BucketStore:
         """The object that a blob is."""
         return self._prefix + blob
 
-    async def ask(self, operation: str, **given: Any) -> dict[str, Any]:
-        """One request. Raises JobGone, StorageFull or NotReady."""
+    async def ask(
+        self, operation: str, *, discard: Discard | None = None, **given: Any
+    ) -> dict[str, Any]:
+        """One request. Raises JobGone, StorageFull or NotReady.
+
+        An answer that comes after its caller was cancelled goes to `discard`.
+        """
         call = getattr(self._s3, operation)
-        return await _told(partial(call, Bucket=self._bucket, **given))
+        return await _told(partial(call, Bucket=self._bucket, **given), discard)
 
     async def drop(self, blob: str, upload: str) -> None:
         """Remove the parts of an upload that came to nothing."""
@@ -185,13 +194,19 @@ class _Parts:
     async def add(self, part: bytes) -> None:
         """Send one part; the first begins the upload."""
         if self._upload is None:
-            begun = await self._store.ask("create_multipart_upload", **self._key)
-            self._upload = begun["UploadId"]
+            begun = await self._store.ask(
+                "create_multipart_upload", discard=self._begin, **self._key
+            )
+            self._begin(begun)
         number = len(self._done) + 1
         answer = await self._store.ask(
             "upload_part", **self._key, UploadId=self._upload, PartNumber=number, Body=part
         )
         self._done.append({"PartNumber": number, "ETag": answer["ETag"]})
+
+    def _begin(self, begun: dict[str, Any]) -> None:
+        """Know the upload, also one that began for a writer who was cancelled: `drop` ends it."""
+        self._upload = begun["UploadId"]
 
     async def finish(self, rest: bytes) -> None:
         """Send what is left; the object has its name after that."""
@@ -219,10 +234,12 @@ class _Parts:
         return {"Key": self._store.key(self._blob)}
 
 
-async def _told(call: Callable[[], Result]) -> Result:
+async def _told(
+    call: Callable[[], Result], discard: Callable[[Result], object] | None = None
+) -> Result:
     """What boto3 answers, on a thread, with its errors as ours."""
     try:
-        return await to_its_end(call)
+        return await in_thread(call, discard=discard)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if code in NOT_THERE:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter
 from sqlalchemy.exc import OperationalError
 
 from serving.errors import NotReady, StorageFull
 from serving.jobs.leases import JobTable
+from serving.threads import in_thread
 
 Result = TypeVar("Result")
 
@@ -52,11 +53,12 @@ class Database:
         self._threads = CapacityLimiter(THREADS)
 
     async def __call__(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """What the table answers. Raises DatabaseAway, StorageFull, and what `call` raises."""
+        """What the table answers. Raises DatabaseAway, StorageFull, and what `call` raises.
+
+        Who is cancelled leaves when the call is over, so a closed table has no connection in use.
+        """
         try:
-            return await to_thread.run_sync(
-                partial(call, *arguments, **named), limiter=self._threads
-            )
+            return await in_thread(partial(call, *arguments, **named), limiter=self._threads)
         except OperationalError as error:
             if _is_full(error):
                 raise StorageFull("there is no room to note this down") from error

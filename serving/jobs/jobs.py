@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from anyio import to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
 from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJob
@@ -29,6 +28,7 @@ from serving.jobs.webhooks import Guard, secret_text
 from serving.loops import Loops
 from serving.options import Options
 from serving.settings import JobSettings
+from serving.threads import in_thread
 from superres.errors import SharplineError
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Jobs:
             await asyncio.gather(*self._dropping, return_exceptions=True)
             await self._opened.runner.stop()
             await self._opened.keeper.stop()
-            await to_thread.run_sync(self._opened.database.table.close)
+            await in_thread(self._opened.database.table.close)
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """Jobs by state, as they were a moment ago; none where there are no jobs."""
@@ -154,8 +154,9 @@ class Jobs:
 
     async def watch(self, job: Job) -> AsyncGenerator[JobView]:
         """The job without its pictures, now and after every change, as long as `follow` goes."""
-        async for now in self.follow(job):
-            yield await self.view(now, pictures=False)
+        async with contextlib.aclosing(self.follow(job)) as changes:
+            async for now in changes:
+                yield await self.view(now, pictures=False)
 
     async def follow(self, job: Job) -> AsyncGenerator[Job]:
         """The job now and after every change, until it is over or the server leaves."""
@@ -172,8 +173,8 @@ class Jobs:
     async def wait(self, job: Job, seconds: float) -> Job:
         """The job once it is over, or after so many seconds."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                async for now in self.follow(job):
+            async with asyncio.timeout(seconds), contextlib.aclosing(self.follow(job)) as changes:
+                async for now in changes:
                     job = now
         return job
 
@@ -213,15 +214,16 @@ class Jobs:
         assert picture.result_blob is not None
         left = picture.result_bytes or 0
         try:
-            async for chunk in parts.store.read(picture.result_blob):
-                if len(chunk) < left:
-                    left -= len(chunk)
-                    yield chunk
-                    continue
-                if len(chunk) > 1:
-                    yield chunk[:-1]
-                left = 0
-                yield chunk[-1:]
+            async with contextlib.aclosing(parts.store.read(picture.result_blob)) as chunks:
+                async for chunk in chunks:
+                    if len(chunk) < left:
+                        left -= len(chunk)
+                        yield chunk
+                        continue
+                    if len(chunk) > 1:
+                        yield chunk[:-1]
+                    left = 0
+                    yield chunk[-1:]
         finally:
             if not left and job.request.get("delete_on_fetch"):
                 task = asyncio.create_task(self._drop(job, picture))
@@ -306,7 +308,9 @@ class Jobs:
         async with self._opening:
             if self._opened is None:
                 try:
-                    self._opened = await to_thread.run_sync(self._build)
+                    self._opened = await in_thread(
+                        self._build, discard=lambda house: house.database.table.close()
+                    )
                 except (SharplineError, OSError, SQLAlchemyError) as error:
                     log.error("jobs cannot be kept: %s", error)
                     raise NotReady("this server has no place for jobs; its log says why") from None

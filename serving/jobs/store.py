@@ -5,25 +5,21 @@ folder a blob is written under a temporary name, synced and renamed, so that one
 is whole. The folder carries the mark of clients' pictures: training never reads it.
 """
 
-import asyncio
 import contextlib
 import errno
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
-
-from anyio import to_thread
+from typing import BinaryIO, Protocol
 
 from serving.errors import JobGone, StorageFull
+from serving.threads import in_thread
 from superres.consent import MARKER, mark_as_clients
-
-Result = TypeVar("Result")
 
 CHUNK_BYTES = 1 << 20
 _BLOB = re.compile(r"[0-9a-f]{32}")
@@ -46,8 +42,8 @@ class Store(Protocol):
         """Keep all chunks or nothing. Raises StorageFull, or what the chunks raise."""
         ...
 
-    def read(self, blob: str) -> AsyncIterator[bytes]:
-        """The blob in chunks. Raises JobGone where there is none."""
+    def read(self, blob: str) -> AsyncGenerator[bytes]:
+        """The blob in chunks; close the generator. Raises JobGone where there is none."""
         ...
 
     async def delete(self, blobs: list[str]) -> None:
@@ -115,12 +111,12 @@ class FolderStore:
             file = temporary.open("xb")
 
         try:
-            await to_its_end(begin)
+            await in_thread(begin)
             assert file is not None
             async for chunk in chunks:
-                await to_its_end(partial(_add, file, digest, chunk))
+                await in_thread(partial(_add, file, digest, chunk))
                 count += len(chunk)
-            await to_its_end(partial(_finish, file, temporary, path))
+            await in_thread(partial(_finish, file, temporary, path))
         except BaseException as error:
             if file is not None:
                 _close(file)
@@ -130,23 +126,25 @@ class FolderStore:
             raise
         return Written(count, digest.hexdigest())
 
-    async def read(self, blob: str) -> AsyncIterator[bytes]:
+    async def read(self, blob: str) -> AsyncGenerator[bytes]:
         try:
-            file = await to_thread.run_sync(partial((self._folder / checked(blob)).open, "rb"))
+            file = await in_thread(
+                partial((self._folder / checked(blob)).open, "rb"), discard=_close
+            )
         except FileNotFoundError:
             raise JobGone("the picture is no longer here") from None
         try:
-            while chunk := await to_thread.run_sync(file.read, CHUNK_BYTES):
+            while chunk := await in_thread(partial(file.read, CHUNK_BYTES)):
                 yield chunk
         finally:
             file.close()
 
     async def delete(self, blobs: list[str]) -> None:
         paths = [self._folder / blob for blob in blobs]
-        await to_thread.run_sync(partial(_remove, paths))
+        await in_thread(partial(_remove, paths))
 
     async def stamps(self) -> dict[str, str]:
-        return await to_thread.run_sync(_stamps, self._folder)
+        return await in_thread(partial(_stamps, self._folder))
 
 
 def checked(blob: str) -> str:
@@ -195,19 +193,7 @@ def _remove(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-async def to_its_end(call: Callable[[], Result]) -> Result:
-    """What a call answers on a thread; who is cancelled meanwhile leaves when it is over.
-
-    Else the call would go on behind the back of whoever tidies up after it.
-    """
-    calling = asyncio.ensure_future(to_thread.run_sync(call))
-    try:
-        return await asyncio.shield(calling)
-    except asyncio.CancelledError:
-        await asyncio.gather(calling, return_exceptions=True)
-        raise
-
-
 async def all_of(store: Store, blob: str) -> bytes:
     """A whole blob; for what needs all of it at once, which a codec does."""
-    return b"".join([chunk async for chunk in store.read(blob)])
+    async with contextlib.aclosing(store.read(blob)) as chunks:
+        return b"".join([chunk async for chunk in chunks])

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from serving.errors import UnknownUpload, UploadGone, UploadMismatch
 from serving.jobs.database import Database
@@ -103,6 +104,7 @@ class Uploads:
 
     async def _sha256(self, blob: str) -> str:
         digest = hashlib.sha256()
-        async for chunk in self._store.read(blob):
-            digest.update(chunk)
+        async with aclosing(self._store.read(blob)) as chunks:
+            async for chunk in chunks:
+                digest.update(chunk)
         return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
@@ -17,6 +18,7 @@ from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
 from serving.keys import HIGHEST_PRIORITY
 from serving.options import Options, describe
+from serving.response import ClosingResponse
 from serving.routes.documents import BINARY, INPUT_TYPES, problems
 from serving.services import services_of
 
@@ -253,11 +255,11 @@ async def show(
         **problems(401, 404, 421, 422, 429, 500, 503),
     },
 )
-async def events(request: Request, job_id: JOB_ID) -> StreamingResponse:
+async def events(request: Request, job_id: JOB_ID) -> ClosingResponse:
     """Ends when the job is over, or when the server leaves: connect again then."""
     jobs = services_of(request).jobs
     job = await jobs.find(job_id, owner_of(request))
-    return StreamingResponse(
+    return ClosingResponse(
         _stream(jobs.watch(job)),
         media_type="text/event-stream",
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -267,15 +269,16 @@ async def events(request: Request, job_id: JOB_ID) -> StreamingResponse:
 async def _stream(views: AsyncGenerator[JobView]) -> AsyncGenerator[str]:
     """What changed; a comment where nothing did for a while, so that proxies stay awake."""
     last, quiet_since = "", asyncio.get_running_loop().time()
-    async for view in views:
-        text = view.model_dump_json(exclude_none=True, exclude={"pictures"})
-        now_seconds = asyncio.get_running_loop().time()
-        if text != last:
-            last, quiet_since = text, now_seconds
-            yield f"event: job\ndata: {text}\n\n"
-        elif now_seconds - quiet_since > KEEP_ALIVE_SECONDS:
-            quiet_since = now_seconds
-            yield ": still here\n\n"
+    async with aclosing(views):
+        async for view in views:
+            text = view.model_dump_json(exclude_none=True, exclude={"pictures"})
+            now_seconds = asyncio.get_running_loop().time()
+            if text != last:
+                last, quiet_since = text, now_seconds
+                yield f"event: job\ndata: {text}\n\n"
+            elif now_seconds - quiet_since > KEEP_ALIVE_SECONDS:
+                quiet_since = now_seconds
+                yield ": still here\n\n"
 
 
 @router.delete(

@@ -3,7 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel
 
@@ -11,6 +11,7 @@ from serving.access import BEARER, require_key
 from serving.errors import MEDIA_TYPE, JobFailed, problem_of
 from serving.jobs.views import Receipt
 from serving.negotiation import MEDIA_TYPES
+from serving.response import ClosingResponse
 from serving.routes.documents import ANSWER_HEADERS, BINARY, problems
 from serving.routes.jobs import JOB_ID, KEYED, owner_of
 from serving.services import services_of
@@ -78,7 +79,7 @@ async def result(
         headers = {**told, "Location": address, "Cache-Control": "no-store"}
         return Response(status_code=307, headers=headers)
     headers = {**picture.headers, "Content-Length": str(picture.result_bytes)}
-    return StreamingResponse(jobs.read(job, picture), headers=headers)
+    return ClosingResponse(jobs.read(job, picture), headers=headers)
 
 
 @router.post(

@@ -12,12 +12,12 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from numpy.typing import NDArray
 
 from superres.backends import DeviceOutOfMemory, as_dtype, as_unit_floats
 from superres.backends.network import load_network
+from superres.backends.openvino_import import openvino
 from superres.bundle import Bundle
 from superres.environment import cpu_threads
 

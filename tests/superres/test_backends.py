@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +172,28 @@ def test_fast_way_on_a_gpu_is_within_a_level_of_the_plain_one(tiny_bundle, preci
     fast = TorchBackend(tiny_bundle(), device="cuda", precision=precision)
     fast.warm_up([(32, 32)])
     assert np.abs(fast.forward(tiles).astype(int) - plain).max() <= 1
+
+
+def test_openvino_reports_nothing_to_its_makers(tiny_bundle, tmp_path):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from superres.backends.openvino_backend import convert\n"
+        "from superres.bundle import load_bundle\n"
+        "convert(load_bundle(Path(sys.argv[1])))\n"
+        "from openvino.tools.ovc import telemetry_utils\n"
+        "print(telemetry_utils.tm.__name__)\n"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    # Its package stays quiet where CI is set, and says who it is in a file of the home folder.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tiny_bundle().root)],
+        env=environment | {"HOME": str(home)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub"]
+    assert list(home.iterdir()) == []

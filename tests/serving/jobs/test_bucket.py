@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import threading
 import tracemalloc
 
 import httpx
@@ -117,6 +118,49 @@ def test_memory_stays_flat_however_large_a_blob_is(store, tmp_path, kind):
     finally:
         tracemalloc.stop()
     assert peak_bytes < 4 * PART_BYTES < count * len(MEBIBYTE)
+
+
+class Slow:
+    """A call of S3 that has begun and is held; what it answered, once it is let go on."""
+
+    def __init__(self, monkeypatch, client, operation):
+        self._call = getattr(client, operation)
+        self._begun, self._go_on = threading.Event(), threading.Event()
+        self.answers = []
+        monkeypatch.setattr(client, operation, self)
+
+    def __call__(self, **given):
+        self._begun.set()
+        assert self._go_on.wait(60)
+        self.answers.append(self._call(**given))
+        return self.answers[-1]
+
+    async def cancel_in_the_middle(self, work):
+        task = asyncio.create_task(work)
+        await asyncio.to_thread(self._begun.wait, 60)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.01, self._go_on.set)
+        await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+
+
+def test_reader_that_is_stopped_while_the_bucket_answers_keeps_no_connection(store, monkeypatch):
+    blob = new_blob()
+    asyncio.run(store.write(blob, mebibytes(1)))
+    slow = Slow(monkeypatch, store._s3, "get_object")
+    asyncio.run(slow.cancel_in_the_middle(all_of(store, blob)))
+    [answer] = slow.answers
+    assert answer["Body"]._raw_stream.closed
+
+
+def test_writer_that_is_stopped_while_its_upload_begins_leaves_no_part(
+    store, s3, bucket, monkeypatch
+):
+    slow = Slow(monkeypatch, store._s3, "create_multipart_upload")
+    asyncio.run(slow.cancel_in_the_middle(store.write(new_blob(), mebibytes(20))))
+    assert len(slow.answers) == 1
+    assert asyncio.run(store.stamps()) == {}
+    assert s3.objects(bucket) == {}
 
 
 def test_bucket_that_keeps_versions_or_is_not_there_is_refused(s3):

@@ -220,6 +220,58 @@ def test_writer_that_is_stopped_waits_for_what_it_has_begun(tmp_path, monkeypatc
     asyncio.run(stop())
 
 
+def test_reader_that_is_stopped_at_any_moment_leaves_no_file_open(tmp_path, monkeypatch):
+    store, blob, files = FolderStore(tmp_path), new_blob(), []
+    opened, stopped = type(tmp_path).open, 0
+
+    def remembered(path, mode="r"):
+        files.append(opened(path, mode))
+        return files[-1]
+
+    async def stop_after(steps):
+        nonlocal stopped
+        reading = asyncio.create_task(all_of(store, blob))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        stopped += reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert all(file.closed for file in files)
+
+    async def stop_everywhere():
+        await store.write(blob, chunks(b"x" * 9000))
+        for steps in range(100):
+            await stop_after(steps)
+
+    monkeypatch.setattr(type(tmp_path), "open", remembered)
+    asyncio.run(stop_everywhere())
+    assert stopped > 50
+    assert len(files) > 50
+
+
+def test_reader_that_is_stopped_while_its_file_opens_leaves_no_file_open(tmp_path, monkeypatch):
+    store, blob, files = FolderStore(tmp_path), new_blob(), []
+    opened, begun, go_on = type(tmp_path).open, threading.Event(), threading.Event()
+
+    def slowly(path, mode="r"):
+        begun.set()
+        assert go_on.wait(60)
+        files.append(opened(path, mode))
+        return files[-1]
+
+    async def stop():
+        await store.write(blob, chunks(b"x"))
+        monkeypatch.setattr(type(tmp_path), "open", slowly)
+        reading = asyncio.create_task(all_of(store, blob))
+        await asyncio.to_thread(begun.wait, 60)
+        reading.cancel()
+        asyncio.get_running_loop().call_later(0.01, go_on.set)
+        await asyncio.gather(reading, return_exceptions=True)
+        assert reading.cancelled()
+        assert [file.closed for file in files] == [True]
+
+    asyncio.run(stop())
+
+
 def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
     store, blob = FolderStore(tmp_path), new_blob()
 
