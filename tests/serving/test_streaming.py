@@ -63,6 +63,7 @@ def test_first_rows_leave_while_the_last_are_still_to_be_computed(one_by_one, re
         assert b"sharpline-model: compact_x2" in received.lower()
         assert not received.endswith(b"0\r\n\r\n")
         assert server.services.admission.in_flight == 1
+        assert backend.held.wait(60)  # a gate that is set before it is cleared stays shut
         backend.gate.set()
         while not received.endswith(b"0\r\n\r\n"):
             received += raw.recv(65536)
