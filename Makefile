@@ -24,12 +24,21 @@ up: setup ## the same, and stay up until Ctrl-C
 
 ##@ Work on it
 .PHONY: test soak check bench format generate pins
-COVERAGE := --cov --cov-report=term --cov-report=xml:$(BUILD)/coverage.xml
-# Whole files go to one of up to four processes, so that what a file shares is started once. In the
-# order of their names, because those with the fewest tests, which would come last, take longest.
-SPREAD := --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# Whole files go to one process each, so that what a file shares is started once. In the order of
+# their names, because those with the fewest tests, which would come last, take longest. One process
+# more than there are cores, because some tests wait for servers.
+PROCESSES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
+SPREAD := --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
+COVERAGE := $(BUILD)/coverage.json
 test: setup ## run the tests and print the coverage; ARGS="-k word" runs some, without it
-	$(BIN)/python -m pytest $(if $(ARGS),$(ARGS),$(SPREAD) $(COVERAGE))
+ifdef ARGS
+	$(BIN)/python -m pytest $(ARGS)
+else
+	@mkdir -p $(BUILD)
+	$(BIN)/python -m slipcover --format json --out $(COVERAGE) -m pytest $(SPREAD)
+	@$(BIN)/python -m slipcover --merge $(COVERAGE) --format xml --out $(BUILD)/coverage.xml
+	@$(BIN)/python -m slipcover --merge $(COVERAGE) --format text --out /dev/stdout
+endif
 
 soak: setup ## the tests with their full counts: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)

@@ -23,6 +23,8 @@ HERE = Path(__file__).parent
 OLDEST_KUBERNETES = "1.31"  # PDB's unhealthyPodEvictionPolicy; sidecars and HPA by container before
 NOT_IN_THE_API = frozenset({"monitoring.coreos.com/v1"})  # custom resources: no schema to hold
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+
 Resource = dict[str, Any]
 
 
@@ -56,7 +58,7 @@ def check_overlay(folder: Path, rendered: Path) -> Iterator[str]:
         yield f"{folder.name}: kustomize refuses: {done.stderr.strip()}"
         return
     rendered.write_text(done.stdout)
-    resources = [resource for resource in yaml.safe_load_all(done.stdout) if resource]
+    resources = [resource for resource in yaml.load_all(done.stdout, LOADER) if resource]
     for resource in resources:
         for fault in schema_faults(resource):
             yield f"{folder.name}: {resource['kind']}/{resource['metadata']['name']}: {fault}"

@@ -95,14 +95,6 @@ def mlflow_server(mlflow_process: "MlflowServer") -> str:
     return mlflow_process.uri
 
 
-def unmeasured() -> dict[str, str]:
-    """The environment of a server that runs little or nothing of ours.
-
-    Measuring coverage would cost Airflow and MLflow a quarter to a half of their start.
-    """
-    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-
-
 class MlflowServer:
     """MLflow on a free port with SQLite and a folder."""
 
@@ -127,7 +119,7 @@ class MlflowServer:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 command,
-                env=unmeasured() | quiet,
+                env={**os.environ, **quiet},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -158,11 +150,27 @@ class MlflowServer:
             return False
 
 
-@pytest.fixture
-def unmeasured_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes that a test starts are not measured; see `unmeasured`."""
-    for name in os.environ.keys() - unmeasured().keys():
-        monkeypatch.delenv(name)
+@pytest.fixture(scope="session")
+def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that Airflow has just created, to be copied: creating it is what takes the time.
+
+    Every process of a test run uses the one that the first of them makes.
+    """
+    from sharpline.local import airflow
+    from sharpline.local.processes import Services
+    from superres.files import file_lock
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    whole = shared / "airflow.db"
+    with file_lock(shared / "airflow.lock", timeout_seconds=200):
+        if not whole.exists():
+            site = airflow.prepare(shared / "airflow", 0)
+            with Services(shared / "airflow-logs") as services:
+                airflow.migrate(services, site, os.environ)
+            (site.home / "airflow.db").rename(whole)
+    return whole
 
 
 @pytest.fixture(scope="session")

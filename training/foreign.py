@@ -73,7 +73,6 @@ def read_foreign(path: Path) -> Foreign:
 def _convert(source: Path, target: Path) -> None:
     command = [sys.executable, "-P", "-m", "training.unpickle", str(source), str(target)]
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment |= _coverage()
     try:
         ended = subprocess.run(
             command,
@@ -98,11 +97,6 @@ def _convert(source: Path, target: Path) -> None:
     refused = json.loads(lines[-1]).get("refused")
     if refused is not None:
         raise ForeignRefused(f"{source} is not taken in: {refused}")
-
-
-def _coverage() -> dict[str, str]:
-    """A test run that counts lines counts those of the process it starts too."""
-    return {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
 
 
 def _read_converted(path: Path) -> tuple[Arch, dict[str, NDArray[Any]]]:

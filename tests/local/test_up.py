@@ -94,7 +94,7 @@ def _has(path: Path, mark: bytes) -> bool:
 
 
 @pytest.fixture
-def up(tmp_path, unmeasured_children):
+def up(tmp_path, airflow_database):
     (tmp_path / "models" / "compact_x4").mkdir(parents=True)
     (tmp_path / "models" / "compact_x4" / "bundle.json").write_text("{}")
     shutil.copytree(SHIPPED / "alertmanager", tmp_path / "monitoring" / "alertmanager")
@@ -102,6 +102,8 @@ def up(tmp_path, unmeasured_children):
     rules.mkdir()
     (rules / "prometheus.yml").write_text(PROMETHEUS)
     (rules / "alerts.yml").write_text(ALERTS)
+    (tmp_path / "state" / "airflow").mkdir(parents=True)
+    shutil.copy(airflow_database, tmp_path / "state" / "airflow" / "airflow.db")
     running = Up(tmp_path, tmp_path / "up.log")
     yield running
     running.process.kill()

@@ -5,6 +5,7 @@ One long test on purpose: starting Airflow is what takes the time.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch, unmeasured_children):
+def site(tmp_path, monkeypatch, airflow_database):
     """Airflow's four processes on an empty state, with the wrapper as `sharpline`."""
     state, dags, programs = (tmp_path / name for name in ("state", "dags", "bin"))
     for folder in (state, dags, programs):
@@ -118,7 +119,7 @@ def site(tmp_path, monkeypatch, unmeasured_children):
     monkeypatch.setenv("SHARPLINE_STATE", str(state))
     with Services(tmp_path / "logs") as services:
         found = airflow.prepare(tmp_path / "airflow", *choose_ports(0))
-        airflow.migrate(services, found, os.environ)
+        shutil.copy(airflow_database, found.home / "airflow.db")
         api_server, *_ = airflow.start_parts(services, found, os.environ)
         api_server.await_ready(lambda: airflow.is_up(found), timeout_seconds=240)
         with Site(state, services, found) as running, running.api as api:

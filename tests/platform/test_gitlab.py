@@ -65,7 +65,7 @@ def test_nothing_goes_live_by_itself() -> None:
 
 def test_coverage_pattern_reads_the_line_that_coverage_prints() -> None:
     pattern = JOBS["test"]["coverage"].strip("/")
-    line = "TOTAL                      1234    100    92%"
+    line = "(summary)                                 24528        771        92"
     found = re.search(pattern, line)
     assert found is not None
     assert found[1] == "92"

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check(root: Path) -> list[str]:
@@ -48,7 +49,8 @@ def test_overlays_hold(copied: Path) -> None:
     answer = command("--out", str(copied / "out"))
     assert answer.returncode == 0, answer.stderr
     rendered = {
-        path.stem: list(yaml.safe_load_all(path.read_text())) for path in (copied / "out").iterdir()
+        path.stem: list(yaml.load_all(path.read_text(), LOADER))
+        for path in (copied / "out").iterdir()
     }
     assert set(rendered) == {"dev", "prod", "train"}
     for resources in (rendered["dev"], rendered["prod"]):
@@ -63,7 +65,7 @@ def test_dashboards_reach_grafana_whole(copied: Path) -> None:
     assert check(copied) == []
     (dashboards,) = [
         resource
-        for resource in yaml.safe_load_all((copied / "out/prod.yaml").read_text())
+        for resource in yaml.load_all((copied / "out/prod.yaml").read_text(), LOADER)
         if resource["metadata"]["name"] == "sharpline-dashboards"
     ]
     source = ROOT / "monitoring/grafana/dashboards/serving.json"
