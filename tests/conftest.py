@@ -15,7 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -24,12 +24,16 @@ from hypothesis import settings
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    from xdist.scheduler import LoadFileScheduling
 
     from serving.loaded import BackendLoader
     from serving.services import Services
     from serving.settings import Settings
     from superres.bundle import Bundle
     from training.data.entries import Archive, Entry, Part
+
+
+MLFLOW_TESTS = ("tests/release/", "tests/training/test_cli.py", "tests/training/test_tracking.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -48,6 +52,19 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("short", max_examples=25, deadline=None)
     settings.register_profile("soak", max_examples=2000, deadline=None)
     settings.load_profile("soak" if config.getoption("--soak") else "short")
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling | None":
+    """Files whose tests share an MLflow server go to one process, so that it is started once."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "MLflow" if nodeid.startswith(MLFLOW_TESTS) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
