@@ -41,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    _keep_probes()
     # A shell that starts a pipeline in the background has it ignore Ctrl-C, and what tests start
     # would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -52,6 +53,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("short", max_examples=25, deadline=None)
     settings.register_profile("soak", max_examples=2000, deadline=None)
     settings.load_profile("soak" if config.getoption("--soak") else "short")
+
+
+def _keep_probes() -> None:
+    """SlipCover takes the probes of lines that were seen out again, from running code of every
+    thread: a server's threads can hang it for good. They cost little, so they stay.
+    """
+    from slipcover import pytest_plugin
+
+    measuring = pytest_plugin._slipcover_instance
+    if measuring is not None:
+        measuring.d_miss_threshold = 2**31 - 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling | None":
