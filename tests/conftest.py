@@ -322,14 +322,9 @@ class PictureServer:
         self._listener.close()
 
 
-@pytest.fixture(scope="session")
-def picture_server() -> Iterator[Callable[..., PictureServer]]:
-    """A maker of running servers: `picture_server(folder, load_backend=..., **settings)`.
-
-    `settings` are sections of `serving.settings.Settings` as dicts, `until` the address that must
-    answer 200 first. It refuses nobody because the machine is slow at the moment, unless `queue` or
-    `limits` say so. All are stopped at the end of the test session, or earlier by `stop`.
-    """
+@contextlib.contextmanager
+def picture_servers() -> Iterator[Callable[..., PictureServer]]:
+    """A maker of running servers, all of which are stopped when the block is left."""
     from serving.settings import Settings
 
     started: list[PictureServer] = []
@@ -354,9 +349,38 @@ def picture_server() -> Iterator[Callable[..., PictureServer]]:
         server.start(until=until)
         return server
 
-    yield start
-    for server in started:
-        server.stop()
+    try:
+        yield start
+    finally:
+        for server in started:
+            server.stop()
+
+
+@pytest.fixture
+def picture_server() -> Iterator[Callable[..., PictureServer]]:
+    """A maker of running servers: `picture_server(folder, load_backend=..., **settings)`.
+
+    `settings` are sections of `serving.settings.Settings` as dicts, `until` the address that must
+    answer 200 first. It refuses nobody because the machine is slow at the moment, unless `queue` or
+    `limits` say so. All are stopped at the end of the test, or earlier by `stop`: one that nobody
+    asks any more still looks at its models twenty times a second.
+    """
+    with picture_servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_picture_server() -> Iterator[Callable[..., PictureServer]]:
+    """The same for fixtures that the tests of a file share."""
+    with picture_servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def session_picture_server() -> Iterator[Callable[..., PictureServer]]:
+    """The same for fixtures that all tests share."""
+    with picture_servers() as start:
+        yield start
 
 
 class Mirror:

@@ -6,9 +6,9 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def hostile_server(picture_server, tiny_bundle, tmp_path_factory):
+def hostile_server(session_picture_server, tiny_bundle, tmp_path_factory):
     """Enlarges by two, repeating pixels; answers of more than a million pixels are over its cap."""
     folder = tmp_path_factory.mktemp("hostile")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
     limits = {"max_bytes": 4_000_000, "max_answer_pixels": 1_000_000}
-    return picture_server(folder, limits=limits)
+    return session_picture_server(folder, limits=limits)

@@ -26,11 +26,11 @@ def bundles(tiny_bundle):
 
 
 @pytest.fixture(scope="module")
-def server(bundles, picture_server, tmp_path_factory):
+def server(bundles, module_picture_server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     for name, bundle in bundles.items():
         (folder / name).symlink_to(bundle.root)
-    return picture_server(folder)
+    return module_picture_server(folder)
 
 
 @pytest.fixture

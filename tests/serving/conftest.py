@@ -155,12 +155,12 @@ def numpy_backends():
 
 
 @pytest.fixture(scope="session")
-def server(picture_server, tiny_bundle, tmp_path_factory):
+def server(session_picture_server, tiny_bundle, tmp_path_factory):
     """One server with an x2 and an x4 model, for tests that leave it as it was."""
     folder = tmp_path_factory.mktemp("models")
     for name, scale in (("compact_x2", 2), ("compact_x4", 4)):
         shutil.copytree(tiny_bundle(name=name, scale=scale).root, folder / name)
-    running = picture_server(folder)
+    running = session_picture_server(folder)
     running.wait_for(lambda: len(running.services.models.offers) == 2)
     return running
 

@@ -34,13 +34,13 @@ for name in ("png", "jpeg", "webp", "gif", "tiff", "bmp", "avif"):
 
 
 @pytest.fixture(scope="module")
-def api(picture_server, tiny_bundle, tmp_path_factory):
+def api(module_picture_server, tiny_bundle, tmp_path_factory):
     """A server that wants a key, its description, and the key."""
     folder = tmp_path_factory.mktemp("fuzzed")
     for model, scale in (("compact_x2", 2), ("compact_x4", 4)):
         shutil.copytree(tiny_bundle(name=model, scale=scale).root, folder / "models" / model)
     _, key = add_key(folder / "keys.json", "fuzzer")
-    server = picture_server(
+    server = module_picture_server(
         folder / "models",
         security={"keys_file": folder / "keys.json"},
         limits={"max_pixels": 10_000, "max_answer_pixels": 100_000},

@@ -28,11 +28,11 @@ def problem(answer):
 
 
 @pytest.fixture(scope="module")
-def small_server(picture_server, tiny_bundle, tmp_path_factory):
+def small_server(module_picture_server, tiny_bundle, tmp_path_factory):
     """Enlarges by two; gives at most 10,000 pixels."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
-    return picture_server(folder, limits={"max_answer_pixels": 10_000})
+    return module_picture_server(folder, limits={"max_answer_pixels": 10_000})
 
 
 @pytest.mark.parametrize("text", ["10,8,40,30", "10,8 60,20 30,70"])

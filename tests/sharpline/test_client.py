@@ -256,12 +256,12 @@ def test_one_bad_picture_stops_nothing_but_a_refused_key_stops_all(folder, tmp_p
 
 
 @pytest.fixture(scope="module")
-def real(picture_server, tiny_bundle, tmp_path_factory):
+def real(module_picture_server, tiny_bundle, tmp_path_factory):
     """A server with a key, and the key."""
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     _, secret = add_key(keys, "tests")
     bundle = tiny_bundle()
-    server = picture_server(
+    server = module_picture_server(
         bundle.root.parent,
         jobs={"folder": tmp_path_factory.mktemp("jobs")},
         security={"keys_file": keys},

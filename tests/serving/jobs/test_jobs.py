@@ -18,10 +18,10 @@ QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05, "lea
 
 
 @pytest.fixture(scope="module")
-def jobs_server(picture_server, tiny_bundle, tmp_path_factory):
+def jobs_server(module_picture_server, tiny_bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs-models")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
-    return picture_server(folder, jobs={**QUICK, "max_pictures": 4})
+    return module_picture_server(folder, jobs={**QUICK, "max_pictures": 4})
 
 
 @pytest.fixture
