@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
@@ -40,6 +39,7 @@ from serving.security import (
 from serving.services import Services
 from serving.settings import Settings
 from serving.shadow import ShadowRunner
+from serving.threads import in_thread
 from superres.backends import devices_of
 from superres.environment import cpu_threads
 from superres.image import PictureError
@@ -154,9 +154,9 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
             services.admission.drain()
             await services.jobs.stop()
             # The watcher first: it may be waiting for the engine to warm a model up.
-            await to_thread.run_sync(services.models.stop_watching)
+            await in_thread(services.models.stop_watching)
             await services.shadows.stop()
-            await to_thread.run_sync(services.engines.stop)
+            await in_thread(services.engines.stop)
             services.models.close()
 
     return lifespan

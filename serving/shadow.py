@@ -10,16 +10,17 @@ import asyncio
 import logging
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 import numpy as np
-from anyio import to_thread
 
 from serving.consistency import check_stripe
 from serving.enhancer import Mailbox, lane_of
 from serving.models import Models
 from serving.offers import Offer
 from serving.scheduler import Scheduler, Tile
+from serving.threads import in_thread
 from superres.errors import SharplineError
 from superres.image import Picture
 from superres.tiling import Joiner, cut_one, plan
@@ -89,9 +90,8 @@ class ShadowRunner:
                 try:
                     result_hwc = await self._answer(shadow, tile_hwc)
                     halo = offer.model.upscaler.geometry.halo
-                    found = await to_thread.run_sync(
-                        compared, tile_hwc, core_hwc, result_hwc, halo, self._limit_levels
-                    )
+                    tiles = tile_hwc, core_hwc, result_hwc
+                    found = await in_thread(partial(compared, *tiles, halo, self._limit_levels))
                 except SharplineError as error:
                     log.warning("the shadow of %s failed: %s", offer.name, error)
                     self._watcher.shadow_done(offer.name, shadow.version, "failed")
