@@ -230,7 +230,7 @@ class _Parts:
             log.warning("parts of a picture stay in the bucket for a while: %s", error)
 
     @property
-    def _key(self) -> dict[str, str]:
+    def _key(self) -> dict[str, Any]:
         return {"Key": self._store.key(self._blob)}
 
 
