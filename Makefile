@@ -23,7 +23,7 @@ up: setup ## the same, and stay up until Ctrl-C
 	@$(BIN)/sharpline up $(ARGS)
 
 ##@ Work on it
-.PHONY: test soak check bench format generate pins
+.PHONY: test soak repeat check bench format generate pins
 # Whole files go to one process each, so that what a file shares is started once. In the order of
 # their names, because those with the fewest tests, which would come last, take longest. One process
 # more than there are cores, because some tests wait for servers. The limit of 90 % belongs to the
@@ -43,6 +43,9 @@ endif
 
 soak: setup ## the tests with their full counts: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
+
+repeat: ## run the tests again and again: RUNS=10, LOADED=3 of them beside a load on every core
+	@.ci/repeat
 
 CHECKS := style types imports monitoring k8s pipeline docs
 check: setup ## style, types, import rules, manifests, dashboards, alerts, generated pages

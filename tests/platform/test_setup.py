@@ -140,6 +140,39 @@ def test_help_lists_every_public_target(checkout: Checkout) -> None:
     } <= listed
 
 
+@pytest.mark.parametrize("fails_at", [None, 2])
+def test_repeated_runs_are_counted_and_one_failure_fails_all(
+    checkout: Checkout, fails_at: int | None
+) -> None:
+    checkout.program(
+        "make",
+        '#!/bin/bash\necho "$*" >> "$CALLS"\necho "== 7 passed in 1s =="\n'
+        f'[ "$(wc -l < "$CALLS")" -ne {fails_at or 0} ]\n',
+    )
+    done = subprocess.run(
+        [".ci/repeat"],
+        cwd=checkout.root,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            "PATH": f"{checkout.programs}:/usr/bin:/bin",
+            "CALLS": str(checkout.calls_file),
+            "RUNS": "3",
+            "LOADED": "1",
+        },
+        timeout=60,
+    )
+    runs = done.stdout.splitlines()
+    assert checkout.calls == ["test"] * 3
+    assert [" beside a load: " in run for run in runs] == [True, False, False, False]
+    assert [number for number, run in enumerate(runs, 1) if ": FAILED in " in run] == (
+        [fails_at] if fails_at else []
+    )
+    assert all(run.endswith("7 passed in 1s ") for run in runs[:3])
+    assert (done.returncode == 0) == (fails_at is None)
+
+
 @pytest.mark.parametrize("beside", [True, False])
 def test_ci_points_at_reference_data_only_where_it_lies(checkout: Checkout, beside: bool) -> None:
     checkout.program("make", '#!/bin/bash\necho "$* with ${REFERENCE_DATA:-none}"\n')
