@@ -1,6 +1,7 @@
 """Processes that start together and stop together, and leave nothing behind."""
 
 import contextlib
+import random
 import signal
 import socket
 import subprocess
@@ -189,6 +190,11 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
+# No kernel gives these to a connection, or to who asks for any port: one that is free now is free
+# still when its server has started, half a minute later.
+UNASSIGNED = range(20_000, 32_768)
+
+
 def choose_ports(*preferred: int) -> list[int]:
     """One port on 127.0.0.1 for each preference: itself where free, else any; 0 means any."""
     with contextlib.ExitStack() as held:
@@ -210,9 +216,11 @@ def _can_bind(probe: socket.socket, port: int) -> bool:
     return True
 
 
-def _hold(port: int, held: contextlib.ExitStack) -> int:
+def _hold(preferred: int, held: contextlib.ExitStack) -> int:
     probe = held.enter_context(socket.socket())
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if not _can_bind(probe, port):
-        probe.bind(("127.0.0.1", 0))
-    return probe.getsockname()[1]
+    wanted = [preferred] if preferred else []
+    for port in (*wanted, *random.sample(UNASSIGNED, len(UNASSIGNED))):
+        if _can_bind(probe, port):
+            return port
+    raise SharplineError("every port of 127.0.0.1 from 20000 on is taken")

@@ -27,7 +27,8 @@ UP = textwrap.dedent("""
     import sys
     from pathlib import Path
     from sharpline.cli import run
-    from sharpline.local import monitoring, stack
+    from sharpline.local import monitoring, stack, up
+    up.USUAL = stack.Ports()  # any: the usual ones belong to whoever else uses this machine
     stack.BIN, stack.STARTERS, monitoring.SHIPPED = map(Path, sys.argv[1:4])
     sys.exit(run(["up", "--no-loop"]))
 """)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -26,24 +25,27 @@ from prometheus_client import (
 )
 
 from serving.metrics import TABLE
+from sharpline.local.processes import choose_ports
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
 PATIENCE_SECONDS = 60.0
 
 
-def _await_true(what: str, condition: Callable[[], object]) -> None:
+def _await_true(what: str, condition: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
-            if condition():
-                return
+            if found := condition():
+                return found
         time.sleep(0.1)
     pytest.fail(f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}")
 
 
 @pytest.fixture(scope="session")
-def await_true() -> Callable[[str, Callable[[], object]], None]:
-    """Wait until a condition holds; fails the test naming what never came."""
+def await_true() -> Callable[[str, Callable[[], Any]], Any]:
+    """Wait until a condition holds, and give what it then was: a scrape that a busy machine is late
+    with takes it away again. Fails the test naming what never came.
+    """
     return _await_true
 
 
@@ -143,7 +145,7 @@ def alertmanager_port(
         receiver["webhook_configs"] = [{"url": address}]
     path = folder / "alertmanager.yml"
     path.write_text(re.sub(r"group_wait: \w+", "group_wait: 1s", yaml.safe_dump(config)))
-    port = _free_port()
+    [port] = choose_ports(0)
     with _running(
         [
             binary,
@@ -170,7 +172,7 @@ def prometheus(
         (folder / name / "local.yml").write_text(f'- targets: ["127.0.0.1:{port}"]\n')
     _replace(folder / "prometheus.yml", r"_interval: \w+", "_interval: 500ms")
     _replace(folder / "alerts.yml", r"for: \w+", "for: 1s")
-    url = f"http://127.0.0.1:{_free_port()}"
+    url = f"http://127.0.0.1:{choose_ports(0)[0]}"
     with _running(
         [
             binary,
@@ -195,12 +197,6 @@ def _program(*names: str) -> str:
         if path := shutil.which(name):
             return path
     pytest.skip(f"needs {names[0]}: apt-get install {names[0]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from serving.metrics import TABLE
 DASHBOARD = Path(__file__).parents[2] / "monitoring/grafana/dashboards/serving.json"
 MODEL = "compact_x4"
 VERSION = {"model": MODEL, "version": "1"}
-AwaitTrue = Callable[[str, Callable[[], object]], None]
+AwaitTrue = Callable[[str, Callable[[], Any]], Any]
 
 
 def traffic(figure: Any) -> None:
@@ -62,10 +63,10 @@ def flowing(figure: Any, prometheus: Any, await_true: AwaitTrue) -> None:
     await_true("two scrapes", counted)
 
 
-def test_every_figure_of_the_table_is_scraped(prometheus: Any) -> None:
+def test_every_figure_of_the_table_is_scraped(prometheus: Any, await_true: AwaitTrue) -> None:
     for row in TABLE:
         name = row.name + ("_count" if row.kind == "histogram" else "")
-        assert prometheus.query(name), name
+        await_true(name, partial(prometheus.query, name))
 
 
 def dashboard_queries() -> list[tuple[str, str]]:
@@ -90,8 +91,7 @@ def test_dashboard_query_answers(
 def test_drift_fires_the_retraining_alert_once_and_tells_people(
     prometheus: Any, await_true: AwaitTrue, notified: tuple[int, list[dict[str, Any]]]
 ) -> None:
-    await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
-    (alert,) = prometheus.firing("SharplineInputDrift")
+    (alert,) = await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
     assert alert["labels"] == {
         "alertname": "SharplineInputDrift",
         "action": "retrain",
@@ -135,4 +135,4 @@ def test_failing_requests_page_someone(
     await_true("a page", paged)
     message = next(message for message in notified[1] if message["path"] == "/page")
     assert message["commonLabels"]["alertname"] == "SharplineErrors"
-    assert prometheus.firing("SharplineErrors")
+    await_true("the alert", lambda: prometheus.firing("SharplineErrors"))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sharpline.local.processes import choose_ports
 from superres.bundle import load_bundle
 from superres.errors import UsageError
 from training.cli import train
@@ -129,9 +129,7 @@ with joined(torch.device("cpu")) as ranks:
 
 def test_a_machine_that_came_later_meets_those_that_stayed() -> None:
     """The agents of torchrun count starts each for itself, so the two counts differ."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    [port] = choose_ports(0)
     both = [
         subprocess.Popen(
             [sys.executable, "-c", MEET],
