@@ -94,7 +94,7 @@ system: ## install the Debian packages that tests use, where this is root on Deb
 	@.ci/packages
 
 clean: ## remove what builds and tests leave; .venv and .sharpline stay unless ALL=1
-	@rm -rf $(BUILD) dist htmlcov .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis \
+	@rm -rf $(BUILD) dist .pytest_cache .ruff_cache .hypothesis \
 		.import_linter_cache *.egg-info
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	@if [ -n "$(ALL)" ]; then rm -rf .venv .sharpline; fi

@@ -168,7 +168,7 @@ class MlflowServer:
         # The group outlives its leader where a worker does, so ask the group in any case.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, how)
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=60)
         self._process = None
 
     def _answers(self, client: httpx.Client) -> bool:
@@ -317,7 +317,7 @@ class PictureServer:
     def stop(self) -> None:
         self.client.close()
         self._server.should_exit = True
-        self._thread.join(timeout=30)
+        self._thread.join(timeout=60)
         self._listener.close()
 
 

@@ -66,7 +66,7 @@ def ask(replicas, method, path, **how):
     while True:
         try:
             url = random.choice(replicas.urls)
-            return httpx.request(method, url + path, timeout=30, **how)
+            return httpx.request(method, url + path, timeout=60, **how)
         except httpx.TransportError:
             if time.monotonic() > deadline:
                 pytest.fail(f"no replica answered {method} {path}")
@@ -132,7 +132,7 @@ def fetch_once(replicas, job_id, value):
     while ask(replicas, "GET", f"/v1/jobs/{job_id}").json()["state"] != "deleted":
         assert time.monotonic() < deadline
     for url in replicas.urls:
-        again = httpx.get(f"{url}/v1/jobs/{job_id}/result", timeout=30)
+        again = httpx.get(f"{url}/v1/jobs/{job_id}/result", timeout=60)
         assert (again.status_code, again.json()["type"]) == (410, "/problems/job-gone")
 
 

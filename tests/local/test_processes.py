@@ -117,7 +117,7 @@ def test_a_service_that_needs_long_to_end_has_the_time_that_it_was_given(service
 
 def test_a_command_that_ends_by_itself_takes_its_children_along(services, tmp_path):
     service = start(services, "tenant", STUBBORN, tmp_path / "pid", "leave")
-    assert service.keeper.wait(timeout=20) == 0
+    assert service.keeper.wait(timeout=60) == 0
     assert not alive(pid_in(tmp_path / "pid"))
 
 
@@ -161,7 +161,7 @@ def test_a_command_that_does_not_exist_is_named(services):
 
 def test_exit_by_signal_is_reported_as_a_shell_would(services):
     service = start(services, "killed", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert service.keeper.wait(timeout=20) == 128 + signal.SIGKILL
+    assert service.keeper.wait(timeout=60) == 128 + signal.SIGKILL
 
 
 def test_chosen_ports_are_distinct_and_a_taken_preference_is_passed_over():

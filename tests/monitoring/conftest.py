@@ -213,4 +213,4 @@ def _running(command: list[str], log: Path, ready_url: str) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=60)

@@ -54,7 +54,7 @@ class Site:
         self._site = site
 
     def __enter__(self):
-        self._client = httpx.Client(base_url=self._site.url, timeout=30)
+        self._client = httpx.Client(base_url=self._site.url, timeout=60)
         login = {"username": airflow.USER, "password": self._site.password}
         token = self._client.post("/auth/token", json=login).json()["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"

@@ -221,7 +221,7 @@ def test_an_interrupted_follower_ends_well_and_leaves_the_folder_whole(
     ) as process:
         looked = json.loads(process.stdout.readline())
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert "stopped following" in said
     assert looked["champions"][name] == contest[0].bundle_id

@@ -223,7 +223,7 @@ def test_declared_body_over_the_limit_is_refused_unread(
     picture_server, models_folder, numpy_backends
 ):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(
             b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n\r\n"
         )
@@ -234,7 +234,7 @@ def test_chunked_body_over_the_limit_is_refused_on_the_way(
     picture_server, models_folder, numpy_backends
 ):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(
             b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
@@ -248,7 +248,7 @@ def test_slow_body_is_given_up(picture_server, models_folder, numpy_backends):
     server = picture_server(
         models_folder, load_backend=numpy_backends, limits={"body_seconds": 0.1}
     )
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(
             b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nabc"
         )

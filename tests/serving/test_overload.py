@@ -101,7 +101,7 @@ def test_tiles_of_a_client_that_left_are_dropped(held_server, noise_png):
         blocking = clients.submit(ask, server, noise_png(20, 20))
         server.wait_for(backend.held.is_set)
         data = noise_png(20, 20)
-        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as leaving:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as leaving:
             leaving.sendall(
                 b"POST /v1/enhance HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(data) + data

@@ -52,7 +52,7 @@ def test_first_rows_leave_while_the_last_are_still_to_be_computed(one_by_one, re
     server, backend = one_by_one
     data = tall_png()
     Turnstile(backend, left=8)  # of tiles in rows of four or more
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(request(data))
         received = b""
         while b"IDAT" not in received:
@@ -75,7 +75,7 @@ def test_first_rows_leave_while_the_last_are_still_to_be_computed(one_by_one, re
 def test_http_1_0_has_no_chunks_and_gets_the_answer_whole_with_its_length(one_by_one, repeated):
     server, _ = one_by_one
     data = tall_png()
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(request(data, version="1.0"))
         received = b"".join(iter(lambda: raw.recv(65536), b""))
     head, _, body = received.partition(b"\r\n\r\n")
@@ -94,7 +94,7 @@ def test_answer_that_is_whole_at_once_says_its_length(one_by_one, noise_png, for
 def test_client_that_leaves_in_the_middle_frees_its_place(one_by_one):
     server, backend = one_by_one
     Turnstile(backend, left=8)  # of tiles in rows of four or more
-    with socket.create_connection(("127.0.0.1", server.port), timeout=20) as raw:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(request(tall_png()))
         received = b""
         while b"IDAT" not in received:

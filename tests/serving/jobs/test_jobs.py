@@ -14,7 +14,7 @@ from serving.jobs.rows import Input, NewJob
 from serving.jobs.store import FolderStore, new_blob
 from serving.keys import add_key
 
-QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05, "lease_seconds": 1.0}
+QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 
 
 @pytest.fixture(scope="module")

@@ -126,7 +126,7 @@ def test_webhook_into_our_own_networks_sends_nothing(host, listener, wire):
     async def attempt():
         with pytest.raises(ForbiddenAddress):
             await guard.check(url)
-        hooks = Webhooks(GuardedNetwork(guard), timeout_seconds=5)
+        hooks = Webhooks(GuardedNetwork(guard), timeout_seconds=60)
         with pytest.raises(ForbiddenAddress):
             await hooks.deliver(url, SECRET, "id", b"{}")
 
@@ -187,7 +187,7 @@ def test_name_that_is_rebound_after_its_check_is_refused_at_the_connection():
     async def attempt():
         guard = Guard(resolve=resolve)
         await guard.check("http://rebound.example/")
-        hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=5)
+        hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=60)
         with pytest.raises(ForbiddenAddress):
             await hooks.deliver("http://rebound.example/", SECRET, "id", b"{}")
 
@@ -202,7 +202,7 @@ def test_connections_go_to_the_addresses_that_were_looked_at_in_turn():
     network = NoPackets()
 
     async def attempt():
-        hooks = Webhooks(GuardedNetwork(Guard(resolve=resolve), network), timeout_seconds=5)
+        hooks = Webhooks(GuardedNetwork(Guard(resolve=resolve), network), timeout_seconds=60)
         with pytest.raises(WebhookFailed):
             await hooks.deliver("http://once.example:81/", SECRET, "id", b"{}")
 
@@ -251,7 +251,7 @@ class Receiver:
         self.server.server_close()
 
 
-def deliver(url, timeout_seconds=5.0):
+def deliver(url, timeout_seconds=60.0):
     guard = Guard(["127.0.0.0/8"])
     hooks = Webhooks(GuardedNetwork(guard), timeout_seconds)
     asyncio.run(hooks.deliver(url, SECRET, "msg_1", b'{"a":1}'))
@@ -336,7 +336,7 @@ def test_finished_job_is_told_though_another_receiver_never_answers(
                 f"{server.url}/v1/jobs",
                 params={"webhook": url},
                 content=noise_png(8, 8),
-                timeout=30,
+                timeout=60,
             )
             assert answer.status_code == 202
         job = answer.json()
@@ -358,7 +358,7 @@ def test_job_with_a_forbidden_webhook_is_refused(server, noise_png):
         f"{server.url}/v1/jobs",
         params={"webhook": "http://169.254.169.254/latest"},
         content=noise_png(8, 8),
-        timeout=30,
+        timeout=60,
     )
     assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden-address")
 
