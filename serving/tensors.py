@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from serving.errors import BadTensor
 from serving.options import describe
@@ -33,7 +33,7 @@ class Tensor(BaseModel):
     """An input; `data` holds its numbers where the body does not, nested or in one list."""
 
     name: str
-    shape: list[int]
+    shape: list[StrictInt]
     datatype: str
     data: list[Any] | None = None
     parameters: dict[str, Any] = {}

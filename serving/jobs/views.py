@@ -40,7 +40,7 @@ class PictureView(BaseModel):
 class Receipt(BaseModel):
     """What proves a deletion; `POST /v1/receipts/verify` knows it again."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     job: str
     state: str

@@ -176,7 +176,7 @@ async def _from_uploads(request: Request, options: JobOptions, idempotency_key: 
     try:
         async with asyncio.timeout(services.settings.limits.body_seconds):
             pieces = [piece async for piece in limited(body_of(request), MOST_JSON_BYTES)]
-        wanted = JobRequest.model_validate_json(b"".join(pieces))
+        wanted = JobRequest.model_validate_json(b"".join(pieces), strict=True)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
     except ValidationError as error:

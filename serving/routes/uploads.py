@@ -22,7 +22,7 @@ UPLOAD_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 class Announcement(BaseModel):
     """A picture that is to be sent."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     bytes: int = Field(ge=1, le=2**53, description="of the file")
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file, as hex")

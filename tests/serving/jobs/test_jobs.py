@@ -391,6 +391,10 @@ def test_deletion_leaves_a_receipt_that_can_be_checked(api, noise_png):
     assert (receipt["job"], receipt["state"], receipt["blobs"]) == (job["id"], "deleted", 1)
     assert api.post("/v1/receipts/verify", json=receipt).json() == {"valid": True}
     assert api.post("/v1/receipts/verify", json={**receipt, "blobs": 2}).json() == {"valid": False}
+    for no_number in (True, str(receipt["blobs"])):  # which Python would take for one
+        refused = api.post("/v1/receipts/verify", json={**receipt, "blobs": no_number})
+        assert refused.status_code == 422
+        assert api.post("/v1/uploads", json={"bytes": no_number}).status_code == 422
     assert api.delete(f"/v1/jobs/{job['id']}").json() == receipt
     left = api.get(f"/v1/jobs/{job['id']}").json()
     assert (left["state"], left["receipt"], left["pictures"]) == ("deleted", receipt, [])
