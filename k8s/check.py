@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 OLDEST_KUBERNETES = "1.31"  # PDB's unhealthyPodEvictionPolicy; sidecars and HPA by container before
 NOT_IN_THE_API = frozenset({"monitoring.coreos.com/v1"})  # custom resources: no schema to hold
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is the faster one
 
 Resource = dict[str, Any]
 

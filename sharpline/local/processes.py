@@ -190,8 +190,8 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
-# No kernel gives these to a connection, or to who asks for any port: one that is free now is free
-# still when its server has started, half a minute later.
+# Below what Linux and macOS by default give to connections and to who asks for any port: one that
+# is free now is free still when its server has started, half a minute later.
 UNASSIGNED = range(20_000, 32_768)
 
 
@@ -223,4 +223,7 @@ def _hold(preferred: int, held: contextlib.ExitStack) -> int:
     for port in (*wanted, *random.sample(UNASSIGNED, len(UNASSIGNED))):
         if _can_bind(probe, port):
             return port
-    raise SharplineError("every port of 127.0.0.1 from 20000 on is taken")
+    raise SharplineError(
+        f"every port of 127.0.0.1 from {UNASSIGNED[0]} to {UNASSIGNED[-1]} is taken; "
+        "end some of what listens there"
+    )
