@@ -1,7 +1,7 @@
 """Whether `auto` beats every single model on a mix of clean, compressed and noisy pictures.
 
 Held-out pictures are shrunk and damaged here, each in every way; every model enlarges all of them,
-and `auto` takes for each the one that superres.choose names from the input alone. What it gains
+and `auto` takes for each the one that superres.analysis.model_selection names from the input alone. What it gains
 over the best single model comes with a paired bootstrap interval over the pictures, since inputs
 made of one picture are not independent of each other. Ends 1 where that interval reaches zero. The
 last line is the result as JSON.
@@ -10,7 +10,7 @@ last line is the result as JSON.
     python bench/auto_choice.py --models models --on unseen
 
 `unseen` are pictures that come along with matplotlib, scikit-learn and scikit-image: no model was
-trained on them, and the limits in superres.choose were set without them.
+trained on them, and the limits in superres.analysis.model_selection were set without them.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from superres.backends import load_backend
-from superres.choose import Candidate, Wanted, choose
-from superres.console import emit, say, show, track
+from superres.model.backends import load_backend
+from superres.analysis.model_selection import (Candidate, Wanted, choose)
+from superres.common.console import (emit, say, show, track)
 from superres.degrade import degrade
-from superres.errors import SharplineError
-from superres.evaluate import cropped_to
-from superres.held_out import find_held_out
-from superres.image import Picture, list_pictures, read
-from superres.measure import examine
+from superres.common.errors import SharplineError
+from superres.evaluation.evaluate import cropped_to
+from superres.evaluation.held_out import find_held_out
+from superres.image.codecs import (Picture, list_pictures, read)
+from superres.analysis.degradation_features import examine
 from superres.quality import Protocol, psnr
 from superres.quality.intervals import Interval, mean_interval
-from superres.starters import find_bundles
-from superres.upscale import Upscaler
+from superres.model.starters import find_bundles
+from superres.model.upscaler import Upscaler
 
 AUTO = "auto"
 DAMAGES = ("bicubic", "bicubic_jpeg", "gaussian_noise")
@@ -115,7 +115,7 @@ def _pictures(on: str) -> list[Path]:
         return [path for package, names in UNSEEN.items() for path in _inside(package, names)]
     if on != "sample":
         return list_pictures(find_held_out(on).folder)
-    from training.data.sources import find_pictures
+    from training.data.sources.resolve import find_pictures
 
     return [each.path for each in find_pictures(["sample"]) if each.split == "validation"]
 

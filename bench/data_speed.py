@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from superres.console import emit, say
-from superres.environment import cpu_threads
-from superres.fingerprint import Fingerprint, fingerprint, mirror_image
-from superres.image import PICTURE_SUFFIXES, Picture, decode, encode, read
-from superres.resize import imresize
-from superres.speed import cpu_name
-from training.data.crops import CropSampler
-from training.data.lookup import Index
-from training.data.packs import Pack
-from training.data.pairs import build
-from training.data.picture import SourcePicture
-from training.data.plan import PairRecipe, make_plan
+from superres.common.console import (emit, say)
+from superres.common.environment import cpu_threads
+from superres.analysis.fingerprint import (Fingerprint, fingerprint, mirror_image)
+from superres.image.codecs import (PICTURE_SUFFIXES, Picture, decode, encode, read)
+from superres.image.resize import imresize
+from superres.model.benchmark import cpu_name
+from training.data.packs.crops import CropSampler
+from training.data.leaks.holdout_index import Index
+from training.data.packs.packs import Pack
+from training.data.pairs.build import build
+from training.data.sources.picture import SourcePicture
+from training.data.shards.plan import (PairRecipe, make_plan)
 from training.data.workers import Job, run_jobs
 
 TWO_K = (1356, 2040)

@@ -25,7 +25,7 @@ from serving_common import ours, photo_like
 
 from serving.jobs.leases import JobTable
 from serving.jobs.rows import Input, NewJob
-from superres.console import emit, show
+from superres.common.console import (emit, show)
 
 QUEUED_SHARE = 0.1
 CLIENTS = 100

@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from PIL import Image
 
-from superres.backends.network import load_network
-from superres.bundle import load_bundle
+from superres.model.backends.network import load_network
+from superres.model.bundle import load_bundle
 
 
 def create_app(bundle_folder: Path) -> FastAPI:

@@ -14,9 +14,9 @@ from tempfile import TemporaryDirectory
 import httpx
 import numpy as np
 
-from superres.errors import SharplineError
-from superres.image import Picture, encode
-from superres.resize import imresize
+from superres.common.errors import SharplineError
+from superres.image.codecs import (Picture, encode)
+from superres.image.resize import imresize
 
 START_SECONDS = 240.0
 SHARPLINE = "from sharpline.cli import main; main()"

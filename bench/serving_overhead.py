@@ -14,11 +14,11 @@ import time
 import numpy as np
 from serving_common import photo_like
 
-from serving.engine import Engine
-from serving.scheduler import BatchLimits, Lane, Scheduler
-from superres.console import emit
-from superres.image import Picture, decode, encode
-from superres.streaming import StripeEncoder, enlarged_frame, enlarged_stripe
+from serving.batching.engine import Engine
+from serving.batching.scheduler import (BatchLimits, Lane, Scheduler)
+from superres.common.console import emit
+from superres.image.codecs import (Picture, decode, encode)
+from superres.image.strips import (StripeEncoder, enlarged_frame, enlarged_stripe)
 
 HEIGHT, WIDTH, SCALE = 1080, 1920, 4
 STRIPE_ROWS = 136  # of the low-resolution picture: a row of tiles of the starters' bundles

@@ -12,12 +12,12 @@ from statistics import fmean
 
 import numpy as np
 
-from superres.backends import load_backend
-from superres.bundle import load_bundle
-from superres.console import emit, say
-from superres.image import Picture, list_pictures, read
-from superres.resize import imresize
-from superres.upscale import Upscaler
+from superres.model.backends import load_backend
+from superres.model.bundle import load_bundle
+from superres.common.console import (emit, say)
+from superres.image.codecs import (Picture, list_pictures, read)
+from superres.image.resize import imresize
+from superres.model.upscaler import Upscaler
 
 
 def main() -> None:

@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from superres.console import emit, say, show
-from training.data.pairs import build as build_pairs
-from training.data.plan import PairRecipe, make_plan
-from training.data.sources import find_pictures
+from superres.common.console import (emit, say, show)
+from training.data.pairs.build import build as build_pairs
+from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.sources.resolve import find_pictures
 from training.recipe import load_recipe, recipe_names
-from training.vgg import LAYERS, VGG_VARIABLE, VggFeatures
+from training.loop.features import (LAYERS, VGG_VARIABLE, VggFeatures)
 
 PHASES: tuple[str, ...] = ("train", "validate", "publish")
 

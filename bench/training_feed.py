@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from superres.console import emit, show
-from training.data.crops import CropSampler
-from training.data.packs import Pack
-from training.data.pairs import build
-from training.data.plan import PairRecipe, make_plan
-from training.data.sources import find_pictures
-from training.degrading import Degrading
-from training.feed import Kitchen
+from superres.common.console import (emit, show)
+from training.data.packs.crops import CropSampler
+from training.data.packs.packs import Pack
+from training.data.pairs.build import build
+from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.sources.resolve import find_pictures
+from training.loop.online_degradation import Degrading
+from training.loop.prefetch import Kitchen
 from training.recipe import Recipe, load_recipe, recipe_names
 
 

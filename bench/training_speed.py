@@ -26,18 +26,18 @@ from pathlib import Path
 
 import torch
 
-from superres.archs import build
-from superres.console import emit, say
-from superres.environment import cpu_threads
-from superres.manifest import read_info
-from training.basicsr_bridge import load_basicsr
-from training.data.crops import CropSampler
-from training.data.packs import Pack
-from training.loop import Loop, Surroundings
-from training.publish import Origin, draft
+from superres.model.archs import build
+from superres.common.console import (emit, say)
+from superres.common.environment import cpu_threads
+from superres.dataset.manifest import read_info
+from training.weights.basicsr_bridge import load_basicsr
+from training.data.packs.crops import CropSampler
+from training.data.packs.packs import Pack
+from training.loop.loop import (Loop, Surroundings)
+from training.bundles.publish import (Origin, draft)
 from training.recipe import Recipe, Stage, load_recipe
-from training.tracking import MlflowRemote, RunNotes, Tracker
-from training.validate import held_out, validate
+from training.runs.tracking import (MlflowRemote, RunNotes, Tracker)
+from training.bundles.validate import (held_out, validate)
 
 # Our networks' names and parameters in basicsr's words.
 THEIRS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}
@@ -236,7 +236,7 @@ def _options(recipe: Recipe, stage: Stage) -> dict:
 
 def _folders(dataset: Path, root: Path) -> tuple[Path, Path]:
     """The training pairs as basicsr wants them: one name in two folders."""
-    from superres.manifest import read_manifest
+    from superres.dataset.manifest import read_manifest
 
     lr, hr = root / "lr", root / "hr"
     for folder in (lr, hr):
@@ -249,9 +249,9 @@ def _folders(dataset: Path, root: Path) -> tuple[Path, Path]:
 
 
 def _sample(scale: int, state: Path) -> Path:
-    from training.data.pairs import build as build_pairs
-    from training.data.plan import PairRecipe, make_plan
-    from training.data.sources import find_pictures
+    from training.data.pairs.build import build as build_pairs
+    from training.data.shards.plan import (PairRecipe, make_plan)
+    from training.data.sources.resolve import find_pictures
 
     plan = make_plan(
         find_pictures(["sample"], scale=scale),

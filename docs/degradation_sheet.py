@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from superres.degrade import KINDS, degrade
-from superres.image import read
-from training.data.sources import sample_pictures
+from superres.image.codecs import read
+from training.data.sources.resolve import sample_pictures
 
 SIDE, COLUMNS, BAR = 232, 5, 16
 # Chosen so that every sort of damage is seen.

@@ -17,7 +17,7 @@ import kubernetes_validate
 import yaml
 from crosschecks import crosscheck
 
-from superres.console import say
+from superres.common.console import say
 
 HERE = Path(__file__).parent
 OLDEST_KUBERNETES = "1.31"  # PDB's unhealthyPodEvictionPolicy; sidecars and HPA by container before

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from serving.settings import variable_names
-from superres.environment import SHARED
+from superres.common.environment import SHARED
 
 Resource = dict[str, Any]
 Rule = Callable[[list[Resource]], Iterator[str]]

@@ -10,8 +10,9 @@ from pathlib import Path
 import yaml
 
 from monitoring.grafana.build import serving
-from serving import metrics, settings
-from superres.console import say
+from serving.telemetry import metrics
+from serving import settings
+from superres.common.console import say
 
 ROOT = Path(__file__).parents[1]
 HEADER = "# Made from monitoring/prometheus by `make generate`.\n"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from superres.console import say
+from superres.common.console import say
 
 HERE = Path(__file__).parent
 COMMANDS = (

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from superres.environment import state_folder
+from superres.common.environment import state_folder
 
 STARTERS = Path(__file__).resolve().parent.parent / "models"
 TAIL_LINES = 25

@@ -15,7 +15,7 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from pipelines.folders import Content, Rest, watched_contents
 from pipelines.ledger import A, Ledger
-from superres.environment import state_folder
+from superres.common.environment import state_folder
 
 URL_VARIABLE = "SHARPLINE_PROMETHEUS_URL"
 LONGEST_BACKOFF_SECONDS = 300.0

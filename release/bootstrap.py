@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from release.rules import Resampling
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 from superres.quality.blocks import Floats
 from superres.quality.intervals import gain_db, percentiles, resampled_gains
 

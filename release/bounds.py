@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from superres.backends import Backend
-from superres.bundle import Bundle
-from superres.image import Picture
-from superres.seams import run_tiled, run_whole, seam_levels
-from superres.tiling import Geometry
+from superres.model.backends import Backend
+from superres.model.bundle import Bundle
+from superres.image.codecs import Picture
+from superres.model.seams import (run_tiled, run_whole, seam_levels)
+from superres.model.tiling import Geometry
 
 Array = npt.NDArray[Any]
-# As superres.backends.load_backend: a bundle, and by keyword the precision.
+# As superres.model.backends.load_backend: a bundle, and by keyword the precision.
 BackendLoader = Callable[..., Backend]
 
 PRECISION_QUANTILE = 0.999  # the share of values that a bundle's stated precision bound speaks of

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from superres.bundle import WEIGHTS_FILE
-from superres.image import Picture
-from superres.upscale import Upscaler
+from superres.model.bundle import WEIGHTS_FILE
+from superres.image.codecs import Picture
+from superres.model.upscaler import Upscaler
 
 SIDE = 96  # LR pixels of the picture that is timed: a few of the smallest tiles
 

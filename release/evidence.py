@@ -10,8 +10,8 @@ from release.bounds import MeasuredBounds
 from release.cost import MeasuredCosts
 from release.rules import Rules
 from release.trial import Figures
-from superres.errors import SharplineError
-from superres.files import write_json
+from superres.common.errors import SharplineError
+from superres.common.files import write_json
 
 EVIDENCE_FILE = "evidence.json"
 

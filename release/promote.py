@@ -7,8 +7,8 @@ from pathlib import Path
 from release.evidence import Contender, Evidence, evidence_path, read_evidence
 from release.registry import Registry
 from release.versions import AliasMoved, NotRegistered, Side, Standing, Version
-from superres.errors import SharplineError
-from superres.files import sha256_file
+from superres.common.errors import SharplineError
+from superres.common.files import sha256_file
 
 
 class NotProven(SharplineError):

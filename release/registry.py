@@ -31,9 +31,9 @@ from release.versions import (
     texts,
     version_of,
 )
-from superres.bundle import BrokenBundle, Bundle, load_bundle
-from superres.environment import person, state_folder
-from superres.files import file_lock, sha256_file
+from superres.model.bundle import (BrokenBundle, Bundle, load_bundle)
+from superres.common.environment import (person, state_folder)
+from superres.common.files import (file_lock, sha256_file)
 
 MODEL_NAME = re.compile(r"\w[\w.-]*")
 ARTIFACT_PATH = "bundle"

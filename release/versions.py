@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 Alias = Literal["champion", "challenger", "previous"]
 Side = Literal["canary", "shadow"]  # what stands beside a champion, as a tag of the model

@@ -10,39 +10,32 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serving import errors
-from serving.admission import Admission
-from serving.clients import Clients
-from serving.costs import Costs
-from serving.drift import LiveWindow
-from serving.engine import Engines
-from serving.enhancer import Enhancer, EnhancerParts
+from serving.enhance.admission import Admission
+from serving.requests.client_address import Clients
+from serving.enhance.costs import Costs
+from serving.telemetry.drift import LiveWindow
+from serving.batching.engine import Engines
+from serving.enhance.enhancer import (Enhancer, EnhancerParts)
 from serving.jobs.jobs import Jobs
 from serving.jobs.webhooks import Guard
 from serving.jobs.work import JobWork
-from serving.keys import KeyRing
-from serving.loaded import BackendLoader
-from serving.metrics import Metrics
-from serving.models import Models
-from serving.options import describe
+from serving.requests.keys import KeyRing
+from serving.models.loaded import BackendLoader
+from serving.telemetry.metrics import Metrics
+from serving.models.served import Models
+from serving.requests.options import describe
 from serving.reporter import Reporter, show_when_scraped
-from serving.routes import enhance, health, jobs, models, pages, results, uploads, v2
-from serving.routes.documents import ANSWER_HEADERS
-from serving.scheduler import BatchLimits, Scheduler
-from serving.security import (
-    REQUEST_ID,
-    OwnFaults,
-    RequestFigures,
-    SecurityHeaders,
-    hosts_of,
-    refused,
-)
+from serving.http.routes import (enhance, health, jobs, models, pages, results, uploads, v2)
+from serving.http.routes.documents import ANSWER_HEADERS
+from serving.batching.scheduler import (BatchLimits, Scheduler)
+from serving.http.security import (REQUEST_ID, OwnFaults, RequestFigures, SecurityHeaders, hosts_of, refused)
 from serving.services import Services
 from serving.settings import Settings
-from serving.shadow import ShadowRunner
+from serving.enhance.shadow import ShadowRunner
 from serving.threads import in_thread
-from superres.backends import devices_of
-from superres.environment import cpu_threads
-from superres.image import PictureError
+from superres.model.backends import devices_of
+from superres.common.environment import cpu_threads
+from superres.image.codecs import PictureError
 
 
 def create_app(settings: Settings, *, load_backend: BackendLoader | None = None) -> FastAPI:

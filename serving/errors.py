@@ -8,15 +8,8 @@ import math
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
-from superres.errors import SharplineError
-from superres.image import (
-    BrokenPicture,
-    FormatCannotHold,
-    NotAPicture,
-    PictureError,
-    TooManyBytes,
-    TooManyPixels,
-)
+from superres.common.errors import SharplineError
+from superres.image.codecs import (BrokenPicture, FormatCannotHold, NotAPicture, PictureError, TooManyBytes, TooManyPixels)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "/problems/"

@@ -5,20 +5,20 @@ from typing import cast
 
 from starlette.requests import Request
 
-from serving.admission import Admission
-from serving.clients import Clients
-from serving.costs import Costs
-from serving.drift import LiveWindow
-from serving.engine import Engines
-from serving.enhancer import Enhancer
+from serving.enhance.admission import Admission
+from serving.requests.client_address import Clients
+from serving.enhance.costs import Costs
+from serving.telemetry.drift import LiveWindow
+from serving.batching.engine import Engines
+from serving.enhance.enhancer import Enhancer
 from serving.jobs.jobs import Jobs
-from serving.keys import KeyRing
-from serving.metrics import Metrics
-from serving.models import Models
+from serving.requests.keys import KeyRing
+from serving.telemetry.metrics import Metrics
+from serving.models.served import Models
 from serving.reporter import Reporter
-from serving.scheduler import Scheduler
+from serving.batching.scheduler import Scheduler
 from serving.settings import Settings
-from serving.shadow import ShadowRunner
+from serving.enhance.shadow import ShadowRunner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from superres.console import show
-from superres.environment import SHARED
-from superres.errors import UsageError
+from superres.common.console import show
+from superres.common.environment import SHARED
+from superres.common.errors import UsageError
 
 PREFIX = "SHARPLINE_"
 DELIMITER = "__"

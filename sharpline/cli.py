@@ -4,8 +4,8 @@ import importlib
 import sys
 from dataclasses import dataclass
 
-from superres.console import say, show
-from superres.errors import MissingExtra, SharplineError
+from superres.common.console import (say, show)
+from superres.common.errors import (MissingExtra, SharplineError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("sharpline.local.cli:demo", "run the whole loop once, for real", "all"),
     "up": Command("sharpline.local.cli:up", "run the whole loop and stay up", "all"),
     "doctor": Command("sharpline.local.cli:doctor", "say what this machine has and lacks", "all"),
-    "enhance": Command("superres.cli:enhance", "enlarge pictures or folders of them", "serve"),
-    "evaluate": Command("superres.cli:evaluate", "score a model on pictures", "release"),
+    "enhance": Command("superres.cli.commands:enhance", "enlarge pictures or folders of them", "serve"),
+    "evaluate": Command("superres.cli.commands:evaluate", "score a model on pictures", "release"),
     "data": Command("training.data.cli:data", "build and inspect sets of training pairs", "train"),
     "train": Command("training.cli:train", "train a recipe into a bundle", "train"),
     "client": Command("sharpline.client.cli:client", "have a server enlarge pictures", "serve"),
@@ -34,16 +34,16 @@ COMMANDS: dict[str, Command] = {
     "canary": Command("release.cli:canary", "let a version answer some clients", "release"),
     "shadow": Command("release.cli:shadow", "compare a version on live pictures", "release"),
     "models pull": Command(
-        "training.models_cli:pull", "fetch official weights as a bundle", "train"
+        "training.weights.cli:pull", "fetch official weights as a bundle", "train"
     ),
     "models import": Command(
-        "training.models_cli:import_", "make a bundle of a file of weights", "train"
+        "training.weights.cli:import_", "make a bundle of a file of weights", "train"
     ),
     "models follow": Command("release.cli:follow", "keep a folder like the registry", "release"),
-    "keys": Command("serving.keys_cli:keys", "say who may call the server", "serve"),
-    "serve": Command("serving.cli:serve", "answer pictures over HTTP", "serve"),
-    "bench": Command("superres.speed_cli:bench", "say how fast models are here", "serve"),
-    "drift": Command("serving.drift_cli:drift", "compare live pictures with training's", "serve"),
+    "keys": Command("serving.cli.keys:keys", "say who may call the server", "serve"),
+    "serve": Command("serving.cli.serve:serve", "answer pictures over HTTP", "serve"),
+    "bench": Command("superres.cli.bench:bench", "say how fast models are here", "serve"),
+    "drift": Command("serving.cli.drift:drift", "compare live pictures with training's", "serve"),
 }
 
 

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from xdist.scheduler import LoadFileScheduling
 
-    from serving.loaded import BackendLoader
+    from serving.models.loaded import BackendLoader
     from serving.services import Services
     from serving.settings import Settings
-    from superres.bundle import Bundle
-    from training.data.entries import Archive, Entry, Part
+    from superres.model.bundle import Bundle
+    from training.data.sources.entries import (Archive, Entry, Part)
 
 
 MLFLOW_TESTS = ("tests/release/", "tests/training/test_cli.py", "tests/training/test_tracking.py")
@@ -188,7 +188,7 @@ def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     from sharpline.local import airflow
     from sharpline.local.processes import Services
-    from superres.files import file_lock
+    from superres.common.files import file_lock
 
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -222,9 +222,9 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
         import numpy as np
         import torch
 
-        from superres.archs import build, facts
-        from superres.bundle import BundleInfo, write_bundle
-        from superres.image import Picture
+        from superres.model.archs import (build, facts)
+        from superres.model.bundle import (BundleInfo, write_bundle)
+        from superres.image.codecs import Picture
 
         parameters = {"num_feat": 8, "num_conv": 2, "upscale": scale}
         with torch.random.fork_rng(devices=[]):
@@ -283,7 +283,7 @@ class PictureServer:
         import uvicorn
 
         from serving.app import create_app
-        from serving.cli import listen
+        from serving.cli.serve import listen
 
         app = create_app(settings, load_backend=load_backend)
         self.services: Services = app.state.services
@@ -439,7 +439,7 @@ class Mirror:
 
         Of the tracks there is bicubic at `scales`; the HR sides must be multiples of these.
         """
-        from training.data.public import PUBLIC
+        from training.data.sources.public import PUBLIC
 
         entry = next(entry for entry in PUBLIC if entry.name == "div2k")
         pictures = {"train": (1, train), "validation": (801, validation)}
@@ -455,8 +455,8 @@ class Mirror:
     def _pack(
         self, part: "Part", first: int, pictures: "Sequence[npt.NDArray[np.uint8]]"
     ) -> "Part":
-        from superres.image import Picture, encode
-        from superres.resize import imresize
+        from superres.image.codecs import (Picture, encode)
+        from superres.image.resize import imresize
 
         [copy] = part.copies
         tail = "" if part.track is None else f"x{part.scale}"
@@ -476,7 +476,7 @@ class Mirror:
 
     def describe(self, name: str, data: bytes, **facts: object) -> "Archive":
         """Put a file on the server; its catalogue entry, with its true size and sha256."""
-        from training.data.entries import Archive
+        from training.data.sources.entries import Archive
 
         self.files[name] = data
         facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} | facts

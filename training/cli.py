@@ -5,9 +5,9 @@ import os
 import re
 from pathlib import Path
 
-from superres.console import answer
-from superres.environment import state_folder
-from superres.errors import UsageError
+from superres.common.console import answer
+from superres.common.environment import state_folder
+from superres.common.errors import UsageError
 
 PARENT_RUN_VARIABLE = "SHARPLINE_PARENT_RUN"
 

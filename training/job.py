@@ -11,29 +11,29 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from superres.archs import build
-from superres.bundle import Bundle
-from superres.console import say
-from superres.environment import cpu_threads, mlflow_uri
-from superres.errors import SharplineError, UsageError
-from superres.files import file_lock
-from superres.manifest import read_info
-from training.checkpoint import kept_bytes, refuse_without_space
-from training.data.crops import CropSampler
-from training.data.packs import Pack
-from training.initial import Initial, resolve, take_over
-from training.loop import Loop, Surroundings
-from training.machine import Machine
-from training.notes import run_notes, write_packages
-from training.preflight import of_recipe, refuse_closed_mlflow, refuse_what_cannot_be
-from training.publish import Effort, Origin, draft, publish
-from training.ranks import Ranks, device_of_this_rank, joined
+from superres.model.archs import build
+from superres.model.bundle import Bundle
+from superres.common.console import say
+from superres.common.environment import (cpu_threads, mlflow_uri)
+from superres.common.errors import (SharplineError, UsageError)
+from superres.common.files import file_lock
+from superres.dataset.manifest import read_info
+from training.loop.checkpoint import (kept_bytes, refuse_without_space)
+from training.data.packs.crops import CropSampler
+from training.data.packs.packs import Pack
+from training.weights.initial import (Initial, resolve, take_over)
+from training.loop.loop import (Loop, Surroundings)
+from training.runs.hardware import Machine
+from training.runs.metadata import (run_notes, write_packages)
+from training.loop.preflight import (of_recipe, refuse_closed_mlflow, refuse_what_cannot_be)
+from training.bundles.publish import (Effort, Origin, draft, publish)
+from training.loop.distributed import (Ranks, device_of_this_rank, joined)
 from training.recipe import Profile, Recipe, Stage, load_recipe
-from training.runs import Run, RunKey, open_run, unfinished_run
-from training.spool import SPOOL_NAME, Spool
-from training.state import weight_bytes
-from training.tracking import DESCRIPTION_TAG, MlflowRemote, Tracker, send, tracked
-from training.validate import Validated, held_out, metrics, validate
+from training.runs.folder import (Run, RunKey, open_run, unfinished_run)
+from training.runs.spool import (SPOOL_NAME, Spool)
+from training.loop.state import weight_bytes
+from training.runs.tracking import (DESCRIPTION_TAG, MlflowRemote, Tracker, send, tracked)
+from training.bundles.validate import (Validated, held_out, metrics, validate)
 
 DRAFT = "draft"
 
@@ -42,7 +42,7 @@ DRAFT = "draft"
 class Job:
     """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit.
 
-    `init` is what `training.initial` resolves, `device` what `training.ranks` does; `parent_run`
+    `init` is what `training.weights.initial` resolves, `device` what `training.loop.distributed` does; `parent_run`
     names the MLflow run to stand under.
     """
 

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from superres.degrade import Mix, parse
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 
 Profile = Literal["full", "finetune", "smoke"]
 
@@ -27,7 +27,7 @@ class _Strict(BaseModel):
 
 
 class Arch(_Strict):
-    """A network of superres.archs and its constructor's arguments."""
+    """A network of superres.model.archs and its constructor's arguments."""
 
     name: str
     parameters: dict[str, int | float | bool | str | list[int]]

@@ -17,12 +17,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from superres.backends.torch_backend import TorchBackend
-from superres.bundle import Bundle, load_bundle
-from superres.console import emit, say
-from superres.errors import SharplineError
-from superres.image import Picture
-from superres.upscale import Upscaler
+from superres.model.backends.torch_backend import TorchBackend
+from superres.model.bundle import (Bundle, load_bundle)
+from superres.common.console import (emit, say)
+from superres.common.errors import SharplineError
+from superres.image.codecs import Picture
+from superres.model.upscaler import Upscaler
 
 BATCH = 8
 RUNS = 10

@@ -14,14 +14,14 @@ import time
 
 import torch
 
-from superres.archs import build
-from superres.console import emit
-from training.data.crops import Batch
-from training.feed import Kitchen, to_device
-from training.ranks import Ranks
+from superres.model.archs import build
+from superres.common.console import emit
+from training.data.packs.crops import Batch
+from training.loop.prefetch import (Kitchen, to_device)
+from training.loop.distributed import Ranks
 from training.recipe import Patch, load_recipe
-from training.state import Players, layout
-from training.step import Stepper
+from training.loop.state import (Players, layout)
+from training.loop.step import Stepper
 
 WARM_UP_STEPS = 20
 

@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from serving.errors import JobGone, NotReady, StorageFull
 from serving.jobs.store import CHUNK_BYTES, Direct, Written, checked
 from serving.threads import in_thread
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 log = logging.getLogger(__name__)
 

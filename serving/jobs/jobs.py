@@ -18,18 +18,18 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJob
 from serving.jobs.database import Changes, DatabaseAway
-from serving.jobs.house import JobHouse, build_house, was_used
+from serving.jobs.services import (JobHouse, build_house, was_used)
 from serving.jobs.rows import Input, Job, JobPicture, NewJob
 from serving.jobs.runner import Work
 from serving.jobs.store import Store
 from serving.jobs.uploads import Uploads
 from serving.jobs.views import JobView, Receipt, moment, view_of
 from serving.jobs.webhooks import Guard, secret_text
-from serving.loops import Loops
-from serving.options import Options
+from serving.telemetry.background import Loops
+from serving.requests.options import Options
 from serving.settings import JobSettings
 from serving.threads import in_thread
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 log = logging.getLogger(__name__)
 

@@ -44,7 +44,7 @@ from serving.jobs.rows import (
     new_id,
     picture_of,
 )
-from serving.keys import HIGHEST_PRIORITY
+from serving.requests.keys import HIGHEST_PRIORITY
 
 MOST_PLACES = 1000  # that are counted for who asks for the place in the queue
 MOST_WAITING = 10_000  # that are counted for the metrics

@@ -17,9 +17,9 @@ from serving.errors import JobFailed, ServingError, TryLater, problem_of
 from serving.jobs.database import Changes, Database, DatabaseAway
 from serving.jobs.rows import Job, JobPicture, Lease
 from serving.jobs.store import Store, Written, all_of, new_blob
-from serving.loops import Loops
+from serving.telemetry.background import Loops
 from serving.settings import JobSettings
-from superres.image import PictureError
+from superres.image.codecs import PictureError
 
 log = logging.getLogger(__name__)
 

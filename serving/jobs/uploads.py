@@ -9,7 +9,7 @@ from serving.jobs.database import Database
 from serving.jobs.rows import Upload, new_id
 from serving.jobs.store import Store, Written, new_blob
 from serving.settings import JobSettings
-from serving.signing import Signer
+from serving.requests.signing import Signer
 
 
 class Uploads:

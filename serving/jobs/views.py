@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import Problem
 from serving.jobs.rows import Job, JobPicture, Look
-from serving.keys import HIGHEST_PRIORITY
-from serving.signing import Signer
+from serving.requests.keys import HIGHEST_PRIORITY
+from serving.requests.signing import Signer
 
 PictureState = Literal["waiting", "done", "failed", "fetched"]
 

@@ -18,7 +18,7 @@ from typing import cast
 import httpcore
 
 from serving.errors import ForbiddenAddress
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[list[str]]]

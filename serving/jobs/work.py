@@ -4,23 +4,23 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
-from serving.admission import Admission
-from serving.body import Upload
-from serving.costs import Costs
-from serving.enhancer import Enhancer
+from serving.enhance.admission import Admission
+from serving.requests.body import Upload
+from serving.enhance.costs import Costs
+from serving.enhance.enhancer import Enhancer
 from serving.jobs.rows import Job, JobPicture
 from serving.jobs.runner import Made
-from serving.keys import KeyRing
-from serving.logs import request_id_now
-from serving.models import Models
-from serving.negotiation import MEDIA_TYPES
-from serving.options import Options
-from serving.order import Stages
-from serving.pictures import answer_size, choose, headers_of, order_of, received
+from serving.requests.keys import KeyRing
+from serving.telemetry.logs import request_id_now
+from serving.models.served import Models
+from serving.requests.negotiation import MEDIA_TYPES
+from serving.requests.options import Options
+from serving.enhance.request import Stages
+from serving.enhance.pictures import (answer_size, choose, headers_of, order_of, received)
 from serving.reporter import Reporter
 from serving.settings import Settings
-from serving.wishes import shrunk_side
-from superres.tiling import plan
+from serving.enhance.transform import shrunk_side
+from superres.model.tiling import plan
 
 CLIENT = "jobs"  # in admission: their places and memory are counted apart from their clients'
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import httpx
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 AGAIN = frozenset({429, 502, 503})  # what a busy or restarting server, or its proxy, answers
 FIRST_PAUSE_SECONDS = 0.5

@@ -13,7 +13,7 @@ import httpx
 import pipelines
 from sharpline.local.keeper import USUAL_GRACE, Grace
 from sharpline.local.processes import Service, Services
-from superres.files import write_json
+from superres.common.files import write_json
 
 USER = "sharpline"
 DAGS = Path(pipelines.__file__).parent / "dags"

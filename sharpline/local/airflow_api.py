@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import httpx
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 TIMEOUT_SECONDS = 30.0
 FINISHED = frozenset({"success", "failed"})

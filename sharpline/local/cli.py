@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-from superres.console import emit, show
-from superres.environment import state_folder
+from superres.common.console import (emit, show)
+from superres.common.environment import state_folder
 
 
 def demo(argv: Sequence[str]) -> int:

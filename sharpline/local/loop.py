@@ -12,7 +12,7 @@ from sharpline.local.airflow_api import (
     StartedRunQueued,
     Task,
 )
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 POLL_SECONDS = 1.0
 NEXT_RUN_SECONDS = 120.0

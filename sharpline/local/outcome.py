@@ -6,7 +6,7 @@ from typing import Any
 
 from sharpline.local.airflow_api import AirflowApi, Task
 from sharpline.local.loop import Loop
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from typing import Self
 
 from sharpline.local import keeper
 from sharpline.local.keeper import USUAL_GRACE, Grace
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 15

@@ -19,8 +19,8 @@ from sharpline.local import airflow, mlflow, monitoring
 from sharpline.local.airflow_api import AirflowApi
 from sharpline.local.keeper import Grace
 from sharpline.local.processes import Service, Services, choose_ports, interruptible
-from superres.errors import SharplineError
-from superres.files import file_lock
+from superres.common.errors import SharplineError
+from superres.common.files import file_lock
 
 BIN = Path(sys.executable).parent
 DAG_IDS = frozenset({"build_pairs", "finetune", "release"})

@@ -10,7 +10,7 @@ from sharpline.local.airflow_api import AirflowApi, Task
 from sharpline.local.loop import Loop, follow
 from sharpline.local.outcome import Outcome, read_outcome
 from sharpline.local.stack import Stack, Tell
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 PICKED_UP_SECONDS = 90.0
 LOOK_SECONDS = 0.5

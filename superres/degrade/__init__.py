@@ -16,7 +16,7 @@ from superres.degrade.noise import gaussian, iso, poisson
 from superres.degrade.old_photo import aged_photo
 from superres.degrade.result import Degraded, Pixels
 from superres.degrade.steps import Step, apply_to_picture, as_json
-from superres.resize import imresize
+from superres.image.resize import imresize
 
 __all__ = ["JPEG_QUALITIES", "KINDS", "Degraded", "Mix", "degrade", "parse"]
 

@@ -7,7 +7,7 @@ print are damaged alike; no line is drawn thinner than a pixel can show.
 import numpy as np
 import numpy.typing as npt
 
-from superres.resize import imresize
+from superres.image.resize import imresize
 
 Plane = npt.NDArray[np.float64]
 

@@ -6,7 +6,7 @@ from math import isfinite
 
 import numpy as np
 
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 
 # Keeps the choice of a kind apart from what that kind then draws from the same seed.
 CHOICE = 0x6D6978

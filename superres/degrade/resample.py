@@ -1,6 +1,6 @@
 """The resizings that a picture meets on its way through other people's software.
 
-Unlike `superres.resize` these do not guard against aliasing, because most software does not: they
+Unlike `superres.image.resize` these do not guard against aliasing, because most software does not: they
 equal torch's `interpolate` (align_corners off), which Real-ESRGAN degrades with.
 """
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from superres.files import sha256_file
+from superres.common.files import sha256_file
 from superres.quality.metric import MetricUnavailable, NotMeasurable
 from superres.quality.protocol import Protocol
 from superres.quality.psnr_ssim import on_255

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 from superres.quality.protocol import Protocol
 
 Array = NDArray[Any]

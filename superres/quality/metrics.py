@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 from superres.quality.metric import Metric, MetricUnavailable
 from superres.quality.ms_ssim import VARIANT as MS_SSIM_VARIANT
 from superres.quality.ms_ssim import ms_ssim

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 SSIM_VARIANT = "gaussian-11-1.5"
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 from superres.quality.protocol import Protocol, require_same
 
 Array = NDArray[Any]

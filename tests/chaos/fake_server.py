@@ -11,8 +11,9 @@ import time
 
 import numpy as np
 
-from serving import app, cli
-from superres.backends import DeviceLost
+from serving import app
+from serving.cli import serve
+from superres.model.backends import DeviceLost
 
 
 class FakeBackend:
@@ -40,10 +41,10 @@ class FakeBackend:
 
 
 def main():
-    cli.create_app = lambda settings: app.create_app(settings, load_backend=FakeBackend)
+    serve.create_app = lambda settings: app.create_app(settings, load_backend=FakeBackend)
     if "FAKE_HANG" in os.environ:
-        cli.LOST_SECONDS = 1.0  # the real one is below ten seconds, which a test need not wait for
-    return cli.serve(["--port", "0", "--json", *sys.argv[1:]])
+        serve.LOST_SECONDS = 1.0  # the real one is below ten seconds, which a test need not wait for
+    return serve.serve(["--port", "0", "--json", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.consent import MARKER
-from superres.image import Picture, encode
+from superres.dataset.consent import MARKER
+from superres.image.codecs import (Picture, encode)
 
 
 def limit_files(process, most_bytes):

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from bench.postgres import postgres, why_not_postgres
-from superres.image import decode
+from superres.image.codecs import decode
 
 SHORT_KILLS, FULL_KILLS = {"sqlite": 3, "postgresql": 1}, 100
 JOBS_PER_KILL = 3

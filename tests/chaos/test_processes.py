@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from serving.cli import LOST_SECONDS
+from serving.cli.serve import LOST_SECONDS
 
 PATIENCE_SECONDS = 60
 

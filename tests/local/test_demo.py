@@ -9,9 +9,9 @@ from sharpline.local import airflow as airflow_module
 from sharpline.local import cli, demo, loop, report, showcase, turn, up
 from sharpline.local.processes import Services
 from sharpline.local.stack import Ports, Stack
-from superres.errors import SharplineError
-from superres.files import write_json
-from superres.image import Picture, read, write
+from superres.common.errors import SharplineError
+from superres.common.files import write_json
+from superres.image.codecs import (Picture, read, write)
 
 SCALE = 2
 

@@ -7,7 +7,7 @@ from sharpline.local.airflow_api import AirflowApi, AirflowAway, AirflowRefused
 from sharpline.local.loop import LoopStuck, follow
 from sharpline.local.outcome import read_outcome
 from sharpline.local.turn import LoopFailed, require_success
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 PAIRS, CANDIDATES = "sharpline://dataset/pairs", "sharpline://models/candidates"
 DATASET = {"path": "/data/d1", "dataset": "d1", "unchanged": False}

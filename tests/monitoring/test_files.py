@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.metrics import TABLE
-from superres.measure import FEATURES
+from serving.telemetry.metrics import TABLE
+from superres.analysis.degradation_features import FEATURES
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring/prometheus"

@@ -12,14 +12,14 @@ PACKAGES = ("sharpline", "superres", "training", "release", "serving", "pipeline
 
 # One forbidden import for each rule: the file it is planted in, the import, what is named.
 PLANTED = [
-    ("superres/files.py", "import serving", "superres.files -> serving"),
+    ("superres/common/files.py", "import serving", "superres.common.files -> serving"),
     ("training/__init__.py", "import release", "training -> release"),
     ("serving/__init__.py", "import basicsr", "serving -> basicsr"),
     ("pipelines/__init__.py", "import torch", "pipelines -> torch"),
-    ("superres/image.py", "import torch", "superres.image -> torch"),
+    ("superres/image/codecs.py", "import torch", "superres.image.codecs -> torch"),
     ("release/__init__.py", "import mlflow", "release -> mlflow"),
     ("training/__init__.py", "import basicsr", "training -> basicsr"),
-    ("training/foreign.py", "import spandrel", "training.foreign -> spandrel"),
+    ("training/weights/foreign.py", "import spandrel", "training.weights.foreign -> spandrel"),
     ("serving/__init__.py", "import pickle", "serving -> pickle"),
     ("serving/__init__.py", "import airflow", "serving -> airflow"),
     ("training/__init__.py", "import PIL", "training -> PIL"),
@@ -58,10 +58,10 @@ def test_planted_imports_are_refused_and_named(tmp_path: Path) -> None:
 
 def test_rules_name_only_modules_that_exist(tmp_path: Path) -> None:
     copy_tree(tmp_path)
-    (tmp_path / "superres/manifest.py").unlink()
+    (tmp_path / "superres/dataset/manifest.py").unlink()
     answer = lint_imports(tmp_path)
     assert answer.returncode == 1
-    assert "superres.manifest" in answer.stdout
+    assert "superres.dataset.manifest" in answer.stdout
 
 
 def test_clean_tree_is_kept() -> None:

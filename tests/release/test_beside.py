@@ -16,7 +16,7 @@ from release.promote import (
     set_shadow,
 )
 from release.versions import NotRegistered
-from serving.folder import read_folder
+from serving.models.folder import read_folder
 from sharpline.cli import run
 
 

@@ -137,7 +137,7 @@ def test_following_once_fails_where_the_registry_is_away(command, tmp_path, monk
 
 
 def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
-    from superres.files import file_lock
+    from superres.common.files import file_lock
 
     monkeypatch.setattr("release.cli.LOCK_SECONDS", 0.0)
     with file_lock(tmp_path / ".models.follow.lock"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from release.cost import SIDE, Meter, process_memory
-from superres.image import Picture
+from superres.image.codecs import Picture
 
 
 class Model:

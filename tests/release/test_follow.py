@@ -12,7 +12,7 @@ import pytest
 from release.follow import Follower, follow, read_index
 from release.registry import Registry
 from release.versions import RegistryAway
-from superres.bundle import load_bundle
+from superres.model.bundle import load_bundle
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: a connection there is refused
 

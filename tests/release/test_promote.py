@@ -10,7 +10,7 @@ from release.evidence import BrokenEvidence
 from release.promote import NotProven, challenge, crown, promote, rollback
 from release.registry import Registry
 from release.versions import NotRegistered
-from superres.bundle import BrokenBundle
+from superres.model.bundle import BrokenBundle
 
 
 @pytest.fixture

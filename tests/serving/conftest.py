@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.bundle import write_bundle
-from superres.files import write_json
-from superres.image import Picture, encode
+from superres.model.bundle import write_bundle
+from superres.common.files import write_json
+from superres.image.codecs import (Picture, encode)
 
 
 @pytest.fixture(scope="session")

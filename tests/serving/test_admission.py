@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.admission import Admission
-from serving.costs import Costs
+from serving.enhance.admission import Admission
+from serving.enhance.costs import Costs
 from serving.errors import AnswerTooLarge, Draining, QueueFull
 from serving.settings import LimitSettings, QueueSettings
-from superres.image import FormatCannotHold, TooManyBytes
+from superres.image.codecs import (FormatCannotHold, TooManyBytes)
 
 
 class Clock:

@@ -16,7 +16,7 @@ from PIL import Image
 from schemathesis import GenerationMode, checks
 from schemathesis.specs.openapi import checks as described
 
-from serving.keys import add_key
+from serving.requests.keys import add_key
 
 
 def picture(format, seed):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.body import MOST_PARTS, unpack
+from serving.requests.body import (MOST_PARTS, unpack)
 from serving.errors import BadMultipart, EmptyBody
 
 FORM = "multipart/form-data; boundary=b"

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from superres.image import decode
+from superres.image.codecs import decode
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

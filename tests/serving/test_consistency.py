@@ -2,9 +2,9 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.consistency import REGION_SIDE, check_stripe, off_levels, shrunk
-from superres.image import Picture, decode, encode
-from superres.resize import imresize
+from serving.enhance.consistency import (REGION_SIDE, check_stripe, off_levels, shrunk)
+from superres.image.codecs import (Picture, decode, encode)
+from superres.image.resize import imresize
 
 LIMIT = 12.0
 

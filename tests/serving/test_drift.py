@@ -3,12 +3,12 @@ import shutil
 import numpy as np
 import pytest
 
-from serving.drift import BLOCK_SIDE, LiveWindow, Observation, consistency_db, distance
+from serving.telemetry.drift import (BLOCK_SIDE, LiveWindow, Observation, consistency_db, distance)
 from serving.settings import DriftSettings
-from superres.bundle import Spread
-from superres.image import Picture, encode
-from superres.measure import FEATURES, measure, summarise
-from superres.resize import imresize
+from superres.model.bundle import Spread
+from superres.image.codecs import (Picture, encode)
+from superres.analysis.degradation_features import (FEATURES, measure, summarise)
+from superres.image.resize import imresize
 
 
 class Clock:

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from serving.drift_cli import read_drift
-from serving.metrics import Metrics
+from serving.cli.drift import read_drift
+from serving.telemetry.metrics import Metrics
 from sharpline.cli import run
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 DRIFT = {("noise", "compact_x4"): 0.5, ("blur", "compact_x4"): 2.25}
 PICTURES = {("compact_x4",): 240, ("auto_x2",): 3}

@@ -4,10 +4,10 @@ from concurrent.futures import CancelledError, Future
 import numpy as np
 import pytest
 
-from serving.engine import Engine, Engines
+from serving.batching.engine import (Engine, Engines)
 from serving.errors import ModelFailed, NotReady
-from serving.scheduler import BatchLimits, Lane, Scheduler
-from superres.backends import DeviceLost, DeviceOutOfMemory
+from serving.batching.scheduler import (BatchLimits, Lane, Scheduler)
+from superres.model.backends import (DeviceLost, DeviceOutOfMemory)
 
 
 class Network:

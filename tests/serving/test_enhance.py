@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superres.backends import load_backend
-from superres.image import Picture, decode, encode
-from superres.upscale import Upscaler
+from superres.model.backends import load_backend
+from superres.image.codecs import (Picture, decode, encode)
+from superres.model.upscaler import Upscaler
 
 
 def enhance(server, content, **options):

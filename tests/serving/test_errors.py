@@ -5,7 +5,7 @@ import pytest
 
 from serving import errors
 from serving.errors import PROBLEMS, Problem, ServingError, TryLater, explain
-from superres.image import PictureError
+from superres.image.codecs import PictureError
 
 SERVING = Path(errors.__file__).parent
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from superres.files import write_json
+from superres.common.files import write_json
 
 
 def test_empty_folder_is_alive_and_started_but_not_ready(picture_server, tmp_path, noise_png):

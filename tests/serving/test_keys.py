@@ -3,9 +3,9 @@ import json
 import pytest
 
 from serving.errors import BadKey, QuotaExceeded
-from serving.keys import BrokenKeys, KeyRing, add_key, read_keys, revoke_key
+from serving.requests.keys import (BrokenKeys, KeyRing, add_key, read_keys, revoke_key)
 from sharpline.cli import run
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 
 
 class Clock:

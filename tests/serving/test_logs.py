@@ -3,14 +3,7 @@ import logging
 
 import pytest
 
-from serving.logs import (
-    FIELDS,
-    OWN_LOGGERS,
-    JsonFormatter,
-    TextFormatter,
-    configure_logs,
-    request_id_now,
-)
+from serving.telemetry.logs import (FIELDS, OWN_LOGGERS, JsonFormatter, TextFormatter, configure_logs, request_id_now)
 from serving.settings import LogSettings
 
 
@@ -67,7 +60,7 @@ def test_format_and_level_are_those_that_are_set(keep_logging, capsys):
 def test_library_that_silences_the_root_logger_silences_no_request(keep_logging, capsys):
     configure_logs(LogSettings())
     logging.getLogger().setLevel(logging.ERROR)  # as OpenVINO does while it converts a model
-    logging.getLogger("serving.security").info("request")
+    logging.getLogger("serving.http.security").info("request")
     assert "INFO request" in capsys.readouterr().err
 
 

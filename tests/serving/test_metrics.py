@@ -2,9 +2,9 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from serving import metrics as module
-from serving.costs import Costs
-from serving.metrics import TABLE, Metrics
+from serving.telemetry import metrics as module
+from serving.enhance.costs import Costs
+from serving.telemetry.metrics import (TABLE, Metrics)
 from serving.reporter import Reporter, device_memory
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -12,7 +12,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 def test_documentation_lists_the_table_as_it_is():
     assert DOCS.read_text() == module.markdown() + "\n", (
-        "run: python -m serving.metrics > docs/metrics.md"
+        "run: python -m serving.telemetry.metrics > docs/metrics.md"
     )
 
 

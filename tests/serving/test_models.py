@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from serving.errors import BadOptions, NotReady, UnknownModel
-from serving.models import Models
+from serving.models.served import Models
 from serving.settings import ModelSettings
-from superres.backends import load_backend
-from superres.files import write_bytes, write_json
-from superres.image import decode
+from superres.model.backends import load_backend
+from superres.common.files import (write_bytes, write_json)
+from superres.image.codecs import decode
 
 
 class Watcher:

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from serving.pictures import region_pixels
-from serving.wishes import fitting_shrink, shrunk_side
-from superres.image import LONGEST_SIDE, OUTPUT_FORMATS, Picture, decode, encode
-from superres.region import Region
-from superres.resize import imresize
-from superres.tiling import Box, Geometry, computed_pixels, plan
+from serving.enhance.pictures import region_pixels
+from serving.enhance.transform import (fitting_shrink, shrunk_side)
+from superres.image.codecs import (LONGEST_SIDE, OUTPUT_FORMATS, Picture, decode, encode)
+from superres.image.region import Region
+from superres.image.resize import imresize
+from superres.model.tiling import (Box, Geometry, computed_pixels, plan)
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

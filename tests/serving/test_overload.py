@@ -6,8 +6,8 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.environment import cpu_threads
-from superres.image import Picture, decode, encode
+from superres.common.environment import cpu_threads
+from superres.image.codecs import (Picture, decode, encode)
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_refusal_does_not_wait_for_pictures_that_are_being_decoded(
         go_on.wait(timeout=120)
         return decode(*arguments, **options)
 
-    monkeypatch.setattr("serving.pictures.decode", slow)
+    monkeypatch.setattr("serving.enhance.pictures.decode", slow)
     count = cpu_threads() + 1  # one more than there are threads for it
     with ThreadPoolExecutor(count) as clients:
         decoding = [clients.submit(ask, server, noise_png(20, 20)) for _ in range(count)]

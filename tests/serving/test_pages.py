@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 import pytest
 
 from serving.errors import PROBLEMS
-from serving.negotiation import MEDIA_TYPES
-from serving.options import Options
-from serving.routes.pages import WEB
+from serving.requests.negotiation import MEDIA_TYPES
+from serving.requests.options import Options
+from serving.http.routes.pages import WEB
 
 
 class Tags(HTMLParser):

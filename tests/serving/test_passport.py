@@ -1,7 +1,7 @@
 import pytest
 
-from superres.image import OUTPUT_FORMATS
-from superres.passport import read_passport
+from superres.image.codecs import OUTPUT_FORMATS
+from superres.image.passport import read_passport
 
 
 def enhance(server, content, **options):

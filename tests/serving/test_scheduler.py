@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.scheduler import BatchLimits, Lane, Scheduler
+from serving.batching.scheduler import (BatchLimits, Lane, Scheduler)
 
 WAIT_SECONDS = 0.005
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli import refuse_to_stand_open
-from serving.security import SECURITY_HEADERS, hosts_of
+from serving.cli.serve import refuse_to_stand_open
+from serving.http.security import (SECURITY_HEADERS, hosts_of)
 from serving.settings import SecuritySettings, Settings
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 
 ORIGIN = "https://shop.example"
 
@@ -75,7 +75,7 @@ def test_own_fault_is_a_problem_without_its_inside(
     def explode(*_args, **_options):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr("serving.pictures.decode", explode)
+    monkeypatch.setattr("serving.enhance.pictures.decode", explode)
     answer = server.client.post("/v1/enhance", content=noise_png(8, 8))
     assert answer.status_code == 500
     assert answer.json()["type"] == "/problems/internal-error"
@@ -130,7 +130,7 @@ def imported_by(tree):
 
 
 def test_nothing_of_ours_that_the_server_can_reach_opens_a_pickle():
-    waiting = {"serving.cli", "serving.keys_cli"}
+    waiting = {"serving.cli.serve", "serving.cli.keys"}
     seen = set()
     while waiting:
         name = waiting.pop()
@@ -145,4 +145,4 @@ def test_nothing_of_ours_that_the_server_can_reach_opens_a_pickle():
         assert not PICKLERS & {each.split(".")[0] for each in imports}, path
         assert not LOADERS & calls, path
         waiting |= imports - seen
-    assert {"serving.app", "superres.bundle", "superres.backends.torch_backend"} <= seen
+    assert {"serving.app", "superres.model.bundle", "superres.model.backends.torch_backend"} <= seen

@@ -4,7 +4,7 @@ import pytest
 
 from serving import settings as module
 from serving.settings import Settings, load_settings, variable_names
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 

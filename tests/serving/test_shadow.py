@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from superres.files import write_json
+from superres.common.files import write_json
 
 
 class Offset:

@@ -4,10 +4,10 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.image import Picture, decode, encode
-from superres.resize import imresize
-from superres.streaming import StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows
-from superres.upscale import enlarged
+from superres.image.codecs import (Picture, decode, encode)
+from superres.image.resize import imresize
+from superres.image.strips import (StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows)
+from superres.model.upscaler import enlarged
 
 
 def request(data, version="1.1", query="format=png"):

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.keys import add_key
+from serving.requests.keys import add_key
 from sharpline.cli import run
 from sharpline.client import (
     AsyncClient,
@@ -22,9 +22,9 @@ from sharpline.client import (
     enhance_folder,
 )
 from sharpline.client.folder import LEDGER
-from superres.errors import SharplineError
-from superres.image import Picture, decode, encode, read, write
-from superres.passport import read_passport
+from superres.common.errors import SharplineError
+from superres.image.codecs import (Picture, decode, encode, read, write)
+from superres.image.passport import read_passport
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 PNG = encode(Picture(rgb_hwc=LEVELS), "png")

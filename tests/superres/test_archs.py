@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from superres.archs import UnknownArch, build, facts
-from superres.archs.swinir import learned
+from superres.model.archs import (UnknownArch, build, facts)
+from superres.model.archs.swinir import learned
 
 SWIN = {
     "img_size": 32,
@@ -62,7 +62,7 @@ REFERENCE = {
 
 
 def reference(arch: str, parameters: dict) -> torch.nn.Module:
-    bridge = importlib.import_module("training.basicsr_bridge")
+    bridge = importlib.import_module("training.weights.basicsr_bridge")
     bridge.load_basicsr()
     module_name, class_name = REFERENCE[arch]
     return getattr(importlib.import_module(module_name), class_name)(**parameters)
@@ -81,7 +81,7 @@ def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
 
 
 def load_spandrel() -> Any:
-    importlib.import_module("training.basicsr_bridge").mend_torchvision()
+    importlib.import_module("training.weights.basicsr_bridge").mend_torchvision()
     return importlib.import_module("spandrel")
 
 
@@ -173,8 +173,8 @@ def test_facts_state_scale_and_reach(arch: str, parameters: dict) -> None:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_enlarging_convolution_equals_the_resampler(scale: int) -> None:
-    from superres.archs.upsample import BicubicUpsample
-    from superres.resize import imresize
+    from superres.model.archs.upsample import BicubicUpsample
+    from superres.image.resize import imresize
 
     picture = torch.rand(1, 3, 12, 9, generator=torch.Generator().manual_seed(3))
     ours = BicubicUpsample(scale)(picture)[0].permute(1, 2, 0).numpy()

@@ -6,26 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from superres.archs import build
-from superres.archs.rrdb import ResidualDenseBlock
-from superres.backends import (
-    BackendUnavailable,
-    DeviceLost,
-    DeviceOutOfMemory,
-    as_dtype,
-    as_unit_floats,
-    devices_of,
-    load_backend,
-)
-from superres.backends.dense import ConcatFreeBlock, without_concatenation
-from superres.backends.openvino_backend import OpenVinoBackend
-from superres.backends.torch_backend import (
-    TorchBackend,
-    filled_up,
-    is_poisoned,
-    of_dtype,
-    unit_floats,
-)
+from superres.model.archs import build
+from superres.model.archs.rrdb import ResidualDenseBlock
+from superres.model.backends import (BackendUnavailable, DeviceLost, DeviceOutOfMemory, as_dtype, as_unit_floats, devices_of, load_backend)
+from superres.model.backends.dense import (ConcatFreeBlock, without_concatenation)
+from superres.model.backends.openvino_backend import OpenVinoBackend
+from superres.model.backends.torch_backend import (TorchBackend, filled_up, is_poisoned, of_dtype, unit_floats)
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +162,7 @@ def test_fast_way_on_a_gpu_is_within_a_level_of_the_plain_one(tiny_bundle, preci
 
 def test_openvino_reports_nothing_to_its_makers(tmp_path):
     code = (
-        "from superres.backends.openvino_import import openvino\n"
+        "from superres.model.backends.openvino_import import openvino\n"
         "from openvino.tools.ovc import telemetry_utils\n"
         "print(telemetry_utils.tm.__name__)\n"
     )

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from superres import console
-from superres.console import counting, in_units
+from superres.common import console
+from superres.common.console import (counting, in_units)
 
 
 @pytest.mark.parametrize(

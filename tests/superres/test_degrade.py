@@ -11,8 +11,8 @@ from numpy.testing import assert_array_equal
 
 from superres.degrade import JPEG_QUALITIES, KINDS, degrade
 from superres.degrade.steps import apply_to_picture
-from superres.errors import UsageError
-from superres.resize import imresize
+from superres.common.errors import UsageError
+from superres.image.resize import imresize
 
 # First 16 hex digits of the sha256 of the pixels, and the quality, at seed 20 + scale. Datasets are
 # named and models trained by these bytes: a change here is a change of every dataset's content.

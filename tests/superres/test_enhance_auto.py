@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
-from superres.bundle import Bundle, write_bundle
-from superres.choose import Wanted
+from superres.model.bundle import (Bundle, write_bundle)
+from superres.analysis.model_selection import Wanted
 from superres.degrade.jpeg import compress
-from superres.enhance import AutoPick
-from superres.image import Picture, read, write
-from superres.resize import imresize
+from superres.cli.enhance import AutoPick
+from superres.image.codecs import (Picture, read, write)
+from superres.image.resize import imresize
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from superres import console
-from superres.environment import cpu_threads, state_folder
-from superres.errors import SharplineError
-from superres.files import file_lock, sha256_bytes, sha256_file, staged_folder, write_json
+from superres.common import console
+from superres.common.environment import (cpu_threads, state_folder)
+from superres.common.errors import SharplineError
+from superres.common.files import (file_lock, sha256_bytes, sha256_file, staged_folder, write_json)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_lock_is_refused_while_held_and_free_after_a_kill(tmp_path: Path) -> N
         [
             sys.executable,
             "-c",
-            "import sys, pathlib; from superres.files import file_lock\n"
+            "import sys, pathlib; from superres.common.files import file_lock\n"
             f"with file_lock(pathlib.Path({str(path)!r})):\n print('held', flush=True)\n"
             " sys.stdin.read()",
         ],

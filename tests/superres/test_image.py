@@ -12,24 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from superres.errors import SharplineError
-from superres.image import (
-    BrokenPicture,
-    FormatCannotHold,
-    Limits,
-    NotAPicture,
-    Picture,
-    TooManyBytes,
-    TooManyPixels,
-    clean_name,
-    decode,
-    encode,
-    inspect,
-    list_pictures,
-    read,
-    write,
-)
-from superres.png import SIGNATURE, chunk
+from superres.common.errors import SharplineError
+from superres.image.codecs import (BrokenPicture, FormatCannotHold, Limits, NotAPicture, Picture, TooManyBytes, TooManyPixels, clean_name, decode, encode, inspect, list_pictures, read, write)
+from superres.image.png import (SIGNATURE, chunk)
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from superres.degrade.jpeg import compress
-from superres.measure import CROP_SIDE, FEATURES, SUMMARY, examine, measure, summarise
+from superres.analysis.degradation_features import (CROP_SIDE, FEATURES, SUMMARY, examine, measure, summarise)
 
 Pixels = np.ndarray
 
@@ -14,7 +14,7 @@ Pixels = np.ndarray
 def photograph() -> Pixels:
     """A real photograph at the size of a low-resolution input."""
     skimage = pytest.importorskip("skimage.data")
-    from superres.resize import imresize
+    from superres.image.resize import imresize
 
     return imresize(skimage.astronaut(), scale=0.5)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from superres.errors import UsageError
+from superres.common.errors import UsageError
 from superres.quality import Protocol
 from superres.quality import features as trunks
 from superres.quality.dists import BlurredPooling, Dists, load_dists
@@ -29,7 +29,7 @@ from superres.quality.metrics import (
 )
 from superres.quality.ms_ssim import LEAST_SIDE, WEIGHTS, ms_ssim
 from superres.quality.niqe import load_niqe
-from superres.resize import imresize
+from superres.image.resize import imresize
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
 Y = Protocol(dataset="made", scale=4, channel="y", border=4)
@@ -122,7 +122,7 @@ def test_ms_ssim_refuses_pictures_smaller_than_its_coarsest_window() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_niqe_equals_basicsr() -> None:
-    from training.basicsr_bridge import load_basicsr
+    from training.weights.basicsr_bridge import load_basicsr
 
     load_basicsr()
     from basicsr.metrics import calculate_niqe

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.errors import SharplineError
-from superres.evaluate import load_pairs
+from superres.common.errors import SharplineError
+from superres.evaluation.evaluate import load_pairs
 from superres.quality import Protocol, ProtocolMismatch, Score, psnr, score, squared_error, ssim
-from superres.resize import imresize
+from superres.image.resize import imresize
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
 
@@ -35,7 +35,7 @@ def test_bicubic_on_set5_has_the_published_figures(reference_data: Path) -> None
 
 @pytest.mark.filterwarnings("ignore")
 def test_figures_equal_basicsr() -> None:
-    from training.basicsr_bridge import load_basicsr
+    from training.weights.basicsr_bridge import load_basicsr
 
     load_basicsr()
     from basicsr.metrics import calculate_psnr, calculate_ssim

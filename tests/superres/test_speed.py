@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sharpline.cli import run
-from superres import speed as speed_module
-from superres.backends import BackendUnavailable, load_backend
+from superres.model import benchmark as speed_module
+from superres.model.backends import (BackendUnavailable, load_backend)
 
 
 def bench(bundle, *words: str) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from superres.archs import build, facts
-from superres.backends import BackendUnavailable, load_backend
-from superres.bundle import BrokenBundle, Bundle, BundleInfo, write_bundle
-from superres.image import Picture
-from superres.resize import imresize
-from superres.upscale import Upscaler, as_grey
+from superres.model.archs import (build, facts)
+from superres.model.backends import (BackendUnavailable, load_backend)
+from superres.model.bundle import (BrokenBundle, Bundle, BundleInfo, write_bundle)
+from superres.image.codecs import Picture
+from superres.image.resize import imresize
+from superres.model.upscaler import (Upscaler, as_grey)
 
 SWINIR = {
     "img_size": 32,

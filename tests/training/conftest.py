@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from superres.image import Picture, write
+from superres.image.codecs import (Picture, write)
 
 TINY = """
 name: tiny_x2
@@ -75,7 +75,7 @@ def add() -> Callable[..., str]:
 
 
 def as_source(folder: Path, *, licence: str = "CC0-1.0", **more: Any) -> str:
-    from training.data.added import add_folder
+    from training.data.sources.own import add_folder
 
     terms = {"name": folder.name, "licence": licence, "owns_the_rights": True, "replace": True}
     return add_folder(folder, **terms | more).name
@@ -100,9 +100,9 @@ def pictures(garden: Path, add: Callable[..., str]) -> Path:
 @pytest.fixture(scope="session")
 def dataset(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A x2 dataset of those pictures, four in training and two held out."""
-    from training.data.pairs import build
-    from training.data.plan import PairRecipe, make_plan
-    from training.data.sources import find_pictures
+    from training.data.pairs.build import build
+    from training.data.shards.plan import (PairRecipe, make_plan)
+    from training.data.sources.resolve import find_pictures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARPLINE_STATE", str(tmp_path_factory.mktemp("state")))

@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from superres.archs import build
-from superres.console import emit
-from training import checkpoint
-from training.basicsr_bridge import load_basicsr
-from training.data.crops import Batch, CropSampler
-from training.data.packs import Pack
-from training.ema import WeightAverage
-from training.loop import Loop, Surroundings
+from superres.model.archs import build
+from superres.common.console import emit
+from training.loop import checkpoint
+from training.weights.basicsr_bridge import load_basicsr
+from training.data.packs.crops import (Batch, CropSampler)
+from training.data.packs.packs import Pack
+from training.loop.ema import WeightAverage
+from training.loop.loop import (Loop, Surroundings)
 from training.recipe import load_recipe
 
 MOMENTS = ("while a checkpoint is written", "while data is drawn", "between weights and average")

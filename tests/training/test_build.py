@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.errors import SharplineError, UsageError
-from superres.image import Picture, write
-from superres.manifest import read_manifest
-from training.data.packs import Pack
-from training.data.pairs import build, build_shard, seal
-from training.data.picture import SourcePicture
-from training.data.plan import PairRecipe, make_plan, read_plan
+from superres.common.errors import (SharplineError, UsageError)
+from superres.image.codecs import (Picture, write)
+from superres.dataset.manifest import read_manifest
+from training.data.packs.packs import Pack
+from training.data.pairs.build import (build, build_shard, seal)
+from training.data.sources.picture import SourcePicture
+from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
 from training.data.workers import Job, WorkerDied, run_jobs
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from superres.errors import SharplineError, UsageError
+from superres.common.errors import (SharplineError, UsageError)
 from training.cli import train
 from training.data.cli import data
-from training.spool import Spool
+from training.runs.spool import Spool
 
 Run = Callable[..., dict[str, Any]]
 

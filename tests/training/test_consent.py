@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.consent import MARKER, ClientsPictures, mark_as_clients, refuse_clients_pictures
-from superres.errors import SharplineError, UsageError
-from superres.image import Picture, encode, write
-from superres.passport import Step, extended
-from training.data.added import STATEMENT, add_folder
+from superres.dataset.consent import (MARKER, ClientsPictures, mark_as_clients, refuse_clients_pictures)
+from superres.common.errors import (SharplineError, UsageError)
+from superres.image.codecs import (Picture, encode, write)
+from superres.image.passport import (Step, extended)
+from training.data.sources.own import (STATEMENT, add_folder)
 from training.data.cli import data
-from training.data.plan import PairRecipe, make_plan
-from training.data.records import Added, read_record
-from training.data.sources import find_pictures
+from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.sources.records import (Added, read_record)
+from training.data.sources.resolve import find_pictures
 
 Run = Callable[..., dict[str, Any]]
 GREY = Picture(rgb_hwc=np.full((96, 96, 3), 128, np.uint8))
@@ -181,7 +181,7 @@ def test_a_link_to_a_clients_picture_is_refused_and_so_is_one_in_a_clients_folde
 def test_a_plan_leaves_out_a_link_to_a_clients_picture(
     clients: Path, shop: Path, add: Callable[..., str], tmp_path: Path
 ) -> None:
-    from training.data.plan import read_plan
+    from training.data.shards.plan import read_plan
 
     (shop / "theirs.png").symlink_to(clients / "ab" / "sent.png")
     found = find_pictures([add(shop)])
@@ -193,7 +193,7 @@ def test_a_plan_leaves_out_a_link_to_a_clients_picture(
 def test_a_plan_leaves_out_what_a_model_made(
     shop: Path, add: Callable[..., str], tmp_path: Path
 ) -> None:
-    from training.data.plan import read_plan
+    from training.data.shards.plan import read_plan
 
     step = Step(model="compact_x4", version="1", bundle="ab" * 32)
     write(shop / "made.jpg", replace(GREY, passport=extended(None, step).text()))

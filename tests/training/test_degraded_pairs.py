@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from superres.degrade import degrade
-from superres.errors import UsageError
-from superres.image import read
-from superres.manifest import read_manifest
-from training.data.pairs import build
-from training.data.plan import PairRecipe, make_plan, read_plan
-from training.data.sources import find_pictures
+from superres.common.errors import UsageError
+from superres.image.codecs import read
+from superres.dataset.manifest import read_manifest
+from training.data.pairs.build import build
+from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
+from training.data.sources.resolve import find_pictures
 
 MIX = "{bicubic: 0.3, motion: 0.3, real_esrgan: 0.4}"
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.crops import Batch
-from training.feed import AHEAD, Feed, Kitchen, to_device
+from training.data.packs.crops import Batch
+from training.loop.prefetch import (AHEAD, Feed, Kitchen, to_device)
 
 
 class Counting:

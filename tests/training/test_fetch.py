@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.errors import SharplineError, UsageError
-from superres.files import file_lock
-from superres.image import Picture, encode, read
-from training.data import download as downloads
+from superres.common.errors import (SharplineError, UsageError)
+from superres.common.files import file_lock
+from superres.image.codecs import (Picture, encode, read)
+from training.data.fetch import download as downloads
 from training.data.cli import data
-from training.data.download import Patience
-from training.data.entries import Archive, Copy, Entry, Part
-from training.data.fetch import FetchReport, fetch
-from training.data.listing import list_sources
-from training.data.records import Fetched, read_record, sources_folder
-from training.data.sources import find_pictures
+from training.data.fetch.download import Patience
+from training.data.sources.entries import (Archive, Copy, Entry, Part)
+from training.data.fetch.fetch import (FetchReport, fetch)
+from training.data.sources.listing import list_sources
+from training.data.sources.records import (Fetched, read_record, sources_folder)
+from training.data.sources.resolve import find_pictures
 
 Mirror = Any  # tests/conftest.py's, which cannot be imported from here
 HASTY = Patience(attempts=2, first_wait_seconds=0.0)

@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from superres.archs import build
-from superres.archs.swinir import learned
-from superres.bundle import load_bundle
-from superres.errors import SharplineError, UsageError
-from training import foreign, unpickle
-from training.foreign import ForeignRefused, read_foreign
-from training.unpickle import Refused, convert, read_state
+from superres.model.archs import build
+from superres.model.archs.swinir import learned
+from superres.model.bundle import load_bundle
+from superres.common.errors import (SharplineError, UsageError)
+from training.weights import (foreign, unpickle)
+from training.weights.foreign import (ForeignRefused, read_foreign)
+from training.weights.unpickle import (Refused, convert, read_state)
 
 RRDB = {"num_in_ch": 3, "num_out_ch": 3, "scale": 4, "num_feat": 8, "num_block": 2}
 SWIN = {
@@ -50,7 +50,7 @@ def seeded(arch: str, parameters: Mapping[str, Any], seed: int = 0) -> dict[str,
     if arch == "swinir":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            importlib.import_module("training.basicsr_bridge").mend_torchvision()
+            importlib.import_module("training.weights.basicsr_bridge").mend_torchvision()
             swin = importlib.import_module("spandrel.architectures.SwinIR").SwinIR
         theirs = swin(**parameters)
         theirs.load_state_dict(state, strict=False)
@@ -232,7 +232,7 @@ def test_a_reader_that_comes_to_grief_is_an_error_of_the_file(
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a bundle made by the command from a file of the oldest kind."""
-    from training.models_cli import import_
+    from training.weights.cli import import_
 
     folder = tmp_path_factory.mktemp("imported")
     state = {old_esrgan_name(key): value for key, value in seeded("rrdb", RRDB).items()}
@@ -245,8 +245,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_imported_bundle_says_what_it_is_and_works(imported: Path) -> None:
-    from superres.backends import load_backend
-    from superres.upscale import Upscaler
+    from superres.model.backends import load_backend
+    from superres.model.upscaler import Upscaler
 
     bundle = load_bundle(imported)
     info = bundle.info
@@ -270,9 +270,9 @@ def test_an_imported_bundle_says_what_it_is_and_works(imported: Path) -> None:
 
 
 def test_an_import_that_cannot_be_is_refused(imported: Path, tmp_path: Path) -> None:
-    from training.adopt import Statement, adopt
-    from training.foreign import Foreign
-    from training.models_cli import import_
+    from training.weights.weight_import import (Statement, adopt)
+    from training.weights.foreign import Foreign
+    from training.weights.cli import import_
     from training.recipe import load_recipe
 
     bundle = load_bundle(imported)

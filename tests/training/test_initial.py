@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from superres.archs import build
-from superres.bundle import Arch, Bundle, load_bundle
-from superres.errors import SharplineError, UsageError
-from training import initial
+from superres.model.archs import build
+from superres.model.bundle import (Arch, Bundle, load_bundle)
+from superres.common.errors import (SharplineError, UsageError)
+from training.weights import initial
 from training.cli import train
-from training.foreign import Foreign
-from training.initial import Initial, differences, refuse_other_network, resolve, take_over
+from training.weights.foreign import Foreign
+from training.weights.initial import (Initial, differences, refuse_other_network, resolve, take_over)
 
 COMPACT = {"num_feat": 8, "num_conv": 2}
 SWIN = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}
@@ -174,7 +174,7 @@ def test_a_training_from_another_scale_says_so_everywhere(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from training.spool import Spool
+    from training.runs.spool import Spool
 
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
     parent = tiny_bundle(name="compact_x4", scale=4)

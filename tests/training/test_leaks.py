@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.fingerprint import Details, fingerprint, place_of, show_the_same, whole_onto
-from superres.image import Picture, decode, encode, read, write
-from superres.manifest import REPORT_NAME
-from superres.resize import imresize
-from training.data.lookup import Index
-from training.data.pairs import Built, build
-from training.data.picture import SourcePicture
-from training.data.plan import PairRecipe, make_plan
-from training.data.sample import sample_pictures
-from training.data.verify import verify
+from superres.analysis.fingerprint import (Details, fingerprint, place_of, show_the_same, whole_onto)
+from superres.image.codecs import (Picture, decode, encode, read, write)
+from superres.dataset.manifest import REPORT_NAME
+from superres.image.resize import imresize
+from training.data.leaks.holdout_index import Index
+from training.data.pairs.build import (Built, build)
+from training.data.sources.picture import SourcePicture
+from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.sources.sample import sample_pictures
+from training.data.pairs.verify import verify
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic")
 

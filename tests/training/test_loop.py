@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from superres.archs import build
-from superres.errors import SharplineError
-from training import checkpoint
-from training.checkpoint import BrokenCheckpoint
-from training.data.crops import Batch, CropSampler
-from training.data.packs import Pack
-from training.ema import WeightAverage
-from training.loop import Loop, Surroundings, Trained, TrainingDiverged
-from training.ranks import Ranks
+from superres.model.archs import build
+from superres.common.errors import SharplineError
+from training.loop import checkpoint
+from training.loop.checkpoint import BrokenCheckpoint
+from training.data.packs.crops import (Batch, CropSampler)
+from training.data.packs.packs import Pack
+from training.loop.ema import WeightAverage
+from training.loop.loop import (Loop, Surroundings, Trained, TrainingDiverged)
+from training.loop.distributed import Ranks
 from training.recipe import Recipe, load_recipe
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.errors import SharplineError
-from training.data.crops import CropSampler
-from training.data.packs import PACK_NAME, Pack
+from superres.common.errors import SharplineError
+from training.data.packs.crops import CropSampler
+from training.data.packs.packs import (PACK_NAME, Pack)
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from superres.degrade import degrade
-from superres.errors import SharplineError, UsageError
-from superres.image import Picture, encode, read, write
-from superres.manifest import read_info, read_manifest
-from superres.measure import FEATURES
-from training.data.packs import Pack
-from training.data.pairs import build, build_shard, seal
-from training.data.plan import PairRecipe, make_plan, read_plan
-from training.data.sources import find_pictures, sample_pictures
+from superres.common.errors import (SharplineError, UsageError)
+from superres.image.codecs import (Picture, encode, read, write)
+from superres.dataset.manifest import (read_info, read_manifest)
+from superres.analysis.degradation_features import FEATURES
+from training.data.packs.packs import Pack
+from training.data.pairs.build import (build, build_shard, seal)
+from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
+from training.data.sources.resolve import (find_pictures, sample_pictures)
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
 
@@ -198,7 +198,7 @@ def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plan()
-    from training.data import shards
+    from training.data.shards import shards
 
     def full_disk(*_: object) -> None:
         raise SharplineError("cannot write: no space left")

@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.backends import load_backend
-from superres.bundle import Bundle, load_bundle
-from superres.evaluate import evaluate, load_pairs
-from superres.manifest import read_info
-from superres.measure import FEATURES
-from superres.upscale import Upscaler
-from training import job, validate
-from training.card import model_card
+from superres.model.backends import load_backend
+from superres.model.bundle import (Bundle, load_bundle)
+from superres.evaluation.evaluate import (evaluate, load_pairs)
+from superres.dataset.manifest import read_info
+from superres.analysis.degradation_features import FEATURES
+from superres.model.upscaler import Upscaler
+from training import job
+from training.bundles import validate
+from training.bundles.card import model_card
 from training.cli import train
-from training.licence import commercial_use
-from training.runs import RunKey, open_run
-from training.spool import SPOOL_NAME, Spool
+from training.bundles.licence import commercial_use
+from training.runs.folder import (RunKey, open_run)
+from training.runs.spool import (SPOOL_NAME, Spool)
 
 Capture = pytest.CaptureFixture[str]
 
@@ -231,7 +232,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(
     recipe_file: Callable[..., Path],
     tmp_path: Path,
 ) -> None:
-    from superres.errors import SharplineError
+    from superres.common.errors import SharplineError
 
     places = {"BUNDLE": str(bundle.root), "DATASET": str(dataset)}
     words = [places.get(word, word) for word in words]
@@ -251,14 +252,14 @@ def test_what_cannot_be_is_refused_before_the_first_step(
 
 @pytest.mark.parametrize("words", [["compact_x4"], ["compact_x4", "--data", "nowhere"]])
 def test_a_dataset_that_is_none_is_refused_with_the_remedy(words: list[str]) -> None:
-    from superres.errors import SharplineError
+    from superres.common.errors import SharplineError
 
     with pytest.raises(SharplineError, match="sharpline data build"):
         train(words)
 
 
 def test_a_patch_off_the_window_is_refused(recipe_file: Callable[..., Path], dataset: Path) -> None:
-    from superres.errors import UsageError
+    from superres.common.errors import UsageError
 
     swin = {
         "upscale": 2,

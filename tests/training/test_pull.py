@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from superres.archs import build
-from superres.bundle import Arch, load_bundle
-from superres.errors import UsageError
-from training.foreign import Foreign
-from training.models_cli import pull
-from training.published import PUBLISHED, Published
-from training.pull import OtherBytes, fetch_file, find_published, obtain
+from superres.model.archs import build
+from superres.model.bundle import (Arch, load_bundle)
+from superres.common.errors import UsageError
+from training.weights.foreign import Foreign
+from training.weights.cli import pull
+from training.weights.official import (PUBLISHED, Published)
+from training.weights.pull import (OtherBytes, fetch_file, find_published, obtain)
 
 CONTENT = b"these are weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -131,7 +131,7 @@ def test_pulled_weights_are_a_bundle_with_their_lineage(
     state = build("compact", parameters).state_dict()
     torch.save(state, tmp_path / "net.pth")
     known = replace(entry(), sha256=hashlib.sha256((tmp_path / "net.pth").read_bytes()).hexdigest())
-    monkeypatch.setattr("training.pull.PUBLISHED", (known,))
+    monkeypatch.setattr("training.weights.pull.PUBLISHED", (known,))
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
 
     def read(path: Path) -> Foreign:
@@ -142,7 +142,7 @@ def test_pulled_weights_are_a_bundle_with_their_lineage(
             weights={key: value.numpy() for key, value in state.items()},
         )
 
-    monkeypatch.setattr("training.foreign.read_foreign", read)
+    monkeypatch.setattr("training.weights.foreign.read_foreign", read)
     assert pull(["net_x2", "--from", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     bundle = load_bundle(Path(result["bundle"]))

@@ -10,9 +10,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from superres.archs import build
-from training.data.crops import Batch
-from training.loop import Loop, Surroundings
+from superres.model.archs import build
+from training.data.packs.crops import Batch
+from training.loop.loop import (Loop, Surroundings)
 from training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 
 NARROW: dict[str, dict[str, Any]] = {

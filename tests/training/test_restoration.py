@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.bundle import load_bundle
-from superres.cli import enhance, evaluate
-from superres.image import read
+from superres.model.bundle import load_bundle
+from superres.cli.commands import (enhance, evaluate)
+from superres.image.codecs import read
 from training.cli import train
-from training.data.pairs import build
-from training.data.plan import PairRecipe, make_plan
-from training.data.sources import find_pictures
+from training.data.pairs.build import build
+from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.sources.resolve import find_pictures
 
 NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1, "pool": 16}
 
@@ -21,7 +21,7 @@ NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1
 @pytest.fixture(scope="module")
 def noisy(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of scale 1: the same pictures, with noise."""
-    from training.data.added import add_folder
+    from training.data.sources.own import add_folder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SHARPLINE_STATE", str(tmp_path_factory.mktemp("state")))

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from superres.archs import build
-from training.ranks import Ranks
+from superres.model.archs import build
+from training.loop.distributed import Ranks
 from training.recipe import Recipe, load_recipe
-from training.state import Players, weight_bytes
-from training.step import Figures, Stepper, TooLarge
+from training.loop.state import (Players, weight_bytes)
+from training.loop.step import (Figures, Stepper, TooLarge)
 
 CPU = torch.device("cpu")
 GAN = {

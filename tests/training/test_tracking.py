@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from superres.errors import SharplineError
-from training import tracking
-from training.machine import Machine
-from training.spool import SENT_NAME, SPOOL_NAME, Spool
-from training.tracking import MlflowRemote, RunNotes, Tracker, send, tracked
+from superres.common.errors import SharplineError
+from training.runs import tracking
+from training.runs.hardware import Machine
+from training.runs.spool import (SENT_NAME, SPOOL_NAME, Spool)
+from training.runs.tracking import (MlflowRemote, RunNotes, Tracker, send, tracked)
 
 NOTES = RunNotes(
     name="tiny",
@@ -381,7 +381,7 @@ def test_what_the_machine_did_is_noted_now_and_then(tmp_path: Path) -> None:
 def test_figures_that_the_machine_does_not_have_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.machine.STATM", tmp_path / "none")
+    monkeypatch.setattr("training.runs.hardware.STATM", tmp_path / "none")
     tracker = Tracker(tmp_path, None, machine=Machine())
     tracker.metrics(1, {"loss/l1": 1.0})
     ((note, _),) = Spool(tmp_path).unsent()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from superres.errors import SharplineError
-from training.data import unpack as unpacking
-from training.data.unpack import BadArchive, UnsafeArchive, unpack
+from superres.common.errors import SharplineError
+from training.data.fetch import unpack as unpacking
+from training.data.fetch.unpack import (BadArchive, UnsafeArchive, unpack)
 
 Files = dict[str, bytes]
 

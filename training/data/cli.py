@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from superres.console import answer, emit, say, show
-from superres.environment import state_folder
-from superres.errors import UsageError
-from training.data import pair_words as words
+from superres.common.console import (answer, emit, say, show)
+from superres.common.environment import state_folder
+from superres.common.errors import UsageError
+from training.data import pair_commands as words
 
 
 class Word(NamedTuple):
@@ -74,8 +74,8 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from superres.manifest import INFO_NAME, read_info
-    from training.data.listing import list_sources
+    from superres.dataset.manifest import (INFO_NAME, read_info)
+    from training.data.sources.listing import list_sources
 
     root = arguments.out or state_folder() / "datasets"
     infos = [read_info(path.parent) for path in sorted(root.glob(f"*/{INFO_NAME}"))]
@@ -100,9 +100,9 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from training.data.entries import HR
-    from training.data.fetch import fetch
-    from training.data.records import sources_folder
+    from training.data.sources.entries import HR
+    from training.data.fetch.fetch import fetch
+    from training.data.sources.records import sources_folder
 
     report = fetch(arguments.source, parts=arguments.part or (HR,), origin=arguments.origin)
     record = report.record
@@ -124,9 +124,9 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from superres.image import list_pictures
-    from training.data.added import add_folder
-    from training.data.unread import unread_in
+    from superres.image.codecs import list_pictures
+    from training.data.sources.own import add_folder
+    from training.data.sources.unread import unread_in
 
     folder, lr = arguments.folder, arguments.lr
     name = arguments.name or folder.resolve().name

@@ -8,7 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple, TypeVar
 
-from superres.errors import SharplineError
+from superres.common.errors import SharplineError
 
 Result = TypeVar("Result")
 
@@ -36,7 +36,7 @@ def run_jobs(task: Callable[..., Result], jobs: Iterable[Job], *, workers: int) 
         return
     # Forked from a process that has run nothing else, so no thread's lock is copied while held.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training.data.shards"])
+    context.set_forkserver_preload(["training.data.shards.shards"])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_settle) as pool:
         waiting: dict[Future[Result], str] = {}
         for job in jobs:

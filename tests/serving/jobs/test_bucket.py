@@ -11,8 +11,8 @@ import pytest
 from serving.errors import JobGone, NotReady
 from serving.jobs.bucket import PART_BYTES, UNFINISHED, BucketStore
 from serving.jobs.store import FolderStore, all_of, new_blob
-from superres.errors import SharplineError
-from superres.image import decode
+from superres.common.errors import SharplineError
+from superres.image.codecs import decode
 
 QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 MEBIBYTE = bytes(1 << 20)
@@ -219,7 +219,7 @@ def test_picture_goes_straight_to_the_bucket_and_its_answer_comes_from_there(
 def test_what_is_sent_to_an_address_after_its_job_has_begun_is_swept_away(
     bucket_server, s3, bucket, noise_png, repeated, monkeypatch
 ):
-    monkeypatch.setattr("serving.jobs.keeper.UNKNOWN_SECONDS", 0.2)
+    monkeypatch.setattr("serving.jobs.reaper.UNKNOWN_SECONDS", 0.2)
     server, picture = bucket_server(), noise_png(10, 12)
     api = server.client
     upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()

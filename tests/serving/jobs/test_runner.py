@@ -9,17 +9,17 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from serving.errors import ModelFailed, QueueFull, StorageFull
-from serving.jobs import keeper as keepers
+from serving.jobs import reaper as keepers
 from serving.jobs import runner as runners
 from serving.jobs.database import Changes, Database, DatabaseAway
-from serving.jobs.keeper import Keeper
+from serving.jobs.reaper import Keeper
 from serving.jobs.leases import JobTable
 from serving.jobs.rows import Input, NewJob
 from serving.jobs.runner import Made, Runner, RunnerParts
 from serving.jobs.store import FolderStore, all_of, new_blob
 from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
 from serving.settings import JobSettings
-from serving.signing import Signer
+from serving.requests.signing import Signer
 
 QUICK = {
     "workers": 1,

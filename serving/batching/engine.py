@@ -1,0 +1,248 @@
+"""One thread owns one device: it runs what the scheduler deals out, and nothing else touches it.
+
+A batch that is too large for the device's memory is run in smaller parts, and its tiles in smaller
+tiles, with the same answer; a device that is lost ends the work of all, because only a new process
+can use it again.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from serving.errors import ModelFailed, NotReady
+from serving.batching.scheduler import (Batch, Scheduler, Tile)
+from superres.model.backends import (DeviceLost, DeviceOutOfMemory)
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+Shape = tuple[str | int, ...]
+
+
+class Network(Protocol):
+    """What a lane's model must be for an engine; `place` is the number of the engine's device."""
+
+    name: str
+
+    def forward(self, tiles_bhwc: Tile, place: int) -> Tile:
+        """Tiles (B, h, w, 3) in, (B, h * scale, w * scale, 3) out."""
+        ...
+
+    def forward_in_parts(self, tile_hwc: Tile, place: int) -> Tile:
+        """One tile cut into smaller ones; only its core need be right.
+
+        Raises DeviceOutOfMemory where nothing smaller is left.
+        """
+        ...
+
+
+class Watcher(Protocol):
+    """Hears how batches went."""
+
+    def batch_done(self, model: str, *, fill_ratio: float, pixels: int, seconds: float) -> None: ...
+
+    def batch_failed(self, model: str) -> None: ...
+
+    def memory_ran_out(self, model: str) -> None: ...
+
+
+class Engine:
+    """Runs batches and errands, one at a time, on a thread of its own."""
+
+    def __init__(self, scheduler: Scheduler, watcher: Watcher, place: int = 0) -> None:
+        self._scheduler = scheduler
+        self._watcher = watcher
+        self._place = place
+        self._lock = threading.Lock()
+        self._errands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._most_tiles: dict[Shape, int] = {}  # what the device's memory was seen to hold
+        self._stopping = False
+        self._batch_began_seconds: float | None = None
+        self._lost: DeviceLost | None = None
+        self._thread = threading.Thread(target=self._run, name=f"engine-{place}", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def lost(self) -> DeviceLost | None:
+        """Why the device cannot be used again by this process."""
+        return self._lost
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the batch at hand has been running."""
+        began_seconds = self._batch_began_seconds
+        return 0.0 if began_seconds is None else time.monotonic() - began_seconds
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the batch at hand, then end the thread; whatever still waits is refused."""
+        with self._lock:
+            self._stopping = True
+        self._scheduler.wake()
+        self._thread.join()
+
+    def call(self, errand: Callable[[], Result]) -> Result:
+        """Run `errand` on the engine's thread between batches and return what it returns.
+
+        Raises what it raises, or CancelledError where the engine stops first.
+        """
+        future: Future[Result] = Future()
+        with self._lock:
+            if self._stopping:
+                raise CancelledError("the engine has stopped")
+            self._errands.append((future, errand))
+        self._scheduler.wake()
+        return future.result()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._run_errands()
+                batch = self._scheduler.next_batch(unless=self._has_other_work)
+                if batch is not None:
+                    self._run_batch(batch)
+                elif not self._has_other_work():
+                    break  # the scheduler was stopped by another engine
+        finally:
+            with self._lock:
+                self._stopping = True
+            for future, _ in self._errands:
+                future.cancel()
+            self._scheduler.stop(NotReady("the engine has stopped", seconds=10))
+
+    def _has_other_work(self) -> bool:
+        return self._stopping or bool(self._errands)
+
+    def _run_errands(self) -> None:
+        while self._errands and not self._stopping:
+            future, errand = self._errands.popleft()
+            try:
+                future.set_result(errand())
+            except Exception as error:
+                future.set_exception(error)
+                if isinstance(error, DeviceLost):
+                    self._lose(error)
+
+    def _run_batch(self, batch: Batch) -> None:
+        network: Any = batch.lane.model
+        started_seconds = self._batch_began_seconds = time.monotonic()
+        try:
+            results = self._forward(network, batch)
+        except DeviceLost as error:
+            self._lose(error)
+            return
+        except Exception as error:
+            # The fault may lie in any tile of the batch: its requests fail, the others go on.
+            log.exception("a batch of %s failed", network.name)
+            self._watcher.batch_failed(network.name)
+            self._scheduler.fail(
+                batch, ModelFailed(f"{network.name} failed on this picture: {type(error).__name__}")
+            )
+            return
+        finally:
+            self._batch_began_seconds = None
+        self._watcher.batch_done(
+            network.name,
+            fill_ratio=len(batch.slots) / batch.capacity,
+            pixels=len(batch.slots) * batch.lane.tile_pixels,
+            seconds=time.monotonic() - started_seconds,
+        )
+        self._scheduler.deliver(batch, results)
+
+    def _forward(self, network: Network, batch: Batch) -> list[Tile]:
+        """The batch in as large parts as the device's memory holds; a tile may be a part's part."""
+        tiles = batch.tiles
+        # By name: a new version of a model needs what the one before needed.
+        shape = (network.name, *tiles[0].shape, str(tiles[0].dtype))
+        results: list[Tile] = []
+        while len(results) < len(tiles):
+            most = self._most_tiles.get(shape, len(tiles))
+            part = tiles[len(results) : len(results) + max(1, most)]
+            try:
+                results += self._run_part(network, part, whole_tiles=most > 0)
+            except DeviceOutOfMemory:
+                if most == 0:
+                    raise
+                # Zero stands for less than one tile. It is remembered: trying again costs time.
+                self._most_tiles[shape] = len(part) // 2
+                self._watcher.memory_ran_out(network.name)
+                log.warning(
+                    "%s: %d tiles of %dx%d are too many for the device's memory",
+                    network.name,
+                    len(part),
+                    batch.lane.width,
+                    batch.lane.height,
+                )
+        return results
+
+    def _run_part(
+        self, network: Network, tiles: Sequence[Tile], *, whole_tiles: bool
+    ) -> list[Tile]:
+        if not whole_tiles:
+            return [network.forward_in_parts(tile, self._place) for tile in tiles]
+        results = network.forward(np.stack(tiles), self._place)
+        if len(results) != len(tiles):
+            raise ValueError(f"{len(tiles)} tiles went in, {len(results)} came out")
+        return list(results)
+
+    def _lose(self, error: DeviceLost) -> None:
+        log.critical("device %d is lost, this process can do no more: %s", self._place, error)
+        self._lost = error
+        self._stopping = True  # the thread ends, and with it every request
+
+
+class Engines:
+    """One engine per device, as one."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        watcher: Watcher,
+        places: int,
+        stuck_seconds: float = float("inf"),
+    ) -> None:
+        self._scheduler = scheduler
+        self._engines = [Engine(scheduler, watcher, place) for place in range(places)]
+        self._stuck_seconds = stuck_seconds
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    @property
+    def lost(self) -> DeviceLost | None:
+        """Why this process must end; None while every device can be used."""
+        return next((engine.lost for engine in self._engines if engine.lost), None)
+
+    def require_alive(self) -> None:
+        """Raise NotReady where only a new process helps."""
+        if self.lost:
+            raise NotReady("a device is lost and the server is about to end", seconds=10)
+        if not all(engine.alive for engine in self._engines):
+            raise NotReady("the engine has stopped", seconds=10)
+        busy_seconds = max(engine.busy_seconds for engine in self._engines)
+        if busy_seconds > self._stuck_seconds:
+            raise NotReady(f"a batch has been running for {busy_seconds:.0f} seconds", seconds=10)
+
+    def start(self) -> None:
+        for engine in self._engines:
+            engine.start()
+
+    def stop(self) -> None:
+        """Finish the batches at hand, then end; whatever still waits is refused."""
+        for engine in self._engines:
+            engine.stop()
+
+    def call(self, place: int, errand: Callable[[], Result]) -> Result:
+        """Run `errand` on the thread that owns the device of that number; see `Engine.call`."""
+        return self._engines[place].call(errand)

@@ -1,0 +1,4 @@
+"""The commands `sharpline serve`, `sharpline keys` and `sharpline drift`.
+
+May import everything of serving; nothing imports it.
+"""

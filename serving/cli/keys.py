@@ -1,0 +1,110 @@
+"""`sharpline keys`: who may call the server."""
+
+import argparse
+from pathlib import Path
+
+from serving.requests.keys import (HIGHEST_PRIORITY, Key, add_key, read_keys, revoke_key)
+from serving.settings import load_settings
+from superres.common.console import (emit, say, show)
+from superres.common.errors import UsageError
+
+
+def keys(argv: list[str]) -> int:
+    """Add, list or revoke API keys; a running server follows within a second."""
+    words = _parser().parse_args(argv)
+    return words.work(words)
+
+
+def _add(words: argparse.Namespace) -> int:
+    path = _file(words)
+    key, secret = add_key(
+        path,
+        words.name,
+        requests_per_minute=words.requests_per_minute,
+        pixels_per_minute=words.pixels_per_minute,
+        waiting_jobs=words.waiting_jobs,
+        highest_priority=words.highest_priority,
+    )
+    if words.json:
+        emit({**_described(key), "key": secret})
+    else:
+        say(f"key {key.id} for {key.name} is in {path}; this is the only time it is shown:")
+        show(secret)
+    return 0
+
+
+def _list(words: argparse.Namespace) -> int:
+    known = read_keys(_file(words))
+    if words.json:
+        emit({"keys": [_described(key) for key in known]})
+        return 0
+    for key in known:
+        show(
+            f"{key.id}  {key.created}  {_quota(key.requests_per_minute)} requests/min  "
+            f"{_quota(key.pixels_per_minute)} pixels/min  "
+            f"{_quota(key.waiting_jobs)} waiting jobs of priority {key.highest_priority}  "
+            f"{key.name}"
+        )
+    if not known:
+        say("no keys; `sharpline keys add NAME` makes one")
+    return 0
+
+
+def _revoke(words: argparse.Namespace) -> int:
+    key = revoke_key(_file(words), words.id)
+    if words.json:
+        emit(_described(key))
+    else:
+        say(f"key {key.id} of {key.name} is revoked")
+    return 0
+
+
+def _described(key: Key) -> dict[str, object]:
+    return key.model_dump(exclude={"sha256"})
+
+
+def _quota(per_minute: int | None) -> str:
+    return "unlimited" if per_minute is None else f"{per_minute:,}"
+
+
+def _file(words: argparse.Namespace) -> Path:
+    path = words.file or load_settings().security.keys_file
+    if path is None:
+        raise UsageError("name the file of keys: --file, or SHARPLINE_SECURITY__KEYS_FILE")
+    return path
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharpline keys", description=keys.__doc__)
+    parts = parser.add_subparsers(required=True, metavar="add|list|revoke")
+    add = parts.add_parser("add", help="make a key and print it, once")
+    add.add_argument("name", help="whose key it is, for people")
+    add.add_argument("--requests-per-minute", type=_positive, metavar="N")
+    add.add_argument("--pixels-per-minute", type=_positive, metavar="N", help="of answers")
+    add.add_argument("--waiting-jobs", type=_positive, metavar="N", help="at once, in the queue")
+    add.add_argument(
+        "--highest-priority",
+        type=int,
+        choices=range(HIGHEST_PRIORITY + 1),
+        default=HIGHEST_PRIORITY,
+        metavar="N",
+        help=f"that its jobs get, 0 to {HIGHEST_PRIORITY} (default: {HIGHEST_PRIORITY})",
+    )
+    add.set_defaults(work=_add)
+    parts.add_parser("list", help="show the keys there are").set_defaults(work=_list)
+    revoke = parts.add_parser("revoke", help="take a key away")
+    revoke.add_argument("id", help="the 12 characters that `sharpline keys list` shows")
+    revoke.set_defaults(work=_revoke)
+    for part in parts.choices.values():
+        part.add_argument(
+            "--file", type=Path, help="file of keys (default: SHARPLINE_SECURITY__KEYS_FILE)"
+        )
+        part.add_argument("--json", action="store_true")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value

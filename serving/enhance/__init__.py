@@ -1,0 +1,4 @@
+"""One picture from its bytes to its answer: admission, decoding, tiles, checks, encoding.
+
+May import models, batching, requests and telemetry.
+"""

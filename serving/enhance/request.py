@@ -1,0 +1,110 @@
+"""What is asked of the enhancer and what it answers; the routes speak to it in these words."""
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Generator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from serving.enhance.consistency import Verdict
+from serving.models.routes import Offer
+from superres.image.codecs import Picture
+from superres.image.region import Region
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What one client asked for.
+
+    `read` decodes (and shrinks, converts, ...) the upload on a worker thread and may raise
+    PictureError. `deadline_seconds` is on `time.monotonic`'s clock; `client` is the string that
+    the client's fair share goes by. Outside `region` (in pixels of what `read` returns) the answer
+    is resampled. `progress` hears the share of the work that is done, 0 to 1. What is in the
+    `background` is worked on while nothing else is.
+    """
+
+    read: Callable[[], Picture]
+    offer: Offer
+    format: str
+    quality: int
+    deadline_seconds: float
+    client: str = ""
+    region: Region | None = None
+    progress: Callable[[float], None] = lambda share: None
+    background: bool = False
+
+
+class Pieces:
+    """The pieces of a file: those that are there already, then those that are to come."""
+
+    def __init__(self, first: list[bytes], rest: AsyncGenerator[bytes]) -> None:
+        self._first = deque(first)
+        self._rest = rest
+
+    def __aiter__(self) -> "Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        return self._first.popleft() if self._first else await anext(self._rest)
+
+    async def aclose(self) -> None:
+        """Give up what is to come; harmless at the end."""
+        await self._rest.aclose()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A picture on its way out, in pieces of its file; `size` is known once it is whole.
+
+    The first piece is there: what fails after it can only be told by breaking off. Whoever takes
+    an answer must take all of `pieces` or close them.
+    """
+
+    width: int
+    height: int
+    pieces: Pieces
+    size: int | None
+    verdict: Verdict
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+
+
+class StageWatcher(Protocol):
+    """Hears how long the stages of a picture take."""
+
+    def stage_done(self, stage: str, seconds: float) -> None: ...
+
+
+class Stages:
+    """Takes the time of each stage of one picture; a stage may go on in several parts."""
+
+    def __init__(self, watcher: StageWatcher) -> None:
+        self._watcher = watcher
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage: str) -> Generator[None]:
+        started_seconds = time.perf_counter()
+        yield
+        self.add(stage, time.perf_counter() - started_seconds)
+
+    def add(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def tell(self) -> None:
+        """Report every stage; once, at the picture's end."""
+        for stage, seconds in self.seconds.items():
+            self._watcher.stage_done(stage, seconds)
+
+
+def server_timing(stage_seconds: dict[str, float]) -> str:
+    """The header's value, in milliseconds (W3C Server Timing)."""
+    return ", ".join(
+        f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in stage_seconds.items()
+    )
+
+
+def described(verdict: Verdict) -> str:
+    """The value of the header `Sharpline-Consistency`."""
+    state = "ok" if verdict.ok else "violated"
+    return f"{state}; worst-levels={verdict.worst_levels:.1f}; regions={verdict.regions_off}"

@@ -1,0 +1,141 @@
+"""A shadow model sees what the champion saw, after the answer and when nobody waits.
+
+A few tiles of a picture, with the champion's results, are kept until its answer is complete. They
+go through the shadow as background requests, which the scheduler serves one tile at a time while
+nothing else is open; so a shadow makes a picture wait for one tile's time at the most. Only
+numbers remain: how far its pixels are from the champion's, and whether they fit the input.
+"""
+
+import asyncio
+import logging
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, Protocol
+
+import numpy as np
+
+from serving.enhance.consistency import check_stripe
+from serving.enhance.enhancer import (Mailbox, lane_of)
+from serving.models.served import Models
+from serving.models.routes import Offer
+from serving.batching.scheduler import (Scheduler, Tile)
+from serving.threads import in_thread
+from superres.common.errors import SharplineError
+from superres.image.codecs import Picture
+from superres.model.tiling import (Joiner, cut_one, plan)
+
+log = logging.getLogger(__name__)
+
+Outcome = Literal["compared", "inconsistent", "failed", "skipped"]
+
+MOST_WAITING = 4  # pictures whose tiles are held in memory; those that come then are skipped
+
+
+class Watcher(Protocol):
+    """Hears how shadows compare."""
+
+    def shadow_done(
+        self, name: str, version: str, outcome: Outcome, levels: float | None = None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One tile's: mean distance from the champion in grey levels, and whether it fits its input."""
+
+    levels: float
+    consistent: bool
+
+
+class ShadowRunner:
+    """Compares shadows with champions; used on the event loop."""
+
+    def __init__(
+        self, models: Models, scheduler: Scheduler, watcher: Watcher, limit_levels: float
+    ) -> None:
+        self._models = models
+        self._scheduler = scheduler
+        self._watcher = watcher
+        self._limit_levels = limit_levels
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def wants(self, offer: Offer) -> bool:
+        """Whether tiles of this picture should be kept."""
+        served = self._models.served.get(offer.name)
+        return served is not None and served.shadow is not None and offer.role == "champion"
+
+    def compare(self, offer: Offer, kept: list[tuple[Tile, Tile]]) -> None:
+        """Begin to compare; `kept` holds tiles with their halo and the champion's cores."""
+        if len(self._tasks) >= MOST_WAITING:
+            served = self._models.served.get(offer.name)
+            if served is not None and served.shadow is not None:
+                self._watcher.shadow_done(offer.name, served.shadow.version, "skipped")
+            return
+        task = asyncio.create_task(self._compare(offer, kept))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def stop(self) -> None:
+        """Give up whatever still waits."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _compare(self, offer: Offer, kept: list[tuple[Tile, Tile]]) -> None:
+        with self._models.use_shadow(offer.name) as shadow:
+            if shadow is None:
+                return
+            for tile_hwc, core_hwc in kept:
+                try:
+                    result_hwc = await self._answer(shadow, tile_hwc)
+                    halo = offer.model.upscaler.geometry.halo
+                    tiles = tile_hwc, core_hwc, result_hwc
+                    found = await in_thread(partial(compared, *tiles, halo, self._limit_levels))
+                except SharplineError as error:
+                    log.warning("the shadow of %s failed: %s", offer.name, error)
+                    self._watcher.shadow_done(offer.name, shadow.version, "failed")
+                    return
+                outcome: Outcome = "compared" if found.consistent else "inconsistent"
+                self._watcher.shadow_done(offer.name, shadow.version, outcome, found.levels)
+
+    async def _answer(self, shadow: Offer, tile_hwc: Tile) -> Tile:
+        """The shadow's result for a tile, as if the tile were a whole picture."""
+        height, width = tile_hwc.shape[:2]
+        tile_plan = plan(height, width, shadow.model.upscaler.geometry)
+        joiner = Joiner(tile_plan)
+        mailbox = Mailbox()
+        request = self._scheduler.open(
+            lane_of(shadow, tile_plan, str(tile_hwc.dtype)),
+            deadline_seconds=math.inf,
+            receiver=mailbox,
+            background=True,
+        )
+        try:
+            tiles = [(i, cut_one(tile_hwc, tile_plan, i)) for i in range(len(tile_plan.boxes))]
+            self._scheduler.put(request, tiles)
+            missing = len(tiles)
+            while missing:
+                results = await mailbox.take()
+                missing -= len(results)
+                for index, result_hwc in results:
+                    joiner.add(index, result_hwc)
+            return joiner.result()
+        finally:
+            self._scheduler.close(request)
+
+
+def compared(
+    tile_hwc: Tile, core_hwc: Tile, result_hwc: Tile, halo: int, limit_levels: float
+) -> Comparison:
+    """What the shadow's result for a whole tile says beside the champion's core of it."""
+    scale = result_hwc.shape[0] // tile_hwc.shape[0]
+    height, width = core_hwc.shape[0] // scale, core_hwc.shape[1] // scale
+    theirs = result_hwc[halo * scale :, halo * scale :][: height * scale, : width * scale]
+    lr_hwc = tile_hwc[halo:, halo:][:height, :width]
+    to_levels = 255.0 / np.iinfo(core_hwc.dtype).max
+    levels = float(np.mean(np.abs(theirs.astype(np.float32) - core_hwc))) * to_levels
+    verdict = check_stripe(
+        Picture(rgb_hwc=lr_hwc), theirs, top=0, scale=scale, limit_levels=limit_levels
+    )
+    return Comparison(levels=levels, consistent=verdict.ok)

@@ -1,0 +1,160 @@
+"""The way of one picture's tiles to the bytes of its answer; runs on worker threads.
+
+Tiles are cut as the device comes to want them, results are joined into stripes of rows, and each
+stripe is checked against its input and encoded before the next one exists. So what a picture holds
+in memory is its input, a few tiles and the stripes that are not complete.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from serving.enhance.consistency import (Verdict, check_stripe)
+from serving.telemetry.drift import (ConsistencySample, Observation)
+from serving.errors import Inconsistent
+from serving.enhance.request import Order
+from serving.batching.scheduler import Tile
+from serving.settings import ConsistencySettings
+from superres.image.codecs import Picture
+from superres.analysis.degradation_features import measure
+from superres.image.region import Region
+from superres.image.strips import (StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows)
+from superres.model.tiling import (Box, Joiner, TilePlan, core_of, cut_one)
+
+KEPT_TILES = 2  # of each picture, with their results, for a shadow to be compared with
+
+
+class Stripes:
+    """Where one picture stands between its tiles and its file."""
+
+    def __init__(
+        self, picture: Picture, tile_plan: TilePlan, order: Order, settings: ConsistencySettings
+    ) -> None:
+        self.picture = picture
+        self.plan = tile_plan
+        self._settings = settings
+        self._joiner = Joiner(tile_plan)
+        self._region = order.region
+        self._next_tile = 0  # that is to be cut
+        self._at_device = 0  # tiles that were cut and have not come back
+        self._frame = enlarged_frame(picture, tile_plan.scale)
+        self._encoder = StripeEncoder(self._frame, order.format, quality=order.quality)
+        self._sample = ConsistencySample(picture, tile_plan.scale)
+        self._top = 0  # of the next stripe, in rows of the input
+        self._kept_every = max(1, len(tile_plan.boxes) // KEPT_TILES)
+        self.kept: list[tuple[Tile, Tile]] = []
+        self.tiles_done = 0
+        self.verdict = Verdict()
+        self.check_seconds = 0.0
+        self.encode_seconds = 0.0
+
+    @property
+    def width(self) -> int:
+        return self._frame.width
+
+    @property
+    def height(self) -> int:
+        return self._frame.height
+
+    @property
+    def waits_for_device(self) -> bool:
+        return self._at_device > 0
+
+    @property
+    def complete(self) -> bool:
+        return self._joiner.complete
+
+    @property
+    def share_done(self) -> float:
+        return self.tiles_done / len(self.plan.boxes)
+
+    def cut(self, count: int) -> list[tuple[int, Tile]]:
+        """The next tiles for the device, at most `count`.
+
+        Tiles that the region leaves out are passed over, about a stripe of them at a time.
+        """
+        tiles: list[tuple[int, Tile]] = []
+        left_out = 0
+        while (
+            self._next_tile < len(self.plan.boxes)
+            and len(tiles) < count
+            and left_out < self.plan.columns
+        ):
+            index, box = self._next_tile, self.plan.boxes[self._next_tile]
+            self._next_tile += 1
+            if self._region is None or self._region.touches(box):
+                tiles.append((index, cut_one(self.picture.rgb_hwc, self.plan, index)))
+            else:
+                self._joiner.add_core(index, self._blank(box))
+                self.tiles_done += 1
+                left_out += 1
+        self._at_device += len(tiles)
+        return tiles
+
+    def add(self, results: Iterable[tuple[int, Tile]], *, keep: bool = False) -> bytes:
+        """Take results in; returns what of the file they finish, its end included.
+
+        Raises Inconsistent for a stripe that may not leave. `keep` holds on to a few tiles.
+        """
+        for index, result_hwc in results:
+            core_hwc = core_of(result_hwc, self.plan, index)
+            if keep and index % self._kept_every == 0 and len(self.kept) < KEPT_TILES:
+                tile_hwc = cut_one(self.picture.rgb_hwc, self.plan, index)
+                self.kept.append((tile_hwc, core_hwc.copy()))
+            self._joiner.add_core(index, core_hwc)
+            self._at_device -= 1
+            self.tiles_done += 1
+        pieces = [self._finish(stripe_hwc) for stripe_hwc in self._joiner.stripes()]
+        if self.complete:
+            pieces.append(self._timed_encode(self._encoder.end))
+        return b"".join(pieces)
+
+    def observe(self) -> Observation:
+        """What is remembered of this picture once its answer is complete."""
+        return Observation(features=measure(self.picture.rgb_hwc), consistency_db=self._sample.db())
+
+    def _finish(self, stripe_hwc: Tile) -> bytes:
+        began_seconds = time.perf_counter()
+        top, scale = self._top, self.plan.scale
+        self._top += len(stripe_hwc) // scale
+        if self._region is not None:
+            stripe_hwc = self._blended(self._region, stripe_hwc, top)
+        stripe = enlarged_stripe(self.picture, stripe_hwc, top, scale)
+        self._check(stripe.rgb_hwc, top)
+        self._sample.add(top, stripe.rgb_hwc)
+        self.check_seconds += time.perf_counter() - began_seconds
+        return self._timed_encode(lambda: self._encoder.add(stripe))
+
+    def _blank(self, box: Box) -> Tile:
+        """Stands for what `_blended` takes no pixel of; costs no memory."""
+        shape = (box.height * self.plan.scale, box.width * self.plan.scale, 3)
+        return np.broadcast_to(np.zeros((), self.picture.rgb_hwc.dtype), shape)
+
+    def _blended(self, region: Region, stripe_hwc: Tile, top: int) -> Tile:
+        """The model's pixels inside the region, resampled ones outside."""
+        scale = self.plan.scale
+        height, width = len(stripe_hwc) // scale, self.picture.width
+        around_hwc = resampled_rows(self.picture.rgb_hwc, slice(top, top + height), scale)
+        box = Box(top=top, left=0, height=height, width=width)
+        return region.blended(box, scale, stripe_hwc, around_hwc)
+
+    def _check(self, stripe_hwc: Tile, top: int) -> None:
+        if self._settings.action == "off":
+            return
+        limit = self._settings.max_levels
+        found = check_stripe(
+            self.picture, stripe_hwc, top=top, scale=self.plan.scale, limit_levels=limit
+        )
+        self.verdict = self.verdict.and_also(found)
+        if not found.ok and self._settings.action == "refuse":
+            raise Inconsistent(
+                f"{found.regions_off} regions of the answer are not those of the picture that was "
+                f"sent: up to {found.worst_levels:.0f} grey levels off, {limit:g} are allowed"
+            )
+
+    def _timed_encode(self, encode: Callable[[], bytes]) -> bytes:
+        began_seconds = time.perf_counter()
+        piece = encode()
+        self.encode_seconds += time.perf_counter() - began_seconds
+        return piece

@@ -1,0 +1,112 @@
+"""POST /v1/enhance: one picture in, one larger picture out."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+
+from serving.http.access import (caller_of, client_of, require_key)
+from serving.enhance.admission import Entry
+from serving.requests.body import (read_body, unpack)
+from serving.errors import ClientGone
+from serving.requests.negotiation import MEDIA_TYPES
+from serving.requests.options import Options
+from serving.enhance.request import Stages
+from serving.enhance.pictures import (Received, answer_size, choose, headers_of, order_of, received, work_pixels)
+from serving.http.response import PictureResponse
+from serving.http.routes.documents import (picture_answers, picture_body, problems)
+from serving.http.routes.jobs import (IDEMPOTENCY_KEY, PREFER, JobOptions, accepted, from_body, job_answers, wants_job)
+from serving.services import services_of
+
+router = APIRouter(tags=["pictures"], dependencies=[Depends(require_key)])
+
+Result = TypeVar("Result")
+
+
+@router.post(
+    "/v1/enhance",
+    summary="Enlarge a picture",
+    response_class=Response,
+    responses={
+        **picture_answers(),
+        **job_answers(),
+        **problems(400, 401, 403, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504, 507),
+    },
+    openapi_extra=picture_body(),
+)
+async def enhance(
+    request: Request,
+    options: Annotated[Options, Query()],
+    prefer: PREFER = None,
+    idempotency_key: IDEMPOTENCY_KEY = None,
+) -> Response:
+    """Send a picture's bytes as the body, or as the field `file` of a multipart form.
+
+    `Prefer: respond-async` makes a job of it, which answers at once and is worked on later.
+    """
+    services = services_of(request)
+    if wants_job(prefer):
+        wanted = JobOptions.model_validate(options.model_dump(exclude_unset=True))
+        return await accepted(request, await from_body(request, wanted, idempotency_key, most=1))
+    services.models.require_ready()
+    stages = Stages(services.reporter)
+    client = client_of(request)
+    with ExitStack() as held:
+        entry = held.enter_context(services.admission.enter(client))
+        picture = await _receive(request, options, entry, stages)
+        chosen = await choose(services, picture, client, entry, held, stages)
+        request.state.model = chosen.offer.name
+        wish = picture.wish(chosen.offer.scale, services.settings.limits.max_answer_pixels)
+        entry.hold_answer(*answer_size(picture, wish, chosen.offer.scale), picture.format)
+        pixels = work_pixels(picture, wish, chosen.offer)
+        entry.hold_work(chosen.offer.name, pixels, picture.deadline_seconds)
+        caller_of(request).charge_pixels(entry.answer_pixels)
+        order = order_of(picture, chosen, wish, client=client, progress=entry.work_done)
+        answer = await unless_gone(request, services.enhancer.enhance(order, stages))
+        return PictureResponse(
+            answer,
+            held.pop_all(),  # the place and the model are held until the last byte is sent
+            services.reporter,
+            media_type=MEDIA_TYPES[picture.format],
+            headers=headers_of(answer, picture, chosen, wish),
+            taking_seconds=services.settings.limits.body_seconds,
+        )
+
+
+async def _receive(request: Request, options: Options, entry: Entry, stages: Stages) -> Received:
+    """The body, what it is and what is asked of it."""
+    services = services_of(request)
+    with stages("read"):
+        body = await read_body(request, entry, services.settings.limits.body_seconds)
+        upload = await services.enhancer.quickly(
+            lambda: unpack(request.headers.get("content-type", ""), body)
+        )
+    return await received(
+        services,
+        upload,
+        options.or_from(upload.fields, request.query_params.keys()),
+        accept=request.headers.get("accept", ""),
+        longest_seconds=services.settings.limits.deadline_seconds,
+    )
+
+
+async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is given up when the client closes the connection."""
+    working = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone("the client went away before its answer was ready")
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

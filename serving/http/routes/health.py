@@ -1,0 +1,68 @@
+"""Health as Kubernetes means it, and the figures that Prometheus scrapes.
+
+`/startupz` passes once the models folder has been gone through, `/livez` while the engine's thread
+lives (restart me when it fails), `/readyz` while pictures are taken (send me none when it fails).
+"""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
+
+from serving.errors import Draining, NotReady
+from serving.http.routes.documents import problems
+from serving.services import services_of
+
+router = APIRouter(tags=["health"])
+
+
+class Health(BaseModel):
+    """A check that passed, and what else is worth knowing."""
+
+    status: str = "ok"
+    models: tuple[str, ...] = ()
+    problems: dict[str, str] = {}
+
+
+@router.get("/livez", summary="Whether to let the process live", responses=problems(421, 503))
+async def livez(request: Request) -> Health:
+    """Fails when an engine has ended, is stuck or lost its device: only a restart helps."""
+    services_of(request).engines.require_alive()
+    return Health()
+
+
+@router.get("/readyz", summary="Whether to send pictures", responses=problems(421, 503))
+async def readyz(request: Request) -> Health:
+    """Fails while no model is served yet and while the server is shutting down."""
+    services = services_of(request)
+    if services.admission.draining:
+        raise Draining("the server is shutting down", seconds=5)
+    services.engines.require_alive()
+    models = services.models
+    models.require_ready()
+    return Health(models=tuple(sorted(models.offers)), problems=dict(models.problems))
+
+
+@router.get("/startupz", summary="Whether the start is over", responses=problems(421, 503))
+async def startupz(request: Request) -> Health:
+    """Fails until the models folder has been gone through once."""
+    if not services_of(request).models.looked:
+        raise NotReady("the models are being loaded", seconds=2)
+    return Health()
+
+
+@router.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={
+        200: {
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+            "description": "Prometheus text exposition; see docs/metrics.md",
+        },
+        **problems(421),
+    },
+)
+async def metrics(request: Request) -> Response:
+    """Every figure of docs/metrics.md."""
+    text = services_of(request).metrics.text()
+    return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

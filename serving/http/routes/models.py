@@ -1,0 +1,90 @@
+"""GET /v1/models: what is served, by which names."""
+
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.http.access import require_key
+from serving.enhance.costs import Costs
+from serving.models.routes import Offer
+from serving.http.routes.documents import problems
+from serving.services import services_of
+from superres.model.bundle import (BundleScore, Licence)
+from superres.model.tiling import computed_pixels
+
+router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
+
+MEGAPIXEL_SIDE = 1000  # of the picture that costs are stated for
+
+
+class ModelCard(BaseModel):
+    """One model as it is served now."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    default: bool
+    task: str
+    scale: int
+    version: str
+    bundle: str
+    created: str
+    trained_on: tuple[str, ...]
+    scores: tuple[BundleScore, ...]
+    licence: Licence
+    backend: str
+    device: str
+    precision: str
+    seconds_per_megapixel: float | None = Field(
+        description="of input, on one idle device, as measured here; null until it has run"
+    )
+    answer_pixels_per_pixel: int = Field(description="pixels of the answer per pixel of the input")
+
+
+class ModelList(BaseModel):
+    """The answer of GET /v1/models."""
+
+    model_config = ConfigDict(frozen=True)
+
+    models: tuple[ModelCard, ...]
+
+
+@router.get("/v1/models", summary="List the models", responses=problems(401, 421, 429, 500))
+async def list_models(request: Request) -> ModelList:
+    """Every model that a picture can be sent to; `default` marks the one of a bare request."""
+    services = services_of(request)
+    offers = sorted(services.models.offers.values(), key=lambda offer: offer.name)
+    default = services.models.default_name
+    return ModelList(
+        models=tuple(_card(offer, offer.name == default, services.costs) for offer in offers)
+    )
+
+
+def _card(offer: Offer, default: bool, costs: Costs) -> ModelCard:
+    info, backend = offer.model.bundle.info, offer.model.upscaler.backend
+    given: dict[str, Any] = {
+        "name": offer.name,
+        "default": default,
+        "task": info.task,
+        "scale": info.scale,
+        "version": offer.version,
+        "bundle": offer.model.bundle.id,
+        "created": info.created,
+        "trained_on": info.training.sources,
+        "scores": info.scores,
+        "licence": info.licence,
+        "backend": backend.name,
+        "device": backend.device,
+        "precision": backend.precision,
+        "seconds_per_megapixel": _seconds_per_megapixel(offer, costs),
+        "answer_pixels_per_pixel": info.scale**2,
+    }
+    return ModelCard(**given)
+
+
+def _seconds_per_megapixel(offer: Offer, costs: Costs) -> float | None:
+    """Tiles overlap, so that a megapixel of input is more than one to the network."""
+    pixels = computed_pixels(MEGAPIXEL_SIDE, MEGAPIXEL_SIDE, offer.model.upscaler.geometry)
+    seconds = costs.seconds(offer.name, pixels)
+    return None if seconds is None else round(seconds, 4)

@@ -1,0 +1,38 @@
+"""The page, the API's documentation and what the problem types mean; no other host is asked."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Request
+from fastapi import Path as Parameter
+from fastapi.responses import FileResponse
+
+from serving.errors import Explanation, explain
+from serving.http.routes.documents import problems
+
+WEB = Path(__file__).parent.parent / "web"
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def page(request: Request) -> FileResponse:
+    return FileResponse(WEB / "index.html")
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs(request: Request) -> FileResponse:
+    return FileResponse(WEB / "docs.html")
+
+
+@router.get(
+    "/problems/{label}",
+    summary="What a problem type means",
+    tags=["problems"],
+    responses=problems(404, 421, 422),
+)
+async def problem_type(
+    label: Annotated[str, Parameter(max_length=64, description="the end of a problem's `type`")],
+) -> Explanation:
+    """The `type` of every problem answer is the address of its explanation here."""
+    return explain(label)

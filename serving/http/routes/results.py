@@ -1,0 +1,93 @@
+"""What becomes of a job's pictures: fetched under signed addresses, deleted with a receipt."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials
+from pydantic import BaseModel
+
+from serving.http.access import (BEARER, require_key)
+from serving.errors import MEDIA_TYPE, JobFailed, problem_of
+from serving.jobs.views import Receipt
+from serving.requests.negotiation import MEDIA_TYPES
+from serving.http.response import ClosingResponse
+from serving.http.routes.documents import (ANSWER_HEADERS, BINARY, problems)
+from serving.http.routes.jobs import (JOB_ID, KEYED, owner_of)
+from serving.services import services_of
+
+router = APIRouter(tags=["jobs"])
+
+
+class Verdict(BaseModel):
+    """Whether a receipt is one of ours."""
+
+    valid: bool
+
+
+async def require_key_or_signature(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
+    ends: Annotated[
+        int | None, Query(ge=0, le=2**53, description="milliseconds of Unix time")
+    ] = None,
+    signature: Annotated[str | None, Query(max_length=64)] = None,
+) -> None:
+    """A signed address stands for the key of whom it was given."""
+    request.state.signed = False
+    if ends is not None and signature is not None:
+        jobs, job_id = services_of(request).jobs, request.path_params["job_id"]
+        request.state.signed = await jobs.result_address_holds(job_id, n, ends, signature)
+    if not request.state.signed:
+        await require_key(request, credentials)
+
+
+@router.get(
+    "/v1/jobs/{job_id}/result",
+    summary="A job's answer",
+    dependencies=[Depends(require_key_or_signature)],
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The enlarged picture",
+            "content": {media_type: {"schema": BINARY} for media_type in MEDIA_TYPES.values()},
+            "headers": {
+                name: {"description": text, "schema": {"type": "string"}}
+                for name, text in ANSWER_HEADERS.items()
+            },
+        },
+        307: {"description": "The signed address of a result that lies in a bucket leads there"},
+        **problems(400, 401, 404, 406, 409, 410, 413, 415, 421, 422, 429, 500, 503, 504, 507),
+    },
+)
+async def result(
+    request: Request,
+    job_id: JOB_ID,
+    n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
+) -> Response:
+    """The picture with the headers that POST /v1/enhance gives, or the problem that it had."""
+    jobs = services_of(request).jobs
+    job = await jobs.find(job_id, None if request.state.signed else owner_of(request))
+    picture = await jobs.result(job, n)
+    if picture.result_blob is None:
+        problem = picture.problem or job.problem or problem_of(JobFailed("it came to nothing"))
+        return JSONResponse(problem, int(problem["status"]), media_type=MEDIA_TYPE)
+    address = await jobs.address(job, picture) if request.state.signed else None
+    if address is not None:
+        told = {name: text for name, text in picture.headers.items() if name in ANSWER_HEADERS}
+        headers = {**told, "Location": address, "Cache-Control": "no-store"}
+        return Response(status_code=307, headers=headers)
+    headers = {**picture.headers, "Content-Length": str(picture.result_bytes)}
+    return ClosingResponse(jobs.read(job, picture), headers=headers)
+
+
+@router.post(
+    "/v1/receipts/verify",
+    summary="Check a receipt of deletion",
+    dependencies=KEYED,
+    responses=problems(400, 401, 403, 421, 422, 429, 500, 503),
+)
+async def verify(request: Request, receipt: Receipt) -> Verdict:
+    """Whether this server, or one with the same signing key, made the receipt."""
+    return Verdict(valid=await services_of(request).jobs.is_right(receipt))

@@ -1,0 +1,167 @@
+"""What the model folder asks to be served: what its index.json names, or else all bundles in it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from superres.model.bundle import (INFO_FILE, load_bundle)
+from superres.common.errors import SharplineError
+
+INDEX_FILE = "index.json"
+STORE = "by-sha"
+UNREGISTERED = "local"  # the version of a bundle that no registry has numbered
+
+Fingerprint = tuple[tuple[str, int, int, int], ...]
+
+
+class BrokenFolder(SharplineError):
+    """The model folder as a whole cannot be read."""
+
+
+class IndexEntry(BaseModel):
+    """One name in index.json; values are bundle ids, `versions` the registry's numbers of them."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    champion: str | None
+    previous: str | None = None
+    canary: str | None = None
+    canary_percent: float = 0.0
+    shadow: str | None = None
+    versions: dict[str, str | int] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edition:
+    """One bundle of a name; `bundle_id` is None where only the bundle knows."""
+
+    version: str
+    path: Path
+    bundle_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the folder asks for under one name.
+
+    The champion answers, the canary instead of it for `canary_percent` of the clients; the shadow
+    is only compared, and `previous` kept ready for going back.
+    """
+
+    name: str
+    champion: Edition
+    previous: Edition | None = None
+    canary: Edition | None = None
+    canary_percent: float = 0.0
+    shadow: Edition | None = None
+
+
+_INDEX = TypeAdapter(dict[str, IndexEntry])
+
+
+def read_folder(folder: Path) -> dict[str, Wanted]:
+    """What the folder asks for, by name. Raises BrokenFolder."""
+    if not folder.is_dir():
+        raise BrokenFolder(f"there is no models folder {folder}; name one with --models")
+    index = folder / INDEX_FILE
+    if index.is_file():
+        return _from_index(folder, index)
+    wanted: dict[str, Wanted] = {}
+    for path in _bundles_in(folder):
+        name = _stated_name(path)
+        # A second bundle of a name is asked for under its folder's, and refused with the reason.
+        name = path.name if name in wanted else name
+        wanted[name] = Wanted(name=name, champion=Edition(version=UNREGISTERED, path=path))
+    return wanted
+
+
+def fingerprint(folder: Path) -> Fingerprint:
+    """Changes whenever `read_folder` or a bundle it names might; costs a few stat calls."""
+    paths = [folder / INDEX_FILE]
+    for bundle in [*_bundles_in(folder), *_bundles_in(folder / STORE)]:
+        paths += [bundle / INFO_FILE, *bundle.glob("*.safetensors")]
+    marks: list[tuple[str, int, int, int]] = []
+    for path in paths:
+        try:
+            stat = path.stat()
+        except OSError:
+            continue  # just replaced; the next look sees it
+        marks.append((str(path), stat.st_mtime_ns, stat.st_ino, stat.st_size))
+    return tuple(marks)
+
+
+def require_models(folder: Path) -> None:
+    """Refuse to start over a folder from which nothing could ever be served.
+
+    A folder that is empty, or has an index, may be filled by `sharpline models follow` later.
+    Raises BrokenFolder naming each bundle that cannot be used and why.
+    """
+    wanted = read_folder(folder)
+    if not wanted:
+        if (folder / INDEX_FILE).is_file() or not any(folder.iterdir()):
+            return
+        raise BrokenFolder(
+            f"{folder} holds no model: put a bundle's folder into it, or fill it "
+            f"with `sharpline models follow --to {folder}`"
+        )
+    faults = []
+    for asked in wanted.values():
+        try:
+            load_bundle(asked.champion.path)
+        except SharplineError as error:
+            faults.append(f"  {asked.name}: {error}")
+    if len(faults) == len(wanted):
+        raise BrokenFolder("\n".join([f"no model in {folder} can be used:", *faults]))
+
+
+def _bundles_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if not path.name.startswith(".") and (path / INFO_FILE).is_file()
+    )
+
+
+def _stated_name(bundle: Path) -> str:
+    """What a bundle calls itself; its folder's name where it cannot say."""
+    try:
+        return str(json.loads((bundle / INFO_FILE).read_bytes())["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return bundle.name
+
+
+def _from_index(folder: Path, index: Path) -> dict[str, Wanted]:
+    try:
+        entries = _INDEX.validate_python(json.loads(index.read_bytes()))
+    except (OSError, ValueError, ValidationError) as error:
+        raise BrokenFolder(
+            f"{index} cannot be read ({error}); `sharpline models follow` writes it anew"
+        ) from error
+    return {
+        name: _wanted(folder, name, entry)
+        for name, entry in entries.items()
+        if entry.champion is not None
+    }
+
+
+def _wanted(folder: Path, name: str, entry: IndexEntry) -> Wanted:
+    def edition(bundle_id: str | None) -> Edition | None:
+        if bundle_id is None:
+            return None
+        version = str(entry.versions.get(bundle_id, UNREGISTERED))
+        return Edition(version=version, path=folder / STORE / bundle_id, bundle_id=bundle_id)
+
+    champion = edition(entry.champion)
+    assert champion is not None  # a name without one is left out
+    return Wanted(
+        name=name,
+        champion=champion,
+        previous=edition(entry.previous),
+        canary=edition(entry.canary),
+        canary_percent=entry.canary_percent,
+        shadow=edition(entry.shadow),
+    )

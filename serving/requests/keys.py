@@ -1,0 +1,258 @@
+"""API keys: known by their hashes, changed while the server runs, each with its own quota.
+
+The file holds no key, only the SHA-256 of each. A plain fast hash is enough: a key is 256 random
+bits, so there is nothing that a dictionary could guess, and every request can afford to check it.
+"""
+
+import hashlib
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from serving.errors import BadKey, QuotaExceeded
+from superres.common.errors import (SharplineError, UsageError)
+from superres.common.files import (file_lock, write_json)
+
+log = logging.getLogger(__name__)
+
+_KEY = re.compile(r"sl_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
+MOST_KEYS = 10_000
+HIGHEST_PRIORITY = 9  # of a job
+CHECK_SECONDS = 1.0  # how often the file is looked at
+MINUTE_SECONDS = 60.0
+
+
+class BrokenKeys(SharplineError):
+    """The file of keys cannot be used."""
+
+
+class Key(BaseModel):
+    """What the file says of one key; a quota of None is no limit."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    name: str = Field(max_length=64)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    created: str
+    requests_per_minute: int | None = Field(None, gt=0)
+    pixels_per_minute: int | None = Field(None, gt=0)
+    waiting_jobs: int | None = Field(None, gt=0)
+    highest_priority: int = Field(HIGHEST_PRIORITY, ge=0, le=HIGHEST_PRIORITY)
+
+
+class KeyFile(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    keys: tuple[Key, ...] = Field(default=(), max_length=MOST_KEYS)
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """The keys in a file; none where there is no file. Raises BrokenKeys."""
+    try:
+        return KeyFile.model_validate_json(path.read_bytes()).keys
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValidationError) as error:
+        raise BrokenKeys(
+            f"{path} cannot be read as a file of API keys ({type(error).__name__}); restore it, or "
+            "begin a new one with `sharpline keys add`"
+        ) from error
+
+
+def add_key(
+    path: Path,
+    name: str,
+    *,
+    requests_per_minute: int | None = None,
+    pixels_per_minute: int | None = None,
+    waiting_jobs: int | None = None,
+    highest_priority: int = HIGHEST_PRIORITY,
+) -> tuple[Key, str]:
+    """Enter a new key; returns what the file says of it and the key itself, which no file keeps."""
+    key_id = secrets.token_hex(6)
+    secret = f"sl_{key_id}_{secrets.token_urlsafe(32)}"
+    key = Key(
+        id=key_id,
+        name=name,
+        sha256=_digest(secret),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        requests_per_minute=requests_per_minute,
+        pixels_per_minute=pixels_per_minute,
+        waiting_jobs=waiting_jobs,
+        highest_priority=highest_priority,
+    )
+    with _locked(path):
+        _write(path, (*read_keys(path), key))
+    return key, secret
+
+
+def revoke_key(path: Path, key_id: str) -> Key:
+    """Take a key out of the file. Raises UsageError where it is not there."""
+    with _locked(path):
+        keys = read_keys(path)
+        gone = next((key for key in keys if key.id == key_id), None)
+        if gone is None:
+            raise UsageError(f"{path} has no key {key_id!r}; `sharpline keys list` shows them")
+        _write(path, tuple(key for key in keys if key is not gone))
+    return gone
+
+
+def _locked(path: Path):
+    return file_lock(path.with_name(f".{path.name}.lock"), timeout_seconds=10)
+
+
+def _write(path: Path, keys: tuple[Key, ...]) -> None:
+    write_json(path, KeyFile(keys=keys).model_dump(mode="json"))
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class Bucket:
+    """A token bucket that holds a minute's worth; what costs more than it holds leaves a debt."""
+
+    def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
+        self._rate = per_minute / MINUTE_SECONDS
+        self._size = per_minute
+        self._clock = clock
+        self._level = per_minute
+        self._seen_seconds = clock()
+
+    def wait_seconds(self, least: float) -> float:
+        """Seconds until the bucket holds `least`, 0 where it does."""
+        now_seconds = self._clock()
+        gained = (now_seconds - self._seen_seconds) * self._rate
+        self._level = min(self._size, self._level + gained)
+        self._seen_seconds = now_seconds
+        return max(0.0, (least - self._level) / self._rate)
+
+    def take(self, cost: float) -> None:
+        self._level -= cost
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request: a key with its buckets, or nobody in particular."""
+
+    key: Key | None = None
+    requests: Bucket | None = None
+    pixels: Bucket | None = None
+
+    def charge_request(self) -> None:
+        """Raises QuotaExceeded with the time until the next request is taken."""
+        _charge(self.requests, 1.0, 1.0, "requests")
+
+    def charge_pixels(self, count: int) -> None:
+        """Charge an answer of so many pixels; one over the whole quota is taken, and paid off.
+
+        Raises QuotaExceeded with the time until the next picture is taken.
+        """
+        _charge(self.pixels, 0.0, float(count), "pixels")
+
+
+def _charge(bucket: Bucket | None, least: float, cost: float, what: str) -> None:
+    if bucket is None:
+        return
+    wait_seconds = bucket.wait_seconds(least)
+    if wait_seconds > 0:
+        raise QuotaExceeded(f"this key's {what} per minute are used up", seconds=wait_seconds)
+    bucket.take(cost)
+
+
+class KeyRing:
+    """The keys of a file as they are now; without a file everybody may call.
+
+    Used on the event loop, so nothing needs a lock. A file that becomes unreadable leaves the keys
+    as they were, and the log says so.
+    """
+
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._callers: Mapping[str, Caller] = {}
+        self._stamp: tuple[int, int, int] | None = None
+        self._looked_seconds = clock()
+        if path is not None:
+            self._load(path)
+
+    @property
+    def required(self) -> bool:
+        """Whether a request needs a key."""
+        return self._path is not None
+
+    def caller(self, credentials: str | None) -> Caller:
+        """Who these credentials belong to. Raises BadKey."""
+        if self._path is None:
+            return Caller()
+        self._refresh(self._path)
+        if credentials is None:
+            raise BadKey("this server wants an API key: send `Authorization: Bearer KEY`")
+        shape = _KEY.fullmatch(credentials)
+        known = self._callers.get(shape[1]) if shape else None
+        # An unknown id costs as much as a wrong secret, so time tells nothing about ids.
+        expected = known.key.sha256 if known is not None and known.key is not None else "0" * 64
+        right = hmac.compare_digest(_digest(credentials), expected)
+        if known is None or not right:
+            raise BadKey("this API key is not known here; it may have been revoked")
+        return known
+
+    def charge_pixels(self, client: str, count: int) -> None:
+        """Charge work that is done later for a client, `key:ID` where it has a key.
+
+        Raises QuotaExceeded. A key that was revoked meanwhile has no quota to charge.
+        """
+        known = self._callers.get(client.removeprefix("key:")) if client[:4] == "key:" else None
+        if known is not None:
+            known.charge_pixels(count)
+
+    def _refresh(self, path: Path) -> None:
+        now_seconds = self._clock()
+        if now_seconds - self._looked_seconds < CHECK_SECONDS:
+            return
+        self._looked_seconds = now_seconds
+        if _stamp_of(path) != self._stamp:
+            try:
+                self._load(path)
+                log.info("API keys read anew from %s: %d", path, len(self._callers))
+            except BrokenKeys as error:
+                log.error("API keys stay as they were: %s", error)
+
+    def _load(self, path: Path) -> None:
+        stamp = _stamp_of(path)
+        if stamp is None:
+            raise BrokenKeys(
+                f"there is no file of API keys {path}; make one with `sharpline keys add NAME`"
+            )
+        keys = read_keys(path)
+        self._stamp = stamp
+        self._callers = {key.id: self._caller_of(key) for key in keys}
+
+    def _caller_of(self, key: Key) -> Caller:
+        before = self._callers.get(key.id)
+        if before is not None and before.key == key:
+            return before  # a quota is not filled up by writing the file
+        return Caller(
+            key,
+            Bucket(key.requests_per_minute, self._clock) if key.requests_per_minute else None,
+            Bucket(key.pixels_per_minute, self._clock) if key.pixels_per_minute else None,
+        )
+
+
+def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size

@@ -1,0 +1,213 @@
+"""What a picture suffers from, as a few cheap numbers; nothing of the picture itself is kept.
+
+Training states the distribution of these numbers over its low-resolution pictures, serving compares
+live pictures with it, `superres.analysis.model_selection` picks a model by `examine`. Every function takes RGB
+(H, W, 3) uint8 or uint16 and works on a centre crop of at most CROP_SIDE pixels a side, so a large
+picture costs no more than a middling one.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Luma = npt.NDArray[np.float32]
+
+CROP_SIDE = 1024
+MOST_BLOCKS = 2048  # more of them do not make JPEG's traces clearer
+NO_JPEG = 100.0
+# Annex K of the JPEG standard at the lowest frequencies, row and column of the 8x8 block.
+LUMA_STEPS = {
+    (0, 1): 11, (0, 2): 10, (0, 3): 16,
+    (1, 0): 12, (1, 1): 12, (1, 2): 14,
+    (2, 0): 14, (2, 1): 13, (2, 2): 16, (3, 0): 14,
+}  # fmt: skip
+# The orthonormal cosine transform of 8 values.
+DCT = (np.cos(np.pi * np.outer(np.arange(8), np.arange(1, 16, 2)) / 16) / 2).astype(np.float32)
+DCT[0] /= np.sqrt(2)
+SUMMARY = ("mean", "std", "p05", "p50", "p95")
+
+
+def measure(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> dict[str, float]:
+    """The value of every feature in FEATURES for one picture of any size.
+
+    noise: standard deviation in 8-bit levels; blur: 0 sharp to 1 blurred; blockiness: 1 none, more
+    where steps gather on an 8-pixel grid; megapixels; brightness: 0 black to 1 white.
+    """
+    luma = _luma_levels(rgb_hwc)
+    values = {name: feature(luma) for name, feature in _OF_LUMA.items()}
+    values["megapixels"] = rgb_hwc.shape[0] * rgb_hwc.shape[1] / 1e6
+    return {name: float(values[name]) for name in FEATURES}
+
+
+def examine(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> dict[str, float]:
+    """Every feature of `measure`, and two that tell damage from what the scene itself shows.
+
+    jpeg_quality: 1 to 96 of the last JPEG whose traces are still there, 100 where none are;
+    noise_floor: noise as in `measure`, but of the calmest parts, where texture does not count.
+    """
+    luma = _luma_levels(rgb_hwc)
+    own = {"jpeg_quality": _jpeg_quality(luma), "noise_floor": _noise_floor(luma)}
+    return {**measure(rgb_hwc), **own}
+
+
+def summarise(measurements: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, deviation and percentiles of every feature over many pictures, keyed as in SUMMARY."""
+    if not measurements:
+        return {}
+    summary: dict[str, dict[str, float]] = {}
+    for name in FEATURES:
+        values = np.array([measured[name] for measured in measurements], dtype=np.float64)
+        p05, p50, p95 = np.percentile(values, [5, 50, 95])
+        figures = (values.mean(), values.std(), p05, p50, p95)
+        summary[name] = {
+            key: round(float(figure), 6) for key, figure in zip(SUMMARY, figures, strict=True)
+        }
+    return summary
+
+
+def _luma_levels(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Luma:
+    """BT.601 luma of the centre crop, in 8-bit levels 0 to 255."""
+    height, width = rgb_hwc.shape[:2]
+    top, left = max(0, (height - CROP_SIDE) // 2), max(0, (width - CROP_SIDE) // 2)
+    # A crop on the picture's own 8-pixel grid keeps the phase that JPEG left, so none is lost.
+    top, left = top - top % 8, left - left % 8
+    crop = rgb_hwc[top : top + CROP_SIDE, left : left + CROP_SIDE].astype(np.float32)
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    if rgb_hwc.dtype == np.uint16:
+        weights = weights / np.float32(257.0)
+    return crop @ weights
+
+
+def _noise(luma: Luma) -> float:
+    """Donoho's robust deviation: the median of the diagonal Haar detail over 0.6745."""
+    height, width = luma.shape[0] // 2 * 2, luma.shape[1] // 2 * 2
+    if height == 0 or width == 0:
+        return 0.0
+    return float(np.median(np.abs(_diagonal_detail(luma)))) / 0.6745
+
+
+def _diagonal_detail(luma: Luma) -> Luma:
+    """The diagonal Haar coefficients, at half the size."""
+    even = luma[: luma.shape[0] // 2 * 2, : luma.shape[1] // 2 * 2]
+    detail = even[::2, ::2] - even[1::2, ::2] - even[::2, 1::2] + even[1::2, 1::2]
+    return detail / np.float32(2)
+
+
+def _noise_floor(luma: Luma) -> float:
+    """The deviation of `_noise` in blocks of 16 pixels, at their lower sixth.
+
+    Blocks near black or white are left out: clipping hides the noise there.
+    """
+    side = 16
+    blocks = _blocks(luma, side)
+    if len(blocks) < 4:
+        return _noise(luma)
+    mean = blocks.mean(axis=(1, 2))
+    inside = (mean > 12) & (mean < 243)
+    detail = np.abs(_blocks(_diagonal_detail(luma), side // 2))
+    deviations = np.median(detail, axis=(1, 2)) / 0.6745
+    return float(np.quantile(deviations[inside] if inside.sum() >= 4 else deviations, 1 / 6))
+
+
+def _blocks(luma: Luma, side: int) -> Luma:
+    """Whole squares of `side` pixels: (blocks, side, side)."""
+    rows, columns = luma.shape[0] // side, luma.shape[1] // side
+    grid = luma[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return grid.transpose(0, 2, 1, 3).reshape(-1, side, side)
+
+
+def _blur(luma: Luma) -> float:
+    """Crete et al. 2007, "The blur effect": how little a further blur changes the picture."""
+    return max(_blur_along_rows(luma), _blur_along_rows(luma.T))
+
+
+def _blur_along_rows(luma: Luma, taps: int = 9) -> float:
+    if luma.shape[1] < 2:
+        return 0.0
+    padded = np.pad(luma, ((0, 0), (taps // 2 + 1, taps // 2)), mode="edge").astype(np.float64)
+    total = np.cumsum(padded, axis=1)
+    blurred = (total[:, taps:] - total[:, :-taps]) / taps
+    steps, blurred_steps = np.abs(np.diff(luma, axis=1)), np.abs(np.diff(blurred, axis=1))
+    everything = float(steps.sum())
+    lost = float(np.maximum(0.0, steps - blurred_steps).sum())
+    return (everything - lost) / everything if everything > 0 else 0.0
+
+
+def _blockiness(luma: Luma) -> float:
+    """Mean step across the strongest 8-pixel phase over the mean step elsewhere, both axes."""
+    return (_grid_excess(luma) + _grid_excess(luma.T)) / 2
+
+
+def _grid_excess(luma: Luma) -> float:
+    if luma.shape[1] < 24:
+        return 1.0
+    phases = _phase_steps(luma)
+    elsewhere = float((phases.sum() - phases.max()) / 7)
+    return float(phases.max()) / elsewhere if elsewhere > 1e-3 else 1.0
+
+
+def _phase_steps(luma: Luma) -> npt.NDArray[np.float64]:
+    """Mean step between columns by the phase of an 8-pixel grid; entry p is ahead of column p + 2.
+
+    A step counts minus its neighbours' mean: a slope has none, a block edge all of it. Clipping
+    keeps one strong edge of the scene from speaking for the whole column.
+    """
+    steps = np.diff(luma, axis=1)
+    excess = np.abs(steps[:, 1:-1] - (steps[:, :-2] + steps[:, 2:]) / 2)
+    columns = np.minimum(excess, 16.0).mean(axis=0)
+    return np.array([columns[phase::8].mean() for phase in range(8)])
+
+
+def _jpeg_quality(luma: Luma) -> float:
+    """The quality (libjpeg's scale) whose quantisation steps the blocks' coefficients stand on.
+
+    The lowest one counts, since what stands on multiples of a large step also stands on those of
+    its divisors (after Fan and de Queiroz 2003, which maximises a likelihood instead).
+    """
+    if min(luma.shape) < 24:
+        return NO_JPEG
+    top, left = ((int(_phase_steps(axis).argmax()) + 2) % 8 for axis in (luma.T, luma))
+    blocks = _blocks(luma[top:, left:], 8)
+    # Clipping at black or white moves coefficients off their steps.
+    blocks = blocks[(blocks.min(axis=(1, 2)) > 2) & (blocks.max(axis=(1, 2)) < 253)]
+    blocks = blocks[:: max(1, len(blocks) // MOST_BLOCKS)]
+    coefficients = DCT @ blocks @ DCT.T
+    ladder = list(range(5, 97))
+    likeness = [_on_steps(coefficients, quality) for quality in ladder]
+    for index, found in enumerate(likeness):
+        if found > 0.5:
+            # Steps a little too large fit almost as well: climb to the top of this peak.
+            while index + 1 < len(ladder) and likeness[index + 1] > likeness[index]:
+                index += 1
+            return float(ladder[index])
+    return NO_JPEG
+
+
+def _on_steps(coefficients: npt.NDArray[np.floating], quality: int) -> float:
+    """How well coefficients stand on the steps of a quality: 1 exactly, 0 by chance."""
+    percent = 5000 / quality if quality < 50 else 200 - 2 * quality
+    total, count = 0.0, 0
+    for (row, column), base in LUMA_STEPS.items():
+        step = max(1.0, (base * percent + 50) // 100)
+        if step < 3:
+            continue  # rounding to 8-bit RGB blurs such small steps
+        values = coefficients[:, row, column]
+        values = values[np.abs(values) > step / 2]  # zeros stand on every step
+        total += float(np.cos(2 * np.pi * values / step).sum())
+        count += values.size
+    return total / count if count >= 24 else 0.0
+
+
+def _brightness(luma: Luma) -> float:
+    return float(luma.mean()) / 255.0
+
+
+_OF_LUMA: dict[str, Callable[[Luma], float]] = {
+    "noise": _noise,
+    "blur": _blur,
+    "blockiness": _blockiness,
+    "brightness": _brightness,
+}
+
+FEATURES = (*_OF_LUMA, "megapixels")

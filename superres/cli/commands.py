@@ -1,0 +1,185 @@
+"""`sharpline evaluate` and `sharpline enhance`: their words."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from superres.model.bundle import Bundle
+from superres.analysis.model_selection import (AUTO, Wanted)
+from superres.common.console import (emit, say, show)
+from superres.common.errors import UsageError
+from superres.image.codecs import OUTPUT_FORMATS
+from superres.model.starters import (STARTERS, find_bundle, find_bundles)
+
+if TYPE_CHECKING:
+    from superres.cli.enhance import (Done, Pick)
+    from superres.model.upscaler import Upscaler
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Score bundles on held-out pictures, by every figure that can be measured here."""
+    from superres.cli import evaluate
+    from superres.quality.metrics import NAMES, USUAL
+
+    parser = argparse.ArgumentParser(prog="sharpline evaluate", description=evaluate.__doc__)
+    parser.add_argument(
+        "bundles", nargs="+", metavar="BUNDLE", help="a bundle folder, or a starter's name"
+    )
+    parser.add_argument(
+        "--on",
+        nargs="+",
+        required=True,
+        metavar="PICTURES",
+        help="a folder of high-resolution pictures, a dataset, or a source that was fetched",
+    )
+    parser.add_argument("--channel", choices=("y", "rgb"), default="y")
+    parser.add_argument("--split", default="validation", help="of a dataset")
+    parser.add_argument(
+        "--figures",
+        default=",".join(USUAL),
+        help=f"some of {','.join(NAMES)}, with commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FOLDER", help="weights of LPIPS, DISTS (and NIQE)"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="score whole pictures, and say what tiles change"
+    )
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a page to look at")
+    parser.add_argument("--table", action="store_true", help="a Markdown row for each bundle")
+    _add_backend_options(parser, precision="fp32")
+    parser.add_argument("--json", action="store_true")
+    words = parser.parse_args(argv)
+    asked = evaluate.Asked(
+        channel=words.channel,
+        split=words.split,
+        figures=evaluate.figure_names(words.figures, table=words.table),
+        weights=words.weights,
+        whole=words.whole,
+        report=words.report,
+    )
+    if words.report and len(words.bundles) * len(words.on) > 1:
+        raise UsageError("--report is about one bundle on one set; name one of each")
+    found = evaluate.run(words.bundles, words.on, asked, partial(_upscaler, words=words))
+    evaluate.answer(found, as_json=words.json, as_table=words.table)
+    if words.report:
+        say(f"report: {words.report / 'index.html'}")
+    return 0
+
+
+def enhance(argv: Sequence[str]) -> int:
+    """Enlarge pictures, or every picture of folders, keeping their names."""
+    from superres.cli.enhance import (enhance_all, plan_jobs)
+
+    words = _enhance_parser().parse_args(argv)
+    if not 1 <= words.quality <= 100:
+        raise UsageError(f"--quality is a number from 1 to 100, not {words.quality}")
+    if words.deadline is not None and words.deadline <= 0:
+        raise UsageError(f"--deadline is a number of seconds above 0, not {words.deadline:g}")
+    if words.deadline is not None and words.model != AUTO:
+        raise UsageError("--deadline chooses between models: give it with --model auto")
+    jobs = plan_jobs(words.inputs, words.out, words.format, overwrite=words.overwrite)
+    done, failed = enhance_all(
+        jobs,
+        _pick(words),
+        quality=words.quality,
+        label=f"enlarging with {words.model}",
+        passports=words.passport,
+    )
+    for source, reason in failed.items():
+        say(f"left out {source}: {reason}")
+    _answer_enhanced(words, done, failed, len(jobs))
+    return 1 if failed else 0
+
+
+def _enhance_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharpline enhance", description=enhance.__doc__)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="files or folders")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT_FOLDER")
+    parser.add_argument(
+        "--model",
+        default="compact_x4",
+        help="a bundle folder, a starter's name, or auto: the one that fits each picture",
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=STARTERS,
+        metavar="FOLDER",
+        help="of bundles that auto chooses from (default: the starters)",
+    )
+    parser.add_argument("--scale", type=int, metavar="N", help="how many times, for auto")
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS", help="that a picture may take, for auto"
+    )
+    parser.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in OUT_FOLDER")
+    parser.add_argument(
+        "--no-passport",
+        dest="passport",
+        action="store_false",
+        help="do not write into the files which model made them",
+    )
+    _add_backend_options(parser, precision="auto")
+    parser.add_argument("--json", action="store_true")
+    return parser
+
+
+def _pick(words: argparse.Namespace) -> "Pick":
+    """One model for all pictures, or the one that fits each."""
+    from superres.cli.enhance import AutoPick
+
+    load = partial(_upscaler, words=words)
+    if words.model == AUTO:
+        wanted = Wanted(scale=words.scale, deadline_seconds=words.deadline)
+        return AutoPick(find_bundles(words.models), wanted, load)
+    bundle = find_bundle(words.model)
+    if words.scale not in (None, bundle.info.scale):
+        raise UsageError(
+            f"{bundle.info.name} enlarges {bundle.info.scale} times, not {words.scale}; name "
+            "another model, or give --model auto"
+        )
+    upscaler = load(bundle)
+    return lambda picture: (upscaler, "as asked")
+
+
+def _answer_enhanced(
+    words: argparse.Namespace, done: "list[Done]", failed: dict[str, str], count: int
+) -> None:
+    if words.json:
+        emit(
+            {
+                "model": done[0].model if done and words.model != AUTO else words.model,
+                "written": [str(each.job.target) for each in done],
+                "chosen": [
+                    {"picture": str(each.job.source), "model": each.model, "reason": each.reason}
+                    for each in done
+                ],
+                "failed": [{"picture": name, "reason": why} for name, why in failed.items()],
+            }
+        )
+        return
+    if words.model == AUTO:
+        for each in done:
+            show(f"{each.job.source}: {each.reason}")
+    models = ", ".join(sorted({each.model for each in done})) or words.model
+    show(f"{len(done)} of {count} pictures enlarged by {models} into {words.out}")
+
+
+def _add_backend_options(parser: argparse.ArgumentParser, precision: str) -> None:
+    parser.add_argument("--backend", choices=("auto", "torch", "openvino"), default="auto")
+    parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=precision)
+
+
+def _upscaler(bundle: Bundle, words: argparse.Namespace) -> "Upscaler":
+    from superres.model.backends import load_backend
+    from superres.model.upscaler import Upscaler
+
+    backend = load_backend(
+        bundle, backend=words.backend, device=words.device, precision=words.precision
+    )
+    return Upscaler(bundle, backend)

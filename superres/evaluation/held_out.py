@@ -1,0 +1,83 @@
+"""Which pictures `--on` means: a folder, a dataset by its id, or a source that was fetched."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from superres.common.environment import state_folder
+from superres.common.errors import (SharplineError, UsageError)
+from superres.evaluation.evaluate import (PairSet, pairs_from_dataset, pairs_from_folder)
+from superres.image.codecs import list_pictures
+from superres.dataset.manifest import INFO_NAME
+
+# How the sets of papers call the folder of the high-resolution pictures within the set's own.
+TRUTH_FOLDERS = ("hr", "gt", "original")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """Pictures to measure on: a dataset's folder, or a folder of HR pictures and the set's name."""
+
+    name: str
+    folder: Path
+    is_dataset: bool
+
+    def pairs(self, scale: int, split: str) -> PairSet:
+        """The pairs for a scale; a plain folder's inputs are made by MATLAB's bicubic."""
+        if self.is_dataset:
+            return pairs_from_dataset(self.folder, scale, split)
+        return pairs_from_folder(self.folder, scale, self.name)
+
+
+def find_held_out(word: str) -> HeldOut:
+    """What a word of the command line means; UsageError says what there is."""
+    path = Path(word)
+    if path.is_dir():
+        return _dataset(path) if (path / INFO_NAME).is_file() else _folder(path)
+    dataset = state_folder() / "datasets" / word
+    if (dataset / INFO_NAME).is_file():
+        return _dataset(dataset)
+    source = state_folder() / "sources" / word
+    if (source / "source.json").is_file():
+        return HeldOut(name=word, folder=_truth_of_source(source), is_dataset=False)
+    sources = sorted(path.parent.name for path in state_folder().glob("sources/*/source.json"))
+    datasets = sorted(path.parent.name for path in state_folder().glob(f"datasets/*/{INFO_NAME}"))
+    raise UsageError(
+        f"{word} is no folder of pictures, dataset or source that is here; there are: "
+        f"{', '.join([*sources, *datasets]) or 'none'} (`sharpline data fetch` gets the well-known)"
+    )
+
+
+def set_name(folder: Path) -> str:
+    """What the set is called whose pictures lie in `folder`: set5 where that is set5/HR."""
+    path = folder.resolve()
+    return path.parent.name if path.name.lower() in TRUTH_FOLDERS else path.name
+
+
+def _dataset(path: Path) -> HeldOut:
+    return HeldOut(name=path.resolve().name, folder=path, is_dataset=True)
+
+
+def _folder(path: Path) -> HeldOut:
+    """A folder of pictures, or one that holds them in a folder of its own; set5/HR is set5."""
+    path = path.resolve()
+    if path.name.lower() in TRUTH_FOLDERS:
+        return HeldOut(name=set_name(path), folder=path, is_dataset=False)
+    inner = [each for each in sorted(path.iterdir()) if each.name.lower() in TRUTH_FOLDERS]
+    folder = inner[0] if inner and not list_pictures(path) else path
+    return HeldOut(name=path.name, folder=folder, is_dataset=False)
+
+
+def _truth_of_source(source: Path) -> Path:
+    """The HR pictures of a source that was fetched (its validation split first) or added."""
+    record: dict[str, Any] = json.loads((source / "source.json").read_text())
+    if "folder" in record:
+        return Path(record["folder"])
+    parts = [part for part in record.get("parts", []) if part["part"] == "hr"]
+    if not parts:
+        raise SharplineError(
+            f"{source.name} is here without its HR pictures; `sharpline data fetch {source.name}`"
+        )
+    held_out = [part for part in parts if part["split"] == "validation"]
+    return source / (held_out or parts)[0]["folder"]

@@ -1,0 +1,91 @@
+"""What the page shows of pictures: a few crops of the worst and the best, and the largest seam."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superres.evaluation.evaluate import Answer
+from superres.common.files import write_bytes
+from superres.quality import Protocol, squared_error
+from superres.quality.blocks import Grid
+from superres.evaluation.report.exhibits import (Exhibit, Seams)
+from superres.evaluation.report.page import page
+from superres.evaluation.scorecard import (Look, Scorecard)
+
+Array = NDArray[Any]
+
+SHOWN = 3  # pictures of each kind
+CROP_PIXELS = 160
+BLOCK_PIXELS = 32
+
+
+class Gallery:
+    """Collects while a scorecard is made; keeps crops only, never whole pictures but one map."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._worst: list[Exhibit] = []
+        self._best: list[Exhibit] = []
+        self._seams: Seams | None = None
+
+    def add(self, look: Look) -> None:
+        """Keep what this picture has to show, if it is among the worst or the best so far."""
+        self._worst.append(self._exhibit(look, best=False))
+        self._worst = sorted(self._worst, key=_gain)[:SHOWN]
+        self._best.append(self._exhibit(look, best=True))
+        self._best = sorted(self._best, key=_gain, reverse=True)[:SHOWN]
+        if look.ways is None:
+            return
+        levels_hw = look.ways.levels_hw
+        if self._seams is None or levels_hw.max() > self._seams.levels_hw.max():
+            self._seams = Seams(name=look.card.name, levels_hw=levels_hw)
+
+    def write(self, folder: Path, card: Scorecard) -> Path:
+        """Write index.html into a folder and return its path."""
+        # A picture stands once: with few pictures the best must not repeat the worst.
+        half = len(card.pictures) // 2
+        worst = self._worst[: max(1, len(card.pictures) - half)]
+        taken = {exhibit.card.name for exhibit in worst}
+        best = [exhibit for exhibit in self._best if exhibit.card.name not in taken]
+        path = folder / "index.html"
+        write_bytes(path, page(card, worst, best, self._seams).encode())
+        return path
+
+    def _exhibit(self, look: Look, *, best: bool) -> Exhibit:
+        answer, scale = look.answer, self._protocol.scale
+        top, left = telling_place(answer, self._protocol, best=best)
+
+        def crop(rgb_hwc: Array) -> Array:
+            # A copy, so that the crop does not keep the whole picture in memory.
+            return rgb_hwc[top : top + CROP_PIXELS, left : left + CROP_PIXELS].copy()
+
+        repeated_hwc = answer.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
+        return Exhibit(
+            card=look.card,
+            input_hwc=crop(repeated_hwc),
+            bicubic_hwc=crop(answer.bicubic_hwc),
+            model_hwc=crop(answer.rgb_hwc),
+            truth_hwc=crop(answer.pair.hr.rgb_hwc),
+        )
+
+
+def telling_place(answer: Answer, protocol: Protocol, *, best: bool) -> tuple[int, int]:
+    """Top and left of the crop where the model gains most on bicubic, or least."""
+    truth_hwc = answer.pair.hr.rgb_hwc
+    ours = squared_error(answer.rgb_hwc, truth_hwc, protocol)
+    theirs = squared_error(answer.bicubic_hwc, truth_hwc, protocol)
+    height, width = ours.shape
+    grid = Grid.over(height, width, BLOCK_PIXELS)
+    gains = grid.sums(theirs) - grid.sums(ours)
+    row, column = grid.centre(int(np.argmax(gains) if best else np.argmin(gains)))
+    height, width = truth_hwc.shape[:2]
+    return (
+        max(0, min(row + protocol.border - CROP_PIXELS // 2, height - CROP_PIXELS)),
+        max(0, min(column + protocol.border - CROP_PIXELS // 2, width - CROP_PIXELS)),
+    )
+
+
+def _gain(exhibit: Exhibit) -> float:
+    return exhibit.card.psnr_gain

@@ -1,0 +1,4 @@
+"""Pictures: decoding, encoding, colour, metadata, resizing and regions.
+
+The only package that opens or writes picture files. May import common; imports no torch.
+"""

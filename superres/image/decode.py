@@ -1,0 +1,308 @@
+"""Files to pixels: the header is checked first, and whatever a decoder throws becomes a refusal."""
+
+import ctypes
+import io
+import logging
+import math
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from superres.image.exif import (kept_exif, orientation_of)
+from superres.image.jpeg_header import require_few_scans
+from superres.image.picture import (DEFAULT_LIMITS, Array, BrokenPicture, Header, Limits, NotAPicture, Picture, PictureError, TooManyBytes, TooManyPixels)
+from superres.image.png_header import (GREY, RGB, RGBA, bit_depth, colour_type, require_all_rows, require_few_chunks, speaks_behind_its_pixels)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAGIC = {
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "jpeg": (b"\xff\xd8\xff",),
+    "webp": (b"RIFF",),
+    "gif": (b"GIF87a", b"GIF89a"),
+    "tiff": (b"II*\0", b"MM\0*"),
+    "bmp": (b"BM",),
+    "avif": (b"avif", b"avis"),  # the brand, behind a box's length and kind
+}
+SHORTEST_FILE = 20  # bytes; anything less is a signature at best
+TIFF_BITS_PER_SAMPLE, TIFF_X_RESOLUTION, TIFF_XMP = 258, 282, 700  # the tags
+
+
+def inspect(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
+    """Read the header only, and refuse what is no picture, lies or is too large.
+
+    Raises TooManyBytes, NotAPicture, BrokenPicture or TooManyPixels.
+    """
+    if len(data) > limits.max_bytes:
+        raise TooManyBytes(
+            f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are taken"
+        )
+    return _opened(data, limits)[1]
+
+
+def decode(
+    data: bytes,
+    *,
+    name: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+    keep_metadata: bool = False,
+) -> Picture:
+    """Pixels of a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF file; its content decides.
+
+    Of several frames or pages the first is taken. EXIF is dropped unless `keep_metadata`. Raises
+    as `inspect` does, and BrokenPicture where the pixels cannot be decoded whole.
+    """
+    inspect(data, limits)
+    image, header = _opened(data, limits)
+    with _broken_if_it_fails():
+        if _is_for_vips(header.format, data, image):
+            picture = _decode_with_vips(data, image)
+        else:
+            if header.format == "png":
+                require_all_rows(data)
+            elif header.format == "jpeg":
+                require_few_scans(data)
+            image.load()
+            picture = _picture(image)
+        exif = kept_exif(image) if keep_metadata else None
+        return replace(picture, name=name, exif=exif)
+
+
+def xmp_of(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The file's XMP packet as it stands there, empty where it has none; raises as `inspect`."""
+    image, header = _opened(data, limits)
+    with _broken_if_it_fails():
+        tags = getattr(image, "tag_v2", {}) if header.format == "tiff" else {}
+        packet = tags.get(TIFF_XMP) or image.info.get("xmp") or b""
+    if isinstance(packet, tuple):  # a TIFF may declare it as single bytes
+        packet = bytes(packet)
+    return packet if isinstance(packet, bytes) else b""
+
+
+@lru_cache(maxsize=1)
+def pillow() -> ModuleType:
+    """Pillow's Image module, loaded on first use; its own size guess gives way to our limits.
+
+    What is wrong with a file is told to who sent it, and is no line in a log that others can fill.
+    """
+    from PIL import Image
+
+    Image.MAX_IMAGE_PIXELS = None
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    # libtiff writes past every log, straight to standard error; this is the one in Pillow's wheels.
+    for library in Path(Image.__file__).parents[1].glob("pillow.libs/libtiff*"):
+        ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
+    return Image
+
+
+@lru_cache(maxsize=1)
+def _pyvips() -> ModuleType:
+    """Loaded on first use; what libvips warns of is refused and needs no line in a log."""
+    logging.getLogger("pyvips").setLevel(logging.ERROR)
+    import pyvips
+
+    return pyvips
+
+
+def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
+    format = _sniff(data)
+    if format == "png":
+        require_few_chunks(data)
+    with _broken_if_it_fails():
+        image = _header_read(data, format)
+    header = Header(format=format, width=image.width, height=image.height)
+    if min(image.size) < 1:
+        raise BrokenPicture("the picture has no pixels")
+    if max(image.size) > limits.max_side or image.width * image.height > limits.max_pixels:
+        raise TooManyPixels(
+            f"{image.width:,}x{image.height:,} pixels are too many; at most "
+            f"{limits.max_pixels:,} in all and {limits.max_side:,} a side are taken"
+        )
+    return image, header
+
+
+def _header_read(data: bytes, format: str) -> "Image.Image":
+    from PIL import UnidentifiedImageError
+
+    try:
+        return pillow().open(io.BytesIO(data), formats=[format.upper()])
+    except UnidentifiedImageError as error:  # whose text is of a Python object
+        raise BrokenPicture(
+            f"the header is damaged, or this kind of {format} is not taken here; save the picture "
+            "as RGB or grey and send that"
+        ) from error
+
+
+def _sniff(data: bytes) -> str:
+    for format, starts in MAGIC.items():
+        if format == "avif":
+            known = data[4:8] == b"ftyp" and data[8:12] in starts
+        else:
+            known = data.startswith(starts) and (format != "webp" or data[8:12] == b"WEBP")
+        if known and len(data) >= SHORTEST_FILE:
+            return format
+    raise NotAPicture(
+        "this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
+    )
+
+
+def _is_for_vips(format: str, data: bytes, image: "Image.Image") -> bool:
+    """Whether the file has more than 8 bits a sample, which Pillow would cut without a word; or is
+    a PNG with a transparent grey, which Pillow finds at 8 bits alone; or a PNG of plain colours,
+    which libvips decodes in half the time and never fills up with black."""
+    if format == "png":
+        keyed = "transparency" in image.info
+        if keyed and colour_type(data) == GREY:
+            return True
+        plain = image.mode in ("RGB", "RGBA") and not keyed
+        if bit_depth(data) == 8:
+            colours = colour_type(data) in (RGB, RGBA)
+            return plain and colours and not speaks_behind_its_pixels(data)
+        return bit_depth(data) == 16 and image.mode != "I;16"
+    if format == "tiff":
+        depths = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
+        return image.mode in ("RGB", "RGBA", "LA") and max(depths) == 16
+    return False
+
+
+class _broken_if_it_fails:  # noqa: N801 - reads as a statement
+    """Turn whatever a decoder throws at bad input into BrokenPicture."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, PictureError) or not isinstance(error, Exception):
+            return
+        if isinstance(error, MemoryError):
+            return
+        words = " ".join(str(error).split())
+        raise BrokenPicture(f"the picture is damaged and cannot be decoded ({words})") from error
+
+
+def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
+    """Colour files of 8 or 16 bits; `image` is Pillow's view of their header."""
+    vips = _pyvips()
+    try:
+        pixels = vips.Image.new_from_buffer(
+            data, "", access="sequential", fail_on="warning"
+        ).numpy()
+    except vips.Error:
+        if image.format == "PNG":
+            require_all_rows(data)  # knows better what is wrong
+        raise
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise BrokenPicture("pictures of floating-point samples are not taken; save it as 16 bits")
+    rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(pixels))
+    grey = pixels.ndim == 2 or pixels.shape[2] < 3
+    picture = Picture(
+        rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=_icc(image, grey), dpi=_dpi(image)
+    )
+    return _upright(picture, orientation_of(image))
+
+
+def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
+    """RGB and alpha of 1 to 4 channels."""
+    channels = samples_hwc.shape[2]
+    alpha_hw = np.ascontiguousarray(samples_hwc[..., -1]) if channels in (2, 4) else None
+    if channels < 3:
+        return np.repeat(samples_hwc[..., :1], 3, axis=2), alpha_hw
+    return np.ascontiguousarray(samples_hwc[..., :3]), alpha_hw
+
+
+def _picture(image: "Image.Image") -> Picture:
+    plain = _to_plain_mode(image)
+    rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(np.asarray(plain)))
+    grey = plain.mode in ("L", "LA", "I;16")
+    picture = Picture(
+        rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=_icc(image, grey), dpi=_dpi(image)
+    )
+    return _upright(picture, orientation_of(image))
+
+
+def _to_plain_mode(image: "Image.Image") -> "Image.Image":
+    """One of L, LA, RGB, RGBA, I;16; raises for what has no faithful conversion."""
+    keyed = "transparency" in image.info
+    if image.mode in ("LA", "RGBA", "I;16") or (image.mode in ("L", "RGB") and not keyed):
+        return image
+    if image.mode in ("1", "L"):
+        return image.convert("LA" if keyed else "L")
+    if image.mode == "I":
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65_535:
+            raise BrokenPicture("grey pictures of more than 16 bits are not taken")
+        return pillow().fromarray(values.astype(np.uint16))
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.uint16)
+        return pillow().fromarray(values)
+    if image.mode == "F":
+        raise BrokenPicture("pictures of floating-point samples are not taken; save it as 16 bits")
+    if image.mode == "CMYK" and (icc := _profile(image)) is not None:
+        converted = _cmyk_to_srgb(image, icc)
+        if converted is not None:
+            return converted
+    if image.mode in ("P", "PA", "RGB") and (keyed or image.mode == "PA"):
+        return image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _cmyk_to_srgb(image: "Image.Image", icc: bytes) -> "Image.Image | None":
+    from PIL import ImageCms
+
+    try:
+        return ImageCms.profileToProfile(
+            image, io.BytesIO(icc), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return None  # a garbage profile: the plain conversion is the best there is
+
+
+def _icc(image: "Image.Image", grey: bool) -> bytes | None:
+    """The profile, if it is one for such pixels."""
+    icc = _profile(image)
+    return icc if icc is not None and icc[16:20] == (b"GRAY" if grey else b"RGB ") else None
+
+
+def _profile(image: "Image.Image") -> bytes | None:
+    profile = image.info.get("icc_profile")
+    usable = isinstance(profile, bytes) and len(profile) > 128 and profile[36:40] == b"acsp"
+    return profile if usable else None
+
+
+def _dpi(image: "Image.Image") -> tuple[float, float] | None:
+    if image.format == "TIFF" and TIFF_X_RESOLUTION not in getattr(image, "tag_v2", {}):
+        return None  # Pillow makes one up
+    try:
+        horizontal, vertical = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    sane = all(math.isfinite(value) and 1 <= value <= 100_000 for value in (horizontal, vertical))
+    return (horizontal, vertical) if sane else None
+
+
+def _upright(picture: Picture, orientation: int) -> Picture:
+    """Apply EXIF orientation 2 to 8; anything else leaves the picture as it is."""
+    if orientation not in range(2, 9):
+        return picture
+
+    def turn(plane: Array) -> Array:
+        if orientation >= 5:
+            plane = plane.swapaxes(0, 1)
+        if orientation in (3, 4, 7, 8):
+            plane = plane[::-1]
+        if orientation in (2, 3, 6, 7):
+            plane = plane[:, ::-1]
+        return np.ascontiguousarray(plane)
+
+    dpi = picture.dpi
+    return replace(
+        picture,
+        rgb_hwc=turn(picture.rgb_hwc),
+        alpha_hw=None if picture.alpha_hw is None else turn(picture.alpha_hw),
+        dpi=(dpi[1], dpi[0]) if dpi and orientation >= 5 else dpi,
+    )

@@ -1,0 +1,165 @@
+"""Pixels to files: PNG stripe by stripe, every other format once the whole picture is there."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from superres.image.decode import pillow
+from superres.image.passport import (KEYWORD, xmp_packet)
+from superres.image.picture import (Array, FormatCannotHold, Picture)
+from superres.image.png import (METRES_PER_INCH, encode_png)
+
+RAW = "raw"  # no file: rows of interleaved samples, for who wants numbers
+OUTPUT_FORMATS = ("png", "jpeg", "webp", "tiff", "avif")
+# AVIF files of longer sides can be written, but libavif, which browsers read them with, refuses.
+LONGEST_SIDE = {
+    "png": 2**31 - 1,
+    "jpeg": 65_500,
+    "webp": 16_383,
+    "tiff": 10_000_000,
+    "avif": 32_768,
+    RAW: 2**31 - 1,
+}
+STRIPE_ROWS = 256
+WEBP_METHOD = 2  # of 6; beyond it a file shrinks by a few per cent and takes several times as long
+AVIF_SPEED = 9  # of 10: as fast as WebP, and still the smaller file
+MOST_JPEG_DPI = 65_535
+
+
+def encode(picture: Picture, format: str, *, quality: int = 95) -> bytes:
+    """A whole file of the picture. Raises FormatCannotHold."""
+    return b"".join(encode_stripes(picture, _row_stripes(picture), format, quality=quality))
+
+
+def encode_stripes(
+    frame: Picture, stripes: Iterable[Picture], format: str, *, quality: int = 95
+) -> Iterator[bytes]:
+    """A file from stripes of rows that arrive one after the other.
+
+    `frame` gives the size, depth and metadata of the whole; PNG is written as the stripes come,
+    the others once they are all there. Raises FormatCannotHold before anything is yielded.
+    """
+    check_format_holds(frame, format)
+    if format == "png":
+        yield from encode_png(
+            (interleaved(stripe) for stripe in stripes),
+            height=frame.height,
+            width=frame.width,
+            channels=(1 if frame.grey else 3) + (frame.alpha_hw is not None),
+            bit_depth=frame.bit_depth,
+            icc=frame.icc,
+            dpi=frame.dpi,
+            exif=frame.exif,
+            texts=png_texts(frame),
+        )
+        return
+    if format == RAW:
+        yield from (interleaved(stripe).tobytes() for stripe in stripes)
+        return
+    samples = np.concatenate([interleaved(stripe) for stripe in stripes])
+    if format == "tiff":
+        yield _encode_tiff(frame, samples)
+    else:
+        yield _encode_with_pillow(frame, samples, format, quality)
+
+
+def check_format_holds(frame: Picture, format: str) -> None:
+    """Raise FormatCannotHold where the format has no room for the picture's size or alpha."""
+    if format not in LONGEST_SIDE:
+        raise FormatCannotHold(
+            f"{format!r} is not written here; choose one of {', '.join(OUTPUT_FORMATS)}"
+        )
+    longest = LONGEST_SIDE[format]
+    if max(frame.height, frame.width) > longest:
+        raise FormatCannotHold(
+            f"{format} holds sides up to {longest:,} pixels, this picture has "
+            f"{frame.width:,}x{frame.height:,}; choose png"
+        )
+    if format == "jpeg" and frame.alpha_hw is not None:
+        opaque = np.iinfo(frame.alpha_hw.dtype).max
+        if frame.alpha_hw.size and frame.alpha_hw.min() != opaque:
+            raise FormatCannotHold(
+                "jpeg holds no transparency, this picture has some; choose png, webp, tiff or avif"
+            )
+
+
+def _row_stripes(picture: Picture) -> Iterator[Picture]:
+    for top in range(0, picture.height, STRIPE_ROWS):
+        rows = slice(top, top + STRIPE_ROWS)
+        alpha_hw = None if picture.alpha_hw is None else picture.alpha_hw[rows]
+        yield replace(picture, rgb_hwc=picture.rgb_hwc[rows], alpha_hw=alpha_hw)
+
+
+def interleaved(stripe: Picture) -> Array:
+    """Interleaved channels as the file stores them: grey or RGB, then alpha."""
+    colour = stripe.rgb_hwc[..., :1] if stripe.grey else stripe.rgb_hwc
+    if stripe.alpha_hw is None:
+        return colour
+    return np.concatenate((colour, stripe.alpha_hw[..., None]), axis=2)
+
+
+def png_texts(frame: Picture) -> dict[str, str]:
+    """The notes in the picture's PNG file, by their keyword."""
+    return {} if frame.passport is None else {KEYWORD: frame.passport}
+
+
+def _encode_tiff(frame: Picture, samples: Array) -> bytes:
+    """8 or 16 bits, without loss; EXIF has no place in it here."""
+    from pyvips import GValue
+    from pyvips import Image as VipsImage
+
+    if samples.shape[2] == 2 and samples.dtype == np.uint16:
+        samples = _grey_alpha_as_rgba(samples)  # many readers take no grey + alpha of 16 bits
+    kinds = {(True, 8): "b-w", (True, 16): "grey16", (False, 8): "srgb", (False, 16): "rgb16"}
+    kind = kinds[samples.shape[2] < 3, frame.bit_depth]
+    image = VipsImage.new_from_array(np.ascontiguousarray(samples)).copy(interpretation=kind)
+    if frame.icc:
+        image.set_type(GValue.blob_type, "icc-profile-data", frame.icc)  # type: ignore[arg-type]  # is bytes
+    if frame.passport is not None:
+        image.set_type(GValue.blob_type, "xmp-data", xmp_packet(frame.passport))  # type: ignore[arg-type]  # is bytes
+    per_millimetre = [value * 0.001 / METRES_PER_INCH for value in frame.dpi or (72.0, 72.0)]
+    return image.tiffsave_buffer(
+        compression="deflate",
+        predictor="horizontal",
+        resunit="inch",
+        xres=per_millimetre[0],
+        yres=per_millimetre[1],
+    )
+
+
+def _encode_with_pillow(frame: Picture, samples: Array, format: str, quality: int) -> bytes:
+    """JPEG, WebP and AVIF, which hold 8 bits here: 16 are rounded to 8."""
+    if samples.dtype == np.uint16:
+        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if format == "jpeg" and frame.alpha_hw is not None:
+        samples = samples[..., :-1]
+    if samples.shape[2] == 2:
+        samples = _grey_alpha_as_rgba(samples)
+    image = pillow().fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
+    buffer = io.BytesIO()
+    image.save(buffer, format.upper(), **_pillow_options(frame, format, quality))
+    return buffer.getvalue()
+
+
+def _pillow_options(frame: Picture, format: str, quality: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"quality": quality}
+    if frame.icc:
+        options["icc_profile"] = frame.icc
+    if frame.exif:
+        options["exif"] = b"Exif\0\0" + frame.exif
+    if frame.passport is not None:
+        options["xmp"] = xmp_packet(frame.passport)
+    if format == "jpeg" and frame.dpi and max(frame.dpi) <= MOST_JPEG_DPI:
+        options["dpi"] = tuple(round(value) for value in frame.dpi)
+    if format == "webp":
+        options["method"] = WEBP_METHOD
+    if format == "avif":
+        options["speed"] = AVIF_SPEED
+    return options
+
+
+def _grey_alpha_as_rgba(samples: Array) -> Array:
+    return np.concatenate((np.repeat(samples[..., :1], 3, axis=2), samples[..., 1:]), axis=2)

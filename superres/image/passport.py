@@ -1,0 +1,173 @@
+"""A picture's passport: which models made it, written into the file that left the house.
+
+In PNG it is the text chunk `Sharpline-Passport`, in JPEG, WebP, TIFF and AVIF a property of the XMP
+packet (ISO 16684-1); in both the same JSON. A picture that comes back keeps what was done to it
+before: its chain grows by a step each time. A passport is a claim, not a proof: whoever holds the
+file can take it out or change it.
+"""
+
+import html
+import re
+import struct
+from collections.abc import Iterator
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from superres.common.errors import SharplineError
+from superres.image.picture import (DEFAULT_LIMITS, Limits)
+
+KEYWORD = "Sharpline-Passport"
+NAMESPACE = "urn:sharpline:passport"
+MOST_STEPS = 32  # the oldest are forgotten, so that a file sent round in a circle stops growing
+MOST_BYTES = 32_768  # as a packet; a JPEG segment holds 65,533
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IN_XMP = re.compile(rb"<sharpline:Passport>([^<]*)</sharpline:Passport>")
+
+Word = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,64}$")]
+Note = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,200}$")]
+
+
+class DamagedPassport(SharplineError):
+    """A file has a passport, but not one that can be read."""
+
+
+class Step(BaseModel):
+    """One model's work on a picture; `did` says what was done around it, in order.
+
+    `version` is the registry's number, or `local`; `bundle` the bundle's id; `request` the id of
+    the request that was answered, None for work on files; `time` is ISO 8601 where it is told.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    model: Word
+    version: Word
+    bundle: str = Field(pattern=r"^[0-9a-f]{64}$")
+    request: Word | None = None
+    did: tuple[Note, ...] = Field(default=(), max_length=8)
+    time: Word | None = None
+
+
+class Passport(BaseModel):
+    """What was done to a picture, oldest first; the last step made the file that carries it."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    service: Literal["sharpline"] = "sharpline"
+    chain: tuple[Step, ...] = Field(min_length=1, max_length=MOST_STEPS)
+
+    @property
+    def last(self) -> Step:
+        """The step that made the file."""
+        return self.chain[-1]
+
+    def text(self) -> str:
+        """The JSON that is written, ASCII: the last step's facts first, then the whole chain."""
+        last = self.last
+        head = {"request": last.request, "model": last.model, "version": last.version}
+        return _Written(**head, bundle=last.bundle, chain=self.chain).model_dump_json(
+            exclude_none=True
+        )
+
+    def header(self) -> str:
+        """The chain in one line: `compact_x4@0a1b2c3d4e5f, ...`, oldest first."""
+        return ", ".join(f"{step.model}@{step.bundle[:12]}" for step in self.chain)
+
+
+class _Written(BaseModel):
+    """The order of the keys in a file."""
+
+    service: str = "sharpline"
+    request: str | None
+    model: str
+    version: str
+    bundle: str
+    chain: tuple[Step, ...]
+
+
+def extended(earlier: Passport | None, step: Step) -> Passport:
+    """A passport with one more step behind those of `earlier`; what finds no room is forgotten."""
+    passport = Passport(chain=(*(earlier.chain if earlier else ()), step)[-MOST_STEPS:])
+    while len(xmp_packet(passport.text())) > MOST_BYTES:
+        passport = Passport(chain=passport.chain[1:])
+    return passport
+
+
+def parse(text: str) -> Passport:
+    """A passport from its JSON. Raises DamagedPassport."""
+    if len(text) > MOST_BYTES:
+        raise DamagedPassport(f"the passport is damaged: it has more than {MOST_BYTES:,} bytes")
+    try:
+        return Passport.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its JSON"
+        raise DamagedPassport(f"the passport is damaged: {where}: {first['msg']}") from error
+
+
+def read_passport(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Passport | None:
+    """The passport in a picture's file, None where it carries none.
+
+    Raises DamagedPassport for one that cannot be read, and PictureError where `data` is no picture.
+    """
+    text = _text_in_png(data) if data.startswith(PNG_SIGNATURE) else _text_in_xmp(data, limits)
+    return None if text is None else parse(text)
+
+
+def earlier_passport(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Passport | None:
+    """The same for a picture that is to be enlarged: a damaged passport is as good as none."""
+    try:
+        return read_passport(data, limits)
+    except DamagedPassport:
+        return None
+
+
+def xmp_packet(text: str) -> bytes:
+    """An XMP packet that holds a passport's JSON."""
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:sharpline="{NAMESPACE}">'
+        f"<sharpline:Passport>{html.escape(text, quote=False)}</sharpline:Passport>"
+        "</rdf:Description></rdf:RDF></x:xmpmeta>"
+        '<?xpacket end="r"?>'
+    ).encode()
+
+
+def _text_in_png(data: bytes) -> str | None:
+    """Of an iTXt chunk without compression, as it is written here, or a tEXt chunk."""
+    keyword = KEYWORD.encode() + b"\0"
+    for kind, body in _png_chunks(data):
+        if kind not in (b"iTXt", b"tEXt") or not body.startswith(keyword):
+            continue
+        body = body[len(keyword) :]
+        if kind == b"iTXt":
+            compressed, body = body[:1] != b"\0", _itxt_text(body[2:])
+            if compressed:
+                raise DamagedPassport("the passport is damaged: its text chunk is compressed")
+        return body.decode("utf-8", "replace")
+    return None
+
+
+def _itxt_text(rest: bytes) -> bytes:
+    """What follows the language and the translated keyword of an iTXt chunk."""
+    return rest.partition(b"\0")[2].partition(b"\0")[2]
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    position = len(PNG_SIGNATURE)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        body = data[position + 8 : position + 8 + length] if kind in (b"iTXt", b"tEXt") else b""
+        yield kind, body
+        position += 12 + length
+
+
+def _text_in_xmp(data: bytes, limits: Limits) -> str | None:
+    """The packet is searched, not parsed: a stranger's XML gets no parser here."""
+    from superres.image.decode import xmp_of
+
+    found = _IN_XMP.search(xmp_of(data, limits))
+    return None if found is None else html.unescape(found[1].decode("utf-8", "replace"))

@@ -1,0 +1,96 @@
+"""What a PNG file's chunks say, before a decoder is trusted with them."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import dropwhile
+
+from superres.image.picture import BrokenPicture
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+WHOLE = ((0, 0, 1, 1),)  # first row, first column, and the steps from there
+ADAM7 = (
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+)
+METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"pHYs", b"tRNS")
+INFLATE_BYTES = 2**20  # at a time, so that counting costs no memory
+MOST_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
+GREY, RGB, RGBA = 0, 2, 6  # colour types
+
+
+def bit_depth(data: bytes) -> int:
+    """Bits of a sample, as the header states."""
+    return data[24]
+
+
+def colour_type(data: bytes) -> int:
+    """What a pixel is made of, as the header states."""
+    return data[25]
+
+
+def require_few_chunks(data: bytes) -> None:
+    """Refuse absurd numbers of chunks, which cost decoders minutes."""
+    position, chunks = 8, 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind in (b"IDAT", b"IEND"):
+            return
+        chunks += 1
+        if chunks > MOST_CHUNKS:
+            raise BrokenPicture(f"the PNG has over {MOST_CHUNKS} chunks ahead of its pixels")
+        position += 12 + length
+
+
+def require_all_rows(data: bytes) -> None:
+    """Raise where the pixel data ends early: Pillow would fill the missing rows with black."""
+    width, height, bit_depth, colour_type, _, _, interlaced = struct.unpack_from(
+        ">IIBBBBB", data, 16
+    )
+    bits_per_pixel = bit_depth * CHANNELS[colour_type]
+    expected = sum(
+        len(range(top, height, down))
+        * (1 + (len(range(left, width, right)) * bits_per_pixel + 7) // 8)
+        for top, left, down, right in (ADAM7 if interlaced else WHOLE)
+        if left < width
+    )
+    inflater, found = zlib.decompressobj(), 0
+    for body in _pixel_chunks(data):
+        pending = body
+        while pending and found < expected:
+            found += len(inflater.decompress(pending, INFLATE_BYTES))
+            pending = inflater.unconsumed_tail
+        if found >= expected or inflater.eof:
+            break
+    if found < expected:
+        raise BrokenPicture(
+            f"the picture is damaged: its pixels end after {found:,} of {expected:,} bytes"
+        )
+
+
+def speaks_behind_its_pixels(data: bytes) -> bool:
+    """Whether metadata stand where only Pillow finds them, once it has decoded the pixels."""
+    kinds = (kind for kind, _, _ in _chunks(data))
+    return any(kind in METADATA for kind in dropwhile(lambda kind: kind != b"IDAT", kinds))
+
+
+def _pixel_chunks(data: bytes) -> Iterator[bytes]:
+    for kind, start, length in _chunks(data):
+        if kind == b"IDAT":
+            yield data[start : start + length]
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Kind, start and length of each chunk's body, up to the end that the file states."""
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND":
+            return
+        yield kind, position + 8, length
+        position += 12 + length

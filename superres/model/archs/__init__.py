@@ -1,0 +1,151 @@
+"""The networks; state-dict keys are basicsr's where it has the network, so weights carry over.
+
+Only this package and `superres.model.backends` import torch. Every network maps RGB in [0, 1],
+(B, 3, H, W), to (B, 3, H * scale, W * scale).
+"""
+
+import importlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from superres.common.errors import SharplineError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class UnknownArch(SharplineError):
+    """The name is not one of this package's networks, or its parameters do not fit it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchFacts:
+    """What tiling must know about a network; lengths are in low-resolution pixels.
+
+    `receptive_field` is the one-sided reach of an output pixel, None where attention or pooling
+    makes it unbounded in practice; sides of the input must be multiples of `size_multiple`, and
+    tiles of a window-attention network must start on multiples of `window`.
+    """
+
+    scale: int
+    receptive_field: int | None
+    size_multiple: int
+    window: int | None
+
+
+# What constructors raise, torch's own among them, where parameters are of another kind or size.
+UNFIT = (TypeError, ValueError, RuntimeError, ArithmeticError)
+
+_CLASSES = {
+    "rrdb": "RRDBNet",
+    "swinir": "SwinIR",
+    "compact": "SRVGGNetCompact",
+    "srcnn": "SRCNN",
+    "vdsr": "VDSR",
+    "nafnet": "NAFNet",
+}
+
+
+def build(arch: str, parameters: Mapping[str, Any]) -> "nn.Module":
+    """A freshly initialised network, ready to train or to take weights.
+
+    Raises UnknownArch for a name that is not known or parameters the network does not take.
+    """
+    network = network_class(arch)
+    try:
+        return network(**parameters)
+    except UNFIT as error:
+        raise _unfit(arch, error) from error
+
+
+def network_class(arch: str) -> "type[nn.Module]":
+    """The class behind a name; its constructor's arguments are the network's parameters."""
+    if arch not in _CLASSES:
+        raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_CLASSES)}")
+    return getattr(importlib.import_module(f"superres.model.archs.{arch}"), _CLASSES[arch])
+
+
+def facts(arch: str, parameters: Mapping[str, Any]) -> ArchFacts:
+    """Scale, receptive field and size rules of a network, from its parameters alone (no torch).
+
+    Raises UnknownArch as `build` does.
+    """
+    if arch not in _FACTS:
+        raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_FACTS)}")
+    try:
+        return _FACTS[arch](parameters)
+    except UNFIT as error:
+        raise _unfit(arch, error) from error
+
+
+def _unfit(arch: str, error: Exception) -> UnknownArch:
+    return UnknownArch(f"network {arch!r} does not take these parameters: {error}")
+
+
+def _rrdb(parameters: Mapping[str, Any]) -> ArchFacts:
+    # Three dense blocks of five 3x3 convolutions each, two convolutions around them at the input's
+    # resolution, and a tail at 2x and 4x that reaches less than two pixels. At scale 2 and 1 the
+    # network works on a pixel-unshuffled picture, so its reach doubles or quadruples.
+    scale = int(parameters.get("scale", 4))
+    if scale not in (1, 2, 4):
+        raise ValueError(f"scale must be 1, 2 or 4, not {scale}")
+    unshuffle = 4 // scale
+    reach = 15 * int(parameters.get("num_block", 23)) + 4
+    return ArchFacts(
+        scale=scale,
+        receptive_field=reach * unshuffle,
+        size_multiple=unshuffle,
+        window=None,
+    )
+
+
+def _swinir(parameters: Mapping[str, Any]) -> ArchFacts:
+    window = int(parameters.get("window_size", 8))
+    return ArchFacts(
+        scale=int(parameters.get("upscale", 1)),
+        receptive_field=None,
+        size_multiple=window,
+        window=window,
+    )
+
+
+def _compact(parameters: Mapping[str, Any]) -> ArchFacts:
+    return ArchFacts(
+        scale=int(parameters.get("upscale", 4)),
+        receptive_field=int(parameters.get("num_conv", 16)) + 2,
+        size_multiple=1,
+        window=None,
+    )
+
+
+def _srcnn(parameters: Mapping[str, Any]) -> ArchFacts:
+    # 9x9, 1x1 and 5x5 kernels reach 6 pixels at the output's resolution, the bicubic ahead 2 here.
+    scale = int(parameters.get("upscale", 4))
+    return ArchFacts(
+        scale=scale, receptive_field=math.ceil(6 / scale) + 3, size_multiple=1, window=None
+    )
+
+
+def _vdsr(parameters: Mapping[str, Any]) -> ArchFacts:
+    scale = int(parameters.get("upscale", 4))
+    depth = int(parameters.get("num_conv", 20))
+    return ArchFacts(
+        scale=scale, receptive_field=math.ceil(depth / scale) + 3, size_multiple=1, window=None
+    )
+
+
+def _nafnet(parameters: Mapping[str, Any]) -> ArchFacts:
+    levels = len(parameters.get("enc_blk_nums", (1, 1, 2)))
+    return ArchFacts(scale=1, receptive_field=None, size_multiple=2**levels, window=None)
+
+
+_FACTS: dict[str, Callable[[Mapping[str, Any]], ArchFacts]] = {
+    "rrdb": _rrdb,
+    "swinir": _swinir,
+    "compact": _compact,
+    "srcnn": _srcnn,
+    "vdsr": _vdsr,
+    "nafnet": _nafnet,
+}

@@ -1,0 +1,59 @@
+"""SRVGGNetCompact: convolutions at low resolution (Real-ESRGAN, Wang et al. 2021)."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from superres.model.archs.initialise import kaiming_
+
+
+class SRVGGNetCompact(nn.Module):
+    """Convolutions and activations, one pixel shuffle, and the nearest-neighbour picture added.
+
+    `act_type` is prelu, relu or leakyrelu. Input (B, num_in_ch, H, W), output at `upscale`.
+    """
+
+    def __init__(
+        self,
+        num_in_ch: int = 3,
+        num_out_ch: int = 3,
+        num_feat: int = 64,
+        num_conv: int = 16,
+        upscale: int = 4,
+        act_type: str = "prelu",
+    ) -> None:
+        super().__init__()
+        self.upscale = upscale
+        channels = [num_in_ch, *[num_feat] * (num_conv + 1)]
+        self.body = nn.ModuleList()
+        for inputs, outputs in pairwise(channels):
+            self.body.append(nn.Conv2d(inputs, outputs, 3, 1, 1))
+            self.body.append(_activation(act_type, num_feat))
+        self.body.append(nn.Conv2d(num_feat, num_out_ch * upscale * upscale, 3, 1, 1))
+        self.upsampler = nn.PixelShuffle(upscale)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        # With torch's default, and even more with a zeroed last layer, PReLU stacks do not learn.
+        convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
+        for layer in convolutions:
+            kaiming_(layer, slope=0.25, damping=0.1 if layer is convolutions[-1] else 1.0)
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        features = lr_bchw
+        for layer in self.body:
+            features = layer(features)
+        # Added before the shuffle the sums are the same, and no interpolation is left, which
+        # runtimes take down to bfloat16 while they keep this sum in float32.
+        nearest = lr_bchw[:, :, None].expand(-1, -1, self.upscale**2, -1, -1).flatten(1, 2)
+        return self.upsampler(features + nearest)
+
+
+def _activation(act_type: str, channels: int) -> nn.Module:
+    if act_type == "prelu":
+        return nn.PReLU(num_parameters=channels)
+    if act_type == "relu":
+        return nn.ReLU(inplace=True)
+    if act_type == "leakyrelu":
+        return nn.LeakyReLU(negative_slope=0.1, inplace=True)
+    raise TypeError(f"act_type must be prelu, relu or leakyrelu, not {act_type!r}")

@@ -1,0 +1,146 @@
+"""NAFNet: restoration without activations, at the input's own size (Chen et al. 2022).
+
+State keys are those of the authors' code. The paper's channel attention averages over the whole
+picture, so a tile of it would be judged by another average than the whole; `pool` bounds that
+average to a neighbourhood (Chu et al. 2022, "test-time local converter"), and here the network is
+trained with the same bound that it runs with.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from superres.model.archs.initialise import kaiming_
+
+NORM_EPSILON = 1e-6
+
+
+class ChannelNorm(nn.Module):
+    """Layer normalisation over the channels of each pixel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        last = features.permute(0, 2, 3, 1)
+        normal = functional.layer_norm(
+            last, self.weight.shape, self.weight, self.bias, NORM_EPSILON
+        )
+        return normal.permute(0, 3, 1, 2)
+
+
+class Neighbourhood(nn.Module):
+    """The mean of each channel: within `reach` pixels to every side, or everywhere for reach 0."""
+
+    def __init__(self, reach: int) -> None:
+        super().__init__()
+        self.reach = reach
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.reach == 0:
+            return features.mean(dim=(2, 3), keepdim=True)
+        side = 2 * self.reach + 1
+        # One axis after the other costs 2 * side additions a pixel instead of side squared.
+        for kernel, padding in (((side, 1), (self.reach, 0)), ((1, side), (0, self.reach))):
+            features = functional.avg_pool2d(
+                features, kernel, stride=1, padding=padding, count_include_pad=False
+            )
+        return features
+
+
+class Block(nn.Module):
+    """Depthwise convolution with channel attention, then a perceptron, each around a residual."""
+
+    def __init__(self, channels: int, reach: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
+        self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.conv3 = nn.Conv2d(channels, channels, 1)
+        self.sca = nn.Sequential(Neighbourhood(reach), nn.Conv2d(channels, channels, 1))
+        self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
+        self.conv5 = nn.Conv2d(channels, channels, 1)
+        self.norm1 = ChannelNorm(channels)
+        self.norm2 = ChannelNorm(channels)
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        inner = gate(self.conv2(self.conv1(self.norm1(features))))
+        inner = self.conv3(inner * self.sca(inner))
+        features = features + inner * self.beta
+        inner = self.conv5(gate(self.conv4(self.norm2(features))))
+        return features + inner * self.gamma
+
+
+class NAFNet(nn.Module):
+    """A U-shaped stack of blocks whose answer is added to its input.
+
+    Input (B, img_channel, H, W) with sides divisible by 2 ** len(enc_blk_nums), output the same
+    size. `pool` is the side of the channel attention's neighbourhood in input pixels, 0 for the
+    whole picture as in the paper.
+    """
+
+    def __init__(
+        self,
+        img_channel: int = 3,
+        width: int = 32,
+        middle_blk_num: int = 2,
+        enc_blk_nums: Sequence[int] = (1, 1, 2),
+        dec_blk_nums: Sequence[int] = (1, 1, 1),
+        pool: int = 32,
+    ) -> None:
+        super().__init__()
+        if len(enc_blk_nums) != len(dec_blk_nums) or not enc_blk_nums:
+            raise TypeError("enc_blk_nums and dec_blk_nums must be of one length, at least 1")
+        if pool and pool < 2 ** (len(enc_blk_nums) + 1):
+            raise TypeError(f"pool must be 0 or at least {2 ** (len(enc_blk_nums) + 1)}")
+
+        def blocks(count: int, level: int) -> nn.Sequential:
+            reach = pool // 2 ** (level + 1)
+            return nn.Sequential(*[Block(width * 2**level, reach) for _ in range(count)])
+
+        depth = len(enc_blk_nums)
+        self.intro = nn.Conv2d(img_channel, width, 3, padding=1)
+        self.encoders = nn.ModuleList(
+            blocks(count, level) for level, count in enumerate(enc_blk_nums)
+        )
+        self.downs = nn.ModuleList(
+            nn.Conv2d(width * 2**level, width * 2 ** (level + 1), 2, 2) for level in range(depth)
+        )
+        self.middle_blks = blocks(middle_blk_num, depth)
+        self.ups = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width * 2**level, width * 2 ** (level + 1), 1, bias=False),
+                nn.PixelShuffle(2),
+            )
+            for level in range(depth, 0, -1)
+        )
+        self.decoders = nn.ModuleList(
+            blocks(count, depth - 1 - place) for place, count in enumerate(dec_blk_nums)
+        )
+        self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
+        # Blocks start as nothing (beta and gamma are zero), and with this the whole starts as its
+        # input, so that training begins at the input's own score.
+        kaiming_(self.ending, damping=0.01)
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        features = self.intro(lr_bchw)
+        skips = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            features = encoder(features)
+            skips.append(features)
+            features = down(features)
+        features = self.middle_blks(features)
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            features = decoder(up(features) + skips.pop())
+        return lr_bchw + self.ending(features)
+
+
+def gate(features: Tensor) -> Tensor:
+    """Half of the channels times the other half."""
+    first, second = features.chunk(2, dim=1)
+    return first * second

@@ -1,0 +1,354 @@
+"""SwinIR: shifted-window attention for restoration (Liang et al. 2021).
+
+Sides of the input must be multiples of the window; padding is the caller's (`superres.model.tiling`).
+The attention mask and the relative-position index are derived from the shape, so they are not
+part of the state; files that carry them load all the same. Attention is written as an explicit
+softmax because that is what exports to other runtimes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from superres.model.archs.upsample import bicubic_phases
+
+DERIVED_KEYS = ("attn_mask", "relative_position_index")
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+RECONSTRUCTION_FEATURES = 64
+SHIFTED_COPIES = 27  # three colours under nine shifts
+BODY_DAMPING = 0.02
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside windows with a learned bias per relative position."""
+
+    relative_index: Tensor
+
+    def __init__(self, channels: int, window: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        if channels % heads:
+            raise TypeError(f"embed_dim {channels} is no multiple of num_heads {heads}")
+        self.heads = heads
+        self.scale = (channels // heads) ** -0.5
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window - 1) * (2 * window - 1), heads)
+        )
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.register_buffer("relative_index", relative_positions(window), persistent=False)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens (windows, positions, channels), mask (windows of one picture, positions twice)."""
+        windows, positions, channels = tokens.shape
+        qkv = self.qkv(tokens).reshape(windows, positions, 3, self.heads, channels // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        scores = (query * self.scale) @ key.transpose(-2, -1)
+        bias = self.relative_position_bias_table[self.relative_index.reshape(-1)]
+        bias = bias.reshape(positions, positions, self.heads).permute(2, 0, 1)
+        scores = scores + bias.unsqueeze(0)
+        if mask is not None:
+            grouped = scores.reshape(-1, mask.shape[0], self.heads, positions, positions)
+            scores = (grouped + mask[None, :, None].to(scores.dtype)).reshape(scores.shape)
+        mixed = scores.softmax(dim=-1) @ value
+        return self.proj(mixed.transpose(1, 2).reshape(windows, positions, channels))
+
+
+class Mlp(nn.Module):
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, hidden)
+        self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(functional.gelu(self.fc1(tokens)))
+
+
+class SwinBlock(nn.Module):
+    """Attention over (shifted) windows, then a perceptron, each around a residual."""
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        window: int,
+        shift: int,
+        mlp_ratio: float,
+        qkv_bias: bool,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.window, self.shift, self.drop_path = window, shift, drop_path
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, window, heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, int(channels * mlp_ratio))
+
+    def forward(self, tokens_bhwc: Tensor, mask: Tensor | None) -> Tensor:
+        shifted = self.norm1(tokens_bhwc)
+        if self.shift:
+            shifted = torch.roll(shifted, (-self.shift, -self.shift), dims=(1, 2))
+        mixed = self.attn(to_windows(shifted, self.window), mask if self.shift else None)
+        mixed = from_windows(mixed, self.window, tokens_bhwc.shape)
+        if self.shift:
+            mixed = torch.roll(mixed, (self.shift, self.shift), dims=(1, 2))
+        tokens_bhwc = tokens_bhwc + self._drop(mixed)
+        return tokens_bhwc + self._drop(self.mlp(self.norm2(tokens_bhwc)))
+
+    def _drop(self, branch: Tensor) -> Tensor:
+        """Stochastic depth (Huang et al. 2016): training skips the branch for some pictures."""
+        if not self.training or self.drop_path == 0.0:
+            return branch
+        keep = 1.0 - self.drop_path
+        kept = torch.rand(branch.shape[0], 1, 1, 1, device=branch.device) < keep
+        return branch * kept.to(branch.dtype) / keep
+
+
+class SwinLayer(nn.Module):
+    """Residual Swin Transformer block: a row of blocks, a convolution, the input added."""
+
+    def __init__(self, blocks: Sequence[SwinBlock], channels: int, resi_connection: str) -> None:
+        super().__init__()
+        # The nesting exists for the state keys alone.
+        self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
+        self.conv = residual_convolution(channels, resi_connection)
+
+    def forward(self, tokens_bhwc: Tensor, mask: Tensor | None) -> Tensor:
+        inner = tokens_bhwc
+        for block in cast("nn.ModuleList", self.residual_group["blocks"]):
+            inner = block(inner, mask)
+        return self.conv(inner.permute(0, 3, 1, 2)).permute(0, 2, 3, 1) + tokens_bhwc
+
+
+class SwinIR(nn.Module):
+    """The restoration network; parameters and state keys are those of basicsr's SwinIR.
+
+    Input (B, in_chans, H, W) in [0, img_range], H and W multiples of `window_size`; output at
+    `upscale`. `upsampler` is pixelshuffle, pixelshuffledirect, nearest+conv or '' (no enlargement).
+    """
+
+    mean: Tensor
+
+    def __init__(
+        self,
+        img_size: int = 64,
+        in_chans: int = 3,
+        embed_dim: int = 96,
+        depths: Sequence[int] = (6, 6, 6, 6),
+        num_heads: Sequence[int] = (6, 6, 6, 6),
+        window_size: int = 8,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        upscale: int = 2,
+        img_range: float = 1.0,
+        upsampler: str = "",
+        resi_connection: str = "1conv",
+    ) -> None:
+        super().__init__()
+        self.window, self.upscale, self.img_range = window_size, upscale, img_range
+        self.upsampler = upsampler
+        mean = DIV2K_MEAN if in_chans == 3 else (0.0,) * in_chans
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.conv_first = nn.Conv2d(in_chans, embed_dim, 3, 1, 1)
+        self.patch_embed = nn.ModuleDict({"norm": nn.LayerNorm(embed_dim)})
+        shift = window_size // 2 if img_size > window_size else 0
+        drops = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        self.layers = nn.ModuleList(
+            SwinLayer(
+                [
+                    SwinBlock(
+                        embed_dim,
+                        heads,
+                        window_size,
+                        shift * (index % 2),
+                        mlp_ratio,
+                        qkv_bias,
+                        next(drops),
+                    )
+                    for index in range(depth)
+                ],
+                embed_dim,
+                resi_connection,
+            )
+            for depth, heads in zip(depths, num_heads, strict=True)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.conv_after_body = residual_convolution(embed_dim, resi_connection)
+        self._add_reconstruction(embed_dim, in_chans)
+        self.apply(initialise_linear)
+        if upsampler == "pixelshuffledirect" and in_chans == 3 and embed_dim >= SHIFTED_COPIES:
+            self._start_as_bicubic()
+        self.register_load_state_dict_pre_hook(drop_derived)
+
+    @torch.no_grad()
+    def _start_as_bicubic(self) -> None:
+        """Let the untrained network enlarge bicubically, so that training only adds detail.
+
+        The first convolution copies each colour under its nine one-pixel shifts, and the last
+        takes a 5x5 kernel out of them; what the body adds starts small.
+        """
+        first, last = self.conv_first, cast("nn.Conv2d", self.upsample[0])
+        first.weight[:SHIFTED_COPIES] = 0.0
+        last.weight[:, :SHIFTED_COPIES] = 0.0
+        last.weight.mul_(BODY_DAMPING)
+        for layer in (first, last):
+            cast("Tensor", layer.bias).zero_()
+        phases = bicubic_phases(self.upscale)
+        for colour in range(3):
+            outputs = slice(colour * len(phases), (colour + 1) * len(phases))
+            for place in range(9):
+                first.weight[9 * colour + place, colour, place // 3, place % 3] = 1.0
+            for down in range(5):
+                for right in range(5):
+                    row, column = min(max(down - 1, 0), 2), min(max(right - 1, 0), 2)
+                    copy = 9 * colour + 3 * row + column
+                    last.weight[outputs, copy, down - row, right - column] = phases[:, down, right]
+        for parameter in self.conv_after_body.parameters():
+            parameter.mul_(BODY_DAMPING)
+
+    def _add_reconstruction(self, channels: int, outputs: int) -> None:
+        features = RECONSTRUCTION_FEATURES
+        if self.upsampler in ("pixelshuffle", "nearest+conv"):
+            self.conv_before_upsample = nn.Sequential(
+                nn.Conv2d(channels, features, 3, 1, 1), nn.LeakyReLU(inplace=True)
+            )
+            self.conv_last = nn.Conv2d(features, outputs, 3, 1, 1)
+        if self.upsampler == "pixelshuffle":
+            self.upsample = nn.Sequential(*shuffle_steps(self.upscale, features))
+        elif self.upsampler == "pixelshuffledirect":
+            self.upsample = nn.Sequential(
+                nn.Conv2d(channels, outputs * self.upscale**2, 3, 1, 1),
+                nn.PixelShuffle(self.upscale),
+            )
+        elif self.upsampler == "nearest+conv":
+            if self.upscale not in (2, 4):
+                raise TypeError("the nearest+conv upsampler only enlarges by 2 or 4")
+            self.conv_up1 = nn.Conv2d(features, features, 3, 1, 1)
+            if self.upscale == 4:
+                self.conv_up2 = nn.Conv2d(features, features, 3, 1, 1)
+            self.conv_hr = nn.Conv2d(features, features, 3, 1, 1)
+        elif self.upsampler == "":
+            self.conv_last = nn.Conv2d(channels, outputs, 3, 1, 1)
+        else:
+            raise TypeError(f"no upsampler {self.upsampler!r}")
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        mean = self.mean.to(lr_bchw.dtype)
+        centred = (lr_bchw - mean) * self.img_range
+        shallow = self.conv_first(centred)
+        features = shallow + self.conv_after_body(self._deep(shallow))
+        return self._reconstruct(features, centred) / self.img_range + mean
+
+    def _deep(self, shallow: Tensor) -> Tensor:
+        height, width = shallow.shape[2:]
+        mask = shift_mask(height, width, self.window, self.window // 2, shallow.device)
+        tokens = self.patch_embed["norm"](shallow.permute(0, 2, 3, 1))
+        for layer in self.layers:
+            tokens = layer(tokens, mask)
+        return self.norm(tokens).permute(0, 3, 1, 2)
+
+    def _reconstruct(self, features: Tensor, centred: Tensor) -> Tensor:
+        if self.upsampler == "pixelshuffledirect":
+            return self.upsample(features)
+        if self.upsampler == "":
+            return centred + self.conv_last(features)
+        features = self.conv_before_upsample(features)
+        if self.upsampler == "pixelshuffle":
+            return self.conv_last(self.upsample(features))
+        features = enlarge_and(self.conv_up1, features)
+        if self.upscale == 4:
+            features = enlarge_and(self.conv_up2, features)
+        return self.conv_last(functional.leaky_relu(self.conv_hr(features), 0.2))
+
+
+def relative_positions(window: int) -> Tensor:
+    """Row of the bias table for each pair of positions in a window: (window^2, window^2)."""
+    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    places = torch.stack((rows.flatten(), columns.flatten()))
+    offset = places[:, :, None] - places[:, None, :] + window - 1
+    return offset[0] * (2 * window - 1) + offset[1]
+
+
+def shift_mask(
+    height: int, width: int, window: int, shift: int, device: torch.device | None = None
+) -> Tensor:
+    """-100 between positions that the cyclic shift brought together from opposite borders, else 0.
+
+    Shape (windows, window^2, window^2). Made on the device: a copy from the host would wait for it,
+    and a CUDA graph cannot record one.
+    """
+
+    def bands(length: int) -> Tensor:
+        places = torch.arange(length, device=device)
+        return (places >= length - window).long() + (places >= length - shift).long()
+
+    regions = bands(height)[:, None] * 3 + bands(width)[None, :]
+    labels = to_windows(regions[None, :, :, None].float(), window).squeeze(-1)
+    return (labels[:, :, None] != labels[:, None, :]).float() * -100.0
+
+
+def to_windows(tokens_bhwc: Tensor, window: int) -> Tensor:
+    """(B, H, W, C) -> (B * windows, window^2, C)."""
+    batch, height, width, channels = tokens_bhwc.shape
+    grid = tokens_bhwc.reshape(batch, height // window, window, width // window, window, channels)
+    return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, window * window, channels)
+
+
+def from_windows(windows: Tensor, window: int, shape_bhwc: Sequence[int]) -> Tensor:
+    """Undo `to_windows` for a tensor of shape (B, H, W, C)."""
+    batch, height, width, channels = shape_bhwc
+    grid = windows.reshape(batch, height // window, width // window, window, window, channels)
+    return grid.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
+
+
+def residual_convolution(channels: int, kind: str) -> nn.Module:
+    if kind == "1conv":
+        return nn.Conv2d(channels, channels, 3, 1, 1)
+    if kind == "3conv":
+        quarter = channels // 4
+        return nn.Sequential(
+            nn.Conv2d(channels, quarter, 3, 1, 1),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(quarter, quarter, 1, 1, 0),
+            nn.LeakyReLU(0.2, inplace=True),
+            nn.Conv2d(quarter, channels, 3, 1, 1),
+        )
+    raise TypeError(f"resi_connection must be 1conv or 3conv, not {kind!r}")
+
+
+def shuffle_steps(scale: int, features: int) -> list[nn.Module]:
+    """Convolution and pixel shuffle per factor of 2, or once for 3."""
+    factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+    if scale != 3 and 2 ** len(factors) != scale:
+        raise TypeError(f"the pixelshuffle upsampler enlarges by 2^n or 3, not {scale}")
+    steps: list[nn.Module] = []
+    for factor in factors:
+        steps += [nn.Conv2d(features, features * factor**2, 3, 1, 1), nn.PixelShuffle(factor)]
+    return steps
+
+
+def enlarge_and(layer: nn.Module, features: Tensor) -> Tensor:
+    doubled = functional.interpolate(features, scale_factor=2, mode="nearest")
+    return functional.leaky_relu(layer(doubled), 0.2)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def drop_derived(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
+    """Remove what is derived from shapes, so that files of the reference implementation load."""
+    for key in [key for key in state_dict if key.rsplit(".", 1)[-1] in DERIVED_KEYS]:
+        del state_dict[key]
+
+
+def learned(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state without what is derived from shapes."""
+    return {k: v for k, v in state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}

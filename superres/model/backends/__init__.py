@@ -1,0 +1,130 @@
+"""Where networks run: one small contract that the gate, `enhance` and serving all use.
+
+Tensors live only in here. A backend takes tiles as numpy (B, H, W, 3) of uint8, uint16 or float32
+in [0, 1] and returns (B, H * scale, W * scale, 3) of the same dtype.
+"""
+
+import importlib.util
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superres.model.bundle import Bundle
+from superres.common.errors import SharplineError
+
+Array = NDArray[Any]
+
+MOST_LEVELS_OFF = 2.0  # a reduced precision is chosen by itself only within this bound
+
+
+class BackendUnavailable(SharplineError):
+    """The asked runtime, device or precision is not to be had on this machine."""
+
+
+class DeviceOutOfMemory(SharplineError):
+    """A batch was too large for the device's memory; a smaller one may do."""
+
+
+class DeviceLost(SharplineError):
+    """The device answers this process no more; only a new process can use it."""
+
+
+class Backend(Protocol):
+    """A model on a device."""
+
+    name: str
+    device: str
+    precision: str
+    any_shape: bool  # whether a tile of a new shape costs little more than one of a known shape
+
+    def forward(self, tiles_bhwc: Array) -> Array:
+        """Run a batch; integer tiles give rounded and clipped integers, floats stay unclipped.
+
+        Raises DeviceOutOfMemory, after which smaller batches work, or DeviceLost.
+        """
+        ...
+
+    def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
+        """Prepare for tiles of these shapes, so that the first request pays nothing."""
+        ...
+
+    def close(self) -> None:
+        """Free the device's memory; the backend cannot be used afterwards."""
+        ...
+
+
+def devices_of(backend: str = "auto", device: str = "auto") -> tuple[str, ...]:
+    """The devices that `auto`, or `cuda` without a number, stand for: every one of the machine."""
+    if device not in ("auto", "cuda"):
+        return (device,)
+    if backend == "auto":
+        backend = _best_backend(device)
+    if backend == "torch":
+        import torch
+
+        if torch.cuda.is_available():
+            return tuple(f"cuda:{number}" for number in range(torch.cuda.device_count()))
+    return (device,)
+
+
+def load_backend(
+    bundle: Bundle, *, backend: str = "auto", device: str = "auto", precision: str = "auto"
+) -> Backend:
+    """The bundle's network on a device.
+
+    `backend` auto is torch where a CUDA device is present, else OpenVINO where installed, else
+    torch. `precision` auto is bf16 where the bundle states its error there to be small, else fp32.
+    Raises BackendUnavailable, or BrokenBundle where the weights do not fit the network.
+    """
+    if backend == "auto":
+        backend = _best_backend(device)
+    if precision == "auto":
+        stated = bundle.info.bounds.precision_levels.get("bf16")
+        precision = "bf16" if stated is not None and stated <= MOST_LEVELS_OFF else "fp32"
+    if precision not in ("fp32", "bf16", "fp16"):
+        raise BackendUnavailable(
+            f"no precision {precision!r}; choose fp32 or bf16, or fp16 on a GPU"
+        )
+    if backend == "torch":
+        from superres.model.backends.torch_backend import TorchBackend
+
+        return TorchBackend(bundle, device=device, precision=precision)
+    if backend == "openvino":
+        if importlib.util.find_spec("openvino") is None:
+            raise BackendUnavailable("OpenVINO is not installed: pip install 'sharpline[serve]'")
+        if precision == "fp16":
+            raise BackendUnavailable("OpenVINO runs on the CPU here, in fp32 or bf16")
+        from superres.model.backends.openvino_backend import OpenVinoBackend
+
+        return OpenVinoBackend(bundle, precision=precision)
+    raise BackendUnavailable(f"no backend {backend!r}; choose torch or openvino")
+
+
+def _best_backend(device: str) -> str:
+    if device.startswith("cuda"):
+        return "torch"
+    if device == "auto" and importlib.util.find_spec("torch") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            return "torch"
+    return "openvino" if importlib.util.find_spec("openvino") is not None else "torch"
+
+
+def as_unit_floats(tiles: Array) -> NDArray[np.float32]:
+    """Integers to float32 in [0, 1]; floats pass."""
+    if tiles.dtype == np.float32:
+        return tiles
+    return tiles.astype(np.float32) / np.float32(np.iinfo(tiles.dtype).max)
+
+
+def as_dtype(results: NDArray[np.float32], dtype: np.dtype) -> Array:
+    """Float32 in [0, 1] rounded half up and clipped into an integer dtype; floats pass."""
+    if dtype == np.float32:
+        return results
+    values = np.clip(results, 0.0, 1.0)
+    values *= np.float32(np.iinfo(dtype).max)
+    values += np.float32(0.5)
+    return values.astype(dtype)

@@ -1,0 +1,79 @@
+"""How fast models are on this machine, by backend and precision."""
+
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from superres.model.backends import (BackendUnavailable, load_backend)
+from superres.model.bundle import Bundle
+from superres.common.console import say
+from superres.image.codecs import Picture
+from superres.model.upscaler import Upscaler
+
+WAYS = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One model on one backend: median seconds for the picture, megapixels of its answer."""
+
+    model: str
+    backend: str
+    precision: str
+    device: str
+    seconds: float
+    megapixels_per_second: float
+
+
+def measured(bundle: Bundle, picture: Picture, runs: int, device: str = "auto") -> Iterator[Speed]:
+    """The speed of one bundle on every backend and precision that this machine has.
+
+    The picture is cut, run and joined as serving does it. What cannot be had is said and left out.
+    """
+    for name, precision in WAYS:
+        try:
+            backend = load_backend(bundle, backend=name, device=device, precision=precision)
+        except BackendUnavailable as error:
+            say(f"bench: {bundle.info.name} on {name} {precision} left out: {error}")
+            continue
+        seconds = median_seconds(Upscaler(bundle, backend), picture, runs)
+        answer_megapixels = picture.pixels * bundle.info.scale**2 / 1e6
+        yield Speed(
+            model=bundle.info.name,
+            backend=name,
+            precision=precision,
+            device=backend.device,
+            seconds=round(seconds, 4),
+            megapixels_per_second=round(answer_megapixels / seconds, 3),
+        )
+        backend.close()
+
+
+def median_seconds(upscaler: Upscaler, picture: Picture, runs: int) -> float:
+    """Median wall time of one picture, after a run that compiles and allocates."""
+    upscaler.upscale(picture)
+    taken = []
+    for _ in range(runs):
+        began = time.perf_counter()
+        upscaler.upscale(picture)
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def noise_picture(width: int, height: int) -> Picture:
+    """A picture of noise; a network's time does not depend on what it is shown."""
+    rgb_hwc = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Picture(rgb_hwc=rgb_hwc)
+
+
+def cpu_name() -> str:
+    """What the processor calls itself."""
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,32 @@
+"""Bundles by the words of a command line: a folder, or the name of one that ships."""
+
+from pathlib import Path
+
+from superres.model.bundle import (INFO_FILE, Bundle, load_bundle)
+from superres.common.errors import SharplineError
+
+STARTERS = Path(__file__).resolve().parent.parent / "models"
+
+
+def find_bundle(name_or_folder: str) -> Bundle:
+    """A bundle by its folder, or a starter by its name; SharplineError names the choices."""
+    folder = Path(name_or_folder)
+    if (folder / INFO_FILE).is_file():
+        return load_bundle(folder)
+    if folder.exists():
+        raise SharplineError(f"{folder} is not a model bundle: it has no {INFO_FILE}")
+    starters = sorted(path.parent.name for path in STARTERS.glob(f"*/{INFO_FILE}"))
+    if name_or_folder not in starters:
+        raise SharplineError(
+            f"no model {name_or_folder!r}; give a bundle folder or one of: "
+            f"{', '.join(starters) or 'no starter is installed'}"
+        )
+    return load_bundle(STARTERS / name_or_folder)
+
+
+def find_bundles(folder: Path = STARTERS) -> list[Bundle]:
+    """Every bundle in a folder, by name; raises SharplineError where there is none."""
+    bundles = [load_bundle(path.parent) for path in sorted(folder.glob(f"*/{INFO_FILE}"))]
+    if not bundles:
+        raise SharplineError(f"there are no model bundles in {folder}")
+    return bundles

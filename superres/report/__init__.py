@@ -1,5 +1,0 @@
-"""A page about one scorecard that a person can look at: one file, nothing from elsewhere."""
-
-from superres.report.gallery import Gallery
-
-__all__ = ["Gallery"]

@@ -1,0 +1,129 @@
+"""How far tiles and reduced precision take a trained network from its canonical result.
+
+Measured on real pictures with the trained weights: random weights mislead by orders of magnitude.
+All figures are grey levels of 255.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from superres.model.archs import ArchFacts
+from superres.model.backends import Backend
+from superres.model.tiling import (Geometry, crop_whole, cut, join, padded_whole, plan)
+
+Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
+
+HALOS = (8, 12, 16, 24, 32)
+# A halo that holds a deep network's whole receptive field (349 pixels for 23 RRDBs) would make
+# tiles that no memory takes; the seam of the largest halo above is then measured and stated.
+MOST_HALO = 64
+# Half a rounding step: beyond it a seam could begin to be told from the rest of the picture.
+SEAM_LEVELS = 0.25
+CORE = 32
+SIDES = (64, 96, 160)
+LONG_SIDES = (288, 512)  # beside the largest side: a wide tile has less halo for its pixels
+PRECISION_SHARE = 99.9  # per cent of the values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seam:
+    """A halo and the greatest difference that tiles with it make."""
+
+    halo: int
+    levels: float
+
+
+def measure_seam(
+    backend: Backend,
+    facts: ArchFacts,
+    pictures_hwc: Sequence[npt.NDArray[np.uint8]],
+) -> Seam:
+    """The smallest halo whose seams stay within SEAM_LEVELS, or the largest one tried.
+
+    A halo that reaches the receptive field is exact and ends the search; see MOST_HALO.
+    """
+    seam = Seam(halo=0, levels=float("inf"))
+    for halo in halo_candidates(facts):
+        levels = max(_seam_levels(backend, facts, halo, picture) for picture in pictures_hwc)
+        seam = Seam(halo=halo, levels=round(levels, 4))
+        if levels <= SEAM_LEVELS:
+            break
+    return seam
+
+
+def halo_candidates(facts: ArchFacts) -> tuple[int, ...]:
+    """Halos to try, in LR pixels, on the network's grid and ending at its receptive field, where
+    that is within MOST_HALO."""
+    grid = _grid(facts)
+    rounded = sorted({-(-halo // grid) * grid for halo in HALOS})
+    if facts.receptive_field is None:
+        return tuple(rounded)
+    exact = -(-facts.receptive_field // grid) * grid
+    if exact > MOST_HALO:
+        return tuple(rounded)
+    return (*(halo for halo in rounded if halo < exact), exact)
+
+
+def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
+    """Tile shapes with the halo inside: few, since every shape is compiled once per process."""
+    sides = [side for side in SIDES if side >= 2 * halo + CORE] or [2 * halo + 2 * CORE]
+    sides = [-(-side // _grid(facts)) * _grid(facts) for side in sides]
+    squares = [(side, side) for side in sides]
+    large = sides[-2:]
+    oblong = [(height, width) for height in large for width in large if height != width]
+    if facts.window is None:  # attention pays for every shape with seconds of compiling
+        oblong += [(sides[-1], long) for long in LONG_SIDES if long > sides[-1]]
+        oblong += [(long, sides[-1]) for long in LONG_SIDES if long > sides[-1]]
+    return tuple(sorted(squares + oblong))
+
+
+def measure_precision(
+    exact: Backend,
+    reduced: Sequence[Backend],
+    geometry: Geometry,
+    pictures_hwc: Sequence[npt.NDArray[np.uint8]],
+) -> float:
+    """The level that PRECISION_SHARE of all values stay within, on the worst of the backends."""
+    worst = 0.0
+    for picture_hwc in pictures_hwc:
+        tile = _floats(padded_whole(picture_hwc, geometry))[None]
+        reference = exact.forward(tile)
+        for backend in reduced:
+            off = np.abs(backend.forward(tile) - reference) * 255
+            worst = max(worst, float(np.percentile(off, PRECISION_SHARE)))
+    return round(worst, 4)
+
+
+def _seam_levels(
+    backend: Backend,
+    facts: ArchFacts,
+    halo: int,
+    picture_hwc: npt.NDArray[np.uint8],
+) -> float:
+    side = -(-(CORE + 2 * halo) // _grid(facts)) * _grid(facts)
+    geometry = Geometry(
+        scale=facts.scale,
+        halo=halo,
+        size_multiple=facts.size_multiple,
+        window=facts.window,
+        buckets=((side, side),),
+    )
+    lr_hwc = _floats(picture_hwc)
+    height, width = lr_hwc.shape[:2]
+    whole = backend.forward(padded_whole(lr_hwc, geometry)[None])[0]
+    canonical = crop_whole(whole, height, width, geometry)
+    tile_plan = plan(height, width, geometry)
+    tiled = join(list(backend.forward(np.stack(list(cut(lr_hwc, tile_plan))))), tile_plan)
+    return float(np.abs(tiled - canonical).max()) * 255
+
+
+def _floats(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return hwc_u8.astype(np.float32) / np.float32(255)
+
+
+def _grid(facts: ArchFacts) -> int:
+    return int(np.lcm(facts.size_multiple, facts.window or 1))

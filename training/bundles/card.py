@@ -1,0 +1,117 @@
+"""The model card: what a person reads before using a model."""
+
+from superres.model.bundle import (BundleInfo, BundleScore, Dataset)
+from superres.dataset.manifest import DatasetInfo
+
+NOT_STATED = "not stated"
+
+INVENTS = (
+    "It was trained against a discriminator, so it invents plausible texture that was never in the "
+    "picture: never use it for identification, measurement or evidence."
+)
+KEEPS = (
+    "It invents no detail that it can vouch for: do not use it for identification or measurement."
+)
+
+
+def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
+    """Markdown made from the bundle's own facts; `data` is None where it was trained elsewhere."""
+    does = f"{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`."
+    sections = [
+        f"# {info.name}\n\n{does}",
+        _training(info, data) if data else _imported(info),
+        _learned_from(info),
+        _figures(info),
+        _limits(info),
+        _licence(info),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _training(info: BundleInfo, data: DatasetInfo) -> str:
+    training = info.training
+    parent = f", from bundle {training.parent}" if training.parent else ""
+    start = f"Took {training.start}." if training.start else "Started from scratch."
+    return (
+        f"## Training\n\n{training.steps} steps in {training.seconds:.0f} s on "
+        f"{training.device}{parent}; minimised: {', '.join(training.losses)}; degradation "
+        f"`{training.degradation}`, dataset {data.id} with {data.splits['train']} training "
+        f"pictures. {start} Code: {info.git_commit or 'not a checkout'}."
+    )
+
+
+def _imported(info: BundleInfo) -> str:
+    return (
+        f"## Origin\n\nNot trained by Sharpline: {info.training.start}. How it was trained is for "
+        "its authors to say; halo and bounds below were measured here."
+    )
+
+
+def _learned_from(info: BundleInfo) -> str:
+    """Each source once, with every licence and dataset that it came under."""
+    lines = []
+    for source in info.training.sources:
+        entries = [entry for entry in info.training.datasets if entry.source == source]
+        licences = "; ".join(dict.fromkeys(entry.licence for entry in entries))
+        lines.append(f"- {source} ({licences}){_datasets(info, entries)}")
+    return "Learned from:\n\n" + "\n".join(lines)
+
+
+def _datasets(info: BundleInfo, entries: list[Dataset]) -> str:
+    """The ids of datasets that Sharpline built; pictures seen elsewhere have none."""
+    if info.training.steps == 0:
+        return ""
+    ids = list(dict.fromkeys(entry.id for entry in entries))
+    return f", {'dataset' if len(ids) == 1 else 'datasets'} {', '.join(ids)}"
+
+
+def _figures(info: BundleInfo) -> str:
+    if not info.scores:
+        return "## Figures\n\nNone was measured when this bundle was made."
+    plain = "bicubic" if info.scale > 1 else "input"
+    header = f"| pictures | PSNR | SSIM | {plain} PSNR | {plain} SSIM |\n|---|---|---|---|---|"
+    return "## Figures\n\n" + "\n".join([header, *map(_figures_row, info.scores)])
+
+
+def _figures_row(score: BundleScore) -> str:
+    protocol = score.protocol
+    return (
+        f"| {protocol['dataset']}, {protocol['channel']} channel, border {protocol['border']}, "
+        f"{protocol['resampler']} | {score.psnr:.2f} dB | {score.ssim:.4f} | "
+        f"{score.bicubic_psnr:.2f} dB | {score.bicubic_ssim:.4f} |"
+    )
+
+
+def _limits(info: BundleInfo) -> str:
+    precision = ", ".join(
+        f"{name} within {levels:.2f} levels"
+        for name, levels in info.bounds.precision_levels.items()
+    )
+    return (
+        f"## Bounds and limits\n\nTiles with a halo of {info.halo} pixels are within "
+        f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
+        f"99.9% of the values{_measured_on(info)}. {_made_for(info)}: other damage (noise, blur, "
+        "other compression) is likely to be kept or made stronger. "
+        + (INVENTS if info.training.invents_detail else KEEPS)
+    )
+
+
+def _measured_on(info: BundleInfo) -> str:
+    pictures = info.bounds.pictures
+    if pictures is None:
+        return ""
+    return f", as measured on {pictures} {'picture' if pictures == 1 else 'pictures'}"
+
+
+def _made_for(info: BundleInfo) -> str:
+    if info.training.degradation == NOT_STATED:
+        return "Which damage it was made for is for its authors to say"
+    return f"Made for pictures damaged as by `{info.training.degradation}`"
+
+
+def _licence(info: BundleInfo) -> str:
+    lineage = "\n".join(f"- {licence}" for licence in info.licence.lineage)
+    return (
+        f"## Licence\n\nWeights: {info.licence.weights}. Commercial use: "
+        f"{info.licence.commercial_use}, as read from these terms:\n\n{lineage}"
+    )

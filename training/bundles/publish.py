@@ -1,0 +1,266 @@
+"""Trained weights become a bundle: bounds measured, lineage stated, nothing taken on trust."""
+
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from superres.model.archs import facts
+from superres.model.backends import (Backend, BackendUnavailable, load_backend)
+from superres.model.backends.torch_backend import TorchBackend
+from superres.model.bundle import (Arch, Bounds, Bundle, BundleInfo, BundleScore, Dataset, Licence, Spread, Training, write_bundle)
+from superres.evaluation.evaluate import Evaluation
+from superres.image.codecs import (Picture, read)
+from superres.dataset.manifest import (DatasetInfo, ManifestRow, read_manifest)
+from superres.model.upscaler import Upscaler
+from training.bundles.card import model_card
+from training.weights.initial import Initial
+from training.bundles.licence import commercial_use
+from training.recipe import Profile, Recipe
+from training.bundles.bounds import (CORE, halo_candidates, measure_precision, measure_seam, tile_buckets)
+
+OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
+DRAFT_LEAST_HALO = 16
+PROBE_SIDE, PROBES = 64, 3
+# A smoke shows that a recipe runs to its end: one picture, higher than a tile's core and no wider,
+# so that two tiles meet in one seam. Probes are what publishing a deep network costs.
+SMOKE_PROBE_HEIGHT = 40
+GOLDEN_SIDE = 48
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where weights come from: `parent` is what the training started from, `start` what it took
+    over from there."""
+
+    recipe: Recipe
+    profile: Profile
+    dataset: Path
+    info: DatasetInfo
+    parent: Initial | None
+    start: str | None
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long the weights were trained."""
+
+    steps: int
+    seconds: float
+
+
+def draft(origin: Origin, weights: Mapping[str, Tensor], folder: Path) -> Bundle:
+    """A bundle good enough to be scored: its bounds are not measured, its golden pair is blank."""
+    arrays = {key: value.numpy() for key, value in weights.items()}
+    return write_draft(_describe(origin, Effort(steps=0, seconds=0.0)), arrays, folder)
+
+
+def publish(
+    origin: Origin,
+    candidate: Bundle,
+    effort: Effort,
+    evaluation: Evaluation | None,
+    mlflow_run: str | None,
+    folder: Path,
+) -> Bundle:
+    """Measure a draft's bounds on real pictures and write the bundle that it becomes."""
+    info = _describe(origin, effort).model_copy(
+        update={"scores": _scores(evaluation), "mlflow_run": mlflow_run}
+    )
+    return finish(
+        info,
+        candidate,
+        _probes(origin),
+        lambda info: model_card(info, origin.info),
+        folder,
+    )
+
+
+def sketch(
+    *,
+    name: str,
+    task: str,
+    arch: Arch,
+    training: Training,
+    licence: Licence,
+) -> BundleInfo:
+    """What bundle.json says before anything is measured: a middling halo and no bounds."""
+    network = facts(arch.name, arch.parameters)
+    halo = next(
+        (halo for halo in halo_candidates(network) if halo >= DRAFT_LEAST_HALO),
+        halo_candidates(network)[-1],
+    )
+    return BundleInfo(
+        name=name,
+        task=task,
+        scale=network.scale,
+        arch=arch,
+        halo=halo,
+        size_multiple=network.size_multiple,
+        window=network.window,
+        tile_buckets=tile_buckets(network, halo),
+        bounds=Bounds(seam_levels=0.0),
+        training=training,
+        scores=(),
+        licence=licence,
+        git_commit=git_commit(),
+        mlflow_run=None,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def write_draft(info: BundleInfo, weights: Mapping[str, npt.NDArray[Any]], folder: Path) -> Bundle:
+    """A bundle of a sketch, with a blank golden pair."""
+    lr = np.zeros((8, 8, 3), np.uint8)
+    hr = np.zeros((8 * info.scale, 8 * info.scale, 3), np.uint8)
+    return write_bundle(folder, info, weights, Picture(rgb_hwc=lr), Picture(rgb_hwc=hr), "draft\n")
+
+
+def finish(
+    info: BundleInfo,
+    candidate: Bundle,
+    pictures: Sequence[npt.NDArray[np.uint8]],
+    card: Callable[[BundleInfo], str],
+    folder: Path,
+) -> Bundle:
+    """The bundle that a draft becomes: halo and bounds measured with its weights on `pictures`.
+
+    These are low-resolution ones, (H, W, 3); the middle of the first is the golden input.
+    """
+    network = facts(info.arch.name, info.arch.parameters)
+    exact = TorchBackend(candidate, device="cpu", precision="fp32")
+    seam = measure_seam(exact, network, pictures)
+    info = info.model_copy(
+        update={
+            "halo": seam.halo,
+            "tile_buckets": tile_buckets(network, seam.halo),
+            "bounds": Bounds(seam_levels=seam.levels),
+        }
+    )
+    reduced = list(_reduced_backends(candidate))
+    levels = measure_precision(exact, reduced, info.geometry, pictures)
+    bounds = Bounds(
+        seam_levels=seam.levels, precision_levels={"bf16": levels}, pictures=len(pictures)
+    )
+    info = info.model_copy(update={"bounds": bounds})
+    upscaler = Upscaler(Bundle(root=candidate.root, info=info, id=""), exact)
+    golden_input = Picture(rgb_hwc=middle(pictures[0], GOLDEN_SIDE))
+    golden_output = upscaler.whole(golden_input)
+    for backend in (exact, *reduced):
+        backend.close()
+    weights = candidate.weights()
+    return write_bundle(folder, info, weights, golden_input, golden_output, card(info))
+
+
+def git_commit() -> str | None:
+    """The commit that this code was checked out at, with "+changes"; None outside a checkout."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip() or None
+
+
+def _describe(origin: Origin, effort: Effort) -> BundleInfo:
+    recipe, parent = origin.recipe, origin.parent
+    datasets = [*(parent.datasets if parent else ()), *_datasets(origin)]
+    inherited = parent.licences if parent else ()
+    lineage = sorted({*inherited, *(dataset.licence for dataset in datasets)})
+    return sketch(
+        name=recipe.name,
+        task=recipe.task,
+        arch=Arch(name=recipe.arch.name, parameters=dict(recipe.arch.parameters)),
+        training=Training(
+            datasets=tuple(dict.fromkeys(datasets)),
+            degradation=_degradation(origin),
+            reference={name: Spread(**spread) for name, spread in origin.info.reference.items()},
+            steps=effort.steps,
+            seconds=round(effort.seconds, 1),
+            device=origin.device,
+            parent=parent.bundle_id if parent else None,
+            start=origin.start,
+            losses=tuple(loss.name for loss in recipe.losses),
+        ),
+        licence=Licence(
+            weights=_weights_licence(parent),
+            lineage=tuple(lineage),
+            commercial_use=commercial_use(lineage),
+        ),
+    )
+
+
+def _degradation(origin: Origin) -> str:
+    """What made the inputs: the recipe's own damage while training, else the dataset's."""
+    mix = origin.recipe.mix()
+    return origin.info.degradation if mix is None else mix.text
+
+
+def _weights_licence(parent: Initial | None) -> str:
+    theirs = parent.weights_licence if parent else OWN_LICENCE
+    if theirs is None:
+        return f"{OWN_LICENCE}; started from weights under terms that were not stated"
+    return theirs if theirs.startswith(OWN_LICENCE) else f"{OWN_LICENCE}; started from: {theirs}"
+
+
+def _datasets(origin: Origin) -> list[Dataset]:
+    """One entry per source and licence that trained the weights; held-out pictures did not."""
+    rows = (row for row in read_manifest(origin.dataset) if row.split == "train")
+    kinds = dict.fromkeys((row.source, row.licence) for row in rows)
+    return [
+        Dataset(id=origin.info.id, source=source, licence=licence)
+        for source, licence in sorted(kinds)
+    ]
+
+
+def _scores(evaluation: Evaluation | None) -> tuple[BundleScore, ...]:
+    if evaluation is None:
+        return ()
+    return (
+        BundleScore(
+            protocol=evaluation.protocol.as_dict(),
+            psnr=round(evaluation.psnr, 4),
+            ssim=round(evaluation.ssim, 6),
+            bicubic_psnr=round(evaluation.bicubic_psnr, 4),
+            bicubic_ssim=round(evaluation.bicubic_ssim, 6),
+        ),
+    )
+
+
+def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
+    """Every way in which this machine runs bf16."""
+    for name in ("torch", "openvino"):
+        try:
+            yield load_backend(candidate, backend=name, device="cpu", precision="bf16")
+        except BackendUnavailable:
+            continue
+
+
+def _probes(origin: Origin) -> list[npt.NDArray[np.uint8]]:
+    """The middles of some low-resolution pictures: held-out ones where there are any."""
+    dataset = origin.dataset
+    rows: list[ManifestRow] = sorted(read_manifest(dataset), key=lambda row: row.split == "train")
+    if origin.profile == "smoke":
+        probe_hwc = middle(read(dataset / rows[0].lr_path).rgb_hwc, SMOKE_PROBE_HEIGHT)
+        return [np.ascontiguousarray(probe_hwc[:, :CORE])]
+    return [middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
+
+
+def middle(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """The middle of a picture (H, W, 3), at most `side` pixels a side."""
+    height, width = hwc_u8.shape[:2]
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    return np.ascontiguousarray(hwc_u8[top : top + side, left : left + side])

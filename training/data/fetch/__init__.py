@@ -1,0 +1,4 @@
+"""Public picture sets: downloaded, verified against their checksums, unpacked.
+
+May import sources.
+"""

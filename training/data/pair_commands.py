@@ -1,0 +1,286 @@
+"""`sharpline data plan | build | seal | verify | show`: from sources to a dataset and its proof."""
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from superres.common.console import (answer, say)
+from superres.common.environment import (cpu_threads, state_folder)
+from superres.common.errors import UsageError
+from superres.dataset.manifest import LeftOut
+
+if TYPE_CHECKING:
+    from training.data.sources.picture import SourcePicture
+
+SOURCE_HELP = "`sample`, or a source that was fetched or added: see `sharpline data list`"
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sharpline data plan`."""
+    parser.add_argument("source", help=SOURCE_HELP)
+    _add_recipe(parser)
+
+
+def add_build(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sharpline data build`."""
+    parser.add_argument("source", nargs="?", help=SOURCE_HELP)
+    _add_recipe(parser)
+    parser.add_argument("--plan", type=Path, help="a plan made by `sharpline data plan`")
+    parser.add_argument("--shard", type=int, help="build only this shard of the plan")
+    _add_workers(parser)
+
+
+def add_seal(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sharpline data seal`."""
+    parser.add_argument("--plan", type=Path, required=True)
+    _add_workers(parser)
+
+
+def add_verify(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sharpline data verify`."""
+    parser.add_argument("dataset", type=_dataset, help="a dataset: its folder, or its id")
+    parser.add_argument(
+        "--sample", type=_count, metavar="N", help="make the LR of only N pictures again"
+    )
+    _add_against(parser)
+    _add_workers(parser)
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `sharpline data show`."""
+    parser.add_argument("dataset", type=_dataset, help="a dataset: its folder, or its id")
+    parser.add_argument("--out", type=Path, help="PNG or JPEG file (default: DATASET-sheet.png)")
+    parser.add_argument("--count", type=_count, default=6, metavar="N", help="pairs to show")
+    parser.add_argument("--split", choices=("train", "validation"), default="train")
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Decide what a dataset will hold and write it down."""
+    from training.data.shards.plan import read_plan
+
+    path = _make_plan(arguments)
+    plan = read_plan(path)
+    answer(
+        {
+            "plan": str(path),
+            "dataset": plan.id,
+            "shards": plan.shards,
+            "unchanged": plan.unchanged,
+            "left_out": len(plan.left_out),
+        },
+        arguments.json,
+    )
+    return 0
+
+
+def run_build(arguments: argparse.Namespace) -> int:
+    """Build a dataset, or one shard of a plan."""
+    from training.data.pairs.build import (build, build_shard)
+
+    if (arguments.plan is None) == (arguments.source is None):
+        raise UsageError("give either a SOURCE or --plan PLAN")
+    if arguments.shard is not None:
+        if arguments.plan is None:
+            raise UsageError("--shard needs --plan PLAN")
+        pictures = build_shard(arguments.plan, arguments.shard)
+        answer({"shard": arguments.shard, "pictures": pictures}, arguments.json)
+        return 0
+    built = build(arguments.plan or _make_plan(arguments), workers=_workers(arguments))
+    _report_left_out(built.left_out)
+    answer(built.as_dict(), arguments.json)
+    return 0
+
+
+def run_seal(arguments: argparse.Namespace) -> int:
+    """Join a plan's shards into the dataset."""
+    from training.data.pairs.build import seal
+
+    built = seal(arguments.plan, workers=_workers(arguments))
+    _report_left_out(built.left_out)
+    answer(built.as_dict(), arguments.json)
+    return 0
+
+
+def run_verify(arguments: argparse.Namespace) -> int:
+    """Prove a dataset again; 1 where anything is wrong, each finding named."""
+    from training.data.pairs.verify import verify
+
+    verified = verify(
+        arguments.dataset,
+        references=_references(arguments.against),
+        sample=arguments.sample,
+        workers=_workers(arguments),
+    )
+    for finding in verified.findings:
+        say(f"{finding.what}: {finding.problem}")
+    result = verified.as_dict()
+    if not arguments.json:
+        result["findings"] = len(verified.findings)
+    answer(result, arguments.json)
+    return 1 if verified.findings else 0
+
+
+def run_show(arguments: argparse.Namespace) -> int:
+    """Draw a contact sheet of a dataset."""
+    from training.data.pairs.show import draw_sheet
+
+    out = arguments.out or Path(f"{arguments.dataset.resolve().name}-sheet.png")
+    shown = draw_sheet(arguments.dataset, out, count=arguments.count, split=arguments.split)
+    answer({"sheet": str(out), "pairs": shown}, arguments.json)
+    return 0
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="one more source (may be repeated)",
+    )
+    parser.add_argument(
+        "--scale",
+        type=int,
+        choices=(1, 2, 3, 4, 8),
+        default=4,
+        help="1 to restore a picture at its own size",
+    )
+    parser.add_argument(
+        "--degrade",
+        default="bicubic",
+        metavar="KIND",
+        help="a kind (a word that is none lists them), several by weights: "
+        "'{real_esrgan: 0.7, bicubic: 0.3}', or `given` for the low-resolution pictures that the "
+        "source brings with it",
+    )
+    parser.add_argument(
+        "--draws",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="degrade each training picture N times, every time another way",
+    )
+    parser.add_argument(
+        "--split-every",
+        type=_count_or_none,
+        default=0,
+        metavar="N",
+        help="hold about one picture in N out, of sources without a validation split",
+    )
+    _add_against(parser)
+    parser.add_argument(
+        "--shard-size", type=_count, metavar="N", help="pictures a shard (default: fits the set)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="ROOT",
+        help="folder of datasets (default: datasets/ of the state)",
+    )
+
+
+def _add_against(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--against",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="pictures that must not be in the set, besides those of the benchmarks that were "
+        "fetched (may be repeated)",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--workers", type=_count, metavar="N", help="processes at work (default: every core)"
+    )
+
+
+def _dataset(word: str) -> Path:
+    """The folder of a dataset, which may be called by its id where it lies among the state's."""
+    known = state_folder() / "datasets" / word
+    return known if not Path(word).exists() and known.is_dir() else Path(word)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _count_or_none(text: str) -> int:
+    return 0 if text == "0" else _count(text)
+
+
+def _workers(arguments: argparse.Namespace) -> int:
+    return arguments.workers or cpu_threads()
+
+
+def _references(folders: Sequence[Path]) -> "list[SourcePicture]":
+    """Pictures that may not be trained on: the benchmarks' that are here, and those of folders."""
+    from superres.evaluation.held_out import set_name
+    from superres.image.codecs import list_pictures
+    from training.data.sources.picture import SourcePicture
+    from training.data.sources.resolve import benchmark_pictures
+
+    references = benchmark_pictures()
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"--against {folder}: there is no such folder")
+        paths = list_pictures(folder)
+        if not paths:
+            raise UsageError(f"--against {folder}: there are no pictures in it")
+        references += [
+            SourcePicture(
+                name=path.name,
+                path=path.resolve(),
+                split="validation",
+                source=set_name(folder),
+                licence="",
+                author="",
+            )
+            for path in paths
+        ]
+    return references
+
+
+def _make_plan(arguments: argparse.Namespace) -> Path:
+    from training.data.shards.plan import (PairRecipe, make_plan)
+    from training.data.sources.resolve import find_pictures
+
+    pictures = find_pictures(
+        [arguments.source, *arguments.also],
+        split_every=arguments.split_every,
+        scale=arguments.scale,
+        degradation=arguments.degrade,
+    )
+    references = _references(arguments.against)
+    _say_what_is_compared(references)
+    recipe = PairRecipe(scale=arguments.scale, degradation=arguments.degrade, draws=arguments.draws)
+    return make_plan(
+        pictures,
+        recipe,
+        (arguments.out or state_folder() / "datasets").resolve(),
+        references=references,
+        pictures_per_shard=arguments.shard_size,
+    )
+
+
+def _say_what_is_compared(references: "Sequence[SourcePicture]") -> None:
+    counts = Counter(picture.source for picture in references)
+    if counts:
+        told = ", ".join(f"{source} ({count})" for source, count in sorted(counts.items()))
+        say(f"none of these pictures may be in the set: {told}")
+    else:
+        say(
+            "no benchmark is here, so none is compared with; `sharpline data fetch set5` (set14, "
+            "bsd100, urban100) brings them, --against FOLDER names others"
+        )
+
+
+def _report_left_out(left_out: Sequence[LeftOut]) -> None:
+    for entry in left_out:
+        say(f"left out: {entry.name}: {entry.reason}")

@@ -1,0 +1,123 @@
+"""Pairs of pictures in three steps: plan, build each shard, seal.
+
+Shards are independent and each is whole or absent, so they may be built anywhere, in any order and
+again; sealing joins them into a dataset folder by one rename.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from superres.common.console import track
+from superres.common.errors import UsageError
+from superres.common.files import (file_lock, remove_abandoned, staged_folder)
+from superres.dataset.manifest import (INFO_NAME, DatasetInfo, LeftOut, read_info)
+from training.data.shards.plan import (Plan, read_plan)
+from training.data.pairs.seal import assemble
+from training.data.shards.shards import write_shard
+from training.data.workers import Job, run_jobs
+
+SHARDS = "shards"
+SEAL_WAIT_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A sealed dataset; `unchanged` where it had been there before its plan was made.
+
+    `left_out` names the pictures that the plan had to leave out as well as those in `info`.
+    """
+
+    path: Path
+    info: DatasetInfo
+    left_out: tuple[LeftOut, ...]
+    unchanged: bool
+
+    def as_dict(self) -> dict[str, object]:
+        """The result of `sharpline data build` as JSON."""
+        return {
+            "dataset": self.info.id,
+            "path": str(self.path),
+            "pairs": self.info.splits,
+            "unchanged": self.unchanged,
+            "licences": self.info.licences,
+            "left_out": len(self.left_out),
+        }
+
+
+def build(plan_path: Path, *, workers: int = 1) -> Built:
+    """Build every shard of a plan that is not there yet, then seal.
+
+    Raises WorkerDied, naming the shards under way, where one of the worker processes is killed.
+    """
+    plan = read_plan(plan_path)
+    if not _sealed(plan, plan_path):
+        done = run_jobs(write_shard, _shard_jobs(plan, plan_path), workers=workers)
+        for _ in track(done, "building pairs, by shards", plan.shards):
+            pass
+    return seal(plan_path, workers=workers)
+
+
+def build_shard(plan_path: Path, index: int) -> int:
+    """Write one shard's pairs; return how many pictures it holds. A shard that is there stays.
+
+    Raises UsageError on an index that the plan does not have.
+    """
+    plan = read_plan(plan_path)
+    if not 0 <= index < plan.shards:
+        raise UsageError(f"the plan has shards 0 to {plan.shards - 1}, not {index}")
+    pictures = plan.shard(index)
+    if not _sealed(plan, plan_path):
+        folder = _shard_folders(plan, plan_path)[index]
+        write_shard(folder, pictures, plan.scale, plan.degradation)
+    return len(pictures)
+
+
+def seal(plan_path: Path, *, workers: int = 1) -> Built:
+    """Join all shards into the dataset folder; sealing again changes nothing.
+
+    Raises SharplineError naming a shard that is missing, or where no training picture is left.
+    """
+    plan = read_plan(plan_path)
+    final = _final(plan, plan_path)
+    with file_lock(plan_path.with_name("seal.lock"), timeout_seconds=SEAL_WAIT_SECONDS):
+        if not _sealed(plan, plan_path):
+            remove_abandoned(final)
+            folders = _shard_folders(plan, plan_path)
+            with staged_folder(final) as staging:
+                assemble(plan, plan_path, folders, staging, workers=workers)
+        shutil.rmtree(plan_path.with_name(SHARDS), ignore_errors=True)
+    info = read_info(final)
+    return Built(
+        path=final,
+        info=info,
+        left_out=_all_left_out(plan.left_out, info.left_out),
+        unchanged=plan.unchanged,
+    )
+
+
+def _shard_jobs(plan: Plan, plan_path: Path) -> Iterator[Job]:
+    for index, folder in enumerate(_shard_folders(plan, plan_path)):
+        arguments = (folder, plan.shard(index), plan.scale, plan.degradation)
+        yield Job(f"shard {index} of {plan.shards}", arguments)
+
+
+def _shard_folders(plan: Plan, plan_path: Path) -> list[Path]:
+    """Named by what they hold, so that shards of another size are never taken for them."""
+    shards = plan_path.parent / SHARDS
+    return [shards / "{:06d}-{:06d}".format(*plan.span(index)) for index in range(plan.shards)]
+
+
+def _final(plan: Plan, plan_path: Path) -> Path:
+    return plan_path.parent.parent.parent / plan.id
+
+
+def _sealed(plan: Plan, plan_path: Path) -> bool:
+    return (_final(plan, plan_path) / INFO_NAME).is_file()
+
+
+def _all_left_out(planned: Sequence[LeftOut], sealed: Sequence[LeftOut]) -> tuple[LeftOut, ...]:
+    """A file that cannot be read has no part in the id, so a sealed set may not know of it."""
+    named = {entry.name: entry for entry in (*planned, *sealed)}
+    return tuple(named[name] for name in sorted(named))

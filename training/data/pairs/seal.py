@@ -1,0 +1,116 @@
+"""Joins the shards of a plan: repeated pictures go, the rest becomes a dataset folder.
+
+Pixels are never held: files are linked and copied, and pictures are read again only where two of
+them look alike.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from superres.common.errors import SharplineError
+from superres.common.files import (write_bytes, writing)
+from superres.dataset.manifest import (CONTENT_NAME, MANIFEST_NAME, REPORT_NAME, SPLITS, DatasetInfo, LeftOut, ManifestRow, write_info, write_manifest)
+from superres.analysis.degradation_features import summarise
+from training.data.leaks.leak_check import (Repeats, find_repeats)
+from training.data.packs.packs import write_pack
+from training.data.shards.plan import (BENCHMARK, Plan)
+from training.data.pairs.report import write_report
+from training.data.shards.shards import (ROWS_NAME, BuiltPicture, Located, read_shard)
+
+
+def assemble(
+    plan: Plan, plan_path: Path, folders: Sequence[Path], staging: Path, *, workers: int
+) -> None:
+    """Fill `staging` with the dataset of a plan whose shards lie in `folders`.
+
+    Raises SharplineError naming a shard that is missing, or where no training picture is left.
+    """
+    located, left_out = _collect(plan, plan_path, folders)
+    repeats = find_repeats(located, workers=workers)
+    left_out += repeats.left_out
+    gone = {entry.name for entry in repeats.left_out}
+    kept = [
+        entry
+        for entry in sorted(located, key=lambda entry: (entry.picture.split, entry.picture.name))
+        if entry.picture.split != BENCHMARK and entry.picture.name not in gone
+    ]
+    training = [entry for entry in kept if entry.picture.split == "train"]
+    if not training:
+        first = "; ".join(f"{entry.name}: {entry.reason}" for entry in left_out[:3])
+        raise SharplineError(f"no training picture is left: {first}")
+    rows = [row for entry in kept for row in entry.picture.rows]
+    with writing(staging):
+        _link_files(kept, staging)
+        pack_sha256 = write_pack(staging, training, plan.scale, workers=workers)
+    write_manifest(staging / MANIFEST_NAME, rows)
+    write_bytes(staging / CONTENT_NAME, plan.content())
+    info = _describe(plan, rows, training, left_out, repeats, pack_sha256)
+    write_report(staging / REPORT_NAME, info)
+    write_info(staging, info)
+
+
+def _collect(
+    plan: Plan, plan_path: Path, folders: Sequence[Path]
+) -> tuple[list[Located], list[LeftOut]]:
+    """Every picture of every shard, and what has been left out so far."""
+    located: list[Located] = []
+    left_out = list(plan.left_out)
+    compared = {picture.name: Path(picture.path) for picture in plan.references}
+    for index, folder in enumerate(folders):
+        if not (folder / ROWS_NAME).is_file():
+            raise SharplineError(
+                f"shard {index} of {plan.shards} is not built yet; run "
+                f"`sharpline data build --plan {plan_path} --shard {index}`"
+            )
+        shard = read_shard(folder)
+        for place, picture in enumerate(shard.pictures):
+            path = folder / picture.rows[0].hr_path if picture.rows else compared[picture.name]
+            located.append(Located(folder=folder, place=place, path=path, picture=picture))
+        left_out += shard.left_out
+    return located, left_out
+
+
+def _describe(
+    plan: Plan,
+    rows: Sequence[ManifestRow],
+    training: Sequence[Located],
+    left_out: Sequence[LeftOut],
+    repeats: Repeats,
+    pack_sha256: str,
+) -> DatasetInfo:
+    measured = [values for entry in training for values in entry.picture.measured]
+    return DatasetInfo(
+        id=plan.id,
+        source=plan.source,
+        scale=plan.scale,
+        degradation=plan.degradation,
+        splits={split: sum(row.split == split for row in rows) for split in SPLITS},
+        licences=sorted({row.licence for row in rows}),
+        left_out=sorted(left_out, key=lambda entry: entry.name),
+        alike=list(repeats.alike),
+        compared_with=len(plan.references),
+        reference=summarise(measured),
+        pack_sha256=pack_sha256,
+    )
+
+
+def _link_files(kept: Sequence[Located], staging: Path) -> None:
+    for entry in kept:
+        for path in dict.fromkeys(_files_of(entry.picture)):
+            _link(entry.folder / path, staging / path)
+
+
+def _files_of(picture: BuiltPicture) -> Iterator[str]:
+    for row in picture.rows:
+        yield from filter(None, (row.hr_path, row.lr_path, row.mask_path))
+
+
+def _link(existing: Path, new: Path) -> None:
+    """The same file under another name; a copy where the file system has no hard links."""
+    new.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(existing, new)
+    except OSError:
+        shutil.copyfile(existing, new)

@@ -1,0 +1,112 @@
+"""A dataset for people to look at: pairs beside each other, with what was done to each."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from superres.common.errors import SharplineError
+from superres.common.files import sha256_bytes
+from superres.image.codecs import read
+from superres.dataset.manifest import (ManifestRow, read_info, read_manifest)
+from superres.image.contact_sheet import (SheetRow, write_sheet)
+from training.data.sources.picture import UNSTATED
+
+TILE = 288  # pixels a side of the part that is shown, at HR size
+MOST_LINES = 14
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def draw_sheet(dataset: Path, out: Path, *, count: int, split: str) -> int:
+    """Draw up to `count` pairs of a split into one picture; return how many.
+
+    Each row shows the same part of HR, of LR with its pixels repeated to HR's size, and of the mask
+    where there is one. The choice is the same for the same dataset. Raises SharplineError where the
+    split is empty.
+    """
+    info = read_info(dataset)
+    rows = [row for row in read_manifest(dataset) if row.split == split]
+    if not rows:
+        raise SharplineError(f"{dataset} has no pairs in {split}; choose another --split")
+    chosen = random.Random(sha256_bytes(info.id.encode())).sample(rows, min(count, len(rows)))
+    drawn = [_drawn(dataset, row) for row in sorted(chosen, key=lambda row: (row.name, row.draw))]
+    counts = ", ".join(f"{number} {name}" for name, number in info.splits.items())
+    subtitle = f"{info.source}  ·  x{info.scale}  ·  {info.degradation}  ·  {counts} pairs"
+    write_sheet(out, f"Dataset {info.id}, {split}", subtitle, drawn)
+    return len(drawn)
+
+
+def _drawn(dataset: Path, row: ManifestRow) -> SheetRow:
+    hr_hwc, lr_hwc = (read(dataset / path).rgb_hwc for path in (row.hr_path, row.lr_path))
+    side = min(TILE, *hr_hwc.shape[:2]) // row.scale
+    top, left = _liveliest(lr_hwc, side)
+    repeats = row.scale
+    pictures = [_part(hr_hwc, top * row.scale, left * row.scale, side * row.scale)]
+    captions = [f"HR {row.width}x{row.height}"]
+    for caption, path in (("LR", row.lr_path), ("mask", row.mask_path)):
+        if path:
+            hwc = lr_hwc if caption == "LR" else read(dataset / path).rgb_hwc
+            part = _part(hwc, top, left, side)
+            pictures.append(part.repeat(repeats, axis=0).repeat(repeats, axis=1))
+            size = f" {hwc.shape[1]}x{hwc.shape[0]}, pixels repeated" if row.scale > 1 else ""
+            captions.append(f"{caption}{size if caption == 'LR' else ''}")
+    draw = f", draw {row.draw}" if row.draw > 1 else ""
+    return SheetRow(
+        pictures=tuple(pictures),
+        captions=tuple(captions),
+        title=f"{row.name}{draw}",
+        lines=tuple(_lines(row)),
+    )
+
+
+def _liveliest(lr_hwc: Pixels, side: int) -> tuple[int, int]:
+    """Top and left of the part with the most contrast, on a coarse grid: sky tells little."""
+    height, width = lr_hwc.shape[:2]
+    step = max(1, side // 2)
+    places = [
+        (top, left)
+        for top in range(0, height - side + 1, step)
+        for left in range(0, width - side + 1, step)
+    ]
+    return max(places, key=lambda place: float(_part(lr_hwc, *place, side).std()))
+
+
+def _part(hwc: Pixels, top: int, left: int, side: int) -> Pixels:
+    return hwc[top : top + side, left : left + side]
+
+
+def _lines(row: ManifestRow) -> Sequence[str]:
+    """What made the LR picture, in words that fit beside it."""
+    parameters: dict[str, Any] = json.loads(row.parameters)
+    kind = parameters.pop("kind", row.degradation)
+    steps = parameters.pop("steps", [])
+    lines = [f"{kind}, seed {row.seed}"]
+    lines += [f"{name} {_value(value)}" for name, value in _told(parameters)]
+    for number, step in enumerate(steps, start=1):
+        name = step.pop("step").replace("noise", " noise")
+        if name == "resize":
+            name = f"resize to {step.pop('width')}x{step.pop('height')}"
+        told = ", ".join(f"{key} {_value(value)}" for key, value in _told(step))
+        lines.append(f"{number}. {name}: {told}")
+    if len(lines) > MOST_LINES:
+        lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
+    author = "" if row.author == UNSTATED else f", {row.author}"
+    return [*lines, f"{row.source}{author}: {row.licence}"]
+
+
+def _told(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Values under readable names, less seeds, tables and what is zero and so does nothing."""
+    for name, value in values.items():
+        if name != "seed" and value and not isinstance(value, list | dict):
+            yield name.replace("_", " "), value
+
+
+def _value(value: Any) -> str:
+    if value is True:
+        return "yes"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,145 @@
+"""What is known of a source that is here: `sources/NAME/source.json` in the state folder."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from superres.common.environment import state_folder
+from superres.common.errors import SharplineError
+from superres.common.files import (sha256_bytes, write_json)
+
+RECORD_NAME = "source.json"
+
+Verified = Literal["published sha256", "published md5", "md5 of the pictures", "first use"]
+
+
+class Terms(BaseModel):
+    """Who said, when, that the pictures may be used for training, and under what licence."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    licence: str
+    statement: str
+    by: str
+    at: str
+
+
+class Added(BaseModel):
+    """An own folder of pictures, which stay where they are; `lr_folder` holds their LR twins.
+
+    `earlier` are terms that were stated for this name before and have been replaced.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = 1
+    kind: Literal["added"] = "added"
+    name: str
+    role: Literal["training"] = "training"
+    folder: Path
+    lr_folder: Path | None
+    scale: int | None
+    watched: bool
+    terms: Terms
+    earlier: list[Terms] = []
+
+
+class FetchedArchive(BaseModel):
+    """An archive as it came: its checksum, how that was verified, and from where it came."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    bytes: int
+    sha256: str
+    verified: Verified
+    address: str
+
+
+class FetchedPart(BaseModel):
+    """The pictures of one split and kind, as they lie in `folder` below the source's own.
+
+    `content_sha256` is the hash over every picture's name and bytes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    part: str
+    split: str
+    folder: str
+    pictures: int
+    bytes: int
+    content_sha256: str
+    archives: list[FetchedArchive]
+    at: str
+
+
+class Fetched(BaseModel):
+    """A source of the catalogue of which at least one part is here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = 1
+    kind: Literal["fetched"] = "fetched"
+    name: str
+    role: Literal["training", "benchmark"]
+    licence: str
+    conditions: str
+    authors: str
+    parts: list[FetchedPart]
+
+    @property
+    def content_sha256(self) -> str:
+        """The hash of every picture that is here; when and from where they came has no part."""
+        parts = sorted((part.folder, part.content_sha256) for part in self.parts)
+        return sha256_bytes(json.dumps(parts).encode())
+
+    def find(self, part: str, split: str) -> FetchedPart | None:
+        """The pictures of one part and split, None where they are not here."""
+        wanted = (part, split)
+        return next((entry for entry in self.parts if (entry.part, entry.split) == wanted), None)
+
+
+SourceRecord = Annotated[Added | Fetched, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[Added | Fetched] = TypeAdapter(SourceRecord)
+
+
+def sources_folder() -> Path:
+    """Where fetched sources and the records of all lie; not created here."""
+    return state_folder() / "sources"
+
+
+def read_record(name: str) -> Added | Fetched | None:
+    """What is known of the source `name`; None where it is not here.
+
+    Raises SharplineError where its record is broken or of another version.
+    """
+    path = sources_folder() / name / RECORD_NAME
+    try:
+        return _ADAPTER.validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValidationError) as error:
+        raise SharplineError(
+            f"{path} cannot be read or is of another version of Sharpline; move its folder away "
+            "and fetch or add the source again"
+        ) from error
+
+
+def read_records() -> list[Added | Fetched]:
+    """Every source that is here, by name."""
+    names = sorted(path.parent.name for path in sources_folder().glob(f"*/{RECORD_NAME}"))
+    return [record for name in names if (record := read_record(name)) is not None]
+
+
+def write_record(record: Added | Fetched) -> None:
+    """Write a source's record, whole or not at all."""
+    write_json(sources_folder() / record.name / RECORD_NAME, record.model_dump(mode="json"))
+
+
+def now() -> str:
+    """This moment in UTC, to the second, as ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,4 @@
+"""The training loop: batches, steps, losses, state, checkpoints, several processes.
+
+May import weights, runs, bundles, data and the recipe.
+"""

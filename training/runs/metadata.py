@@ -1,0 +1,80 @@
+"""What MLflow is told about a run at its start: the recipe, the data, the machine."""
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from superres.common.files import (sha256_bytes, sha256_file, write_bytes)
+from training.bundles.publish import (Origin, git_commit)
+from training.recipe import Stage
+from training.runs.tracking import RunNotes
+from training.bundles.validate import (CHANNEL, held_out)
+
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+PACKAGES_NAME = "packages.txt"
+
+
+def run_notes(origin: Origin, stage: Stage, *, name: str, parent_run: str | None) -> RunNotes:
+    """The parameters and tags of a run; `parent_run` names the run that it stands under."""
+    recipe, parent = origin.recipe, origin.parent
+    flat = {
+        f"recipe.{key}": value
+        for key, value in recipe.as_dict().items()
+        if key not in ("full", "finetune", "smoke", "arch")
+    }
+    flat |= {f"stage.{key}": value for key, value in stage.model_dump().items()}
+    flat |= {f"arch.{key}": value for key, value in recipe.arch.parameters.items()}
+    flat |= {
+        "arch": recipe.arch.name,
+        "profile": origin.profile,
+        "device": origin.device,
+        "threads": torch.get_num_threads(),
+        "parent": parent.id if parent else None,
+        **_environment(),
+    }
+    return RunNotes(
+        name=name,
+        parameters={key: str(value) for key, value in flat.items()},
+        tags={
+            "recipe": recipe.name,
+            "dataset_id": origin.info.id,
+            "git_commit": git_commit() or "none",
+            "start": f"took {origin.start}" if origin.start else "from scratch",
+            "validation_protocol": _protocol(origin),
+        },
+        dataset_id=origin.info.id,
+        dataset_source=origin.info.source,
+        parent_run=parent_run,
+    )
+
+
+def write_packages(folder: Path) -> Path:
+    """The installed packages as `name==version` lines in FOLDER/packages.txt."""
+    path = folder / PACKAGES_NAME
+    write_bytes(path, _packages())
+    return path
+
+
+def _protocol(origin: Origin) -> str:
+    """How the figures under validation/ are measured: they are compared under no other."""
+    pairs = held_out(origin.dataset, origin.profile)
+    return str(pairs.protocol(CHANNEL)) if pairs else "none"
+
+
+def _environment() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "packages_sha256": sha256_bytes(_packages()),
+        "constraints_sha256": sha256_file(CONSTRAINTS) if CONSTRAINTS.is_file() else "none",
+    }
+
+
+def _packages() -> bytes:
+    found = {
+        f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()
+    }
+    return "".join(f"{line}\n" for line in sorted(found, key=str.lower)).encode()

@@ -1,0 +1,114 @@
+"""Other people's weights become a bundle: measured like our own, their terms and lineage stated."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from superres.model.archs import facts
+from superres.model.bundle import (INFO_FILE, Bundle, Dataset, Licence, Training)
+from superres.common.console import say
+from superres.common.errors import UsageError
+from superres.image.codecs import read
+from superres.image.resize import imresize
+from training.bundles.card import (NOT_STATED, model_card)
+from training.data.sources.sample import sample_pictures
+from training.weights.foreign import Foreign
+from training.weights.initial import (UNSTATED, differences)
+from training.bundles.licence import commercial_use
+from training.bundles.publish import (PROBE_SIDE, PROBES, finish, middle, sketch, write_draft)
+from training.recipe import Recipe
+
+ELSEWHERE = "elsewhere"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """What whoever takes weights in says about them.
+
+    `licence` is that of the weights; `trained_on` holds source and licence of the pictures, empty
+    where nobody said. `adversarial`: trained against a discriminator.
+    """
+
+    name: str
+    licence: str
+    address: str | None = None
+    trained_on: tuple[tuple[str, str], ...] = ()
+    adversarial: bool = False
+
+
+def adopt(foreign: Foreign, statement: Statement, out: Path, recipe: Recipe | None) -> Bundle:
+    """Write OUT/NAME, a bundle of these weights; `recipe` is one whose network they must be of.
+
+    Halo and bounds are measured on the embedded sample's pictures. Raises UsageError where the
+    bundle is there already, or the weights are of another network than the recipe's.
+    """
+    folder = out / statement.name
+    if (folder / INFO_FILE).exists():
+        raise UsageError(f"{folder} is there already; remove it, or take another --name or --out")
+    if recipe is not None:
+        _refuse_other(foreign, recipe)
+    scale = facts(foreign.arch.name, foreign.arch.parameters).scale
+    info = sketch(
+        name=statement.name,
+        task="super-resolution" if scale > 1 else "restoration",
+        arch=foreign.arch,
+        training=_training(foreign, statement),
+        licence=_licence(statement),
+    )
+    say(f"{statement.name}: measuring halo and bounds; a large network takes minutes on a CPU")
+    with tempfile.TemporaryDirectory(prefix="sharpline-adopt-") as scratch:
+        candidate = write_draft(info, foreign.weights, Path(scratch) / "draft")
+        return finish(info, candidate, probes(scale), lambda info: model_card(info, None), folder)
+
+
+def probes(scale: int) -> Sequence[npt.NDArray[np.uint8]]:
+    """Low-resolution middles of the sample's held-out pictures, (H, W, 3)."""
+    held_out = [picture for picture in sample_pictures() if picture.split == "validation"]
+    found = []
+    for picture in held_out[:PROBES]:
+        hr_hwc = middle(read(picture.path).rgb_hwc, PROBE_SIDE * scale)
+        found.append(middle(imresize(hr_hwc, scale=1 / scale), PROBE_SIDE))
+    return found
+
+
+def _refuse_other(foreign: Foreign, recipe: Recipe) -> None:
+    if foreign.arch.name != recipe.arch.name:
+        raise UsageError(
+            f"{foreign.path} holds the network {foreign.arch.name!r}, recipe {recipe.name} has "
+            f"{recipe.arch.name!r}"
+        )
+    if different := differences(foreign.arch, recipe.arch.parameters):
+        raise UsageError(
+            f"{foreign.path} is not of recipe {recipe.name}'s network: "
+            + ", ".join(different.values())
+        )
+
+
+def _training(foreign: Foreign, statement: Statement) -> Training:
+    known = statement.trained_on or ((f"whatever {statement.name} was trained on", UNSTATED),)
+    where = f", published at {statement.address}" if statement.address else ""
+    return Training(
+        datasets=tuple(
+            Dataset(id=foreign.sha256[:16], source=source, licence=licence)
+            for source, licence in known
+        ),
+        degradation=NOT_STATED,
+        reference={},
+        steps=0,
+        seconds=0.0,
+        device=ELSEWHERE,
+        start=f"imported from {foreign.path.name} (sha256 {foreign.sha256}){where}",
+        losses=("gan",) if statement.adversarial else (),
+    )
+
+
+def _licence(statement: Statement) -> Licence:
+    pictures = [licence for _, licence in statement.trained_on] or [UNSTATED]
+    lineage = tuple(sorted({statement.licence, *pictures}))
+    return Licence(
+        weights=statement.licence, lineage=lineage, commercial_use=commercial_use(lineage)
+    )
