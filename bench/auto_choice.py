@@ -1,10 +1,10 @@
 """Whether `auto` beats every single model on a mix of clean, compressed and noisy pictures.
 
 Held-out pictures are shrunk and damaged here, each in every way; every model enlarges all of them,
-and `auto` takes for each the one that superres.analysis.model_selection names from the input alone. What it gains
-over the best single model comes with a paired bootstrap interval over the pictures, since inputs
-made of one picture are not independent of each other. Ends 1 where that interval reaches zero. The
-last line is the result as JSON.
+and `auto` takes for each the one that superres.analysis.model_selection names from the input alone.
+What it gains over the best single model comes with a paired bootstrap interval over the pictures,
+since inputs made of one picture are not independent of each other. Ends 1 where that interval
+reaches zero. The last line is the result as JSON.
 
     python bench/auto_choice.py --models models --on sample
     python bench/auto_choice.py --models models --on unseen
@@ -22,19 +22,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from superres.model.backends import load_backend
-from superres.analysis.model_selection import (Candidate, Wanted, choose)
-from superres.common.console import (emit, say, show, track)
-from superres.degrade import degrade
+from superres.analysis.degradation_features import examine
+from superres.analysis.model_selection import Candidate, Wanted, choose
+from superres.common.console import emit, say, show, track
 from superres.common.errors import SharplineError
+from superres.degrade import degrade
 from superres.evaluation.evaluate import cropped_to
 from superres.evaluation.held_out import find_held_out
-from superres.image.codecs import (Picture, list_pictures, read)
-from superres.analysis.degradation_features import examine
-from superres.quality import Protocol, psnr
-from superres.quality.intervals import Interval, mean_interval
+from superres.image.codecs import Picture, list_pictures, read
+from superres.model.backends import load_backend
 from superres.model.starters import find_bundles
 from superres.model.upscaler import Upscaler
+from superres.quality import Protocol, psnr
+from superres.quality.intervals import Interval, mean_interval
 
 AUTO = "auto"
 DAMAGES = ("bicubic", "bicubic_jpeg", "gaussian_noise")

@@ -22,18 +22,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from superres.common.console import (emit, say)
+from superres.analysis.fingerprint import Fingerprint, fingerprint, mirror_image
+from superres.common.console import emit, say
 from superres.common.environment import cpu_threads
-from superres.analysis.fingerprint import (Fingerprint, fingerprint, mirror_image)
-from superres.image.codecs import (PICTURE_SUFFIXES, Picture, decode, encode, read)
+from superres.image.codecs import PICTURE_SUFFIXES, Picture, decode, encode, read
 from superres.image.resize import imresize
 from superres.model.benchmark import cpu_name
-from training.data.packs.crops import CropSampler
 from training.data.leaks.holdout_index import Index
+from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
 from training.data.pairs.build import build
+from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.picture import SourcePicture
-from training.data.shards.plan import (PairRecipe, make_plan)
 from training.data.workers import Job, run_jobs
 
 TWO_K = (1356, 2040)

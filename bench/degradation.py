@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from superres.common.console import (emit, say)
+from superres.common.console import emit, say
 from superres.degrade import bsrgan, real_esrgan
 from superres.degrade.steps import apply
 

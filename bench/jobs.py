@@ -23,9 +23,9 @@ import sqlalchemy as sa
 from postgres import postgres, why_not_postgres
 from serving_common import ours, photo_like
 
-from serving.jobs.leases import JobTable
 from serving.jobs.rows import Input, NewJob
-from superres.common.console import (emit, show)
+from serving.jobs.table import JobTable
+from superres.common.console import emit, show
 
 QUEUED_SHARE = 0.1
 CLIENTS = 100

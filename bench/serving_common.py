@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 
 from superres.common.errors import SharplineError
-from superres.image.codecs import (Picture, encode)
+from superres.image.codecs import Picture, encode
 from superres.image.resize import imresize
 
 START_SECONDS = 240.0

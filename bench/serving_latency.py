@@ -16,10 +16,10 @@ import httpx
 import numpy as np
 from serving_common import Ask, Server, asking, ours, photo_like, plain
 
+from superres.common.console import emit, say
+from superres.image.codecs import decode
 from superres.model.backends import load_backend
 from superres.model.bundle import load_bundle
-from superres.common.console import (emit, say)
-from superres.image.codecs import decode
 from superres.model.upscaler import Upscaler
 
 HEIGHT, WIDTH = 270, 480

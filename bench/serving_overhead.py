@@ -15,10 +15,11 @@ import numpy as np
 from serving_common import photo_like
 
 from serving.batching.engine import Engine
-from serving.batching.scheduler import (BatchLimits, Lane, Scheduler)
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import BatchLimits, Lane
 from superres.common.console import emit
-from superres.image.codecs import (Picture, decode, encode)
-from superres.image.strips import (StripeEncoder, enlarged_frame, enlarged_stripe)
+from superres.image.codecs import Picture, decode, encode
+from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe
 
 HEIGHT, WIDTH, SCALE = 1080, 1920, 4
 STRIPE_ROWS = 136  # of the low-resolution picture: a row of tiles of the starters' bundles

@@ -18,7 +18,7 @@ import httpx
 import numpy as np
 from serving_common import SMALL, Server, ours, percentile, photo_like
 
-from superres.common.console import (emit, say)
+from superres.common.console import emit, say
 from superres.common.errors import SharplineError
 
 ADDRESSES = 32  # that clients call from; each is one client to the server

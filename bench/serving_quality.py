@@ -12,11 +12,11 @@ from statistics import fmean
 
 import numpy as np
 
+from superres.common.console import emit, say
+from superres.image.codecs import Picture, list_pictures, read
+from superres.image.resize import imresize
 from superres.model.backends import load_backend
 from superres.model.bundle import load_bundle
-from superres.common.console import (emit, say)
-from superres.image.codecs import (Picture, list_pictures, read)
-from superres.image.resize import imresize
 from superres.model.upscaler import Upscaler
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 from serving_common import Ask, asking, mixed_pictures, ours, percentile, plain
 
-from superres.common.console import (emit, say)
+from superres.common.console import emit, say
 
 
 def main() -> None:

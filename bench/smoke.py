@@ -21,12 +21,12 @@ from typing import Any
 
 import torch
 
-from superres.common.console import (emit, say, show)
+from superres.common.console import emit, say, show
 from training.data.pairs.build import build as build_pairs
-from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.resolve import find_pictures
+from training.loop.features import LAYERS, VGG_VARIABLE, VggFeatures
 from training.recipe import load_recipe, recipe_names
-from training.loop.features import (LAYERS, VGG_VARIABLE, VggFeatures)
 
 PHASES: tuple[str, ...] = ("train", "validate", "publish")
 

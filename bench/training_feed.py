@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
-from superres.common.console import (emit, show)
+from superres.common.console import emit, show
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
 from training.data.pairs.build import build
-from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.resolve import find_pictures
 from training.loop.online_degradation import Degrading
 from training.loop.prefetch import Kitchen

@@ -26,18 +26,21 @@ from pathlib import Path
 
 import torch
 
-from superres.model.archs import build
-from superres.common.console import (emit, say)
+from superres.common.console import emit, say
 from superres.common.environment import cpu_threads
 from superres.dataset.manifest import read_info
-from training.weights.basicsr_bridge import load_basicsr
+from superres.model.archs import build
+from training.bundles.provenance import Origin
+from training.bundles.publish import draft
+from training.bundles.validate import held_out, validate
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
-from training.loop.loop import (Loop, Surroundings)
-from training.bundles.publish import (Origin, draft)
+from training.loop.context import Surroundings
+from training.loop.loop import Loop
 from training.recipe import Recipe, Stage, load_recipe
-from training.runs.tracking import (MlflowRemote, RunNotes, Tracker)
-from training.bundles.validate import (held_out, validate)
+from training.runs.mlflow_remote import MlflowRemote
+from training.runs.tracking import RunNotes, Tracker
+from training.weights.basicsr_bridge import load_basicsr
 
 # Our networks' names and parameters in basicsr's words.
 THEIRS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}
@@ -250,7 +253,7 @@ def _folders(dataset: Path, root: Path) -> tuple[Path, Path]:
 
 def _sample(scale: int, state: Path) -> Path:
     from training.data.pairs.build import build as build_pairs
-    from training.data.shards.plan import (PairRecipe, make_plan)
+    from training.data.shards.plan import PairRecipe, make_plan
     from training.data.sources.resolve import find_pictures
 
     plan = make_plan(

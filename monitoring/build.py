@@ -10,8 +10,8 @@ from pathlib import Path
 import yaml
 
 from monitoring.grafana.build import serving
-from serving.telemetry import metrics
 from serving import settings
+from serving.telemetry import metrics_table
 from superres.common.console import say
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +23,7 @@ def generated() -> dict[Path, str]:
     return {
         ROOT / "monitoring/grafana/dashboards/serving.json": serving(),
         ROOT / "k8s/components/monitoring/prometheusrule.yaml": prometheus_rule(),
-        ROOT / "docs/metrics.md": metrics.markdown() + "\n",
+        ROOT / "docs/metrics.md": metrics_table.markdown() + "\n",
         ROOT / "docs/settings.md": settings.markdown() + "\n",
     }
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from superres.image.codecs import Picture
 from superres.model.backends import Backend
 from superres.model.bundle import Bundle
-from superres.image.codecs import Picture
-from superres.model.seams import (run_tiled, run_whole, seam_levels)
+from superres.model.seams import run_tiled, run_whole, seam_levels
 from superres.model.tiling import Geometry
 
 Array = npt.NDArray[Any]

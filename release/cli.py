@@ -16,11 +16,11 @@ from release.promote import rollback as roll_back
 from release.registry import Registry
 from release.rules import load_rules
 from release.versions import Side, Version
-from superres.model.bundle import load_bundle
-from superres.common.console import (emit, say, show)
+from superres.common.console import emit, say, show
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
 from superres.common.files import file_lock
+from superres.model.bundle import load_bundle
 
 URI_VARIABLE = "SHARPLINE_MLFLOW_URI"
 LOCK_SECONDS = 10.0  # a follower that was told to stop may need a moment

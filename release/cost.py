@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from superres.model.bundle import WEIGHTS_FILE
 from superres.image.codecs import Picture
+from superres.model.bundle import WEIGHTS_FILE
 from superres.model.upscaler import Upscaler
 
 SIDE = 96  # LR pixels of the picture that is timed: a few of the smallest tiles

@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from release.registry import FETCH_PREFIX, Registry
 from release.versions import RegistryAway, Standing, Version
-from superres.model.bundle import (BrokenBundle, load_bundle)
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from superres.common.files import write_json
+from superres.model.bundle import BrokenBundle, load_bundle
 
 INDEX_FILE, BUNDLES_FOLDER = "index.json", "by-sha"
 LONGEST_WAIT_SECONDS = 60.0

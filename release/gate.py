@@ -26,15 +26,15 @@ from release.report import write_report
 from release.rules import DEFAULT, GAN, Rules, load_rules, rules_for
 from release.trial import PictureTrial, Trial, run_trial
 from release.versions import NotRegistered, RegistryAway, Version
-from superres.model.backends import (Backend, load_backend)
-from superres.model.bundle import Bundle
 from superres.common.console import say
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 from superres.common.files import staged_folder
 from superres.evaluation.held_out import find_held_out
+from superres.model.backends import Backend, load_backend
+from superres.model.bundle import Bundle
+from superres.model.upscaler import Upscaler
 from superres.quality.metric import Metric
 from superres.quality.metrics import load_metrics, weights_folder
-from superres.model.upscaler import Upscaler
 
 SOFTWARE = ("sharpline", "numpy", "torch", "openvino", "scikit-image", "mlflow-skinny", "pillow")
 SPLIT = "validation"

@@ -10,7 +10,7 @@ from release.evidence import Outcome
 from release.perception import judge_perception, judge_slice
 from release.rules import CostLimits, Floor, Resampling, Rules, Slice
 from release.trial import Rival, Trial
-from superres.model.bundle import (Bounds, Licence)
+from superres.model.bundle import Bounds, Licence
 
 MEGABYTE = 1_000_000
 NOT_THIS_KIND = "a model that makes up detail is not judged on it"

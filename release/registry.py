@@ -4,15 +4,14 @@ A registered model bears the bundle's name; each of its versions holds one bundl
 the run that made it, and says in the tag `bundle_id` which bytes it stands for.
 """
 
-import os
 import re
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from release.mlflow_client import connect, or_none, translated
 from release.versions import (
     BUNDLE_ID,
     BUNDLE_TAG,
@@ -23,7 +22,6 @@ from release.versions import (
     Alias,
     AliasMoved,
     NotRegistered,
-    RegistryAway,
     Side,
     Standing,
     Version,
@@ -31,28 +29,16 @@ from release.versions import (
     texts,
     version_of,
 )
-from superres.model.bundle import (BrokenBundle, Bundle, load_bundle)
-from superres.common.environment import (person, state_folder)
-from superres.common.files import (file_lock, sha256_file)
+from superres.common.environment import person, state_folder
+from superres.common.files import file_lock, sha256_file
+from superres.model.bundle import BrokenBundle, Bundle, load_bundle
 
 MODEL_NAME = re.compile(r"\w[\w.-]*")
 ARTIFACT_PATH = "bundle"
 EXPERIMENT = "registry"
 MODEL_TAG, MODEL_TAG_VALUE = "sharpline", "bundle"
-ABSENT = "RESOURCE_DOES_NOT_EXIST"
 LOCK_TIMEOUT_SECONDS = 60.0
 FETCH_PREFIX = ".fetch-"
-
-# MLflow's client would otherwise retry for minutes, draw bars and call home. Whoever runs the
-# command may still set each of these.
-CLIENT_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 class Registry:
@@ -63,14 +49,10 @@ class Registry:
     """
 
     def __init__(self, uri: str, *, locks: Path | None = None) -> None:
-        for name, value in CLIENT_SETTINGS.items():
-            os.environ.setdefault(name, value)
-        from mlflow.tracking import MlflowClient
-
         self.uri = uri
         self._locks = locks or state_folder() / "locks"
         # MLflow types its client in part only; what leaves this class is typed again.
-        self._client: Any = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._client: Any = connect(uri)
 
     def lock(self, model: str) -> AbstractContextManager[None]:
         """The promotion lock of one model, held around every change of its aliases.
@@ -254,7 +236,7 @@ class Registry:
             self._client.log_artifacts(version.run_id, str(folder), f"evidence/{folder.name}")
 
     def _ensure_model(self, model: str) -> None:
-        entity = _or_none(lambda: self._client.get_registered_model(model))
+        entity = or_none(lambda: self._client.get_registered_model(model))
         if entity is None:
             self._client.create_registered_model(model, tags={MODEL_TAG: MODEL_TAG_VALUE})
         elif MODEL_TAG not in texts(entity.tags):
@@ -263,7 +245,7 @@ class Registry:
     def _upload(self, bundle: Bundle) -> tuple[str, str]:
         """Log the bundle to its training run, else to a new one: the run's id and artifact root."""
         own = bundle.info.mlflow_run
-        run = _or_none(lambda: self._client.get_run(own)) if own else None
+        run = or_none(lambda: self._client.get_run(own)) if own else None
         # A run holds one bundle: a second one out of the same run must not overwrite the first.
         if (
             run is None
@@ -281,29 +263,5 @@ class Registry:
             return str(self._client.create_experiment(EXPERIMENT))
         return str(experiment.experiment_id)
 
-    @contextmanager
-    def _asking(self) -> Generator[None]:
-        """Translate what MLflow and its HTTP client raise into this room's errors."""
-        from mlflow.exceptions import MlflowException, RestException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            if isinstance(error, RestException) and error.error_code == ABSENT:
-                raise NotRegistered(f"{error.message}; register a bundle first") from error
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise RegistryAway(
-                f"the registry at {self.uri} failed ({reason}); see that it runs and try again"
-            ) from error
-
-
-def _or_none(ask: Callable[[], Any]) -> Any:
-    """What `ask` gets, or None where the registry has no such thing."""
-    from mlflow.exceptions import RestException
-
-    try:
-        return ask()
-    except RestException as error:
-        if error.error_code == ABSENT:
-            return None
-        raise
+    def _asking(self) -> AbstractContextManager[None]:
+        return translated(self.uri)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from release.evidence import Evidence, Outcome
 from release.trial import Exhibit, Figures
 from superres.common.files import write_bytes
-from superres.image.codecs import (Picture, write)
+from superres.image.codecs import Picture, write
 
 Array = npt.NDArray[Any]
 

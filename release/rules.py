@@ -7,10 +7,10 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from superres.model.bundle import Training
-from superres.common.errors import UsageError
-from superres.dataset.manifest import (INFO_NAME, read_info)
 from superres.analysis.degradation_features import FEATURES
+from superres.common.errors import UsageError
+from superres.dataset.manifest import INFO_NAME, read_info
+from superres.model.bundle import Training
 from superres.quality import Protocol
 
 DEFAULT, GAN = "psnr", "gan"

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from release.bootstrap import PairedErrors
+from superres.analysis.degradation_features import measure
 from superres.common.console import track
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import (Answer, PairSet, answers)
-from superres.analysis.degradation_features import measure
+from superres.evaluation.evaluate import Answer, PairSet, answers
+from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, psnr_of_mse, squared_error
 from superres.quality.blocks import Floats, Grid
 from superres.quality.intervals import LEAST_ERROR
 from superres.quality.metric import Metric, NotMeasurable
-from superres.model.upscaler import Upscaler
 
 Array = npt.NDArray[Any]
 Rival = Literal["champion", "bicubic"]

@@ -10,32 +10,40 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serving import errors
-from serving.enhance.admission import Admission
-from serving.requests.client_address import Clients
-from serving.enhance.costs import Costs
-from serving.telemetry.drift import LiveWindow
 from serving.batching.engine import Engines
-from serving.enhance.enhancer import (Enhancer, EnhancerParts)
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import BatchLimits
+from serving.enhance.admission import Admission
+from serving.enhance.costs import Costs
+from serving.enhance.enhancer import Enhancer, EnhancerParts
+from serving.enhance.shadow import ShadowRunner
+from serving.http.routes import enhance, health, jobs, models, pages, results, uploads, v2
+from serving.http.routes.documents import ANSWER_HEADERS
+from serving.http.security import (
+    REQUEST_ID,
+    OwnFaults,
+    RequestFigures,
+    SecurityHeaders,
+    hosts_of,
+    refused,
+)
 from serving.jobs.jobs import Jobs
 from serving.jobs.webhooks import Guard
 from serving.jobs.work import JobWork
-from serving.requests.keys import KeyRing
 from serving.models.loaded import BackendLoader
-from serving.telemetry.metrics import Metrics
-from serving.models.served import Models
-from serving.requests.options import describe
+from serving.models.reload import Models
 from serving.reporter import Reporter, show_when_scraped
-from serving.http.routes import (enhance, health, jobs, models, pages, results, uploads, v2)
-from serving.http.routes.documents import ANSWER_HEADERS
-from serving.batching.scheduler import (BatchLimits, Scheduler)
-from serving.http.security import (REQUEST_ID, OwnFaults, RequestFigures, SecurityHeaders, hosts_of, refused)
+from serving.requests.client_address import Clients
+from serving.requests.keys import KeyRing
+from serving.requests.options import describe
 from serving.services import Services
 from serving.settings import Settings
-from serving.enhance.shadow import ShadowRunner
+from serving.telemetry.drift import LiveWindow
+from serving.telemetry.metrics import Metrics
 from serving.threads import in_thread
-from superres.model.backends import devices_of
 from superres.common.environment import cpu_threads
 from superres.image.codecs import PictureError
+from superres.model.backends import devices_of
 
 
 def create_app(settings: Settings, *, load_backend: BackendLoader | None = None) -> FastAPI:

@@ -3,14 +3,14 @@
 import sys
 from collections.abc import Callable, Mapping
 
+from serving.batching.scheduler import Scheduler
 from serving.enhance.admission import Admission
 from serving.enhance.costs import Costs
-from serving.telemetry.drift import LiveWindow
 from serving.jobs.jobs import Jobs
 from serving.models.loaded import LoadedModel
+from serving.models.reload import Models, Offer
+from serving.telemetry.drift import LiveWindow
 from serving.telemetry.metrics import Metrics
-from serving.models.served import (Models, Offer)
-from serving.batching.scheduler import Scheduler
 
 LabelledValues = Mapping[tuple[str, ...], float]
 

@@ -5,20 +5,20 @@ from typing import cast
 
 from starlette.requests import Request
 
-from serving.enhance.admission import Admission
-from serving.requests.client_address import Clients
-from serving.enhance.costs import Costs
-from serving.telemetry.drift import LiveWindow
 from serving.batching.engine import Engines
-from serving.enhance.enhancer import Enhancer
-from serving.jobs.jobs import Jobs
-from serving.requests.keys import KeyRing
-from serving.telemetry.metrics import Metrics
-from serving.models.served import Models
-from serving.reporter import Reporter
 from serving.batching.scheduler import Scheduler
-from serving.settings import Settings
+from serving.enhance.admission import Admission
+from serving.enhance.costs import Costs
+from serving.enhance.enhancer import Enhancer
 from serving.enhance.shadow import ShadowRunner
+from serving.jobs.jobs import Jobs
+from serving.models.reload import Models
+from serving.reporter import Reporter
+from serving.requests.client_address import Clients
+from serving.requests.keys import KeyRing
+from serving.settings import Settings
+from serving.telemetry.drift import LiveWindow
+from serving.telemetry.metrics import Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,8 +4,8 @@ import importlib
 import sys
 from dataclasses import dataclass
 
-from superres.common.console import (say, show)
-from superres.common.errors import (MissingExtra, SharplineError)
+from superres.common.console import say, show
+from superres.common.errors import MissingExtra, SharplineError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,10 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("sharpline.local.cli:demo", "run the whole loop once, for real", "all"),
     "up": Command("sharpline.local.cli:up", "run the whole loop and stay up", "all"),
     "doctor": Command("sharpline.local.cli:doctor", "say what this machine has and lacks", "all"),
-    "enhance": Command("superres.cli.commands:enhance", "enlarge pictures or folders of them", "serve"),
-    "evaluate": Command("superres.cli.commands:evaluate", "score a model on pictures", "release"),
+    "enhance": Command(
+        "superres.cli.enhance:enhance", "enlarge pictures or folders of them", "serve"
+    ),
+    "evaluate": Command("superres.cli.evaluate:evaluate", "score a model on pictures", "release"),
     "data": Command("training.data.cli:data", "build and inspect sets of training pairs", "train"),
     "train": Command("training.cli:train", "train a recipe into a bundle", "train"),
     "client": Command("sharpline.client.cli:client", "have a server enlarge pictures", "serve"),

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from superres.model.bundle import (INFO_FILE, BrokenBundle, BundleInfo, load_bundle)
-from superres.common.console import (emit, say, show)
+from superres.common.console import emit, say, show
 from superres.common.environment import mlflow_uri
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_file
-from superres.image.passport import (DamagedPassport, Passport, Step, read_passport)
+from superres.image.passport import DamagedPassport, Passport, Step, read_passport
 from superres.image.picture import PictureError
+from superres.model.bundle import INFO_FILE, BrokenBundle, BundleInfo, load_bundle
 from superres.model.starters import STARTERS
 
 STORE = "by-sha"  # where `sharpline models follow` keeps bundles, by their id

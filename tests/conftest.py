@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from serving.services import Services
     from serving.settings import Settings
     from superres.model.bundle import Bundle
-    from training.data.sources.entries import (Archive, Entry, Part)
+    from training.data.sources.entries import Archive, Entry, Part
 
 
 MLFLOW_TESTS = ("tests/release/", "tests/training/test_cli.py", "tests/training/test_tracking.py")
@@ -222,9 +222,9 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
         import numpy as np
         import torch
 
-        from superres.model.archs import (build, facts)
-        from superres.model.bundle import (BundleInfo, write_bundle)
         from superres.image.codecs import Picture
+        from superres.model.archs import build, facts
+        from superres.model.bundle import BundleInfo, write_bundle
 
         parameters = {"num_feat": 8, "num_conv": 2, "upscale": scale}
         with torch.random.fork_rng(devices=[]):
@@ -455,7 +455,7 @@ class Mirror:
     def _pack(
         self, part: "Part", first: int, pictures: "Sequence[npt.NDArray[np.uint8]]"
     ) -> "Part":
-        from superres.image.codecs import (Picture, encode)
+        from superres.image.codecs import Picture, encode
         from superres.image.resize import imresize
 
         [copy] = part.copies

@@ -11,29 +11,32 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from superres.model.archs import build
-from superres.model.bundle import Bundle
 from superres.common.console import say
-from superres.common.environment import (cpu_threads, mlflow_uri)
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.environment import cpu_threads, mlflow_uri
+from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock
 from superres.dataset.manifest import read_info
-from training.loop.checkpoint import (kept_bytes, refuse_without_space)
+from superres.model.archs import build
+from superres.model.bundle import Bundle
+from training.bundles.provenance import Effort, Initial, Origin
+from training.bundles.publish import draft, publish
+from training.bundles.validate import Validated, held_out, metrics, validate
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
-from training.weights.initial import (Initial, resolve, take_over)
-from training.loop.loop import (Loop, Surroundings)
-from training.runs.hardware import Machine
-from training.runs.metadata import (run_notes, write_packages)
-from training.loop.preflight import (of_recipe, refuse_closed_mlflow, refuse_what_cannot_be)
-from training.bundles.publish import (Effort, Origin, draft, publish)
-from training.loop.distributed import (Ranks, device_of_this_rank, joined)
-from training.recipe import Profile, Recipe, Stage, load_recipe
-from training.runs.folder import (Run, RunKey, open_run, unfinished_run)
-from training.runs.spool import (SPOOL_NAME, Spool)
+from training.loop.checkpoint import kept_bytes, refuse_without_space
+from training.loop.context import Surroundings
+from training.loop.distributed import Ranks, device_of_this_rank, joined
+from training.loop.loop import Loop
+from training.loop.preflight import of_recipe, refuse_closed_mlflow, refuse_what_cannot_be
 from training.loop.state import weight_bytes
-from training.runs.tracking import (DESCRIPTION_TAG, MlflowRemote, Tracker, send, tracked)
-from training.bundles.validate import (Validated, held_out, metrics, validate)
+from training.recipe import Profile, Recipe, Stage, load_recipe
+from training.runs.folder import Run, RunKey, open_run, unfinished_run
+from training.runs.hardware import Machine
+from training.runs.metadata import run_notes, write_packages
+from training.runs.mlflow_remote import DESCRIPTION_TAG, MlflowRemote
+from training.runs.spool import SPOOL_NAME, Spool
+from training.runs.tracking import Tracker, send, tracked
+from training.weights.initial import resolve, take_over
 
 DRAFT = "draft"
 
@@ -42,8 +45,8 @@ DRAFT = "draft"
 class Job:
     """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit.
 
-    `init` is what `training.weights.initial` resolves, `device` what `training.loop.distributed` does; `parent_run`
-    names the MLflow run to stand under.
+    `init` is what `training.weights.initial` resolves, `device` what `training.loop.distributed`
+    does; `parent_run` names the MLflow run to stand under.
     """
 
     recipe: str

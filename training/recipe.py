@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from superres.degrade import Mix, parse
 from superres.common.errors import UsageError
+from superres.degrade import Mix, parse
 
 Profile = Literal["full", "finetune", "smoke"]
 

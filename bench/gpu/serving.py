@@ -17,11 +17,11 @@ from statistics import median
 import numpy as np
 import torch
 
-from superres.model.backends.torch_backend import TorchBackend
-from superres.model.bundle import (Bundle, load_bundle)
-from superres.common.console import (emit, say)
+from superres.common.console import emit, say
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
+from superres.model.backends.torch_backend import TorchBackend
+from superres.model.bundle import Bundle, load_bundle
 from superres.model.upscaler import Upscaler
 
 BATCH = 8

@@ -14,14 +14,14 @@ import time
 
 import torch
 
-from superres.model.archs import build
 from superres.common.console import emit
+from superres.model.archs import build
 from training.data.packs.crops import Batch
-from training.loop.prefetch import (Kitchen, to_device)
 from training.loop.distributed import Ranks
-from training.recipe import Patch, load_recipe
-from training.loop.state import (Players, layout)
+from training.loop.prefetch import Kitchen, to_device
+from training.loop.state import Players, layout
 from training.loop.step import Stepper
+from training.recipe import Patch, load_recipe
 
 WARM_UP_STEPS = 20
 

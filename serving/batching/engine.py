@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import Batch, Tile
 from serving.errors import ModelFailed, NotReady
-from serving.batching.scheduler import (Batch, Scheduler, Tile)
-from superres.model.backends import (DeviceLost, DeviceOutOfMemory)
+from superres.model.backends import DeviceLost, DeviceOutOfMemory
 
 log = logging.getLogger(__name__)
 

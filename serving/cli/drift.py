@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from superres.common.console import (emit, show)
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.console import emit, show
+from superres.common.errors import SharplineError, UsageError
 
 TIMEOUT_SECONDS = 10.0
 HEADINGS = ("model", "pictures", "feature", "drift")

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from serving.requests.keys import (HIGHEST_PRIORITY, Key, add_key, read_keys, revoke_key)
+from serving.requests.keys import HIGHEST_PRIORITY, Key, add_key, read_keys, revoke_key
 from serving.settings import load_settings
-from superres.common.console import (emit, say, show)
+from superres.common.console import emit, say, show
 from superres.common.errors import UsageError
 
 

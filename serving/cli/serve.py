@@ -11,13 +11,13 @@ from types import FrameType
 import uvicorn
 
 from serving.app import create_app
-from serving.requests.client_address import is_loopback
 from serving.models.folder import require_models
-from serving.telemetry.logs import configure_logs
+from serving.requests.client_address import is_loopback
 from serving.services import Services
 from serving.settings import Settings, load_settings
-from superres.common.console import (emit, say)
-from superres.common.errors import (SharplineError, UsageError)
+from serving.telemetry.logs import configure_logs
+from superres.common.console import emit, say
+from superres.common.errors import SharplineError, UsageError
 
 EXIT_LOST = 1
 LOST_SECONDS = 8.0  # from a device's loss to the end of the process, whatever hangs in it
@@ -40,7 +40,7 @@ def serve(argv: list[str]) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # serving.requests.client_address reads them, from trusted proxies alone
+            proxy_headers=False,  # serving.requests.client_address reads them
             timeout_graceful_shutdown=FLUSH_SECONDS,
         )
         _announce(listener, settings, as_json=arguments.json)

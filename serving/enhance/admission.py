@@ -13,8 +13,8 @@ from contextlib import contextmanager
 
 from serving.enhance.costs import Costs
 from serving.errors import AnswerTooLarge, Draining, QueueFull
-from serving.settings import LimitSettings, QueueSettings
-from superres.image.codecs import (LONGEST_SIDE, FormatCannotHold, Limits, TooManyBytes)
+from serving.setting_groups import LimitSettings, QueueSettings
+from superres.image.codecs import LONGEST_SIDE, FormatCannotHold, Limits, TooManyBytes
 
 LONGEST_RETRY_SECONDS = 3600.0
 SEARCH_STEPS = 40  # of halving: from an hour to less than a microsecond

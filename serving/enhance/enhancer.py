@@ -16,15 +16,17 @@ from typing import Any, Protocol, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from serving.telemetry.drift import LiveWindow
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import BatchLimits, Lane, Tile, TileRequest
+from serving.enhance.request import Answer, Order, Stages
+from serving.enhance.strips import Stripes
 from serving.errors import DeadlinePassed
 from serving.models.routes import Offer
-from serving.enhance.request import (Answer, Order, Pieces, Stages)
-from serving.batching.scheduler import (BatchLimits, Lane, Scheduler, Tile, TileRequest)
-from serving.settings import ConsistencySettings
-from serving.enhance.strips import Stripes
+from serving.requests.pieces import Pieces
+from serving.setting_groups import ConsistencySettings
+from serving.telemetry.drift import LiveWindow
 from superres.image.codecs import Picture
-from superres.model.tiling import (TilePlan, plan)
+from superres.model.tiling import TilePlan, plan
 
 Result = TypeVar("Result")
 

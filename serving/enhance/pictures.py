@@ -10,23 +10,23 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from serving.enhance.admission import (Admission, Entry)
-from serving.requests.body import Upload
-from serving.models.selection import (chosen_for, is_auto, least_scale, named_model)
+from serving.enhance.admission import Admission, Entry
 from serving.enhance.costs import Costs
 from serving.enhance.enhancer import Enhancer
-from serving.telemetry.logs import request_id_now
-from serving.models.served import Models
-from serving.requests.negotiation import (choose_format, content_disposition)
+from serving.enhance.request import Answer, Order, Stages, described, server_timing
+from serving.enhance.transform import Wish, fitting_shrink, parse_region, shrunk_side
 from serving.models.routes import Offer
+from serving.models.selection import chosen_for, is_auto, least_scale, named_model
+from serving.models.reload import Models
+from serving.requests.body import Upload
+from serving.requests.negotiation import choose_format, content_disposition
 from serving.requests.options import Options
-from serving.enhance.request import (Answer, Order, Stages, described, server_timing)
 from serving.settings import Settings
-from serving.enhance.transform import (Wish, fitting_shrink, parse_region, shrunk_side)
-from superres.image.codecs import (Limits, Picture, decode, inspect)
-from superres.image.passport import (Passport, Step, earlier_passport, extended)
-from superres.image.region import (REACH, Region)
-from superres.model.tiling import (Geometry, best_bucket, computed_pixels)
+from serving.telemetry.logs import request_id_now
+from superres.image.codecs import Limits, Picture, decode, inspect
+from superres.image.passport import Passport, Step, earlier_passport, extended
+from superres.image.region import REACH, Region
+from superres.model.tiling import Geometry, best_bucket, computed_pixels
 
 
 class Rooms(Protocol):

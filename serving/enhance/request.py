@@ -2,13 +2,13 @@
 
 import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.enhance.consistency import Verdict
 from serving.models.routes import Offer
+from serving.requests.pieces import Pieces
 from superres.image.codecs import Picture
 from superres.image.region import Region
 
@@ -33,24 +33,6 @@ class Order:
     region: Region | None = None
     progress: Callable[[float], None] = lambda share: None
     background: bool = False
-
-
-class Pieces:
-    """The pieces of a file: those that are there already, then those that are to come."""
-
-    def __init__(self, first: list[bytes], rest: AsyncGenerator[bytes]) -> None:
-        self._first = deque(first)
-        self._rest = rest
-
-    def __aiter__(self) -> "Pieces":
-        return self
-
-    async def __anext__(self) -> bytes:
-        return self._first.popleft() if self._first else await anext(self._rest)
-
-    async def aclose(self) -> None:
-        """Give up what is to come; harmless at the end."""
-        await self._rest.aclose()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,15 +15,16 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import Tile
 from serving.enhance.consistency import check_stripe
-from serving.enhance.enhancer import (Mailbox, lane_of)
-from serving.models.served import Models
+from serving.enhance.enhancer import Mailbox, lane_of
 from serving.models.routes import Offer
-from serving.batching.scheduler import (Scheduler, Tile)
+from serving.models.reload import Models
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
-from superres.model.tiling import (Joiner, cut_one, plan)
+from superres.model.tiling import Joiner, cut_one, plan
 
 log = logging.getLogger(__name__)
 

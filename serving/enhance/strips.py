@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from serving.enhance.consistency import (Verdict, check_stripe)
-from serving.telemetry.drift import (ConsistencySample, Observation)
-from serving.errors import Inconsistent
+from serving.batching.tiles import Tile
+from serving.enhance.consistency import Verdict, check_stripe
 from serving.enhance.request import Order
-from serving.batching.scheduler import Tile
-from serving.settings import ConsistencySettings
-from superres.image.codecs import Picture
+from serving.errors import Inconsistent
+from serving.setting_groups import ConsistencySettings
+from serving.telemetry.drift import ConsistencySample, Observation
 from superres.analysis.degradation_features import measure
+from superres.image.box import Box
+from superres.image.codecs import Picture
 from superres.image.region import Region
-from superres.image.strips import (StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows)
-from superres.model.tiling import (Box, Joiner, TilePlan, core_of, cut_one)
+from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows
+from superres.model.tiling import Joiner, TilePlan, core_of, cut_one
 
 KEPT_TILES = 2  # of each picture, with their results, for a shadow to be compared with
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import BadOptions
-from superres.image.codecs import (LONGEST_SIDE, Picture, check_format_holds, to_srgb)
-from superres.image.region import (BadRegion, Region)
+from superres.image.codecs import LONGEST_SIDE, Picture, check_format_holds, to_srgb
+from superres.image.region import BadRegion, Region
 from superres.image.resize import imresize
 
 Array = NDArray[Any]

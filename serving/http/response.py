@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import ClientGone
 from serving.enhance.request import Answer
+from serving.errors import ClientGone
 from superres.common.errors import SharplineError
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.requests.client_address import (LOOPBACK_NAMES, host_name, is_loopback)
-from serving.errors import CrossSite, ServingError, WrongHost, problem_response
-from serving.telemetry.logs import (FIELDS, request_id_now)
-from serving.telemetry.metrics import Metrics
+from serving.errors import CrossSite, ServingError, WrongHost
+from serving.problems import problem_response
+from serving.requests.client_address import LOOPBACK_NAMES, host_name, is_loopback
 from serving.settings import Settings
+from serving.telemetry.logs import FIELDS, request_id_now
+from serving.telemetry.metrics import Metrics
 from superres.image.codecs import PictureError
 
 log = logging.getLogger(__name__)

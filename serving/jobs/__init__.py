@@ -1,4 +1,4 @@
-"""Jobs: pictures handed over now, worked on beneath what clients wait for, fetched later.
+"""Asynchronous jobs: pictures handed over now, enhanced in the background, fetched later.
 
-`jobs` is what the routes and the composition root use; `house` puts the rest together.
+May import enhance, models, batching, requests and telemetry; nothing of HTTP routes.
 """

@@ -10,7 +10,7 @@ from anyio import CapacityLimiter
 from sqlalchemy.exc import OperationalError
 
 from serving.errors import NotReady, StorageFull
-from serving.jobs.leases import JobTable
+from serving.jobs.table import JobTable
 from serving.threads import in_thread
 
 Result = TypeVar("Result")

@@ -9,9 +9,9 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from serving.requests.body import (FILE_FIELD, MOST_FIELD_BYTES, MOST_PARTS)
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 from serving.jobs.store import Store, Written, new_blob
+from serving.requests.body import FILE_FIELD, MOST_FIELD_BYTES, MOST_PARTS
 from superres.image.codecs import TooManyBytes
 
 if TYPE_CHECKING:

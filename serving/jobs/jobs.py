@@ -1,37 +1,20 @@
-"""Jobs as the routes see them: handed in, looked at, fetched, deleted.
-
-Nothing is opened before the first job, upload, or restart over a folder that has jobs: a server
-that is only asked to enhance writes nowhere.
-"""
+"""Jobs as the routes see them: handed in, looked at, fetched, deleted."""
 
 import asyncio
 import contextlib
 import hashlib
 import json
-import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from serving.errors import JobGone, JobNotOver, NotReady, ServingError, UnknownJob
-from serving.jobs.database import Changes, DatabaseAway
-from serving.jobs.services import (JobHouse, build_house, was_used)
+from serving.errors import JobGone, JobNotOver, ServingError, UnknownJob
+from serving.jobs.database import DatabaseAway
+from serving.jobs.opening import OpenedJobs
 from serving.jobs.rows import Input, Job, JobPicture, NewJob
-from serving.jobs.runner import Work
-from serving.jobs.store import Store
-from serving.jobs.uploads import Uploads
 from serving.jobs.views import JobView, Receipt, moment, view_of
-from serving.jobs.webhooks import Guard, secret_text
-from serving.telemetry.background import Loops
+from serving.jobs.webhooks import secret_text
 from serving.requests.options import Options
-from serving.settings import JobSettings
-from serving.threads import in_thread
-from superres.common.errors import SharplineError
-
-log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0  # between looks at a job that another replica works on
 RECEIPT = "receipt"
@@ -51,54 +34,8 @@ class Wanted:
     delete_on_fetch: bool = False
 
 
-class Jobs:
+class Jobs(OpenedJobs):
     """Everything about jobs; used on the event loop."""
-
-    def __init__(
-        self, settings: JobSettings, work: Work, draining: Callable[[], bool], guard: Guard
-    ) -> None:
-        self._settings = settings
-        self._draining = draining
-        self._guard = guard
-        self._arrivals = Changes()
-        self._changes = Changes()
-        self._build = partial(
-            build_house,
-            settings,
-            work=work,
-            draining=draining,
-            guard=guard,
-            arrivals=self._arrivals,
-            changes=self._changes,
-        )
-        self._opening = asyncio.Lock()
-        self._opened: JobHouse | None = None
-        self._opener = Loops(settings.poll_seconds)
-        self._dropping: set[asyncio.Task[None]] = set()
-
-    async def start(self) -> None:
-        """Go on with what an earlier process has left, if there is anything."""
-        if was_used(self._settings):
-            self._opener.start(self._open_at_last)
-
-    async def stop(self) -> None:
-        """Give back what is worked on; another replica, or the next process, goes on with it."""
-        await self._opener.stop()
-        if self._opened is not None:
-            await asyncio.gather(*self._dropping, return_exceptions=True)
-            await self._opened.runner.stop()
-            await self._opened.keeper.stop()
-            await in_thread(self._opened.database.table.close)
-
-    def counts(self) -> dict[tuple[str, ...], float]:
-        """Jobs by state, as they were a moment ago; none where there are no jobs."""
-        return {} if self._opened is None else self._opened.keeper.counts
-
-    async def store(self) -> Store:
-        return (await self._open()).store
-
-    async def uploads(self) -> Uploads:
-        return (await self._open()).uploads
 
     async def submit(self, wanted: Wanted, inputs: list[Input], fingerprints: list[str]) -> Job:
         """Enter a job, or find the one that this idempotency key has made.
@@ -298,22 +235,3 @@ class Jobs:
             priority=wanted.priority,
             idempotency_key=wanted.idempotency_key,
         )
-
-    async def _open_at_last(self) -> None:
-        """Jobs wait in a table that may be away for a while; pictures are served meanwhile."""
-        await self._open()
-        await self._opener.leaving.wait()
-
-    async def _open(self) -> JobHouse:
-        async with self._opening:
-            if self._opened is None:
-                try:
-                    self._opened = await in_thread(
-                        self._build, discard=lambda house: house.database.table.close()
-                    )
-                except (SharplineError, OSError, SQLAlchemyError) as error:
-                    log.error("jobs cannot be kept: %s", error)
-                    raise NotReady("this server has no place for jobs; its log says why") from None
-                self._opened.runner.start()
-                self._opened.keeper.start()
-            return self._opened

@@ -11,9 +11,9 @@ from serving.jobs.rows import Job, Lease, Removed
 from serving.jobs.store import Store, blob_of
 from serving.jobs.views import moment
 from serving.jobs.webhooks import WebhookFailed, Webhooks, retry_after_seconds
-from serving.telemetry.background import Loops
-from serving.settings import JobSettings
 from serving.requests.signing import Signer
+from serving.setting_groups import JobSettings
+from serving.telemetry.background import Loops
 
 log = logging.getLogger(__name__)
 

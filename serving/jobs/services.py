@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 from serving.jobs.database import Changes, Database
 from serving.jobs.reaper import Keeper
-from serving.jobs.leases import JobTable
 from serving.jobs.runner import Runner, RunnerParts, Work
 from serving.jobs.store import FolderStore, Store
+from serving.jobs.table import JobTable
 from serving.jobs.uploads import Uploads
 from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
-from serving.settings import JobSettings
-from serving.requests.signing import (Signer, load_signer)
+from serving.requests.signing import Signer, load_signer
+from serving.setting_groups import JobSettings
 from superres.common.errors import SharplineError
 
 DATABASE = "jobs.db"

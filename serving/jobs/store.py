@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 
 from serving.errors import JobGone, StorageFull
 from serving.threads import in_thread
-from superres.dataset.consent import (MARKER, mark_as_clients)
+from superres.dataset.consent import MARKER, mark_as_clients
 
 CHUNK_BYTES = 1 << 20
 _BLOB = re.compile(r"[0-9a-f]{32}")

@@ -8,8 +8,8 @@ from serving.errors import UnknownUpload, UploadGone, UploadMismatch
 from serving.jobs.database import Database
 from serving.jobs.rows import Upload, new_id
 from serving.jobs.store import Store, Written, new_blob
-from serving.settings import JobSettings
 from serving.requests.signing import Signer
+from serving.setting_groups import JobSettings
 
 
 class Uploads:

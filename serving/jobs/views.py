@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.errors import Problem
 from serving.jobs.rows import Job, JobPicture, Look
+from serving.problems import Problem
 from serving.requests.keys import HIGHEST_PRIORITY
 from serving.requests.signing import Signer
 

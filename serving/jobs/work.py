@@ -5,21 +5,20 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from serving.enhance.admission import Admission
-from serving.requests.body import Upload
 from serving.enhance.costs import Costs
 from serving.enhance.enhancer import Enhancer
+from serving.enhance.pictures import answer_size, choose, headers_of, order_of, received
+from serving.enhance.request import Stages, StageWatcher
+from serving.enhance.transform import shrunk_side
 from serving.jobs.rows import Job, JobPicture
 from serving.jobs.runner import Made
+from serving.models.reload import Models
+from serving.requests.body import Upload
 from serving.requests.keys import KeyRing
-from serving.telemetry.logs import request_id_now
-from serving.models.served import Models
 from serving.requests.negotiation import MEDIA_TYPES
 from serving.requests.options import Options
-from serving.enhance.request import Stages
-from serving.enhance.pictures import (answer_size, choose, headers_of, order_of, received)
-from serving.reporter import Reporter
 from serving.settings import Settings
-from serving.enhance.transform import shrunk_side
+from serving.telemetry.logs import request_id_now
 from superres.model.tiling import plan
 
 CLIENT = "jobs"  # in admission: their places and memory are counted apart from their clients'
@@ -38,7 +37,7 @@ class JobWork:
     models: Models
     enhancer: Enhancer
     costs: Costs
-    reporter: Reporter
+    reporter: StageWatcher
     keys: KeyRing
 
     @asynccontextmanager

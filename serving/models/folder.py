@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from superres.model.bundle import (INFO_FILE, load_bundle)
 from superres.common.errors import SharplineError
+from superres.model.bundle import INFO_FILE, load_bundle
 
 INDEX_FILE = "index.json"
 STORE = "by-sha"

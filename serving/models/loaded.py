@@ -13,11 +13,11 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from serving.batching.scheduler import Tile
-from superres.model.backends import (Backend, DeviceOutOfMemory)
-from superres.model.bundle import Bundle
+from serving.batching.tiles import Tile
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
+from superres.model.backends import Backend, DeviceOutOfMemory
+from superres.model.bundle import Bundle
 from superres.model.tiling import in_parts
 from superres.model.upscaler import Upscaler
 

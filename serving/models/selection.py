@@ -4,10 +4,10 @@ from collections.abc import Mapping
 
 from serving.errors import BadOptions
 from serving.models.routes import Offer
-from serving.requests.options import (AUTO, Options)
-from superres.analysis.model_selection import (Candidate, Choice, NoModelFits, Wanted, choose)
-from superres.image.codecs import Picture
+from serving.requests.options import AUTO, Options
 from superres.analysis.degradation_features import examine
+from superres.analysis.model_selection import Candidate, Choice, NoModelFits, Wanted, choose
+from superres.image.codecs import Picture
 
 
 def named_model(

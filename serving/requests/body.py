@@ -2,13 +2,12 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from serving.enhance.admission import Entry
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 
 if TYPE_CHECKING:
@@ -17,6 +16,17 @@ if TYPE_CHECKING:
 MOST_PARTS = 32
 MOST_FIELD_BYTES = 4096
 FILE_FIELD = "file"
+
+
+class ByteAccount(Protocol):
+    """Keeps the bytes that a request holds within those of the whole process."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    def hold_bytes(self, count: int) -> None:
+        """Hold so many more. Raises TooManyBytes or QueueFull."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +38,8 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: Request, entry: Entry, timeout_seconds: float) -> bytes:
-    """The whole body, held against `entry`'s account as it arrives.
+async def read_body(request: Request, account: ByteAccount, timeout_seconds: float) -> bytes:
+    """The whole body, held against `account` as it arrives.
 
     Raises EncodedBody, TooManyBytes (before reading where the length is declared), QueueFull,
     SlowBody, EmptyBody or ClientGone.
@@ -39,12 +49,12 @@ async def read_body(request: Request, entry: Entry, timeout_seconds: float) -> b
         raise EncodedBody(f"a body with Content-Encoding {encoding[:40]!r} is not taken")
     declared = request.headers.get("content-length", "")
     declared_bytes = int(declared) if declared.isdigit() else 0
-    entry.hold_bytes(declared_bytes)
+    account.hold_bytes(declared_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_seconds):
             async for chunk in request.stream():
-                entry.hold_bytes(max(0, len(body) + len(chunk) - entry.bytes))
+                account.hold_bytes(max(0, len(body) + len(chunk) - account.bytes))
                 body += chunk
     except TimeoutError:
         raise SlowBody(f"the body was not there after {timeout_seconds:g} seconds") from None

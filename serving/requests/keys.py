@@ -18,8 +18,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import BadKey, QuotaExceeded
-from superres.common.errors import (SharplineError, UsageError)
-from superres.common.files import (file_lock, write_json)
+from superres.common.errors import SharplineError, UsageError
+from superres.common.files import file_lock, write_json
 
 log = logging.getLogger(__name__)
 

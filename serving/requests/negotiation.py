@@ -4,7 +4,7 @@ from pathlib import PurePosixPath
 from urllib.parse import quote
 
 from serving.errors import NotAcceptable
-from superres.image.codecs import (FORMAT_SUFFIXES, OUTPUT_FORMATS, clean_name)
+from superres.image.codecs import FORMAT_SUFFIXES, OUTPUT_FORMATS, clean_name
 
 MEDIA_TYPES = {format: f"image/{format}" for format in OUTPUT_FORMATS}
 

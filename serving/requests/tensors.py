@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from serving.errors import BadTensor
 from serving.requests.options import describe
-from serving.enhance.request import Pieces
-from superres.image.codecs import (Limits, Picture, TooManyBytes, TooManyPixels)
+from serving.requests.pieces import Pieces
+from superres.image.codecs import Limits, Picture, TooManyBytes, TooManyPixels
 
 Array = NDArray[Any]
 

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.settings import DriftSettings
-from superres.model.bundle import Spread
+from serving.setting_groups import DriftSettings
 from superres.image.codecs import Picture
-from superres.quality import psnr_of_mse
 from superres.image.resize import imresize
+from superres.model.bundle import Spread
+from superres.quality import psnr_of_mse
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ import logging
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
-from serving.settings import LogSettings
+from serving.setting_groups import LogSettings
 
 request_id_now: ContextVar[str | None] = ContextVar("request_id_now", default=None)
 OWN_LOGGERS = ("serving", "superres")

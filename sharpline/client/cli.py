@@ -10,8 +10,8 @@ from pathlib import Path
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import TIMEOUT_SECONDS, URL, AsyncClient, Client
 from sharpline.client.words import Patience, Wishes
-from superres.common.console import (LOG_EVERY_SECONDS, emit, say, show)
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.console import LOG_EVERY_SECONDS, emit, say, show
+from superres.common.errors import SharplineError, UsageError
 from superres.image.codecs import OUTPUT_FORMATS
 
 KEY_VARIABLE, URL_VARIABLE = "SHARPLINE_KEY", "SHARPLINE_URL"

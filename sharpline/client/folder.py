@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharpline.client.http import AsyncClient
 from sharpline.client.words import Refused, Wishes
-from superres.cli.enhance import (Job, plan_jobs)
+from superres.cli.enhance_files import Job, plan_jobs
 from superres.common.errors import SharplineError
-from superres.common.files import (sha256_bytes, sha256_file, write_bytes, writing)
+from superres.common.files import sha256_bytes, sha256_file, write_bytes, writing
 from superres.image.codecs import SUFFIX_FORMATS
 
 LEDGER = ".sharpline-ledger.jsonl"

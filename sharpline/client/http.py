@@ -9,15 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from sharpline.client.words import (
-    AGAIN,
-    Enhanced,
-    Job,
-    Patience,
-    ServerAway,
-    Wishes,
-    refusal_of,
-)
+from sharpline.client.words import AGAIN, Enhanced, Job, Patience, ServerAway, Wishes, refusal_of
 
 URL = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 300.0

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-from superres.common.console import (emit, show)
+from superres.common.console import emit, show
 from superres.common.environment import state_folder
 
 

@@ -7,7 +7,7 @@ from sharpline.local import report, showcase, turn
 from sharpline.local.outcome import Outcome
 from sharpline.local.showcase import Served
 from sharpline.local.stack import Ports, Stack, Tell, running
-from superres.common.console import (say, show)
+from superres.common.console import say, show
 from superres.evaluation.evaluate import Pair
 from superres.quality import Protocol
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from superres.evaluation.evaluate import (Pair, load_pairs)
-from superres.image.codecs import (Picture, decode, encode, write)
-from superres.quality import Protocol, Score, score
+from superres.evaluation.evaluate import Pair, load_pairs
+from superres.image.codecs import Picture, decode, encode, write
 from superres.image.resize import imresize
+from superres.quality import Protocol, Score, score
 
 Array = NDArray[Any]
 

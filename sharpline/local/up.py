@@ -6,7 +6,7 @@ from pathlib import Path
 from sharpline.local import report, turn
 from sharpline.local.demo import clocked
 from sharpline.local.stack import Ports, Stack, Tell, running
-from superres.common.console import (say, show)
+from superres.common.console import say, show
 from superres.common.errors import SharplineError
 
 USUAL = Ports(server=8000, airflow=8080, mlflow=5000, prometheus=9090, alertmanager=9093)

@@ -1,9 +1,9 @@
 """What a picture suffers from, as a few cheap numbers; nothing of the picture itself is kept.
 
 Training states the distribution of these numbers over its low-resolution pictures, serving compares
-live pictures with it, `superres.analysis.model_selection` picks a model by `examine`. Every function takes RGB
-(H, W, 3) uint8 or uint16 and works on a centre crop of at most CROP_SIDE pixels a side, so a large
-picture costs no more than a middling one.
+live pictures with it, `superres.analysis.model_selection` picks a model by `examine`. Every
+function takes RGB (H, W, 3) uint8 or uint16 and works on a centre crop of at most CROP_SIDE pixels
+a side, so a large picture costs no more than a middling one.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,8 @@
 """Which model a picture gets when it asks for `auto`: tables, and one function that reads them.
 
-`choose` takes numbers only (`superres.analysis.degradation_features.examine`, what is wanted, what there is), so that the
-command line and a server ask the same question and no picture or network is needed to answer it.
+`choose` takes numbers only (`degradation_features.examine`, what is wanted, what there is), so that
+the command line and a server ask the same question and no picture or network is needed to answer
+it.
 """
 
 import re
@@ -10,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from superres.model.bundle import BundleInfo
 from superres.common.errors import SharplineError
+from superres.model.bundle import BundleInfo
 from superres.quality.protocol import Protocol
 
 AUTO = "auto"
@@ -131,7 +132,7 @@ class Choice:
 def choose(
     measured: Mapping[str, float], wanted: Wanted, candidates: Sequence[Candidate]
 ) -> Choice:
-    """The candidate for a picture with these figures (`superres.analysis.degradation_features.examine`).
+    """The candidate for a picture with these figures (`degradation_features.examine`).
 
     In this order: of the scale and task; within the deadline; trained for the most of the damages
     found; trained for the fewest others; the best by PSNR under the protocol that most of the rest

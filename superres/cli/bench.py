@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from superres.common.console import (emit, show)
+from superres.common.console import emit, show
 from superres.common.environment import cpu_threads
 from superres.common.files import write_json
-from superres.model.starters import (find_bundle, find_bundles)
+from superres.model.starters import find_bundle, find_bundles
 
 
 def bench(argv: Sequence[str]) -> int:
     """Measure how long models take for one picture, on every backend that this machine has."""
-    from superres.model.benchmark import (cpu_name, measured, noise_picture)
+    from superres.model.benchmark import cpu_name, measured, noise_picture
 
     words = _parser().parse_args(argv)
     width, height = words.size

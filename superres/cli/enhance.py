@@ -1,160 +1,110 @@
-"""Pictures in, larger pictures out: what `sharpline enhance` does with its words."""
+"""`sharpline enhance`: files and folders of pictures enlarged on this machine."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+import argparse
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from superres.model.bundle import Bundle
-from superres.analysis.model_selection import (Candidate, Choice, Wanted, choose)
-from superres.common.console import track
-from superres.common.errors import SharplineError
-from superres.image.codecs import (FORMAT_SUFFIXES, PICTURE_SUFFIXES, SUFFIX_FORMATS, Picture, check_format_holds, list_pictures, read, write)
-from superres.analysis.degradation_features import examine
-from superres.image.passport import (Step, earlier_passport, extended)
-from superres.model.upscaler import Upscaler
-
-UNREGISTERED = "local"  # the version of a bundle that no registry has numbered
-
-LoadUpscaler = Callable[[Bundle], Upscaler]
-# What enlarges a picture, and why it is that one.
-Pick = Callable[[Picture], tuple[Upscaler, str]]
+from superres.analysis.model_selection import AUTO, Wanted
+from superres.cli.backend_options import add_backend_options, load_upscaler
+from superres.cli.enhance_files import AutoPick, Done, Pick, enhance_all, plan_jobs
+from superres.common.console import emit, say, show
+from superres.common.errors import UsageError
+from superres.image.codecs import OUTPUT_FORMATS
+from superres.model.starters import STARTERS, find_bundle, find_bundles
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A picture and the file that its answer goes to."""
-
-    source: Path
-    target: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
-    """An answer that was written, by which model and why that one."""
-
-    job: Job
-    model: str
-    reason: str
-
-
-def plan_jobs(
-    inputs: Iterable[Path], out: Path, format: str | None, *, overwrite: bool
-) -> list[Job]:
-    """Each input picture with its target. Raises SharplineError before any work is done."""
-    jobs: dict[Path, Job] = {}
-    for given in inputs:
-        if not given.exists():
-            raise SharplineError(f"{given} does not exist")
-        for source in list_pictures(given) if given.is_dir() else [given]:
-            target = out / (source.stem + _suffix(source, format))
-            if target in jobs:
-                raise SharplineError(
-                    f"{jobs[target].source} and {source} would both become {target}; "
-                    "enlarge them into different folders"
-                )
-            if target.resolve() == source.resolve():
-                raise SharplineError(
-                    f"{source} would be overwritten by its own answer; choose another OUT_FOLDER"
-                )
-            if target.exists() and not overwrite:
-                raise SharplineError(f"{target} is there already; give --overwrite to replace it")
-            jobs[target] = Job(source=source, target=target)
-    if not jobs:
-        raise SharplineError(f"no pictures found (looked for {', '.join(PICTURE_SUFFIXES)})")
-    return list(jobs.values())
-
-
-def _suffix(source: Path, format: str | None) -> str:
-    if format is None:
-        return source.suffix if source.suffix.lower() in SUFFIX_FORMATS else ".png"
-    if SUFFIX_FORMATS.get(source.suffix.lower()) == format:
-        return source.suffix
-    return FORMAT_SUFFIXES[format]
-
-
-def enhance_all(
-    jobs: Sequence[Job], pick: Pick, *, quality: int, label: str, passports: bool = True
-) -> tuple[list[Done], dict[str, str]]:
-    """Answers written, and by file why others were not; one bad picture does not stop the rest.
-
-    With `passports` each file says which model made it.
-    """
-    done: list[Done] = []
-    failed: dict[str, str] = {}
-    for job in track(jobs, label):
-        try:
-            picture = read(job.source)
-            # Alpha that the target cannot hold is found out before minutes of work, not after.
-            check_format_holds(picture, SUFFIX_FORMATS[job.target.suffix.lower()])
-            upscaler, reason = pick(picture)
-            answer = upscaler.upscale(picture)
-            if passports:
-                answer = replace(answer, passport=_passport(job.source, upscaler.bundle))
-            write(job.target, answer, quality=quality)
-            done.append(Done(job=job, model=upscaler.bundle.info.name, reason=reason))
-        except SharplineError as error:
-            failed[str(job.source)] = str(error)
-    return done, failed
-
-
-def _passport(source: Path, bundle: Bundle) -> str:
-    """The answer's passport, which goes on where the input's ended."""
-    info = bundle.info
-    step = Step(
-        model=info.name, version=UNREGISTERED, bundle=bundle.id, did=(f"enlarged x{info.scale}",)
+def enhance(argv: Sequence[str]) -> int:
+    """Enlarge pictures, or every picture of folders, keeping their names."""
+    words = _enhance_parser().parse_args(argv)
+    if not 1 <= words.quality <= 100:
+        raise UsageError(f"--quality is a number from 1 to 100, not {words.quality}")
+    if words.deadline is not None and words.deadline <= 0:
+        raise UsageError(f"--deadline is a number of seconds above 0, not {words.deadline:g}")
+    if words.deadline is not None and words.model != AUTO:
+        raise UsageError("--deadline chooses between models: give it with --model auto")
+    jobs = plan_jobs(words.inputs, words.out, words.format, overwrite=words.overwrite)
+    done, failed = enhance_all(
+        jobs,
+        _pick(words),
+        quality=words.quality,
+        label=f"enlarging with {words.model}",
+        passports=words.passport,
     )
-    return extended(earlier_passport(source.read_bytes()), step).text()
+    for source, reason in failed.items():
+        say(f"left out {source}: {reason}")
+    _answer_enhanced(words, done, failed, len(jobs))
+    return 1 if failed else 0
 
 
-class AutoPick:
-    """Picks a model for each picture by `superres.analysis.model_selection`, and loads each model once."""
+def _enhance_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sharpline enhance", description=enhance.__doc__)
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="files or folders")
+    parser.add_argument("-o", "--out", type=Path, required=True, metavar="OUT_FOLDER")
+    parser.add_argument(
+        "--model",
+        default="compact_x4",
+        help="a bundle folder, a starter's name, or auto: the one that fits each picture",
+    )
+    parser.add_argument(
+        "--models",
+        type=Path,
+        default=STARTERS,
+        metavar="FOLDER",
+        help="of bundles that auto chooses from (default: the starters)",
+    )
+    parser.add_argument("--scale", type=int, metavar="N", help="how many times, for auto")
+    parser.add_argument(
+        "--deadline", type=float, metavar="SECONDS", help="that a picture may take, for auto"
+    )
+    parser.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
+    parser.add_argument("--quality", type=int, default=95, help="of JPEG and WebP, 1 to 100")
+    parser.add_argument("--overwrite", action="store_true", help="replace files in OUT_FOLDER")
+    parser.add_argument(
+        "--no-passport",
+        dest="passport",
+        action="store_false",
+        help="do not write into the files which model made them",
+    )
+    add_backend_options(parser, precision="auto")
+    parser.add_argument("--json", action="store_true")
+    return parser
 
-    def __init__(
-        self,
-        bundles: Sequence[Bundle],
-        wanted: Wanted,
-        load: LoadUpscaler,
-        clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self._bundles = {bundle.info.name: bundle for bundle in bundles}
-        self._wanted = wanted
-        self._load = load
-        self._clock = clock
-        self._loaded: dict[str, Upscaler] = {}
-        self._candidates = list(self._make_candidates())
 
-    def __call__(self, picture: Picture) -> tuple[Upscaler, str]:
-        choice = self.choice(picture)
-        return self._upscaler(choice.model), choice.reason
+def _pick(words: argparse.Namespace) -> Pick:
+    """One model for all pictures, or the one that fits each."""
+    load = partial(load_upscaler, words=words)
+    if words.model == AUTO:
+        wanted = Wanted(scale=words.scale, deadline_seconds=words.deadline)
+        return AutoPick(find_bundles(words.models), wanted, load)
+    bundle = find_bundle(words.model)
+    if words.scale not in (None, bundle.info.scale):
+        raise UsageError(
+            f"{bundle.info.name} enlarges {bundle.info.scale} times, not {words.scale}; name "
+            "another model, or give --model auto"
+        )
+    upscaler = load(bundle)
+    return lambda picture: (upscaler, "as asked")
 
-    def choice(self, picture: Picture) -> Choice:
-        """The model for a picture. Raises NoModelFits."""
-        return choose(examine(picture.rgb_hwc), self._wanted, self._candidates)
 
-    def _make_candidates(self) -> Iterator[Candidate]:
-        for name, bundle in self._bundles.items():
-            # Only a deadline makes speed matter, and measuring it means loading every model.
-            timed = self._wanted.deadline_seconds is not None
-            fits = self._wanted.scale in (None, bundle.info.scale)
-            seconds = self._seconds_per_megapixel(name) if timed and fits else None
-            yield Candidate.of(bundle.info, seconds)
-
-    def _seconds_per_megapixel(self, name: str) -> float:
-        """Of input, from the second of two runs of the smallest tile."""
-        upscaler = self._upscaler(name)
-        halo = upscaler.geometry.halo
-        height, width = min(upscaler.geometry.buckets)
-        tile = np.zeros((1, height, width, 3), np.uint8)
-        upscaler.forward(tile)
-        began = self._clock()
-        upscaler.forward(tile)
-        seconds = self._clock() - began
-        return seconds / ((height - 2 * halo) * (width - 2 * halo) / 1e6)
-
-    def _upscaler(self, name: str) -> Upscaler:
-        if name not in self._loaded:
-            self._loaded[name] = self._load(self._bundles[name])
-        return self._loaded[name]
+def _answer_enhanced(
+    words: argparse.Namespace, done: list[Done], failed: dict[str, str], count: int
+) -> None:
+    if words.json:
+        emit(
+            {
+                "model": done[0].model if done and words.model != AUTO else words.model,
+                "written": [str(each.job.target) for each in done],
+                "chosen": [
+                    {"picture": str(each.job.source), "model": each.model, "reason": each.reason}
+                    for each in done
+                ],
+                "failed": [{"picture": name, "reason": why} for name, why in failed.items()],
+            }
+        )
+        return
+    if words.model == AUTO:
+        for each in done:
+            show(f"{each.job.source}: {each.reason}")
+    models = ", ".join(sorted({each.model for each in done})) or words.model
+    show(f"{len(done)} of {count} pictures enlarged by {models} into {words.out}")

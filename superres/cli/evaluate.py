@@ -1,20 +1,71 @@
-"""What `sharpline evaluate` does with its words: scorecards, and how they are told."""
+"""`sharpline evaluate`: models scored on held-out pictures."""
 
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from superres.model.bundle import Bundle
-from superres.common.console import (emit, show, track)
+from superres.cli.backend_options import add_backend_options, load_upscaler
+from superres.common.console import say, track
 from superres.common.errors import UsageError
-from superres.evaluation.held_out import (HeldOut, find_held_out)
-from superres.quality.metrics import NAMES, load_metrics, weights_folder
-from superres.evaluation.scorecard import (Figure, Scorecard, digits_of, make_scorecard, number)
-from superres.evaluation.scorecard_json import json_of
+from superres.evaluation.held_out import HeldOut, find_held_out
+from superres.evaluation.scorecard import Scorecard, make_scorecard
+from superres.evaluation.tables import answer
+from superres.model.bundle import Bundle
 from superres.model.starters import find_bundle
 from superres.model.upscaler import Upscaler
+from superres.quality.metrics import NAMES, USUAL, load_metrics, weights_folder
 
 ALWAYS = ("psnr", "ssim")
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """Score bundles on held-out pictures, by every figure that can be measured here."""
+    parser = argparse.ArgumentParser(prog="sharpline evaluate", description=evaluate.__doc__)
+    parser.add_argument(
+        "bundles", nargs="+", metavar="BUNDLE", help="a bundle folder, or a starter's name"
+    )
+    parser.add_argument(
+        "--on",
+        nargs="+",
+        required=True,
+        metavar="PICTURES",
+        help="a folder of high-resolution pictures, a dataset, or a source that was fetched",
+    )
+    parser.add_argument("--channel", choices=("y", "rgb"), default="y")
+    parser.add_argument("--split", default="validation", help="of a dataset")
+    parser.add_argument(
+        "--figures",
+        default=",".join(USUAL),
+        help=f"some of {','.join(NAMES)}, with commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--weights", type=Path, metavar="FOLDER", help="weights of LPIPS, DISTS (and NIQE)"
+    )
+    parser.add_argument(
+        "--whole", action="store_true", help="score whole pictures, and say what tiles change"
+    )
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a page to look at")
+    parser.add_argument("--table", action="store_true", help="a Markdown row for each bundle")
+    add_backend_options(parser, precision="fp32")
+    parser.add_argument("--json", action="store_true")
+    words = parser.parse_args(argv)
+    asked = Asked(
+        channel=words.channel,
+        split=words.split,
+        figures=figure_names(words.figures, table=words.table),
+        weights=words.weights,
+        whole=words.whole,
+        report=words.report,
+    )
+    if words.report and len(words.bundles) * len(words.on) > 1:
+        raise UsageError("--report is about one bundle on one set; name one of each")
+    found = run(words.bundles, words.on, asked, partial(load_upscaler, words=words))
+    answer(found, as_json=words.json, as_table=words.table)
+    if words.report:
+        say(f"report: {words.report / 'index.html'}")
+    return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,130 +132,3 @@ def _of_bundle(
             yield card
     finally:
         upscaler.backend.close()
-
-
-def answer(cards: Sequence[Scorecard], *, as_json: bool, as_table: bool) -> None:
-    """Tell what was found: JSON for a script, Markdown for a page, tables for a person."""
-    if as_json:
-        emit(_json(cards))
-    elif as_table:
-        show(markdown_table(cards))
-    else:
-        for card in cards:
-            show_card(card)
-
-
-def _json(cards: Sequence[Scorecard]) -> dict[str, object]:
-    if len(cards) == 1:
-        return json_of(cards[0])
-    return {"results": [json_of(card) for card in cards]}
-
-
-def show_card(card: Scorecard) -> None:
-    """Every picture's PSNR and SSIM beside bicubic's, then every figure's mean and interval."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    pictures = Table(
-        *("picture", "PSNR dB", "gain dB", "95%", "SSIM", "bicubic PSNR dB", "bicubic SSIM"),
-        title=f"{card.bundle.info.name} on {card.protocol}",
-    )
-    for picture in card.pictures:
-        psnr, ssim = picture.figures["psnr"], picture.figures["ssim"]
-        interval = picture.psnr_gain_interval
-        pictures.add_row(
-            picture.name,
-            number(psnr.ours, 2),
-            number(picture.psnr_gain, 2, signed=True),
-            "" if interval is None else _range(interval.lower, interval.upper, 2),
-            number(ssim.ours, 4),
-            number(psnr.bicubic, 2),
-            number(ssim.bicubic, 4),
-        )
-    console.print(pictures)
-    means = Table("mean", card.bundle.info.name, "95%", "bicubic", "gain", "95%")
-    for figure in card.figures:
-        means.add_row(*_figure_row(figure))
-    console.print(means)
-    for name, why in card.refused.items():
-        show(f"no {name}: {why}")
-    if card.seam_levels is not None:
-        show(f"tiles change at most {card.seam_levels:.3f} grey levels of 255")
-
-
-def _figure_row(figure: Figure) -> tuple[str, ...]:
-    digits = digits_of(figure)
-    own, gained = figure.interval, figure.gain_interval
-    return (
-        f"{figure.metric.title} {figure.metric.unit}".strip(),
-        number(figure.mean, digits),
-        "" if own is None else _range(own.lower, own.upper, digits, signed=False),
-        number(figure.bicubic, digits),
-        number(figure.gain, digits, signed=True),
-        "" if gained is None else _range(gained.lower, gained.upper, digits),
-    )
-
-
-def _range(lower: float, upper: float, digits: int, *, signed: bool = True) -> str:
-    return f"{number(lower, digits, signed=signed)} to {number(upper, digits, signed=signed)}"
-
-
-def markdown_table(cards: Sequence[Scorecard]) -> str:
-    """A row for each bundle, as in the README: what it is, and PSNR and SSIM on each set."""
-    sets = list(dict.fromkeys(card.protocol.dataset for card in cards))
-    names = list(dict.fromkeys(card.bundle.info.name for card in cards))
-    by_place = {(card.bundle.info.name, card.protocol.dataset): card for card in cards}
-    titles = ["model", "network"]
-    for each in sets:
-        titles += [f"{each} PSNR dB / SSIM", "bicubic"]
-    lines = [
-        f"| {' | '.join([*titles, 'trained', 'size'])} |",
-        f"|{'---|' * (len(titles) + 2)}",
-    ]
-    for name in names:
-        own = [by_place[name, each] for each in sets]
-        bundle = own[0].bundle
-        figures = [cell for card in own for cell in _pair(card)]
-        cells = [f"`{name}`", network(bundle), *figures, trained(bundle), size(bundle)]
-        lines.append(f"| {' | '.join(cells)} |")
-    first = cards[0].protocol
-    devices = dict.fromkeys(card.bundle.info.training.device for card in cards)
-    lines += [
-        "",
-        f"{first.channel.upper()} channel, border crop = scale, inputs by {first.resampler}; "
-        f"trained on {' and '.join(devices)}.",
-    ]
-    return "\n".join(lines)
-
-
-def _pair(card: Scorecard) -> tuple[str, str]:
-    """PSNR and SSIM, and bicubic's."""
-    psnr, ssim = card.figure("psnr"), card.figure("ssim")
-    if psnr is None or ssim is None:
-        return "", ""
-    return (
-        f"{number(psnr.mean, 2)} / {ssim.mean:.4f}",
-        f"{number(psnr.bicubic, 2)} / {ssim.bicubic:.4f}",
-    )
-
-
-def network(bundle: Bundle) -> str:
-    """The network and how large it is."""
-    weights = sum(int(value.size) for value in bundle.weights().values())
-    return f"{bundle.info.arch.name}, {weights / 1e3:,.0f} k weights"
-
-
-def trained(bundle: Bundle) -> str:
-    """How long the weights were trained, and after which others they went on."""
-    training = bundle.info.training
-    seconds = training.seconds
-    time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
-    after = f" after bundle {training.parent[:7]}" if training.parent else ""
-    return f"{training.steps:,} steps, {time}{after}"
-
-
-def size(bundle: Bundle) -> str:
-    """What the bundle's files take."""
-    files = sum(path.stat().st_size for path in bundle.root.rglob("*") if path.is_file())
-    return f"{files / 1e6:.1f} MB"

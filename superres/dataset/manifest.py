@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from superres.common.errors import SharplineError
-from superres.common.files import (write_bytes, write_json)
+from superres.common.files import write_bytes, write_json
 
 SPLITS = ("train", "validation")
 INFO_NAME, MANIFEST_NAME = "dataset.json", "manifest.parquet"
@@ -117,9 +117,10 @@ class Twins(BaseModel):
 class DatasetInfo(BaseModel):
     """What a dataset is: enough to train on it, to compare with it and to state its lineage.
 
-    `splits` counts pairs. `reference` holds, per feature of superres.analysis.degradation_features, the summary over the
-    LR training pictures. `pack_sha256` is that of the pack's index, which holds every picture's.
-    `compared_with` counts the pictures of benchmarks and other folders that none may repeat.
+    `splits` counts pairs. `reference` holds, for each of superres.analysis.degradation_features,
+    the summary over the LR training pictures. `pack_sha256` is that of the pack's index, which
+    holds every picture's. `compared_with` counts the pictures of benchmarks and other folders that
+    none may repeat.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -8,10 +8,10 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from superres.image.decode import pillow
 from superres.degrade.arrays import Array, beside, index_beside, namespace
 from superres.degrade.result import Degraded, Pixels
-from superres.image.codecs import (Picture, decode, encode)
+from superres.image.codecs import Picture, decode, encode
+from superres.image.pillow_modes import pillow
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 

@@ -1,7 +1,7 @@
 """The resizings that a picture meets on its way through other people's software.
 
-Unlike `superres.image.resize` these do not guard against aliasing, because most software does not: they
-equal torch's `interpolate` (align_corners off), which Real-ESRGAN degrades with.
+Unlike `superres.image.resize` these do not guard against aliasing, because most software does not:
+they equal torch's `interpolate` (align_corners off), which Real-ESRGAN degrades with.
 """
 
 from collections.abc import Sequence

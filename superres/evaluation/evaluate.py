@@ -9,11 +9,17 @@ from typing import Any
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
-from superres.image.codecs import (Picture, list_pictures, read)
-from superres.dataset.manifest import (INFO_NAME, MANIFEST_NAME, ManifestRow, read_info, read_manifest)
-from superres.quality import Protocol, psnr, ssim
+from superres.dataset.manifest import (
+    INFO_NAME,
+    MANIFEST_NAME,
+    ManifestRow,
+    read_info,
+    read_manifest,
+)
+from superres.image.codecs import Picture, list_pictures, read
 from superres.image.resize import imresize
 from superres.model.upscaler import Upscaler
+from superres.quality import Protocol, psnr, ssim
 
 Array = NDArray[Any]
 

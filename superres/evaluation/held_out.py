@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from superres.common.environment import state_folder
-from superres.common.errors import (SharplineError, UsageError)
-from superres.evaluation.evaluate import (PairSet, pairs_from_dataset, pairs_from_folder)
-from superres.image.codecs import list_pictures
+from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import INFO_NAME
+from superres.evaluation.evaluate import PairSet, pairs_from_dataset, pairs_from_folder
+from superres.image.codecs import list_pictures
 
 # How the sets of papers call the folder of the high-resolution pictures within the set's own.
 TRUTH_FOLDERS = ("hr", "gt", "original")

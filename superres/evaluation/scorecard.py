@@ -11,15 +11,15 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from superres.model.bundle import Bundle
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import (Answer, Pair, require_sizes, scored)
+from superres.evaluation.evaluate import Answer, Pair, require_sizes, scored
+from superres.model.bundle import Bundle
+from superres.model.seams import BothWays, both_ways
+from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch, require_same, squared_error
 from superres.quality.blocks import Grid
 from superres.quality.intervals import Interval, gain_interval, mean_interval, psnr_interval
 from superres.quality.metric import Metric, NotMeasurable
-from superres.model.seams import (BothWays, both_ways)
-from superres.model.upscaler import Upscaler
 
 Array = NDArray[Any]
 

@@ -2,8 +2,8 @@
 
 import math
 
+from superres.evaluation.scorecard import Figure, PictureCard, Scorecard
 from superres.quality.intervals import Interval
-from superres.evaluation.scorecard import (Figure, PictureCard, Scorecard)
 
 
 def json_of(card: Scorecard) -> dict[str, object]:

@@ -7,12 +7,30 @@ beside it, grey stays marked as grey, an ICC profile is kept, other metadata is 
 import re
 from pathlib import Path
 
-from superres.image.colour import to_srgb
-from superres.image.decode import (decode, inspect)
-from superres.image.encode import (LONGEST_SIDE, OUTPUT_FORMATS, RAW, check_format_holds, encode, encode_stripes)
 from superres.common.errors import SharplineError
 from superres.common.files import write_bytes
-from superres.image.picture import (DEFAULT_LIMITS, BrokenPicture, FormatCannotHold, Header, Limits, NotAPicture, Picture, PictureError, TooManyBytes, TooManyPixels)
+from superres.image.colour import to_srgb
+from superres.image.decode import decode, inspect
+from superres.image.encode import (
+    LONGEST_SIDE,
+    OUTPUT_FORMATS,
+    RAW,
+    check_format_holds,
+    encode,
+    encode_stripes,
+)
+from superres.image.picture import (
+    DEFAULT_LIMITS,
+    BrokenPicture,
+    FormatCannotHold,
+    Header,
+    Limits,
+    NotAPicture,
+    Picture,
+    PictureError,
+    TooManyBytes,
+    TooManyPixels,
+)
 
 __all__ = [
     "FORMAT_SUFFIXES",

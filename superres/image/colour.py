@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from superres.image.picture import (Array, BrokenPicture, Picture)
+from superres.image.picture import Array, BrokenPicture, Picture
 
 
 def to_srgb(picture: Picture) -> Picture:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from superres.image.decode import pillow
-from superres.image.codecs import (Picture, write)
+from superres.image.codecs import Picture, write
+from superres.image.pillow_modes import pillow
 
 Pixels = npt.NDArray[np.uint8]
 

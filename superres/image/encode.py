@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from superres.image.decode import pillow
-from superres.image.passport import (KEYWORD, xmp_packet)
-from superres.image.picture import (Array, FormatCannotHold, Picture)
-from superres.image.png import (METRES_PER_INCH, encode_png)
+from superres.image.passport import KEYWORD, xmp_packet
+from superres.image.picture import Array, FormatCannotHold, Picture
+from superres.image.pillow_modes import pillow
+from superres.image.png import METRES_PER_INCH, encode_png
 
 RAW = "raw"  # no file: rows of interleaved samples, for who wants numbers
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "tiff", "avif")

@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from superres.common.errors import SharplineError
-from superres.image.picture import (DEFAULT_LIMITS, Limits)
+from superres.image.picture import DEFAULT_LIMITS, Limits
 
 KEYWORD = "Sharpline-Passport"
 NAMESPACE = "urn:sharpline:passport"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
@@ -92,3 +93,9 @@ class Picture:
     @property
     def bit_depth(self) -> int:
         return 8 * self.rgb_hwc.dtype.itemsize
+
+
+def as_grey(rgb_hwc: Array) -> Array:
+    """Equal channels: the rounded mean of the three."""
+    total = rgb_hwc.astype(np.uint32).sum(axis=2, keepdims=True)
+    return np.repeat(((2 * total + 3) // 6).astype(rgb_hwc.dtype), 3, axis=2)

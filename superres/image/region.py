@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
+from superres.image.box import Box
 from superres.image.resize import restore_dtype
-from superres.model.tiling import Box
 
 Array = NDArray[Any]
 Point = tuple[float, float]

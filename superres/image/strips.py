@@ -6,11 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.image.encode import (RAW, check_format_holds, encode_stripes, interleaved, png_texts)
-from superres.image.picture import Picture
+from superres.image.encode import RAW, check_format_holds, encode_stripes, interleaved, png_texts
+from superres.image.picture import Picture, as_grey
 from superres.image.png import PngWriter
 from superres.image.resize import imresize
-from superres.model.upscaler import as_grey
 
 Array = NDArray[Any]
 
@@ -31,7 +30,7 @@ def enlarged_frame(picture: Picture, scale: int) -> Picture:
 
 
 def enlarged_stripe(picture: Picture, rgb_hwc: Array, top: int, scale: int) -> Picture:
-    """The enlarged rows from `top` (of `picture`) on, as `superres.model.upscaler.enlarged` makes them."""
+    """The enlarged rows from `top` (of `picture`) on, as `upscaler.enlarged` makes them."""
     rows = slice(top, top + len(rgb_hwc) // scale)
     alpha_hw = picture.alpha_hw
     return replace(

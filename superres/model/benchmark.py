@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from superres.model.backends import (BackendUnavailable, load_backend)
-from superres.model.bundle import Bundle
 from superres.common.console import say
 from superres.image.codecs import Picture
+from superres.model.backends import BackendUnavailable, load_backend
+from superres.model.bundle import Bundle
 from superres.model.upscaler import Upscaler
 
 WAYS = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from superres.common.errors import SharplineError
-from superres.common.files import (sha256_bytes, sha256_file, staged_folder, write_bytes)
-from superres.image.codecs import (Picture, encode, read)
+from superres.common.files import sha256_bytes, sha256_file, staged_folder, write_bytes
+from superres.image.codecs import Picture, encode, read
 from superres.model.tiling import Geometry
 
 FORMAT_VERSION = 1

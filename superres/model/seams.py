@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.model.backends import (Backend, as_dtype)
 from superres.image.codecs import Picture
-from superres.model.tiling import (Geometry, crop_whole, cut, join, padded_whole, plan)
-from superres.model.upscaler import (Upscaler, enlarged)
+from superres.model.backends import Backend, as_dtype
+from superres.model.tiling import Geometry, crop_whole, cut, join, padded_whole, plan
+from superres.model.upscaler import Upscaler, enlarged
 
 Array = NDArray[Any]
 Unit = NDArray[np.float32]

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from superres.model.bundle import (INFO_FILE, Bundle, load_bundle)
 from superres.common.errors import SharplineError
+from superres.model.bundle import INFO_FILE, Bundle, load_bundle
 
-STARTERS = Path(__file__).resolve().parent.parent / "models"
+STARTERS = Path(__file__).resolve().parents[2] / "models"
 
 
 def find_bundle(name_or_folder: str) -> Bundle:

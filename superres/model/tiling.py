@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superres.image.box import Box
+
 Array = NDArray[Any]
 
 # Shapes that are not told apart more finely: a runtime prepares itself for each it meets.
@@ -53,16 +55,6 @@ class Geometry:
     def grid(self) -> int:
         """Tiles start on multiples of this."""
         return math.lcm(self.size_multiple, self.window or 1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
-    """The core of one tile in the picture: what it alone contributes."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

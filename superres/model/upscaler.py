@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superres.image.codecs import Picture
+from superres.image.picture import as_grey
+from superres.image.resize import imresize
 from superres.model.backends import Backend
 from superres.model.bundle import Bundle
-from superres.image.codecs import Picture
-from superres.image.resize import imresize
-from superres.model.tiling import (Joiner, TilePlan, crop_whole, cut, padded_whole, plan)
+from superres.model.tiling import Joiner, TilePlan, crop_whole, cut, padded_whole, plan
 
 Array = NDArray[Any]
 
@@ -66,9 +67,3 @@ def enlarged(picture: Picture, rgb_hwc: Array, scale: int) -> Picture:
         alpha_hw=None if picture.alpha_hw is None else imresize(picture.alpha_hw, scale=scale),
         dpi=None if picture.dpi is None else (picture.dpi[0] * scale, picture.dpi[1] * scale),
     )
-
-
-def as_grey(rgb_hwc: Array) -> Array:
-    """Equal channels: the rounded mean of the three."""
-    total = rgb_hwc.astype(np.uint32).sum(axis=2, keepdims=True)
-    return np.repeat(((2 * total + 3) // 6).astype(rgb_hwc.dtype), 3, axis=2)

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superres.common.files import sha256_file
+from superres.image.resize import imresize
 from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable
 from superres.quality.protocol import Protocol
 from superres.quality.psnr_ssim import luma, on_255
 from superres.quality.window import local_means
-from superres.image.resize import imresize
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]

@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.image.codecs import (Picture, encode)
+from superres.image.codecs import Picture, encode
 
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 

@@ -43,7 +43,7 @@ class FakeBackend:
 def main():
     serve.create_app = lambda settings: app.create_app(settings, load_backend=FakeBackend)
     if "FAKE_HANG" in os.environ:
-        serve.LOST_SECONDS = 1.0  # the real one is below ten seconds, which a test need not wait for
+        serve.LOST_SECONDS = 1.0  # the real one is nearly ten seconds
     return serve.serve(["--port", "0", "--json", *sys.argv[1:]])
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from superres.dataset.consent import MARKER
-from superres.image.codecs import (Picture, encode)
+from superres.image.codecs import Picture, encode
 
 
 def limit_files(process, most_bytes):

@@ -19,7 +19,7 @@ import numpy as np
 import pyvips
 from PIL import Image, ImageCms
 
-from superres.image.codecs import (Limits, PictureError, decode, to_srgb)
+from superres.image.codecs import Limits, PictureError, decode, to_srgb
 
 LIMITS = Limits(max_pixels=100_000, max_bytes=1_000_000, max_side=4_000)
 SIDES = (11, 14)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from superres.image.codecs import (Limits, decode)
+from superres.image.codecs import Limits, decode
 
 RNG = np.random.default_rng(7)
 RGB = RNG.integers(0, 256, (18, 26, 3), np.uint8)

@@ -11,7 +11,7 @@ from sharpline.local.processes import Services
 from sharpline.local.stack import Ports, Stack
 from superres.common.errors import SharplineError
 from superres.common.files import write_json
-from superres.image.codecs import (Picture, read, write)
+from superres.image.codecs import Picture, read, write
 
 SCALE = 2
 

@@ -24,7 +24,7 @@ from prometheus_client import (
     start_http_server,
 )
 
-from serving.telemetry.metrics import TABLE
+from serving.telemetry.metrics_table import TABLE
 from sharpline.local.processes import choose_ports
 
 MONITORING = Path(__file__).parents[2] / "monitoring"

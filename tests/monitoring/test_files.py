@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serving.telemetry.metrics import TABLE
+from serving.telemetry.metrics_table import TABLE
 from superres.analysis.degradation_features import FEATURES
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serving.telemetry.metrics import TABLE
+from serving.telemetry.metrics_table import TABLE
 
 DASHBOARD = Path(__file__).parents[2] / "monitoring/grafana/dashboards/serving.json"
 MODEL = "compact_x4"

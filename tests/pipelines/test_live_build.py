@@ -19,7 +19,7 @@ import pytest
 from sharpline.local import airflow
 from sharpline.local.airflow_api import AirflowApi, Run
 from sharpline.local.processes import Services, choose_ports
-from superres.image.codecs import (Picture, write)
+from superres.image.codecs import Picture, write
 
 SHARPLINE = str(Path(sys.executable).with_name("sharpline"))
 # Notes each call. Its shard 0 hangs while there is a file `hold`, into which it writes its process

@@ -7,7 +7,7 @@ from shutil import copytree
 import pytest
 
 from bench.auto_choice import AUTO, Trial, gains_by_picture, main
-from superres.image.codecs import (Picture, write)
+from superres.image.codecs import Picture, write
 
 
 def trial(damage: str, taken: str, **psnr: float) -> Trial:

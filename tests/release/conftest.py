@@ -12,9 +12,15 @@ from release.cost import Meter
 from release.gate import Gate
 from release.registry import Registry
 from release.rules import CostLimits, Resampling, Rules
+from superres.dataset.manifest import (
+    MANIFEST_NAME,
+    DatasetInfo,
+    ManifestRow,
+    write_info,
+    write_manifest,
+)
+from superres.image.codecs import Picture, write
 from superres.model.backends import load_backend
-from superres.image.codecs import (Picture, write)
-from superres.dataset.manifest import (MANIFEST_NAME, DatasetInfo, ManifestRow, write_info, write_manifest)
 
 
 @pytest.fixture

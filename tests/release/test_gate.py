@@ -11,9 +11,9 @@ from release.cost import Meter
 from release.evidence import BrokenEvidence, evidence_path, read_evidence
 from release.rules import load_rules, rules_for
 from release.versions import NotRegistered, RegistryAway
-from superres.model.bundle import (BrokenBundle, Training, write_bundle)
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 from superres.image.codecs import read
+from superres.model.bundle import BrokenBundle, Training, write_bundle
 from superres.quality.metric import Metric
 
 

@@ -13,10 +13,10 @@ import pytest
 from release.registry import Registry
 from release.versions import AliasMoved, NotRegistered, RegistryAway
 from sharpline.cli import run
-from superres.model.bundle import BrokenBundle
 from superres.common.errors import SharplineError
-from superres.image.codecs import (Picture, write)
-from superres.image.passport import (Step, extended)
+from superres.image.codecs import Picture, write
+from superres.image.passport import Step, extended
+from superres.model.bundle import BrokenBundle
 
 
 def test_a_registered_bundle_comes_back_byte_for_byte(registry, tiny_bundle, name, tmp_path):

@@ -13,9 +13,9 @@ from release.cost import Cost, MeasuredCosts
 from release.judge import Licences, judge
 from release.rules import Floor, Perception, Slice, load_rules, rules_for
 from release.trial import Exhibit, Figures, PictureTrial, Trial
-from superres.model.bundle import (Bounds, Licence, Training)
-from superres.common.errors import UsageError
 from superres.analysis.degradation_features import FEATURES
+from superres.common.errors import UsageError
+from superres.model.bundle import Bounds, Licence, Training
 from superres.quality import Protocol
 from superres.quality.blocks import Grid
 

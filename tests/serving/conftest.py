@@ -16,9 +16,9 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.model.bundle import write_bundle
 from superres.common.files import write_json
-from superres.image.codecs import (Picture, encode)
+from superres.image.codecs import Picture, encode
+from superres.model.bundle import write_bundle
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from serving.enhance.admission import Admission
 from serving.enhance.costs import Costs
 from serving.errors import AnswerTooLarge, Draining, QueueFull
-from serving.settings import LimitSettings, QueueSettings
-from superres.image.codecs import (FormatCannotHold, TooManyBytes)
+from serving.setting_groups import LimitSettings, QueueSettings
+from superres.image.codecs import FormatCannotHold, TooManyBytes
 
 
 class Clock:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.requests.body import (MOST_PARTS, unpack)
 from serving.errors import BadMultipart, EmptyBody
+from serving.requests.body import MOST_PARTS, unpack
 
 FORM = "multipart/form-data; boundary=b"
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from serving.cli.serve import (listen, serve)
-from superres.common.errors import (SharplineError, UsageError)
+from serving.cli.serve import listen, serve
+from superres.common.errors import SharplineError, UsageError
 
 FORBIDDEN = {
     "basicsr",

@@ -1,7 +1,7 @@
 import pytest
 from starlette.requests import HTTPConnection
 
-from serving.requests.client_address import (UNKNOWN, Clients, host_name, is_loopback)
+from serving.requests.client_address import UNKNOWN, Clients, host_name, is_loopback
 
 
 def connection(peer, *forwarded):

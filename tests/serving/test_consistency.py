@@ -2,8 +2,8 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.enhance.consistency import (REGION_SIDE, check_stripe, off_levels, shrunk)
-from superres.image.codecs import (Picture, decode, encode)
+from serving.enhance.consistency import REGION_SIDE, check_stripe, off_levels, shrunk
+from superres.image.codecs import Picture, decode, encode
 from superres.image.resize import imresize
 
 LIMIT = 12.0

@@ -3,12 +3,12 @@ import shutil
 import numpy as np
 import pytest
 
-from serving.telemetry.drift import (BLOCK_SIDE, LiveWindow, Observation, consistency_db, distance)
-from serving.settings import DriftSettings
-from superres.model.bundle import Spread
-from superres.image.codecs import (Picture, encode)
-from superres.analysis.degradation_features import (FEATURES, measure, summarise)
+from serving.setting_groups import DriftSettings
+from serving.telemetry.drift import BLOCK_SIDE, LiveWindow, Observation, consistency_db, distance
+from superres.analysis.degradation_features import FEATURES, measure, summarise
+from superres.image.codecs import Picture, encode
 from superres.image.resize import imresize
+from superres.model.bundle import Spread
 
 
 class Clock:

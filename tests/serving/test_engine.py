@@ -4,10 +4,11 @@ from concurrent.futures import CancelledError, Future
 import numpy as np
 import pytest
 
-from serving.batching.engine import (Engine, Engines)
+from serving.batching.engine import Engine, Engines
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import BatchLimits, Lane
 from serving.errors import ModelFailed, NotReady
-from serving.batching.scheduler import (BatchLimits, Lane, Scheduler)
-from superres.model.backends import (DeviceLost, DeviceOutOfMemory)
+from superres.model.backends import DeviceLost, DeviceOutOfMemory
 
 
 class Network:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from superres.image.codecs import Picture, decode, encode
 from superres.model.backends import load_backend
-from superres.image.codecs import (Picture, decode, encode)
 from superres.model.upscaler import Upscaler
 
 

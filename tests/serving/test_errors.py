@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from serving import errors
-from serving.errors import PROBLEMS, Problem, ServingError, TryLater, explain
+from serving.errors import ServingError, TryLater
+from serving.problems import PROBLEMS, Problem, explain
 from superres.image.codecs import PictureError
 
 SERVING = Path(errors.__file__).parent

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from serving.errors import BadKey, QuotaExceeded
-from serving.requests.keys import (BrokenKeys, KeyRing, add_key, read_keys, revoke_key)
+from serving.requests.keys import BrokenKeys, KeyRing, add_key, read_keys, revoke_key
 from sharpline.cli import run
 from superres.common.errors import UsageError
 

@@ -3,8 +3,15 @@ import logging
 
 import pytest
 
-from serving.telemetry.logs import (FIELDS, OWN_LOGGERS, JsonFormatter, TextFormatter, configure_logs, request_id_now)
-from serving.settings import LogSettings
+from serving.setting_groups import LogSettings
+from serving.telemetry.logs import (
+    FIELDS,
+    OWN_LOGGERS,
+    JsonFormatter,
+    TextFormatter,
+    configure_logs,
+    request_id_now,
+)
 
 
 @pytest.fixture

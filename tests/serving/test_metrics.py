@@ -2,17 +2,18 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from serving.telemetry import metrics as module
 from serving.enhance.costs import Costs
-from serving.telemetry.metrics import (TABLE, Metrics)
 from serving.reporter import Reporter, device_memory
+from serving.telemetry import metrics_table as module
+from serving.telemetry.metrics import Metrics
+from serving.telemetry.metrics_table import TABLE
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def test_documentation_lists_the_table_as_it_is():
     assert DOCS.read_text() == module.markdown() + "\n", (
-        "run: python -m serving.telemetry.metrics > docs/metrics.md"
+        "run: python -m serving.telemetry.metrics_table > docs/metrics.md"
     )
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from serving.errors import BadOptions, NotReady, UnknownModel
-from serving.models.served import Models
-from serving.settings import ModelSettings
-from superres.model.backends import load_backend
-from superres.common.files import (write_bytes, write_json)
+from serving.models.reload import Models
+from serving.setting_groups import ModelSettings
+from superres.common.files import write_bytes, write_json
 from superres.image.codecs import decode
+from superres.model.backends import load_backend
 
 
 class Watcher:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import NotAcceptable
-from serving.requests.negotiation import (choose_format, content_disposition)
+from serving.requests.negotiation import choose_format, content_disposition
 
 
 @pytest.mark.parametrize(

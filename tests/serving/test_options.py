@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from serving.enhance.pictures import region_pixels
-from serving.enhance.transform import (fitting_shrink, shrunk_side)
-from superres.image.codecs import (LONGEST_SIDE, OUTPUT_FORMATS, Picture, decode, encode)
+from serving.enhance.transform import fitting_shrink, shrunk_side
+from superres.image.box import Box
+from superres.image.codecs import LONGEST_SIDE, OUTPUT_FORMATS, Picture, decode, encode
 from superres.image.region import Region
 from superres.image.resize import imresize
-from superres.model.tiling import (Box, Geometry, computed_pixels, plan)
+from superres.model.tiling import Geometry, computed_pixels, plan
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

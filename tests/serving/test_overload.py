@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from superres.common.environment import cpu_threads
-from superres.image.codecs import (Picture, decode, encode)
+from superres.image.codecs import Picture, decode, encode
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@ from html.parser import HTMLParser
 
 import pytest
 
-from serving.errors import PROBLEMS
+from serving.http.routes.pages import WEB
+from serving.problems import PROBLEMS
 from serving.requests.negotiation import MEDIA_TYPES
 from serving.requests.options import Options
-from serving.http.routes.pages import WEB
 
 
 class Tags(HTMLParser):

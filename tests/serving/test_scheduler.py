@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.batching.scheduler import (BatchLimits, Lane, Scheduler)
+from serving.batching.scheduler import Scheduler
+from serving.batching.tiles import BatchLimits, Lane
 
 WAIT_SECONDS = 0.005
 

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from serving.cli.serve import refuse_to_stand_open
-from serving.http.security import (SECURITY_HEADERS, hosts_of)
-from serving.settings import SecuritySettings, Settings
+from serving.http.security import SECURITY_HEADERS, hosts_of
+from serving.setting_groups import SecuritySettings
+from serving.settings import Settings
 from superres.common.errors import UsageError
 
 ORIGIN = "https://shop.example"

@@ -4,9 +4,9 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.image.codecs import (Picture, decode, encode)
+from superres.image.codecs import Picture, decode, encode
 from superres.image.resize import imresize
-from superres.image.strips import (StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows)
+from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows
 from superres.model.upscaler import enlarged
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from sharpline import cli
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))

@@ -23,7 +23,7 @@ from sharpline.client import (
 )
 from sharpline.client.folder import LEDGER
 from superres.common.errors import SharplineError
-from superres.image.codecs import (Picture, decode, encode, read, write)
+from superres.image.codecs import Picture, decode, encode, read, write
 from superres.image.passport import read_passport
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)

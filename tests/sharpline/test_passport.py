@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
+from superres.image.codecs import Picture, encode, write
+from superres.image.passport import Step, extended
 from superres.model.bundle import write_bundle
-from superres.image.codecs import (Picture, encode, write)
-from superres.image.passport import (Step, extended)
 
 TORCH = ("--backend", "torch")  # half the time that OpenVINO takes to start
 GREY = Picture(rgb_hwc=np.full((24, 24, 3), 128, np.uint8))
@@ -109,7 +109,7 @@ def test_an_unknown_bundle_is_told_with_where_to_look(tmp_path, models, capsys):
 
 
 def test_a_bundle_whose_description_is_not_understood_is_told(tmp_path, capsys):
-    from superres.common.files import (sha256_file, write_bytes)
+    from superres.common.files import sha256_file, write_bytes
 
     write_bytes(tmp_path / "models" / "odd" / "bundle.json", b'{"format_version": 99}')
     bundle_id = sha256_file(tmp_path / "models" / "odd" / "bundle.json")

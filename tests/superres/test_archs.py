@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from superres.model.archs import (UnknownArch, build, facts)
+from superres.model.archs import UnknownArch, build, facts
 from superres.model.archs.swinir import learned
 
 SWIN = {
@@ -173,8 +173,8 @@ def test_facts_state_scale_and_reach(arch: str, parameters: dict) -> None:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_enlarging_convolution_equals_the_resampler(scale: int) -> None:
-    from superres.model.archs.upsample import BicubicUpsample
     from superres.image.resize import imresize
+    from superres.model.archs.upsample import BicubicUpsample
 
     picture = torch.rand(1, 3, 12, 9, generator=torch.Generator().manual_seed(3))
     ours = BicubicUpsample(scale)(picture)[0].permute(1, 2, 0).numpy()

@@ -8,10 +8,24 @@ import torch
 
 from superres.model.archs import build
 from superres.model.archs.rrdb import ResidualDenseBlock
-from superres.model.backends import (BackendUnavailable, DeviceLost, DeviceOutOfMemory, as_dtype, as_unit_floats, devices_of, load_backend)
-from superres.model.backends.dense import (ConcatFreeBlock, without_concatenation)
+from superres.model.backends import (
+    BackendUnavailable,
+    DeviceLost,
+    DeviceOutOfMemory,
+    as_dtype,
+    as_unit_floats,
+    devices_of,
+    load_backend,
+)
+from superres.model.backends.dense import ConcatFreeBlock, without_concatenation
 from superres.model.backends.openvino_backend import OpenVinoBackend
-from superres.model.backends.torch_backend import (TorchBackend, filled_up, is_poisoned, of_dtype, unit_floats)
+from superres.model.backends.torch_backend import (
+    TorchBackend,
+    filled_up,
+    is_poisoned,
+    of_dtype,
+    unit_floats,
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from superres.model.bundle import (BrokenBundle, BundleInfo, load_bundle)
+from superres.model.bundle import BrokenBundle, BundleInfo, load_bundle
 
 
 @pytest.fixture

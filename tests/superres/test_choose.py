@@ -8,10 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.analysis.model_selection import (SIGNS, TRAINED_FOR, Candidate, NoModelFits, Wanted, choose, rule_tables)
+from superres.analysis.degradation_features import examine
+from superres.analysis.model_selection import (
+    SIGNS,
+    TRAINED_FOR,
+    Candidate,
+    NoModelFits,
+    Wanted,
+    choose,
+    rule_tables,
+)
 from superres.degrade import KINDS
 from superres.degrade.jpeg import compress
-from superres.analysis.degradation_features import examine
 from superres.quality import Protocol
 
 CLEAN = {"jpeg_quality": 100.0, "noise_floor": 1.0, "blur": 0.25, "megapixels": 0.1}
@@ -145,5 +153,8 @@ def test_a_photograph_shows_what_was_done_to_it() -> None:
 
 
 def test_choosing_needs_no_torch() -> None:
-    code = "import sys, superres.analysis.model_selection, superres.analysis.degradation_features; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, superres.analysis.model_selection, superres.analysis.degradation_features\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

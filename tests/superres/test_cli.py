@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
-from superres.image.codecs import (Picture, decode, encode, read, write)
+from superres.image.codecs import Picture, decode, encode, read, write
 
 
 def random_picture(height: int, width: int, seed: int = 0) -> Picture:

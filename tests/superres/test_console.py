@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from superres.common import console
-from superres.common.console import (counting, in_units)
+from superres.common.console import counting, in_units
 
 
 @pytest.mark.parametrize(

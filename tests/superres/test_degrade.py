@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from superres.common.errors import UsageError
 from superres.degrade import JPEG_QUALITIES, KINDS, degrade
 from superres.degrade.steps import apply_to_picture
-from superres.common.errors import UsageError
 from superres.image.resize import imresize
 
 # First 16 hex digits of the sha256 of the pixels, and the quality, at seed 20 + scale. Datasets are

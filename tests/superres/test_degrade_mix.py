@@ -7,8 +7,8 @@ import pytest
 import yaml
 from numpy.testing import assert_array_equal
 
-from superres.degrade import degrade, parse
 from superres.common.errors import UsageError
+from superres.degrade import degrade, parse
 
 WRITTEN = "{real_esrgan: 0.7, bicubic_jpeg: 0.2, bicubic: 0.1}"
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
-from superres.model.bundle import (Bundle, write_bundle)
 from superres.analysis.model_selection import Wanted
+from superres.cli.enhance_files import AutoPick
 from superres.degrade.jpeg import compress
-from superres.cli.enhance import AutoPick
-from superres.image.codecs import (Picture, read, write)
+from superres.image.codecs import Picture, read, write
 from superres.image.resize import imresize
+from superres.model.bundle import Bundle, write_bundle
 
 
 @pytest.fixture

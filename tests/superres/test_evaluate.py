@@ -5,11 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.model.backends import load_backend
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import (Pair, cropped_to, evaluate, load_pairs)
-from superres.image.codecs import (Picture, write)
-from superres.dataset.manifest import (MANIFEST_NAME, DatasetInfo, ManifestRow, write_info, write_manifest)
+from superres.dataset.manifest import (
+    MANIFEST_NAME,
+    DatasetInfo,
+    ManifestRow,
+    write_info,
+    write_manifest,
+)
+from superres.evaluation.evaluate import Pair, cropped_to, evaluate, load_pairs
+from superres.image.codecs import Picture, write
+from superres.model.backends import load_backend
 from superres.model.upscaler import Upscaler
 
 

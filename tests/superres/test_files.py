@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from superres.common import console
-from superres.common.environment import (cpu_threads, state_folder)
+from superres.common.environment import cpu_threads, state_folder
 from superres.common.errors import SharplineError
-from superres.common.files import (file_lock, sha256_bytes, sha256_file, staged_folder, write_json)
+from superres.common.files import file_lock, sha256_bytes, sha256_file, staged_folder, write_json
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:

@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
-from superres.image.codecs import (LONGEST_SIDE, OUTPUT_FORMATS, BrokenPicture, FormatCannotHold, Picture, check_format_holds, decode, encode, inspect, to_srgb)
+from superres.image.codecs import (
+    LONGEST_SIDE,
+    OUTPUT_FORMATS,
+    BrokenPicture,
+    FormatCannotHold,
+    Picture,
+    check_format_holds,
+    decode,
+    encode,
+    inspect,
+    to_srgb,
+)
 
 LOSSLESS = ("png", "tiff")
 WITH_ALPHA = ("png", "webp", "tiff", "avif")

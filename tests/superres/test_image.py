@@ -13,8 +13,23 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from superres.common.errors import SharplineError
-from superres.image.codecs import (BrokenPicture, FormatCannotHold, Limits, NotAPicture, Picture, TooManyBytes, TooManyPixels, clean_name, decode, encode, inspect, list_pictures, read, write)
-from superres.image.png import (SIGNATURE, chunk)
+from superres.image.codecs import (
+    BrokenPicture,
+    FormatCannotHold,
+    Limits,
+    NotAPicture,
+    Picture,
+    TooManyBytes,
+    TooManyPixels,
+    clean_name,
+    decode,
+    encode,
+    inspect,
+    list_pictures,
+    read,
+    write,
+)
+from superres.image.png import SIGNATURE, chunk
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

@@ -5,7 +5,18 @@ from pathlib import Path
 import pytest
 
 from superres.common.errors import SharplineError
-from superres.dataset.manifest import (INFO_NAME, MANIFEST_NAME, SCHEMA, DatasetInfo, LeftOut, ManifestRow, read_info, read_manifest, write_info, write_manifest)
+from superres.dataset.manifest import (
+    INFO_NAME,
+    MANIFEST_NAME,
+    SCHEMA,
+    DatasetInfo,
+    LeftOut,
+    ManifestRow,
+    read_info,
+    read_manifest,
+    write_info,
+    write_manifest,
+)
 
 INFO = DatasetInfo(
     id="0123456789abcdef",

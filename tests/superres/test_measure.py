@@ -4,8 +4,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from superres.analysis.degradation_features import (
+    CROP_SIDE,
+    FEATURES,
+    SUMMARY,
+    examine,
+    measure,
+    summarise,
+)
 from superres.degrade.jpeg import compress
-from superres.analysis.degradation_features import (CROP_SIDE, FEATURES, SUMMARY, examine, measure, summarise)
 
 Pixels = np.ndarray
 

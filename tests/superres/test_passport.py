@@ -5,9 +5,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superres.image.codecs import (OUTPUT_FORMATS, Picture, PictureError, decode, encode)
-from superres.image.passport import (KEYWORD, MOST_BYTES, MOST_STEPS, DamagedPassport, Passport, Step, earlier_passport, extended, parse, read_passport, xmp_packet)
-from superres.image.png import (SIGNATURE, chunk)
+from superres.image.codecs import OUTPUT_FORMATS, Picture, PictureError, decode, encode
+from superres.image.passport import (
+    KEYWORD,
+    MOST_BYTES,
+    MOST_STEPS,
+    DamagedPassport,
+    Passport,
+    Step,
+    earlier_passport,
+    extended,
+    parse,
+    read_passport,
+    xmp_packet,
+)
+from superres.image.png import SIGNATURE, chunk
 
 BUNDLE = "0123456789abcdef" * 4
 

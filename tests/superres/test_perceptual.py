@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional
 
 from superres.common.errors import UsageError
+from superres.image.resize import imresize
 from superres.quality import Protocol
 from superres.quality import features as trunks
 from superres.quality.dists import BlurredPooling, Dists, load_dists
@@ -29,7 +30,6 @@ from superres.quality.metrics import (
 )
 from superres.quality.ms_ssim import LEAST_SIDE, WEIGHTS, ms_ssim
 from superres.quality.niqe import load_niqe
-from superres.image.resize import imresize
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
 Y = Protocol(dataset="made", scale=4, channel="y", border=4)

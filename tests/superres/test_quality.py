@@ -9,8 +9,8 @@ import pytest
 
 from superres.common.errors import SharplineError
 from superres.evaluation.evaluate import load_pairs
-from superres.quality import Protocol, ProtocolMismatch, Score, psnr, score, squared_error, ssim
 from superres.image.resize import imresize
+from superres.quality import Protocol, ProtocolMismatch, Score, psnr, score, squared_error, ssim
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superres.image.region import (REACH, BadRegion, Region)
+from superres.image.box import Box
+from superres.image.region import REACH, BadRegion, Region
 from superres.image.resize import imresize
-from superres.model.tiling import Box
 
 SCALE = 2
 

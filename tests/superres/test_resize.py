@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from superres.common.errors import SharplineError
 from superres.image.codecs import read
-from superres.image.resize import (EXACT_FACTORS, _resample_rows, _shrink_rows, imresize)
+from superres.image.resize import EXACT_FACTORS, _resample_rows, _shrink_rows, imresize
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])

@@ -10,23 +10,24 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
-from superres.model.backends import load_backend
-from superres.common.errors import (SharplineError, UsageError)
+from superres.cli.evaluate import figure_names
+from superres.common.errors import SharplineError, UsageError
 from superres.evaluation.evaluate import Pair
-from superres.cli.evaluate import (figure_names, network, size, trained)
 from superres.evaluation.held_out import find_held_out
-from superres.image.codecs import (Picture, write)
+from superres.evaluation.report import Gallery
+from superres.evaluation.report.chart import histogram
+from superres.evaluation.report.pictures import coloured, small_map
+from superres.evaluation.scorecard import Look, Scorecard, make_scorecard, number
+from superres.evaluation.scorecard_json import json_of
+from superres.evaluation.tables import network, size, trained
+from superres.image.codecs import Picture, write
+from superres.model.backends import load_backend
+from superres.model.starters import STARTERS, find_bundles
+from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch
 from superres.quality.intervals import gain_interval, mean_interval, psnr_interval
 from superres.quality.metric import Metric, NotMeasurable
 from superres.quality.metrics import PSNR, SSIM
-from superres.evaluation.report import Gallery
-from superres.evaluation.report.chart import histogram
-from superres.evaluation.report.pictures import (coloured, small_map)
-from superres.evaluation.scorecard import (Look, Scorecard, make_scorecard, number)
-from superres.evaluation.scorecard_json import json_of
-from superres.model.starters import (STARTERS, find_bundles)
-from superres.model.upscaler import Upscaler
 
 TORCH = ("--backend", "torch", "--channel", "rgb")  # OpenVINO takes seconds to start
 PROTOCOL = Protocol(dataset="made", scale=2, channel="rgb", border=2)

@@ -7,7 +7,7 @@ import pytest
 
 from sharpline.cli import run
 from superres.model import benchmark as speed_module
-from superres.model.backends import (BackendUnavailable, load_backend)
+from superres.model.backends import BackendUnavailable, load_backend
 
 
 def bench(bundle, *words: str) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from superres.image.dihedral import (SYMMETRIES, write_symmetry)
+from superres.image.dihedral import SYMMETRIES, write_symmetry
 
 
 @pytest.mark.parametrize("turn", range(SYMMETRIES))

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superres.model.tiling import (Geometry, Joiner, computed_pixels, crop_whole, cut, in_parts, join, padded_whole, plan, reflected)
+from superres.model.tiling import (
+    Geometry,
+    Joiner,
+    computed_pixels,
+    crop_whole,
+    cut,
+    in_parts,
+    join,
+    padded_whole,
+    plan,
+    reflected,
+)
 
 
 @st.composite

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from superres.model.archs import (build, facts)
-from superres.model.backends import (BackendUnavailable, load_backend)
-from superres.model.bundle import (BrokenBundle, Bundle, BundleInfo, write_bundle)
 from superres.image.codecs import Picture
+from superres.image.picture import as_grey
 from superres.image.resize import imresize
-from superres.model.upscaler import (Upscaler, as_grey)
+from superres.model.archs import build, facts
+from superres.model.backends import BackendUnavailable, load_backend
+from superres.model.bundle import BrokenBundle, Bundle, BundleInfo, write_bundle
+from superres.model.upscaler import Upscaler
 
 SWINIR = {
     "img_size": 32,

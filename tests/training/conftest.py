@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import yaml
 
-from superres.image.codecs import (Picture, write)
+from superres.image.codecs import Picture, write
 
 TINY = """
 name: tiny_x2
@@ -101,7 +101,7 @@ def pictures(garden: Path, add: Callable[..., str]) -> Path:
 def dataset(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A x2 dataset of those pictures, four in training and two held out."""
     from training.data.pairs.build import build
-    from training.data.shards.plan import (PairRecipe, make_plan)
+    from training.data.shards.plan import PairRecipe, make_plan
     from training.data.sources.resolve import find_pictures
 
     with pytest.MonkeyPatch.context() as patch:

@@ -19,15 +19,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from superres.model.archs import build
 from superres.common.console import emit
-from training.loop import checkpoint
-from training.weights.basicsr_bridge import load_basicsr
-from training.data.packs.crops import (Batch, CropSampler)
+from superres.model.archs import build
+from training.data.packs.crops import Batch, CropSampler
 from training.data.packs.packs import Pack
+from training.loop import checkpoint
+from training.loop.context import Surroundings
 from training.loop.ema import WeightAverage
-from training.loop.loop import (Loop, Surroundings)
+from training.loop.loop import Loop
 from training.recipe import load_recipe
+from training.weights.basicsr_bridge import load_basicsr
 
 MOMENTS = ("while a checkpoint is written", "while data is drawn", "between weights and average")
 

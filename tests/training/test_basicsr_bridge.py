@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from training.weights.basicsr_bridge import (load_basicsr, mend_torchvision)
+from training.weights.basicsr_bridge import load_basicsr, mend_torchvision
 
 
 def test_basicsr_imports_without_a_warning() -> None:

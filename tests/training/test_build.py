@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.common.errors import (SharplineError, UsageError)
-from superres.image.codecs import (Picture, write)
+from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import read_manifest
+from superres.image.codecs import Picture, write
 from training.data.packs.packs import Pack
-from training.data.pairs.build import (build, build_shard, seal)
+from training.data.pairs.build import build, build_shard, seal
+from training.data.shards.plan import PairRecipe, make_plan, read_plan
 from training.data.sources.picture import SourcePicture
-from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
 from training.data.workers import Job, WorkerDied, run_jobs
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")

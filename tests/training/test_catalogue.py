@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from superres.common.errors import (SharplineError, UsageError)
-from training.data.sources.catalogue import (OWN_CATALOGUE, read_catalogue)
+from superres.common.errors import SharplineError, UsageError
+from training.bundles.licence import commercial_use
 from training.data.cli import data
+from training.data.sources.catalogue import OWN_CATALOGUE, read_catalogue
 from training.data.sources.entries import Entry
 from training.data.sources.listing import list_sources
 from training.data.sources.public import PUBLIC
-from training.data.sources.records import (RECORD_NAME, read_record, read_records, sources_folder)
-from training.bundles.licence import commercial_use
+from training.data.sources.records import RECORD_NAME, read_record, read_records, sources_folder
 
 OWN = """
 - name: herbarium

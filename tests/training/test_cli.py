@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 from training.cli import train
 from training.data.cli import data
 from training.runs.spool import Spool

@@ -11,14 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.dataset.consent import (MARKER, ClientsPictures, mark_as_clients, refuse_clients_pictures)
-from superres.common.errors import (SharplineError, UsageError)
-from superres.image.codecs import (Picture, encode, write)
-from superres.image.passport import (Step, extended)
-from training.data.sources.own import (STATEMENT, add_folder)
+from superres.common.errors import SharplineError, UsageError
+from superres.dataset.consent import (
+    MARKER,
+    ClientsPictures,
+    mark_as_clients,
+    refuse_clients_pictures,
+)
+from superres.image.codecs import Picture, encode, write
+from superres.image.passport import Step, extended
 from training.data.cli import data
-from training.data.shards.plan import (PairRecipe, make_plan)
-from training.data.sources.records import (Added, read_record)
+from training.data.shards.plan import PairRecipe, make_plan
+from training.data.sources.own import STATEMENT, add_folder
+from training.data.sources.records import Added, read_record
 from training.data.sources.resolve import find_pictures
 
 Run = Callable[..., dict[str, Any]]

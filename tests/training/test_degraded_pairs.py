@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.degrade import degrade
 from superres.common.errors import UsageError
-from superres.image.codecs import read
 from superres.dataset.manifest import read_manifest
+from superres.degrade import degrade
+from superres.image.codecs import read
 from training.data.pairs.build import build
-from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
+from training.data.shards.plan import PairRecipe, make_plan, read_plan
 from training.data.sources.resolve import find_pictures
 
 MIX = "{bicubic: 0.3, motion: 0.3, real_esrgan: 0.4}"

@@ -6,7 +6,7 @@ import torch
 
 from superres.degrade import degrade, parse
 from superres.degrade.steps import apply_to_picture
-from training.loop.online_degradation import (Degrading, run)
+from training.loop.online_degradation import Degrading, run
 
 WHOLE = slice(None)
 

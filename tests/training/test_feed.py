@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from training.data.packs.crops import Batch
-from training.loop.prefetch import (AHEAD, Feed, Kitchen, to_device)
+from training.loop.prefetch import AHEAD, Feed, Kitchen, to_device
 
 
 class Counting:

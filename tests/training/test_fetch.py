@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock
-from superres.image.codecs import (Picture, encode, read)
-from training.data.fetch import download as downloads
+from superres.image.codecs import Picture, encode, read
 from training.data.cli import data
-from training.data.fetch.download import Patience
-from training.data.sources.entries import (Archive, Copy, Entry, Part)
-from training.data.fetch.fetch import (FetchReport, fetch)
+from training.data.fetch import download as downloads
+from training.data.fetch.fetch import FetchReport, fetch
+from training.data.fetch.transfer import Patience
+from training.data.sources.entries import Archive, Copy, Entry, Part
 from training.data.sources.listing import list_sources
-from training.data.sources.records import (Fetched, read_record, sources_folder)
+from training.data.sources.records import Fetched, read_record, sources_folder
 from training.data.sources.resolve import find_pictures
 
 Mirror = Any  # tests/conftest.py's, which cannot be imported from here

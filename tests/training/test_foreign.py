@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from superres.common.errors import SharplineError, UsageError
 from superres.model.archs import build
 from superres.model.archs.swinir import learned
 from superres.model.bundle import load_bundle
-from superres.common.errors import (SharplineError, UsageError)
-from training.weights import (foreign, unpickle)
-from training.weights.foreign import (ForeignRefused, read_foreign)
-from training.weights.unpickle import (Refused, convert, read_state)
+from training.weights import foreign, unpickle
+from training.weights.foreign import ForeignRefused, read_foreign
+from training.weights.unpickle import Refused, convert, read_state
 
 RRDB = {"num_in_ch": 3, "num_out_ch": 3, "scale": 4, "num_feat": 8, "num_block": 2}
 SWIN = {
@@ -270,10 +270,10 @@ def test_an_imported_bundle_says_what_it_is_and_works(imported: Path) -> None:
 
 
 def test_an_import_that_cannot_be_is_refused(imported: Path, tmp_path: Path) -> None:
-    from training.weights.weight_import import (Statement, adopt)
-    from training.weights.foreign import Foreign
-    from training.weights.cli import import_
     from training.recipe import load_recipe
+    from training.weights.cli import import_
+    from training.weights.foreign import Foreign
+    from training.weights.weight_import import Statement, adopt
 
     bundle = load_bundle(imported)
     weights = Foreign(

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from superres.dataset.consent import mark_as_clients
 from superres.common.errors import SharplineError
-from superres.image.codecs import (Picture, encode, read, write)
+from superres.dataset.consent import mark_as_clients
 from superres.dataset.manifest import read_manifest
-from training.data.pairs.build import (Built, build)
+from superres.image.codecs import Picture, encode, read, write
+from training.data.pairs.build import Built, build
+from training.data.shards.plan import PLANS, PairRecipe, make_plan
 from training.data.sources.picture import SourcePicture
-from training.data.shards.plan import (PLANS, PairRecipe, make_plan)
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic")
 HEIGHT, WIDTH = 40, 56

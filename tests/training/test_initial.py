@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from superres.common.errors import SharplineError, UsageError
 from superres.model.archs import build
-from superres.model.bundle import (Arch, Bundle, load_bundle)
-from superres.common.errors import (SharplineError, UsageError)
-from training.weights import initial
+from superres.model.bundle import Arch, Bundle, load_bundle
+from training.bundles.provenance import Initial
 from training.cli import train
+from training.weights import initial
 from training.weights.foreign import Foreign
-from training.weights.initial import (Initial, differences, refuse_other_network, resolve, take_over)
+from training.weights.initial import differences, refuse_other_network, resolve, take_over
 
 COMPACT = {"num_feat": 8, "num_conv": 2}
 SWIN = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from superres.common.errors import (SharplineError, UsageError)
-from superres.common.files import (file_lock, writing)
+from superres.common.errors import SharplineError, UsageError
+from superres.common.files import file_lock, writing
 from training import job
 from training.cli import train
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.analysis.fingerprint import (Details, fingerprint, place_of, show_the_same, whole_onto)
-from superres.image.codecs import (Picture, decode, encode, read, write)
+from superres.analysis.fingerprint import Details, fingerprint, place_of, show_the_same, whole_onto
 from superres.dataset.manifest import REPORT_NAME
+from superres.image.codecs import Picture, decode, encode, read, write
 from superres.image.resize import imresize
 from training.data.leaks.holdout_index import Index
-from training.data.pairs.build import (Built, build)
-from training.data.sources.picture import SourcePicture
-from training.data.shards.plan import (PairRecipe, make_plan)
-from training.data.sources.sample import sample_pictures
+from training.data.pairs.build import Built, build
 from training.data.pairs.verify import verify
+from training.data.shards.plan import PairRecipe, make_plan
+from training.data.sources.picture import SourcePicture
+from training.data.sources.sample import sample_pictures
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic")
 

@@ -11,15 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from superres.model.archs import build
 from superres.common.errors import SharplineError
+from superres.model.archs import build
+from training.data.packs.crops import Batch, CropSampler
+from training.data.packs.packs import Pack
 from training.loop import checkpoint
 from training.loop.checkpoint import BrokenCheckpoint
-from training.data.packs.crops import (Batch, CropSampler)
-from training.data.packs.packs import Pack
-from training.loop.ema import WeightAverage
-from training.loop.loop import (Loop, Surroundings, Trained, TrainingDiverged)
+from training.loop.context import Surroundings, Trained, TrainingDiverged
 from training.loop.distributed import Ranks
+from training.loop.ema import WeightAverage
+from training.loop.loop import Loop
 from training.recipe import Recipe, load_recipe
 
 

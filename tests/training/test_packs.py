@@ -7,7 +7,7 @@ import pytest
 
 from superres.common.errors import SharplineError
 from training.data.packs.crops import CropSampler
-from training.data.packs.packs import (PACK_NAME, Pack)
+from training.data.packs.packs import PACK_NAME, Pack
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.degrade import degrade
-from superres.common.errors import (SharplineError, UsageError)
-from superres.image.codecs import (Picture, encode, read, write)
-from superres.dataset.manifest import (read_info, read_manifest)
 from superres.analysis.degradation_features import FEATURES
+from superres.common.errors import SharplineError, UsageError
+from superres.dataset.manifest import read_info, read_manifest
+from superres.degrade import degrade
+from superres.image.codecs import Picture, encode, read, write
 from training.data.packs.packs import Pack
-from training.data.pairs.build import (build, build_shard, seal)
-from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
-from training.data.sources.resolve import (find_pictures, sample_pictures)
+from training.data.pairs.build import build, build_shard, seal
+from training.data.shards.plan import PairRecipe, make_plan, read_plan
+from training.data.sources.resolve import find_pictures, sample_pictures
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
 

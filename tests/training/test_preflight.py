@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from superres.common.errors import (SharplineError, UsageError)
-from superres.dataset.manifest import (DatasetInfo, read_info)
-from training.loop.preflight import (refuse_closed_mlflow, refuse_what_cannot_be)
+from superres.common.errors import SharplineError, UsageError
+from superres.dataset.manifest import DatasetInfo, read_info
 from training.loop.distributed import Ranks
+from training.loop.preflight import refuse_closed_mlflow, refuse_what_cannot_be
 from training.recipe import load_recipe
 
 GAN = {"name": "gan", "weight": 0.1, "kind": "vanilla"}

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superres.model.backends import load_backend
-from superres.model.bundle import (Bundle, load_bundle)
-from superres.evaluation.evaluate import (evaluate, load_pairs)
-from superres.dataset.manifest import read_info
 from superres.analysis.degradation_features import FEATURES
+from superres.dataset.manifest import read_info
+from superres.evaluation.evaluate import evaluate, load_pairs
+from superres.model.backends import load_backend
+from superres.model.bundle import Bundle, load_bundle
 from superres.model.upscaler import Upscaler
 from training import job
 from training.bundles import validate
 from training.bundles.card import model_card
-from training.cli import train
 from training.bundles.licence import commercial_use
-from training.runs.folder import (RunKey, open_run)
-from training.runs.spool import (SPOOL_NAME, Spool)
+from training.cli import train
+from training.runs.folder import RunKey, open_run
+from training.runs.spool import SPOOL_NAME, Spool
 
 Capture = pytest.CaptureFixture[str]
 

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 
-from superres.model.archs import build
-from superres.model.bundle import (Arch, load_bundle)
 from superres.common.errors import UsageError
-from training.weights.foreign import Foreign
+from superres.model.archs import build
+from superres.model.bundle import Arch, load_bundle
 from training.weights.cli import pull
-from training.weights.official import (PUBLISHED, Published)
-from training.weights.pull import (OtherBytes, fetch_file, find_published, obtain)
+from training.weights.foreign import Foreign
+from training.weights.official import PUBLISHED, Published
+from training.weights.pull import OtherBytes, fetch_file, find_published, obtain
 
 CONTENT = b"these are weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

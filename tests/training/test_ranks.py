@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from sharpline.local.processes import choose_ports
-from superres.model.bundle import load_bundle
 from superres.common.errors import UsageError
+from superres.model.bundle import load_bundle
 from training.cli import train
-from training.loop.distributed import (Ranks, device_of_this_rank, joined)
+from training.loop.distributed import Ranks, device_of_this_rank, joined
 
 CPU = torch.device("cpu")
 

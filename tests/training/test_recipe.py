@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from superres.model.archs import (build, facts)
 from superres.common.errors import UsageError
+from superres.model.archs import build, facts
 from training.recipe import load_recipe, parse_recipe, recipe_names
 
 NAMES = [

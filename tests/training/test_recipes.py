@@ -12,7 +12,8 @@ from torch import Tensor
 
 from superres.model.archs import build
 from training.data.packs.crops import Batch
-from training.loop.loop import (Loop, Surroundings)
+from training.loop.context import Surroundings
+from training.loop.loop import Loop
 from training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 
 NARROW: dict[str, dict[str, Any]] = {

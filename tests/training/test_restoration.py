@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.model.bundle import load_bundle
-from superres.cli.commands import (enhance, evaluate)
+from superres.cli.enhance import enhance
+from superres.cli.evaluate import evaluate
 from superres.image.codecs import read
+from superres.model.bundle import load_bundle
 from training.cli import train
 from training.data.pairs.build import build
-from training.data.shards.plan import (PairRecipe, make_plan)
+from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.resolve import find_pictures
 
 NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1, "pool": 16}

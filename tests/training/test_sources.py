@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.dataset.consent import (ClientsPictures, mark_as_clients)
-from superres.common.errors import (SharplineError, UsageError)
-from superres.image.codecs import (Picture, read, write)
+from superres.common.errors import SharplineError, UsageError
+from superres.dataset.consent import ClientsPictures, mark_as_clients
+from superres.image.codecs import Picture, read, write
+from training.data.shards.plan import PairRecipe, make_plan, read_plan
 from training.data.sources import sample
-from training.data.shards.plan import (PairRecipe, make_plan, read_plan)
-from training.data.sources.records import (Fetched, FetchedPart, sources_folder, write_record)
-from training.data.sources.sample import (SAMPLE_ENTRIES, sample_pictures)
-from training.data.sources.resolve import (benchmark_pictures, find_pictures)
+from training.data.sources.records import Fetched, FetchedPart, sources_folder, write_record
+from training.data.sources.resolve import benchmark_pictures, find_pictures
+from training.data.sources.sample import SAMPLE_ENTRIES, sample_pictures
 
 Add = Callable[..., str]
 GREY = Picture(rgb_hwc=np.full((64, 64, 3), 128, np.uint8))

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from superres.model.archs import build
 from training.loop.distributed import Ranks
+from training.loop.state import Players, weight_bytes
+from training.loop.step import Figures, Stepper, TooLarge
 from training.recipe import Recipe, load_recipe
-from training.loop.state import (Players, weight_bytes)
-from training.loop.step import (Figures, Stepper, TooLarge)
 
 CPU = torch.device("cpu")
 GAN = {

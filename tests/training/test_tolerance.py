@@ -5,7 +5,13 @@ import pytest
 
 from superres.model.archs import ArchFacts
 from superres.model.tiling import Geometry
-from training.bundles.bounds import (SEAM_LEVELS, halo_candidates, measure_precision, measure_seam, tile_buckets)
+from training.bundles.bounds import (
+    SEAM_LEVELS,
+    halo_candidates,
+    measure_precision,
+    measure_seam,
+    tile_buckets,
+)
 
 CONV = ArchFacts(scale=1, receptive_field=18, size_multiple=1, window=None)
 WINDOWED = ArchFacts(scale=1, receptive_field=None, size_multiple=8, window=8)

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from superres.common.errors import SharplineError
-from training.runs import tracking
+from training.runs import mlflow_remote
 from training.runs.hardware import Machine
-from training.runs.spool import (SENT_NAME, SPOOL_NAME, Spool)
-from training.runs.tracking import (MlflowRemote, RunNotes, Tracker, send, tracked)
+from training.runs.mlflow_remote import MlflowRemote
+from training.runs.spool import SENT_NAME, SPOOL_NAME, Spool
+from training.runs.tracking import RunNotes, Tracker, send, tracked
 
 NOTES = RunNotes(
     name="tiny",
@@ -289,7 +290,7 @@ def test_trainings_of_one_fine_tune_stand_under_one_run(mlflow_server: str, tmp_
         spools.append(Spool(folder))
         send(spools[index], MlflowRemote(mlflow_server))
     children = [client.get_run(str(spool.run_id)) for spool in spools]
-    (parent_id,) = {child.data.tags[tracking.PARENT_TAG] for child in children}
+    (parent_id,) = {child.data.tags[mlflow_remote.PARENT_TAG] for child in children}
     for index, (spool, note) in enumerate(zip(spools, notes, strict=True)):
         assert client.get_run(parent_id).info.status == "RUNNING"
         status = "FAILED" if index == 0 else "FINISHED"
@@ -313,11 +314,11 @@ def test_two_that_open_the_run_above_them_at_once_agree(mlflow_server: str) -> N
         return [] if next(looks, False) else real(experiment_id, tag, value, most)
 
     first = client.create_run(
-        experiment_id, start_time=1, tags={tracking.PARENT_NAME_TAG: "a storm"}
+        experiment_id, start_time=1, tags={mlflow_remote.PARENT_NAME_TAG: "a storm"}
     )
     remote._runs = late  # type: ignore[method-assign]
     assert remote._parent(experiment_id, "a storm", 2) == first.info.run_id
-    (left,) = real(experiment_id, tracking.PARENT_NAME_TAG, "a storm")
+    (left,) = real(experiment_id, mlflow_remote.PARENT_NAME_TAG, "a storm")
     assert left.info.run_id == first.info.run_id
 
 
@@ -331,7 +332,7 @@ def test_a_run_that_broke_off_before_it_was_described_is_described(
     folder.mkdir()
     many = replace(NOTES, parameters={f"key-{index}": "1" for index in range(130)})
     Tracker(folder, None).start(many)
-    bare = client.create_run(remote._experiment_id(), tags={tracking.RUN_TAG: "half-1"})
+    bare = client.create_run(remote._experiment_id(), tags={mlflow_remote.RUN_TAG: "half-1"})
     send(Spool(folder), remote)
     run = client.get_run(str(Spool(folder).run_id))
     assert run.info.run_id == bare.info.run_id
@@ -346,16 +347,16 @@ def test_a_bundle_comes_out_of_the_registry_verified(
     bundle, other = tiny_bundle(name="from_registry"), tiny_bundle(error_levels=3)
     client = MlflowClient(tracking_uri=mlflow_server)
     run = client.create_run(MlflowRemote(mlflow_server)._experiment_id())
-    run_id, source = run.info.run_id, f"{run.info.artifact_uri}/{tracking.BUNDLE_PATH}"
-    client.log_artifacts(run_id, str(bundle.root), tracking.BUNDLE_PATH)
+    run_id, source = run.info.run_id, f"{run.info.artifact_uri}/{mlflow_remote.BUNDLE_PATH}"
+    client.log_artifacts(run_id, str(bundle.root), mlflow_remote.BUNDLE_PATH)
     client.create_registered_model("from_registry")
     for alias, bundle_id in (("champion", bundle.id), ("liar", other.id), ("empty", "")):
         version = client.create_model_version(
-            "from_registry", source=source, run_id=run_id, tags={tracking.BUNDLE_TAG: bundle_id}
+            "from_registry", source=source, run_id=run_id, tags={mlflow_remote.BUNDLE_TAG: bundle_id}
         )
         client.set_registered_model_alias("from_registry", alias, version.version)
     for _ in range(2):  # fetched, then found
-        fetched = tracking.fetch_bundle(mlflow_server, "from_registry", "champion", tmp_path)
+        fetched = mlflow_remote.fetch_bundle(mlflow_server, "from_registry", "champion", tmp_path)
         assert (fetched.id, fetched.root) == (bundle.id, tmp_path / bundle.id)
     for alias, reason in (
         ("liar", "sent another bundle"),
@@ -363,7 +364,7 @@ def test_a_bundle_comes_out_of_the_registry_verified(
         ("nobody", "cannot be had"),
     ):
         with pytest.raises(SharplineError, match=reason):
-            tracking.fetch_bundle(mlflow_server, "from_registry", alias, tmp_path)
+            mlflow_remote.fetch_bundle(mlflow_server, "from_registry", alias, tmp_path)
 
 
 def test_what_the_machine_did_is_noted_now_and_then(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from superres.common.errors import SharplineError
 from training.data.fetch import unpack as unpacking
-from training.data.fetch.unpack import (BadArchive, UnsafeArchive, unpack)
+from training.data.fetch.unpack import BadArchive, UnsafeArchive, unpack
 
 Files = dict[str, bytes]
 

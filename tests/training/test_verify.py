@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.image.codecs import (Picture, read, write)
-from superres.dataset.manifest import (MANIFEST_NAME, ManifestRow, read_info, read_manifest, write_info, write_manifest)
+from superres.dataset.manifest import (
+    MANIFEST_NAME,
+    ManifestRow,
+    read_info,
+    read_manifest,
+    write_info,
+    write_manifest,
+)
+from superres.image.codecs import Picture, read, write
 from training.data.cli import data
 from training.data.packs.packs import PACK_NAME
 from training.data.pairs.build import build
-from training.data.sources.picture import SourcePicture
-from training.data.shards.plan import (PairRecipe, make_plan)
 from training.data.pairs.verify import verify
+from training.data.shards.plan import PairRecipe, make_plan
+from training.data.sources.picture import SourcePicture
 
 Change = Callable[[Path, list[ManifestRow]], object]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from superres.model.archs import ArchFacts
 from superres.model.backends import Backend
-from superres.model.tiling import (Geometry, crop_whole, cut, join, padded_whole, plan)
+from superres.model.tiling import Geometry, crop_whole, cut, join, padded_whole, plan
 
 Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 

@@ -1,7 +1,7 @@
 """The model card: what a person reads before using a model."""
 
-from superres.model.bundle import (BundleInfo, BundleScore, Dataset)
 from superres.dataset.manifest import DatasetInfo
+from superres.model.bundle import BundleInfo, BundleScore, Dataset
 
 NOT_STATED = "not stated"
 

@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,35 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from superres.model.archs import facts
-from superres.model.backends import (Backend, BackendUnavailable, load_backend)
-from superres.model.backends.torch_backend import TorchBackend
-from superres.model.bundle import (Arch, Bounds, Bundle, BundleInfo, BundleScore, Dataset, Licence, Spread, Training, write_bundle)
+from superres.dataset.manifest import ManifestRow, read_manifest
 from superres.evaluation.evaluate import Evaluation
-from superres.image.codecs import (Picture, read)
-from superres.dataset.manifest import (DatasetInfo, ManifestRow, read_manifest)
+from superres.image.codecs import Picture, read
+from superres.model.archs import facts
+from superres.model.backends import Backend, BackendUnavailable, load_backend
+from superres.model.backends.torch_backend import TorchBackend
+from superres.model.bundle import (
+    Arch,
+    Bounds,
+    Bundle,
+    BundleInfo,
+    BundleScore,
+    Dataset,
+    Licence,
+    Spread,
+    Training,
+    write_bundle,
+)
 from superres.model.upscaler import Upscaler
+from training.bundles.bounds import (
+    CORE,
+    halo_candidates,
+    measure_precision,
+    measure_seam,
+    tile_buckets,
+)
 from training.bundles.card import model_card
-from training.weights.initial import Initial
 from training.bundles.licence import commercial_use
-from training.recipe import Profile, Recipe
-from training.bundles.bounds import (CORE, halo_candidates, measure_precision, measure_seam, tile_buckets)
+from training.bundles.provenance import Effort, Initial, Origin
 
 OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
 DRAFT_LEAST_HALO = 16
@@ -32,28 +47,6 @@ PROBE_SIDE, PROBES = 64, 3
 # so that two tiles meet in one seam. Probes are what publishing a deep network costs.
 SMOKE_PROBE_HEIGHT = 40
 GOLDEN_SIDE = 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """Where weights come from: `parent` is what the training started from, `start` what it took
-    over from there."""
-
-    recipe: Recipe
-    profile: Profile
-    dataset: Path
-    info: DatasetInfo
-    parent: Initial | None
-    start: str | None
-    device: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How long the weights were trained."""
-
-    steps: int
-    seconds: float
 
 
 def draft(origin: Origin, weights: Mapping[str, Tensor], folder: Path) -> Bundle:

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from superres.dataset.manifest import read_info
+from superres.evaluation.evaluate import Answer, Evaluation, Pair, PairSet, answers, load_pairs
+from superres.image.codecs import Picture, write
 from superres.model.backends.torch_backend import TorchBackend
 from superres.model.bundle import Bundle
-from superres.evaluation.evaluate import (Answer, Evaluation, Pair, PairSet, answers, load_pairs)
-from superres.image.codecs import (Picture, write)
-from superres.dataset.manifest import read_info
 from superres.model.upscaler import Upscaler
 from training.recipe import Profile
 

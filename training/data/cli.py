@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from superres.common.console import (answer, emit, say, show)
+from superres.common.console import answer, emit, say, show
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
 from training.data import pair_commands as words
@@ -74,7 +74,7 @@ def _add_add(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    from superres.dataset.manifest import (INFO_NAME, read_info)
+    from superres.dataset.manifest import INFO_NAME, read_info
     from training.data.sources.listing import list_sources
 
     root = arguments.out or state_folder() / "datasets"
@@ -100,8 +100,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _fetch(arguments: argparse.Namespace) -> int:
-    from training.data.sources.entries import HR
     from training.data.fetch.fetch import fetch
+    from training.data.sources.entries import HR
     from training.data.sources.records import sources_folder
 
     report = fetch(arguments.source, parts=arguments.part or (HR,), origin=arguments.origin)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superres.common.console import (answer, say)
-from superres.common.environment import (cpu_threads, state_folder)
+from superres.common.console import answer, say
+from superres.common.environment import cpu_threads, state_folder
 from superres.common.errors import UsageError
 from superres.dataset.manifest import LeftOut
 
@@ -77,7 +77,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_build(arguments: argparse.Namespace) -> int:
     """Build a dataset, or one shard of a plan."""
-    from training.data.pairs.build import (build, build_shard)
+    from training.data.pairs.build import build, build_shard
 
     if (arguments.plan is None) == (arguments.source is None):
         raise UsageError("give either a SOURCE or --plan PLAN")
@@ -248,7 +248,7 @@ def _references(folders: Sequence[Path]) -> "list[SourcePicture]":
 
 
 def _make_plan(arguments: argparse.Namespace) -> Path:
-    from training.data.shards.plan import (PairRecipe, make_plan)
+    from training.data.shards.plan import PairRecipe, make_plan
     from training.data.sources.resolve import find_pictures
 
     pictures = find_pictures(

@@ -11,7 +11,7 @@ import torch
 
 from superres.common.console import say
 from superres.common.errors import SharplineError
-from superres.common.files import (sha256_bytes, write_bytes)
+from superres.common.files import sha256_bytes, write_bytes
 
 MAGIC = b"SHARPLINE-CHECKPOINT-3 "
 HEADER_BYTES = len(MAGIC) + 64 + 1

@@ -1,67 +1,25 @@
 """The training loop: crops in, averaged weights out, and a state from which it goes on exactly."""
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from training.loop import checkpoint
+from training.loop.context import Surroundings, Trained, TrainingDiverged
 from training.loop.online_degradation import Degrading
-from training.loop.prefetch import (Fed, Feed, Kitchen, Sampler, to_device)
-from training.loop.distributed import Ranks
+from training.loop.prefetch import Fed, Feed, Kitchen, Sampler, to_device
+from training.loop.state import Players, layout
+from training.loop.step import Figures, Stepper
 from training.recipe import Recipe, Stage
-from training.loop.state import (Players, layout)
-from training.loop.step import (Figures, Stepper)
 
 REPORT_EVERY_STEPS = 10
 SAY_EVERY_SECONDS = 10.0
 PICTURES_NAMED = 8
 DATA_WAIT = "data_wait_seconds"
-
-
-class TrainingDiverged(SharplineError):
-    """A loss or the gradient is no longer a number."""
-
-
-class Tracker(Protocol):
-    """Whoever is told how the training goes; must neither raise nor wait."""
-
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of one step."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What the loop is handed besides its recipe and data.
-
-    `validate` gets the averaged weights and the step, and returns the score in dB that an early
-    stop goes by (None: there is none); rank 0 alone calls it. `clock` counts seconds.
-    """
-
-    folder: Path
-    tracker: Tracker
-    validate: Callable[[Mapping[str, Tensor], int], float | None]
-    device: torch.device
-    ranks: Ranks = field(default_factory=Ranks)
-    clock: Callable[[], float] = time.monotonic
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
-    """What came out: averaged weights by state-dict key, on the CPU. `exact`: the same training
-    gives these bits again, broken off and resumed or not."""
-
-    weights: dict[str, Tensor]
-    steps: int
-    seconds: float
-    exact: bool
 
 
 @dataclass(slots=True)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from training.loop import online_degradation
 from training.data.packs.crops import Batch
-from training.loop.online_degradation import (Degrading, OneKind)
+from training.loop import online_degradation
+from training.loop.online_degradation import Degrading, OneKind
 
 AHEAD = 3
 
@@ -126,7 +126,9 @@ def to_device(
     hr_bchw = _floats(fed.hr_bhwc_u8, device, layout)
     if fed.kinds is None:
         return _floats(fed.lr_bhwc_u8, device, layout), hr_bchw
-    return online_degradation.run(fed.kinds, hr_bchw, scale).contiguous(memory_format=layout), hr_bchw
+    return online_degradation.run(fed.kinds, hr_bchw, scale).contiguous(
+        memory_format=layout
+    ), hr_bchw
 
 
 def _floats(bhwc_u8: Tensor, device: torch.device, layout: torch.memory_format) -> Tensor:

@@ -8,14 +8,15 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from superres.model.archs import (ArchFacts, UnknownArch, facts)
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import DatasetInfo
-from training.weights.basicsr_bridge import discriminator_sides
-from training.weights.initial import (Initial, refuse_other_network)
+from superres.model.archs import ArchFacts, UnknownArch, facts
+from training.bundles.provenance import Initial
 from training.loop.distributed import Ranks
-from training.recipe import PerceptualLoss, Recipe, Stage
 from training.loop.features import weight_file
+from training.recipe import PerceptualLoss, Recipe, Stage
+from training.weights.basicsr_bridge import discriminator_sides
+from training.weights.initial import refuse_other_network
 
 MLFLOW_ANSWERS_WITHIN_SECONDS = 3.0
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.weights.basicsr_bridge import (discriminator, mend_torchvision)
 from training.loop.ema import WeightAverage
 from training.recipe import Cosine, Optimizer, Recipe, Schedule, Stage
+from training.weights.basicsr_bridge import discriminator, mend_torchvision
 
 Layout = torch.memory_format
 

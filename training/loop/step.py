@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from superres.common.console import say
 from superres.common.errors import SharplineError
-from training.loop.losses import (Helpers, LossSum, discriminator_terms)
 from training.loop.distributed import Ranks
-from training.recipe import GanLoss, PerceptualLoss, Recipe
-from training.loop.state import (Player, Players)
 from training.loop.features import load_features
+from training.loop.losses import Helpers, LossSum, discriminator_terms
+from training.loop.state import Player, Players
+from training.recipe import GanLoss, PerceptualLoss, Recipe
 
 # What the CPU's allocator says; a GPU raises torch.OutOfMemoryError.
 OUT_OF_MEMORY = "can't allocate memory"

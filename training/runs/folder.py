@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from superres.common.files import (sha256_bytes, write_json)
+from superres.common.files import sha256_bytes, write_json
 
 STATE_NAME = "run.json"
 

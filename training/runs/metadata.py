@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from superres.common.files import (sha256_bytes, sha256_file, write_bytes)
-from training.bundles.publish import (Origin, git_commit)
+from superres.common.files import sha256_bytes, sha256_file, write_bytes
+from training.bundles.provenance import Origin
+from training.bundles.publish import git_commit
+from training.bundles.validate import CHANNEL, held_out
 from training.recipe import Stage
 from training.runs.tracking import RunNotes
-from training.bundles.validate import (CHANNEL, held_out)
 
-CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 PACKAGES_NAME = "packages.txt"
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from superres.common.errors import (MissingExtra, UsageError)
+from superres.common.errors import MissingExtra, UsageError
 
 RENAMED = ("torchvision.transforms.functional_tensor", "torchvision.transforms._functional_tensor")
 SCHEMAS = (

@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from superres.model.bundle import Bundle
 from superres.common.console import answer
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
+from superres.model.bundle import Bundle
 
 
 def pull(argv: Sequence[str]) -> int:
@@ -29,9 +29,9 @@ def pull(argv: Sequence[str]) -> int:
     )
     _add_common(parser)
     words = parser.parse_args(argv)
-    from training.weights.weight_import import (Statement, adopt)
     from training.weights.foreign import read_foreign
-    from training.weights.pull import (fetch_file, find_published, obtain)
+    from training.weights.pull import fetch_file, find_published, obtain
+    from training.weights.weight_import import Statement, adopt
 
     published = find_published(words.name)
     path = obtain(published, words.mirror, state_folder() / "weights", fetch_file)
@@ -71,9 +71,9 @@ def import_(argv: Sequence[str]) -> int:
     parser.add_argument("--recipe", metavar="R", help="a recipe whose network it must be of")
     _add_common(parser)
     words = parser.parse_args(argv)
-    from training.weights.weight_import import (Statement, adopt)
-    from training.weights.foreign import read_foreign
     from training.recipe import load_recipe
+    from training.weights.foreign import read_foreign
+    from training.weights.weight_import import Statement, adopt
 
     if not words.licence.strip():
         raise UsageError(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.model.bundle import Arch
-from superres.common.errors import (SharplineError, UsageError)
+from superres.common.errors import SharplineError, UsageError
 from superres.common.files import sha256_file
+from superres.model.bundle import Arch
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 MOST_BYTES = 4 * 1024**3

@@ -3,20 +3,19 @@
 import inspect
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from superres.model.archs import network_class
-from superres.model.bundle import (Arch, Bundle, Dataset, load_bundle)
-from superres.common.environment import (mlflow_uri, state_folder)
+from superres.common.environment import mlflow_uri, state_folder
 from superres.common.errors import UsageError
-from training.weights.foreign import (is_foreign, read_foreign)
-from training.runs.tracking import fetch_bundle
+from superres.model.archs import network_class
+from superres.model.bundle import Arch, Bundle, Dataset, load_bundle
+from training.bundles.provenance import Initial
+from training.runs.mlflow_remote import fetch_bundle
+from training.weights.foreign import is_foreign, read_foreign
 
 REGISTRY = "registry:"
 UNSTATED = "unstated"
@@ -24,24 +23,6 @@ UNSTATED = "unstated"
 OF_THE_SCALE = {"scale", "upscale", "upsampler"}
 # Parameters that no weight depends on.
 WEIGHTLESS = {"drop_path_rate", "img_size", "pool"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Initial:
-    """Weights to start from, their network, and what they inherit to whatever they become.
-
-    `id` names the exact bytes; `bundle_id` is None for weights that came as a file. `licences` is
-    what `datasets` does not say: the terms under which the weights themselves were published.
-    """
-
-    name: str
-    id: str
-    bundle_id: str | None
-    arch: Arch
-    weights: Mapping[str, NDArray[Any]]
-    datasets: tuple[Dataset, ...]
-    licences: tuple[str, ...]
-    weights_licence: str | None
 
 
 def resolve(words: str) -> Initial:

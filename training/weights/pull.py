@@ -8,11 +8,11 @@ from pathlib import Path
 import httpx
 
 from superres.common.console import say
-from superres.common.errors import (SharplineError, UsageError)
-from superres.common.files import (sha256_file, write_json)
-from training.data.fetch.download import (Patience, Transfer)
+from superres.common.errors import SharplineError, UsageError
+from superres.common.files import sha256_file, write_json
+from training.data.fetch.transfer import Patience, Transfer
 from training.data.sources.entries import Archive
-from training.weights.official import (PUBLISHED, Published)
+from training.weights.official import PUBLISHED, Published
 
 Fetch = Callable[[str, Path], None]
 SILENCE_SECONDS, CONNECT_SECONDS = 60.0, 20.0

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from superres.model.archs import (build, facts)
-from superres.model.archs.swinir import learned
 from superres.common.console import emit
 from superres.common.environment import cpu_threads
+from superres.model.archs import build, facts
+from superres.model.archs.swinir import learned
 from training.weights.basicsr_bridge import mend_torchvision
 
 MEBIBYTE = 1024**2

@@ -8,19 +8,19 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from superres.model.archs import facts
-from superres.model.bundle import (INFO_FILE, Bundle, Dataset, Licence, Training)
 from superres.common.console import say
 from superres.common.errors import UsageError
 from superres.image.codecs import read
 from superres.image.resize import imresize
-from training.bundles.card import (NOT_STATED, model_card)
-from training.data.sources.sample import sample_pictures
-from training.weights.foreign import Foreign
-from training.weights.initial import (UNSTATED, differences)
+from superres.model.archs import facts
+from superres.model.bundle import INFO_FILE, Bundle, Dataset, Licence, Training
+from training.bundles.card import NOT_STATED, model_card
 from training.bundles.licence import commercial_use
-from training.bundles.publish import (PROBE_SIDE, PROBES, finish, middle, sketch, write_draft)
+from training.bundles.publish import PROBE_SIDE, PROBES, finish, middle, sketch, write_draft
+from training.data.sources.sample import sample_pictures
 from training.recipe import Recipe
+from training.weights.foreign import Foreign
+from training.weights.initial import UNSTATED, differences
 
 ELSEWHERE = "elsewhere"
 

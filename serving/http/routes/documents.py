@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from serving.errors import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Problem, title_of
+from serving.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Problem, title_of
 from serving.requests.negotiation import MEDIA_TYPES
 from serving.requests.options import Options
 

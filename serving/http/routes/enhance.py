@@ -7,17 +7,33 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from serving.http.access import (caller_of, client_of, require_key)
 from serving.enhance.admission import Entry
-from serving.requests.body import (read_body, unpack)
+from serving.enhance.pictures import (
+    Received,
+    answer_size,
+    choose,
+    headers_of,
+    order_of,
+    received,
+    work_pixels,
+)
+from serving.enhance.request import Stages
 from serving.errors import ClientGone
+from serving.http.access import caller_of, client_of, require_key
+from serving.http.response import PictureResponse
+from serving.http.routes.documents import picture_answers, picture_body, problems
+from serving.http.routes.jobs import (
+    IDEMPOTENCY_KEY,
+    PREFER,
+    JobOptions,
+    accepted,
+    from_body,
+    job_answers,
+    wants_job,
+)
+from serving.requests.body import read_body, unpack
 from serving.requests.negotiation import MEDIA_TYPES
 from serving.requests.options import Options
-from serving.enhance.request import Stages
-from serving.enhance.pictures import (Received, answer_size, choose, headers_of, order_of, received, work_pixels)
-from serving.http.response import PictureResponse
-from serving.http.routes.documents import (picture_answers, picture_body, problems)
-from serving.http.routes.jobs import (IDEMPOTENCY_KEY, PREFER, JobOptions, accepted, from_body, job_answers, wants_job)
 from serving.services import services_of
 
 router = APIRouter(tags=["pictures"], dependencies=[Depends(require_key)])

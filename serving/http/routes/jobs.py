@@ -9,17 +9,17 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.http.access import (caller_of, client_of, require_key)
-from serving.requests.body import FILE_FIELD
 from serving.errors import BadOptions, SlowBody
+from serving.http.access import caller_of, client_of, require_key
+from serving.http.response import ClosingResponse
+from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
 from serving.jobs.intake import Bounds, body_of, limited, take_in
 from serving.jobs.jobs import Wanted
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
+from serving.requests.body import FILE_FIELD
 from serving.requests.keys import HIGHEST_PRIORITY
-from serving.requests.options import (Options, describe)
-from serving.http.response import ClosingResponse
-from serving.http.routes.documents import (BINARY, INPUT_TYPES, problems)
+from serving.requests.options import Options, describe
 from serving.services import services_of
 
 KEYED = [Depends(require_key)]

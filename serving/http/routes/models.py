@@ -5,12 +5,12 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.http.access import require_key
 from serving.enhance.costs import Costs
-from serving.models.routes import Offer
+from serving.http.access import require_key
 from serving.http.routes.documents import problems
+from serving.models.routes import Offer
 from serving.services import services_of
-from superres.model.bundle import (BundleScore, Licence)
+from superres.model.bundle import BundleScore, Licence
 from superres.model.tiling import computed_pixels
 
 router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])

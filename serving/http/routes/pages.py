@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request
 from fastapi import Path as Parameter
 from fastapi.responses import FileResponse
 
-from serving.errors import Explanation, explain
 from serving.http.routes.documents import problems
+from serving.problems import Explanation, explain
 
-WEB = Path(__file__).parent.parent / "web"
+WEB = Path(__file__).parents[2] / "web"
 
 router = APIRouter()
 

@@ -7,13 +7,14 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials
 from pydantic import BaseModel
 
-from serving.http.access import (BEARER, require_key)
-from serving.errors import MEDIA_TYPE, JobFailed, problem_of
-from serving.jobs.views import Receipt
-from serving.requests.negotiation import MEDIA_TYPES
+from serving.errors import JobFailed
+from serving.http.access import BEARER, require_key
 from serving.http.response import ClosingResponse
-from serving.http.routes.documents import (ANSWER_HEADERS, BINARY, problems)
-from serving.http.routes.jobs import (JOB_ID, KEYED, owner_of)
+from serving.http.routes.documents import ANSWER_HEADERS, BINARY, problems
+from serving.http.routes.jobs import JOB_ID, KEYED, owner_of
+from serving.jobs.views import Receipt
+from serving.problems import MEDIA_TYPE, problem_of
+from serving.requests.negotiation import MEDIA_TYPES
 from serving.services import services_of
 
 router = APIRouter(tags=["jobs"])

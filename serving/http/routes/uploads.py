@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.http.access import (client_of, require_key)
 from serving.errors import BadSignature, SlowBody, UploadMismatch
+from serving.http.access import client_of, require_key
+from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
 from serving.jobs.intake import body_of, limited
-from serving.http.routes.documents import (BINARY, INPUT_TYPES, problems)
 from serving.services import services_of
 from superres.image.codecs import TooManyBytes
 

@@ -13,20 +13,20 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving.http.access import (caller_of, client_of, require_key)
-from serving.requests.body import (Upload, read_body)
+from serving.enhance.pictures import Chosen, Received, answer_size, order_of, work_pixels
+from serving.enhance.request import Stages, described
 from serving.errors import BadOptions, UnknownModel
-from serving.telemetry.logs import request_id_now
-from serving.models.served import Offer
-from serving.requests.options import (Options, describe)
-from serving.enhance.request import (Stages, described)
-from serving.enhance.pictures import (Chosen, Received, answer_size, order_of, work_pixels)
+from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import PictureResponse
 from serving.http.routes import health
-from serving.http.routes.documents import (BINARY, problems)
+from serving.http.routes.documents import BINARY, problems
 from serving.http.routes.enhance import unless_gone
+from serving.models.reload import Offer
+from serving.requests.body import Upload, read_body
+from serving.requests.options import Options, describe
+from serving.requests.tensors import HEADER_LENGTH, TENSOR, Asked, Inference, message, parse
 from serving.services import services_of
-from serving.requests.tensors import (HEADER_LENGTH, TENSOR, Asked, Inference, message, parse)
+from serving.telemetry.logs import request_id_now
 from superres.image.codecs import RAW
 
 PREFIX = "/v2"

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.evaluation.evaluate import Answer
 from superres.common.files import write_bytes
+from superres.evaluation.evaluate import Answer
+from superres.evaluation.report.exhibits import Exhibit, Seams
+from superres.evaluation.report.page import page
+from superres.evaluation.scorecard import Look, Scorecard
 from superres.quality import Protocol, squared_error
 from superres.quality.blocks import Grid
-from superres.evaluation.report.exhibits import (Exhibit, Seams)
-from superres.evaluation.report.page import page
-from superres.evaluation.scorecard import (Look, Scorecard)
 
 Array = NDArray[Any]
 

@@ -5,11 +5,17 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from importlib import resources
 
-from superres.quality.intervals import Interval
 from superres.evaluation.report.chart import histogram
-from superres.evaluation.report.exhibits import (Exhibit, Seams)
-from superres.evaluation.report.pictures import (ERROR_LEVELS, coloured, data_uri, error_map, small_map)
-from superres.evaluation.scorecard import (Figure, PictureCard, Scorecard, digits_of, number)
+from superres.evaluation.report.exhibits import Exhibit, Seams
+from superres.evaluation.report.pictures import (
+    ERROR_LEVELS,
+    coloured,
+    data_uri,
+    error_map,
+    small_map,
+)
+from superres.evaluation.scorecard import Figure, PictureCard, Scorecard, digits_of, number
+from superres.quality.intervals import Interval
 
 
 def page(

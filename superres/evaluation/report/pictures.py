@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.image.codecs import (Picture, encode)
+from superres.image.codecs import Picture, encode
 
 Array = NDArray[Any]
 

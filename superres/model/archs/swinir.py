@@ -1,6 +1,6 @@
 """SwinIR: shifted-window attention for restoration (Liang et al. 2021).
 
-Sides of the input must be multiples of the window; padding is the caller's (`superres.model.tiling`).
+Sides of the input must be multiples of the window; padding is the caller's (`model.tiling`).
 The attention mask and the relative-position index are derived from the shape, so they are not
 part of the state; files that carry them load all the same. Attention is written as an explicit
 softmax because that is what exports to other runtimes.

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.model.bundle import Bundle
 from superres.common.errors import SharplineError
+from superres.model.bundle import Bundle
 
 Array = NDArray[Any]
 

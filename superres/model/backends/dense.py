@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from superres.model.archs.rrdb import (RESIDUAL_SCALE, ResidualDenseBlock, leaky)
+from superres.model.archs.rrdb import RESIDUAL_SCALE, ResidualDenseBlock, leaky
 
 
 class ConcatFreeBlock(nn.Module):

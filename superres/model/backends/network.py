@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from superres.model.archs import build
-from superres.model.bundle import (BrokenBundle, Bundle)
+from superres.model.bundle import BrokenBundle, Bundle
 
 if TYPE_CHECKING:
     from torch import nn

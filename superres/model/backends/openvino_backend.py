@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from superres.model.backends import (DeviceOutOfMemory, as_dtype, as_unit_floats)
+from superres.common.environment import cpu_threads
+from superres.model.backends import DeviceOutOfMemory, as_dtype, as_unit_floats
 from superres.model.backends.network import load_network
 from superres.model.backends.openvino_import import openvino
 from superres.model.bundle import Bundle
-from superres.common.environment import cpu_threads
 
 Array = NDArray[Any]
 

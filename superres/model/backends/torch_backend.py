@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from superres.model.backends import (BackendUnavailable, DeviceLost, DeviceOutOfMemory)
+from superres.common.environment import cpu_threads
+from superres.model.backends import BackendUnavailable, DeviceLost, DeviceOutOfMemory
 from superres.model.backends.network import load_network
 from superres.model.bundle import Bundle
-from superres.common.environment import cpu_threads
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from serving.requests.body import (MOST_FIELD_BYTES, MOST_PARTS)
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 from serving.jobs.intake import Bounds, take_in
 from serving.jobs.store import FolderStore, all_of
+from serving.requests.body import MOST_FIELD_BYTES, MOST_PARTS
 from superres.image.codecs import TooManyBytes
 
 FORM = "multipart/form-data; boundary=b"

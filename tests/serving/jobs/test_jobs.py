@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from serving.errors import NotReady
-from serving.jobs.leases import JobTable
 from serving.jobs.rows import Input, NewJob
 from serving.jobs.store import FolderStore, new_blob
+from serving.jobs.table import JobTable
 from serving.requests.keys import add_key
 
 QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}

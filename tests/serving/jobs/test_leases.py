@@ -5,8 +5,9 @@ import pytest
 
 from bench.postgres import postgres, why_not_postgres
 from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
-from serving.jobs.leases import MOST_PLACES, JobTable
+from serving.jobs.queries import MOST_PLACES
 from serving.jobs.rows import Input, Lease, NewJob, SteadyClock, Upload
+from serving.jobs.table import JobTable
 
 HOUR_MS = 3_600_000
 

@@ -13,13 +13,13 @@ from serving.jobs import reaper as keepers
 from serving.jobs import runner as runners
 from serving.jobs.database import Changes, Database, DatabaseAway
 from serving.jobs.reaper import Keeper
-from serving.jobs.leases import JobTable
 from serving.jobs.rows import Input, NewJob
 from serving.jobs.runner import Made, Runner, RunnerParts
 from serving.jobs.store import FolderStore, all_of, new_blob
+from serving.jobs.table import JobTable
 from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
-from serving.settings import JobSettings
 from serving.requests.signing import Signer
+from serving.setting_groups import JobSettings
 
 QUICK = {
     "workers": 1,

@@ -15,7 +15,7 @@ from bench.postgres import postgres, why_not_postgres
 from serving.errors import JobGone, StorageFull
 from serving.jobs.store import FolderStore, all_of, new_blob
 from superres.dataset.consent import MARKER
-from superres.image.codecs import (Picture, encode)
+from superres.image.codecs import Picture, encode
 
 NAME = "marked-7f3a9c-holiday"
 QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}

@@ -12,13 +12,22 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from superres.common.console import say
-from superres.common.errors import (SharplineError, UsageError)
-from superres.common.files import (file_lock, remove_abandoned, staged_folder)
+from superres.common.errors import SharplineError, UsageError
+from superres.common.files import file_lock, remove_abandoned, staged_folder
+from training.data.fetch.download import NoMirrorLeft, WrongBytes, download, verify
+from training.data.fetch.transfer import Patience
+from training.data.fetch.unpack import BadArchive, Unpacked, unpack
 from training.data.sources.catalogue import read_catalogue
-from training.data.fetch.download import (NoMirrorLeft, Patience, WrongBytes, download, verify)
-from training.data.sources.entries import (HR, Archive, Copy, Entry, Part)
-from training.data.sources.records import (Fetched, FetchedArchive, FetchedPart, now, read_record, sources_folder, write_record)
-from training.data.fetch.unpack import (BadArchive, Unpacked, unpack)
+from training.data.sources.entries import HR, Archive, Copy, Entry, Part
+from training.data.sources.records import (
+    Fetched,
+    FetchedArchive,
+    FetchedPart,
+    now,
+    read_record,
+    sources_folder,
+    write_record,
+)
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DOWNLOADS = "downloads"

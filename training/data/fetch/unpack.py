@@ -23,7 +23,7 @@ from typing import IO, cast
 
 from superres.common.console import track
 from superres.common.errors import SharplineError
-from superres.common.files import (sha256_bytes, write_bytes)
+from superres.common.files import sha256_bytes, write_bytes
 from superres.image.codecs import PICTURE_SUFFIXES
 
 MAX_PICTURE_BYTES = 512 * 1024**2

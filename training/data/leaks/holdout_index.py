@@ -6,7 +6,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from superres.analysis.fingerprint import (DESCRIPTOR_BYTES, Details, Fingerprint, place_of, show_the_same, whole_onto)
+from superres.analysis.fingerprint import (
+    DESCRIPTOR_BYTES,
+    Details,
+    Fingerprint,
+    place_of,
+    show_the_same,
+    whole_onto,
+)
 
 NEAR_BITS = 10  # of 64: candidates only, the pixels decide
 CHUNKS = DESCRIPTOR_BYTES // 2

@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from superres.analysis.fingerprint import (are_copies, mirror_image, thumbnail)
+from superres.analysis.fingerprint import are_copies, mirror_image, thumbnail
+from superres.dataset.manifest import LeftOut, Twins
 from superres.image.codecs import read
-from superres.dataset.manifest import (LeftOut, Twins)
-from training.data.shards.loading import (Pixels, rgb8)
-from training.data.leaks.holdout_index import (Found, Index)
+from training.data.leaks.holdout_index import Found, Index
+from training.data.shards.fingerprints import Looks, read_prints
+from training.data.shards.loading import Pixels, rgb8
 from training.data.shards.plan import BENCHMARK
-from training.data.shards.fingerprints import (Looks, read_prints)
 from training.data.shards.shards import Located
 from training.data.workers import Job, run_jobs
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from superres.common.errors import SharplineError
-from superres.image.dihedral import (SYMMETRIES, write_symmetry)
-from training.data.packs.packs import (Pack, Pixels)
+from superres.image.dihedral import SYMMETRIES, write_symmetry
+from training.data.packs.packs import Pack, Pixels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

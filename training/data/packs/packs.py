@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.common.errors import SharplineError
-from superres.common.files import (sha256_file, write_json, writing)
-from training.data.shards.shards import (RAW_NAME, Located)
+from superres.common.files import sha256_file, write_json, writing
+from training.data.shards.shards import RAW_NAME, Located
 from training.data.workers import Job, run_jobs
 
 PACK_NAME, INDEX_NAME = "packs/train.bin", "packs/train.json"

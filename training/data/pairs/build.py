@@ -11,10 +11,10 @@ from pathlib import Path
 
 from superres.common.console import track
 from superres.common.errors import UsageError
-from superres.common.files import (file_lock, remove_abandoned, staged_folder)
-from superres.dataset.manifest import (INFO_NAME, DatasetInfo, LeftOut, read_info)
-from training.data.shards.plan import (Plan, read_plan)
+from superres.common.files import file_lock, remove_abandoned, staged_folder
+from superres.dataset.manifest import INFO_NAME, DatasetInfo, LeftOut, read_info
 from training.data.pairs.seal import assemble
+from training.data.shards.plan import Plan, read_plan
 from training.data.shards.shards import write_shard
 from training.data.workers import Job, run_jobs
 

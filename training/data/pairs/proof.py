@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from superres.degrade import degrade
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes
-from superres.image.codecs import (PictureError, decode, read)
 from superres.dataset.manifest import ManifestRow
-from training.data.shards.loading import (Pixels, rgb8)
-from training.data.packs.packs import (Pack, PackedPair)
+from superres.degrade import degrade
+from superres.image.codecs import PictureError, decode, read
+from training.data.packs.packs import Pack, PackedPair
+from training.data.shards.fingerprints import Looks, look_at, write_prints
+from training.data.shards.loading import Pixels, rgb8
+from training.data.shards.plan import BENCHMARK, is_given
+from training.data.shards.shards import BuiltPicture, Located, sha256_pixels
 from training.data.sources.picture import SourcePicture
-from training.data.shards.plan import (BENCHMARK, is_given)
-from training.data.shards.fingerprints import (Looks, look_at, write_prints)
-from training.data.shards.shards import (BuiltPicture, Located, sha256_pixels)
 
 
 class Finding(NamedTuple):

@@ -9,15 +9,25 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from superres.common.errors import SharplineError
-from superres.common.files import (write_bytes, writing)
-from superres.dataset.manifest import (CONTENT_NAME, MANIFEST_NAME, REPORT_NAME, SPLITS, DatasetInfo, LeftOut, ManifestRow, write_info, write_manifest)
 from superres.analysis.degradation_features import summarise
-from training.data.leaks.leak_check import (Repeats, find_repeats)
+from superres.common.errors import SharplineError
+from superres.common.files import write_bytes, writing
+from superres.dataset.manifest import (
+    CONTENT_NAME,
+    MANIFEST_NAME,
+    REPORT_NAME,
+    SPLITS,
+    DatasetInfo,
+    LeftOut,
+    ManifestRow,
+    write_info,
+    write_manifest,
+)
+from training.data.leaks.leak_check import Repeats, find_repeats
 from training.data.packs.packs import write_pack
-from training.data.shards.plan import (BENCHMARK, Plan)
 from training.data.pairs.report import write_report
-from training.data.shards.shards import (ROWS_NAME, BuiltPicture, Located, read_shard)
+from training.data.shards.plan import BENCHMARK, Plan
+from training.data.shards.shards import ROWS_NAME, BuiltPicture, Located, read_shard
 
 
 def assemble(

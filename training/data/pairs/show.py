@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes
+from superres.dataset.manifest import ManifestRow, read_info, read_manifest
 from superres.image.codecs import read
-from superres.dataset.manifest import (ManifestRow, read_info, read_manifest)
-from superres.image.contact_sheet import (SheetRow, write_sheet)
+from superres.image.contact_sheet import SheetRow, write_sheet
 from training.data.sources.picture import UNSTATED
 
 TILE = 288  # pixels a side of the part that is shown, at HR size

@@ -10,14 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from superres.common.console import track
-from superres.common.files import (sha256_bytes, sha256_file)
-from superres.dataset.manifest import (CONTENT_NAME, INFO_NAME, MANIFEST_NAME, REPORT_NAME, SPLITS, DatasetInfo, ManifestRow, read_info, read_manifest)
+from superres.common.files import sha256_bytes, sha256_file
+from superres.dataset.manifest import (
+    CONTENT_NAME,
+    INFO_NAME,
+    MANIFEST_NAME,
+    REPORT_NAME,
+    SPLITS,
+    DatasetInfo,
+    ManifestRow,
+    read_info,
+    read_manifest,
+)
 from training.data.leaks.leak_check import find_repeats
-from training.data.packs.packs import (INDEX_NAME, PACK_NAME)
-from training.data.sources.picture import SourcePicture
+from training.data.packs.packs import INDEX_NAME, PACK_NAME
+from training.data.pairs.proof import Finding, Proof, look_at_references, prove_pictures
 from training.data.shards.plan import identify
-from training.data.pairs.proof import (Finding, Proof, look_at_references, prove_pictures)
 from training.data.shards.shards import Located
+from training.data.sources.picture import SourcePicture
 from training.data.workers import Job, run_jobs
 
 PICTURES_PER_JOB = 16

@@ -11,7 +11,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from superres.analysis.fingerprint import (DESCRIPTOR_BYTES, Details, Fingerprint, fingerprint, mirror_image)
+from superres.analysis.fingerprint import (
+    DESCRIPTOR_BYTES,
+    Details,
+    Fingerprint,
+    fingerprint,
+    mirror_image,
+)
 
 PRINTS_NAME = "prints.npz"
 NO_DESCRIPTORS = np.empty((0, DESCRIPTOR_BYTES), np.uint8)

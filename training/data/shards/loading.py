@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes
-from superres.image.codecs import (Picture, PictureError, decode, encode)
+from superres.image.codecs import Picture, PictureError, decode, encode
 from superres.image.plain_png import plain_rgb_png
-from training.data.shards.plan import (MIN_LR_SIDE, PlannedPicture)
+from training.data.shards.plan import MIN_LR_SIDE, PlannedPicture
 
 Pixels = npt.NDArray[np.uint8]
 

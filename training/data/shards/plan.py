@@ -13,15 +13,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from superres.dataset.consent import (ClientsPictures, refuse_clients_pictures)
-from superres.degrade import parse
 from superres.common.environment import cpu_threads
-from superres.common.errors import (SharplineError, UsageError)
-from superres.common.files import (sha256_bytes, write_json)
-from superres.image.codecs import (Limits, PictureError, inspect)
-from superres.dataset.manifest import (INFO_NAME, LeftOut)
+from superres.common.errors import SharplineError, UsageError
+from superres.common.files import sha256_bytes, write_json
+from superres.dataset.consent import ClientsPictures, refuse_clients_pictures
+from superres.dataset.manifest import INFO_NAME, LeftOut
+from superres.degrade import parse
+from superres.image.codecs import Limits, PictureError, inspect
 from superres.image.passport import earlier_passport
-from training.data.sources.resolve import (GIVEN, Box, SourcePicture)
+from training.data.sources.resolve import GIVEN, Box, SourcePicture
 
 # Raised whenever the same pictures and recipe would give other pairs, so that their id differs.
 BUILD_VERSION = 4

@@ -14,15 +14,22 @@ from typing import BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from superres.degrade import Degraded, degrade
-from superres.common.errors import SharplineError
-from superres.common.files import (file_lock, remove_abandoned, sha256_bytes, staged_folder, write_bytes, writing)
-from superres.image.codecs import (Picture, PictureError, encode)
-from superres.dataset.manifest import (LeftOut, ManifestRow)
 from superres.analysis.degradation_features import measure
-from training.data.shards.loading import (Pixels, load_compared, load_hr, load_lr)
-from training.data.shards.plan import (BENCHMARK, PlannedPicture, is_given)
-from training.data.shards.fingerprints import (Looks, look_at, write_prints)
+from superres.common.errors import SharplineError
+from superres.common.files import (
+    file_lock,
+    remove_abandoned,
+    sha256_bytes,
+    staged_folder,
+    write_bytes,
+    writing,
+)
+from superres.dataset.manifest import LeftOut, ManifestRow
+from superres.degrade import Degraded, degrade
+from superres.image.codecs import Picture, PictureError, encode
+from training.data.shards.fingerprints import Looks, look_at, write_prints
+from training.data.shards.loading import Pixels, load_compared, load_hr, load_lr
+from training.data.shards.plan import BENCHMARK, PlannedPicture, is_given
 
 ROWS_NAME, RAW_NAME = "rows.json", "train.bin"
 WAIT_SECONDS = 3600.0  # for another process that builds the same shard

@@ -6,9 +6,9 @@ from typing import Literal
 from superres.common.console import in_units
 from superres.image.codecs import list_pictures
 from training.data.sources.catalogue import read_catalogue
-from training.data.sources.entries import (HR, Entry)
-from training.data.sources.records import (Added, Fetched, read_records, sources_folder)
-from training.data.sources.sample import (SAMPLE, SAMPLE_ENTRIES)
+from training.data.sources.entries import HR, Entry
+from training.data.sources.records import Added, Fetched, read_records, sources_folder
+from training.data.sources.sample import SAMPLE, SAMPLE_ENTRIES
 
 State = Literal["embedded", "fetched", "partly", "not fetched", "added"]
 

@@ -4,12 +4,20 @@ import re
 import shlex
 from pathlib import Path
 
-from superres.dataset.consent import (refuse_clients_pictures, refuse_marked_below)
-from superres.common.environment import (person, state_folder)
+from superres.common.environment import person, state_folder
 from superres.common.errors import UsageError
 from superres.common.files import file_lock
+from superres.dataset.consent import refuse_clients_pictures, refuse_marked_below
 from superres.image.codecs import list_pictures
-from training.data.sources.records import (Added, Terms, now, read_record, read_records, sources_folder, write_record)
+from training.data.sources.records import (
+    Added,
+    Terms,
+    now,
+    read_record,
+    read_records,
+    sources_folder,
+    write_record,
+)
 
 STATEMENT = "I own the rights to these pictures, or have the permission to train models on them."
 NAME_FORM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

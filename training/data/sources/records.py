@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from superres.common.environment import state_folder
 from superres.common.errors import SharplineError
-from superres.common.files import (sha256_bytes, write_json)
+from superres.common.files import sha256_bytes, write_json
 
 RECORD_NAME = "source.json"
 

@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from superres.dataset.consent import refuse_clients_pictures
 from superres.common.errors import UsageError
 from superres.common.files import sha256_bytes
-from superres.image.codecs import (clean_name, list_pictures)
-from training.data.sources.own import (add_command, added_at)
+from superres.dataset.consent import refuse_clients_pictures
+from superres.image.codecs import clean_name, list_pictures
 from training.data.sources.catalogue import read_catalogue
 from training.data.sources.entries import HR
-from training.data.sources.picture import (UNSTATED, Box, SourcePicture)
-from training.data.sources.records import (Added, Fetched, read_record, read_records, sources_folder)
-from training.data.sources.sample import (SAMPLE, sample_pictures)
+from training.data.sources.own import add_command, added_at
 from training.data.sources.paired_lr import with_twins
+from training.data.sources.picture import UNSTATED, Box, SourcePicture
+from training.data.sources.records import Added, Fetched, read_record, read_records, sources_folder
+from training.data.sources.sample import SAMPLE, sample_pictures
 from training.data.sources.unread import unread_in
 
 __all__ = [

@@ -8,9 +8,9 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
-from superres.common.errors import (MissingExtra, SharplineError)
+from superres.common.errors import MissingExtra, SharplineError
 from superres.common.files import sha256_file
-from training.data.sources.picture import (Box, SourcePicture)
+from training.data.sources.picture import Box, SourcePicture
 
 SAMPLE = "sample"
 

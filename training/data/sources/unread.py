@@ -3,10 +3,10 @@
 import os
 from pathlib import Path
 
-from superres.image.codecs import (PICTURE_SUFFIXES, clean_name)
-from training.data.sources.picture import (UNSTATED, SourcePicture)
-from training.data.sources.records import Added
+from superres.image.codecs import PICTURE_SUFFIXES, clean_name
 from training.data.sources.paired_lr import lone_twins
+from training.data.sources.picture import UNSTATED, SourcePicture
+from training.data.sources.records import Added
 
 # Of pictures that people have and Sharpline does not read: phones', cameras' and editors'.
 OTHER_SUFFIXES = (

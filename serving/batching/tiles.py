@@ -1,0 +1,106 @@
+"""Tiles on their way to a device: what may share a batch, whose they are, and the batch."""
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+Tile = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """What tiles must have in common to share a batch; `height` and `width` in LR pixels."""
+
+    model: Hashable
+    height: int
+    width: int
+    dtype: str
+
+    @property
+    def tile_pixels(self) -> int:
+        return self.height * self.width
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """A batch goes when it holds `max_tiles` tiles or `max_pixels` LR pixels, or after the wait.
+
+    `fair_pixels` is how far ahead of others an early deadline may bring a request.
+    """
+
+    max_tiles: int = 8
+    max_pixels: int = 512 * 512
+    max_wait_seconds: float = 0.005
+    fair_pixels: int = 512 * 512
+
+    def tiles_in(self, lane: Lane) -> int:
+        """How many tiles of this lane make a full batch; at least one."""
+        return max(1, min(self.max_tiles, self.max_pixels // lane.tile_pixels))
+
+
+class Receiver(Protocol):
+    """Hears of one request's tiles, on an engine's thread; must not block."""
+
+    def done(self, index: int, tile: Tile) -> None: ...
+
+    def failed(self, error: Exception) -> None: ...
+
+
+class TileRequest:
+    """One picture's place in the queue; made by `Scheduler.open`."""
+
+    __slots__ = (
+        "background",
+        "charged",
+        "client",
+        "closed",
+        "deadline_seconds",
+        "lane",
+        "pending",
+        "receiver",
+        "serial",
+    )
+
+    def __init__(
+        self,
+        lane: Lane,
+        deadline_seconds: float,
+        receiver: Receiver,
+        client: str,
+        background: bool,
+        serial: int,
+    ):
+        self.lane = lane
+        self.deadline_seconds = deadline_seconds
+        self.receiver = receiver
+        self.client = client
+        self.background = background
+        self.serial = serial
+        self.pending: deque[tuple[int, Tile, float]] = deque()  # index, tile, when it was put
+        self.charged = 0.0  # LR pixels; comparable between requests of one client
+        self.closed = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One tile of a batch and whose it is."""
+
+    request: TileRequest
+    index: int
+    tile: Tile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tiles of one lane to run together; `capacity` is what a full batch would hold."""
+
+    lane: Lane
+    slots: tuple[Slot, ...]
+    capacity: int
+
+    @property
+    def tiles(self) -> list[Tile]:
+        return [slot.tile for slot in self.slots]

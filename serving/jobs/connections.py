@@ -1,0 +1,100 @@
+"""Connections to the database of jobs, SQLite or Postgres: reading, and writing in transactions."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from serving.jobs.rows import SteadyClock, create_all
+
+WAIT_FOR_LOCK_SECONDS = 10.0
+
+
+class Connections:
+    """The database behind the jobs table; safe to use from any thread and from several processes.
+
+    `url` is SQLAlchemy's, e.g. `sqlite:///folder/jobs.db` or `postgresql+psycopg://host/name`.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], int] | None = None) -> None:
+        self.now_ms = clock or SteadyClock()
+        self._url = sa.make_url(url)
+        self._sqlite = self._url.get_backend_name() == "sqlite"
+        if self._sqlite and self._url.database:
+            Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
+        connect = {"timeout": WAIT_FOR_LOCK_SECONDS} if self._sqlite else {}
+        self._engine = sa.create_engine(self._url, connect_args=connect, pool_pre_ping=True)
+        # A look at Postgres needs no transaction, which would be two more messages.
+        self._reader = self._engine
+        if not self._sqlite:
+            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        if self._sqlite:
+            event.listen(self._engine, "connect", _set_up_sqlite)
+            event.listen(self._engine, "begin", _begin_sqlite)
+        # One writer at a time is all SQLite has; threads queue here rather than poll its file.
+        self._one_writer = threading.Lock()
+        self._create()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def forget(self) -> None:
+        """Let SQLite's write-ahead log hold nothing of what was removed."""
+        if self._sqlite:
+            with self._one_writer, self._engine.connect() as connection:
+                connection.exec_driver_sql("COMMIT")  # a checkpoint runs in no transaction
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+                connection.exec_driver_sql("BEGIN")
+
+    def _create(self) -> None:
+        if self._sqlite:
+            # Replicas that start together: the first makes the tables, under the write lock.
+            with self._writing() as connection:
+                create_all(connection)
+            return
+        with self._engine.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(7_203_115)))
+            create_all(connection)
+
+    @contextmanager
+    def _writing(self, *, promised: bool = True) -> Iterator[sa.Connection]:
+        """A transaction. What was promised outlives a power cut; a lease may be lost in one.
+
+        Its holder is gone as well then, or finds that its token is.
+        """
+        if not self._sqlite:
+            with self._engine.begin() as connection:
+                if not promised:
+                    connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
+                yield connection
+            return
+        with (
+            self._one_writer,
+            self._engine.connect() as connection,
+            connection.execution_options(synchronous="FULL" if promised else "NORMAL").begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        with self._reader.connect() as connection:
+            yield connection
+
+
+def _set_up_sqlite(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # this module says when a transaction begins
+    for pragma in (
+        "journal_mode=WAL",
+        "secure_delete=ON",  # what is removed is overwritten
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(f"PRAGMA synchronous={options.get('synchronous', 'FULL')}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if "synchronous" in options else "BEGIN")

@@ -1,0 +1,95 @@
+"""The parts of jobs, opened when they are first needed.
+
+Nothing is opened before the first job, upload, or restart over a folder that has jobs: a server
+that is only asked to enhance writes nowhere.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from serving.errors import NotReady
+from serving.jobs.database import Changes
+from serving.jobs.runner import Work
+from serving.jobs.services import JobHouse, build_house, was_used
+from serving.jobs.store import Store
+from serving.jobs.uploads import Uploads
+from serving.jobs.webhooks import Guard
+from serving.setting_groups import JobSettings
+from serving.telemetry.background import Loops
+from serving.threads import in_thread
+from superres.common.errors import SharplineError
+
+log = logging.getLogger(__name__)
+
+
+class OpenedJobs:
+    """The table, the store, the runner and the rest, opened once and closed at the end."""
+
+    def __init__(
+        self, settings: JobSettings, work: Work, draining: Callable[[], bool], guard: Guard
+    ) -> None:
+        self._settings = settings
+        self._draining = draining
+        self._guard = guard
+        self._arrivals = Changes()
+        self._changes = Changes()
+        self._build = partial(
+            build_house,
+            settings,
+            work=work,
+            draining=draining,
+            guard=guard,
+            arrivals=self._arrivals,
+            changes=self._changes,
+        )
+        self._opening = asyncio.Lock()
+        self._opened: JobHouse | None = None
+        self._opener = Loops(settings.poll_seconds)
+        self._dropping: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Go on with what an earlier process has left, if there is anything."""
+        if was_used(self._settings):
+            self._opener.start(self._open_at_last)
+
+    async def stop(self) -> None:
+        """Give back what is worked on; another replica, or the next process, goes on with it."""
+        await self._opener.stop()
+        if self._opened is not None:
+            await asyncio.gather(*self._dropping, return_exceptions=True)
+            await self._opened.runner.stop()
+            await self._opened.keeper.stop()
+            await in_thread(self._opened.database.table.close)
+
+    def counts(self) -> dict[tuple[str, ...], float]:
+        """Jobs by state, as they were a moment ago; none where there are no jobs."""
+        return {} if self._opened is None else self._opened.keeper.counts
+
+    async def store(self) -> Store:
+        return (await self._open()).store
+
+    async def uploads(self) -> Uploads:
+        return (await self._open()).uploads
+
+    async def _open_at_last(self) -> None:
+        """Jobs wait in a table that may be away for a while; pictures are served meanwhile."""
+        await self._open()
+        await self._opener.leaving.wait()
+
+    async def _open(self) -> JobHouse:
+        async with self._opening:
+            if self._opened is None:
+                try:
+                    self._opened = await in_thread(
+                        self._build, discard=lambda house: house.database.table.close()
+                    )
+                except (SharplineError, OSError, SQLAlchemyError) as error:
+                    log.error("jobs cannot be kept: %s", error)
+                    raise NotReady("this server has no place for jobs; its log says why") from None
+                self._opened.runner.start()
+                self._opened.keeper.start()
+            return self._opened

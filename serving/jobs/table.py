@@ -1,0 +1,230 @@
+"""The jobs table, on SQLite or Postgres: jobs entered, looked at, erased and expired.
+
+A job is queued, running under a lease, or over. Who is next: the highest priority, then fair turns
+among clients (a client's second waiting job has its turn after everybody's first), then age. The
+turn is given when the job is entered, so that a claim reads one row of one index. A job of many
+pictures has a turn for each of them.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from serving.errors import KeyReused, QuotaExceeded
+from serving.jobs.leases import Leases
+from serving.jobs.queries import blobs_of, counts_of, one_job, pictures_of, place_of
+from serving.jobs.rows import (
+    JOBS,
+    NAMING,
+    PICTURES,
+    UPLOADS,
+    Job,
+    JobPicture,
+    Look,
+    NewJob,
+    Removed,
+    new_id,
+    picture_of,
+)
+from serving.jobs.upload_rows import UploadRows, taken
+from serving.jobs.webhook_rows import WebhookRows
+from serving.requests.keys import HIGHEST_PRIORITY
+
+MOST_WAITING = 10_000  # that are counted for the metrics
+
+
+class JobTable(Leases, UploadRows, WebhookRows):
+    """Every statement about jobs; safe to use from any thread and from several processes."""
+
+    def add(self, new: NewJob, *, most_queued: int) -> tuple[Job, bool]:
+        """Enter a job, or find the one that the same idempotency key has made before.
+
+        Returns the job and whether it is new. Raises KeyReused where the key came with another
+        request, QuotaExceeded beyond `most_queued` waiting jobs of this client; UnknownUpload,
+        UploadGone or UploadMismatch for an upload that is another's, too old, or not there yet.
+        """
+        try:
+            with self._writing() as connection:
+                known = self._known(connection, new)
+                if known is not None:
+                    return known, False
+                return self._insert(connection, new, most_queued), True
+        except IntegrityError:  # on Postgres the same key may have been entered meanwhile
+            with self._writing() as connection:
+                known = self._known(connection, new)
+            if known is None:
+                raise
+            return known, False
+
+    def get(self, job_id: str) -> Job | None:
+        with self._reading() as connection:
+            return one_job(connection, JOBS.c.id == job_id)
+
+    def pictures(self, job_id: str) -> list[JobPicture]:
+        """A job's pictures in their order."""
+        with self._reading() as connection:
+            return pictures_of(connection, job_id)
+
+    def picture(self, job_id: str, n: int) -> JobPicture | None:
+        query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id, PICTURES.c.n == n)
+        with self._reading() as connection:
+            row = connection.execute(query).one_or_none()
+            return None if row is None else picture_of(row)
+
+    def look(self, job: Job, *, pictures: bool = True) -> Look:
+        """What there is to show of a job, with its pictures or their numbers alone."""
+        shown: list[JobPicture] = []
+        with self._reading() as connection:
+            if pictures and not job.erased:
+                shown = pictures_of(connection, job.id)
+                over, total = sum(each.over for each in shown), len(shown)
+            else:
+                over, total = counts_of(connection, job.id)
+            place = place_of(connection, job) if job.state == "queued" else None
+        return Look(pictures=tuple(shown), over=over, total=total, place=place)
+
+    def cancel(self, job_id: str, *, expires_ms: int) -> bool:
+        """Begin to erase a job; False where there is none, or its receipt is there already.
+
+        Nobody works on it, fetches from it or is told of it any more: its lease ends here, and a
+        job that was not over is cancelled. Its row goes at `expires_ms`, or earlier.
+        """
+        with self._writing() as connection:
+            job = one_job(connection, JOBS.c.id == job_id, lock=True)
+            if job is None or job.erased:
+                return job is not None and job.receipt is None
+            changes: dict[str, Any] = {
+                "state": "deleted" if job.over else "cancelled",
+                "token": None,
+                "making": None,
+                "request": None,
+                "problem": None,
+                "hook_due_ms": None,
+                "expires_ms": min(job.expires_ms, expires_ms),
+            }
+            if not job.over:
+                changes["finished_ms"] = self.now_ms()
+            connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(changes))
+            return True
+
+    def blobs(self, job_id: str) -> list[str]:
+        """Every blob that a job names."""
+        with self._reading() as connection:
+            return blobs_of(connection, [job_id])
+
+    def erase(self, job_id: str, *, receipt: dict[str, Any]) -> None:
+        """Forget the pictures of a job that `cancel` was called for; the first receipt is kept."""
+        with self._writing() as connection:
+            connection.execute(sa.delete(PICTURES).where(PICTURES.c.job_id == job_id))
+            first = sa.and_(JOBS.c.id == job_id, JOBS.c.receipt.is_(None))
+            kept = sa.update(JOBS).where(first).values(receipt=json.dumps(receipt))
+            connection.execute(kept)
+
+    def drop_result(self, job_id: str, n: int) -> tuple[str | None, int]:
+        """Forget one result that was fetched; its blob, and how many results are left."""
+        this = sa.and_(PICTURES.c.job_id == job_id, PICTURES.c.n == n)
+        left = sa.select(sa.func.count()).where(
+            PICTURES.c.job_id == job_id, PICTURES.c.result_blob.is_not(None)
+        )
+        with self._writing() as connection:
+            blob = connection.execute(sa.select(PICTURES.c.result_blob).where(this)).scalar()
+            connection.execute(sa.update(PICTURES).where(this).values(result_blob=None))
+            return blob, connection.execute(left).scalar_one()
+
+    def expire(self, most: int) -> Removed:
+        """Remove jobs and uploads whose time is over, at most so many of each."""
+        with self._writing() as connection:
+            now_ms = self.now_ms()
+            due = sa.select(JOBS.c.id).where(JOBS.c.expires_ms <= now_ms).limit(most)
+            job_ids = list(connection.execute(due).scalars())
+            blobs = blobs_of(connection, job_ids)
+            late = sa.select(UPLOADS.c.id, UPLOADS.c.blob)
+            late = late.where(UPLOADS.c.expires_ms <= now_ms).limit(most)
+            uploads = connection.execute(late).all()
+            connection.execute(sa.delete(PICTURES).where(PICTURES.c.job_id.in_(job_ids)))
+            connection.execute(sa.delete(JOBS).where(JOBS.c.id.in_(job_ids)))
+            gone = [row.id for row in uploads]
+            connection.execute(sa.delete(UPLOADS).where(UPLOADS.c.id.in_(gone)))
+            return Removed(job_ids, blobs + [row.blob for row in uploads])
+
+    def unknown_blobs(self, blobs: Sequence[str]) -> list[str]:
+        """Those of these blobs that no job and no upload names."""
+        known: set[str] = set()
+        with self._reading() as connection:
+            for column in NAMING:
+                known.update(
+                    connection.execute(sa.select(column).where(column.in_(blobs))).scalars()
+                )
+        return [blob for blob in blobs if blob not in known]
+
+    def waiting(self) -> int:
+        """Jobs in the queue; at most MOST_WAITING are counted."""
+        some = sa.select(sa.literal(1)).select_from(JOBS).where(JOBS.c.state == "queued")
+        counted = sa.select(sa.func.count()).select_from(some.limit(MOST_WAITING).subquery())
+        with self._reading() as connection:
+            return connection.execute(counted).scalar_one()
+
+    def _known(self, connection: sa.Connection, new: NewJob) -> Job | None:
+        if new.idempotency_key is None:
+            return None
+        same = sa.and_(JOBS.c.client == new.client, JOBS.c.idempotency_key == new.idempotency_key)
+        job = one_job(connection, same)
+        if job is not None and job.fingerprint != new.fingerprint:
+            raise KeyReused("this Idempotency-Key came with another request before")
+        return job
+
+    def _insert(self, connection: sa.Connection, new: NewJob, most_queued: int) -> Job:
+        now_ms = self.now_ms()
+        self._require_room(connection, new.client, most_queued)
+        blobs = [
+            each.blob if each.upload is None else taken(connection, new.client, each.upload, now_ms)
+            for each in new.inputs
+        ]
+        rank = HIGHEST_PRIORITY - new.priority
+        row: dict[str, Any] = {
+            "id": new_id(now_ms),
+            "client": new.client,
+            "state": "queued",
+            "rank": rank,
+            "turn": next_turn(connection, new.client, rank),
+            "created_ms": now_ms,
+            "expires_ms": new.expires_ms,
+            "request": json.dumps(new.request),
+            "idempotency_key": new.idempotency_key,
+            "fingerprint": new.fingerprint,
+        }
+        connection.execute(sa.insert(JOBS).values(row))
+        connection.execute(
+            sa.insert(PICTURES),
+            [
+                {"job_id": row["id"], "n": n, "name": each.name, "input_blob": blob}
+                for n, (each, blob) in enumerate(zip(new.inputs, blobs, strict=True))
+            ],
+        )
+        job = one_job(connection, JOBS.c.id == row["id"])
+        assert job is not None
+        return job
+
+    def _require_room(self, connection: sa.Connection, client: str, most_queued: int) -> None:
+        waiting = (
+            sa.select(sa.literal(1))
+            .select_from(JOBS)
+            .where(JOBS.c.client == client, JOBS.c.state == "queued")
+            .limit(most_queued)
+            .subquery()
+        )
+        count = connection.execute(sa.select(sa.func.count()).select_from(waiting)).scalar_one()
+        if count >= most_queued:
+            raise QuotaExceeded(f"{most_queued} jobs of this client wait already", seconds=30)
+
+
+def next_turn(connection: sa.Connection, client: str, rank: int) -> int:
+    """After this client's last waiting job, and not before anybody's who waits."""
+    waiting = sa.and_(JOBS.c.state == "queued", JOBS.c.rank == rank)
+    first = connection.execute(sa.select(sa.func.min(JOBS.c.turn)).where(waiting)).scalar()
+    own = sa.select(sa.func.max(JOBS.c.turn)).where(waiting, JOBS.c.client == client)
+    last = connection.execute(own).scalar()
+    return max(first or 0, 0 if last is None else last + 1)

@@ -1,0 +1,174 @@
+"""Errors on the wire: RFC 9457 problem details, and what /problems/LABEL says of each kind.
+
+A problem's `type` is `/problems/LABEL`, an address of this server that explains it.
+"""
+
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import JSONResponse
+
+from serving.errors import (
+    AnswerTooLarge,
+    BadKey,
+    BadMultipart,
+    BadOptions,
+    BadSignature,
+    BadTensor,
+    ClientError,
+    ClientGone,
+    CrossSite,
+    DeadlinePassed,
+    Draining,
+    EmptyBody,
+    EncodedBody,
+    ForbiddenAddress,
+    Inconsistent,
+    JobFailed,
+    JobGone,
+    JobNotOver,
+    KeyReused,
+    MethodNotAllowed,
+    ModelFailed,
+    NotAcceptable,
+    NotFound,
+    NotReady,
+    QueueFull,
+    QuotaExceeded,
+    ServingError,
+    SlowBody,
+    StorageFull,
+    UnknownJob,
+    UnknownModel,
+    UnknownUpload,
+    UploadGone,
+    UploadMismatch,
+    WrongHost,
+)
+from superres.image.codecs import (
+    BrokenPicture,
+    FormatCannotHold,
+    NotAPicture,
+    PictureError,
+    TooManyBytes,
+    TooManyPixels,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "/problems/"
+PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
+    error.label: error
+    for error in (
+        ServingError,
+        ClientError,
+        EmptyBody,
+        BadMultipart,
+        BadKey,
+        WrongHost,
+        CrossSite,
+        NotFound,
+        UnknownModel,
+        MethodNotAllowed,
+        NotAcceptable,
+        SlowBody,
+        EncodedBody,
+        ClientGone,
+        BadOptions,
+        AnswerTooLarge,
+        UnknownJob,
+        UnknownUpload,
+        JobNotOver,
+        JobGone,
+        UploadGone,
+        BadSignature,
+        ForbiddenAddress,
+        BadTensor,
+        KeyReused,
+        UploadMismatch,
+        StorageFull,
+        JobFailed,
+        QueueFull,
+        QuotaExceeded,
+        NotReady,
+        Draining,
+        DeadlinePassed,
+        ModelFailed,
+        Inconsistent,
+        NotAPicture,
+        BrokenPicture,
+        TooManyPixels,
+        TooManyBytes,
+        FormatCannotHold,
+    )
+}
+_PICTURE_ADVICE = {
+    NotAPicture.label: "A file's name does not matter, its content decides: open it in a picture "
+    "program, save it as PNG or JPEG and send that.",
+    BrokenPicture.label: "The file is damaged or not as its header says; save it again and resend.",
+    TooManyPixels.label: "Send a picture within the limit that the detail states.",
+    TooManyBytes.label: "Send a body within the limit that the detail states.",
+    FormatCannotHold.label: "Choose another `format`; png holds every answer. Where only the size "
+    "is too much, on_too_large=shrink makes it fit.",
+}
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str | None = None
+
+
+class Explanation(BaseModel):
+    """What `/problems/LABEL` says of a kind of problem."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str
+    title: str
+    status: int
+    advice: str
+
+
+def explain(label: str) -> Explanation:
+    """The explanation of a label. Raises NotFound for one that is no problem of ours."""
+    if label not in PROBLEMS:
+        raise NotFound(f"there is no kind of problem called {label[:64]!r}")
+    error = PROBLEMS[label]
+    advice = error.advice if issubclass(error, ServingError) else _PICTURE_ADVICE[label]
+    return Explanation(
+        type=TYPE_PREFIX + label, title=title_of(label), status=error.status, advice=advice
+    )
+
+
+def title_of(label: str) -> str:
+    """`too-many-pixels` as a short sentence."""
+    return label.replace("-", " ").capitalize()
+
+
+def problem_of(
+    error: ServingError | PictureError, instance: str | None = None
+) -> dict[str, str | int]:
+    """The error as RFC 9457's members; a PictureError has its own status."""
+    problem = Problem(
+        type=TYPE_PREFIX + error.label,
+        title=title_of(error.label),
+        status=error.status,
+        detail=str(error),
+        instance=instance,
+    )
+    return problem.model_dump(exclude_none=True)
+
+
+def problem_response(
+    error: ServingError | PictureError, instance: str | None = None, *, as_error: bool = False
+) -> JSONResponse:
+    """The error as `application/problem+json`; `as_error` repeats its detail under that key."""
+    headers = error.headers() if isinstance(error, ServingError) else {}
+    problem = problem_of(error, instance)
+    if as_error:
+        problem = {**problem, "error": str(error)}
+    return JSONResponse(problem, error.status, headers, MEDIA_TYPE)

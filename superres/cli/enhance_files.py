@@ -1,0 +1,169 @@
+"""Pictures in, larger pictures out: what `sharpline enhance` does with its words."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from superres.analysis.degradation_features import examine
+from superres.analysis.model_selection import Candidate, Choice, Wanted, choose
+from superres.common.console import track
+from superres.common.errors import SharplineError
+from superres.image.codecs import (
+    FORMAT_SUFFIXES,
+    PICTURE_SUFFIXES,
+    SUFFIX_FORMATS,
+    Picture,
+    check_format_holds,
+    list_pictures,
+    read,
+    write,
+)
+from superres.image.passport import Step, earlier_passport, extended
+from superres.model.bundle import Bundle
+from superres.model.upscaler import Upscaler
+
+UNREGISTERED = "local"  # the version of a bundle that no registry has numbered
+
+LoadUpscaler = Callable[[Bundle], Upscaler]
+# What enlarges a picture, and why it is that one.
+Pick = Callable[[Picture], tuple[Upscaler, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A picture and the file that its answer goes to."""
+
+    source: Path
+    target: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """An answer that was written, by which model and why that one."""
+
+    job: Job
+    model: str
+    reason: str
+
+
+def plan_jobs(
+    inputs: Iterable[Path], out: Path, format: str | None, *, overwrite: bool
+) -> list[Job]:
+    """Each input picture with its target. Raises SharplineError before any work is done."""
+    jobs: dict[Path, Job] = {}
+    for given in inputs:
+        if not given.exists():
+            raise SharplineError(f"{given} does not exist")
+        for source in list_pictures(given) if given.is_dir() else [given]:
+            target = out / (source.stem + _suffix(source, format))
+            if target in jobs:
+                raise SharplineError(
+                    f"{jobs[target].source} and {source} would both become {target}; "
+                    "enlarge them into different folders"
+                )
+            if target.resolve() == source.resolve():
+                raise SharplineError(
+                    f"{source} would be overwritten by its own answer; choose another OUT_FOLDER"
+                )
+            if target.exists() and not overwrite:
+                raise SharplineError(f"{target} is there already; give --overwrite to replace it")
+            jobs[target] = Job(source=source, target=target)
+    if not jobs:
+        raise SharplineError(f"no pictures found (looked for {', '.join(PICTURE_SUFFIXES)})")
+    return list(jobs.values())
+
+
+def _suffix(source: Path, format: str | None) -> str:
+    if format is None:
+        return source.suffix if source.suffix.lower() in SUFFIX_FORMATS else ".png"
+    if SUFFIX_FORMATS.get(source.suffix.lower()) == format:
+        return source.suffix
+    return FORMAT_SUFFIXES[format]
+
+
+def enhance_all(
+    jobs: Sequence[Job], pick: Pick, *, quality: int, label: str, passports: bool = True
+) -> tuple[list[Done], dict[str, str]]:
+    """Answers written, and by file why others were not; one bad picture does not stop the rest.
+
+    With `passports` each file says which model made it.
+    """
+    done: list[Done] = []
+    failed: dict[str, str] = {}
+    for job in track(jobs, label):
+        try:
+            picture = read(job.source)
+            # Alpha that the target cannot hold is found out before minutes of work, not after.
+            check_format_holds(picture, SUFFIX_FORMATS[job.target.suffix.lower()])
+            upscaler, reason = pick(picture)
+            answer = upscaler.upscale(picture)
+            if passports:
+                answer = replace(answer, passport=_passport(job.source, upscaler.bundle))
+            write(job.target, answer, quality=quality)
+            done.append(Done(job=job, model=upscaler.bundle.info.name, reason=reason))
+        except SharplineError as error:
+            failed[str(job.source)] = str(error)
+    return done, failed
+
+
+def _passport(source: Path, bundle: Bundle) -> str:
+    """The answer's passport, which goes on where the input's ended."""
+    info = bundle.info
+    step = Step(
+        model=info.name, version=UNREGISTERED, bundle=bundle.id, did=(f"enlarged x{info.scale}",)
+    )
+    return extended(earlier_passport(source.read_bytes()), step).text()
+
+
+class AutoPick:
+    """Picks a model for each picture by `model_selection.choose`, and loads each model once."""
+
+    def __init__(
+        self,
+        bundles: Sequence[Bundle],
+        wanted: Wanted,
+        load: LoadUpscaler,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._bundles = {bundle.info.name: bundle for bundle in bundles}
+        self._wanted = wanted
+        self._load = load
+        self._clock = clock
+        self._loaded: dict[str, Upscaler] = {}
+        self._candidates = list(self._make_candidates())
+
+    def __call__(self, picture: Picture) -> tuple[Upscaler, str]:
+        choice = self.choice(picture)
+        return self._upscaler(choice.model), choice.reason
+
+    def choice(self, picture: Picture) -> Choice:
+        """The model for a picture. Raises NoModelFits."""
+        return choose(examine(picture.rgb_hwc), self._wanted, self._candidates)
+
+    def _make_candidates(self) -> Iterator[Candidate]:
+        for name, bundle in self._bundles.items():
+            # Only a deadline makes speed matter, and measuring it means loading every model.
+            timed = self._wanted.deadline_seconds is not None
+            fits = self._wanted.scale in (None, bundle.info.scale)
+            seconds = self._seconds_per_megapixel(name) if timed and fits else None
+            yield Candidate.of(bundle.info, seconds)
+
+    def _seconds_per_megapixel(self, name: str) -> float:
+        """Of input, from the second of two runs of the smallest tile."""
+        upscaler = self._upscaler(name)
+        halo = upscaler.geometry.halo
+        height, width = min(upscaler.geometry.buckets)
+        tile = np.zeros((1, height, width, 3), np.uint8)
+        upscaler.forward(tile)
+        began = self._clock()
+        upscaler.forward(tile)
+        seconds = self._clock() - began
+        return seconds / ((height - 2 * halo) * (width - 2 * halo) / 1e6)
+
+    def _upscaler(self, name: str) -> Upscaler:
+        if name not in self._loaded:
+            self._loaded[name] = self._load(self._bundles[name])
+        return self._loaded[name]

@@ -1,0 +1,13 @@
+"""A rectangle of a picture."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """The core of one tile in the picture: what it alone contributes."""
+
+    top: int
+    left: int
+    height: int
+    width: int
