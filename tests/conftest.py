@@ -32,7 +32,11 @@ if TYPE_CHECKING:
     from training.data.sources.entries import Archive, Entry, Part
 
 
-MLFLOW_TESTS = ("tests/release/", "tests/training/test_cli.py", "tests/training/test_tracking.py")
+MLFLOW_TESTS = (
+    "tests/release/",
+    "tests/training/test_cli.py",
+    "tests/training/runs/test_tracking.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

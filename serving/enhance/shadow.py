@@ -19,8 +19,8 @@ from serving.batching.scheduler import Scheduler
 from serving.batching.tiles import Tile
 from serving.enhance.consistency import check_stripe
 from serving.enhance.enhancer import Mailbox, lane_of
-from serving.models.routes import Offer
 from serving.models.reload import Models
+from serving.models.routes import Offer
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture

@@ -1,6 +1,7 @@
 """How a high-resolution picture becomes the low-resolution one that a model learns from.
 
 Every degradation is a function of the pixels, the scale and a seed alone, and says what it drew.
+May import image and common.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,4 +1,7 @@
-"""Scores that carry their protocol: two figures measured differently refuse to be compared."""
+"""Scores that carry their protocol: two figures measured differently refuse to be compared.
+
+May import image and common.
+"""
 
 from superres.quality.protocol import SSIM_VARIANT, Protocol, ProtocolMismatch, require_same
 from superres.quality.psnr_ssim import Score, luma, psnr, psnr_of_mse, score, squared_error, ssim

@@ -1,5 +1,6 @@
 """The import rules of pyproject.toml bite: a forbidden import planted in a copy is named."""
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,27 @@ PLANTED = [
     ("serving/__init__.py", "import pickle", "serving -> pickle"),
     ("serving/__init__.py", "import airflow", "serving -> airflow"),
     ("training/__init__.py", "import PIL", "training -> PIL"),
+    # One upward import inside each package whose sub-packages have an order.
+    (
+        "superres/image/resize.py",
+        "import superres.model.tiling",
+        "superres.image.resize -> superres.model.tiling",
+    ),
+    (
+        "serving/batching/engine.py",
+        "import serving.enhance.costs",
+        "serving.batching.engine -> serving.enhance.costs",
+    ),
+    (
+        "training/bundles/card.py",
+        "import training.loop.ema",
+        "training.bundles.card -> training.loop.ema",
+    ),
+    (
+        "training/data/sources/own.py",
+        "import training.data.shards.plan",
+        "training.data.sources.own -> training.data.shards.plan",
+    ),
 ]
 
 
@@ -58,10 +80,42 @@ def test_planted_imports_are_refused_and_named(tmp_path: Path) -> None:
 
 def test_rules_name_only_modules_that_exist(tmp_path: Path) -> None:
     copy_tree(tmp_path)
-    (tmp_path / "superres/dataset/manifest.py").unlink()
+    (tmp_path / "superres/model/tiling.py").unlink()
     answer = lint_imports(tmp_path)
     assert answer.returncode == 1
-    assert "superres.dataset.manifest" in answer.stdout
+    assert "superres.model.tiling" in answer.stdout
+
+
+def test_every_new_subpackage_must_be_given_its_place(tmp_path: Path) -> None:
+    copy_tree(tmp_path)
+    for package in ("superres", "serving", "training", "training/data"):
+        (tmp_path / package / "unplaced.py").write_text("")
+    answer = lint_imports(tmp_path)
+    assert answer.returncode == 1
+    for package in ("superres", "serving", "training", "training.data"):
+        assert f"{package}.unplaced" in answer.stdout
+
+
+@pytest.mark.parametrize("package", ["superres", "serving", "training"])
+def test_every_subpackage_says_what_it_is_and_may_import(package: str) -> None:
+    found = [path for path in (ROOT / package).rglob("__init__.py") if path.parent.name != package]
+    assert len(found) > 5
+    for path in found:
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert 2 <= len(docstring.splitlines()) <= 6, path
+        assert "import" in docstring.lower(), path
+
+
+def test_no_module_is_longer_than_a_subject() -> None:
+    """Networks and tables apart."""
+    apart = {"superres/model/archs/swinir.py"}
+    long = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if len(path.read_text().splitlines()) > 300
+    }
+    assert set(long) <= apart, long
 
 
 def test_clean_tree_is_kept() -> None:

@@ -1,4 +1,7 @@
-"""A page about one scorecard that a person can look at: one file, nothing from elsewhere."""
+"""A page about one scorecard that a person can look at: one file, nothing from elsewhere.
+
+May import everything that superres.evaluation may.
+"""
 
 from superres.evaluation.report.gallery import Gallery
 

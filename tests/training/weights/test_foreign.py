@@ -302,7 +302,7 @@ def test_a_published_checkpoint_is_read(reference_data: Path) -> None:
 
 def test_no_file_is_unpickled_but_as_weights_only() -> None:
     """Our own checkpoints included: nothing that torch reads may run."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     seen = 0
     for package in ("sharpline", "superres", "training", "release", "serving", "pipelines"):
         for path in (root / package).rglob("*.py"):

@@ -132,7 +132,7 @@ def test_every_degradation_says_what_it_teaches() -> None:
 
 
 def test_the_documentation_shows_the_tables_as_they_are() -> None:
-    page = Path(__file__).parents[2] / "docs" / "evaluation.md"
+    page = Path(__file__).parents[3] / "docs" / "evaluation.md"
     assert rule_tables() in page.read_text()
 
 

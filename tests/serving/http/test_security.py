@@ -115,7 +115,7 @@ def test_server_for_other_machines_wants_keys_or_a_word():
         refuse_to_stand_open(Settings(host="0.0.0.0"))
 
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PICKLERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 LOADERS = {"torch.load", "torch.jit.load", "torch.export.load", "np.load", "eval", "exec"}
 

@@ -8,7 +8,7 @@ from serving.telemetry import metrics_table as module
 from serving.telemetry.metrics import Metrics
 from serving.telemetry.metrics_table import TABLE
 
-DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 def test_documentation_lists_the_table_as_it_is():

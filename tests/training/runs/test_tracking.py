@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from superres.common.errors import SharplineError
-from training.runs import mlflow_remote
+from training.runs import mlflow_remote, tracking
 from training.runs.hardware import Machine
 from training.runs.mlflow_remote import MlflowRemote
 from training.runs.spool import SENT_NAME, SPOOL_NAME, Spool
@@ -352,7 +352,10 @@ def test_a_bundle_comes_out_of_the_registry_verified(
     client.create_registered_model("from_registry")
     for alias, bundle_id in (("champion", bundle.id), ("liar", other.id), ("empty", "")):
         version = client.create_model_version(
-            "from_registry", source=source, run_id=run_id, tags={mlflow_remote.BUNDLE_TAG: bundle_id}
+            "from_registry",
+            source=source,
+            run_id=run_id,
+            tags={mlflow_remote.BUNDLE_TAG: bundle_id},
         )
         client.set_registered_model_alias("from_registry", alias, version.version)
     for _ in range(2):  # fetched, then found

@@ -19,7 +19,7 @@ from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock
 from superres.image.codecs import Picture, encode, read
 from training.data.cli import data
-from training.data.fetch import download as downloads
+from training.data.fetch import transfer
 from training.data.fetch.fetch import FetchReport, fetch
 from training.data.fetch.transfer import Patience
 from training.data.sources.entries import Archive, Copy, Entry, Part
@@ -415,8 +415,8 @@ def test_what_the_catalogue_does_not_know_is_refused(
 def test_too_little_space_is_said_before_anything_is_written(
     alps: Callable[..., FetchReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = downloads.shutil.disk_usage("/")._replace(free=10)
-    monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
+    usage = transfer.shutil.disk_usage("/")._replace(free=10)
+    monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(SharplineError, match="10 bytes left; free some"):
         alps()
     assert leftovers() == ["alps.zip.partial.json"]
