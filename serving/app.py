@@ -17,16 +17,10 @@ from serving.enhance.admission import Admission
 from serving.enhance.costs import Costs
 from serving.enhance.enhancer import Enhancer, EnhancerParts
 from serving.enhance.shadow import ShadowRunner
+from serving.http.request_log import RequestFigures
 from serving.http.routes import enhance, health, jobs, models, pages, results, uploads, v2
 from serving.http.routes.documents import ANSWER_HEADERS
-from serving.http.security import (
-    REQUEST_ID,
-    OwnFaults,
-    RequestFigures,
-    SecurityHeaders,
-    hosts_of,
-    refused,
-)
+from serving.http.security import REQUEST_ID, OwnFaults, SecurityHeaders, hosts_of, refused
 from serving.jobs.jobs import Jobs
 from serving.jobs.webhooks import Guard
 from serving.jobs.work import JobWork

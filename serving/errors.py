@@ -1,6 +1,6 @@
-"""Every refusal of the server, each with a status, a stable label and RFC 9457's shape on the wire.
+"""Every refusal of the server, each with a status and a stable label.
 
-A problem's `type` is `/problems/LABEL`, an address of this server that explains it.
+`serving.problems` puts them on the wire.
 """
 
 import math

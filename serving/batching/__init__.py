@@ -1,4 +1,4 @@
 """Tiles of many requests in batches on the devices; knows neither HTTP nor pictures.
 
-May import errors and settings alone.
+May import threads, settings and errors alone.
 """

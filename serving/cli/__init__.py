@@ -1,4 +1,4 @@
 """The commands `sharpline serve`, `sharpline keys` and `sharpline drift`.
 
-May import everything of serving; nothing imports it.
+May import everything of serving; nothing of serving imports it.
 """

@@ -21,7 +21,7 @@ from serving.batching.tiles import BatchLimits, Lane, Tile, TileRequest
 from serving.enhance.request import Answer, Order, Stages
 from serving.enhance.strips import Stripes
 from serving.errors import DeadlinePassed
-from serving.models.routes import Offer
+from serving.models.routing import Offer
 from serving.requests.pieces import Pieces
 from serving.setting_groups import ConsistencySettings
 from serving.telemetry.drift import LiveWindow

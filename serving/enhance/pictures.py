@@ -16,7 +16,7 @@ from serving.enhance.enhancer import Enhancer
 from serving.enhance.request import Answer, Order, Stages, described, server_timing
 from serving.enhance.transform import Wish, fitting_shrink, parse_region, shrunk_side
 from serving.models.reload import Models
-from serving.models.routes import Offer
+from serving.models.routing import Offer
 from serving.models.selection import chosen_for, is_auto, least_scale, named_model
 from serving.requests.body import Upload
 from serving.requests.negotiation import choose_format, content_disposition

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from serving.enhance.consistency import Verdict
-from serving.models.routes import Offer
+from serving.models.routing import Offer
 from serving.requests.pieces import Pieces
 from superres.image.codecs import Picture
 from superres.image.region import Region

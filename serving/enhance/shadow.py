@@ -20,7 +20,7 @@ from serving.batching.tiles import Tile
 from serving.enhance.consistency import check_stripe
 from serving.enhance.enhancer import Mailbox, lane_of
 from serving.models.reload import Models
-from serving.models.routes import Offer
+from serving.models.routing import Offer
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture

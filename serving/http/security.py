@@ -1,13 +1,11 @@
-"""What surrounds every answer: security headers, an id, its count and log line, and who may ask."""
+"""What surrounds every answer: security headers, its id, and which hosts and sites may ask."""
 
 import logging
 import re
-import time
 import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -15,8 +13,7 @@ from serving.errors import CrossSite, ServingError, WrongHost
 from serving.problems import problem_response
 from serving.requests.client_address import LOOPBACK_NAMES, host_name, is_loopback
 from serving.settings import Settings
-from serving.telemetry.logs import FIELDS, request_id_now
-from serving.telemetry.metrics import Metrics
+from serving.telemetry.logs import request_id_now
 from superres.image.codecs import PictureError
 
 log = logging.getLogger(__name__)
@@ -24,7 +21,6 @@ log = logging.getLogger(__name__)
 REQUEST_ID = "X-Request-ID"
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-QUIET_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})  # asked every few seconds
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -42,11 +38,6 @@ def instance_of(scope: Scope) -> str | None:
     """What a problem's `instance` says: the request's id, as the log and the header have it."""
     request_id = scope.get("state", {}).get("request_id")
     return None if request_id is None else f"urn:request:{request_id}"
-
-
-def client_of(request: Request) -> str:
-    """Who shares one client's part of the device and one canary: the address a request is from."""
-    return request.client.host if request.client is not None else ""
 
 
 def request_id_of(headers: Headers) -> str:
@@ -151,49 +142,3 @@ class OwnFaults:
             log.exception("%s %s failed", scope["method"], scope["path"])
             fault = ServingError("the server failed; its log has more")
             await refused(fault, scope)(scope, receive, send)
-
-
-class RequestFigures:
-    """Counts every request and its time under its route's template, and logs one line of it."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        started_seconds = time.perf_counter()
-        status = 500
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_and_note)
-        finally:
-            seconds = time.perf_counter() - started_seconds
-            state = scope.get("state", {})
-            route = getattr(scope.get("route"), "path", "other")
-            model = state.get("model", "")
-            self._metrics.requests.labels(route, str(status), model).inc()
-            self._metrics.request_duration.labels(route, model).observe(seconds)
-            if "problem" in state:
-                self._metrics.problems.labels(state["problem"]).inc()
-            fields = {
-                "method": scope["method"],
-                "route": route,
-                "status": status,
-                "seconds": round(seconds, 4),
-                "request_id": state.get("request_id"),
-                "client": state.get("client"),
-                "model": model or None,
-                "problem": state.get("problem"),
-            }
-            told = {name: value for name, value in fields.items() if value is not None}
-            level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
-            log.log(level, "request", extra={FIELDS: told})

@@ -1,4 +1,4 @@
 """Asynchronous jobs: pictures handed over now, enhanced in the background, fetched later.
 
-May import enhance, models, batching, requests and telemetry; nothing of HTTP routes.
+May import enhance and what stands below it in docs/architecture.md.
 """

@@ -11,6 +11,7 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from serving.background import Loops
 from serving.errors import NotReady
 from serving.jobs.database import Changes
 from serving.jobs.runner import Work
@@ -19,7 +20,6 @@ from serving.jobs.store import Store
 from serving.jobs.uploads import Uploads
 from serving.jobs.webhooks import Guard
 from serving.setting_groups import JobSettings
-from serving.telemetry.background import Loops
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 

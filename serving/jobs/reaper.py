@@ -5,6 +5,7 @@ import json
 import logging
 import time
 
+from serving.background import Loops
 from serving.errors import ForbiddenAddress
 from serving.jobs.database import Changes, Database
 from serving.jobs.rows import Job, Lease, Removed
@@ -13,7 +14,6 @@ from serving.jobs.views import moment
 from serving.jobs.webhooks import WebhookFailed, Webhooks, retry_after_seconds
 from serving.requests.signing import Signer
 from serving.setting_groups import JobSettings
-from serving.telemetry.background import Loops
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from serving.background import Loops
 from serving.errors import JobFailed, ServingError, TryLater
 from serving.jobs.database import Changes, Database, DatabaseAway
 from serving.jobs.rows import Job, JobPicture, Lease
 from serving.jobs.store import Store, Written, all_of, new_blob
 from serving.problems import problem_of
 from serving.setting_groups import JobSettings
-from serving.telemetry.background import Loops
 from superres.image.codecs import PictureError
 
 log = logging.getLogger(__name__)

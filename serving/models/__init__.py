@@ -1,4 +1,4 @@
 """The served models: what the model folder asks for, loaded, verified, routed, selected.
 
-May import batching, requests and telemetry.
+May import batching and what stands below it in docs/architecture.md.
 """

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from serving.errors import BadOptions, NotReady, UnknownModel
 from serving.models.folder import Wanted
-from serving.models.routes import Offer, Served
+from serving.models.routing import Offer, Served
 from serving.setting_groups import ModelSettings
 
 

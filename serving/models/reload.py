@@ -21,7 +21,7 @@ from serving.models.folder import (
 )
 from serving.models.loaded import BackendLoader, LoadedModel, OnDevice, WrongAnswer, prove
 from serving.models.lookup import ServedModels
-from serving.models.routes import Offer, Role, Served
+from serving.models.routing import Offer, Role, Served
 from serving.setting_groups import ModelSettings
 from superres.common.errors import SharplineError
 from superres.model.backends import Backend, devices_of, load_backend

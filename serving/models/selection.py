@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from serving.errors import BadOptions
-from serving.models.routes import Offer
+from serving.models.routing import Offer
 from serving.requests.options import AUTO, Options
 from superres.analysis.degradation_features import examine
 from superres.analysis.model_selection import Candidate, Choice, NoModelFits, Wanted, choose

@@ -1,4 +1,4 @@
 """A request taken apart: body, options, accepted formats, API keys, signatures, tensors.
 
-May import telemetry, errors and settings; nothing of models or devices.
+May import telemetry and what stands below it in docs/architecture.md.
 """

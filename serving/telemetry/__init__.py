@@ -1,4 +1,4 @@
 """What operators see: metrics, log lines, input drift, and background tasks.
 
-May import errors and settings alone.
+May import background and what stands below it in docs/architecture.md.
 """

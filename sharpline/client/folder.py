@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharpline.client.http import AsyncClient
 from sharpline.client.words import Refused, Wishes
-from superres.cli.enhance_files import Job, plan_jobs
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes, sha256_file, write_bytes, writing
 from superres.image.codecs import SUFFIX_FORMATS
+from superres.image.targets import Job, plan_jobs
 
 LEDGER = ".sharpline-ledger.jsonl"
 FATAL = frozenset({401, 403})  # of every picture alike: there is no use in sending the others

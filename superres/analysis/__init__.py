@@ -1,4 +1,4 @@
 """What can be told from pixels: damage estimates, fingerprints, which model fits.
 
-May import quality, model, image and common; imports no torch.
+May import degrade, quality and what stands below them; imports no torch.
 """

@@ -1,4 +1,4 @@
 """The commands `sharpline enhance`, `sharpline evaluate` and `sharpline bench`.
 
-May import everything of superres; nothing imports it.
+May import everything of superres; nothing of superres imports it.
 """

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from superres.analysis.model_selection import AUTO, Wanted
 from superres.cli.backend_options import add_backend_options, load_upscaler
-from superres.cli.enhance_files import AutoPick, Done, Pick, enhance_all, plan_jobs
+from superres.cli.enhance_files import AutoPick, Done, Pick, enhance_all
 from superres.common.console import emit, say, show
 from superres.common.errors import UsageError
 from superres.image.codecs import OUTPUT_FORMATS
+from superres.image.targets import plan_jobs
 from superres.model.starters import STARTERS, find_bundle, find_bundles
 
 

@@ -1,7 +1,7 @@
-"""Pictures in, larger pictures out: what `sharpline enhance` does with its words."""
+"""Pictures enlarged into files, by one model or by the one that fits each."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,16 +12,14 @@ from superres.analysis.model_selection import Candidate, Choice, Wanted, choose
 from superres.common.console import track
 from superres.common.errors import SharplineError
 from superres.image.codecs import (
-    FORMAT_SUFFIXES,
-    PICTURE_SUFFIXES,
     SUFFIX_FORMATS,
     Picture,
     check_format_holds,
-    list_pictures,
     read,
     write,
 )
 from superres.image.passport import Step, earlier_passport, extended
+from superres.image.targets import Job
 from superres.model.bundle import Bundle
 from superres.model.upscaler import Upscaler
 
@@ -33,55 +31,12 @@ Pick = Callable[[Picture], tuple[Upscaler, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A picture and the file that its answer goes to."""
-
-    source: Path
-    target: Path
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     """An answer that was written, by which model and why that one."""
 
     job: Job
     model: str
     reason: str
-
-
-def plan_jobs(
-    inputs: Iterable[Path], out: Path, format: str | None, *, overwrite: bool
-) -> list[Job]:
-    """Each input picture with its target. Raises SharplineError before any work is done."""
-    jobs: dict[Path, Job] = {}
-    for given in inputs:
-        if not given.exists():
-            raise SharplineError(f"{given} does not exist")
-        for source in list_pictures(given) if given.is_dir() else [given]:
-            target = out / (source.stem + _suffix(source, format))
-            if target in jobs:
-                raise SharplineError(
-                    f"{jobs[target].source} and {source} would both become {target}; "
-                    "enlarge them into different folders"
-                )
-            if target.resolve() == source.resolve():
-                raise SharplineError(
-                    f"{source} would be overwritten by its own answer; choose another OUT_FOLDER"
-                )
-            if target.exists() and not overwrite:
-                raise SharplineError(f"{target} is there already; give --overwrite to replace it")
-            jobs[target] = Job(source=source, target=target)
-    if not jobs:
-        raise SharplineError(f"no pictures found (looked for {', '.join(PICTURE_SUFFIXES)})")
-    return list(jobs.values())
-
-
-def _suffix(source: Path, format: str | None) -> str:
-    if format is None:
-        return source.suffix if source.suffix.lower() in SUFFIX_FORMATS else ".png"
-    if SUFFIX_FORMATS.get(source.suffix.lower()) == format:
-        return source.suffix
-    return FORMAT_SUFFIXES[format]
 
 
 def enhance_all(

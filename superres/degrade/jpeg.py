@@ -1,6 +1,5 @@
 """JPEG damage: by a real encoder, and by the same arithmetic on a CPU or a device."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from superres.degrade.arrays import Array, beside, index_beside, namespace
 from superres.degrade.result import Degraded, Pixels
 from superres.image.codecs import Picture, decode, encode
-from superres.image.pillow_modes import pillow
+from superres.image.encode import encode_jpeg
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
@@ -75,16 +74,8 @@ def compress_as(
     photoshop: str | None = None,
 ) -> Pixels:
     """The picture after a real encoder with libjpeg's tables at a quality, or Photoshop's."""
-    image = pillow().fromarray(rgb_hwc_u8)
-    if photoshop is not None:
-        from PIL.JpegPresets import presets
-
-        options = {"qtables": presets[photoshop]["quantization"]}
-    else:
-        options = {"quality": quality}
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", subsampling=subsampling, **options)
-    return decode(buffer.getvalue()).rgb_hwc
+    data = encode_jpeg(rgb_hwc_u8, subsampling=subsampling, quality=quality, photoshop=photoshop)
+    return decode(data).rgb_hwc
 
 
 def wild_jpeg(rgb_hwc_u8: Pixels, rng: np.random.Generator) -> Degraded:

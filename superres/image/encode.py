@@ -34,6 +34,27 @@ def encode(picture: Picture, format: str, *, quality: int = 95) -> bytes:
     return b"".join(encode_stripes(picture, _row_stripes(picture), format, quality=quality))
 
 
+def encode_jpeg(
+    rgb_hwc_u8: Array,
+    *,
+    subsampling: str,
+    quality: int | None = None,
+    photoshop: str | None = None,
+) -> bytes:
+    """A JPEG of 8-bit RGB with libjpeg's tables at a quality, or Photoshop's under that name.
+
+    `subsampling` is "4:4:4", "4:2:2" or "4:2:0".
+    """
+    options: dict[str, Any] = {"quality": quality}
+    if photoshop is not None:
+        from PIL.JpegPresets import presets
+
+        options = {"qtables": presets[photoshop]["quantization"]}
+    buffer = io.BytesIO()
+    pillow().fromarray(rgb_hwc_u8).save(buffer, "JPEG", subsampling=subsampling, **options)
+    return buffer.getvalue()
+
+
 def encode_stripes(
     frame: Picture, stripes: Iterable[Picture], format: str, *, quality: int = 95
 ) -> Iterator[bytes]:

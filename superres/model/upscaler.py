@@ -1,4 +1,4 @@
-"""Upscaler: split -> forward -> join. Validation, the gate, `enhance` and serving all run this."""
+"""Upscaler: split -> forward -> join. Validation, the gate and `enhance` run this."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

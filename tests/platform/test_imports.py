@@ -4,11 +4,13 @@ import ast
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
+RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 PACKAGES = ("sharpline", "superres", "training", "release", "serving", "pipelines")
 
 # One forbidden import for each rule: the file it is planted in, the import, what is named.
@@ -106,6 +108,14 @@ def test_every_subpackage_says_what_it_is_and_may_import(package: str) -> None:
         assert "import" in docstring.lower(), path
 
 
+def test_architecture_page_names_every_subpackage() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    for rule in RULES["contracts"]:
+        for layer in rule["layers"] if rule["type"] == "layers" else []:
+            for name in layer.replace("|", " ").split():
+                assert f"`{name}`" in page or f"{name}[" in page, (rule["id"], name)
+
+
 def test_no_module_is_longer_than_a_subject() -> None:
     """Networks and tables apart."""
     apart = {"superres/model/archs/swinir.py"}
@@ -126,9 +136,6 @@ def test_clean_tree_is_kept() -> None:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_is_under_the_rules(package: str) -> None:
-    import tomllib
-
-    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
-    layers = next(rule for rule in rules["contracts"] if rule["type"] == "layers")
-    assert package in rules["root_packages"]
+    layers = next(rule for rule in RULES["contracts"] if rule["type"] == "layers")
+    assert package in RULES["root_packages"]
     assert package in " ".join(layers["layers"]).replace("|", " ").split()

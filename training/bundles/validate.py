@@ -1,4 +1,4 @@
-"""Scores of weights under training, through the same Upscaler that serving runs."""
+"""Scores of weights under training, through the Upscaler, in float32."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Notes on a training: first to a file of the run, from there to MLflow; the only import of mlflow.
+"""Notes on a training: first to a file of the run, from there to MLflow.
 
 Every note is in the run's spool before anything else happens to it, so nothing is lost when MLflow
 is away, and what was not sent can be sent later. A thread of its own sends: training neither

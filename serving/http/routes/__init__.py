@@ -1,4 +1,4 @@
 """HTTP routes, one module a subject.
 
-May import everything that serving.http may; the app alone imports it.
+May import what serving.http may; only the app imports it.
 """

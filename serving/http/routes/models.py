@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.enhance.costs import Costs
 from serving.http.access import require_key
 from serving.http.routes.documents import problems
-from serving.models.routes import Offer
+from serving.models.routing import Offer
 from serving.services import services_of
 from superres.model.bundle import BundleScore, Licence
 from superres.model.tiling import computed_pixels

@@ -1,7 +1,7 @@
 """The networks; state-dict keys are basicsr's where it has the network, so weights carry over.
 
 Every network maps RGB in [0, 1], (B, 3, H, W), to (B, 3, H * scale, W * scale). May import image
-and common; torch only in the modules of networks.
+and common; the package itself imports no torch.
 """
 
 import importlib

@@ -1,8 +1,7 @@
 """Where networks run: one small contract that the gate, `enhance` and serving all use.
 
-Tensors live only in here. A backend takes tiles as numpy (B, H, W, 3) of uint8, uint16 or float32
-in [0, 1] and returns (B, H * scale, W * scale, 3) of the same dtype. May import archs, bundle and
-common.
+A backend takes tiles as numpy (B, H, W, 3) of uint8, uint16 or float32 in [0, 1] and returns
+(B, H * scale, W * scale, 3) of the same dtype. May import archs, bundle and common.
 """
 
 import importlib.util

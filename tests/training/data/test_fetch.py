@@ -507,8 +507,8 @@ def test_parts_in_one_archive_are_brought_by_one_download(mirror: Mirror, state:
 DYING = """
 import json, os, random, signal, sys
 from pathlib import Path
-from training.data import download, public, unpack
-from training.data.fetch import fetch
+from training.data.fetch.fetch import fetch
+from training.data.fetch.transfer import Patience
 
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "socket.connect"}
 
@@ -525,7 +525,7 @@ def run(state, last):
                 os.kill(os.getpid(), signal.SIGKILL)
     os.environ["SHARPLINE_STATE"] = str(state)
     sys.addaudithook(step)
-    fetch("div2k", parts=["all"], patience=download.Patience(first_wait_seconds=0.0))
+    fetch("div2k", parts=["all"], patience=Patience(first_wait_seconds=0.0))
     (state / "steps").write_text(str(count))
     os._exit(0)
 

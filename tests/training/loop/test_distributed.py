@@ -23,7 +23,7 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from training.cli import train
-from training.step import Stepper
+from training.loop.step import Stepper
 
 done, step, flag = Stepper.__call__, [], Path(sys.argv.pop(1))
 
@@ -121,7 +121,7 @@ def test_a_world_without_a_place_to_meet_is_refused(monkeypatch: pytest.MonkeyPa
 
 MEET = """
 import torch
-from training.ranks import joined
+from training.loop.distributed import joined
 with joined(torch.device("cpu")) as ranks:
     assert ranks.mean(torch.tensor([float(ranks.rank)])).item() == 0.5
 """

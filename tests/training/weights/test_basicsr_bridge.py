@@ -20,7 +20,7 @@ def test_the_renamed_module_answers_to_both_names() -> None:
 def test_an_operator_that_did_not_load_fails_at_the_call_not_at_the_import() -> None:
     script = """
 import torch
-from training import basicsr_bridge
+from training.weights import basicsr_bridge
 basicsr_bridge._operators_load = lambda package: False
 basicsr_bridge.mend_torchvision()
 import torchvision

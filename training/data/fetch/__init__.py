@@ -1,4 +1,4 @@
 """Public picture sets: downloaded, verified against their checksums, unpacked.
 
-May import sources.
+May import sources and workers.
 """

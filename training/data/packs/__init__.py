@@ -1,4 +1,4 @@
 """Training pictures as memory-mapped uint8, and random crops of them.
 
-May import shards, fetch and sources.
+May import shards, fetch, sources and workers.
 """

@@ -1,4 +1,4 @@
 """Where pictures come from: public sets, own folders, the embedded sample.
 
-Imports nothing else of training.
+May import workers alone.
 """
