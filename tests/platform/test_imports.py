@@ -26,11 +26,17 @@ PLANTED = [
     ("serving/__init__.py", "import pickle", "serving -> pickle"),
     ("serving/__init__.py", "import airflow", "serving -> airflow"),
     ("training/__init__.py", "import PIL", "training -> PIL"),
+    ("serving/batching/tiles.py", "import starlette", "serving.batching.tiles -> starlette"),
     # One upward import inside each package whose sub-packages have an order.
     (
         "superres/image/resize.py",
         "import superres.model.tiling",
         "superres.image.resize -> superres.model.tiling",
+    ),
+    (
+        "superres/model/tiling.py",
+        "import superres.model.bundle",
+        "superres.model.tiling -> superres.model.bundle",
     ),
     (
         "serving/batching/engine.py",
