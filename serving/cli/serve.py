@@ -40,7 +40,7 @@ def serve(argv: list[str]) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # serving.requests.client_address reads them
+            proxy_headers=False,  # client_address reads them, from trusted proxies alone
             timeout_graceful_shutdown=FLUSH_SECONDS,
         )
         _announce(listener, settings, as_json=arguments.json)

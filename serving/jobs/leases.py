@@ -1,10 +1,10 @@
 """Leases: which worker holds which job, and what it may write.
 
-A lease is a random token in the job's row; its
-holder raises a counter, the beat, and whatever it writes names the token. Another replica takes a
-job back once it has seen the same token and beat for the lease's length on a clock of its own that
-cannot jump, so no replica compares its time with another's. A holder that comes back too late
-finds its token gone, and nothing that it brings is kept: a result is committed once or never.
+A lease is a random token in the job's row; its holder raises a counter, the beat, and whatever it
+writes names the token. Another replica takes a job back once it has seen the same token and beat
+for the lease's length on a clock of its own that cannot jump, so no replica compares its time with
+another's. A holder that comes back too late finds its token gone, and nothing that it brings is
+kept: a result is committed once or never.
 """
 
 import json

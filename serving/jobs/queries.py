@@ -11,16 +11,19 @@ MOST_PLACES = 1000  # that are counted for who asks for the place in the queue
 
 
 def held(lease: Lease) -> sa.ColumnElement[bool]:
+    """The job's row, as long as the lease holds."""
     return sa.and_(
         JOBS.c.id == lease.job_id, JOBS.c.token == lease.token, JOBS.c.state == "running"
     )
 
 
 def changed(connection: sa.Connection, where: sa.ColumnElement[bool], **changes: Any) -> bool:
+    """Change one job's row; False where none fits `where`."""
     return connection.execute(sa.update(JOBS).where(where).values(changes)).rowcount == 1
 
 
 def pictures_of(connection: sa.Connection, job_id: str) -> list[JobPicture]:
+    """A job's pictures in their order."""
     query = sa.select(PICTURES).where(PICTURES.c.job_id == job_id).order_by(PICTURES.c.n)
     return [picture_of(row) for row in connection.execute(query)]
 
@@ -49,6 +52,7 @@ def place_of(connection: sa.Connection, job: Job) -> int:
 
 
 def blobs_of(connection: sa.Connection, job_ids: Iterable[str]) -> list[str]:
+    """Every blob, of inputs and results, that these jobs name."""
     query = sa.select(PICTURES.c.input_blob, PICTURES.c.result_blob)
     rows = connection.execute(query.where(PICTURES.c.job_id.in_(list(job_ids))))
     return [blob for row in rows for blob in row if blob is not None]
@@ -57,6 +61,7 @@ def blobs_of(connection: sa.Connection, job_ids: Iterable[str]) -> list[str]:
 def one_job(
     connection: sa.Connection, where: sa.ColumnElement[bool], *, lock: bool = False
 ) -> Job | None:
+    """The one job that `where` finds, None where there is none; `lock` holds its row."""
     query = sa.select(JOBS).where(where)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     return None if row is None else job_of(row)
