@@ -3,7 +3,8 @@
 Every checksum and size here is one that somebody published; where there is none, none is known and
 the first fetch records what came. Published by torchSR (Flickr2K.tar: md5), deepinv (md5 over the
 pictures of huggingface.co's archives; md5 of Urban100_HR.tar.gz), and by people who reproduce the
-EDSR paper's tables (benchmark.tar: sha256 and bytes)."""
+EDSR paper's tables (benchmark.tar: sha256 and bytes).
+"""
 
 from training.data.sources.div2k import div2k
 from training.data.sources.entries import Archive, Copy, Entry, Part
