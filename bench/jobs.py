@@ -77,7 +77,7 @@ def status(table: JobTable, job_id: str) -> None:
     """What is looked up to show a job."""
     job = table.get(job_id)
     assert job is not None
-    table.look(job)
+    table.progress(job)
 
 
 def fill(url: str, rows: int) -> None:
@@ -112,13 +112,13 @@ def a_row(n: int, rows: int, now_ms: int) -> dict[str, object]:
         "turn": n // CLIENTS,
         "created_ms": now_ms,
         "expires_ms": now_ms + 3_600_000,
-        "beat": 0,
+        "heartbeat": 0,
         "attempts": 0,
         "tiles_done": 0,
         "tiles_total": 0,
         "request": json.dumps({"options": {}, "accept": ""}),
         "fingerprint": "0" * 64,
-        "hook_attempts": 0,
+        "webhook_attempts": 0,
     }
 
 

@@ -16,7 +16,7 @@ from serving_common import photo_like
 
 from serving.batching.engine import Engine
 from serving.batching.scheduler import Scheduler
-from serving.batching.tiles import BatchLimits, Lane
+from serving.batching.tiles import BatchKey, BatchLimits
 from superres.common.console import emit
 from superres.image.codecs import Picture, decode, encode
 from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe
@@ -30,14 +30,14 @@ class Nothing:
 
     name = "nothing"
 
-    def forward(self, tiles_bhwc, place):
+    def forward(self, tiles_bhwc, device_index):
         return tiles_bhwc
 
-    def forward_in_parts(self, tile_hwc, place):
+    def forward_in_parts(self, tile_hwc, device_index):
         return tile_hwc
 
 
-class Unwatched:
+class NoObserver:
     def batch_done(self, model, *, fill_ratio, pixels, seconds):
         pass
 
@@ -80,8 +80,8 @@ def main() -> None:
 def scheduler_seconds(arguments: argparse.Namespace) -> float:
     """Core-seconds of one request, `at_once` of them being in the queue together."""
     scheduler = Scheduler(BatchLimits())
-    engine = Engine(scheduler, Unwatched())
-    lane = Lane(model=Nothing(), height=64, width=64, dtype="uint8")
+    engine = Engine(scheduler, NoObserver())
+    batch_key = BatchKey(model=Nothing(), height=64, width=64, dtype="uint8")
     tile = np.zeros((64, 64, 3), np.uint8)
     engine.start()
     began = time.process_time()
@@ -90,7 +90,7 @@ def scheduler_seconds(arguments: argparse.Namespace) -> float:
         for number in range(first, first + arguments.at_once):
             receiver = Counter(arguments.tiles)
             request = scheduler.open(
-                lane, deadline_seconds=number, receiver=receiver, client=f"client {number % 8}"
+                batch_key, deadline_seconds=number, receiver=receiver, client=f"client {number % 8}"
             )
             scheduler.put(request, [(index, tile) for index in range(arguments.tiles)])
             group.append((request, receiver))

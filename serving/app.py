@@ -14,20 +14,26 @@ from serving.batching.engine import Engines
 from serving.batching.scheduler import Scheduler
 from serving.batching.tiles import BatchLimits
 from serving.enhance.admission import Admission
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer, EnhancerParts
 from serving.enhance.shadow import ShadowRunner
-from serving.http.request_log import RequestFigures
+from serving.http.request_log import RequestMetrics
 from serving.http.routes import enhance, health, jobs, models, pages, results, uploads, v2
 from serving.http.routes.documents import ANSWER_HEADERS
-from serving.http.security import REQUEST_ID, OwnFaults, SecurityHeaders, hosts_of, refused
+from serving.http.security import (
+    REQUEST_ID,
+    InternalErrorMiddleware,
+    SecurityMiddleware,
+    hosts_of,
+    refused,
+)
 from serving.jobs.jobs import Jobs
-from serving.jobs.webhooks import Guard
-from serving.jobs.work import JobWork
+from serving.jobs.webhooks import AddressGuard
+from serving.jobs.work import JobPictureWork
 from serving.models.loaded import BackendLoader
 from serving.models.reload import Models
 from serving.reporter import Reporter, show_when_scraped
-from serving.requests.client_address import Clients
+from serving.requests.client_address import ClientAddresses
 from serving.requests.keys import KeyRing
 from serving.requests.options import describe
 from serving.services import Services
@@ -60,9 +66,9 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
     app.include_router(v2.guarded)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
     _answer_errors(app)
-    app.add_middleware(OwnFaults)
+    app.add_middleware(InternalErrorMiddleware)
     origins = settings.security.allow_origins
-    app.add_middleware(SecurityHeaders, allow_origins=origins, hosts=hosts_of(settings))
+    app.add_middleware(SecurityMiddleware, allow_origins=origins, hosts=hosts_of(settings))
     if origins:
         app.add_middleware(
             CORSMiddleware,
@@ -71,12 +77,12 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
             allow_headers=["Authorization", "Idempotency-Key", "Prefer", REQUEST_ID],
             expose_headers=[*ANSWER_HEADERS, REQUEST_ID, "Location", "Retry-After"],
         )
-    app.add_middleware(RequestFigures, metrics=services.metrics)
+    app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
 
 
 def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
-    metrics, costs = Metrics(), Costs()
+    metrics, costs = Metrics(), CostModel()
     reporter = Reporter(metrics, costs)
     batch = settings.batch
     batch_limits = BatchLimits(**batch.model_dump(exclude={"stuck_seconds"}))
@@ -92,14 +98,14 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
             scheduler=scheduler,
             limits=batch_limits,
             window=window,
-            watcher=reporter,
+            observer=reporter,
             shadows=shadows,
             consistency=settings.consistency,
             worker_threads=cpu_threads(),
         )
     )
     keys = KeyRing(settings.security.keys_file)
-    work = JobWork(
+    work = JobPictureWork(
         settings=settings,
         admission=admission,
         models=models,
@@ -108,7 +114,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
         reporter=reporter,
         keys=keys,
     )
-    guard = Guard(settings.jobs.webhook_networks)
+    guard = AddressGuard(settings.jobs.webhook_networks)
     jobs = Jobs(settings.jobs, work, lambda: admission.draining, guard)
     show_when_scraped(
         metrics,
@@ -122,7 +128,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
     return Services(
         settings=settings,
         keys=keys,
-        clients=Clients(settings.security.trusted_proxies),
+        clients=ClientAddresses(settings.security.trusted_proxies),
         metrics=metrics,
         reporter=reporter,
         admission=admission,

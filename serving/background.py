@@ -5,12 +5,12 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
-from serving.errors import TryLater
+from serving.errors import RetryLater
 
 log = logging.getLogger(__name__)
 
 
-class Loops:
+class BackgroundTasks:
     """Turns that begin anew as long as the server stays; on the event loop."""
 
     def __init__(self, fault_seconds: float) -> None:
@@ -37,7 +37,7 @@ class Loops:
         while not self.leaving.is_set():
             try:
                 await turn()
-            except TryLater as error:
+            except RetryLater as error:
                 log.warning("jobs: %s; it is tried again", error)
                 await self.pause(self._fault_seconds)
             except Exception:

@@ -110,8 +110,8 @@ class UnknownUpload(ClientError):
     advice = "Announce the picture with POST /v1/uploads and use the address that it answers."
 
 
-class JobNotOver(ClientError):
-    status, label = 409, "job-not-over"
+class JobNotFinished(ClientError):
+    status, label = 409, "job-not-finished"
     advice = "Ask for the job's state, or follow its events, and fetch the result once it is done."
 
 
@@ -140,7 +140,7 @@ class BadTensor(ClientError):
     advice = "Send one input `image` of shape [1, height, width, 3], UINT8 or FP32 from 0 to 1."
 
 
-class KeyReused(ClientError):
+class IdempotencyKeyReused(ClientError):
     status, label = 422, "idempotency-key-reused"
     advice = "Use a new Idempotency-Key for another request; repeat a request unchanged."
 
@@ -160,7 +160,7 @@ class JobFailed(ServingError):
     advice = "The job was begun several times and never ended; the server's log has more."
 
 
-class TryLater(ServingError):
+class RetryLater(ServingError):
     """The server cannot take the request now; `seconds` is when to come back."""
 
     status, label = 503, "unavailable"
@@ -174,19 +174,19 @@ class TryLater(ServingError):
         return {"Retry-After": str(max(1, math.ceil(self.seconds)))}
 
 
-class QueueFull(TryLater):
+class QueueFull(RetryLater):
     status, label = 429, "queue-full"
 
 
-class QuotaExceeded(TryLater):
+class QuotaExceeded(RetryLater):
     status, label = 429, "quota-exceeded"
 
 
-class NotReady(TryLater):
+class NotReady(RetryLater):
     label = "not-ready"
 
 
-class Draining(TryLater):
+class Draining(RetryLater):
     label = "draining"
 
 

@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 
 from serving.batching.scheduler import Scheduler
 from serving.enhance.admission import Admission
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.jobs.jobs import Jobs
 from serving.models.loaded import LoadedModel
-from serving.models.reload import Models, Offer
+from serving.models.reload import Models, ModelVersion
 from serving.telemetry.drift import LiveWindow
 from serving.telemetry.metrics import Metrics
 
@@ -18,7 +18,7 @@ LabelledValues = Mapping[tuple[str, ...], float]
 class Reporter:
     """Hears of stages, batches and models (see the Watcher of each) and counts them."""
 
-    def __init__(self, metrics: Metrics, costs: Costs) -> None:
+    def __init__(self, metrics: Metrics, costs: CostModel) -> None:
         self._metrics = metrics
         self._costs = costs
 
@@ -26,19 +26,33 @@ class Reporter:
         self._metrics.stage_duration.labels(stage).observe(seconds)
 
     def picture_done(
-        self, offer: Offer, *, waste_ratio: float, taken: int, given: int, seconds: float
+        self,
+        model_version: ModelVersion,
+        *,
+        waste_ratio: float,
+        taken: int,
+        given: int,
+        seconds: float,
     ) -> None:
-        self._metrics.tile_waste.labels(offer.name).observe(waste_ratio)
+        self._metrics.tile_waste.labels(model_version.name).observe(waste_ratio)
         self._metrics.pixels.labels("in").inc(taken)
         self._metrics.pixels.labels("out").inc(given)
-        self._metrics.version_pictures.labels(offer.name, offer.version, offer.role).inc()
-        self._metrics.version_duration.labels(offer.name, offer.version).observe(seconds)
+        self._metrics.version_pictures.labels(
+            model_version.name, model_version.version, model_version.role
+        ).inc()
+        self._metrics.version_duration.labels(model_version.name, model_version.version).observe(
+            seconds
+        )
 
-    def picture_failed(self, offer: Offer) -> None:
-        self._metrics.version_failures.labels(offer.name, offer.version, offer.role).inc()
+    def picture_failed(self, model_version: ModelVersion) -> None:
+        self._metrics.version_failures.labels(
+            model_version.name, model_version.version, model_version.role
+        ).inc()
 
-    def inconsistent(self, offer: Offer, regions: int) -> None:
-        self._metrics.inconsistent_regions.labels(offer.name, offer.version).inc(regions)
+    def inconsistent(self, model_version: ModelVersion, regions: int) -> None:
+        self._metrics.inconsistent_regions.labels(model_version.name, model_version.version).inc(
+            regions
+        )
 
     def answer_cut(self, reason: str) -> None:
         self._metrics.answers_cut.labels(reason).inc()
@@ -71,7 +85,7 @@ class Reporter:
         ):
             counter.labels(model)
 
-    def model_proven(self, model: str, *, pixels: int, seconds: float) -> None:
+    def model_verified(self, model: str, *, pixels: int, seconds: float) -> None:
         self._costs.learn(model, pixels, seconds)
 
     def model_swapped(self, model: str) -> None:
@@ -88,7 +102,7 @@ def show_when_scraped(
     admission: Admission,
     models: Models,
     window: LiveWindow,
-    costs: Costs,
+    costs: CostModel,
     jobs: Jobs,
 ) -> None:
     """Let /metrics read what these know at the moment of the scrape."""
@@ -96,8 +110,8 @@ def show_when_scraped(
         "sharpline_pictures_in_flight": lambda: {(): admission.in_flight},
         "sharpline_queue_tiles": lambda: _queued(scheduler, models),
         "sharpline_model_info": lambda: {
-            (offer.name, offer.version, offer.model.bundle.id): 1
-            for offer in models.offers.values()
+            (model_version.name, model_version.version, model_version.model.bundle.id): 1
+            for model_version in models.champions.values()
         },
         "sharpline_model_seconds_per_megapixel": lambda: {
             (model,): 1e6 * seconds for model, seconds in costs.per_pixel().items()
@@ -105,8 +119,8 @@ def show_when_scraped(
         "sharpline_device_memory_bytes": device_memory,
         "sharpline_input_drift": lambda: window.drift(
             {
-                name: offer.model.bundle.info.training.reference
-                for name, offer in models.offers.items()
+                name: model_version.model.bundle.info.training.reference
+                for name, model_version in models.champions.items()
             }
         ),
         "sharpline_drift_pictures": lambda: _by_model(window.pictures()),
@@ -132,7 +146,7 @@ def device_memory() -> LabelledValues:
 
 def _queued(scheduler: Scheduler, models: Models) -> LabelledValues:
     """Waiting tiles of every served model; one that was just replaced counts under its name."""
-    queued = {(name,): 0.0 for name in models.offers}
+    queued = {(name,): 0.0 for name in models.champions}
     for model, tiles in scheduler.queued_tiles().items():
         if isinstance(model, LoadedModel):
             queued[(model.name,)] = queued.get((model.name,), 0.0) + tiles

@@ -8,13 +8,13 @@ from starlette.requests import Request
 from serving.batching.engine import Engines
 from serving.batching.scheduler import Scheduler
 from serving.enhance.admission import Admission
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer
 from serving.enhance.shadow import ShadowRunner
 from serving.jobs.jobs import Jobs
 from serving.models.reload import Models
 from serving.reporter import Reporter
-from serving.requests.client_address import Clients
+from serving.requests.client_address import ClientAddresses
 from serving.requests.keys import KeyRing
 from serving.settings import Settings
 from serving.telemetry.drift import LiveWindow
@@ -27,7 +27,7 @@ class Services:
 
     settings: Settings
     keys: KeyRing
-    clients: Clients
+    clients: ClientAddresses
     metrics: Metrics
     reporter: Reporter
     admission: Admission
@@ -36,7 +36,7 @@ class Services:
     models: Models
     window: LiveWindow
     enhancer: Enhancer
-    costs: Costs
+    costs: CostModel
     shadows: ShadowRunner
     jobs: Jobs
 

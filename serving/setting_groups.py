@@ -185,7 +185,9 @@ class JobSettings(Section):
     lease_seconds: Seconds = Field(
         default=15.0, description="silence after which a replica's job is given to another"
     )
-    beat_seconds: Seconds = Field(default=1.0, description="time between a working replica's signs")
+    heartbeat_seconds: Seconds = Field(
+        default=1.0, description="time between a working replica's signs"
+    )
     poll_seconds: Seconds = Field(
         default=1.0, description="time between looks for jobs that came in elsewhere"
     )

@@ -27,15 +27,15 @@ Shape = tuple[str | int, ...]
 
 
 class Network(Protocol):
-    """What a lane's model must be for an engine; `place` is the number of the engine's device."""
+    """What the model of a batch key must offer; `device_index` is the number of the engine's device."""
 
     name: str
 
-    def forward(self, tiles_bhwc: Tile, place: int) -> Tile:
+    def forward(self, tiles_bhwc: Tile, device_index: int) -> Tile:
         """Tiles (B, h, w, 3) in, (B, h * scale, w * scale, 3) out."""
         ...
 
-    def forward_in_parts(self, tile_hwc: Tile, place: int) -> Tile:
+    def forward_in_parts(self, tile_hwc: Tile, device_index: int) -> Tile:
         """One tile cut into smaller ones; only its core need be right.
 
         Raises DeviceOutOfMemory where nothing smaller is left.
@@ -43,7 +43,7 @@ class Network(Protocol):
         ...
 
 
-class Watcher(Protocol):
+class BatchObserver(Protocol):
     """Hears how batches went."""
 
     def batch_done(self, model: str, *, fill_ratio: float, pixels: int, seconds: float) -> None: ...
@@ -56,17 +56,21 @@ class Watcher(Protocol):
 class Engine:
     """Runs batches and errands, one at a time, on a thread of its own."""
 
-    def __init__(self, scheduler: Scheduler, watcher: Watcher, place: int = 0) -> None:
+    def __init__(
+        self, scheduler: Scheduler, observer: BatchObserver, device_index: int = 0
+    ) -> None:
         self._scheduler = scheduler
-        self._watcher = watcher
-        self._place = place
+        self._observer = observer
+        self._device_index = device_index
         self._lock = threading.Lock()
-        self._errands: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
+        self._device_tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._most_tiles: dict[Shape, int] = {}  # what the device's memory was seen to hold
         self._stopping = False
         self._batch_began_seconds: float | None = None
         self._lost: DeviceLost | None = None
-        self._thread = threading.Thread(target=self._run, name=f"engine-{place}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"engine-{device_index}", daemon=True
+        )
 
     @property
     def alive(self) -> bool:
@@ -93,8 +97,8 @@ class Engine:
         self._scheduler.wake()
         self._thread.join()
 
-    def call(self, errand: Callable[[], Result]) -> Result:
-        """Run `errand` on the engine's thread between batches and return what it returns.
+    def call(self, task: Callable[[], Result]) -> Result:
+        """Run `task` on the engine's thread between batches and return what it returns.
 
         Raises what it raises, or CancelledError where the engine stops first.
         """
@@ -102,14 +106,14 @@ class Engine:
         with self._lock:
             if self._stopping:
                 raise CancelledError("the engine has stopped")
-            self._errands.append((future, errand))
+            self._device_tasks.append((future, task))
         self._scheduler.wake()
         return future.result()
 
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._run_errands()
+                self._run_device_tasks()
                 batch = self._scheduler.next_batch(unless=self._has_other_work)
                 if batch is not None:
                     self._run_batch(batch)
@@ -118,25 +122,25 @@ class Engine:
         finally:
             with self._lock:
                 self._stopping = True
-            for future, _ in self._errands:
+            for future, _ in self._device_tasks:
                 future.cancel()
             self._scheduler.stop(NotReady("the engine has stopped", seconds=10))
 
     def _has_other_work(self) -> bool:
-        return self._stopping or bool(self._errands)
+        return self._stopping or bool(self._device_tasks)
 
-    def _run_errands(self) -> None:
-        while self._errands and not self._stopping:
-            future, errand = self._errands.popleft()
+    def _run_device_tasks(self) -> None:
+        while self._device_tasks and not self._stopping:
+            future, task = self._device_tasks.popleft()
             try:
-                future.set_result(errand())
+                future.set_result(task())
             except Exception as error:
                 future.set_exception(error)
                 if isinstance(error, DeviceLost):
                     self._lose(error)
 
     def _run_batch(self, batch: Batch) -> None:
-        network: Any = batch.lane.model
+        network: Any = batch.batch_key.model
         started_seconds = self._batch_began_seconds = time.monotonic()
         try:
             results = self._forward(network, batch)
@@ -146,17 +150,17 @@ class Engine:
         except Exception as error:
             # The fault may lie in any tile of the batch: its requests fail, the others go on.
             log.exception("a batch of %s failed", network.name)
-            self._watcher.batch_failed(network.name)
+            self._observer.batch_failed(network.name)
             self._scheduler.fail(
                 batch, ModelFailed(f"{network.name} failed on this picture: {type(error).__name__}")
             )
             return
         finally:
             self._batch_began_seconds = None
-        self._watcher.batch_done(
+        self._observer.batch_done(
             network.name,
-            fill_ratio=len(batch.slots) / batch.capacity,
-            pixels=len(batch.slots) * batch.lane.tile_pixels,
+            fill_ratio=len(batch.items) / batch.capacity,
+            pixels=len(batch.items) * batch.batch_key.tile_pixels,
             seconds=time.monotonic() - started_seconds,
         )
         self._scheduler.deliver(batch, results)
@@ -177,13 +181,13 @@ class Engine:
                     raise
                 # Zero stands for less than one tile. It is remembered: trying again costs time.
                 self._most_tiles[shape] = len(part) // 2
-                self._watcher.memory_ran_out(network.name)
+                self._observer.memory_ran_out(network.name)
                 log.warning(
                     "%s: %d tiles of %dx%d are too many for the device's memory",
                     network.name,
                     len(part),
-                    batch.lane.width,
-                    batch.lane.height,
+                    batch.batch_key.width,
+                    batch.batch_key.height,
                 )
         return results
 
@@ -191,14 +195,16 @@ class Engine:
         self, network: Network, tiles: Sequence[Tile], *, whole_tiles: bool
     ) -> list[Tile]:
         if not whole_tiles:
-            return [network.forward_in_parts(tile, self._place) for tile in tiles]
-        results = network.forward(np.stack(tiles), self._place)
+            return [network.forward_in_parts(tile, self._device_index) for tile in tiles]
+        results = network.forward(np.stack(tiles), self._device_index)
         if len(results) != len(tiles):
             raise ValueError(f"{len(tiles)} tiles went in, {len(results)} came out")
         return list(results)
 
     def _lose(self, error: DeviceLost) -> None:
-        log.critical("device %d is lost, this process can do no more: %s", self._place, error)
+        log.critical(
+            "device %d is lost, this process can do no more: %s", self._device_index, error
+        )
         self._lost = error
         self._stopping = True  # the thread ends, and with it every request
 
@@ -209,12 +215,14 @@ class Engines:
     def __init__(
         self,
         scheduler: Scheduler,
-        watcher: Watcher,
-        places: int,
+        observer: BatchObserver,
+        device_count: int,
         stuck_seconds: float = float("inf"),
     ) -> None:
         self._scheduler = scheduler
-        self._engines = [Engine(scheduler, watcher, place) for place in range(places)]
+        self._engines = [
+            Engine(scheduler, observer, device_index) for device_index in range(device_count)
+        ]
         self._stuck_seconds = stuck_seconds
 
     def __len__(self) -> int:
@@ -244,6 +252,6 @@ class Engines:
         for engine in self._engines:
             engine.stop()
 
-    def call(self, place: int, errand: Callable[[], Result]) -> Result:
-        """Run `errand` on the thread that owns the device of that number; see `Engine.call`."""
-        return self._engines[place].call(errand)
+    def call(self, device_index: int, task: Callable[[], Result]) -> Result:
+        """Run `task` on the thread that owns the device of that number; see `Engine.call`."""
+        return self._engines[device_index].call(task)

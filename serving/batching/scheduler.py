@@ -15,13 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 
-from serving.batching.tiles import Batch, BatchLimits, Lane, Receiver, Slot, Tile, TileRequest
+from serving.batching.tiles import (
+    Batch,
+    BatchItem,
+    BatchKey,
+    BatchLimits,
+    Tile,
+    TileReceiver,
+    TileRequest,
+)
 
 Clock = Callable[[], float]
 Rank = tuple[int, float, int]  # what was had in quanta, deadline, serial; the lowest goes next
 
 
-class Shares:
+class FairShares:
     """Who was served how much, in LR pixels; the tags of one level of fair queueing."""
 
     __slots__ = ("present", "served_pixels")
@@ -34,14 +42,14 @@ class Shares:
         self.served_pixels += pixels / max(1, self.present)
 
 
-class Client:
+class ClientQueue:
     """Everything that one client has waiting; `charged` is comparable between clients."""
 
     __slots__ = ("charged", "requests", "waiting")
 
     def __init__(self) -> None:
         self.charged = 0.0
-        self.requests = Shares()
+        self.requests = FairShares()
         self.waiting = 0  # requests with pending tiles
 
 
@@ -52,20 +60,22 @@ class Scheduler:
         self._limits = limits
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: dict[Lane, dict[int, TileRequest]] = {}  # by serial; all have pending tiles
+        self._waiting: dict[
+            BatchKey, dict[int, TileRequest]
+        ] = {}  # by serial; all have pending tiles
         self._background: dict[int, TileRequest] = {}  # the same, and in the order they came
         self._open: dict[int, TileRequest] = {}
-        self._clients: dict[str, Client] = {}  # those with open requests
-        self._shares = Shares()
+        self._clients: dict[str, ClientQueue] = {}  # those with open requests
+        self._shares = FairShares()
         self._serials = itertools.count()
         self._stopped: Exception | None = None
 
     def open(
         self,
-        lane: Lane,
+        batch_key: BatchKey,
         *,
         deadline_seconds: float,
-        receiver: Receiver,
+        receiver: TileReceiver,
         client: str = "",
         background: bool = False,
     ) -> TileRequest:
@@ -76,7 +86,7 @@ class Scheduler:
         """
         with self._changed:
             request = TileRequest(
-                lane, deadline_seconds, receiver, client, background, next(self._serials)
+                batch_key, deadline_seconds, receiver, client, background, next(self._serials)
             )
             if self._stopped is not None:
                 raise self._stopped
@@ -105,9 +115,9 @@ class Scheduler:
     def take(self) -> Batch | None:
         """The batch that is due now, if any; never blocks."""
         with self._changed:
-            due = [lane for lane in self._waiting if self._due_in_seconds(lane) <= 0]
+            due = [batch_key for batch_key in self._waiting if self._due_in_seconds(batch_key) <= 0]
             if due:
-                return self._fill(min(due, key=self._lane_rank))
+                return self._fill(min(due, key=self._key_rank))
             return self._one_of_background() if self._background_is_due() else None
 
     def next_batch(self, unless: Callable[[], bool] = lambda: False) -> Batch | None:
@@ -123,20 +133,20 @@ class Scheduler:
     def wait_seconds(self) -> float | None:
         """Seconds until a batch is due if nothing more is put; None where nothing is queued."""
         with self._changed:
-            waits = [self._due_in_seconds(lane) for lane in self._waiting]
+            waits = [self._due_in_seconds(batch_key) for batch_key in self._waiting]
             if self._background_is_due():
                 waits.append(0.0)
             return max(0.0, min(waits)) if waits else None
 
     def deliver(self, batch: Batch, results: Sequence[Tile]) -> None:
         """Hand each result to its request, in the order of the batch's slots."""
-        for slot, result in zip(batch.slots, results, strict=True):
-            if not slot.request.closed:
-                slot.request.receiver.done(slot.index, result)
+        for item, result in zip(batch.items, results, strict=True):
+            if not item.request.closed:
+                item.request.receiver.done(item.index, result)
 
     def fail(self, batch: Batch, error: Exception) -> None:
         """End the requests that had tiles in this batch, and no others."""
-        for request in {slot.request.serial: slot.request for slot in batch.slots}.values():
+        for request in {item.request.serial: item.request for item in batch.items}.values():
             self._fail(request, error)
 
     def wake(self) -> None:
@@ -157,14 +167,14 @@ class Scheduler:
         """Tiles waiting now, by model; a model without any is absent."""
         with self._changed:
             queued: dict[Hashable, int] = {}
-            for lane, requests in self._waiting.items():
+            for batch_key, requests in self._waiting.items():
                 waiting = sum(len(request.pending) for request in requests.values())
-                queued[lane.model] = queued.get(lane.model, 0) + waiting
+                queued[batch_key.model] = queued.get(batch_key.model, 0) + waiting
             return queued
 
-    def _due_in_seconds(self, lane: Lane) -> float:
-        requests = self._waiting[lane].values()
-        if sum(len(request.pending) for request in requests) >= self._limits.tiles_in(lane):
+    def _due_in_seconds(self, batch_key: BatchKey) -> float:
+        requests = self._waiting[batch_key].values()
+        if sum(len(request.pending) for request in requests) >= self._limits.tiles_in(batch_key):
             return 0.0
         oldest_seconds = min(request.pending[0][2] for request in requests)
         return oldest_seconds + self._limits.max_wait_seconds - self._clock()
@@ -178,7 +188,9 @@ class Scheduler:
         index, tile, _ = request.pending.popleft()
         if not request.pending:
             self._unqueue(request)
-        return Batch(lane=request.lane, slots=(Slot(request, index, tile),), capacity=1)
+        return Batch(
+            batch_key=request.batch_key, items=(BatchItem(request, index, tile),), capacity=1
+        )
 
     def _client_rank(self, request: TileRequest) -> Rank:
         """Whose turn it is: `request` stands for its client."""
@@ -190,55 +202,55 @@ class Scheduler:
         quanta = int(request.charged // self._limits.fair_pixels)
         return (quanta, request.deadline_seconds, request.serial)
 
-    def _first_of_each_client(self, lane: Lane) -> list[TileRequest]:
+    def _first_of_each_client(self, batch_key: BatchKey) -> list[TileRequest]:
         first: dict[str, TileRequest] = {}
-        for request in self._waiting[lane].values():
+        for request in self._waiting[batch_key].values():
             known = first.get(request.client)
             if known is None or self._request_rank(request) < self._request_rank(known):
                 first[request.client] = request
         return list(first.values())
 
-    def _lane_rank(self, lane: Lane) -> Rank:
-        return min(self._client_rank(request) for request in self._first_of_each_client(lane))
+    def _key_rank(self, batch_key: BatchKey) -> Rank:
+        return min(self._client_rank(request) for request in self._first_of_each_client(batch_key))
 
-    def _fill(self, lane: Lane) -> Batch:
-        capacity = self._limits.tiles_in(lane)
-        slots: list[Slot] = []
-        while lane in self._waiting and len(slots) < capacity:
-            request = min(self._first_of_each_client(lane), key=self._client_rank)
+    def _fill(self, batch_key: BatchKey) -> Batch:
+        capacity = self._limits.tiles_in(batch_key)
+        items: list[BatchItem] = []
+        while batch_key in self._waiting and len(items) < capacity:
+            request = min(self._first_of_each_client(batch_key), key=self._client_rank)
             index, tile, _ = request.pending.popleft()
-            slots.append(Slot(request, index, tile))
+            items.append(BatchItem(request, index, tile))
             client = self._clients[request.client]
-            client.charged += lane.tile_pixels
-            request.charged += lane.tile_pixels
-            self._shares.charge(lane.tile_pixels)
-            client.requests.charge(lane.tile_pixels)
+            client.charged += batch_key.tile_pixels
+            request.charged += batch_key.tile_pixels
+            self._shares.charge(batch_key.tile_pixels)
+            client.requests.charge(batch_key.tile_pixels)
             if not request.pending:
                 self._unqueue(request)
-        return Batch(lane=lane, slots=tuple(slots), capacity=capacity)
+        return Batch(batch_key=batch_key, items=tuple(items), capacity=capacity)
 
     def _enqueue(self, request: TileRequest) -> None:
         """Who was idle saves up no credit: it rejoins at the present."""
         if request.background:
             self._background[request.serial] = request
             return
-        client = self._clients.setdefault(request.client, Client())
+        client = self._clients.setdefault(request.client, ClientQueue())
         if not client.waiting:
             client.charged = max(client.charged, self._shares.served_pixels)
             self._shares.present += 1
         client.waiting += 1
         client.requests.present += 1
         request.charged = max(request.charged, client.requests.served_pixels)
-        self._waiting.setdefault(request.lane, {})[request.serial] = request
+        self._waiting.setdefault(request.batch_key, {})[request.serial] = request
 
     def _unqueue(self, request: TileRequest) -> None:
         if self._background.pop(request.serial, None) is not None:
             return
-        requests = self._waiting.get(request.lane, {})
+        requests = self._waiting.get(request.batch_key, {})
         if requests.pop(request.serial, None) is None:
             return
         if not requests:
-            del self._waiting[request.lane]
+            del self._waiting[request.batch_key]
         client = self._clients[request.client]
         client.waiting -= 1
         client.requests.present -= 1

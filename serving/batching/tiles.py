@@ -11,7 +11,7 @@ Tile = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lane:
+class BatchKey:
     """What tiles must have in common to share a batch; `height` and `width` in LR pixels."""
 
     model: Hashable
@@ -36,12 +36,12 @@ class BatchLimits:
     max_wait_seconds: float = 0.005
     fair_pixels: int = 512 * 512
 
-    def tiles_in(self, lane: Lane) -> int:
+    def tiles_in(self, batch_key: BatchKey) -> int:
         """How many tiles of this lane make a full batch; at least one."""
-        return max(1, min(self.max_tiles, self.max_pixels // lane.tile_pixels))
+        return max(1, min(self.max_tiles, self.max_pixels // batch_key.tile_pixels))
 
 
-class Receiver(Protocol):
+class TileReceiver(Protocol):
     """Hears of one request's tiles, on an engine's thread; must not block."""
 
     def done(self, index: int, tile: Tile) -> None: ...
@@ -54,11 +54,11 @@ class TileRequest:
 
     __slots__ = (
         "background",
+        "batch_key",
         "charged",
         "client",
         "closed",
         "deadline_seconds",
-        "lane",
         "pending",
         "receiver",
         "serial",
@@ -66,14 +66,14 @@ class TileRequest:
 
     def __init__(
         self,
-        lane: Lane,
+        batch_key: BatchKey,
         deadline_seconds: float,
-        receiver: Receiver,
+        receiver: TileReceiver,
         client: str,
         background: bool,
         serial: int,
     ):
-        self.lane = lane
+        self.batch_key = batch_key
         self.deadline_seconds = deadline_seconds
         self.receiver = receiver
         self.client = client
@@ -85,7 +85,7 @@ class TileRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class BatchItem:
     """One tile of a batch and whose it is."""
 
     request: TileRequest
@@ -97,10 +97,10 @@ class Slot:
 class Batch:
     """Tiles of one lane to run together; `capacity` is what a full batch would hold."""
 
-    lane: Lane
-    slots: tuple[Slot, ...]
+    batch_key: BatchKey
+    items: tuple[BatchItem, ...]
     capacity: int
 
     @property
     def tiles(self) -> list[Tile]:
-        return [slot.tile for slot in self.slots]
+        return [item.tile for item in self.items]

@@ -32,10 +32,10 @@ class ModelDrift:
 
 def drift(argv: list[str]) -> int:
     """Show how far live pictures are from those that each model was trained on."""
-    words = _parser().parse_args(argv)
-    found = read_drift(_fetched(words.url))
-    if words.json:
-        emit({"url": words.url, "models": [asdict(each) for each in found]})
+    arguments = _parser().parse_args(argv)
+    found = read_drift(_fetched(arguments.url))
+    if arguments.json:
+        emit({"url": arguments.url, "models": [asdict(each) for each in found]})
     else:
         show(table(found) if found else "no picture was answered of late")
     return 0

@@ -11,21 +11,21 @@ from superres.common.errors import UsageError
 
 def keys(argv: list[str]) -> int:
     """Add, list or revoke API keys; a running server follows within a second."""
-    words = _parser().parse_args(argv)
-    return words.work(words)
+    arguments = _parser().parse_args(argv)
+    return arguments.work(arguments)
 
 
-def _add(words: argparse.Namespace) -> int:
-    path = _file(words)
+def _add(arguments: argparse.Namespace) -> int:
+    path = _file(arguments)
     key, secret = add_key(
         path,
-        words.name,
-        requests_per_minute=words.requests_per_minute,
-        pixels_per_minute=words.pixels_per_minute,
-        waiting_jobs=words.waiting_jobs,
-        highest_priority=words.highest_priority,
+        arguments.name,
+        requests_per_minute=arguments.requests_per_minute,
+        pixels_per_minute=arguments.pixels_per_minute,
+        waiting_jobs=arguments.waiting_jobs,
+        highest_priority=arguments.highest_priority,
     )
-    if words.json:
+    if arguments.json:
         emit({**_described(key), "key": secret})
     else:
         say(f"key {key.id} for {key.name} is in {path}; this is the only time it is shown:")
@@ -33,9 +33,9 @@ def _add(words: argparse.Namespace) -> int:
     return 0
 
 
-def _list(words: argparse.Namespace) -> int:
-    known = read_keys(_file(words))
-    if words.json:
+def _list(arguments: argparse.Namespace) -> int:
+    known = read_keys(_file(arguments))
+    if arguments.json:
         emit({"keys": [_described(key) for key in known]})
         return 0
     for key in known:
@@ -50,9 +50,9 @@ def _list(words: argparse.Namespace) -> int:
     return 0
 
 
-def _revoke(words: argparse.Namespace) -> int:
-    key = revoke_key(_file(words), words.id)
-    if words.json:
+def _revoke(arguments: argparse.Namespace) -> int:
+    key = revoke_key(_file(arguments), arguments.id)
+    if arguments.json:
         emit(_described(key))
     else:
         say(f"key {key.id} of {key.name} is revoked")
@@ -67,8 +67,8 @@ def _quota(per_minute: int | None) -> str:
     return "unlimited" if per_minute is None else f"{per_minute:,}"
 
 
-def _file(words: argparse.Namespace) -> Path:
-    path = words.file or load_settings().security.keys_file
+def _file(arguments: argparse.Namespace) -> Path:
+    path = arguments.file or load_settings().security.keys_file
     if path is None:
         raise UsageError("name the file of keys: --file, or SHARPLINE_SECURITY__KEYS_FILE")
     return path

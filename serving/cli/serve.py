@@ -29,7 +29,7 @@ def serve(argv: list[str]) -> int:
     arguments = _parser().parse_args(argv)
     settings = _settings(arguments)
     require_models(settings.models.folder)
-    refuse_to_stand_open(settings)
+    refuse_without_keys(settings)
     configure_logs(settings.logs)
     with listen(settings.host, settings.port) as listener:
         app = create_app(settings)
@@ -52,7 +52,7 @@ def serve(argv: list[str]) -> int:
     return 0
 
 
-def refuse_to_stand_open(settings: Settings) -> None:
+def refuse_without_keys(settings: Settings) -> None:
     """Raise UsageError for a server that other machines reach and that anybody may use unasked."""
     security = settings.security
     if security.keys_file is None and not security.open and not is_loopback(settings.host):

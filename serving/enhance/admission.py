@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.errors import AnswerTooLarge, Draining, QueueFull
 from serving.setting_groups import LimitSettings, QueueSettings
 from superres.image.codecs import LONGEST_SIDE, FormatCannotHold, Limits, TooManyBytes
@@ -21,7 +21,7 @@ SEARCH_STEPS = 40  # of halving: from an hour to less than a microsecond
 RATE_MEMORY = 0.8  # of the former estimate, per answered picture
 
 
-class Entry:
+class AdmittedRequest:
     """One admitted request and what it holds; given back as a whole when it leaves."""
 
     def __init__(self, admission: "Admission", client: str, entered_seconds: float) -> None:
@@ -38,18 +38,18 @@ class Entry:
         """Of one device, for what is left of this picture."""
         return self._work_seconds * (1.0 - self._share_done)
 
-    def hold_bytes(self, count: int) -> None:
+    def reserve_bytes(self, count: int) -> None:
         """Account for bytes of this body. Raises TooManyBytes, or QueueFull for the process."""
-        self._admission.hold_bytes(self, count)
+        self._admission.reserve_bytes(self, count)
 
-    def hold_answer(self, width: int, height: int, format: str) -> None:
+    def reserve_answer(self, width: int, height: int, format: str) -> None:
         """Account for an answer of this size in this format.
 
         Raises AnswerTooLarge, FormatCannotHold, or QueueFull for the process.
         """
-        self._admission.hold_answer(self, width, height, format)
+        self._admission.reserve_answer(self, width, height, format)
 
-    def hold_work(self, model: str, pixels: int, deadline_seconds: float) -> None:
+    def reserve_work(self, model: str, pixels: int, deadline_seconds: float) -> None:
         """Account for `pixels` LR pixels through a model, wanted by `deadline_seconds`.
 
         Raises QueueFull where the wait would be too long, with the time until it is not.
@@ -70,16 +70,16 @@ class Admission:
         self,
         limits: LimitSettings,
         queue: QueueSettings,
-        costs: Costs,
-        places: int = 1,
+        costs: CostModel,
+        device_count: int = 1,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._queue = queue
         self._costs = costs
-        self._places = places
+        self._device_count = device_count
         self._clock = clock
-        self._entries: set[Entry] = set()
+        self._entries: set[AdmittedRequest] = set()
         self._draining = False
         self._pixels_per_second: float | None = None
         self._last_left_seconds = clock()
@@ -111,7 +111,7 @@ class Admission:
             raise Draining("the server is shutting down", seconds=5)
 
     @contextmanager
-    def enter(self, client: str = "") -> Generator[Entry]:
+    def admit(self, client: str = "") -> Generator[AdmittedRequest]:
         """A place for one request of a client. Raises Draining or QueueFull."""
         self.require_open()
         if len(self._entries) >= self._queue.max_pictures:
@@ -119,34 +119,36 @@ class Admission:
                 f"{len(self._entries)} pictures are being worked on already",
                 seconds=self._seconds_until_one_leaves(),
             )
-        own = sum(entry.client == client for entry in self._entries)
+        own = sum(admitted.client == client for admitted in self._entries)
         if own >= self._queue.max_pictures_per_client:
             raise QueueFull(
                 f"{own} pictures of this client are being worked on already",
                 seconds=self._seconds_until_one_leaves(),
             )
-        entry = Entry(self, client, self._clock())
-        self._entries.add(entry)
+        admitted = AdmittedRequest(self, client, self._clock())
+        self._entries.add(admitted)
         try:
-            yield entry
+            yield admitted
         finally:
-            self._entries.discard(entry)
-            self._learn_rate(entry)
+            self._entries.discard(admitted)
+            self._learn_rate(admitted)
 
-    def hold_bytes(self, entry: Entry, count: int) -> None:
-        if entry.bytes + count > self._limits.max_bytes:
+    def reserve_bytes(self, admitted: AdmittedRequest, count: int) -> None:
+        if admitted.bytes + count > self._limits.max_bytes:
             raise TooManyBytes(
                 f"the body has more than the {self._limits.max_bytes:,} bytes that are taken"
             )
         held = sum(other.bytes for other in self._entries)
-        if held + count > self._queue.max_bytes and held > entry.bytes:
+        if held + count > self._queue.max_bytes and held > admitted.bytes:
             raise QueueFull(
                 "the pictures being worked on fill the memory set aside for uploads",
                 seconds=self._seconds_until_one_leaves(),
             )
-        entry.bytes += count
+        admitted.bytes += count
 
-    def hold_answer(self, entry: Entry, width: int, height: int, format: str) -> None:
+    def reserve_answer(
+        self, admitted: AdmittedRequest, width: int, height: int, format: str
+    ) -> None:
         if width * height > self._limits.max_answer_pixels:
             raise AnswerTooLarge(
                 f"the answer would have {width:,}x{height:,} pixels; at most "
@@ -157,7 +159,7 @@ class Admission:
                 f"{format} holds sides up to {LONGEST_SIDE[format]:,} pixels, the answer would "
                 f"have {width:,}x{height:,}; choose png"
             )
-        held = sum(other.answer_pixels for other in self._entries if other is not entry)
+        held = sum(other.answer_pixels for other in self._entries if other is not admitted)
         # A picture that fits no budget beside others still runs when it is alone.
         if held and held + width * height > self._queue.max_answer_pixels:
             excess = held + width * height - self._queue.max_answer_pixels
@@ -165,15 +167,15 @@ class Admission:
                 "the pictures being worked on fill the memory set aside for answers",
                 seconds=self._seconds_for(excess),
             )
-        entry.answer_pixels = width * height
+        admitted.answer_pixels = width * height
 
     def predicted_seconds(
-        self, entry: Entry, model: str, pixels: int, deadline_seconds: float
+        self, admitted: AdmittedRequest, model: str, pixels: int, deadline_seconds: float
     ) -> float:
-        """What `pixels` will take alone on one device; see `Entry.hold_work`."""
+        """What `pixels` will take alone on one device; see `AdmittedRequest.reserve_work`."""
         own_seconds = self._costs.seconds(model, pixels) or 0.0
         backlog: dict[str, float] = {}
-        for other in self._entries - {entry}:
+        for other in self._entries - {admitted}:
             backlog[other.client] = backlog.get(other.client, 0.0) + other.remaining_seconds
         if not any(backlog.values()):
             # An idle server tries whatever comes: a wrong prediction could never be corrected.
@@ -181,16 +183,16 @@ class Admission:
         allowed_seconds = min(
             deadline_seconds - self._clock(),
             max(
-                self._queue.max_wait_seconds + own_seconds / self._places,
-                self._queue.max_stretch * own_seconds / self._places,
+                self._queue.max_wait_seconds + own_seconds / self._device_count,
+                self._queue.max_stretch * own_seconds / self._device_count,
             ),
         )
-        finish_seconds = self._finish_seconds(backlog, entry.client, own_seconds, 0.0)
+        finish_seconds = self._finish_seconds(backlog, admitted.client, own_seconds, 0.0)
         if finish_seconds > allowed_seconds:
             raise QueueFull(
                 f"with those that are being worked on, the answer would take {finish_seconds:.1f} "
                 f"seconds; at most {allowed_seconds:.1f} are promised",
-                seconds=self._seconds_until(backlog, entry.client, own_seconds, allowed_seconds),
+                seconds=self._seconds_until(backlog, admitted.client, own_seconds, allowed_seconds),
             )
         return own_seconds
 
@@ -203,7 +205,7 @@ class Admission:
         """
         left = {name: max(0.0, seconds - served) for name, seconds in backlog.items()}
         mine = left.pop(client, 0.0) + own_seconds
-        return (mine + sum(min(seconds, mine) for seconds in left.values())) / self._places
+        return (mine + sum(min(seconds, mine) for seconds in left.values())) / self._device_count
 
     def _seconds_until(
         self, backlog: Mapping[str, float], client: str, own_seconds: float, allowed: float
@@ -216,24 +218,24 @@ class Admission:
                 low = served
             else:
                 high = served
-        seconds = sum(min(seconds, high) for seconds in backlog.values()) / self._places
+        seconds = sum(min(seconds, high) for seconds in backlog.values()) / self._device_count
         return min(LONGEST_RETRY_SECONDS, seconds)
 
-    def _learn_rate(self, entry: Entry) -> None:
+    def _learn_rate(self, admitted: AdmittedRequest) -> None:
         """Pixels per second of the whole process, from what left since the last one left."""
         now_seconds = self._clock()
-        busy_seconds = now_seconds - max(self._last_left_seconds, entry.entered_seconds)
+        busy_seconds = now_seconds - max(self._last_left_seconds, admitted.entered_seconds)
         self._last_left_seconds = now_seconds
-        if not entry.answer_pixels or busy_seconds <= 0:
+        if not admitted.answer_pixels or busy_seconds <= 0:
             return
-        rate = entry.answer_pixels / busy_seconds
+        rate = admitted.answer_pixels / busy_seconds
         known = self._pixels_per_second
         self._pixels_per_second = (
             rate if known is None else RATE_MEMORY * known + (1 - RATE_MEMORY) * rate
         )
 
     def _seconds_until_one_leaves(self) -> float:
-        held = sum(entry.answer_pixels for entry in self._entries)
+        held = sum(admitted.answer_pixels for admitted in self._entries)
         return self._seconds_for(held / max(1, len(self._entries)))
 
     def _seconds_for(self, pixels: float) -> float:

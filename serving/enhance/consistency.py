@@ -23,7 +23,7 @@ REGION_SIDE = 32  # LR pixels; a tile of any bucket covers several
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ConsistencyResult:
     """What was found so far: the worst region's figure and how many regions passed the limit."""
 
     worst_levels: float = 0.0
@@ -33,9 +33,9 @@ class Verdict:
     def ok(self) -> bool:
         return self.regions_off == 0
 
-    def and_also(self, other: "Verdict") -> "Verdict":
+    def combined_with(self, other: "ConsistencyResult") -> "ConsistencyResult":
         """Both parts of one answer."""
-        return Verdict(
+        return ConsistencyResult(
             worst_levels=max(self.worst_levels, other.worst_levels),
             regions_off=self.regions_off + other.regions_off,
         )
@@ -43,11 +43,11 @@ class Verdict:
 
 def check_stripe(
     picture: Picture, stripe_hwc: Array, *, top: int, scale: int, limit_levels: float
-) -> Verdict:
+) -> ConsistencyResult:
     """Compare the enlarged rows that start at row `top` of `picture` with the rows they answer."""
     rows_hwc = picture.rgb_hwc[top : top + len(stripe_hwc) // scale]
     off = off_levels(rows_hwc, shrunk(stripe_hwc, scale))
-    return Verdict(
+    return ConsistencyResult(
         worst_levels=float(off.max()), regions_off=int(np.count_nonzero(off > limit_levels))
     )
 

@@ -5,7 +5,7 @@ import threading
 MEMORY = 0.9  # of what was seen before, per batch
 
 
-class Costs:
+class CostModel:
     """Seconds of one device per LR pixel, by model name; safe to use from any thread.
 
     Pixels are those given to the network, halos and rounding up to tiles included. Both are summed

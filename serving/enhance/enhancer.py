@@ -17,12 +17,12 @@ from typing import Any, Protocol, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from serving.batching.scheduler import Scheduler
-from serving.batching.tiles import BatchLimits, Lane, Tile, TileRequest
-from serving.enhance.request import Answer, Order, Stages
-from serving.enhance.strips import Stripes
+from serving.batching.tiles import BatchKey, BatchLimits, Tile, TileRequest
+from serving.enhance.request import EnhanceRequest, EnhanceResult, StageTimer
+from serving.enhance.strips import StripAssembler
 from serving.errors import DeadlinePassed
-from serving.models.routing import Offer
-from serving.requests.pieces import Pieces
+from serving.models.routing import ModelVersion
+from serving.requests.chunks import BodyChunks
 from serving.setting_groups import ConsistencySettings
 from serving.telemetry.drift import LiveWindow
 from superres.image.codecs import Picture
@@ -33,24 +33,30 @@ Result = TypeVar("Result")
 BATCHES_AHEAD = 2  # of one picture's tiles in the queue; the rest are cut as these come back
 
 
-class Watcher(Protocol):
+class PictureObserver(Protocol):
     """Hears what goes through."""
 
     def picture_done(
-        self, offer: Offer, *, waste_ratio: float, taken: int, given: int, seconds: float
+        self,
+        model_version: ModelVersion,
+        *,
+        waste_ratio: float,
+        taken: int,
+        given: int,
+        seconds: float,
     ) -> None: ...
 
-    def picture_failed(self, offer: Offer) -> None: ...
+    def picture_failed(self, model_version: ModelVersion) -> None: ...
 
-    def inconsistent(self, offer: Offer, regions: int) -> None: ...
+    def inconsistent(self, model_version: ModelVersion, regions: int) -> None: ...
 
 
-class Shadows(Protocol):
+class ShadowComparer(Protocol):
     """Takes tiles that a shadow is to be compared on; must not block."""
 
-    def wants(self, offer: Offer) -> bool: ...
+    def wants(self, model_version: ModelVersion) -> bool: ...
 
-    def compare(self, offer: Offer, kept: list[tuple[Tile, Tile]]) -> None: ...
+    def compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +66,8 @@ class EnhancerParts:
     scheduler: Scheduler
     limits: BatchLimits
     window: LiveWindow
-    watcher: Watcher
-    shadows: Shadows
+    observer: PictureObserver
+    shadows: ShadowComparer
     consistency: ConsistencySettings
     worker_threads: int
 
@@ -73,105 +79,115 @@ class Enhancer:
         self._parts = parts
         self._workers = CapacityLimiter(parts.worker_threads)
         # A refusal must not wait for a place behind pictures that are being encoded.
-        self._quick_workers = CapacityLimiter(2)
+        self._light_workers = CapacityLimiter(2)
 
     async def in_worker(self, work: Callable[[], Result]) -> Result:
         """Run `work` on a worker thread, waiting for a free one."""
         return await to_thread.run_sync(work, limiter=self._workers)
 
-    async def quickly(self, work: Callable[[], Result]) -> Result:
+    async def in_light_worker(self, work: Callable[[], Result]) -> Result:
         """The same for what takes a few milliseconds at most, apart from the heavy work."""
-        return await to_thread.run_sync(work, limiter=self._quick_workers)
+        return await to_thread.run_sync(work, limiter=self._light_workers)
 
-    async def enhance(self, order: Order, stages: Stages) -> Answer:
+    async def enhance(self, enhance_request: EnhanceRequest, stages: StageTimer) -> EnhanceResult:
         """The answer as soon as its first piece is there.
 
         Raises PictureError, DeadlinePassed, Inconsistent, or what the scheduler failed it with.
         """
-        time_left = TimeLeft(order.deadline_seconds)
-        picture = await time_left.spend_on(self._decoded(order, stages))
-        stripes = await time_left.spend_on(self.in_worker(lambda: self._stripes(picture, order)))
-        pieces = self._pieces(stripes, order, stages, time_left)
+        deadline = Deadline(enhance_request.deadline_seconds)
+        picture = await deadline.spend_on(self._decoded(enhance_request, stages))
+        stripes = await deadline.spend_on(
+            self.in_worker(lambda: self._stripes(picture, enhance_request))
+        )
+        chunks = self._chunks(stripes, enhance_request, stages, deadline)
         try:
             # An answer that may be flagged is held back, for its header comes before its pixels.
             most = None if self._parts.consistency.action == "flag" else 1
-            first = await self._begin(pieces, stripes, most)
+            first = await self._begin(chunks, stripes, most)
         except BaseException:
-            await pieces.aclose()
+            await chunks.aclose()
             raise
-        return Answer(
+        return EnhanceResult(
             width=stripes.width,
             height=stripes.height,
-            pieces=Pieces(first, pieces),
+            chunks=BodyChunks(first, chunks),
             size=sum(map(len, first)) if stripes.complete else None,
-            verdict=stripes.verdict,
+            consistency_result=stripes.consistency_result,
             stage_seconds=dict(stages.seconds),
         )
 
     async def _begin(
-        self, pieces: AsyncGenerator[bytes], stripes: Stripes, most: int | None
+        self, chunks: AsyncGenerator[bytes], stripes: StripAssembler, most: int | None
     ) -> list[bytes]:
         first: list[bytes] = []
         while not stripes.complete and (most is None or len(first) < most):
-            first.append(await anext(pieces))
+            first.append(await anext(chunks))
         return first
 
-    async def _decoded(self, order: Order, stages: Stages) -> Picture:
+    async def _decoded(self, enhance_request: EnhanceRequest, stages: StageTimer) -> Picture:
         with stages("decode"):
-            return await self.in_worker(order.read)
+            return await self.in_worker(enhance_request.read)
 
-    def _stripes(self, picture: Picture, order: Order) -> Stripes:
-        geometry = order.offer.model.upscaler.geometry
+    def _stripes(self, picture: Picture, enhance_request: EnhanceRequest) -> StripAssembler:
+        geometry = enhance_request.model_version.model.upscaler.geometry
         tile_plan = plan(picture.height, picture.width, geometry)
-        return Stripes(picture, tile_plan, order, self._parts.consistency)
+        return StripAssembler(picture, tile_plan, enhance_request, self._parts.consistency)
 
-    async def _pieces(
-        self, stripes: Stripes, order: Order, stages: Stages, time_left: "TimeLeft"
+    async def _chunks(
+        self,
+        stripes: StripAssembler,
+        enhance_request: EnhanceRequest,
+        stages: StageTimer,
+        deadline: "Deadline",
     ) -> AsyncGenerator[bytes]:
         """The file, piece by piece; every tile goes through the queue, a few batches at once."""
-        lane = lane_of(order.offer, stripes.plan, str(stripes.picture.rgb_hwc.dtype))
-        ahead = BATCHES_AHEAD * self._parts.limits.tiles_in(lane)
-        keep = self._parts.shadows.wants(order.offer)
-        mailbox = Mailbox()
+        batch_key = batch_key_of(
+            enhance_request.model_version, stripes.plan, str(stripes.picture.rgb_hwc.dtype)
+        )
+        ahead = BATCHES_AHEAD * self._parts.limits.tiles_in(batch_key)
+        keep = self._parts.shadows.wants(enhance_request.model_version)
+        mailbox = ResultQueue()
         request = self._parts.scheduler.open(
-            lane,
-            deadline_seconds=order.deadline_seconds,
+            batch_key,
+            deadline_seconds=enhance_request.deadline_seconds,
             receiver=mailbox,
-            client=order.client,
-            background=order.background,
+            client=enhance_request.client,
+            background=enhance_request.background,
         )
         results: list[tuple[int, Tile]] = []
         began_seconds = time.monotonic()
         try:
             while not stripes.complete:
-                piece = await time_left.spend_on(
+                chunk = await deadline.spend_on(
                     self.in_worker(
                         partial(self._step, stripes, request, results, len(results) or ahead, keep)
                     )
                 )
-                order.progress(stripes.share_done)
+                enhance_request.progress(stripes.share_done)
                 if stripes.complete:
-                    await self._finish(stripes, order, stages, began_seconds)
-                if piece:
-                    yield piece
+                    await self._finish(stripes, enhance_request, stages, began_seconds)
+                if chunk:
+                    yield chunk
                 results = []
                 if stripes.waits_for_device:
                     waited_from_seconds = time.perf_counter()
-                    results = await time_left.spend_on(mailbox.take())
+                    results = await deadline.spend_on(mailbox.take())
                     stages.add("network", time.perf_counter() - waited_from_seconds)
         except Exception:
-            self._parts.watcher.picture_failed(order.offer)
+            self._parts.observer.picture_failed(enhance_request.model_version)
             raise
         finally:
             self._parts.scheduler.close(request)
-            if stripes.verdict.regions_off:
-                self._parts.watcher.inconsistent(order.offer, stripes.verdict.regions_off)
+            if stripes.consistency_result.regions_off:
+                self._parts.observer.inconsistent(
+                    enhance_request.model_version, stripes.consistency_result.regions_off
+                )
         if stripes.kept:
-            self._parts.shadows.compare(order.offer, stripes.kept)
+            self._parts.shadows.compare(enhance_request.model_version, stripes.kept)
 
     def _step(
         self,
-        stripes: Stripes,
+        stripes: StripAssembler,
         request: TileRequest,
         results: list[tuple[int, Tile]],
         free: int,
@@ -182,17 +198,21 @@ class Enhancer:
         return stripes.add(results, keep=keep)
 
     async def _finish(
-        self, stripes: Stripes, order: Order, stages: Stages, began_seconds: float
+        self,
+        stripes: StripAssembler,
+        enhance_request: EnhanceRequest,
+        stages: StageTimer,
+        began_seconds: float,
     ) -> None:
         """What is told of a picture before its last piece leaves."""
         parts = self._parts
-        parts.window.add(order.offer.name, await self.in_worker(stripes.observe))
+        parts.window.add(enhance_request.model_version.name, await self.in_worker(stripes.observe))
         stages.add("check", stripes.check_seconds)
         stages.add("encode", stripes.encode_seconds)
         stages.tell()
         picture, tile_plan = stripes.picture, stripes.plan
-        parts.watcher.picture_done(
-            order.offer,
+        parts.observer.picture_done(
+            enhance_request.model_version,
             waste_ratio=tile_plan.waste_ratio,
             taken=picture.pixels,
             given=picture.pixels * tile_plan.scale**2,
@@ -200,7 +220,7 @@ class Enhancer:
         )
 
 
-class TimeLeft:
+class Deadline:
     """What is left until a deadline; only work counts, not the client's slowness in taking."""
 
     def __init__(self, deadline_seconds: float) -> None:
@@ -218,7 +238,7 @@ class TimeLeft:
             self._seconds -= time.monotonic() - began_seconds
 
 
-class Mailbox:
+class ResultQueue:
     """Carries results from an engine's thread to the event loop that made it."""
 
     def __init__(self) -> None:
@@ -248,7 +268,7 @@ class Mailbox:
             self._loop.call_soon_threadsafe(self._arrived.set)
 
 
-def lane_of(offer: Offer, tile_plan: TilePlan, dtype: str) -> Lane:
+def batch_key_of(model_version: ModelVersion, tile_plan: TilePlan, dtype: str) -> BatchKey:
     """What the tiles of a picture have in common with those that may share their batch."""
     height, width = tile_plan.bucket
-    return Lane(model=offer.model, height=height, width=width, dtype=dtype)
+    return BatchKey(model=model_version.model, height=height, width=width, dtype=dtype)

@@ -10,13 +10,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from serving.enhance.admission import Admission, Entry
-from serving.enhance.costs import Costs
+from serving.enhance.admission import Admission, AdmittedRequest
+from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer
-from serving.enhance.request import Answer, Order, Stages, described, server_timing
-from serving.enhance.transform import Wish, fitting_shrink, parse_region, shrunk_side
+from serving.enhance.request import (
+    EnhanceRequest,
+    EnhanceResult,
+    StageTimer,
+    consistency_header,
+    server_timing,
+)
+from serving.enhance.transform import OutputOptions, fitting_shrink, parse_region, shrunk_side
 from serving.models.reload import Models
-from serving.models.routing import Offer
+from serving.models.routing import ModelVersion
 from serving.models.selection import chosen_for, is_auto, least_scale, named_model
 from serving.requests.body import Upload
 from serving.requests.negotiation import choose_format, content_disposition
@@ -29,7 +35,7 @@ from superres.image.region import REACH, Region
 from superres.model.tiling import Geometry, best_bucket, computed_pixels
 
 
-class Rooms(Protocol):
+class PictureServices(Protocol):
     """What of the server has to do with a picture."""
 
     @property
@@ -41,11 +47,11 @@ class Rooms(Protocol):
     @property
     def enhancer(self) -> Enhancer: ...
     @property
-    def costs(self) -> Costs: ...
+    def costs(self) -> CostModel: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Received:
+class ReceivedPicture:
     """One request once its header and options are known; sides as the file stores them.
 
     `earlier` is the passport that the upload carries, `embed` whether the answer's file gets one.
@@ -71,12 +77,12 @@ class Received:
             keep_metadata=self.options.keep_metadata,
         )
 
-    def wish(self, scale: int, max_answer_pixels: int) -> Wish:
+    def output_options(self, scale: int, max_answer_pixels: int) -> OutputOptions:
         """What is done to the picture for a model of this scale."""
         options, shrink = self.options, 1.0
         if options.on_too_large == "shrink":
             shrink = fitting_shrink(self.width, self.height, scale, self.format, max_answer_pixels)
-        return Wish(
+        return OutputOptions(
             format=self.format,
             quality=options.quality,
             icc=options.icc,
@@ -87,23 +93,28 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class SelectedModel:
     """The model, why `auto` took it, and the picture where it had to be decoded for that."""
 
-    offer: Offer
+    model_version: ModelVersion
     reason: str | None = None
     picture: Picture | None = None
 
 
 async def received(
-    services: Rooms, upload: Upload, options: Options, *, accept: str, longest_seconds: float
-) -> Received:
+    services: PictureServices,
+    upload: Upload,
+    options: Options,
+    *,
+    accept: str,
+    longest_seconds: float,
+) -> ReceivedPicture:
     """What an upload is and what is asked of it. Raises PictureError, BadOptions, NotAcceptable."""
     limits = services.admission.picture_limits
-    header, earlier = await services.enhancer.quickly(
+    header, earlier = await services.enhancer.in_light_worker(
         lambda: (inspect(upload.data, limits), earlier_passport(upload.data, limits))
     )
-    return Received(
+    return ReceivedPicture(
         upload=upload,
         options=options,
         region=parse_region(options.region),
@@ -120,34 +131,40 @@ async def received(
 
 
 async def choose(
-    services: Rooms,
-    received: Received,
+    services: PictureServices,
+    received: ReceivedPicture,
     client: str,
-    entry: Entry,
+    admitted: AdmittedRequest,
     held: ExitStack,
-    stages: Stages,
-) -> Chosen:
+    stages: StageTimer,
+) -> SelectedModel:
     """The model, kept open until `held` ends; for `auto` the picture is decoded and looked at."""
     models, options = services.models, received.options
     if not is_auto(options):
-        name = named_model(options, models.offers, models.default_name)
-        return Chosen(offer=held.enter_context(models.use(name, options.scale, client)))
-    scale = least_scale(options, models.offers)
-    wish = received.wish(scale, services.settings.limits.max_answer_pixels)
-    entry.hold_answer(*answer_size(received, wish, scale), received.format)
+        name = named_model(options, models.champions, models.default_name)
+        return SelectedModel(
+            model_version=held.enter_context(models.use(name, options.scale, client))
+        )
+    scale = least_scale(options, models.champions)
+    output_options = received.output_options(scale, services.settings.limits.max_answer_pixels)
+    admitted.reserve_answer(*answer_size(received, output_options, scale), received.format)
     with stages("choose"):
         picture = await services.enhancer.in_worker(received.decoded)
         choice = await services.enhancer.in_worker(
-            lambda: chosen_for(picture, options, models.offers, services.costs.per_pixel())
+            lambda: chosen_for(picture, options, models.champions, services.costs.per_pixel())
         )
-    offer = held.enter_context(models.use(choice.model, None, client))
-    return Chosen(offer=offer, reason=choice.reason, picture=picture)
+    model_version = held.enter_context(models.use(choice.model, None, client))
+    return SelectedModel(model_version=model_version, reason=choice.reason, picture=picture)
 
 
-def work_pixels(received: Received, wish: Wish, offer: Offer) -> int:
+def work_pixels(
+    received: ReceivedPicture, output_options: OutputOptions, model_version: ModelVersion
+) -> int:
     """LR pixels that the network will see."""
-    height, width = (shrunk_side(side, wish.shrink) for side in (received.height, received.width))
-    geometry, region = offer.model.upscaler.geometry, wish.region_of_prepared
+    height, width = (
+        shrunk_side(side, output_options.shrink) for side in (received.height, received.width)
+    )
+    geometry, region = model_version.model.upscaler.geometry, output_options.region_of_prepared
     if region is None:
         return computed_pixels(height, width, geometry)
     return region_pixels(region, height, width, geometry)
@@ -168,78 +185,92 @@ def _tiles_met(first: float, last: float, side: int, step: int) -> int:
     return max(1, math.ceil(end / step) - begin // step)
 
 
-def answer_size(received: Received, wish: Wish, scale: int) -> tuple[int, int]:
+def answer_size(
+    received: ReceivedPicture, output_options: OutputOptions, scale: int
+) -> tuple[int, int]:
     """Width and height of the answer."""
-    width, height = (shrunk_side(side, wish.shrink) for side in (received.width, received.height))
+    width, height = (
+        shrunk_side(side, output_options.shrink) for side in (received.width, received.height)
+    )
     return width * scale, height * scale
 
 
-def order_of(
-    received: Received,
-    chosen: Chosen,
-    wish: Wish,
+def enhance_request_of(
+    received: ReceivedPicture,
+    selected: SelectedModel,
+    output_options: OutputOptions,
     *,
     client: str,
     progress: Callable[[float], None],
     background: bool = False,
-) -> Order:
+) -> EnhanceRequest:
     """The order to the enhancer."""
-    decoded = chosen.picture
-    text = passport_of(received, chosen, wish).text() if received.embed else None
+    decoded = selected.picture
+    text = passport_of(received, selected, output_options).text() if received.embed else None
 
     def read() -> Picture:
-        picture = wish.prepare(received.decoded() if decoded is None else decoded)
+        picture = output_options.prepare(received.decoded() if decoded is None else decoded)
         return replace(picture, passport=text)
 
-    return Order(
+    return EnhanceRequest(
         read=read,
-        offer=chosen.offer,
+        model_version=selected.model_version,
         format=received.format,
-        quality=wish.quality,
+        quality=output_options.quality,
         deadline_seconds=received.deadline_seconds,
         client=client,
-        region=wish.region_of_prepared,
+        region=output_options.region_of_prepared,
         progress=progress,
         background=background,
     )
 
 
-def passport_of(received: Received, chosen: Chosen, wish: Wish) -> Passport:
+def passport_of(
+    received: ReceivedPicture, selected: SelectedModel, output_options: OutputOptions
+) -> Passport:
     """What the answer says of its making, and its input of what came before."""
-    offer = chosen.offer
-    did = [f"enlarged x{offer.scale}" + (" in a region" if wish.region is not None else "")]
-    if wish.shrink < 1:
-        did.insert(0, f"shrunk to {wish.shrink:.4f} of its sides")
-    if wish.icc == "srgb":
+    model_version = selected.model_version
+    did = [
+        f"enlarged x{model_version.scale}"
+        + (" in a region" if output_options.region is not None else "")
+    ]
+    if output_options.shrink < 1:
+        did.insert(0, f"shrunk to {output_options.shrink:.4f} of its sides")
+    if output_options.icc == "srgb":
         did.insert(0, "colours converted to sRGB")
     step = Step(
-        model=offer.name,
-        version=offer.version,
-        bundle=offer.model.bundle.id,
+        model=model_version.name,
+        version=model_version.version,
+        bundle=model_version.model.bundle.id,
         request=received.request_id,
         did=tuple(did),
     )
     return extended(received.earlier, step)
 
 
-def headers_of(answer: Answer, received: Received, chosen: Chosen, wish: Wish) -> dict[str, str]:
+def headers_of(
+    answer: EnhanceResult,
+    received: ReceivedPicture,
+    selected: SelectedModel,
+    output_options: OutputOptions,
+) -> dict[str, str]:
     """What an answer tells of itself."""
-    offer = chosen.offer
+    model_version = selected.model_version
     headers = {
         "Content-Disposition": content_disposition(received.upload.name, received.format),
-        "Sharpline-Model": offer.name,
-        "Sharpline-Version": offer.version,
-        "Sharpline-Bundle": offer.model.bundle.id,
-        "Sharpline-Chain": passport_of(received, chosen, wish).header(),
-        "Sharpline-Consistency": described(answer.verdict),
+        "Sharpline-Model": model_version.name,
+        "Sharpline-Version": model_version.version,
+        "Sharpline-Bundle": model_version.model.bundle.id,
+        "Sharpline-Chain": passport_of(received, selected, output_options).header(),
+        "Sharpline-Consistency": consistency_header(answer.consistency_result),
         "Server-Timing": server_timing(answer.stage_seconds),
         "Vary": "Accept",
         "Cache-Control": "no-store",
     }
-    if chosen.reason is not None:
+    if selected.reason is not None:
         headers["Sharpline-Reason"] = " ".join(
-            chosen.reason.encode("ascii", "replace").decode().split()
+            selected.reason.encode("ascii", "replace").decode().split()
         )
-    if wish.shrink < 1:
-        headers["Sharpline-Shrunk"] = f"{wish.shrink:.4f}"
+    if output_options.shrink < 1:
+        headers["Sharpline-Shrunk"] = f"{output_options.shrink:.4f}"
     return headers

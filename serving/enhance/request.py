@@ -6,15 +6,15 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from serving.enhance.consistency import Verdict
-from serving.models.routing import Offer
-from serving.requests.pieces import Pieces
+from serving.enhance.consistency import ConsistencyResult
+from serving.models.routing import ModelVersion
+from serving.requests.chunks import BodyChunks
 from superres.image.codecs import Picture
 from superres.image.region import Region
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class EnhanceRequest:
     """What one client asked for.
 
     `read` decodes (and shrinks, converts, ...) the upload on a worker thread and may raise
@@ -25,7 +25,7 @@ class Order:
     """
 
     read: Callable[[], Picture]
-    offer: Offer
+    model_version: ModelVersion
     format: str
     quality: int
     deadline_seconds: float
@@ -36,32 +36,32 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class EnhanceResult:
     """A picture on its way out, in pieces of its file; `size` is known once it is whole.
 
     The first piece is there: what fails after it can only be told by breaking off. Whoever takes
-    an answer must take all of `pieces` or close them.
+    an answer must take all of `chunks` or close them.
     """
 
     width: int
     height: int
-    pieces: Pieces
+    chunks: BodyChunks
     size: int | None
-    verdict: Verdict
+    consistency_result: ConsistencyResult
     stage_seconds: dict[str, float] = field(default_factory=dict)
 
 
-class StageWatcher(Protocol):
+class StageObserver(Protocol):
     """Hears how long the stages of a picture take."""
 
     def stage_done(self, stage: str, seconds: float) -> None: ...
 
 
-class Stages:
+class StageTimer:
     """Takes the time of each stage of one picture; a stage may go on in several parts."""
 
-    def __init__(self, watcher: StageWatcher) -> None:
-        self._watcher = watcher
+    def __init__(self, observer: StageObserver) -> None:
+        self._observer = observer
         self.seconds: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -76,7 +76,7 @@ class Stages:
     def tell(self) -> None:
         """Report every stage; once, at the picture's end."""
         for stage, seconds in self.seconds.items():
-            self._watcher.stage_done(stage, seconds)
+            self._observer.stage_done(stage, seconds)
 
 
 def server_timing(stage_seconds: dict[str, float]) -> str:
@@ -86,7 +86,8 @@ def server_timing(stage_seconds: dict[str, float]) -> str:
     )
 
 
-def described(verdict: Verdict) -> str:
+def consistency_header(consistency_result: ConsistencyResult) -> str:
     """The value of the header `Sharpline-Consistency`."""
-    state = "ok" if verdict.ok else "violated"
-    return f"{state}; worst-levels={verdict.worst_levels:.1f}; regions={verdict.regions_off}"
+    state = "ok" if consistency_result.ok else "violated"
+    worst_levels, regions = consistency_result.worst_levels, consistency_result.regions_off
+    return f"{state}; worst-levels={worst_levels:.1f}; regions={regions}"

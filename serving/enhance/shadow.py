@@ -18,9 +18,9 @@ import numpy as np
 from serving.batching.scheduler import Scheduler
 from serving.batching.tiles import Tile
 from serving.enhance.consistency import check_stripe
-from serving.enhance.enhancer import Mailbox, lane_of
+from serving.enhance.enhancer import ResultQueue, batch_key_of
 from serving.models.reload import Models
-from serving.models.routing import Offer
+from serving.models.routing import ModelVersion
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
@@ -33,7 +33,7 @@ Outcome = Literal["compared", "inconsistent", "failed", "skipped"]
 MOST_WAITING = 4  # pictures whose tiles are held in memory; those that come then are skipped
 
 
-class Watcher(Protocol):
+class ShadowObserver(Protocol):
     """Hears how shadows compare."""
 
     def shadow_done(
@@ -53,27 +53,27 @@ class ShadowRunner:
     """Compares shadows with champions; used on the event loop."""
 
     def __init__(
-        self, models: Models, scheduler: Scheduler, watcher: Watcher, limit_levels: float
+        self, models: Models, scheduler: Scheduler, observer: ShadowObserver, limit_levels: float
     ) -> None:
         self._models = models
         self._scheduler = scheduler
-        self._watcher = watcher
+        self._observer = observer
         self._limit_levels = limit_levels
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def wants(self, offer: Offer) -> bool:
+    def wants(self, model_version: ModelVersion) -> bool:
         """Whether tiles of this picture should be kept."""
-        served = self._models.served.get(offer.name)
-        return served is not None and served.shadow is not None and offer.role == "champion"
+        route = self._models.routes.get(model_version.name)
+        return route is not None and route.shadow is not None and model_version.role == "champion"
 
-    def compare(self, offer: Offer, kept: list[tuple[Tile, Tile]]) -> None:
+    def compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None:
         """Begin to compare; `kept` holds tiles with their halo and the champion's cores."""
         if len(self._tasks) >= MOST_WAITING:
-            served = self._models.served.get(offer.name)
-            if served is not None and served.shadow is not None:
-                self._watcher.shadow_done(offer.name, served.shadow.version, "skipped")
+            route = self._models.routes.get(model_version.name)
+            if route is not None and route.shadow is not None:
+                self._observer.shadow_done(model_version.name, route.shadow.version, "skipped")
             return
-        task = asyncio.create_task(self._compare(offer, kept))
+        task = asyncio.create_task(self._compare(model_version, kept))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -83,31 +83,33 @@ class ShadowRunner:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _compare(self, offer: Offer, kept: list[tuple[Tile, Tile]]) -> None:
-        with self._models.use_shadow(offer.name) as shadow:
+    async def _compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None:
+        with self._models.use_shadow(model_version.name) as shadow:
             if shadow is None:
                 return
             for tile_hwc, core_hwc in kept:
                 try:
                     result_hwc = await self._answer(shadow, tile_hwc)
-                    halo = offer.model.upscaler.geometry.halo
+                    halo = model_version.model.upscaler.geometry.halo
                     tiles = tile_hwc, core_hwc, result_hwc
                     found = await in_thread(partial(compared, *tiles, halo, self._limit_levels))
                 except SharplineError as error:
-                    log.warning("the shadow of %s failed: %s", offer.name, error)
-                    self._watcher.shadow_done(offer.name, shadow.version, "failed")
+                    log.warning("the shadow of %s failed: %s", model_version.name, error)
+                    self._observer.shadow_done(model_version.name, shadow.version, "failed")
                     return
                 outcome: Outcome = "compared" if found.consistent else "inconsistent"
-                self._watcher.shadow_done(offer.name, shadow.version, outcome, found.levels)
+                self._observer.shadow_done(
+                    model_version.name, shadow.version, outcome, found.levels
+                )
 
-    async def _answer(self, shadow: Offer, tile_hwc: Tile) -> Tile:
+    async def _answer(self, shadow: ModelVersion, tile_hwc: Tile) -> Tile:
         """The shadow's result for a tile, as if the tile were a whole picture."""
         height, width = tile_hwc.shape[:2]
         tile_plan = plan(height, width, shadow.model.upscaler.geometry)
         joiner = Joiner(tile_plan)
-        mailbox = Mailbox()
+        mailbox = ResultQueue()
         request = self._scheduler.open(
-            lane_of(shadow, tile_plan, str(tile_hwc.dtype)),
+            batch_key_of(shadow, tile_plan, str(tile_hwc.dtype)),
             deadline_seconds=math.inf,
             receiver=mailbox,
             background=True,
@@ -136,7 +138,7 @@ def compared(
     lr_hwc = tile_hwc[halo:, halo:][:height, :width]
     to_levels = 255.0 / np.iinfo(core_hwc.dtype).max
     levels = float(np.mean(np.abs(theirs.astype(np.float32) - core_hwc))) * to_levels
-    verdict = check_stripe(
+    consistency_result = check_stripe(
         Picture(rgb_hwc=lr_hwc), theirs, top=0, scale=scale, limit_levels=limit_levels
     )
-    return Comparison(levels=levels, consistent=verdict.ok)
+    return Comparison(levels=levels, consistent=consistency_result.ok)

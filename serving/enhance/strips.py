@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from serving.batching.tiles import Tile
-from serving.enhance.consistency import Verdict, check_stripe
-from serving.enhance.request import Order
+from serving.enhance.consistency import ConsistencyResult, check_stripe
+from serving.enhance.request import EnhanceRequest
 from serving.errors import Inconsistent
 from serving.setting_groups import ConsistencySettings
 from serving.telemetry.drift import ConsistencySample, Observation
@@ -26,27 +26,33 @@ from superres.model.tiling import Joiner, TilePlan, core_of, cut_one
 KEPT_TILES = 2  # of each picture, with their results, for a shadow to be compared with
 
 
-class Stripes:
+class StripAssembler:
     """Where one picture stands between its tiles and its file."""
 
     def __init__(
-        self, picture: Picture, tile_plan: TilePlan, order: Order, settings: ConsistencySettings
+        self,
+        picture: Picture,
+        tile_plan: TilePlan,
+        enhance_request: EnhanceRequest,
+        settings: ConsistencySettings,
     ) -> None:
         self.picture = picture
         self.plan = tile_plan
         self._settings = settings
         self._joiner = Joiner(tile_plan)
-        self._region = order.region
+        self._region = enhance_request.region
         self._next_tile = 0  # that is to be cut
         self._at_device = 0  # tiles that were cut and have not come back
         self._frame = enlarged_frame(picture, tile_plan.scale)
-        self._encoder = StripeEncoder(self._frame, order.format, quality=order.quality)
+        self._encoder = StripeEncoder(
+            self._frame, enhance_request.format, quality=enhance_request.quality
+        )
         self._sample = ConsistencySample(picture, tile_plan.scale)
         self._top = 0  # of the next stripe, in rows of the input
         self._kept_every = max(1, len(tile_plan.boxes) // KEPT_TILES)
         self.kept: list[tuple[Tile, Tile]] = []
         self.tiles_done = 0
-        self.verdict = Verdict()
+        self.consistency_result = ConsistencyResult()
         self.check_seconds = 0.0
         self.encode_seconds = 0.0
 
@@ -106,10 +112,10 @@ class Stripes:
             self._joiner.add_core(index, core_hwc)
             self._at_device -= 1
             self.tiles_done += 1
-        pieces = [self._finish(stripe_hwc) for stripe_hwc in self._joiner.stripes()]
+        chunks = [self._finish(stripe_hwc) for stripe_hwc in self._joiner.stripes()]
         if self.complete:
-            pieces.append(self._timed_encode(self._encoder.end))
-        return b"".join(pieces)
+            chunks.append(self._timed_encode(self._encoder.end))
+        return b"".join(chunks)
 
     def observe(self) -> Observation:
         """What is remembered of this picture once its answer is complete."""
@@ -147,7 +153,7 @@ class Stripes:
         found = check_stripe(
             self.picture, stripe_hwc, top=top, scale=self.plan.scale, limit_levels=limit
         )
-        self.verdict = self.verdict.and_also(found)
+        self.consistency_result = self.consistency_result.combined_with(found)
         if not found.ok and self._settings.action == "refuse":
             raise Inconsistent(
                 f"{found.regions_off} regions of the answer are not those of the picture that was "
@@ -156,6 +162,6 @@ class Stripes:
 
     def _timed_encode(self, encode: Callable[[], bytes]) -> bytes:
         began_seconds = time.perf_counter()
-        piece = encode()
+        chunk = encode()
         self.encode_seconds += time.perf_counter() - began_seconds
-        return piece
+        return chunk

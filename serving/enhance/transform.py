@@ -19,7 +19,7 @@ BAND = 256  # rows or columns that are shrunk at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class OutputOptions:
     """One picture's options; `shrink` multiplies the input's sides before the model, at most 1."""
 
     format: str

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 QUIET_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})  # asked every few seconds
 
 
-class RequestFigures:
+class RequestMetrics:
     """Counts every request and its time under its route's template, and logs one line of it."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

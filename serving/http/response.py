@@ -15,14 +15,14 @@ from typing import Any, Protocol
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving.enhance.request import Answer
+from serving.enhance.request import EnhanceResult
 from serving.errors import ClientGone
 from superres.common.errors import SharplineError
 
 log = logging.getLogger(__name__)
 
 
-class Watcher(Protocol):
+class ResponseObserver(Protocol):
     """Hears of answers that were broken off."""
 
     def answer_cut(self, reason: str) -> None: ...
@@ -33,9 +33,9 @@ class PictureResponse(Response):
 
     def __init__(
         self,
-        answer: Answer,
+        answer: EnhanceResult,
         held: contextlib.ExitStack,
-        watcher: Watcher,
+        observer: ResponseObserver,
         *,
         media_type: str,
         headers: Mapping[str, str],
@@ -45,18 +45,18 @@ class PictureResponse(Response):
         del self.headers["content-length"]  # that of the empty body which Response was given
         self._answer = answer
         self._held = held
-        self._watcher = watcher
+        self._observer = observer
         self._taking_seconds = taking_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._held:
-            async with contextlib.aclosing(self._answer.pieces):
+            async with contextlib.aclosing(self._answer.chunks):
                 sending = asyncio.create_task(self._send(scope, send))
                 try:
                     await self._watched(sending, receive)
                 except Exception as error:
                     reason = reason_of(error)
-                    self._watcher.answer_cut(reason)
+                    self._observer.answer_cut(reason)
                     scope.setdefault("state", {})["cut"] = reason
                     if not isinstance(error, SharplineError | TimeoutError):
                         raise
@@ -65,10 +65,10 @@ class PictureResponse(Response):
                     log.warning("an answer was broken off: %s", error or reason)
 
     async def _send(self, scope: Scope, send: Send) -> None:
-        pieces, size = self._answer.pieces, self._answer.size
+        chunks, size = self._answer.chunks, self._answer.size
         if size is None and scope["http_version"] == "1.0":
-            whole = b"".join([piece async for piece in pieces])
-            pieces, size = _only(whole), len(whole)
+            whole = b"".join([chunk async for chunk in chunks])
+            chunks, size = _only(whole), len(whole)
         if size is not None:
             self.headers["content-length"] = str(size)
         await send(
@@ -78,10 +78,10 @@ class PictureResponse(Response):
                 "headers": self.raw_headers,
             }
         )
-        async for piece in pieces:
+        async for chunk in chunks:
             # A client that takes nothing holds memory and a place that others wait for.
             async with asyncio.timeout(self._taking_seconds):
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _watched(self, sending: "asyncio.Task[None]", receive: Receive) -> None:

@@ -67,7 +67,7 @@ def refused(error: ServingError | PictureError, scope: Scope) -> Response:
     return problem_response(error, instance_of(scope), as_error=scope["path"].startswith("/v2"))
 
 
-class SecurityHeaders:
+class SecurityMiddleware:
     """Adds the headers and the request's id; refuses wrong names and posts of other sites' pages.
 
     `hosts` are the names that the server goes by, None for any.
@@ -117,7 +117,7 @@ class SecurityHeaders:
         return None
 
 
-class OwnFaults:
+class InternalErrorMiddleware:
     """Turns an error that nothing foresaw into a problem; the log alone learns what it was."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serving.errors import JobGone, NotReady, StorageFull
-from serving.jobs.store import CHUNK_BYTES, Direct, Written, checked
+from serving.jobs.store import CHUNK_BYTES, PresignedUrls, WrittenBlob, checked
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 
@@ -38,7 +38,7 @@ UNFINISHED = "?"  # between a blob and the id of the upload that was to become i
 
 
 class BucketStore:
-    """Blobs as objects `prefix/blob`; a `serving.jobs.store.Store` and its `Direct`."""
+    """Blobs as objects `prefix/blob`; a `serving.jobs.store.Store` and its `PresignedUrls`."""
 
     def __init__(self, address: str, endpoint: str | None, *, direct: bool) -> None:
         """`address` is `bucket` or `bucket/prefix`. Raises SharplineError for one of no use."""
@@ -49,10 +49,10 @@ class BucketStore:
         self._require_usable()
 
     @property
-    def direct(self) -> Direct | None:
+    def direct(self) -> PresignedUrls | None:
         return self if self._clients_may else None
 
-    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
+    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> WrittenBlob:
         digest, count, part = hashlib.sha256(), 0, bytearray()
         parts = _Parts(self, checked(blob))
         try:
@@ -67,7 +67,7 @@ class BucketStore:
         except BaseException:
             await asyncio.shield(parts.drop())
             raise
-        return Written(count, digest.hexdigest())
+        return WrittenBlob(count, digest.hexdigest())
 
     async def read(self, blob: str) -> AsyncGenerator[bytes]:
         answer = await self.ask(
@@ -92,23 +92,27 @@ class BucketStore:
             for error in answer.get("Errors", ()):
                 raise NotReady(f"the bucket did not delete a picture ({error.get('Code')})")
 
-    async def stamps(self) -> dict[str, str]:
-        stamps: dict[str, str] = {}
+    async def modified_times(self) -> dict[str, str]:
+        modified_times: dict[str, str] = {}
         for page in await self._pages("list_objects_v2", Prefix=self._prefix):
             for found in page.get("Contents", ()):
-                stamps[self._blob(found["Key"])] = f"{found['LastModified']}-{found['Size']}"
+                modified_times[self._blob(found["Key"])] = (
+                    f"{found['LastModified']}-{found['Size']}"
+                )
         for page in await self._pages("list_multipart_uploads", Prefix=self._prefix):
             for found in page.get("Uploads", ()):
                 key, upload = found["Key"], found["UploadId"]
                 parts = await self.ask("list_parts", Key=key, UploadId=upload)
                 sizes = [part["Size"] for part in parts.get("Parts", ())]
-                stamps[f"{self._blob(key)}{UNFINISHED}{upload}"] = f"{len(sizes)}-{sum(sizes)}"
-        return stamps
+                modified_times[f"{self._blob(key)}{UNFINISHED}{upload}"] = (
+                    f"{len(sizes)}-{sum(sizes)}"
+                )
+        return modified_times
 
-    def put_address(self, blob: str, seconds: float) -> str:
+    def put_url(self, blob: str, seconds: float) -> str:
         return self._signed("put_object", seconds, Key=self.key(checked(blob)))
 
-    def get_address(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
+    def get_url(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
         return self._signed(
             "get_object",
             seconds,
@@ -118,7 +122,7 @@ class BucketStore:
             ResponseCacheControl="no-store",
         )
 
-    async def adopt(self, blob: str, new: str) -> int | None:
+    async def take_over(self, blob: str, new: str) -> int | None:
         key = self.key(checked(blob))
         try:
             found = await self.ask("head_object", Key=key)

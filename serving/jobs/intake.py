@@ -10,7 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
-from serving.jobs.store import Store, Written, new_blob
+from serving.jobs.store import Store, WrittenBlob, new_blob
 from serving.requests.body import FILE_FIELD, MOST_FIELD_BYTES, MOST_PARTS
 from superres.image.codecs import TooManyBytes
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrived:
+class StoredInput:
     """One picture in the store, under the name that its client gave."""
 
     blob: str
     name: str
-    written: Written
+    written: WrittenBlob
 
 
 @dataclass(slots=True)
-class Arrivals:
+class StoredInputs:
     """Everything of one body; whoever has it removes the blobs of what comes to nothing."""
 
-    pictures: list[Arrived] = field(default_factory=list)
+    pictures: list[StoredInput] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -40,7 +40,7 @@ class Arrivals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class BodyLimits:
     """What one body may be: bytes of each picture, pictures, seconds until it is there."""
 
     max_bytes: int
@@ -48,25 +48,25 @@ class Bounds:
     seconds: float
 
 
-async def take_in(request: Request, store: Store, bounds: Bounds) -> Arrivals:
+async def store_inputs(request: Request, store: Store, limits: BodyLimits) -> StoredInputs:
     """The pictures of a body, the body itself or every field `file` of a form; all or none stay.
 
     Raises EncodedBody, TooManyBytes, SlowBody, EmptyBody, BadMultipart, ClientGone, StorageFull.
     """
-    arrivals = Arrivals()
+    arrivals = StoredInputs()
     media_type, parameters = parse_options_header(request.headers.get("content-type", ""))
     try:
-        async with asyncio.timeout(bounds.seconds):
+        async with asyncio.timeout(limits.seconds):
             if media_type == b"multipart/form-data":
-                form = _StreamedForm(parameters.get(b"boundary", b""), bounds)
+                form = _StreamedForm(parameters.get(b"boundary", b""), limits)
                 await form.store(body_of(request), store, arrivals)
             else:
-                chunks = limited(body_of(request), bounds.max_bytes)
+                chunks = limited(body_of(request), limits.max_bytes)
                 await _store_one(chunks, "", store, arrivals)
     except BaseException as error:
         await store.delete(arrivals.blobs)
         if isinstance(error, TimeoutError):
-            raise SlowBody(f"the body was not there after {bounds.seconds:g} seconds") from None
+            raise SlowBody(f"the body was not there after {limits.seconds:g} seconds") from None
         raise
     return arrivals
 
@@ -95,11 +95,11 @@ async def limited(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerato
 
 
 async def _store_one(
-    chunks: AsyncIterator[bytes], name: str, store: Store, arrivals: Arrivals
+    chunks: AsyncIterator[bytes], name: str, store: Store, arrivals: StoredInputs
 ) -> None:
     blob = new_blob()
     written = await store.write(blob, chunks)
-    arrivals.pictures.append(Arrived(blob=blob, name=name, written=written))
+    arrivals.pictures.append(StoredInput(blob=blob, name=name, written=written))
     if not written.bytes:
         raise EmptyBody("a picture is empty")
 
@@ -107,8 +107,8 @@ async def _store_one(
 class _StreamedForm:
     """A form whose files go to the store while later parts are still on their way."""
 
-    def __init__(self, boundary: bytes, bounds: Bounds) -> None:
-        self._bounds = bounds
+    def __init__(self, boundary: bytes, limits: BodyLimits) -> None:
+        self._limits = limits
         self._parts = 0
         self._header_name = b""
         self._header_value = b""
@@ -122,15 +122,17 @@ class _StreamedForm:
         except FormParserError as error:
             raise BadMultipart(f"the multipart body cannot be read: {error}") from error
 
-    async def store(self, chunks: AsyncIterator[bytes], store: Store, arrivals: Arrivals) -> None:
+    async def store(
+        self, chunks: AsyncIterator[bytes], store: Store, arrivals: StoredInputs
+    ) -> None:
         """Everything of the form into the store and `arrivals`."""
         events = self._events(chunks)
         async for kind, value in events:
             if kind != "begin":
                 continue
-            if len(arrivals.pictures) >= self._bounds.max_pictures:
-                raise BadMultipart(f"at most {self._bounds.max_pictures} pictures make one job")
-            picture = limited(_until_end(events), self._bounds.max_bytes)
+            if len(arrivals.pictures) >= self._limits.max_pictures:
+                raise BadMultipart(f"at most {self._limits.max_pictures} pictures make one job")
+            picture = limited(_until_end(events), self._limits.max_bytes)
             await _store_one(picture, value.decode("utf-8", "replace"), store, arrivals)
         if not self._ended:
             raise BadMultipart("the multipart body ends before its last boundary")
@@ -169,7 +171,7 @@ class _StreamedForm:
 
     def _begin(self) -> None:
         self._parts += 1
-        if self._parts > MOST_PARTS + self._bounds.max_pictures:
+        if self._parts > MOST_PARTS + self._limits.max_pictures:
             raise BadMultipart("the form has too many parts")
         self._disposition = {}
         self._content = bytearray()

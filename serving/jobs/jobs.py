@@ -8,20 +8,20 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from serving.errors import JobGone, JobNotOver, ServingError, UnknownJob
+from serving.errors import JobGone, JobNotFinished, ServingError, UnknownJob
 from serving.jobs.database import DatabaseAway
-from serving.jobs.opening import OpenedJobs
+from serving.jobs.opening import LazyJobServices
 from serving.jobs.rows import Input, Job, JobPicture, NewJob
-from serving.jobs.views import JobView, Receipt, moment, view_of
+from serving.jobs.views import JobView, Receipt, iso_time, view_of
 from serving.jobs.webhooks import secret_text
 from serving.requests.options import Options
 
-LOOK_SECONDS = 1.0  # between looks at a job that another replica works on
+POLL_SECONDS = 1.0  # between looks at a job that another replica works on
 RECEIPT = "receipt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class JobSubmission:
     """What a client asks of a job, beside its pictures."""
 
     client: str
@@ -34,10 +34,12 @@ class Wanted:
     delete_on_fetch: bool = False
 
 
-class Jobs(OpenedJobs):
+class Jobs(LazyJobServices):
     """Everything about jobs; used on the event loop."""
 
-    async def submit(self, wanted: Wanted, inputs: list[Input], fingerprints: list[str]) -> Job:
+    async def submit(
+        self, submission: JobSubmission, inputs: list[Input], fingerprints: list[str]
+    ) -> Job:
         """Enter a job, or find the one that this idempotency key has made.
 
         `fingerprints` tell the inputs' contents apart. Where the job is refused or not new, the
@@ -47,15 +49,15 @@ class Jobs(OpenedJobs):
         parts = await self._open()
         blobs = [each.blob for each in inputs if each.blob is not None]
         try:
-            if wanted.webhook is not None:
-                await self._guard.check(wanted.webhook)
+            if submission.webhook is not None:
+                await self._guard.check(submission.webhook)
             sent = [each.upload for each in inputs if each.upload is not None]
-            await parts.uploads.fetch_sent(wanted.client, sent)
-            new = self._new(wanted, inputs, fingerprints, parts.database.table.now_ms())
+            await parts.uploads.fetch_sent(submission.client, sent)
+            new = self._new(submission, inputs, fingerprints, parts.database.table.now_ms())
             job, is_new = await parts.database(
                 parts.database.table.add,
                 new,
-                most_queued=wanted.most_waiting or self._settings.max_queued_per_client,
+                most_queued=submission.most_waiting or self._settings.max_queued_per_client,
             )
         except DatabaseAway:  # the job may have been entered; if not, a sweep finds its blobs
             raise
@@ -79,11 +81,11 @@ class Jobs(OpenedJobs):
     async def view(self, job: Job, *, pictures: bool = True) -> JobView:
         """The job as it is shown, with its pictures or without."""
         parts = await self._open()
-        look = await parts.database(parts.database.table.look, job, pictures=pictures)
+        progress = await parts.database(parts.database.table.progress, job, pictures=pictures)
         secret = parts.signer.derived("webhook", job.client)
         return view_of(
             job,
-            look,
+            progress,
             tiles=parts.runner.progress.get(job.id, (job.tiles_done, job.tiles_total)),
             webhook_secret=secret_text(secret) if "webhook" in job.request else None,
             signer=parts.signer,
@@ -101,10 +103,10 @@ class Jobs(OpenedJobs):
             while True:
                 changed.clear()
                 yield job
-                if job.over or self._draining():
+                if job.finished or self._draining():
                     return
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), LOOK_SECONDS)
+                    await asyncio.wait_for(changed.wait(), POLL_SECONDS)
                 job = await self.find(job.id, None)
 
     async def wait(self, job: Job, seconds: float) -> Job:
@@ -125,8 +127,8 @@ class Jobs(OpenedJobs):
             raise UnknownJob(f"the job has no picture {n}")
         if picture.result_blob is None and picture.result_bytes is not None:
             raise JobGone("the result was fetched, and is deleted")
-        if not picture.over and not job.over:
-            raise JobNotOver(f"the job is {job.state}")
+        if not picture.finished and not job.finished:
+            raise JobNotFinished(f"the job is {job.state}")
         return picture
 
     async def address(self, job: Job, picture: JobPicture) -> str | None:
@@ -139,7 +141,7 @@ class Jobs(OpenedJobs):
             return None
         table = (await self._open()).database.table
         left_seconds = (job.expires_ms - table.now_ms()) / 1000
-        return direct.get_address(picture.result_blob, left_seconds, picture.headers)
+        return direct.get_url(picture.result_blob, left_seconds, picture.headers)
 
     async def read(self, job: Job, picture: JobPicture) -> AsyncGenerator[bytes]:
         """A result's bytes; one that is to be deleted on fetch is gone after the last.
@@ -173,7 +175,7 @@ class Jobs(OpenedJobs):
         blob, left = await parts.database(parts.database.table.drop_result, job.id, picture.n)
         if blob is not None:
             await parts.store.delete([blob])
-        if not left and job.over:
+        if not left and job.finished:
             await self.erase(job)
 
     async def erase(self, job: Job) -> Receipt:
@@ -193,7 +195,7 @@ class Jobs(OpenedJobs):
             facts = {
                 "job": job.id,
                 "state": erased.state,
-                "deleted": moment(table.now_ms()),
+                "deleted": iso_time(table.now_ms()),
                 "blobs": len(blobs),
             }
             signed = parts.signer.signed(RECEIPT, facts)
@@ -204,34 +206,34 @@ class Jobs(OpenedJobs):
         assert erased.receipt is not None
         return Receipt(**erased.receipt)
 
-    async def result_address_holds(self, job_id: str, n: int, ends: int, signature: str) -> bool:
+    async def result_url_is_valid(self, job_id: str, n: int, ends: int, signature: str) -> bool:
         """Whether a signed address of a result is one of ours, and not yet at its end."""
         parts = await self._open()
-        right = parts.signer.right("result", f"{job_id}:{n}:{ends}", signature)
-        return right and ends > parts.database.table.now_ms()
+        verify = parts.signer.verify("result", f"{job_id}:{n}:{ends}", signature)
+        return verify and ends > parts.database.table.now_ms()
 
-    async def is_right(self, receipt: Receipt) -> bool:
+    async def is_authentic(self, receipt: Receipt) -> bool:
         """Whether this server, or one with its key, made the receipt."""
         return (await self._open()).signer.is_signed(RECEIPT, receipt.model_dump())
 
     def _new(
-        self, wanted: Wanted, inputs: list[Input], fingerprints: list[str], now_ms: int
+        self, submission: JobSubmission, inputs: list[Input], fingerprints: list[str], now_ms: int
     ) -> NewJob:
         request: dict[str, Any] = {
-            "options": wanted.options.model_dump(exclude_defaults=True),
-            "accept": wanted.accept,
-            "delete_on_fetch": wanted.delete_on_fetch,
+            "options": submission.options.model_dump(exclude_defaults=True),
+            "accept": submission.accept,
+            "delete_on_fetch": submission.delete_on_fetch,
         }
-        if wanted.webhook is not None:
-            request["webhook"] = wanted.webhook
+        if submission.webhook is not None:
+            request["webhook"] = submission.webhook
         names = [each.name for each in inputs]
-        whole = json.dumps([request, wanted.priority, names, fingerprints], sort_keys=True)
+        whole = json.dumps([request, submission.priority, names, fingerprints], sort_keys=True)
         return NewJob(
-            client=wanted.client,
+            client=submission.client,
             request=request,
             inputs=tuple(inputs),
             fingerprint=hashlib.sha256(whole.encode()).hexdigest(),
             expires_ms=now_ms + int(self._settings.wait_seconds * 1000),
-            priority=wanted.priority,
-            idempotency_key=wanted.idempotency_key,
+            priority=submission.priority,
+            idempotency_key=submission.idempotency_key,
         )

@@ -38,21 +38,21 @@ class Leases(Connections):
         taken = (
             sa.update(JOBS)
             .where(JOBS.c.id == free.scalar_subquery())
-            .values(state="running", token=token, beat=0, attempts=JOBS.c.attempts + 1)
+            .values(state="running", token=token, heartbeat=0, attempts=JOBS.c.attempts + 1)
             .returning(JOBS.c.id)
         )
         with self._writing(promised=False) as connection:
             job_id = connection.execute(taken).scalar()
         return None if job_id is None else Lease(job_id, token)
 
-    def beat(
+    def heartbeat(
         self, lease: Lease, tiles_done: int, tiles_total: int, making: str | None = None
     ) -> bool:
         """Say that the work goes on, and which blob it writes; False where the lease is lost."""
         return self._change(
             lease,
             promised=False,
-            beat=JOBS.c.beat + 1,
+            heartbeat=JOBS.c.heartbeat + 1,
             tiles_done=tiles_done,
             tiles_total=tiles_total,
             making=making,
@@ -73,7 +73,7 @@ class Leases(Connections):
 
         `tiles` are those of the picture that were done, and all.
         """
-        sign = {"beat": JOBS.c.beat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
+        sign = {"beat": JOBS.c.heartbeat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
         with self._writing() as connection:
             if not changed(connection, held(lease), **sign):
                 return False
@@ -113,7 +113,7 @@ class Leases(Connections):
             finished_ms=now_ms,
             expires_ms=expires_ms,
             problem=None if problem is None else json.dumps(problem),
-            hook_due_ms=now_ms if hook else None,
+            webhook_due_ms=now_ms if hook else None,
         )
 
     def release(self, lease: Lease, *, turns: int = 0) -> bool:
@@ -138,14 +138,16 @@ class Leases(Connections):
 
     def running(self) -> list[tuple[Lease, int]]:
         """Every lease there is, with its beat."""
-        query = sa.select(JOBS.c.id, JOBS.c.token, JOBS.c.beat).where(JOBS.c.state == "running")
+        query = sa.select(JOBS.c.id, JOBS.c.token, JOBS.c.heartbeat).where(
+            JOBS.c.state == "running"
+        )
         with self._reading() as connection:
-            return [(Lease(row.id, row.token), row.beat) for row in connection.execute(query)]
+            return [(Lease(row.id, row.token), row.heartbeat) for row in connection.execute(query)]
 
-    def take_back(self, lease: Lease, beat: int) -> bool:
+    def reclaim(self, lease: Lease, heartbeat: int) -> bool:
         """Queue a job again whose holder has been silent; False where it beat meanwhile."""
         with self._writing() as connection:
-            silent = sa.and_(held(lease), JOBS.c.beat == beat)
+            silent = sa.and_(held(lease), JOBS.c.heartbeat == heartbeat)
             return changed(connection, silent, state="queued", token=None, making=None)
 
     def _change(self, lease: Lease, *, promised: bool = True, **changes: Any) -> bool:

@@ -11,14 +11,14 @@ from functools import partial
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from serving.background import Loops
+from serving.background import BackgroundTasks
 from serving.errors import NotReady
 from serving.jobs.database import Changes
-from serving.jobs.runner import Work
-from serving.jobs.services import JobHouse, build_house, was_used
+from serving.jobs.runner import PictureWork
+from serving.jobs.services import JobServices, build_job_services, was_used
 from serving.jobs.store import Store
 from serving.jobs.uploads import Uploads
-from serving.jobs.webhooks import Guard
+from serving.jobs.webhooks import AddressGuard
 from serving.setting_groups import JobSettings
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
@@ -26,11 +26,15 @@ from superres.common.errors import SharplineError
 log = logging.getLogger(__name__)
 
 
-class OpenedJobs:
+class LazyJobServices:
     """The table, the store, the runner and the rest, opened once and closed at the end."""
 
     def __init__(
-        self, settings: JobSettings, work: Work, draining: Callable[[], bool], guard: Guard
+        self,
+        settings: JobSettings,
+        work: PictureWork,
+        draining: Callable[[], bool],
+        guard: AddressGuard,
     ) -> None:
         self._settings = settings
         self._draining = draining
@@ -38,7 +42,7 @@ class OpenedJobs:
         self._arrivals = Changes()
         self._changes = Changes()
         self._build = partial(
-            build_house,
+            build_job_services,
             settings,
             work=work,
             draining=draining,
@@ -47,8 +51,8 @@ class OpenedJobs:
             changes=self._changes,
         )
         self._opening = asyncio.Lock()
-        self._opened: JobHouse | None = None
-        self._opener = Loops(settings.poll_seconds)
+        self._opened: JobServices | None = None
+        self._opener = BackgroundTasks(settings.poll_seconds)
         self._dropping: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -62,12 +66,12 @@ class OpenedJobs:
         if self._opened is not None:
             await asyncio.gather(*self._dropping, return_exceptions=True)
             await self._opened.runner.stop()
-            await self._opened.keeper.stop()
+            await self._opened.reaper.stop()
             await in_thread(self._opened.database.table.close)
 
     def counts(self) -> dict[tuple[str, ...], float]:
         """Jobs by state, as they were a moment ago; none where there are no jobs."""
-        return {} if self._opened is None else self._opened.keeper.counts
+        return {} if self._opened is None else self._opened.reaper.counts
 
     async def store(self) -> Store:
         return (await self._open()).store
@@ -80,16 +84,16 @@ class OpenedJobs:
         await self._open()
         await self._opener.leaving.wait()
 
-    async def _open(self) -> JobHouse:
+    async def _open(self) -> JobServices:
         async with self._opening:
             if self._opened is None:
                 try:
                     self._opened = await in_thread(
-                        self._build, discard=lambda house: house.database.table.close()
+                        self._build, discard=lambda services: services.database.table.close()
                     )
                 except (SharplineError, OSError, SQLAlchemyError) as error:
                     log.error("jobs cannot be kept: %s", error)
                     raise NotReady("this server has no place for jobs; its log says why") from None
                 self._opened.runner.start()
-                self._opened.keeper.start()
+                self._opened.reaper.start()
             return self._opened

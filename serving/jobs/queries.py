@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from serving.jobs.rows import JOBS, PICTURES, Job, JobPicture, Lease, job_of, picture_of
 
-MOST_PLACES = 1000  # that are counted for who asks for the place in the queue
+MAX_QUEUE_POSITION = 1000  # that are counted for who asks for the place in the queue
 
 
 def held(lease: Lease) -> sa.ColumnElement[bool]:
@@ -30,13 +30,13 @@ def pictures_of(connection: sa.Connection, job_id: str) -> list[JobPicture]:
 
 def counts_of(connection: sa.Connection, job_id: str) -> tuple[int, int]:
     """Pictures of a job that are answered or failed, and all."""
-    over = sa.or_(PICTURES.c.result_bytes.is_not(None), PICTURES.c.problem.is_not(None))
-    count = sa.select(sa.func.count().filter(over), sa.func.count())
+    finished = sa.or_(PICTURES.c.result_bytes.is_not(None), PICTURES.c.problem.is_not(None))
+    count = sa.select(sa.func.count().filter(finished), sa.func.count())
     row = connection.execute(count.where(PICTURES.c.job_id == job_id)).one()
     return row[0], row[1]
 
 
-def place_of(connection: sa.Connection, job: Job) -> int:
+def queue_position_of(connection: sa.Connection, job: Job) -> int:
     """How many jobs are to run before this one, and it; at most MOST_PLACES are counted."""
     before = sa.tuple_(JOBS.c.rank, JOBS.c.turn, JOBS.c.id) < sa.tuple_(
         sa.literal(job.rank), sa.literal(job.turn), sa.literal(job.id)
@@ -45,7 +45,7 @@ def place_of(connection: sa.Connection, job: Job) -> int:
         sa.select(sa.literal(1))
         .select_from(JOBS)
         .where(JOBS.c.state == "queued", before)
-        .limit(MOST_PLACES - 1)
+        .limit(MAX_QUEUE_POSITION - 1)
         .subquery()
     )
     return 1 + connection.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()

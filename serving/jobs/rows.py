@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "deleted"]
 ERASED = ("cancelled", "deleted")
-OVER = ("done", "failed", *ERASED)
+FINISHED = ("done", "failed", *ERASED)
 
 METADATA = sa.MetaData()
 JOBS = sa.Table(
@@ -26,7 +26,7 @@ JOBS = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
     sa.Column("finished_ms", sa.BigInteger),
     sa.Column("token", sa.String(32)),
-    sa.Column("beat", sa.Integer, nullable=False, default=0),
+    sa.Column("heartbeat", sa.Integer, nullable=False, default=0),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_done", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_total", sa.Integer, nullable=False, default=0),
@@ -36,18 +36,18 @@ JOBS = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("problem", sa.Text),
     sa.Column("receipt", sa.Text),
-    sa.Column("hook_due_ms", sa.BigInteger),
-    sa.Column("hook_attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("webhook_due_ms", sa.BigInteger),
+    sa.Column("webhook_attempts", sa.Integer, nullable=False, default=0),
     sa.Index("jobs_queue", "state", "rank", "turn", "id"),
     sa.Index("jobs_of_client", "client", "state", "rank", "turn"),
     sa.Index("jobs_expiry", "expires_ms"),
     sa.Index("jobs_key", "client", "idempotency_key", unique=True),
 )
 sa.Index(
-    "jobs_hooks",
-    JOBS.c.hook_due_ms,
-    sqlite_where=JOBS.c.hook_due_ms.is_not(None),
-    postgresql_where=JOBS.c.hook_due_ms.is_not(None),
+    "jobs_webhooks",
+    JOBS.c.webhook_due_ms,
+    sqlite_where=JOBS.c.webhook_due_ms.is_not(None),
+    postgresql_where=JOBS.c.webhook_due_ms.is_not(None),
 )
 sa.Index(
     "jobs_making",
@@ -143,7 +143,7 @@ class JobPicture:
     problem: dict[str, Any] | None
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         return self.result_bytes is not None or self.problem is not None
 
 
@@ -166,11 +166,11 @@ class Job:
     fingerprint: str
     problem: dict[str, Any] | None
     receipt: dict[str, Any] | None
-    hook_attempts: int
+    webhook_attempts: int
 
     @property
-    def over(self) -> bool:
-        return self.state in OVER
+    def finished(self) -> bool:
+        return self.state in FINISHED
 
     @property
     def erased(self) -> bool:
@@ -200,20 +200,20 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class JobProgress:
     """What there is to show of a job: pictures answered or failed, all, and the place in the queue.
 
-    `place` is None for a job that does not wait.
+    `queue_position` is None for a job that does not wait.
     """
 
     pictures: tuple[JobPicture, ...]
-    over: int
+    finished: int
     total: int
-    place: int | None
+    queue_position: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedJobs:
     """What was taken out of the table, and the blobs that nobody names any more."""
 
     job_ids: list[str] = field(default_factory=list)

@@ -13,11 +13,11 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serving.background import Loops
-from serving.errors import JobFailed, ServingError, TryLater
+from serving.background import BackgroundTasks
+from serving.errors import JobFailed, RetryLater, ServingError
 from serving.jobs.database import Changes, Database, DatabaseAway
 from serving.jobs.rows import Job, JobPicture, Lease
-from serving.jobs.store import Store, Written, all_of, new_blob
+from serving.jobs.store import Store, WrittenBlob, all_of, new_blob
 from serving.problems import problem_of
 from serving.setting_groups import JobSettings
 from superres.image.codecs import PictureError
@@ -33,28 +33,28 @@ class LeaseLost(Exception):
     """Another replica has the job now, or its client has deleted it."""
 
 
-class LeavingNow(Exception):
+class ShuttingDown(Exception):
     """The server is to stop; the job goes back."""
 
 
-class OthersFirst(Exception):
+class Preempted(Exception):
     """Somebody else's picture has its turn before this job's next one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class PictureResult:
     """An answer on its way into the store, with what the synchronous answer has as headers."""
 
     headers: Mapping[str, str]
-    pieces: AsyncIterator[bytes]
+    chunks: AsyncIterator[bytes]
 
 
-class Work(Protocol):
+class PictureWork(Protocol):
     """Answers one picture; `progress` hears tiles done and tiles of the picture."""
 
     def __call__(
         self, job: Job, picture: JobPicture, data: bytes, progress: Callable[[int, int], None]
-    ) -> AbstractAsyncContextManager[Made]: ...
+    ) -> AbstractAsyncContextManager[PictureResult]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class RunnerParts:
 
     database: Database
     store: Store
-    work: Work
+    work: PictureWork
     arrivals: Changes  # jobs that came in here
     changes: Changes  # what becomes of jobs here, by their id
     settings: JobSettings
@@ -78,24 +78,24 @@ class Runner:
         self._db = parts.database
         self._table = parts.database.table
         self._settings = parts.settings
-        self._loops = Loops(parts.settings.poll_seconds)
+        self._background = BackgroundTasks(parts.settings.poll_seconds)
         self._making: dict[Lease, str] = {}  # blobs that are being written
         self._working: dict[Lease, asyncio.Task[None]] = {}
         self.progress: dict[str, tuple[int, int]] = {}  # of the jobs that run here
 
     def start(self) -> None:
         """Begin to work; on the event loop."""
-        self._loops.start(*[self._claims] * self._settings.workers)
+        self._background.start(*[self._claim_jobs] * self._settings.workers)
 
     async def stop(self) -> None:
         """Give every lease back and end."""
-        self._loops.leaving.set()
+        self._background.leaving.set()
         self._parts.arrivals.tell()
-        await self._loops.stop()
+        await self._background.stop()
 
-    async def _claims(self) -> None:
+    async def _claim_jobs(self) -> None:
         if self._parts.draining():
-            await self._loops.pause(self._settings.poll_seconds)
+            await self._background.pause(self._settings.poll_seconds)
             return
         with self._parts.arrivals.listen() as arrived:
             lease = await self._db(self._table.claim)
@@ -109,12 +109,12 @@ class Runner:
         """Work on a job and keep its lease alive meanwhile."""
         self._parts.changes.tell(lease.job_id)
         working = self._working[lease] = asyncio.create_task(self._work(lease))
-        leaving = asyncio.create_task(self._loops.leaving.wait())
+        leaving = asyncio.create_task(self._background.leaving.wait())
         try:
             while not working.done():
                 await asyncio.wait(
                     {working, leaving},
-                    timeout=self._settings.beat_seconds,
+                    timeout=self._settings.heartbeat_seconds,
                     return_when=asyncio.FIRST_COMPLETED,
                 )
                 if not working.done():
@@ -122,7 +122,7 @@ class Runner:
             if working.cancelled():
                 raise LeaseLost
             await working
-        except LeavingNow:
+        except ShuttingDown:
             await _ended(working)
             await self._db(self._table.release, lease)
         except LeaseLost:
@@ -130,11 +130,11 @@ class Runner:
             await self._drop(lease)
         except DatabaseAway:  # the lease falls silent, and whoever is there first takes it back
             log.warning("job %s is left until the table can be reached again", lease.job_id)
-        except OthersFirst:
+        except Preempted:
             await self._db(self._table.release, lease, turns=1)
-        except TryLater:
+        except RetryLater:
             await self._db(self._table.release, lease, turns=1)
-            await self._loops.pause(POSTPONED_SECONDS)
+            await self._background.pause(POSTPONED_SECONDS)
         finally:
             await _ended(working)
             await _ended(leaving)
@@ -144,11 +144,11 @@ class Runner:
             self._parts.changes.tell(lease.job_id)
 
     async def _keep(self, lease: Lease) -> None:
-        if self._loops.leaving.is_set() or self._parts.draining():
-            raise LeavingNow
+        if self._background.leaving.is_set() or self._parts.draining():
+            raise ShuttingDown
         done, total = self.progress.get(lease.job_id, (0, 0))
         making = self._making.get(lease)
-        if not await self._db(self._table.beat, lease, done, total, making):
+        if not await self._db(self._table.heartbeat, lease, done, total, making):
             raise LeaseLost
 
     async def _work(self, lease: Lease) -> None:
@@ -156,13 +156,13 @@ class Runner:
         if job is None:
             raise LeaseLost
         pictures = await self._db(self._table.pictures, job.id)
-        problems = [each.problem for each in pictures if each.over]
+        problems = [each.problem for each in pictures if each.finished]
         begun = False
         for picture in pictures:
-            if picture.over:
+            if picture.finished:
                 continue
             if begun and await self._db(self._table.is_awaited, job):
-                raise OthersFirst
+                raise Preempted
             begun = True
             if job.attempts > MOST_ATTEMPTS:
                 problem = problem_of(JobFailed(f"it was begun {MOST_ATTEMPTS} times"))
@@ -177,7 +177,7 @@ class Runner:
         result = self._making[lease] = new_blob()
         try:
             headers, written = await self._made(job, picture, result)
-        except TryLater:
+        except RetryLater:
             raise
         except Exception as error:
             problem = _problem_of_picture(error, job, picture)
@@ -195,7 +195,7 @@ class Runner:
 
     async def _made(
         self, job: Job, picture: JobPicture, result: str
-    ) -> tuple[Mapping[str, str], Written]:
+    ) -> tuple[Mapping[str, str], WrittenBlob]:
         assert picture.input_blob is not None
         self.progress.pop(job.id, None)  # of the picture before
         data = await all_of(self._parts.store, picture.input_blob)
@@ -210,7 +210,7 @@ class Runner:
                 self._parts.changes.tell(job.id)
 
         async with self._parts.work(job, picture, data, progress) as made:
-            return made.headers, await self._parts.store.write(result, made.pieces)
+            return made.headers, await self._parts.store.write(result, made.chunks)
 
     async def _commit(self, lease: Lease, picture: JobPicture, **outcome: Any) -> None:
         tiles = self.progress.get(lease.job_id, (0, 0))

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.jobs.database import Changes, Database
-from serving.jobs.reaper import Keeper
-from serving.jobs.runner import Runner, RunnerParts, Work
+from serving.jobs.reaper import Reaper
+from serving.jobs.runner import PictureWork, Runner, RunnerParts
 from serving.jobs.store import FolderStore, Store
 from serving.jobs.table import JobTable
 from serving.jobs.uploads import Uploads
-from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
+from serving.jobs.webhooks import AddressGuard, GuardedNetwork, Webhooks
 from serving.requests.signing import Signer, load_signer
 from serving.setting_groups import JobSettings
 from superres.common.errors import SharplineError
@@ -20,7 +20,7 @@ KEY = "signing.key"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobHouse:
+class JobServices:
     """The parts; the runner and the keeper wait to be started."""
 
     database: Database
@@ -28,7 +28,7 @@ class JobHouse:
     signer: Signer
     uploads: Uploads
     runner: Runner
-    keeper: Keeper
+    reaper: Reaper
 
 
 def was_used(settings: JobSettings) -> bool:
@@ -36,15 +36,15 @@ def was_used(settings: JobSettings) -> bool:
     return settings.database is not None or (settings.folder / DATABASE).exists()
 
 
-def build_house(
+def build_job_services(
     settings: JobSettings,
     *,
-    work: Work,
+    work: PictureWork,
     draining: Callable[[], bool],
-    guard: Guard,
+    guard: AddressGuard,
     arrivals: Changes,
     changes: Changes,
-) -> JobHouse:
+) -> JobServices:
     """Open the table and the store. Raises SharplineError, OSError or SQLAlchemyError."""
     if None in (settings.bucket, settings.database, settings.signing_key):
         settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # no other user looks in
@@ -63,7 +63,7 @@ def build_house(
             draining=draining,
         )
     )
-    keeper = Keeper(
+    reaper = Reaper(
         database,
         store,
         signer,
@@ -72,13 +72,13 @@ def build_house(
         changes=changes,
         settings=settings,
     )
-    return JobHouse(
+    return JobServices(
         database=database,
         store=store,
         signer=signer,
         uploads=Uploads(database, store, signer, settings),
         runner=runner,
-        keeper=keeper,
+        reaper=reaper,
     )
 
 

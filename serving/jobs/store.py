@@ -28,7 +28,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WrittenBlob:
     """What a blob came to be."""
 
     bytes: int
@@ -38,7 +38,7 @@ class Written:
 class Store(Protocol):
     """Where blobs are kept; a blob's name is 32 hex digits that `new_blob` drew."""
 
-    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
+    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> WrittenBlob:
         """Keep all chunks or nothing. Raises StorageFull, or what the chunks raise."""
         ...
 
@@ -50,7 +50,7 @@ class Store(Protocol):
         """Remove blobs for good; one that is not there is no matter."""
         ...
 
-    async def stamps(self) -> dict[str, str]:
+    async def modified_times(self) -> dict[str, str]:
         """Everything that is kept, by name, unfinished blobs included.
 
         The value changes whenever something is added to what has the name.
@@ -58,23 +58,23 @@ class Store(Protocol):
         ...
 
     @property
-    def direct(self) -> "Direct | None":
+    def direct(self) -> "PresignedUrls | None":
         """How clients reach blobs without this server, where they can."""
         ...
 
 
-class Direct(Protocol):
+class PresignedUrls(Protocol):
     """A store that clients send to and fetch from by themselves, under signed addresses."""
 
-    def put_address(self, blob: str, seconds: float) -> str:
+    def put_url(self, blob: str, seconds: float) -> str:
         """Where a client may PUT this blob for so long."""
         ...
 
-    def get_address(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
+    def get_url(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
         """Where a client may GET it; Content-Type and Content-Disposition are those given."""
         ...
 
-    async def adopt(self, blob: str, new: str) -> int | None:
+    async def take_over(self, blob: str, new: str) -> int | None:
         """Copy what a client sent to a name that no client can write to, and remove it.
 
         Its bytes; None where nothing was sent.
@@ -102,7 +102,7 @@ class FolderStore:
         self._folder = folder
         mark_as_clients(folder)
 
-    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> Written:
+    async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> WrittenBlob:
         path, temporary = self._folder / blob, self._folder / f".{checked(blob)}.partial"
         digest, count, file = hashlib.sha256(), 0, None
 
@@ -124,7 +124,7 @@ class FolderStore:
             if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise StorageFull("there is no room for this picture") from error
             raise
-        return Written(count, digest.hexdigest())
+        return WrittenBlob(count, digest.hexdigest())
 
     async def read(self, blob: str) -> AsyncGenerator[bytes]:
         try:
@@ -143,7 +143,7 @@ class FolderStore:
         paths = [self._folder / blob for blob in blobs]
         await in_thread(partial(_remove, paths))
 
-    async def stamps(self) -> dict[str, str]:
+    async def modified_times(self) -> dict[str, str]:
         return await in_thread(partial(_stamps, self._folder))
 
 
@@ -179,13 +179,15 @@ def _close(file: BinaryIO) -> None:
 
 
 def _stamps(folder: Path) -> dict[str, str]:
-    stamps: dict[str, str] = {}
+    modified_times: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.name != MARKER:
-                    stamps[entry.name] = f"{entry.stat().st_mtime_ns}-{entry.stat().st_size}"
-    return stamps
+                    modified_times[entry.name] = (
+                        f"{entry.stat().st_mtime_ns}-{entry.stat().st_size}"
+                    )
+    return modified_times
 
 
 def _remove(paths: list[Path]) -> None:

@@ -13,9 +13,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from serving.errors import KeyReused, QuotaExceeded
+from serving.errors import IdempotencyKeyReused, QuotaExceeded
 from serving.jobs.leases import Leases
-from serving.jobs.queries import blobs_of, counts_of, one_job, pictures_of, place_of
+from serving.jobs.queries import blobs_of, counts_of, one_job, pictures_of, queue_position_of
 from serving.jobs.rows import (
     JOBS,
     NAMING,
@@ -23,9 +23,9 @@ from serving.jobs.rows import (
     UPLOADS,
     Job,
     JobPicture,
-    Look,
+    JobProgress,
     NewJob,
-    Removed,
+    RemovedJobs,
     new_id,
     picture_of,
 )
@@ -74,17 +74,19 @@ class JobTable(Leases, UploadRows, WebhookRows):
             row = connection.execute(query).one_or_none()
             return None if row is None else picture_of(row)
 
-    def look(self, job: Job, *, pictures: bool = True) -> Look:
+    def progress(self, job: Job, *, pictures: bool = True) -> JobProgress:
         """What there is to show of a job, with its pictures or their numbers alone."""
         shown: list[JobPicture] = []
         with self._reading() as connection:
             if pictures and not job.erased:
                 shown = pictures_of(connection, job.id)
-                over, total = sum(each.over for each in shown), len(shown)
+                finished, total = sum(each.finished for each in shown), len(shown)
             else:
-                over, total = counts_of(connection, job.id)
-            place = place_of(connection, job) if job.state == "queued" else None
-        return Look(pictures=tuple(shown), over=over, total=total, place=place)
+                finished, total = counts_of(connection, job.id)
+            queue_position = queue_position_of(connection, job) if job.state == "queued" else None
+        return JobProgress(
+            pictures=tuple(shown), finished=finished, total=total, queue_position=queue_position
+        )
 
     def cancel(self, job_id: str, *, expires_ms: int) -> bool:
         """Begin to erase a job; False where there is none, or its receipt is there already.
@@ -97,7 +99,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
             if job is None or job.erased:
                 return job is not None and job.receipt is None
             changes: dict[str, Any] = {
-                "state": "deleted" if job.over else "cancelled",
+                "state": "deleted" if job.finished else "cancelled",
                 "token": None,
                 "making": None,
                 "request": None,
@@ -105,7 +107,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
                 "hook_due_ms": None,
                 "expires_ms": min(job.expires_ms, expires_ms),
             }
-            if not job.over:
+            if not job.finished:
                 changes["finished_ms"] = self.now_ms()
             connection.execute(sa.update(JOBS).where(JOBS.c.id == job_id).values(changes))
             return True
@@ -134,7 +136,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
             connection.execute(sa.update(PICTURES).where(this).values(result_blob=None))
             return blob, connection.execute(left).scalar_one()
 
-    def expire(self, most: int) -> Removed:
+    def expire(self, most: int) -> RemovedJobs:
         """Remove jobs and uploads whose time is over, at most so many of each."""
         with self._writing() as connection:
             now_ms = self.now_ms()
@@ -148,7 +150,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
             connection.execute(sa.delete(JOBS).where(JOBS.c.id.in_(job_ids)))
             gone = [row.id for row in uploads]
             connection.execute(sa.delete(UPLOADS).where(UPLOADS.c.id.in_(gone)))
-            return Removed(job_ids, blobs + [row.blob for row in uploads])
+            return RemovedJobs(job_ids, blobs + [row.blob for row in uploads])
 
     def unknown_blobs(self, blobs: Sequence[str]) -> list[str]:
         """Those of these blobs that no job and no upload names."""
@@ -173,7 +175,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
         same = sa.and_(JOBS.c.client == new.client, JOBS.c.idempotency_key == new.idempotency_key)
         job = one_job(connection, same)
         if job is not None and job.fingerprint != new.fingerprint:
-            raise KeyReused("this Idempotency-Key came with another request before")
+            raise IdempotencyKeyReused("this Idempotency-Key came with another request before")
         return job
 
     def _insert(self, connection: sa.Connection, new: NewJob, most_queued: int) -> Job:

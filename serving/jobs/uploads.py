@@ -7,7 +7,7 @@ from contextlib import aclosing
 from serving.errors import UnknownUpload, UploadGone, UploadMismatch
 from serving.jobs.database import Database
 from serving.jobs.rows import Upload, new_id
-from serving.jobs.store import Store, Written, new_blob
+from serving.jobs.store import Store, WrittenBlob, new_blob
 from serving.requests.signing import Signer
 from serving.setting_groups import JobSettings
 
@@ -24,7 +24,7 @@ class Uploads:
         self._signer = signer
         self._settings = settings
 
-    async def announce(self, client: str, size: int, sha256: str | None) -> tuple[Upload, str]:
+    async def create(self, client: str, size: int, sha256: str | None) -> tuple[Upload, str]:
         """A new upload, and the address that its bytes go to; without a host it is one of ours."""
         now_ms = self._table.now_ms()
         upload = Upload(
@@ -39,13 +39,13 @@ class Uploads:
         await self._db(self._table.add_upload, upload)
         direct = self._store.direct
         if direct is not None:
-            return upload, direct.put_address(upload.blob, self._settings.upload_seconds)
+            return upload, direct.put_url(upload.blob, self._settings.upload_seconds)
         signature = self._signer.sign("upload", f"{upload.id}:{upload.expires_ms}")
         return upload, f"/v1/uploads/{upload.id}?ends={upload.expires_ms}&signature={signature}"
 
-    def address_holds(self, upload_id: str, ends: int, signature: str) -> bool:
-        """Whether `announce` has made this address."""
-        return self._signer.right("upload", f"{upload_id}:{ends}", signature)
+    def url_is_valid(self, upload_id: str, ends: int, signature: str) -> bool:
+        """Whether `create` has made this address."""
+        return self._signer.verify("upload", f"{upload_id}:{ends}", signature)
 
     async def waiting(self, upload_id: str) -> Upload:
         """An upload that waits for its bytes. Raises UnknownUpload, UploadGone."""
@@ -81,15 +81,15 @@ class Uploads:
             if upload is None or upload.client != client or upload.stored:
                 continue
             blob = new_blob()
-            size = await direct.adopt(upload.blob, blob)
+            size = await direct.take_over(upload.blob, blob)
             if size is None:
                 continue
             sha256 = upload.sha256
             if sha256 is not None and size == upload.bytes:
                 sha256 = await self._sha256(blob)
-            await self._settle(upload, blob, Written(size, sha256 or ""))
+            await self._settle(upload, blob, WrittenBlob(size, sha256 or ""))
 
-    async def _settle(self, upload: Upload, blob: str, written: Written) -> None:
+    async def _settle(self, upload: Upload, blob: str, written: WrittenBlob) -> None:
         """Keep the blob where it is what was announced, and nobody else was first."""
         fault = None
         if written.bytes != upload.bytes:

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.jobs.rows import Job, JobPicture, Look
+from serving.jobs.rows import Job, JobPicture, JobProgress
 from serving.problems import Problem
 from serving.requests.keys import HIGHEST_PRIORITY
 from serving.requests.signing import Signer
@@ -60,7 +60,9 @@ class JobView(BaseModel):
     created: str
     finished: str | None = None
     expires: str
-    place: int | None = Field(None, description="in the queue, from 1; at most 1000 are counted")
+    queue_position: int | None = Field(
+        None, description="in the queue, from 1; at most 1000 are counted"
+    )
     progress: Progress
     pictures: list[PictureView] = []
     problem: Problem | None = None
@@ -72,35 +74,35 @@ class JobView(BaseModel):
 
 def view_of(
     job: Job,
-    look: Look,
+    progress: JobProgress,
     *,
     tiles: tuple[int, int],
     webhook_secret: str | None,
     signer: Signer,
 ) -> JobView:
-    """The job as `look` found it; `tiles` are done, and all, of the picture that is worked on."""
+    """The job with its progress; `tiles` are done, and all, of the picture that is worked on."""
     return JobView(
         id=job.id,
         state=job.state,
         priority=HIGHEST_PRIORITY - job.rank,
-        created=moment(job.created_ms),
-        finished=None if job.finished_ms is None else moment(job.finished_ms),
-        expires=moment(job.expires_ms),
-        place=look.place,
+        created=iso_time(job.created_ms),
+        finished=None if job.finished_ms is None else iso_time(job.finished_ms),
+        expires=iso_time(job.expires_ms),
+        queue_position=progress.queue_position,
         progress=Progress(
-            pictures_done=look.over,
-            pictures_total=look.total,
+            pictures_done=progress.finished,
+            pictures_total=progress.total,
             tiles_done=tiles[0],
             tiles_total=tiles[1],
         ),
-        pictures=[_picture_view(signer, job, each) for each in look.pictures],
+        pictures=[_picture_view(signer, job, each) for each in progress.pictures],
         problem=None if job.problem is None else Problem(**job.problem),
         receipt=None if job.receipt is None else Receipt(**job.receipt),
         webhook_secret=webhook_secret,
     )
 
 
-def moment(ms: int) -> str:
+def iso_time(ms: int) -> str:
     """Milliseconds of Unix time in ISO 8601."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="milliseconds")
 

@@ -61,7 +61,7 @@ def is_public(address: Address) -> bool:
     return address.is_global and not own
 
 
-class Guard:
+class AddressGuard:
     """Says which addresses a webhook may go to; `networks` are the operator's exceptions."""
 
     def __init__(self, networks: Iterable[str] = (), resolve: Resolve | None = None) -> None:
@@ -103,7 +103,9 @@ class Guard:
 class GuardedNetwork(httpcore.AsyncNetworkBackend):
     """Connects only to addresses that the guard has looked at."""
 
-    def __init__(self, guard: Guard, inner: httpcore.AsyncNetworkBackend | None = None) -> None:
+    def __init__(
+        self, guard: AddressGuard, inner: httpcore.AsyncNetworkBackend | None = None
+    ) -> None:
         self._guard = guard
         self._inner = inner or cast(httpcore.AsyncNetworkBackend, httpcore.AnyIOBackend())
 

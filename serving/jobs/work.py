@@ -5,13 +5,13 @@ from contextlib import ExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from serving.enhance.admission import Admission
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer
-from serving.enhance.pictures import answer_size, choose, headers_of, order_of, received
-from serving.enhance.request import Stages, StageWatcher
+from serving.enhance.pictures import answer_size, choose, enhance_request_of, headers_of, received
+from serving.enhance.request import StageObserver, StageTimer
 from serving.enhance.transform import shrunk_side
 from serving.jobs.rows import Job, JobPicture
-from serving.jobs.runner import Made
+from serving.jobs.runner import PictureResult
 from serving.models.reload import Models
 from serving.requests.body import Upload
 from serving.requests.keys import KeyRing
@@ -25,8 +25,8 @@ CLIENT = "jobs"  # in admission: their places and memory are counted apart from 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JobWork:
-    """Answers pictures of jobs; a `serving.jobs.runner.Work`.
+class JobPictureWork:
+    """Answers pictures of jobs; a `serving.jobs.runner.PictureWork`.
 
     A picture holds a place and its memory like a request, but no time: nobody is refused because
     of work that gives way.
@@ -36,20 +36,20 @@ class JobWork:
     admission: Admission
     models: Models
     enhancer: Enhancer
-    costs: Costs
-    reporter: StageWatcher
+    costs: CostModel
+    reporter: StageObserver
     keys: KeyRing
 
     @asynccontextmanager
     async def __call__(
         self, job: Job, picture: JobPicture, data: bytes, progress: Callable[[int, int], None]
-    ) -> AsyncIterator[Made]:
+    ) -> AsyncIterator[PictureResult]:
         request_id_now.set(job.id)
         self.models.require_ready()
-        stages = Stages(self.reporter)
+        stages = StageTimer(self.reporter)
         with ExitStack() as held:
-            entry = held.enter_context(self.admission.enter(CLIENT))
-            entry.hold_bytes(len(data))
+            admitted = held.enter_context(self.admission.admit(CLIENT))
+            admitted.reserve_bytes(len(data))
             known = await received(
                 self,
                 Upload(data=data, name=picture.name),
@@ -57,23 +57,29 @@ class JobWork:
                 accept=job.request["accept"],
                 longest_seconds=self.settings.jobs.picture_seconds,
             )
-            chosen = await choose(self, known, job.client, entry, held, stages)
-            offer = chosen.offer
-            wish = known.wish(offer.scale, self.settings.limits.max_answer_pixels)
-            entry.hold_answer(*answer_size(known, wish, offer.scale), known.format)
-            self.keys.charge_pixels(job.client, entry.answer_pixels)
-            height, width = (shrunk_side(side, wish.shrink) for side in (known.height, known.width))
-            tiles = len(plan(height, width, offer.model.upscaler.geometry).boxes)
-            order = order_of(
+            selected = await choose(self, known, job.client, admitted, held, stages)
+            model_version = selected.model_version
+            output_options = known.output_options(
+                model_version.scale, self.settings.limits.max_answer_pixels
+            )
+            admitted.reserve_answer(
+                *answer_size(known, output_options, model_version.scale), known.format
+            )
+            self.keys.charge_pixels(job.client, admitted.answer_pixels)
+            height, width = (
+                shrunk_side(side, output_options.shrink) for side in (known.height, known.width)
+            )
+            tiles = len(plan(height, width, model_version.model.upscaler.geometry).boxes)
+            enhance_request = enhance_request_of(
                 known,
-                chosen,
-                wish,
+                selected,
+                output_options,
                 client=job.client,
                 progress=lambda share: progress(round(share * tiles), tiles),
                 background=True,
             )
-            answer = await self.enhancer.enhance(order, stages)
-            async with aclosing(answer.pieces):
-                headers = headers_of(answer, known, chosen, wish)
+            answer = await self.enhancer.enhance(enhance_request, stages)
+            async with aclosing(answer.chunks):
+                headers = headers_of(answer, known, selected, output_options)
                 headers["Content-Type"] = MEDIA_TYPES[known.format]
-                yield Made(headers=headers, pieces=answer.pieces)
+                yield PictureResult(headers=headers, chunks=answer.chunks)

@@ -34,7 +34,7 @@ class IndexEntry(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Edition:
+class IndexedBundle:
     """One bundle of a name; `bundle_id` is None where only the bundle knows."""
 
     version: str
@@ -43,7 +43,7 @@ class Edition:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DesiredModel:
     """What the folder asks for under one name.
 
     The champion answers, the canary instead of it for `canary_percent` of the clients; the shadow
@@ -51,30 +51,32 @@ class Wanted:
     """
 
     name: str
-    champion: Edition
-    previous: Edition | None = None
-    canary: Edition | None = None
+    champion: IndexedBundle
+    previous: IndexedBundle | None = None
+    canary: IndexedBundle | None = None
     canary_percent: float = 0.0
-    shadow: Edition | None = None
+    shadow: IndexedBundle | None = None
 
 
 _INDEX = TypeAdapter(dict[str, IndexEntry])
 
 
-def read_folder(folder: Path) -> dict[str, Wanted]:
+def read_folder(folder: Path) -> dict[str, DesiredModel]:
     """What the folder asks for, by name. Raises BrokenFolder."""
     if not folder.is_dir():
         raise BrokenFolder(f"there is no models folder {folder}; name one with --models")
     index = folder / INDEX_FILE
     if index.is_file():
         return _from_index(folder, index)
-    wanted: dict[str, Wanted] = {}
+    desired: dict[str, DesiredModel] = {}
     for path in _bundles_in(folder):
         name = _stated_name(path)
         # A second bundle of a name is asked for under its folder's, and refused with the reason.
-        name = path.name if name in wanted else name
-        wanted[name] = Wanted(name=name, champion=Edition(version=UNREGISTERED, path=path))
-    return wanted
+        name = path.name if name in desired else name
+        desired[name] = DesiredModel(
+            name=name, champion=IndexedBundle(version=UNREGISTERED, path=path)
+        )
+    return desired
 
 
 def fingerprint(folder: Path) -> Fingerprint:
@@ -98,8 +100,8 @@ def require_models(folder: Path) -> None:
     A folder that is empty, or has an index, may be filled by `sharpline models follow` later.
     Raises BrokenFolder naming each bundle that cannot be used and why.
     """
-    wanted = read_folder(folder)
-    if not wanted:
+    desired = read_folder(folder)
+    if not desired:
         if (folder / INDEX_FILE).is_file() or not any(folder.iterdir()):
             return
         raise BrokenFolder(
@@ -107,12 +109,12 @@ def require_models(folder: Path) -> None:
             f"with `sharpline models follow --to {folder}`"
         )
     faults = []
-    for asked in wanted.values():
+    for desired_model in desired.values():
         try:
-            load_bundle(asked.champion.path)
+            load_bundle(desired_model.champion.path)
         except SharplineError as error:
-            faults.append(f"  {asked.name}: {error}")
-    if len(faults) == len(wanted):
+            faults.append(f"  {desired_model.name}: {error}")
+    if len(faults) == len(desired):
         raise BrokenFolder("\n".join([f"no model in {folder} can be used:", *faults]))
 
 
@@ -134,7 +136,7 @@ def _stated_name(bundle: Path) -> str:
         return bundle.name
 
 
-def _from_index(folder: Path, index: Path) -> dict[str, Wanted]:
+def _from_index(folder: Path, index: Path) -> dict[str, DesiredModel]:
     try:
         entries = _INDEX.validate_python(json.loads(index.read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
@@ -142,26 +144,26 @@ def _from_index(folder: Path, index: Path) -> dict[str, Wanted]:
             f"{index} cannot be read ({error}); `sharpline models follow` writes it anew"
         ) from error
     return {
-        name: _wanted(folder, name, entry)
+        name: _desired_model(folder, name, entry)
         for name, entry in entries.items()
         if entry.champion is not None
     }
 
 
-def _wanted(folder: Path, name: str, entry: IndexEntry) -> Wanted:
-    def edition(bundle_id: str | None) -> Edition | None:
+def _desired_model(folder: Path, name: str, entry: IndexEntry) -> DesiredModel:
+    def indexed(bundle_id: str | None) -> IndexedBundle | None:
         if bundle_id is None:
             return None
         version = str(entry.versions.get(bundle_id, UNREGISTERED))
-        return Edition(version=version, path=folder / STORE / bundle_id, bundle_id=bundle_id)
+        return IndexedBundle(version=version, path=folder / STORE / bundle_id, bundle_id=bundle_id)
 
-    champion = edition(entry.champion)
+    champion = indexed(entry.champion)
     assert champion is not None  # a name without one is left out
-    return Wanted(
+    return DesiredModel(
         name=name,
         champion=champion,
-        previous=edition(entry.previous),
-        canary=edition(entry.canary),
+        previous=indexed(entry.previous),
+        canary=indexed(entry.canary),
         canary_percent=entry.canary_percent,
-        shadow=edition(entry.shadow),
+        shadow=indexed(entry.shadow),
     )

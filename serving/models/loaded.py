@@ -28,14 +28,14 @@ ROUNDING_LEVELS = 1.0  # the golden answer and ours are each rounded to whole le
 GOLDEN_SHARE = 99.9  # per cent of values that a precision bound speaks of
 
 
-class WrongAnswer(SharplineError):
+class GoldenMismatch(SharplineError):
     """A model does not repeat the answer that it gave when it was made."""
 
 
-class OnDevice(Protocol):
+class RunOnDevice(Protocol):
     """Runs a function on the thread that owns the device of that number."""
 
-    def __call__(self, place: int, errand: Callable[[], Result], /) -> Result: ...
+    def __call__(self, device_index: int, task: Callable[[], Result], /) -> Result: ...
 
 
 class LoadedModel:
@@ -50,10 +50,10 @@ class LoadedModel:
         self._users = 0
         self._retired = False
 
-    def forward(self, tiles_bhwc: Tile, place: int = 0) -> Tile:
-        return self._backends[place].forward(tiles_bhwc)
+    def forward(self, tiles_bhwc: Tile, device_index: int = 0) -> Tile:
+        return self._backends[device_index].forward(tiles_bhwc)
 
-    def forward_in_parts(self, tile_hwc: Tile, place: int = 0) -> Tile:
+    def forward_in_parts(self, tile_hwc: Tile, device_index: int = 0) -> Tile:
         """One tile through the largest smaller bucket that the device's memory holds."""
         height, width = tile_hwc.shape[:2]
         smaller = [
@@ -61,7 +61,7 @@ class LoadedModel:
             for bucket in self.bundle.info.tile_buckets
             if bucket[0] <= height and bucket[1] <= width and bucket != (height, width)
         ]
-        backend = self._backends[place]
+        backend = self._backends[device_index]
         for bucket in sorted(smaller, key=lambda sides: -sides[0] * sides[1]):
             try:
                 return in_parts(
@@ -105,7 +105,7 @@ class LoadedModel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class VerifiedModel:
     """A model that repeated its golden answer, and how long that took."""
 
     model: LoadedModel
@@ -113,9 +113,9 @@ class Proof:
     seconds: float
 
 
-def prove(
-    bundle: Bundle, load: BackendLoader, on_device: OnDevice, devices: Sequence[str]
-) -> Proof:
+def load_verified(
+    bundle: Bundle, load: BackendLoader, on_device: RunOnDevice, devices: Sequence[str]
+) -> VerifiedModel:
     """Load a bundle, warm it up and replay its golden pair on every device.
 
     Batches of others go in between. Raises WrongAnswer, or whatever loading and running it raise.
@@ -124,13 +124,13 @@ def prove(
     try:
         golden_input, golden_output = bundle.golden()
         seconds = pixels = 0
-        for place, device in enumerate(devices):
+        for device_index, device in enumerate(devices):
             backend = load(bundle, device)
             backends.append(backend)
             for bucket in bundle.info.tile_buckets:
-                on_device(place, lambda b=backend, shape=bucket: b.warm_up([shape]))
+                on_device(device_index, lambda b=backend, shape=bucket: b.warm_up([shape]))
             upscaler = Upscaler(bundle, backend)
-            answer, seconds = on_device(place, lambda up=upscaler: _timed(up, golden_input))
+            answer, seconds = on_device(device_index, lambda up=upscaler: _timed(up, golden_input))
             require_golden(answer, golden_output, bundle, backend.precision)
             tile_plan, _ = upscaler.split(golden_input)
             pixels = len(tile_plan.boxes) * tile_plan.bucket[0] * tile_plan.bucket[1]
@@ -138,7 +138,7 @@ def prove(
         for backend in backends:
             backend.close()
         raise
-    return Proof(model=LoadedModel(bundle, backends), pixels=pixels, seconds=seconds)
+    return VerifiedModel(model=LoadedModel(bundle, backends), pixels=pixels, seconds=seconds)
 
 
 def _timed(upscaler: Upscaler, picture: Picture) -> tuple[Picture, float]:
@@ -150,7 +150,7 @@ def _timed(upscaler: Upscaler, picture: Picture) -> tuple[Picture, float]:
 def require_golden(answer: Picture, golden: Picture, bundle: Bundle, precision: str) -> None:
     """Raise WrongAnswer where the answer is further from the golden one than the bundle states."""
     if answer.rgb_hwc.shape != golden.rgb_hwc.shape:
-        raise WrongAnswer(
+        raise GoldenMismatch(
             f"the golden answer has shape {golden.rgb_hwc.shape}, this one {answer.rgb_hwc.shape}"
         )
     bounds = bundle.info.bounds
@@ -159,7 +159,7 @@ def require_golden(answer: Picture, golden: Picture, bundle: Bundle, precision: 
     off = np.abs(answer.rgb_hwc.astype(np.float64) - golden.rgb_hwc.astype(np.float64)) * levels
     worst = float(np.percentile(off, GOLDEN_SHARE))
     if not worst <= allowed:
-        raise WrongAnswer(
+        raise GoldenMismatch(
             f"the golden answer is missed by {worst:.2f} levels, {allowed:.2f} are "
             f"allowed; the weights or this machine's {precision} arithmetic are bad"
         )

@@ -5,8 +5,8 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 
 from serving.errors import BadOptions, NotReady, UnknownModel
-from serving.models.folder import Wanted
-from serving.models.routing import Offer, Served
+from serving.models.folder import DesiredModel
+from serving.models.routing import ModelRoute, ModelVersion
 from serving.setting_groups import ModelSettings
 
 
@@ -15,25 +15,25 @@ class ServedModels:
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        self._served: Mapping[str, Served] = {}  # replaced whole, never changed
+        self._routes: Mapping[str, ModelRoute] = {}  # replaced whole, never changed
         self._problems: Mapping[str, str] = {}
-        self._awaited: frozenset[str] = frozenset()  # wanted, not yet served or refused
-        self._looked = threading.Event()
+        self._awaited: frozenset[str] = frozenset()  # desired, not yet served or refused
+        self._loaded_once = threading.Event()
 
     @property
-    def offers(self) -> Mapping[str, Offer]:
+    def champions(self) -> Mapping[str, ModelVersion]:
         """The champions, by name."""
-        return {name: served.champion for name, served in self._served.items()}
+        return {name: route.champion for name, route in self._routes.items()}
 
     @property
-    def served(self) -> Mapping[str, Served]:
+    def routes(self) -> Mapping[str, ModelRoute]:
         """Champions, canaries and shadows, by name."""
-        return self._served
+        return self._routes
 
     @property
     def default_name(self) -> str | None:
         """The model of a request that names none; None while nothing is served."""
-        return self._choose(None, None).champion.name if self._served else None
+        return self._choose(None, None).champion.name if self._routes else None
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -41,14 +41,14 @@ class ServedModels:
         return self._problems
 
     @property
-    def looked(self) -> bool:
+    def loaded_once(self) -> bool:
         """Whether the folder has been gone through once."""
-        return self._looked.is_set()
+        return self._loaded_once.is_set()
 
     def require_ready(self) -> None:
         """Raise NotReady until there is a model to serve."""
-        if not self._served:
-            if not self.looked:
+        if not self._routes:
+            if not self.loaded_once:
                 raise NotReady("the models are being loaded", seconds=2)
             faults = "; ".join(f"{name}: {problem}" for name, problem in self._problems.items())
             folder = self._settings.folder
@@ -57,41 +57,41 @@ class ServedModels:
     @contextmanager
     def use(
         self, name: str | None = None, scale: int | None = None, client: str = ""
-    ) -> Generator[Offer]:
+    ) -> Generator[ModelVersion]:
         """The model of that name, or the best match, kept open for the caller.
 
         Raises NotReady, UnknownModel or BadOptions.
         """
         while True:
-            served = self._choose(name, scale)
-            offer = served.for_client(client)
-            with offer.model.in_use():
+            route = self._choose(name, scale)
+            model_version = route.for_client(client)
+            with model_version.model.in_use():
                 # A swap may have come between choosing and taking hold: then choose again.
-                if self._served.get(offer.name) is served:
-                    yield offer
+                if self._routes.get(model_version.name) is route:
+                    yield model_version
                     return
 
     @contextmanager
-    def use_shadow(self, name: str) -> Generator[Offer | None]:
+    def use_shadow(self, name: str) -> Generator[ModelVersion | None]:
         """The shadow of that name, kept open for the caller; None where there is none (now)."""
-        served = self._served.get(name)
-        if served is None or served.shadow is None:
+        route = self._routes.get(name)
+        if route is None or route.shadow is None:
             yield None
             return
-        with served.shadow.model.in_use():
-            still_served = self._served.get(name) is served
-            yield served.shadow if still_served else None
+        with route.shadow.model.in_use():
+            still_served = self._routes.get(name) is route
+            yield route.shadow if still_served else None
 
-    def _choose(self, name: str | None, scale: int | None) -> Served:
+    def _choose(self, name: str | None, scale: int | None) -> ModelRoute:
         self.require_ready()
-        served = self._served
-        if name is not None and name not in served:
+        routes = self._routes
+        if name is not None and name not in routes:
             if name in self._awaited:
                 raise NotReady(f"model {name} is still being loaded", seconds=5)
             raise UnknownModel(
-                f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(served))
+                f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(routes))
             )
-        named = [served[name]] if name is not None else list(served.values())
+        named = [routes[name]] if name is not None else list(routes.values())
         fitting = [one for one in named if scale in (None, one.champion.scale)]
         if not fitting:
             if name is None and self._awaited:
@@ -103,6 +103,6 @@ class ServedModels:
             )
         return min(fitting, key=lambda one: self._by_preference(one.champion))
 
-    def _by_preference(self, model: "Offer | Wanted") -> tuple[bool, str]:
+    def _by_preference(self, model: "ModelVersion | DesiredModel") -> tuple[bool, str]:
         """The default goes first, in loading as in choosing."""
         return (model.name != self._settings.default, model.name)

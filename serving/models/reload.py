@@ -13,15 +13,21 @@ from typing import Protocol
 
 from serving.models.folder import (
     BrokenFolder,
-    Edition,
+    DesiredModel,
     Fingerprint,
-    Wanted,
+    IndexedBundle,
     fingerprint,
     read_folder,
 )
-from serving.models.loaded import BackendLoader, LoadedModel, OnDevice, WrongAnswer, prove
+from serving.models.loaded import (
+    BackendLoader,
+    GoldenMismatch,
+    LoadedModel,
+    RunOnDevice,
+    load_verified,
+)
 from serving.models.lookup import ServedModels
-from serving.models.routing import Offer, Role, Served
+from serving.models.routing import ModelRoute, ModelVersion, Role
 from serving.setting_groups import ModelSettings
 from superres.common.errors import SharplineError
 from superres.model.backends import Backend, devices_of, load_backend
@@ -29,15 +35,15 @@ from superres.model.bundle import Bundle, load_bundle
 
 log = logging.getLogger(__name__)
 
-SIDE_ROLES: tuple[Role, ...] = ("canary", "shadow")
+ROLLOUT_ROLES: tuple[Role, ...] = ("canary", "shadow")
 
 
-class Watcher(Protocol):
+class ModelObserver(Protocol):
     """Hears what becomes of new models."""
 
     def model_wanted(self, model: str) -> None: ...
 
-    def model_proven(self, model: str, *, pixels: int, seconds: float) -> None: ...
+    def model_verified(self, model: str, *, pixels: int, seconds: float) -> None: ...
 
     def model_swapped(self, model: str) -> None: ...
 
@@ -45,19 +51,19 @@ class Watcher(Protocol):
 
 
 class Models(ServedModels):
-    """Keeps what is served equal to what the folder asks for."""
+    """Makes the served models those that the folder asks for."""
 
     def __init__(
         self,
         settings: ModelSettings,
-        on_device: OnDevice,
-        watcher: Watcher,
+        on_device: RunOnDevice,
+        observer: ModelObserver,
         load: BackendLoader | None = None,
         devices: Sequence[str] | None = None,
     ) -> None:
         super().__init__(settings)
         self._on_device = on_device
-        self._watcher = watcher
+        self._observer = observer
         self._load = load or self._load_as_set
         self._devices = devices or devices_of(settings.backend, settings.device)
         self._loaded: dict[str, dict[str, LoadedModel]] = {}  # by name and bundle id
@@ -83,34 +89,34 @@ class Models(ServedModels):
 
     def refresh(self) -> None:
         """Look at the folder once, and make what is served follow it."""
-        self._look()
-        self._looked.set()
+        self._poll()
+        self._loaded_once.set()
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         seen = fingerprint(self._settings.folder)
         if seen == self._seen:
             return
         self._seen = seen
         try:
-            wanted = read_folder(self._settings.folder)
+            desired = read_folder(self._settings.folder)
         except BrokenFolder as error:
             log.error("the models folder cannot be read, so nothing changes: %s", error)
             self._problems = {str(self._settings.folder): str(error)}
             return
-        self._awaited = frozenset(wanted)
-        in_order = sorted(wanted.values(), key=self._by_preference)
+        self._awaited = frozenset(desired)
+        in_order = sorted(desired.values(), key=self._by_preference)
         problems: dict[str, str] = {}
-        for asked in in_order:
-            self._watcher.model_wanted(asked.name)
-            problems.update(self._follow_champion(asked))
-            self._awaited -= {asked.name}
+        for desired_model in in_order:
+            self._observer.model_wanted(desired_model.name)
+            problems.update(self._follow_champion(desired_model))
+            self._awaited -= {desired_model.name}
             if self._stopping.is_set():
                 return
-        for name in set(self._served) - set(wanted):
+        for name in set(self._routes) - set(desired):
             self._withdraw(name)
         # Whoever waits for a champion has been helped; these can take their time.
-        for asked in in_order:
-            problems.update(self._follow_sides(asked))
+        for desired_model in in_order:
+            problems.update(self._follow_rollouts(desired_model))
             if self._stopping.is_set():
                 return
         self._problems = problems
@@ -123,96 +129,112 @@ class Models(ServedModels):
                 log.exception("the models folder cannot be looked at; trying again")
             self._stopping.wait(self._settings.poll_seconds)
 
-    def _follow_champion(self, asked: Wanted) -> dict[str, str]:
+    def _follow_champion(self, desired_model: DesiredModel) -> dict[str, str]:
         """Serve the champion that is asked for; says why under its name where it is refused."""
-        model, problems = self._prepared(asked, asked.champion, asked.name)
+        model, problems = self._prepared(desired_model, desired_model.champion, desired_model.name)
         if model is None:
             return problems
-        offer = Offer(name=asked.name, version=asked.champion.version, model=model)
-        served = self._served.get(asked.name)
-        if served is None:
-            self._put(Served(champion=offer))
+        model_version = ModelVersion(
+            name=desired_model.name, version=desired_model.champion.version, model=model
+        )
+        route = self._routes.get(desired_model.name)
+        if route is None:
+            self._put(ModelRoute(champion=model_version))
         else:
-            self._put(replace(served, champion=offer))
-            if served.champion.model is model:
+            self._put(replace(route, champion=model_version))
+            if route.champion.model is model:
                 return {}
-            self._before[asked.name] = served.champion.model.bundle.id
-        self._watcher.model_swapped(asked.name)
+            self._before[desired_model.name] = route.champion.model.bundle.id
+        self._observer.model_swapped(desired_model.name)
         log.info(
-            "model %s serves version %s (bundle %.12s)", offer.name, offer.version, model.bundle.id
+            "model %s serves version %s (bundle %.12s)",
+            model_version.name,
+            model_version.version,
+            model.bundle.id,
         )
         return {}
 
-    def _follow_sides(self, asked: Wanted) -> dict[str, str]:
+    def _follow_rollouts(self, desired_model: DesiredModel) -> dict[str, str]:
         """Canary, shadow and the model to go back to; lets everything else of the name go."""
         problems: dict[str, str] = {}
-        offers: dict[Role, Offer | None] = {}
-        for role in SIDE_ROLES:
-            offer, problem = self._side_offer(asked, role)
-            offers[role] = offer
+        versions: dict[Role, ModelVersion | None] = {}
+        for role in ROLLOUT_ROLES:
+            model_version, problem = self._rollout_version(desired_model, role)
+            versions[role] = model_version
             problems.update(problem)
-        served = self._served.get(asked.name)
-        if served is not None:
+        route = self._routes.get(desired_model.name)
+        if route is not None:
             self._put(
                 replace(
-                    served,
-                    canary=offers["canary"],
-                    canary_percent=asked.canary_percent,
-                    shadow=offers["shadow"],
+                    route,
+                    canary=versions["canary"],
+                    canary_percent=desired_model.canary_percent,
+                    shadow=versions["shadow"],
                 )
             )
-        if asked.previous is not None:
-            _, problem = self._prepared(asked, asked.previous, f"{asked.name} previous")
+        if desired_model.previous is not None:
+            _, problem = self._prepared(
+                desired_model, desired_model.previous, f"{desired_model.name} previous"
+            )
             problems.update(problem)
-        self._retire_others(asked)
+        self._retire_others(desired_model)
         return problems
 
-    def _side_offer(self, asked: Wanted, role: Role) -> tuple[Offer | None, dict[str, str]]:
-        edition = asked.canary if role == "canary" else asked.shadow
-        served = self._served.get(asked.name)
-        if edition is None or served is None:
+    def _rollout_version(
+        self, desired_model: DesiredModel, role: Role
+    ) -> tuple[ModelVersion | None, dict[str, str]]:
+        indexed = desired_model.canary if role == "canary" else desired_model.shadow
+        route = self._routes.get(desired_model.name)
+        if indexed is None or route is None:
             return None, {}
-        label = f"{asked.name} {role}"
-        model, problems = self._prepared(asked, edition, label)
+        label = f"{desired_model.name} {role}"
+        model, problems = self._prepared(desired_model, indexed, label)
         if model is None:
             return None, problems
-        if model.bundle.info.scale != served.champion.scale:
-            return None, {label: f"its scale is not the champion's {served.champion.scale}"}
-        offer = Offer(name=asked.name, version=edition.version, model=model, role=role)
-        return offer, {}
+        if model.bundle.info.scale != route.champion.scale:
+            return None, {label: f"its scale is not the champion's {route.champion.scale}"}
+        model_version = ModelVersion(
+            name=desired_model.name, version=indexed.version, model=model, role=role
+        )
+        return model_version, {}
 
     def _prepared(
-        self, asked: Wanted, edition: Edition, label: str
+        self, desired_model: DesiredModel, indexed: IndexedBundle, label: str
     ) -> tuple[LoadedModel | None, dict[str, str]]:
         """The model proven and loaded, now or before; else the reason, under `label`."""
         try:
-            bundle = load_bundle(edition.path)
-            _require_what_was_asked(bundle, asked.name, edition)
-            loaded = self._loaded.setdefault(asked.name, {})
+            bundle = load_bundle(indexed.path)
+            _require_what_was_asked(bundle, desired_model.name, indexed)
+            loaded = self._loaded.setdefault(desired_model.name, {})
             if bundle.id not in loaded:
-                proof = prove(bundle, self._load, self._on_device, self._devices)
-                self._watcher.model_proven(asked.name, pixels=proof.pixels, seconds=proof.seconds)
-                loaded[bundle.id] = proof.model
+                verified = load_verified(bundle, self._load, self._on_device, self._devices)
+                self._observer.model_verified(
+                    desired_model.name, pixels=verified.pixels, seconds=verified.seconds
+                )
+                loaded[bundle.id] = verified.model
             return loaded[bundle.id], {}
         except Exception as error:  # whatever is wrong with a new model, the old one serves on
             foreseen = isinstance(error, SharplineError)
             log.error("model %s is refused: %s", label, error, exc_info=None if foreseen else error)
-            self._watcher.model_refused(asked.name)
+            self._observer.model_refused(desired_model.name)
             return None, {label: str(error) or type(error).__name__}
 
-    def _put(self, served: Served) -> None:
-        self._served = {**self._served, served.champion.name: served}
+    def _put(self, route: ModelRoute) -> None:
+        self._routes = {**self._routes, route.champion.name: route}
 
-    def _retire_others(self, asked: Wanted) -> None:
-        served = self._served.get(asked.name)
-        kept = {self._before.get(asked.name), asked.previous and asked.previous.bundle_id}
-        if served is not None:
-            kept |= {offer.model.bundle.id for offer in served.offers()}
-        loaded = self._loaded.get(asked.name, {})
+    def _retire_others(self, desired_model: DesiredModel) -> None:
+        route = self._routes.get(desired_model.name)
+        kept = {
+            self._before.get(desired_model.name),
+            desired_model.previous and desired_model.previous.bundle_id,
+        }
+        if route is not None:
+            kept |= {model_version.model.bundle.id for model_version in route.versions()}
+        loaded = self._loaded.get(desired_model.name, {})
         _retire(loaded.pop(bundle_id) for bundle_id in set(loaded) - kept)
 
     def _withdraw(self, name: str) -> None:
-        self._served = {other: kept for other, kept in self._served.items() if other != name}
+        self._routes = {other: kept for other, kept in self._routes.items() if other != name}
         self._before.pop(name, None)
         _retire(self._loaded.pop(name, {}).values())
         log.info("model %s is served no more", name)
@@ -229,10 +251,12 @@ def _retire(models: Iterable[LoadedModel]) -> None:
         model.retire()
 
 
-def _require_what_was_asked(bundle: Bundle, name: str, edition: Edition) -> None:
-    if edition.bundle_id is not None and bundle.id != edition.bundle_id:
-        raise WrongAnswer(
-            f"{edition.path} holds bundle {bundle.id[:12]}, not the one the index names"
+def _require_what_was_asked(bundle: Bundle, name: str, indexed: IndexedBundle) -> None:
+    if indexed.bundle_id is not None and bundle.id != indexed.bundle_id:
+        raise GoldenMismatch(
+            f"{indexed.path} holds bundle {bundle.id[:12]}, not the one the index names"
         )
     if bundle.info.name != name:
-        raise WrongAnswer(f"{edition.path} holds a model called {bundle.info.name!r}, not {name!r}")
+        raise GoldenMismatch(
+            f"{indexed.path} holds a model called {bundle.info.name!r}, not {name!r}"
+        )

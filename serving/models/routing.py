@@ -14,7 +14,7 @@ Role = Literal["champion", "canary", "shadow"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class ModelVersion:
     """A model as it is served now, under the registry's version of it."""
 
     name: str
@@ -28,28 +28,32 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ModelRoute:
     """What stands behind one name."""
 
-    champion: Offer
-    canary: Offer | None = None
+    champion: ModelVersion
+    canary: ModelVersion | None = None
     canary_percent: float = 0.0
-    shadow: Offer | None = None
+    shadow: ModelVersion | None = None
 
-    def offers(self) -> list[Offer]:
+    def versions(self) -> list[ModelVersion]:
         """Champion, canary and shadow, as far as there are such."""
-        return [offer for offer in (self.champion, self.canary, self.shadow) if offer is not None]
+        return [
+            model_version
+            for model_version in (self.champion, self.canary, self.shadow)
+            if model_version is not None
+        ]
 
-    def for_client(self, client: str) -> Offer:
+    def for_client(self, client: str) -> ModelVersion:
         """The canary for its share of the clients, else the champion."""
-        if self.canary is not None and draws_below(
+        if self.canary is not None and in_percentage(
             self.canary_percent, f"{self.champion.name}:{client}"
         ):
             return self.canary
         return self.champion
 
 
-def draws_below(percent: float, key: str) -> bool:
+def in_percentage(percent: float, key: str) -> bool:
     """Whether `key` is among the given share of all keys; the same ones stay in as it grows."""
     drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
     return drawn < percent / 100 * 2**64

@@ -18,13 +18,13 @@ MOST_FIELD_BYTES = 4096
 FILE_FIELD = "file"
 
 
-class ByteAccount(Protocol):
+class ByteBudget(Protocol):
     """Keeps the bytes that a request holds within those of the whole process."""
 
     @property
     def bytes(self) -> int: ...
 
-    def hold_bytes(self, count: int) -> None:
+    def reserve_bytes(self, count: int) -> None:
         """Hold so many more. Raises TooManyBytes or QueueFull."""
         ...
 
@@ -38,8 +38,8 @@ class Upload:
     fields: dict[str, str] = field(default_factory=dict)
 
 
-async def read_body(request: Request, account: ByteAccount, timeout_seconds: float) -> bytes:
-    """The whole body, held against `account` as it arrives.
+async def read_body(request: Request, budget: ByteBudget, timeout_seconds: float) -> bytes:
+    """The whole body, held against `budget` as it arrives.
 
     Raises EncodedBody, TooManyBytes (before reading where the length is declared), QueueFull,
     SlowBody, EmptyBody or ClientGone.
@@ -49,12 +49,12 @@ async def read_body(request: Request, account: ByteAccount, timeout_seconds: flo
         raise EncodedBody(f"a body with Content-Encoding {encoding[:40]!r} is not taken")
     declared = request.headers.get("content-length", "")
     declared_bytes = int(declared) if declared.isdigit() else 0
-    account.hold_bytes(declared_bytes)
+    budget.reserve_bytes(declared_bytes)
     body = bytearray()
     try:
         async with asyncio.timeout(timeout_seconds):
             async for chunk in request.stream():
-                account.hold_bytes(max(0, len(body) + len(chunk) - account.bytes))
+                budget.reserve_bytes(max(0, len(body) + len(chunk) - budget.bytes))
                 body += chunk
     except TimeoutError:
         raise SlowBody(f"the body was not there after {timeout_seconds:g} seconds") from None

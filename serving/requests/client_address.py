@@ -11,7 +11,7 @@ UNKNOWN = "unknown"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Clients:
+class ClientAddresses:
     """Tells clients apart; `trusted_proxies` are the networks whose X-Forwarded-For counts."""
 
     def __init__(self, trusted_proxies: Sequence[str] = ()) -> None:

@@ -120,7 +120,7 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket that holds a minute's worth; what costs more than it holds leaves a debt."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
@@ -147,8 +147,8 @@ class Caller:
     """Who sends a request: a key with its buckets, or nobody in particular."""
 
     key: Key | None = None
-    requests: Bucket | None = None
-    pixels: Bucket | None = None
+    requests: TokenBucket | None = None
+    pixels: TokenBucket | None = None
 
     def charge_request(self) -> None:
         """Raises QuotaExceeded with the time until the next request is taken."""
@@ -162,7 +162,7 @@ class Caller:
         _charge(self.pixels, 0.0, float(count), "pixels")
 
 
-def _charge(bucket: Bucket | None, least: float, cost: float, what: str) -> None:
+def _charge(bucket: TokenBucket | None, least: float, cost: float, what: str) -> None:
     if bucket is None:
         return
     wait_seconds = bucket.wait_seconds(least)
@@ -245,8 +245,8 @@ class KeyRing:
             return before  # a quota is not filled up by writing the file
         return Caller(
             key,
-            Bucket(key.requests_per_minute, self._clock) if key.requests_per_minute else None,
-            Bucket(key.pixels_per_minute, self._clock) if key.pixels_per_minute else None,
+            TokenBucket(key.requests_per_minute, self._clock) if key.requests_per_minute else None,
+            TokenBucket(key.pixels_per_minute, self._clock) if key.pixels_per_minute else None,
         )
 
 

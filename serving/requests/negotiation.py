@@ -32,7 +32,7 @@ def _quality_of(format: str, accept: str) -> float:
     """The weight that an Accept header gives to a format: its most specific range counts."""
     best = (-1, 0.0)
     for part in accept.lower().split(","):
-        media_range, *parameters = [piece.strip() for piece in part.split(";")]
+        media_range, *parameters = [chunk.strip() for chunk in part.split(";")]
         for specificity, matching in enumerate(("*/*", "image/*", MEDIA_TYPES[format])):
             if media_range == matching:
                 best = max(best, (specificity, _weight(parameters)))

@@ -72,13 +72,13 @@ class Options(BaseModel):
             raise BadOptions(describe(error)) from error
 
 
-class Faulty(Protocol):
+class ValidationFault(Protocol):
     """Pydantic's errors and FastAPI's."""
 
     def errors(self) -> Sequence[Any]: ...
 
 
-def describe(error: Faulty) -> str:
+def describe(error: ValidationFault) -> str:
     """Which options are wrong and how, without repeating their values."""
     return "; ".join(map(_described, error.errors()))
 

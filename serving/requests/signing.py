@@ -31,7 +31,7 @@ class Signer:
         digest = hmac.digest(self._key, f"{purpose}\n{text}".encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
-    def right(self, purpose: str, text: str, signature: str) -> bool:
+    def verify(self, purpose: str, text: str, signature: str) -> bool:
         return hmac.compare_digest(self.sign(purpose, text).encode(), signature.encode())
 
     def signed(self, purpose: str, value: Mapping[str, Any]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class Signer:
     def is_signed(self, purpose: str, value: Mapping[str, Any]) -> bool:
         """Whether `signed` made this value, and nobody changed it since."""
         rest = {name: each for name, each in value.items() if name != "signature"}
-        return self.right(purpose, _canonical(rest), str(value.get("signature", "")))
+        return self.verify(purpose, _canonical(rest), str(value.get("signature", "")))
 
     def derived(self, purpose: str, text: str) -> bytes:
         """32 bytes that only who has the key can tell; the same every time."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, StrictInt, ValidationError
 
 from serving.errors import BadTensor
+from serving.requests.chunks import BodyChunks
 from serving.requests.options import describe
-from serving.requests.pieces import Pieces
 from superres.image.codecs import Limits, Picture, TooManyBytes, TooManyPixels
 
 Array = NDArray[Any]
@@ -56,7 +56,7 @@ class Inference(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class ParsedInference:
     """One request, understood; `binary` says how its answer is to leave."""
 
     id: str | None
@@ -66,7 +66,7 @@ class Asked:
     deadline: object
 
 
-def parse(body: bytes, header_length: str | None, limits: Limits) -> Asked:
+def parse(body: bytes, header_length: str | None, limits: Limits) -> ParsedInference:
     """What a body asks for. Raises BadTensor, TooManyBytes or TooManyPixels."""
     header, rest = _split(body, header_length)
     if len(header) > MOST_JSON_BYTES:
@@ -83,7 +83,7 @@ def parse(body: bytes, header_length: str | None, limits: Limits) -> Asked:
     if any(output.name != TENSOR for output in asked.outputs or ()):
         raise BadTensor(f"there is one output, {TENSOR!r}")
     tensor = asked.inputs[0]
-    return Asked(
+    return ParsedInference(
         id=asked.id,
         picture=Picture(rgb_hwc=_pixels(tensor, rest, limits)),
         datatype=tensor.datatype,
@@ -164,13 +164,13 @@ def _wants_binary(asked: Inference) -> bool:
     return asked.parameters.get("binary_data_output") is True
 
 
-class TensorPieces(Pieces):
+class TensorChunks(BodyChunks):
     """An answer's rows on their way out as a message: its head, the rows' values, its tail."""
 
     def __init__(
-        self, pieces: Pieces, head: bytes, write: Callable[[bytes], bytes], tail: bytes
+        self, chunks: BodyChunks, head: bytes, write: Callable[[bytes], bytes], tail: bytes
     ) -> None:
-        self._pieces = pieces
+        self._chunks = chunks
         self._pending = head
         self._write = write
         self._tail = tail
@@ -183,7 +183,7 @@ class TensorPieces(Pieces):
         if self._ended:
             raise StopAsyncIteration
         try:
-            rows = await anext(self._pieces)
+            rows = await anext(self._chunks)
         except StopAsyncIteration:
             self._ended = True
             if self._tail:
@@ -192,12 +192,12 @@ class TensorPieces(Pieces):
         return self._write(rows)
 
     async def aclose(self) -> None:
-        await self._pieces.aclose()
+        await self._chunks.aclose()
 
 
 def message(
-    asked: Asked, *, model: str, version: str, height: int, width: int, pieces: Pieces
-) -> tuple[TensorPieces, dict[str, str]]:
+    asked: ParsedInference, *, model: str, version: str, height: int, width: int, chunks: BodyChunks
+) -> tuple[TensorChunks, dict[str, str]]:
     """An answer of raw rows as the protocol's response, and the headers that belong to it."""
     dtype = DTYPES[asked.datatype]
     shape = [1, height, width, 3]
@@ -211,16 +211,16 @@ def message(
     if asked.binary:
         head = text.encode()
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
-        return TensorPieces(pieces, head, lambda rows: _values(rows, asked).tobytes(), b""), headers
+        return TensorChunks(chunks, head, lambda rows: _values(rows, asked).tobytes(), b""), headers
     head = text.removesuffix("}]}").encode() + b', "data": ['
     headers = {"Content-Type": "application/json"}
-    return TensorPieces(pieces, head, _Numbers(asked), b"]}]}"), headers
+    return TensorChunks(chunks, head, _Numbers(asked), b"]}]}"), headers
 
 
 class _Numbers:
     """Writes rows as numbers with commas between them, those between two pieces included."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ParsedInference) -> None:
         self._asked = asked
         self._begun = False
 
@@ -232,7 +232,7 @@ class _Numbers:
         return comma + ",".join(map(repr, values.tolist())).encode()
 
 
-def _values(rows: bytes, asked: Asked) -> Array:
+def _values(rows: bytes, asked: ParsedInference) -> Array:
     """Raw samples of the answer as the values that were asked for."""
     if asked.datatype == "UINT8":
         return np.frombuffer(rows, np.uint8)

@@ -14,7 +14,7 @@ from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from serving.telemetry.metrics_table import FIGURES, Figure
+from serving.telemetry.metrics_table import METRICS, MetricSpec
 
 
 class Metrics:
@@ -49,25 +49,27 @@ class Metrics:
         self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]
     ) -> None:
         """Show what `read` returns at each scrape, by label values."""
-        self.registry.register(_WhenScraped(FIGURES[name], read))
+        self.registry.register(_WhenScraped(METRICS[name], read))
 
     def text(self) -> bytes:
         """The exposition that Prometheus scrapes."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str) -> Counter:
-        figure = FIGURES[name]
+        figure = METRICS[name]
         return Counter(name, figure.help, figure.labels, registry=self.registry)
 
     def _histogram(self, name: str) -> Histogram:
-        figure = FIGURES[name]
+        figure = METRICS[name]
         return Histogram(
             name, figure.help, figure.labels, registry=self.registry, buckets=figure.buckets
         )
 
 
 class _WhenScraped(Collector):
-    def __init__(self, figure: Figure, read: Callable[[], Mapping[tuple[str, ...], float]]) -> None:
+    def __init__(
+        self, figure: MetricSpec, read: Callable[[], Mapping[tuple[str, ...], float]]
+    ) -> None:
         self._figure = figure
         self._read = read
 

@@ -16,7 +16,7 @@ WASTES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class MetricSpec:
     """One metric: what it is called, counts and is split by; `buckets` of a histogram."""
 
     name: str
@@ -27,26 +27,26 @@ class Figure:
 
 
 TABLE = (
-    Figure(
+    MetricSpec(
         name="sharpline_requests_total",
         kind="counter",
         labels=("route", "status", "model"),
         help="Requests answered; model is empty where none was chosen",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_problems_total",
         kind="counter",
         labels=("problem",),
         help="Requests refused or failed, by the kind of problem that they were told",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_request_duration_seconds",
         kind="histogram",
         buckets=DURATIONS,
         labels=("route", "model"),
         help="From a request's first byte to its answer's last",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_stage_duration_seconds",
         kind="histogram",
         buckets=STAGES,
@@ -54,152 +54,152 @@ TABLE = (
         help="One stage of a picture's way: read, choose (for auto), decode, network (queueing "
         "included), check, encode",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_batch_duration_seconds",
         kind="histogram",
         buckets=STAGES,
         labels=("model",),
         help="One batch on the device",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_pictures_in_flight",
         kind="gauge",
         help="Pictures admitted and not yet answered",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_queue_tiles",
         kind="gauge",
         labels=("model",),
         help="Tiles that wait for the device",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_batch_fill_ratio",
         kind="histogram",
         buckets=RATIOS,
         labels=("model",),
         help="Tiles in a batch over the tiles of a full one",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_tile_waste_ratio",
         kind="histogram",
         buckets=WASTES,
         labels=("model",),
         help="Pixels given to the network over the picture's pixels",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_pixels_total",
         kind="counter",
         labels=("direction",),
         help="Pixels taken in and given out",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_model_info",
         kind="gauge",
         labels=("model", "version", "bundle"),
         help="1 for each model that is served now",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_model_swaps_total",
         kind="counter",
         labels=("model",),
         help="Times a newly loaded model began to serve",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_model_refusals_total",
         kind="counter",
         labels=("model",),
         help="Times a new model was refused while the old one served on",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_batch_failures_total",
         kind="counter",
         labels=("model",),
         help="Batches that failed on the device",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_memory_retries_total",
         kind="counter",
         labels=("model",),
         help="Times a batch was too large for the device's memory and was run in smaller parts",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_answers_cut_total",
         kind="counter",
         labels=("reason",),
         help="Answers broken off after their first byte, by problem label or as slow-client",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_inconsistent_regions_total",
         kind="counter",
         labels=("model", "version"),
         help="Regions of answers that, shrunk, were not those of their input",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_version_pictures_total",
         kind="counter",
         labels=("model", "version", "role"),
         help="Pictures answered, by version; role is champion or canary",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_version_failures_total",
         kind="counter",
         labels=("model", "version", "role"),
         help="Pictures whose answer failed on the way, by version",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_version_duration_seconds",
         kind="histogram",
         buckets=DURATIONS,
         labels=("model", "version"),
         help="From a picture's first tile to its answer's last piece, by version",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_shadow_tiles_total",
         kind="counter",
         labels=("model", "version", "outcome"),
         help="Tiles on which a shadow was compared with its champion; outcome is compared, "
         "inconsistent (does not fit its input), failed or skipped",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_shadow_difference_levels",
         kind="histogram",
         buckets=LEVELS,
         labels=("model", "version"),
         help="Mean distance of a shadow's tile from its champion's, in grey levels of 255",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_model_seconds_per_megapixel",
         kind="gauge",
         labels=("model",),
         help="Device time of a million low-resolution pixels through the model, as seen lately",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_device_memory_bytes",
         kind="gauge",
         labels=("device", "kind"),
         help="Memory of each GPU: total, and used by whatever runs on it; none without a GPU",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_input_drift",
         kind="gauge",
         labels=("feature", "model"),
         help="How far the mean of live pictures is from that of the training pictures, in "
         "standard deviations of the training pictures",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_drift_pictures",
         kind="gauge",
         labels=("model",),
         help="Live pictures that the drift figure speaks of",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_consistency_db",
         kind="gauge",
         labels=("model",),
         help="Mean PSNR, over the latest answers, of the answer shrunk to its input's size "
         "against that input",
     ),
-    Figure(
+    MetricSpec(
         name="sharpline_jobs",
         kind="gauge",
         labels=("state",),
@@ -207,7 +207,7 @@ TABLE = (
         "before the first job",
     ),
 )
-FIGURES = {figure.name: figure for figure in TABLE}
+METRICS = {figure.name: figure for figure in TABLE}
 
 
 def markdown() -> str:

@@ -121,8 +121,8 @@ async def enhance_folder(
     async def work() -> None:
         while waiting:
             await _one(client, waiting.pop(), wishes, ledger, report)
-            over = len(report.written) + len(report.skipped) + len(report.failed)
-            heard(over, len(jobs))
+            finished = len(report.written) + len(report.skipped) + len(report.failed)
+            heard(finished, len(jobs))
 
     try:
         async with asyncio.TaskGroup() as group:

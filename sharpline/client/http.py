@@ -91,7 +91,7 @@ class Client:
 
     def wait(self, job_id: str) -> Job:
         """The job once it is over."""
-        while not (job := self.job(job_id, wait_seconds=WAIT_SECONDS)).over:
+        while not (job := self.job(job_id, wait_seconds=WAIT_SECONDS)).finished:
             pass
         return job
 
@@ -168,7 +168,7 @@ class AsyncClient:
 
     async def wait(self, job_id: str) -> Job:
         """The job once it is over."""
-        while not (job := await self.job(job_id, wait_seconds=WAIT_SECONDS)).over:
+        while not (job := await self.job(job_id, wait_seconds=WAIT_SECONDS)).finished:
             pass
         return job
 

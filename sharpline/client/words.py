@@ -94,11 +94,11 @@ class Enhanced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Pictures that were handed over; `place` is that in the queue while the job waits."""
+    """Pictures that were handed over; `queue_position` is that in the queue while the job waits."""
 
     id: str
     state: str
-    place: int | None
+    queue_position: int | None
     pictures_done: int
     pictures_total: int
     tiles_done: int
@@ -106,7 +106,7 @@ class Job:
     problem: str | None
 
     @property
-    def over(self) -> bool:
+    def finished(self) -> bool:
         """Whether nothing more will become of it."""
         return self.state not in ("queued", "running")
 
@@ -117,7 +117,7 @@ class Job:
         return cls(
             id=view["id"],
             state=view["state"],
-            place=view.get("place"),
+            queue_position=view.get("queue_position"),
             problem=(view.get("problem") or {}).get("detail"),
             **view["progress"],
         )

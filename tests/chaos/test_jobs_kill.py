@@ -28,7 +28,7 @@ class Replicas:
             SHARPLINE_JOBS__FOLDER=str(folder),
             SHARPLINE_JOBS__DATABASE=database,
             SHARPLINE_JOBS__LEASE_SECONDS="0.6",
-            SHARPLINE_JOBS__BEAT_SECONDS="0.1",
+            SHARPLINE_JOBS__HEARTBEAT_SECONDS="0.1",
             SHARPLINE_JOBS__POLL_SECONDS="0.1",
             SHARPLINE_JOBS__WORKERS="1",
         )

@@ -161,7 +161,7 @@ def server(session_picture_server, tiny_bundle, tmp_path_factory):
     for name, scale in (("compact_x2", 2), ("compact_x4", 4)):
         shutil.copytree(tiny_bundle(name=name, scale=scale).root, folder / name)
     running = session_picture_server(folder)
-    running.wait_for(lambda: len(running.services.models.offers) == 2)
+    running.wait_for(lambda: len(running.services.models.champions) == 2)
     return running
 
 

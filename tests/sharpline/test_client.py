@@ -267,7 +267,7 @@ def real(module_picture_server, tiny_bundle, tmp_path_factory):
         security={"keys_file": keys},
         until="/livez",
     )
-    server.wait_for(lambda: server.services.models.offers)
+    server.wait_for(lambda: server.services.models.champions)
     yield server, secret
     server.stop()
 
@@ -307,7 +307,7 @@ def test_pictures_are_handed_over_waited_for_fetched_and_deleted(real):
     other = encode(Picture(rgb_hwc=LEVELS[::-1]), "png")
     with Client(server.url, key=secret) as client:
         job = client.wait(client.submit({"a.png": PNG, "b.png": other}, Wishes(format="png")).id)
-        assert (job.state, job.pictures_done, job.over) == ("done", 2, True)
+        assert (job.state, job.pictures_done, job.finished) == ("done", 2, True)
         large = decode(client.fetch(job.id, 1).data).rgb_hwc
         assert np.array_equal(large, LEVELS[::-1].repeat(2, axis=0).repeat(2, axis=1))
         assert read_passport(client.fetch(job.id).data).last.model == "compact_x2"
@@ -328,16 +328,16 @@ def test_a_job_on_the_event_loop_tells_what_went_wrong(real):
             await client.delete(job.id)
             return job
 
-    assert asyncio.run(go()).over
+    assert asyncio.run(go()).finished
 
 
 def test_a_job_that_is_sent_again_has_one_key():
-    accepted = {"id": "ab" * 16, "state": "queued", "place": 3, "progress": {}}
+    accepted = {"id": "ab" * 16, "state": "queued", "queue_position": 3, "progress": {}}
     progress = dict.fromkeys(("pictures_done", "pictures_total", "tiles_done", "tiles_total"), 0)
     server = Server(busy("1"), httpx.Response(202, json={**accepted, "progress": progress}))
     with server.client() as client:
         job = client.submit({"a.png": PNG})
-    assert (job.place, job.over) == (3, False)
+    assert (job.queue_position, job.finished) == (3, False)
     assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 1
 
 

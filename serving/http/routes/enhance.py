@@ -7,17 +7,17 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from serving.enhance.admission import Entry
+from serving.enhance.admission import AdmittedRequest
 from serving.enhance.pictures import (
-    Received,
+    ReceivedPicture,
     answer_size,
     choose,
+    enhance_request_of,
     headers_of,
-    order_of,
     received,
     work_pixels,
 )
-from serving.enhance.request import Stages
+from serving.enhance.request import StageTimer
 from serving.errors import ClientGone
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import PictureResponse
@@ -67,36 +67,44 @@ async def enhance(
         wanted = JobOptions.model_validate(options.model_dump(exclude_unset=True))
         return await accepted(request, await from_body(request, wanted, idempotency_key, most=1))
     services.models.require_ready()
-    stages = Stages(services.reporter)
+    stages = StageTimer(services.reporter)
     client = client_of(request)
     with ExitStack() as held:
-        entry = held.enter_context(services.admission.enter(client))
-        picture = await _receive(request, options, entry, stages)
-        chosen = await choose(services, picture, client, entry, held, stages)
-        request.state.model = chosen.offer.name
-        wish = picture.wish(chosen.offer.scale, services.settings.limits.max_answer_pixels)
-        entry.hold_answer(*answer_size(picture, wish, chosen.offer.scale), picture.format)
-        pixels = work_pixels(picture, wish, chosen.offer)
-        entry.hold_work(chosen.offer.name, pixels, picture.deadline_seconds)
-        caller_of(request).charge_pixels(entry.answer_pixels)
-        order = order_of(picture, chosen, wish, client=client, progress=entry.work_done)
-        answer = await unless_gone(request, services.enhancer.enhance(order, stages))
+        admitted = held.enter_context(services.admission.admit(client))
+        picture = await _receive(request, options, admitted, stages)
+        selected = await choose(services, picture, client, admitted, held, stages)
+        request.state.model = selected.model_version.name
+        output_options = picture.output_options(
+            selected.model_version.scale, services.settings.limits.max_answer_pixels
+        )
+        admitted.reserve_answer(
+            *answer_size(picture, output_options, selected.model_version.scale), picture.format
+        )
+        pixels = work_pixels(picture, output_options, selected.model_version)
+        admitted.reserve_work(selected.model_version.name, pixels, picture.deadline_seconds)
+        caller_of(request).charge_pixels(admitted.answer_pixels)
+        enhance_request = enhance_request_of(
+            picture, selected, output_options, client=client, progress=admitted.work_done
+        )
+        answer = await unless_gone(request, services.enhancer.enhance(enhance_request, stages))
         return PictureResponse(
             answer,
             held.pop_all(),  # the place and the model are held until the last byte is sent
             services.reporter,
             media_type=MEDIA_TYPES[picture.format],
-            headers=headers_of(answer, picture, chosen, wish),
+            headers=headers_of(answer, picture, selected, output_options),
             taking_seconds=services.settings.limits.body_seconds,
         )
 
 
-async def _receive(request: Request, options: Options, entry: Entry, stages: Stages) -> Received:
+async def _receive(
+    request: Request, options: Options, admitted: AdmittedRequest, stages: StageTimer
+) -> ReceivedPicture:
     """The body, what it is and what is asked of it."""
     services = services_of(request)
     with stages("read"):
-        body = await read_body(request, entry, services.settings.limits.body_seconds)
-        upload = await services.enhancer.quickly(
+        body = await read_body(request, admitted, services.settings.limits.body_seconds)
+        upload = await services.enhancer.in_light_worker(
             lambda: unpack(request.headers.get("content-type", ""), body)
         )
     return await received(

@@ -39,13 +39,13 @@ async def readyz(request: Request) -> Health:
     services.engines.require_alive()
     models = services.models
     models.require_ready()
-    return Health(models=tuple(sorted(models.offers)), problems=dict(models.problems))
+    return Health(models=tuple(sorted(models.champions)), problems=dict(models.problems))
 
 
 @router.get("/startupz", summary="Whether the start is over", responses=problems(421, 503))
 async def startupz(request: Request) -> Health:
     """Fails until the models folder has been gone through once."""
-    if not services_of(request).models.looked:
+    if not services_of(request).models.loaded_once:
         raise NotReady("the models are being loaded", seconds=2)
     return Health()
 

@@ -13,8 +13,8 @@ from serving.errors import BadOptions, SlowBody
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import ClosingResponse
 from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
-from serving.jobs.intake import Bounds, body_of, limited, take_in
-from serving.jobs.jobs import Wanted
+from serving.jobs.intake import BodyLimits, body_of, limited, store_inputs
+from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
 from serving.requests.body import FILE_FIELD
@@ -79,7 +79,10 @@ class JobRequest(BaseModel):
 
 def wants_job(prefer: str | None) -> bool:
     """Whether a Prefer header asks for an answer later (RFC 7240)."""
-    wishes = (wish.partition(";")[0].strip().lower() for wish in (prefer or "").split(","))
+    wishes = (
+        output_options.partition(";")[0].strip().lower()
+        for output_options in (prefer or "").split(",")
+    )
     return "respond-async" in wishes
 
 
@@ -145,20 +148,20 @@ async def from_body(
     services = services_of(request)
     services.admission.require_open()
     settings = services.settings
-    bounds = Bounds(
+    bounds = BodyLimits(
         max_bytes=settings.limits.max_bytes,
         max_pictures=most or settings.jobs.max_pictures,
         seconds=settings.limits.body_seconds,
     )
     store = await services.jobs.store()
-    arrivals = await take_in(request, store, bounds)
+    arrivals = await store_inputs(request, store, bounds)
     try:
         options = options.or_from(arrivals.fields, request.query_params.keys())
     except BadOptions:
         await store.delete(arrivals.blobs)
         raise
     return await services.jobs.submit(
-        _wanted(request, options, idempotency_key),
+        _submission(request, options, idempotency_key),
         [Input(blob=each.blob, name=each.name) for each in arrivals.pictures],
         [each.written.sha256 for each in arrivals.pictures],
     )
@@ -175,28 +178,30 @@ async def _from_uploads(request: Request, options: JobOptions, idempotency_key: 
     services.admission.require_open()
     try:
         async with asyncio.timeout(services.settings.limits.body_seconds):
-            pieces = [piece async for piece in limited(body_of(request), MOST_JSON_BYTES)]
-        wanted = JobRequest.model_validate_json(b"".join(pieces), strict=True)
+            chunks = [chunk async for chunk in limited(body_of(request), MOST_JSON_BYTES)]
+        submission = JobRequest.model_validate_json(b"".join(chunks), strict=True)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
     most = services.settings.jobs.max_pictures
-    if len(wanted.inputs) > most:
+    if len(submission.inputs) > most:
         raise BadOptions(f"at most {most} pictures make one job")
-    given = wanted.options.model_dump(exclude_unset=True)
+    given = submission.options.model_dump(exclude_unset=True)
     options = options.or_from(given, request.query_params.keys())
     return await services.jobs.submit(
-        _wanted(request, options, idempotency_key),
-        [Input(upload=each.upload, name=each.name) for each in wanted.inputs],
-        [each.upload for each in wanted.inputs],
+        _submission(request, options, idempotency_key),
+        [Input(upload=each.upload, name=each.name) for each in submission.inputs],
+        [each.upload for each in submission.inputs],
     )
 
 
-def _wanted(request: Request, options: JobOptions, idempotency_key: str | None) -> Wanted:
+def _submission(
+    request: Request, options: JobOptions, idempotency_key: str | None
+) -> JobSubmission:
     own = set(JobOptions.model_fields) - set(Options.model_fields)
     key = caller_of(request).key
-    return Wanted(
+    return JobSubmission(
         client=client_of(request),
         options=Options.model_validate(options.model_dump(exclude=own)),
         accept=_picture_ranges(request.headers.get("accept", "")),

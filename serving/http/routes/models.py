@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.http.access import require_key
 from serving.http.routes.documents import problems
-from serving.models.routing import Offer
+from serving.models.routing import ModelVersion
 from serving.services import services_of
 from superres.model.bundle import BundleScore, Licence
 from superres.model.tiling import computed_pixels
@@ -54,22 +54,27 @@ class ModelList(BaseModel):
 async def list_models(request: Request) -> ModelList:
     """Every model that a picture can be sent to; `default` marks the one of a bare request."""
     services = services_of(request)
-    offers = sorted(services.models.offers.values(), key=lambda offer: offer.name)
+    champions = sorted(
+        services.models.champions.values(), key=lambda model_version: model_version.name
+    )
     default = services.models.default_name
     return ModelList(
-        models=tuple(_card(offer, offer.name == default, services.costs) for offer in offers)
+        models=tuple(
+            _card(model_version, model_version.name == default, services.costs)
+            for model_version in champions
+        )
     )
 
 
-def _card(offer: Offer, default: bool, costs: Costs) -> ModelCard:
-    info, backend = offer.model.bundle.info, offer.model.upscaler.backend
+def _card(model_version: ModelVersion, default: bool, costs: CostModel) -> ModelCard:
+    info, backend = model_version.model.bundle.info, model_version.model.upscaler.backend
     given: dict[str, Any] = {
-        "name": offer.name,
+        "name": model_version.name,
         "default": default,
         "task": info.task,
         "scale": info.scale,
-        "version": offer.version,
-        "bundle": offer.model.bundle.id,
+        "version": model_version.version,
+        "bundle": model_version.model.bundle.id,
         "created": info.created,
         "trained_on": info.training.sources,
         "scores": info.scores,
@@ -77,14 +82,14 @@ def _card(offer: Offer, default: bool, costs: Costs) -> ModelCard:
         "backend": backend.name,
         "device": backend.device,
         "precision": backend.precision,
-        "seconds_per_megapixel": _seconds_per_megapixel(offer, costs),
+        "seconds_per_megapixel": _seconds_per_megapixel(model_version, costs),
         "answer_pixels_per_pixel": info.scale**2,
     }
     return ModelCard(**given)
 
 
-def _seconds_per_megapixel(offer: Offer, costs: Costs) -> float | None:
+def _seconds_per_megapixel(model_version: ModelVersion, costs: CostModel) -> float | None:
     """Tiles overlap, so that a megapixel of input is more than one to the network."""
-    pixels = computed_pixels(MEGAPIXEL_SIDE, MEGAPIXEL_SIDE, offer.model.upscaler.geometry)
-    seconds = costs.seconds(offer.name, pixels)
+    pixels = computed_pixels(MEGAPIXEL_SIDE, MEGAPIXEL_SIDE, model_version.model.upscaler.geometry)
+    seconds = costs.seconds(model_version.name, pixels)
     return None if seconds is None else round(seconds, 4)

@@ -20,7 +20,7 @@ from serving.services import services_of
 router = APIRouter(tags=["jobs"])
 
 
-class Verdict(BaseModel):
+class ReceiptVerification(BaseModel):
     """Whether a receipt is one of ours."""
 
     valid: bool
@@ -39,7 +39,7 @@ async def require_key_or_signature(
     request.state.signed = False
     if ends is not None and signature is not None:
         jobs, job_id = services_of(request).jobs, request.path_params["job_id"]
-        request.state.signed = await jobs.result_address_holds(job_id, n, ends, signature)
+        request.state.signed = await jobs.result_url_is_valid(job_id, n, ends, signature)
     if not request.state.signed:
         await require_key(request, credentials)
 
@@ -89,6 +89,6 @@ async def result(
     dependencies=KEYED,
     responses=problems(400, 401, 403, 421, 422, 429, 500, 503),
 )
-async def verify(request: Request, receipt: Receipt) -> Verdict:
+async def verify(request: Request, receipt: Receipt) -> ReceiptVerification:
     """Whether this server, or one with the same signing key, made the receipt."""
-    return Verdict(valid=await services_of(request).jobs.is_right(receipt))
+    return ReceiptVerification(valid=await services_of(request).jobs.is_authentic(receipt))

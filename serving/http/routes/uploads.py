@@ -19,7 +19,7 @@ router = APIRouter(tags=["jobs"])
 UPLOAD_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 
-class Announcement(BaseModel):
+class UploadRequest(BaseModel):
     """A picture that is to be sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -49,7 +49,7 @@ def _body() -> dict[str, Any]:
     dependencies=[Depends(require_key)],
     responses=problems(400, 401, 403, 413, 421, 422, 429, 500, 503, 507),
 )
-async def announce(request: Request, announcement: Announcement) -> UploadView:
+async def create(request: Request, announcement: UploadRequest) -> UploadView:
     """PUT the picture to the answer's address, then name the upload in POST /v1/jobs."""
     services = services_of(request)
     services.admission.require_open()
@@ -57,7 +57,7 @@ async def announce(request: Request, announcement: Announcement) -> UploadView:
     if announcement.bytes > most:
         raise TooManyBytes(f"at most {most:,} bytes are taken")
     uploads = await services.jobs.uploads()
-    upload, address = await uploads.announce(
+    upload, address = await uploads.create(
         client_of(request), announcement.bytes, announcement.sha256
     )
     ours = str(request.base_url).rstrip("/") if address.startswith("/") else ""
@@ -85,7 +85,7 @@ async def put(
     services = services_of(request)
     services.admission.require_open()
     uploads = await services.jobs.uploads()
-    if not uploads.address_holds(upload_id, ends, signature):
+    if not uploads.url_is_valid(upload_id, ends, signature):
         raise BadSignature("this is not an address that the server has signed")
     upload = await uploads.waiting(upload_id)
     chunks = limited(body_of(request), upload.bytes)

@@ -13,18 +13,31 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving.enhance.pictures import Chosen, Received, answer_size, order_of, work_pixels
-from serving.enhance.request import Stages, described
+from serving.enhance.pictures import (
+    ReceivedPicture,
+    SelectedModel,
+    answer_size,
+    enhance_request_of,
+    work_pixels,
+)
+from serving.enhance.request import StageTimer, consistency_header
 from serving.errors import BadOptions, UnknownModel
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import PictureResponse
 from serving.http.routes import health
 from serving.http.routes.documents import BINARY, problems
 from serving.http.routes.enhance import unless_gone
-from serving.models.reload import Offer
+from serving.models.reload import ModelVersion
 from serving.requests.body import Upload, read_body
 from serving.requests.options import Options, describe
-from serving.requests.tensors import HEADER_LENGTH, TENSOR, Asked, Inference, message, parse
+from serving.requests.tensors import (
+    HEADER_LENGTH,
+    TENSOR,
+    Inference,
+    ParsedInference,
+    message,
+    parse,
+)
 from serving.services import services_of
 from serving.telemetry.logs import request_id_now
 from superres.image.codecs import RAW
@@ -110,11 +123,11 @@ async def server_metadata() -> ServerMetadata:
 @guarded.get(MODEL, summary="What a model takes", responses=problems(401, 404, 421, 429, 500))
 async def model_metadata(request: Request, model: str, version: str | None = None) -> ModelMetadata:
     """The tensors of a model that is served."""
-    offer = _offer(request, model, version)
+    model_version = _offer(request, model, version)
     return ModelMetadata(
-        name=offer.name,
-        versions=(offer.version,),
-        platform=f"sharpline_{offer.model.upscaler.backend.name}",
+        name=model_version.name,
+        versions=(model_version.version,),
+        platform=f"sharpline_{model_version.model.upscaler.backend.name}",
     )
 
 
@@ -159,53 +172,61 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
     """The input and the output are called `image`: (1, height, width, 3), UINT8 or FP32."""
     services = services_of(request)
     services.models.require_ready()
-    stages = Stages(services.reporter)
+    stages = StageTimer(services.reporter)
     client = client_of(request)
     with ExitStack() as held:
-        entry = held.enter_context(services.admission.enter(client))
+        admitted = held.enter_context(services.admission.admit(client))
         with stages("read"):
-            body = await read_body(request, entry, services.settings.limits.body_seconds)
+            body = await read_body(request, admitted, services.settings.limits.body_seconds)
         limits = services.admission.picture_limits
         with stages("decode"):
             asked = await services.enhancer.in_worker(
                 lambda: parse(body, request.headers.get(HEADER_LENGTH), limits)
             )
-        offer = held.enter_context(services.models.use(model, None, client))
-        _require_version(offer, version)
-        request.state.model = offer.name
+        model_version = held.enter_context(services.models.use(model, None, client))
+        _require_version(model_version, version)
+        request.state.model = model_version.name
         received = _received(request, asked, model)
-        wish = received.wish(offer.scale, services.settings.limits.max_answer_pixels)
-        width, height = answer_size(received, wish, offer.scale)
-        entry.hold_answer(width, height, RAW)
-        entry.hold_work(offer.name, work_pixels(received, wish, offer), received.deadline_seconds)
-        caller_of(request).charge_pixels(entry.answer_pixels)
-        chosen = Chosen(offer=offer, picture=asked.picture)
-        order = order_of(received, chosen, wish, client=client, progress=entry.work_done)
-        answer = await unless_gone(request, services.enhancer.enhance(order, stages))
-        pieces, headers = message(
+        output_options = received.output_options(
+            model_version.scale, services.settings.limits.max_answer_pixels
+        )
+        width, height = answer_size(received, output_options, model_version.scale)
+        admitted.reserve_answer(width, height, RAW)
+        admitted.reserve_work(
+            model_version.name,
+            work_pixels(received, output_options, model_version),
+            received.deadline_seconds,
+        )
+        caller_of(request).charge_pixels(admitted.answer_pixels)
+        selected = SelectedModel(model_version=model_version, picture=asked.picture)
+        enhance_request = enhance_request_of(
+            received, selected, output_options, client=client, progress=admitted.work_done
+        )
+        answer = await unless_gone(request, services.enhancer.enhance(enhance_request, stages))
+        chunks, headers = message(
             asked,
-            model=offer.name,
-            version=offer.version,
+            model=model_version.name,
+            version=model_version.version,
             height=height,
             width=width,
-            pieces=answer.pieces,
+            chunks=answer.chunks,
         )
         return PictureResponse(
-            replace(answer, pieces=pieces, size=None),
+            replace(answer, chunks=chunks, size=None),
             held.pop_all(),
             services.reporter,
             media_type=headers.pop("Content-Type"),
             headers={
                 **headers,
-                "Sharpline-Bundle": offer.model.bundle.id,
-                "Sharpline-Consistency": described(answer.verdict),
+                "Sharpline-Bundle": model_version.model.bundle.id,
+                "Sharpline-Consistency": consistency_header(answer.consistency_result),
                 "Cache-Control": "no-store",
             },
             taking_seconds=services.settings.limits.body_seconds,
         )
 
 
-def _received(request: Request, asked: Asked, model: str) -> Received:
+def _received(request: Request, asked: ParsedInference, model: str) -> ReceivedPicture:
     """The tensor as a picture that has been decoded already."""
     services = services_of(request)
     try:
@@ -213,7 +234,7 @@ def _received(request: Request, asked: Asked, model: str) -> Received:
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
     longest_seconds = services.settings.limits.deadline_seconds
-    return Received(
+    return ReceivedPicture(
         upload=Upload(data=b""),
         options=options,
         region=None,
@@ -229,14 +250,16 @@ def _received(request: Request, asked: Asked, model: str) -> Received:
     )
 
 
-def _offer(request: Request, model: str, version: str | None) -> Offer:
-    offer = services_of(request).models.offers.get(model)
-    if offer is None:
+def _offer(request: Request, model: str, version: str | None) -> ModelVersion:
+    model_version = services_of(request).models.champions.get(model)
+    if model_version is None:
         raise UnknownModel(f"there is no model {model[:64]!r}")
-    _require_version(offer, version)
-    return offer
+    _require_version(model_version, version)
+    return model_version
 
 
-def _require_version(offer: Offer, version: str | None) -> None:
-    if version not in (None, offer.version):
-        raise UnknownModel(f"{offer.name} is served in version {offer.version} alone")
+def _require_version(model_version: ModelVersion, version: str | None) -> None:
+    if version not in (None, model_version.version):
+        raise UnknownModel(
+            f"{model_version.name} is served in version {model_version.version} alone"
+        )

@@ -6,7 +6,7 @@ import pytest
 
 from serving.batching.engine import Engine, Engines
 from serving.batching.scheduler import Scheduler
-from serving.batching.tiles import BatchLimits, Lane
+from serving.batching.tiles import BatchKey, BatchLimits
 from serving.errors import ModelFailed, NotReady
 from superres.model.backends import DeviceLost, DeviceOutOfMemory
 
@@ -19,7 +19,7 @@ class Network:
     def __init__(self):
         self.threads = set()
 
-    def forward(self, tiles_bhwc, place):
+    def forward(self, tiles_bhwc, device_index):
         self.threads.add(threading.current_thread().name)
         if (tiles_bhwc == 13).any():
             raise RuntimeError("cannot do thirteen")
@@ -44,7 +44,7 @@ class Watcher:
         self.short_of_memory.append(model)
 
 
-class Receiver:
+class TileReceiver:
     def __init__(self):
         self.answer = Future()
 
@@ -65,9 +65,9 @@ def running():
 
 
 def ask(scheduler, value, network):
-    receiver = Receiver()
-    lane = Lane(model=network, height=2, width=2, dtype="uint8")
-    request = scheduler.open(lane, deadline_seconds=1e9, receiver=receiver)
+    receiver = TileReceiver()
+    batch_key = BatchKey(model=network, height=2, width=2, dtype="uint8")
+    request = scheduler.open(batch_key, deadline_seconds=1e9, receiver=receiver)
     receiver.answer.add_done_callback(lambda _: scheduler.close(request))
     scheduler.put(request, [(0, np.full((2, 2, 3), value, np.uint8))])
     return receiver.answer
@@ -89,20 +89,20 @@ def test_failing_batch_fails_its_requests_and_the_engine_lives_on(running, bad_v
         ask(scheduler, bad_value, network).result(timeout=60)
     assert ask(scheduler, 3, network).result(timeout=60).max() == 6
     assert engine.alive
-    assert engine._watcher.failed == ["doubling"]
+    assert engine._observer.failed == ["doubling"]
 
 
 def test_fill_of_each_batch_is_told():
     scheduler = Scheduler(BatchLimits(max_tiles=2, max_wait_seconds=0.001))
-    watcher = Watcher()
-    engine = Engine(scheduler, watcher)
+    observer = Watcher()
+    engine = Engine(scheduler, observer)
     network = Network()
     answers = [ask(scheduler, value, network) for value in range(3)]
     engine.start()
     for answer in answers:
         answer.result(timeout=60)
     engine.stop()
-    assert watcher.fills == [1.0, 0.5]
+    assert observer.fills == [1.0, 0.5]
 
 
 def test_errand_runs_on_the_engines_thread_and_returns_or_raises(running):
@@ -146,7 +146,7 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
     begun.wait(timeout=60)
     threads.append(threading.Thread(target=second))
     threads[1].start()
-    while not engine._errands:
+    while not engine._device_tasks:
         pass
     threads.append(threading.Thread(target=engine.stop))
     threads[2].start()
@@ -169,13 +169,13 @@ class Small(Network):
         self.room = room
         self.batches = []
 
-    def forward(self, tiles_bhwc, place):
+    def forward(self, tiles_bhwc, device_index):
         self.batches.append(len(tiles_bhwc))
         if len(tiles_bhwc) > self.room:
             raise DeviceOutOfMemory("full")
-        return super().forward(tiles_bhwc, place)
+        return super().forward(tiles_bhwc, device_index)
 
-    def forward_in_parts(self, tile_hwc, place):
+    def forward_in_parts(self, tile_hwc, device_index):
         self.batches.append(0)
         if self.room < 0:
             raise DeviceOutOfMemory("full")
@@ -197,7 +197,7 @@ def test_batch_that_the_memory_does_not_hold_is_run_in_parts_with_the_same_answe
     again = [ask(scheduler, value, network) for value in range(4)]
     assert [int(answer.result(timeout=60).max()) for answer in again] == [0, 2, 4, 6]
     engine.stop()
-    known = batches[engine._watcher.short_of_memory.count("small") :]
+    known = batches[engine._observer.short_of_memory.count("small") :]
     assert network.batches == batches + known, "what the memory holds is remembered"
 
 
@@ -212,7 +212,7 @@ def test_tile_of_which_no_part_fits_fails_its_requests_only():
 
 
 class Dying(Network):
-    def forward(self, tiles_bhwc, place):
+    def forward(self, tiles_bhwc, device_index):
         raise DeviceLost("an illegal memory access")
 
 
@@ -250,9 +250,9 @@ def test_every_device_has_a_thread_and_serves_the_same_queue():
     meeting = threading.Barrier(2, timeout=60)
 
     class Meeting(Network):
-        def forward(self, tiles_bhwc, place):
+        def forward(self, tiles_bhwc, device_index):
             meeting.wait()  # only two threads at once get past it
-            self.threads.add(f"engine-{place}")
+            self.threads.add(f"engine-{device_index}")
             return tiles_bhwc
 
     network = Meeting()
@@ -269,7 +269,7 @@ def test_batch_that_does_not_end_fails_liveness():
     begun, go_on = threading.Event(), threading.Event()
 
     class Stuck(Network):
-        def forward(self, tiles_bhwc, place):
+        def forward(self, tiles_bhwc, device_index):
             begun.set()
             go_on.wait(timeout=60)
             return tiles_bhwc

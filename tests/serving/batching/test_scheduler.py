@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.batching.scheduler import Scheduler
-from serving.batching.tiles import BatchLimits, Lane
+from serving.batching.tiles import BatchKey, BatchLimits
 
 WAIT_SECONDS = 0.005
 
@@ -20,7 +20,7 @@ class Clock:
         return self.seconds
 
 
-class Receiver:
+class TileReceiver:
     def __init__(self):
         self.results = []
         self.error = None
@@ -32,8 +32,8 @@ class Receiver:
         self.error = error
 
 
-def lane(model="m", side=4, dtype="uint8"):
-    return Lane(model=model, height=side, width=side, dtype=dtype)
+def batch_key(model="m", side=4, dtype="uint8"):
+    return BatchKey(model=model, height=side, width=side, dtype=dtype)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
         max_tiles=max_tiles,
         max_pixels=max_pixels,
         max_wait_seconds=WAIT_SECONDS,
-        fair_pixels=fair_tiles * lane().tile_pixels,
+        fair_pixels=fair_tiles * batch_key().tile_pixels,
     )
     return Scheduler(limits, clock)
 
@@ -54,11 +54,11 @@ def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
 strangers = itertools.count()
 
 
-def enter(scheduler, count, *, in_lane=None, deadline=10.0, first=0, client=None, **kind):
+def admit(scheduler, count, *, in_lane=None, deadline=10.0, first=0, client=None, **kind):
     """A request with `count` tiles, of a client of its own unless one is named."""
-    receiver = Receiver()
+    receiver = TileReceiver()
     request = scheduler.open(
-        in_lane or lane(),
+        in_lane or batch_key(),
         deadline_seconds=deadline,
         receiver=receiver,
         client=client or f"stranger {next(strangers)}",
@@ -70,91 +70,93 @@ def enter(scheduler, count, *, in_lane=None, deadline=10.0, first=0, client=None
 
 
 def owners(batch):
-    return Counter(slot.request.serial for slot in batch.slots)
+    return Counter(item.request.serial for item in batch.items)
 
 
 def test_full_batch_goes_at_once_and_a_part_of_one_after_the_wait(clock):
     scheduler = scheduler_of(clock)
-    enter(scheduler, 5)
-    assert len(scheduler.take().slots) == 4
+    admit(scheduler, 5)
+    assert len(scheduler.take().items) == 4
     assert scheduler.take() is None
     assert scheduler.wait_seconds() == pytest.approx(WAIT_SECONDS)
     clock.seconds += WAIT_SECONDS
-    assert len(scheduler.take().slots) == 1
+    assert len(scheduler.take().items) == 1
     assert scheduler.take() is None
     assert scheduler.wait_seconds() is None
 
 
 def test_tiles_of_different_requests_share_a_batch(clock):
     scheduler = scheduler_of(clock)
-    first, _ = enter(scheduler, 2)
-    second, _ = enter(scheduler, 2)
+    first, _ = admit(scheduler, 2)
+    second, _ = admit(scheduler, 2)
     assert owners(scheduler.take()) == {first.serial: 2, second.serial: 2}
 
 
-@pytest.mark.parametrize("other", [lane(model="n"), lane(side=8), lane(dtype="uint16")])
+@pytest.mark.parametrize(
+    "other", [batch_key(model="n"), batch_key(side=8), batch_key(dtype="uint16")]
+)
 def test_tiles_of_another_model_shape_or_type_do_not(clock, other):
     scheduler = scheduler_of(clock)
-    enter(scheduler, 2)
-    enter(scheduler, 2, in_lane=other)
+    admit(scheduler, 2)
+    admit(scheduler, 2, in_lane=other)
     clock.seconds += WAIT_SECONDS
     batches = [scheduler.take(), scheduler.take()]
-    assert {batch.lane for batch in batches} == {lane(), other}
-    assert [len(batch.slots) for batch in batches] == [2, 2]
+    assert {batch.batch_key for batch in batches} == {batch_key(), other}
+    assert [len(batch.items) for batch in batches] == [2, 2]
 
 
 def test_large_tiles_make_smaller_batches(clock):
     scheduler = scheduler_of(clock, max_tiles=8, max_pixels=33)
-    enter(scheduler, 5)
+    admit(scheduler, 5)
     batch = scheduler.take()
-    assert len(batch.slots) == batch.capacity == 2
+    assert len(batch.items) == batch.capacity == 2
 
 
 def test_tile_larger_than_the_limit_goes_alone(clock):
     scheduler = scheduler_of(clock, max_pixels=3)
-    enter(scheduler, 2)
-    assert len(scheduler.take().slots) == 1
+    admit(scheduler, 2)
+    assert len(scheduler.take().items) == 1
 
 
 def test_earlier_deadline_goes_first_among_equals(clock):
     scheduler = scheduler_of(clock, max_tiles=1)
-    late, _ = enter(scheduler, 1, deadline=30.0)
-    early, _ = enter(scheduler, 1, deadline=20.0)
-    served = [scheduler.take().slots[0].request.serial for _ in range(2)]
+    late, _ = admit(scheduler, 1, deadline=30.0)
+    early, _ = admit(scheduler, 1, deadline=20.0)
+    served = [scheduler.take().items[0].request.serial for _ in range(2)]
     assert served == [early.serial, late.serial]
 
 
 def test_urgent_request_may_get_ahead_by_the_fair_pixels_only(clock):
     scheduler = scheduler_of(clock, max_tiles=1, fair_tiles=3)
-    late, _ = enter(scheduler, 9, deadline=30.0)
-    early, _ = enter(scheduler, 9, deadline=20.0)
-    served = [scheduler.take().slots[0].request.serial for _ in range(12)]
+    late, _ = admit(scheduler, 9, deadline=30.0)
+    early, _ = admit(scheduler, 9, deadline=20.0)
+    served = [scheduler.take().items[0].request.serial for _ in range(12)]
     assert served == [*[early.serial] * 3, *[late.serial] * 3] * 2
 
 
 def test_small_picture_is_not_starved_by_a_huge_one_with_an_earlier_deadline(clock):
     scheduler = scheduler_of(clock)
-    enter(scheduler, 1000, deadline=1.0)
+    admit(scheduler, 1000, deadline=1.0)
     for _ in range(50):
         scheduler.take()
-    small, _ = enter(scheduler, 2, deadline=99.0)
+    small, _ = admit(scheduler, 2, deadline=99.0)
     assert owners(scheduler.take())[small.serial] == 2
 
 
 def test_huge_picture_is_not_starved_by_a_stream_of_small_ones(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
-    huge, _ = enter(scheduler, 400, deadline=99.0)
+    huge, _ = admit(scheduler, 400, deadline=99.0)
     served = 0
     for _ in range(200):  # as many tiles come as the device can take, all of them more urgent
-        enter(scheduler, 2, deadline=1.0)
+        admit(scheduler, 2, deadline=1.0)
         served += owners(scheduler.take())[huge.serial]
     assert served >= 10
 
 
 def test_one_client_with_fifty_requests_gets_the_share_of_one(clock):
     scheduler = scheduler_of(clock)
-    crowd = [enter(scheduler, 8, client="crowd", deadline=1.0)[0].serial for _ in range(50)]
-    lone, _ = enter(scheduler, 20, client="lone", deadline=99.0)
+    crowd = [admit(scheduler, 8, client="crowd", deadline=1.0)[0].serial for _ in range(50)]
+    lone, _ = admit(scheduler, 20, client="lone", deadline=99.0)
     served = Counter()
     for _ in range(10):
         served += owners(scheduler.take())
@@ -164,21 +166,21 @@ def test_one_client_with_fifty_requests_gets_the_share_of_one(clock):
 
 def test_one_clients_huge_picture_leaves_its_own_small_one_a_turn(clock):
     scheduler = scheduler_of(clock)
-    enter(scheduler, 1000, client="one", deadline=1.0)
+    admit(scheduler, 1000, client="one", deadline=1.0)
     for _ in range(50):
         scheduler.take()
-    small, _ = enter(scheduler, 2, client="one", deadline=99.0)
+    small, _ = admit(scheduler, 2, client="one", deadline=99.0)
     assert owners(scheduler.take())[small.serial] == 2
 
 
 def test_client_that_comes_back_has_neither_credit_nor_debt(clock):
     scheduler = scheduler_of(clock)
-    first, _ = enter(scheduler, 40, client="busy")
+    first, _ = admit(scheduler, 40, client="busy")
     for _ in range(10):
         scheduler.take()
     scheduler.close(first)
-    again, _ = enter(scheduler, 20, client="busy")
-    other, _ = enter(scheduler, 20, client="new")
+    again, _ = admit(scheduler, 20, client="busy")
+    other, _ = admit(scheduler, 20, client="new")
     shares = Counter()
     for _ in range(5):
         shares += owners(scheduler.take())
@@ -187,8 +189,8 @@ def test_client_that_comes_back_has_neither_credit_nor_debt(clock):
 
 def test_background_goes_one_tile_at_a_time_while_nothing_else_is_open(clock):
     scheduler = scheduler_of(clock)
-    shadow, _ = enter(scheduler, 3, background=True)
-    picture, _ = enter(scheduler, 4)
+    shadow, _ = admit(scheduler, 3, background=True)
+    picture, _ = admit(scheduler, 4)
     assert owners(scheduler.take()) == {picture.serial: 4}
     assert scheduler.take() is None, "its results are not back: the picture is still open"
     assert scheduler.wait_seconds() is None
@@ -203,15 +205,15 @@ def test_background_goes_one_tile_at_a_time_while_nothing_else_is_open(clock):
 
 def test_closed_background_is_forgotten(clock):
     scheduler = scheduler_of(clock)
-    shadow, _ = enter(scheduler, 3, background=True)
+    shadow, _ = admit(scheduler, 3, background=True)
     scheduler.close(shadow)
     assert scheduler.take() is None
 
 
 def test_idle_request_saves_up_no_credit(clock):
     scheduler = scheduler_of(clock)
-    idle, _ = enter(scheduler, 0)
-    busy, _ = enter(scheduler, 100)
+    idle, _ = admit(scheduler, 0)
+    busy, _ = admit(scheduler, 100)
     for _ in range(20):
         scheduler.take()
     scheduler.put(idle, [(n, np.zeros((4, 4, 3), np.uint8)) for n in range(50)])
@@ -223,9 +225,9 @@ def test_idle_request_saves_up_no_credit(clock):
 
 def test_failing_batch_fails_its_own_requests_only(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
-    enter_failed = [enter(scheduler, 2), enter(scheduler, 2)]
+    enter_failed = [admit(scheduler, 2), admit(scheduler, 2)]
     batch = scheduler.take()
-    _, innocent = enter(scheduler, 2)
+    _, innocent = admit(scheduler, 2)
     error = RuntimeError("choked")
     scheduler.fail(batch, error)
     assert [receiver.error for _, receiver in enter_failed] == [error, error]
@@ -238,7 +240,7 @@ def test_failing_batch_fails_its_own_requests_only(clock):
 
 def test_closed_requests_tiles_are_dropped_and_their_results_not_delivered(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
-    closed, hears_nothing = enter(scheduler, 6)
+    closed, hears_nothing = admit(scheduler, 6)
     batch = scheduler.take()
     scheduler.close(closed)
     assert scheduler.queued_tiles() == {}
@@ -253,27 +255,27 @@ def test_closed_requests_tiles_are_dropped_and_their_results_not_delivered(clock
 
 def test_stop_fails_who_waits_and_refuses_who_comes(clock):
     scheduler = scheduler_of(clock)
-    _, waiting = enter(scheduler, 1)
+    _, waiting = admit(scheduler, 1)
     error = RuntimeError("gone")
     scheduler.stop(error)
     assert waiting.error is error
     assert scheduler.next_batch() is None
     with pytest.raises(RuntimeError, match="gone"):
-        enter(scheduler, 1)
+        admit(scheduler, 1)
 
 
 def test_engine_that_is_woken_asks_whether_it_has_other_work(clock):
     scheduler = scheduler_of(clock)
     assert scheduler.next_batch(unless=lambda: True) is None
-    enter(scheduler, 4)
-    assert len(scheduler.next_batch(unless=lambda: False).slots) == 4
+    admit(scheduler, 4)
+    assert len(scheduler.next_batch(unless=lambda: False).items) == 4
 
 
 def test_queue_length_is_told_by_model(clock):
     scheduler = scheduler_of(clock)
-    enter(scheduler, 3)
-    enter(scheduler, 2, in_lane=lane(side=8))
-    enter(scheduler, 1, in_lane=lane(model="n"))
+    admit(scheduler, 3)
+    admit(scheduler, 2, in_lane=batch_key(side=8))
+    admit(scheduler, 1, in_lane=batch_key(model="n"))
     assert scheduler.queued_tiles() == {"m": 5, "n": 1}
 
 
@@ -290,8 +292,8 @@ def test_every_tile_comes_back_once_to_its_own_request(arrivals, max_tiles):
     scheduler = scheduler_of(clock, max_tiles=max_tiles)
     entered = []
     for model, count, deadline, batches_between in arrivals:
-        _, receiver = enter(
-            scheduler, count, in_lane=lane(model), deadline=deadline, first=100 * len(entered)
+        _, receiver = admit(
+            scheduler, count, in_lane=batch_key(model), deadline=deadline, first=100 * len(entered)
         )
         entered.append((100 * len(entered), count, receiver))
         for _ in range(batches_between):
@@ -307,8 +309,8 @@ def run_one(scheduler):
     batch = scheduler.take()
     if batch is None:
         return False
-    assert 1 <= len(batch.slots) <= batch.capacity
-    assert {slot.request.lane for slot in batch.slots} == {batch.lane}
+    assert 1 <= len(batch.items) <= batch.capacity
+    assert {item.request.batch_key for item in batch.items} == {batch.batch_key}
     scheduler.deliver(batch, batch.tiles)
     return True
 
@@ -323,7 +325,7 @@ def test_requests_that_wait_together_are_served_alike(requests, max_tiles, fair_
     clock = Clock()
     scheduler = scheduler_of(clock, max_tiles=max_tiles, fair_tiles=fair_tiles)
     waiting = {
-        enter(scheduler, count, deadline=deadline)[0].serial: count for count, deadline in requests
+        admit(scheduler, count, deadline=deadline)[0].serial: count for count, deadline in requests
     }
     served = Counter(dict.fromkeys(waiting, 0))
     clock.seconds += WAIT_SECONDS
@@ -348,7 +350,7 @@ def test_no_tile_waits_longer_than_the_wait_for_a_free_device(gaps_ms):
             clock.seconds += wait
             take_and_check(scheduler, clock, put_at)
         clock.seconds = arrival_seconds
-        request, _ = enter(scheduler, 1)
+        request, _ = admit(scheduler, 1)
         put_at[request.serial] = clock.seconds
         assert number < len(gaps_ms)
     while (wait := scheduler.wait_seconds()) is not None:
@@ -362,5 +364,5 @@ def take_and_check(scheduler, clock, put_at):
     if batch is None:  # the clock's last bit: due an instant later
         clock.seconds += 1e-9
         batch = scheduler.take()
-    for slot in batch.slots:
-        assert clock.seconds - put_at.pop(slot.request.serial) <= WAIT_SECONDS + 1e-6
+    for item in batch.items:
+        assert clock.seconds - put_at.pop(item.request.serial) <= WAIT_SECONDS + 1e-6

@@ -222,8 +222,8 @@ def test_unknown_setting_is_refused(models_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("words", [["--prot", "1"], ["--port", "http"], ["models/"]])
-def test_wrong_words_exit_with_two(words, capsys):
+def test_wrong_words_exit_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
-        serve(words)
+        serve(arguments)
     assert left.value.code == 2
     assert "usage: sharpline serve" in capsys.readouterr().err

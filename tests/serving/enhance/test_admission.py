@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.enhance.admission import Admission
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.errors import AnswerTooLarge, Draining, QueueFull
 from serving.setting_groups import LimitSettings, QueueSettings
 from superres.image.codecs import FormatCannotHold, TooManyBytes
@@ -29,14 +29,14 @@ def admission(clock):
     return Admission(
         LimitSettings(max_bytes=100, max_answer_pixels=10**9),
         QueueSettings(max_pictures=3, max_bytes=150, max_answer_pixels=1000),
-        Costs(),
+        CostModel(),
         clock=clock,
     )
 
 
 def test_place_is_given_back_even_when_the_work_fails(admission):
     def fail():
-        with admission.enter():
+        with admission.admit():
             assert admission.in_flight == 1
             raise ZeroDivisionError
 
@@ -46,97 +46,97 @@ def test_place_is_given_back_even_when_the_work_fails(admission):
 
 
 def test_full_house_refuses(admission):
-    with admission.enter(), admission.enter(), admission.enter():
-        with pytest.raises(QueueFull), admission.enter():
+    with admission.admit(), admission.admit(), admission.admit():
+        with pytest.raises(QueueFull), admission.admit():
             pass
         assert admission.in_flight == 3
-    with admission.enter():
+    with admission.admit():
         assert admission.in_flight == 1
 
 
 def test_draining_refuses_newcomers_and_keeps_who_is_in(admission):
-    with admission.enter() as entry:
+    with admission.admit() as admitted:
         admission.drain()
         assert admission.draining
-        entry.hold_bytes(50)
-        with pytest.raises(Draining), admission.enter():
+        admitted.reserve_bytes(50)
+        with pytest.raises(Draining), admission.admit():
             pass
 
 
 def test_body_over_the_limit_is_refused(admission):
-    with admission.enter() as entry:
-        entry.hold_bytes(60)
-        entry.hold_bytes(40)
+    with admission.admit() as admitted:
+        admitted.reserve_bytes(60)
+        admitted.reserve_bytes(40)
         with pytest.raises(TooManyBytes, match="100 bytes"):
-            entry.hold_bytes(1)
+            admitted.reserve_bytes(1)
 
 
 def test_bytes_of_all_bodies_have_a_limit_that_one_alone_never_meets(admission):
-    with admission.enter() as first, admission.enter() as second:
-        first.hold_bytes(100)
-        second.hold_bytes(50)
+    with admission.admit() as first, admission.admit() as second:
+        first.reserve_bytes(100)
+        second.reserve_bytes(50)
         with pytest.raises(QueueFull, match="uploads"):
-            second.hold_bytes(10)
-    with admission.enter() as third:
-        third.hold_bytes(100)
+            second.reserve_bytes(10)
+    with admission.admit() as third:
+        third.reserve_bytes(100)
 
 
 def test_answer_pixels_of_all_have_a_limit_but_one_picture_alone_may_pass_it(admission):
-    with admission.enter() as huge:
-        huge.hold_answer(100, 100, "png")
-        with admission.enter() as second, pytest.raises(QueueFull, match="answers"):
-            second.hold_answer(10, 10, "png")
-    with admission.enter() as first, admission.enter() as second:
-        first.hold_answer(20, 20, "png")
-        second.hold_answer(20, 30, "png")
+    with admission.admit() as huge:
+        huge.reserve_answer(100, 100, "png")
+        with admission.admit() as second, pytest.raises(QueueFull, match="answers"):
+            second.reserve_answer(10, 10, "png")
+    with admission.admit() as first, admission.admit() as second:
+        first.reserve_answer(20, 20, "png")
+        second.reserve_answer(20, 30, "png")
 
 
 def test_answer_over_its_own_limit_is_refused(admission):
-    with admission.enter() as entry, pytest.raises(AnswerTooLarge, match="40,000x30,000"):
-        entry.hold_answer(40_000, 30_000, "png")
+    with admission.admit() as admitted, pytest.raises(AnswerTooLarge, match="40,000x30,000"):
+        admitted.reserve_answer(40_000, 30_000, "png")
 
 
 @pytest.mark.parametrize(("format", "longest"), [("webp", 16_383), ("jpeg", 65_500)])
 def test_answer_that_the_format_cannot_hold_is_refused_before_the_work(admission, format, longest):
-    with admission.enter() as entry:
-        entry.hold_answer(longest, 1, format)
+    with admission.admit() as admitted:
+        admitted.reserve_answer(longest, 1, format)
         with pytest.raises(FormatCannotHold, match="choose png"):
-            entry.hold_answer(1, longest + 1, format)
+            admitted.reserve_answer(1, longest + 1, format)
 
 
 def test_retry_after_follows_the_speed_that_was_seen(admission, clock):
-    with admission.enter() as entry:
-        entry.hold_answer(10, 50, "png")
+    with admission.admit() as admitted:
+        admitted.reserve_answer(10, 50, "png")
         clock.seconds += 10  # 50 pixels a second
-    with admission.enter() as first, admission.enter() as second:
-        first.hold_answer(10, 40, "png")
-        second.hold_answer(10, 60, "png")
-        with admission.enter() as third:
-            with pytest.raises(QueueFull) as full, admission.enter():
+    with admission.admit() as first, admission.admit() as second:
+        first.reserve_answer(10, 40, "png")
+        second.reserve_answer(10, 60, "png")
+        with admission.admit() as third:
+            with pytest.raises(QueueFull) as full, admission.admit():
                 pass
             assert full.value.seconds == pytest.approx(1000 / 3 / 50)
             with pytest.raises(QueueFull) as full:
-                third.hold_answer(20, 10, "png")
+                third.reserve_answer(20, 10, "png")
             assert full.value.headers() == {"Retry-After": "4"}
 
 
 def crowded(clock, works, *, costs=None, **queue):
     """An admission with work of clients in it: `works` are (client, seconds)."""
-    costs = costs or Costs()
+    costs = costs or CostModel()
     costs.learn("m", pixels=1000, seconds=1.0)
     settings = QueueSettings(**{"max_wait_seconds": 4, "max_stretch": 8, **queue})
     admission = Admission(LimitSettings(), settings, costs, clock=clock)
     held = ExitStack()
     for client, seconds in works:
-        entry = held.enter_context(admission.enter(client))
-        entry._work_seconds = seconds
+        admitted = held.enter_context(admission.admit(client))
+        admitted._work_seconds = seconds
     return admission, held
 
 
 def refusal_of(admission, client, pixels, deadline=1e9):
-    with admission.enter(client) as entry:
+    with admission.admit(client) as admitted:
         try:
-            entry.hold_work("m", pixels, deadline)
+            admitted.reserve_work("m", pixels, deadline)
         except QueueFull as refused:
             return refused.seconds
     return None
@@ -177,10 +177,10 @@ def test_deadline_that_the_queue_would_break_is_refused(clock):
 def test_work_that_is_done_makes_room(clock):
     admission, held = crowded(clock, [("a", 20.0)])
     with held:
-        entry = next(iter(admission._entries))
+        admitted = next(iter(admission._entries))
         assert refusal_of(admission, "a", 1000) is not None
-        entry.work_done(0.9)
-        assert entry.remaining_seconds == pytest.approx(2.0)
+        admitted.work_done(0.9)
+        assert admitted.remaining_seconds == pytest.approx(2.0)
         assert refusal_of(admission, "a", 1000) is None
 
 
@@ -227,17 +227,17 @@ def served_fairly(works, seconds):
 
 
 def test_several_devices_finish_sooner(clock):
-    costs = Costs()
+    costs = CostModel()
     costs.learn("m", pixels=1000, seconds=1.0)
     queue = QueueSettings(max_wait_seconds=4)
-    admission = Admission(LimitSettings(), queue, costs, places=4, clock=clock)
-    with admission.enter("a") as busy:
+    admission = Admission(LimitSettings(), queue, costs, device_count=4, clock=clock)
+    with admission.admit("a") as busy:
         busy._work_seconds = 15.0
         assert refusal_of(admission, "a", 1000) is None
 
 
 def test_cost_follows_what_was_seen_lately():
-    costs = Costs()
+    costs = CostModel()
     assert costs.seconds("m", 100) is None
     costs.learn("m", pixels=100, seconds=1.0)
     assert costs.seconds("m", 100) == pytest.approx(1.0)
@@ -249,7 +249,7 @@ def test_cost_follows_what_was_seen_lately():
 
 
 def test_slow_moment_of_a_small_batch_says_little_about_large_ones():
-    costs = Costs()
+    costs = CostModel()
     costs.learn("m", pixels=1_000, seconds=1.0)
     costs.learn("m", pixels=99_100, seconds=0.1)
     assert costs.seconds("m", 1_000_000) == pytest.approx(10.0)
@@ -257,21 +257,21 @@ def test_slow_moment_of_a_small_batch_says_little_about_large_ones():
 
 def test_one_client_cannot_take_every_place(clock):
     settings = QueueSettings(max_pictures=5, max_pictures_per_client=2)
-    admission = Admission(LimitSettings(), settings, Costs(), clock=clock)
-    with admission.enter("a"), admission.enter("a"):
-        with pytest.raises(QueueFull, match="of this client"), admission.enter("a"):
+    admission = Admission(LimitSettings(), settings, CostModel(), clock=clock)
+    with admission.admit("a"), admission.admit("a"):
+        with pytest.raises(QueueFull, match="of this client"), admission.admit("a"):
             pass
-        with admission.enter("b"):
+        with admission.admit("b"):
             assert admission.in_flight == 3
 
 
 def test_retry_after_is_one_second_where_nothing_is_known_yet(admission):
     with (
-        admission.enter(),
-        admission.enter(),
-        admission.enter(),
+        admission.admit(),
+        admission.admit(),
+        admission.admit(),
         pytest.raises(QueueFull) as full,
-        admission.enter(),
+        admission.admit(),
     ):
         pass
     assert full.value.headers() == {"Retry-After": "1"}

@@ -20,7 +20,7 @@ def smooth(seed, side=96):
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-def verdict(lr, answer, scale):
+def consistency_result(lr, answer, scale):
     return check_stripe(Picture(rgb_hwc=lr), answer, top=0, scale=scale, limit_levels=LIMIT)
 
 
@@ -38,7 +38,7 @@ def verdict(lr, answer, scale):
 def test_honest_answers_pass(scale, restore):
     lr = smooth(0)
     answer = restore(lr)
-    found = verdict(lr, imresize(answer, scale=scale) if scale > 1 else answer, scale)
+    found = consistency_result(lr, imresize(answer, scale=scale) if scale > 1 else answer, scale)
     assert found.ok
     assert found.worst_levels < LIMIT / 2
 
@@ -46,7 +46,7 @@ def test_honest_answers_pass(scale, restore):
 def test_pure_noise_that_was_removed_passes():
     lr = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     flat = np.full((128, 128, 3), 128, np.uint8)
-    assert verdict(lr, flat, 2).ok
+    assert consistency_result(lr, flat, 2).ok
 
 
 @pytest.mark.parametrize("blank", [True, False])
@@ -55,14 +55,14 @@ def test_one_blank_or_stale_tile_is_found(blank):
     answer = lr.repeat(2, axis=0).repeat(2, axis=1)
     before = answer[64:128, 64:128].copy()
     answer[64:128, :64] = 0 if blank else before
-    found = verdict(lr, answer, 2)
+    found = consistency_result(lr, answer, 2)
     assert not found.ok
     assert found.regions_off == 1
     assert found.worst_levels > LIMIT
 
 
 def test_answer_to_another_picture_is_found_in_most_regions():
-    found = verdict(smooth(2), smooth(3).repeat(2, axis=0).repeat(2, axis=1), 2)
+    found = consistency_result(smooth(2), smooth(3).repeat(2, axis=0).repeat(2, axis=1), 2)
     assert found.regions_off >= 5
 
 
@@ -76,7 +76,7 @@ def test_verdicts_of_stripes_add_up():
         check_stripe(picture, answer[rows], top=top, scale=2, limit_levels=LIMIT)
         for top, rows in ((0, slice(0, 64)), (32, slice(64, None)))
     )
-    assert upper.and_also(lower) == whole
+    assert upper.combined_with(lower) == whole
     assert lower.ok
 
 

@@ -166,11 +166,11 @@ def test_file_of_stripes_is_the_file_of_the_whole(format, alpha):
     )
     sr_hwc = lr.rgb_hwc.repeat(2, axis=0).repeat(2, axis=1)
     encoder = StripeEncoder(enlarged_frame(lr, 2), format)
-    pieces = [
+    chunks = [
         encoder.add(enlarged_stripe(lr, sr_hwc[2 * top : 2 * top + 16], top, 2))
         for top in range(0, 40, 8)
     ]
-    from_stripes = decode(b"".join([*pieces, encoder.end()]))
+    from_stripes = decode(b"".join([*chunks, encoder.end()]))
     at_once = decode(encode(enlarged(lr, sr_hwc, 2), format))
     assert np.array_equal(from_stripes.rgb_hwc, at_once.rgb_hwc)
     assert from_stripes.dpi == at_once.dpi

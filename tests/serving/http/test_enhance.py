@@ -31,11 +31,11 @@ def test_answer_is_the_picture_enlarged_at_any_size(server, noise_png, repeated,
 
 def test_answer_says_what_made_it_and_how_long_it_took(server, noise_png):
     answer = enhance(server, noise_png(20, 20), model="compact_x2")
-    offer = server.services.models.offers["compact_x2"]
+    model_version = server.services.models.champions["compact_x2"]
     assert answer.headers["Content-Type"] == "image/png"
     assert answer.headers["Sharpline-Model"] == "compact_x2"
     assert answer.headers["Sharpline-Version"] == "local"
-    assert answer.headers["Sharpline-Bundle"] == offer.model.bundle.id
+    assert answer.headers["Sharpline-Bundle"] == model_version.model.bundle.id
     stages = re.findall(r"(\w+);dur=([\d.]+)", answer.headers["Server-Timing"])
     assert {stage for stage, _ in stages} == {"read", "decode", "network", "check", "encode"}
 
@@ -175,7 +175,7 @@ def test_pictures_answered_together_are_answered_as_if_alone(server, noise_png):
     with ThreadPoolExecutor(12) as clients:
         answers = list(clients.map(lambda order: enhance(server, order[0], model=order[1]), orders))
     for (data, model), answer in zip(orders, answers, strict=True):
-        bundle = server.services.models.offers[model].model.bundle
+        bundle = server.services.models.champions[model].model.bundle
         solo = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu"))
         assert np.array_equal(pixels(answer), solo.upscale(decode(data)).rgb_hwc)
 

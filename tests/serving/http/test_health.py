@@ -74,8 +74,8 @@ def test_models_are_listed_with_what_they_are(server):
         ("compact_x2", 2, False),
         ("compact_x4", 4, True),
     ]
-    offer = server.services.models.offers["compact_x2"]
-    assert models[0]["bundle"] == offer.model.bundle.id
+    model_version = server.services.models.champions["compact_x2"]
+    assert models[0]["bundle"] == model_version.model.bundle.id
     assert models[0]["licence"]["commercial_use"] == "yes"
     assert (models[0]["backend"], models[0]["device"]) == ("torch", "cpu")
 

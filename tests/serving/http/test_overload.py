@@ -113,7 +113,7 @@ def test_tiles_of_a_client_that_left_are_dropped(held_server, noise_png):
         assert blocking.result().status_code == 200
     assert (
         len(backend.batches)
-        == len(server.services.models.offers["compact_x2"].model.bundle.info.tile_buckets) + 2
+        == len(server.services.models.champions["compact_x2"].model.bundle.info.tile_buckets) + 2
     ), "warm-up, golden pair and one picture"
     labels = {"route": "/v1/enhance", "status": "499", "model": "compact_x2"}
     value = server.services.metrics.registry.get_sample_value

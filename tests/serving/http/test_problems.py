@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from serving import errors
-from serving.errors import ServingError, TryLater
+from serving.errors import RetryLater, ServingError
 from serving.problems import PROBLEMS, Problem, explain, problem_response
 from superres.image.codecs import PictureError
 
@@ -23,7 +23,7 @@ def test_every_error_has_a_label_of_its_own_in_the_table():
         if error.__module__.split(".")[0] in ("serving", "superres")
     }
     by_label = {}
-    for error in raised - {TryLater, PictureError}:
+    for error in raised - {RetryLater, PictureError}:
         # A special case that only one module tells apart is told to clients as what it is one of.
         if "label" in vars(error) or error.__module__ == errors.__name__:
             by_label.setdefault(error.label, set()).add(error)

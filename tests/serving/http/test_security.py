@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.cli.serve import refuse_to_stand_open
+from serving.cli.serve import refuse_without_keys
 from serving.http.security import SECURITY_HEADERS, hosts_of
 from serving.setting_groups import SecuritySettings
 from serving.settings import Settings
@@ -107,12 +107,12 @@ def test_names_can_be_set_and_other_addresses_go_by_any():
 
 
 def test_server_for_other_machines_wants_keys_or_a_word():
-    refuse_to_stand_open(Settings())
-    refuse_to_stand_open(Settings(host="::1"))
-    refuse_to_stand_open(Settings(host="0.0.0.0", security=SecuritySettings(open=True)))
-    refuse_to_stand_open(Settings(host="0.0.0.0", security=SecuritySettings(keys_file="k.json")))
+    refuse_without_keys(Settings())
+    refuse_without_keys(Settings(host="::1"))
+    refuse_without_keys(Settings(host="0.0.0.0", security=SecuritySettings(open=True)))
+    refuse_without_keys(Settings(host="0.0.0.0", security=SecuritySettings(keys_file="k.json")))
     with pytest.raises(UsageError, match="SHARPLINE_SECURITY__KEYS_FILE"):
-        refuse_to_stand_open(Settings(host="0.0.0.0"))
+        refuse_without_keys(Settings(host="0.0.0.0"))
 
 
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from serving.jobs.store import FolderStore, all_of, new_blob
 from superres.common.errors import SharplineError
 from superres.image.codecs import decode
 
-QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+QUICK = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 MEBIBYTE = bytes(1 << 20)
 
 
@@ -71,7 +71,7 @@ def test_blob_comes_back_as_it_was_written_until_it_is_deleted(store, s3, bucket
         assert written.bytes == size
         assert written.sha256 == hashlib.sha256(content[:size]).hexdigest()
         assert await all_of(store, blob) == content[:size]
-        assert list(await store.stamps()) == [blob]
+        assert list(await store.modified_times()) == [blob]
         assert list(s3.objects(bucket)) == [f"jobs/{blob}"]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
@@ -92,9 +92,9 @@ def test_parts_of_a_writer_that_was_killed_are_known_and_can_be_removed(store, s
     blob = new_blob()
     key = {"Bucket": bucket, "Key": f"jobs/{blob}"}
     begun = s3.client.create_multipart_upload(**key)["UploadId"]
-    before = asyncio.run(store.stamps())
+    before = asyncio.run(store.modified_times())
     s3.client.upload_part(**key, UploadId=begun, PartNumber=1, Body=b"x")
-    after = asyncio.run(store.stamps())
+    after = asyncio.run(store.modified_times())
     assert list(before) == list(after) == [f"{blob}{UNFINISHED}{begun}"]
     assert before != after  # it grew, so nobody takes it for a dead one's
     asyncio.run(store.delete([*after, *after]))
@@ -159,7 +159,7 @@ def test_writer_that_is_stopped_while_its_upload_begins_leaves_no_part(
     slow = Slow(monkeypatch, store._s3, "create_multipart_upload")
     asyncio.run(slow.cancel_in_the_middle(store.write(new_blob(), mebibytes(20))))
     assert len(slow.answers) == 1
-    assert asyncio.run(store.stamps()) == {}
+    assert asyncio.run(store.modified_times()) == {}
     assert s3.objects(bucket) == {}
 
 

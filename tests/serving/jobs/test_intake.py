@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
-from serving.jobs.intake import Bounds, take_in
+from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.store import FolderStore, all_of
 from serving.requests.body import MOST_FIELD_BYTES, MOST_PARTS
 from superres.image.codecs import TooManyBytes
 
 FORM = "multipart/form-data; boundary=b"
-BOUNDS = Bounds(max_bytes=1000, max_pictures=3, seconds=30)
+BOUNDS = BodyLimits(max_bytes=1000, max_pictures=3, seconds=30)
 
 
 def part(name, content, filename=None):
@@ -48,7 +48,7 @@ def taken(folder, arriving, bounds=BOUNDS):
     store = FolderStore(folder)
 
     async def take():
-        arrivals = await take_in(arriving, store, bounds)
+        arrivals = await store_inputs(arriving, store, bounds)
         found = [(each.name, await all_of(store, each.blob)) for each in arrivals.pictures]
         return found, arrivals.fields
 
@@ -105,12 +105,12 @@ FILE = part("file", b"x", "a.png")
 def test_body_that_is_refused_leaves_nothing(tmp_path, arriving, error):
     with pytest.raises(error):
         taken(tmp_path, arriving)
-    assert asyncio.run(FolderStore(tmp_path).stamps()) == {}
+    assert asyncio.run(FolderStore(tmp_path).modified_times()) == {}
 
 
 def test_body_that_does_not_come_is_given_up(tmp_path):
-    quick = Bounds(max_bytes=1000, max_pictures=3, seconds=0.05)
+    quick = BodyLimits(max_bytes=1000, max_pictures=3, seconds=0.05)
     for arriving in (request(body(FILE, more=True)), request(body(b"x", more=True), "image/png")):
         with pytest.raises(SlowBody):
             taken(tmp_path, arriving, quick)
-    assert asyncio.run(FolderStore(tmp_path).stamps()) == {}
+    assert asyncio.run(FolderStore(tmp_path).modified_times()) == {}

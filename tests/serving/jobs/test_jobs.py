@@ -14,7 +14,7 @@ from serving.jobs.store import FolderStore, new_blob
 from serving.jobs.table import JobTable
 from serving.requests.keys import add_key
 
-QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+QUICK = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 
 
 @pytest.fixture(scope="module")
@@ -226,11 +226,11 @@ def test_events_tell_of_the_place_in_the_queue_and_the_tiles_that_are_done(slow_
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 told.append(json.loads(line[6:]))
-                if told[-1].get("place") == 2:
+                if told[-1].get("queue_position") == 2:
                     assert api.delete(f"/v1/jobs/{second}").json()["state"] == "cancelled"
-                if told[-1].get("place") == 1:
+                if told[-1].get("queue_position") == 1:
                     backend.gate.set()
-    assert [each["place"] for each in told if "place" in each][:2] == [2, 1]
+    assert [each["queue_position"] for each in told if "queue_position" in each][:2] == [2, 1]
     states = list(dict.fromkeys(each["state"] for each in told))
     assert states == ["queued", "running", "done"]
     last = told[-1]["progress"]
@@ -258,7 +258,7 @@ def test_result_of_a_job_that_is_not_over_is_to_be_waited_for(slow_server, noise
     api = server.client
     job = api.post("/v1/jobs", content=noise_png(40, 40)).json()["id"]
     early = api.get(f"/v1/jobs/{job}/result")
-    assert (early.status_code, label(early)) == (409, "job-not-over")
+    assert (early.status_code, label(early)) == (409, "job-not-finished")
     assert api.get(f"/v1/jobs/{job}", params={"wait": 0.05}).json()["state"] in (
         "queued",
         "running",
@@ -367,7 +367,7 @@ def test_key_has_a_highest_priority_and_a_number_of_waiting_jobs(
         assert [job["priority"] for job in jobs] == [3, 4]
         mine = {"Authorization": f"Bearer {anna}"}
         view = server.client.get(f"/v1/jobs/{jobs[0]['id']}", headers=mine).json()
-        assert view["place"] == 2  # bob's is before it
+        assert view["queue_position"] == 2  # bob's is before it
         assert submit(anna).status_code == 202
         over = submit(anna)
         assert (over.status_code, label(over)) == (429, "quota-exceeded")

@@ -4,8 +4,14 @@ from dataclasses import replace
 import pytest
 
 from bench.postgres import postgres, why_not_postgres
-from serving.errors import KeyReused, QuotaExceeded, UnknownUpload, UploadGone, UploadMismatch
-from serving.jobs.queries import MOST_PLACES
+from serving.errors import (
+    IdempotencyKeyReused,
+    QuotaExceeded,
+    UnknownUpload,
+    UploadGone,
+    UploadMismatch,
+)
+from serving.jobs.queries import MAX_QUEUE_POSITION
 from serving.jobs.rows import Input, Lease, NewJob, SteadyClock, Upload
 from serving.jobs.table import JobTable
 
@@ -70,24 +76,24 @@ def test_jobs_way_from_queue_to_result(table):
     lease = table.claim()
     assert lease.job_id == entered.id
     assert table.claim() is None
-    assert table.beat(lease, 3, 8)
+    assert table.heartbeat(lease, 3, 8)
     assert table.get(entered.id).tiles_done == 3
-    assert table.beat(lease, 4, 8, making="half")
+    assert table.heartbeat(lease, 4, 8, making="half")
     assert table.unknown_blobs(["half", "b", "other"]) == ["other"]
     assert table.finish_picture(lease, 0, blob="ra", size=5, headers={"Sharpline-Model": "m"})
     assert table.finish_picture(lease, 1, problem={"status": 415})
     assert table.finish(lease, "done", expires_ms=entered.expires_ms)
-    over = table.get(entered.id)
-    assert (over.state, over.over, over.attempts) == ("done", True, 1)
+    finished = table.get(entered.id)
+    assert (finished.state, finished.finished, finished.attempts) == ("done", True, 1)
     for pictures in (True, False):
-        look = table.look(over, pictures=pictures)
-        assert (look.over, look.total, look.place) == (2, 2, None)
-        assert len(look.pictures) == (2 if pictures else 0)
+        progress = table.progress(finished, pictures=pictures)
+        assert (progress.finished, progress.total, progress.queue_position) == (2, 2, None)
+        assert len(progress.pictures) == (2 if pictures else 0)
     first, second = table.pictures(entered.id)
     assert (first.result_blob, first.result_bytes, first.input_blob) == ("ra", 5, None)
     assert first.headers == {"Sharpline-Model": "m"}
     assert second.problem == {"status": 415}
-    assert first.over
+    assert first.finished
     assert table.picture(entered.id, 1) == second
     assert table.picture(entered.id, 2) is None
 
@@ -96,15 +102,17 @@ def test_priority_goes_first_then_clients_take_turns_then_age(table):
     first = [add(table, client="busy").id for _ in range(3)]
     other = add(table, client="quiet").id
     urgent = add(table, client="busy", priority=9).id
-    assert [table.look(table.get(each)).place for each in (urgent, first[0], other)] == [1, 2, 3]
+    assert [
+        table.progress(table.get(each)).queue_position for each in (urgent, first[0], other)
+    ] == [1, 2, 3]
     order = [table.claim().job_id for _ in range(5)]
     assert order == [urgent, first[0], other, first[1], first[2]]
 
 
 def test_place_counts_no_further_than_it_must(table):
-    assert MOST_PLACES == 1000
+    assert MAX_QUEUE_POSITION == 1000
     ids = [add(table).id for _ in range(3)]
-    assert [table.look(table.get(each)).place for each in ids] == [1, 2, 3]
+    assert [table.progress(table.get(each)).queue_position for each in ids] == [1, 2, 3]
 
 
 def test_many_equal_requests_at_once_make_one_job(table):
@@ -116,7 +124,7 @@ def test_many_equal_requests_at_once_make_one_job(table):
 
 def test_key_with_another_request_is_refused_and_another_clients_key_is_not(table):
     add(table, key="k")
-    with pytest.raises(KeyReused):
+    with pytest.raises(IdempotencyKeyReused):
         add(table, key="k", fingerprint="g")
     assert add(table, key="k", client="bob", fingerprint="g").client == "bob"
 
@@ -141,12 +149,12 @@ def test_two_claimers_never_get_the_same_job(table):
 def test_silent_holder_loses_its_job_and_nothing_of_its_work_is_kept(table):
     entered = add(table)
     zombie = table.claim()
-    [(held, beat)] = table.running()
+    [(held, heartbeat)] = table.running()
     assert held == zombie
-    assert table.take_back(held, beat)
+    assert table.reclaim(held, heartbeat)
     heir = table.claim()
     assert heir.job_id == entered.id
-    assert not table.beat(zombie, 1, 1)
+    assert not table.heartbeat(zombie, 1, 1)
     assert not table.finish_picture(zombie, 0, blob="zombie")
     assert not table.finish(zombie, "done", expires_ms=0)
     assert not table.release(zombie)
@@ -159,10 +167,10 @@ def test_silent_holder_loses_its_job_and_nothing_of_its_work_is_kept(table):
 def test_holder_that_beat_meanwhile_keeps_its_job(table):
     add(table)
     lease = table.claim()
-    [(_, beat)] = table.running()
-    assert table.beat(lease, 0, 1)
-    assert not table.take_back(lease, beat)
-    assert table.beat(lease, 1, 1)
+    [(_, heartbeat)] = table.running()
+    assert table.heartbeat(lease, 0, 1)
+    assert not table.reclaim(lease, heartbeat)
+    assert table.heartbeat(lease, 1, 1)
 
 
 def test_released_job_is_next_again_and_the_attempt_does_not_count(table):
@@ -187,12 +195,12 @@ def test_erasing_leaves_the_jobs_end_and_a_receipt_alone(table):
     assert (left.state, left.receipt, left.request) == ("cancelled", {"blobs": 2}, {})
     assert left.expires_ms == entered.expires_ms - 5
     assert table.pictures(entered.id) == []
-    assert not table.beat(lease, 1, 1)
+    assert not table.heartbeat(lease, 1, 1)
     assert not table.cancel(entered.id, expires_ms=0)
-    over = add(table)
-    table.finish(table.claim(), "done", expires_ms=over.expires_ms)
-    erase(table, over)
-    assert table.get(over.id).state == "deleted"
+    finished = add(table)
+    table.finish(table.claim(), "done", expires_ms=finished.expires_ms)
+    erase(table, finished)
+    assert table.get(finished.id).state == "deleted"
 
 
 def test_erasing_that_was_broken_off_is_gone_on_with_and_has_one_receipt(table):
@@ -255,18 +263,18 @@ def test_upload_serves_one_job_once_it_is_there(table, clock):
 
 def test_webhook_is_due_once_at_a_time(table, clock):
     entered = add(table)
-    assert table.due_hooks(60_000) == []
+    assert table.due_webhooks(60_000) == []
     table.finish(table.claim(), "done", expires_ms=entered.expires_ms, hook=True)
-    [due] = table.due_hooks(60_000)
-    assert (due.id, due.hook_attempts) == (entered.id, 1)
-    assert table.due_hooks(60_000) == []
-    table.hook_over(entered.id, again_ms=clock.now + 5)
+    [due] = table.due_webhooks(60_000)
+    assert (due.id, due.webhook_attempts) == (entered.id, 1)
+    assert table.due_webhooks(60_000) == []
+    table.webhook_settled(entered.id, again_ms=clock.now + 5)
     clock.now += 10
-    [due] = table.due_hooks(60_000)
-    assert due.hook_attempts == 2
-    table.hook_over(entered.id)
+    [due] = table.due_webhooks(60_000)
+    assert due.webhook_attempts == 2
+    table.webhook_settled(entered.id)
     clock.now += 100_000
-    assert table.due_hooks(60_000) == []
+    assert table.due_webhooks(60_000) == []
 
 
 def test_what_waits_is_counted(table):
@@ -300,7 +308,7 @@ def test_table_of_an_earlier_version_gets_the_columns_it_lacks(table):
         connection.exec_driver_sql("DROP INDEX jobs_making")
         connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN making")
     table._create()
-    assert table.beat(table.claim(), 0, 1, making="half")
+    assert table.heartbeat(table.claim(), 0, 1, making="half")
     assert table.unknown_blobs(["half"]) == []
 
 

@@ -12,26 +12,26 @@ from serving.errors import ModelFailed, QueueFull, StorageFull
 from serving.jobs import reaper as keepers
 from serving.jobs import runner as runners
 from serving.jobs.database import Changes, Database, DatabaseAway
-from serving.jobs.reaper import Keeper
+from serving.jobs.reaper import Reaper
 from serving.jobs.rows import Input, NewJob
-from serving.jobs.runner import Made, Runner, RunnerParts
+from serving.jobs.runner import PictureResult, Runner, RunnerParts
 from serving.jobs.store import FolderStore, all_of, new_blob
 from serving.jobs.table import JobTable
-from serving.jobs.webhooks import Guard, GuardedNetwork, Webhooks
+from serving.jobs.webhooks import AddressGuard, GuardedNetwork, Webhooks
 from serving.requests.signing import Signer
 from serving.setting_groups import JobSettings
 
 QUICK = {
     "workers": 1,
-    "beat_seconds": 0.02,
+    "heartbeat_seconds": 0.02,
     "poll_seconds": 0.02,
     "sweep_seconds": 0.02,
     "lease_seconds": 60,  # longer than any pause of a busy machine
 }
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
-class House:
+class TestedServices:
     """A table, a store, and a runner over both whose work is `answer(picture) -> bytes`."""
 
     def __init__(self, folder, table_class=JobTable, **settings):
@@ -50,11 +50,11 @@ class House:
         """Another process, as it were: one that works and keeps."""
         database, arrivals = Database(self.table), Changes()
         common = {"arrivals": arrivals, "changes": self.changes, "settings": self.settings}
-        self.keeper = Keeper(
+        self.reaper = Reaper(
             database,
             self.store,
             Signer(b"k" * 32),
-            Webhooks(GuardedNetwork(Guard(["127.0.0.0/8"])), 60),
+            Webhooks(GuardedNetwork(AddressGuard(["127.0.0.0/8"])), 60),
             **common,
         )
         return Runner(
@@ -79,10 +79,10 @@ class House:
             if fault is not None:
                 raise fault
 
-        async def pieces():
+        async def chunks():
             yield data.upper()
 
-        yield Made(headers={"Sharpline-Model": "m"}, pieces=pieces())
+        yield PictureResult(headers={"Sharpline-Model": "m"}, chunks=chunks())
 
     async def submit(self, *pictures, client="anna", priority=5, **request):
         inputs = []
@@ -104,7 +104,7 @@ class House:
         return await all_of(self.store, self.table.picture(job_id, n).result_blob)
 
     async def until(self, condition):
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             while not condition():
                 await asyncio.sleep(0.005)
 
@@ -115,8 +115,8 @@ class House:
         await self.store.write(blob, one(b"part"))
         return blob
 
-    async def over(self, job_id):
-        await self.until(lambda: self.table.get(job_id).over)
+    async def finished(self, job_id):
+        await self.until(lambda: self.table.get(job_id).finished)
         return self.table.get(job_id)
 
 
@@ -126,39 +126,39 @@ async def one(data):
 
 def run(story):
     async def told():
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await story()
 
     asyncio.run(told())
 
 
 @contextlib.asynccontextmanager
-async def at_work(house):
-    house.runner.start()
-    house.keeper.start()
+async def at_work(services):
+    services.runner.start()
+    services.reaper.start()
     try:
-        yield house
+        yield services
     finally:
-        await house.runner.stop()
-        await house.keeper.stop()
-        house.table.close()
+        await services.runner.stop()
+        await services.reaper.stop()
+        services.table.close()
 
 
 def test_job_of_a_server_that_leaves_is_begun_anew_by_another(tmp_path):
     async def story():
-        house = House(tmp_path)
-        house.hold.clear()
-        job = await house.submit(b"a")
-        house.runner.start()
-        await house.begun.wait()
-        await house.runner.stop()
-        left = house.table.get(job)
+        services = TestedServices(tmp_path)
+        services.hold.clear()
+        job = await services.submit(b"a")
+        services.runner.start()
+        await services.begun.wait()
+        await services.runner.stop()
+        left = services.table.get(job)
         assert (left.state, left.attempts) == ("queued", 0)
-        house.hold.set()
-        house.runner = house.new_runner()
-        async with at_work(house):
-            assert (await house.over(job)).state == "done"
-            assert await house.result(job) == b"A"
+        services.hold.set()
+        services.runner = services.new_runner()
+        async with at_work(services):
+            assert (await services.finished(job)).state == "done"
+            assert await services.result(job) == b"A"
 
     run(story)
 
@@ -173,25 +173,25 @@ class SlowCommit(JobTable):
     def finish_picture(self, *arguments, **named):
         kept = super().finish_picture(*arguments, **named)
         self.at_it.set()
-        assert self.go_on.wait(PATIENCE_SECONDS)
+        assert self.go_on.wait(TIMEOUT_SECONDS)
         return kept
 
 
 def test_result_that_was_being_committed_when_the_server_left_is_kept(tmp_path):
     async def story():
-        house = House(tmp_path, SlowCommit)
-        job = await house.submit(b"a", b"b")
-        house.runner.start()
-        await asyncio.to_thread(house.table.at_it.wait, PATIENCE_SECONDS)
-        stopping = asyncio.create_task(house.runner.stop())
+        services = TestedServices(tmp_path, SlowCommit)
+        job = await services.submit(b"a", b"b")
+        services.runner.start()
+        await asyncio.to_thread(services.table.at_it.wait, TIMEOUT_SECONDS)
+        stopping = asyncio.create_task(services.runner.stop())
         await asyncio.sleep(0)
-        house.table.go_on.set()
+        services.table.go_on.set()
         await stopping
-        assert await house.result(job) == b"A"
-        house.runner = house.new_runner()
-        async with at_work(house):
-            await house.over(job)
-            assert [await house.result(job, n) for n in (0, 1)] == [b"A", b"B"]
+        assert await services.result(job) == b"A"
+        services.runner = services.new_runner()
+        async with at_work(services):
+            await services.finished(job)
+            assert [await services.result(job, n) for n in (0, 1)] == [b"A", b"B"]
 
     run(story)
 
@@ -205,61 +205,61 @@ class LateCommit(JobTable):
 
     def finish_picture(self, *arguments, **named):
         self.at_it.set()
-        assert self.go_on.wait(PATIENCE_SECONDS)
+        assert self.go_on.wait(TIMEOUT_SECONDS)
         return super().finish_picture(*arguments, **named)
 
 
 def test_result_that_was_to_be_committed_when_its_job_was_cancelled_is_gone(tmp_path):
     async def story():
-        house = House(tmp_path, LateCommit)
-        job = await house.submit(b"a")
-        async with at_work(house):
-            await asyncio.to_thread(house.table.at_it.wait, PATIENCE_SECONDS)
-            assert house.table.cancel(job, expires_ms=house.table.now_ms() + 1000)
-            abandoning = asyncio.create_task(house.runner.abandon(job))
+        services = TestedServices(tmp_path, LateCommit)
+        job = await services.submit(b"a")
+        async with at_work(services):
+            await asyncio.to_thread(services.table.at_it.wait, TIMEOUT_SECONDS)
+            assert services.table.cancel(job, expires_ms=services.table.now_ms() + 1000)
+            abandoning = asyncio.create_task(services.runner.abandon(job))
             await asyncio.wait({abandoning}, timeout=0.01)
             assert not abandoning.done()  # the commit is under way, and nobody may pass it
-            house.table.go_on.set()
+            services.table.go_on.set()
             await abandoning
-            assert list(await house.store.stamps()) == house.table.blobs(job)
-        assert list(await house.store.stamps()) == house.table.blobs(job)
+            assert list(await services.store.modified_times()) == services.table.blobs(job)
+        assert list(await services.store.modified_times()) == services.table.blobs(job)
 
     run(story)
 
 
 def test_worker_whose_lease_was_taken_keeps_nothing(tmp_path):
     async def story():
-        house = House(tmp_path)
-        house.hold.clear()
-        job = await house.submit(b"a")
-        async with at_work(house):
-            await house.begun.wait()
-            house.begun.clear()
-            [(lease, beat)] = house.table.running()
-            while not house.table.take_back(lease, beat):
-                [(lease, beat)] = house.table.running()
-            await house.begun.wait()  # by the same runner, which is the next to claim it
-            house.hold.set()
-            assert (await house.over(job)).attempts == 2
-            assert await house.result(job) == b"A"
-            assert len(await house.store.stamps()) == 1
+        services = TestedServices(tmp_path)
+        services.hold.clear()
+        job = await services.submit(b"a")
+        async with at_work(services):
+            await services.begun.wait()
+            services.begun.clear()
+            [(lease, heartbeat)] = services.table.running()
+            while not services.table.reclaim(lease, heartbeat):
+                [(lease, heartbeat)] = services.table.running()
+            await services.begun.wait()  # by the same runner, which is the next to claim it
+            services.hold.set()
+            assert (await services.finished(job)).attempts == 2
+            assert await services.result(job) == b"A"
+            assert len(await services.store.modified_times()) == 1
 
     run(story)
 
 
 def test_worker_that_learns_of_its_loss_when_it_commits_keeps_nothing(tmp_path):
     async def story():
-        house = House(tmp_path, beat_seconds=60)
-        house.hold.clear()
-        job = await house.submit(b"a")
-        async with at_work(house):
-            await house.begun.wait()
-            [(lease, beat)] = house.table.running()
-            assert house.table.take_back(lease, beat)
-            house.hold.set()
-            assert (await house.over(job)).attempts == 2
-            assert await house.result(job) == b"A"
-            assert len(await house.store.stamps()) == 1
+        services = TestedServices(tmp_path, heartbeat_seconds=60)
+        services.hold.clear()
+        job = await services.submit(b"a")
+        async with at_work(services):
+            await services.begun.wait()
+            [(lease, heartbeat)] = services.table.running()
+            assert services.table.reclaim(lease, heartbeat)
+            services.hold.set()
+            assert (await services.finished(job)).attempts == 2
+            assert await services.result(job) == b"A"
+            assert len(await services.store.modified_times()) == 1
 
     run(story)
 
@@ -268,34 +268,34 @@ def test_job_that_finds_the_server_full_has_its_turn_later(tmp_path, monkeypatch
     monkeypatch.setattr(runners, "POSTPONED_SECONDS", 0.01)
 
     async def story():
-        house = House(tmp_path)
-        house.faults = [QueueFull("full"), QueueFull("full")]
-        job = await house.submit(b"a")
-        async with at_work(house):
-            assert (await house.over(job)).state == "done"
-            assert house.table.get(job).attempts == 1
+        services = TestedServices(tmp_path)
+        services.faults = [QueueFull("full"), QueueFull("full")]
+        job = await services.submit(b"a")
+        async with at_work(services):
+            assert (await services.finished(job)).state == "done"
+            assert services.table.get(job).attempts == 1
 
     run(story)
 
 
 def test_what_nobody_foresaw_is_one_pictures_fault_alone(tmp_path):
     async def story():
-        house = House(tmp_path)
-        house.faults = [ZeroDivisionError("secret"), ModelFailed("the network failed"), None]
-        job = await house.submit(b"a", b"b", b"c", webhook="http://127.0.0.1:9/")
-        async with at_work(house):
-            over = await house.over(job)
-            assert over.state == "done"
-            first, second, third = house.table.pictures(job)
+        services = TestedServices(tmp_path)
+        services.faults = [ZeroDivisionError("secret"), ModelFailed("the network failed"), None]
+        job = await services.submit(b"a", b"b", b"c", webhook="http://127.0.0.1:9/")
+        async with at_work(services):
+            finished = await services.finished(job)
+            assert finished.state == "done"
+            first, second, third = services.table.pictures(job)
             assert (first.problem["type"], "secret" in str(first.problem)) == (
                 "/problems/job-failed",
                 False,
             )
             assert second.problem["type"] == "/problems/model-failed"
-            assert await all_of(house.store, third.result_blob) == b"C"
-            assert (over.tiles_done, over.tiles_total) == (2, 2)
-            assert len(await house.store.stamps()) == 1  # the inputs are gone
-            await house.until(lambda: house.table.get(job).hook_attempts == 1)
+            assert await all_of(services.store, third.result_blob) == b"C"
+            assert (finished.tiles_done, finished.tiles_total) == (2, 2)
+            assert len(await services.store.modified_times()) == 1  # the inputs are gone
+            await services.until(lambda: services.table.get(job).webhook_attempts == 1)
 
     run(story)
 
@@ -305,26 +305,26 @@ class AwayAtTimes(JobTable):
 
     away = False
 
-    def beat(self, *arguments):
+    def heartbeat(self, *arguments):
         if self.away:
             self.away = False
             raise OperationalError("beat", {}, sqlite3.OperationalError("gone"))
-        return super().beat(*arguments)
+        return super().heartbeat(*arguments)
 
 
 def test_job_outlives_a_database_that_was_away_for_a_moment(tmp_path):
     async def story():
-        house = House(tmp_path, AwayAtTimes, lease_seconds=0.4)
-        house.hold.clear()
-        job = await house.submit(b"a")
-        async with at_work(house):
-            await house.begun.wait()
-            house.begun.clear()
-            house.table.away = True
-            await house.begun.wait()  # once its lease was silent for long enough
-            house.hold.set()
-            assert (await house.over(job)).state == "done"
-            assert await house.result(job) == b"A"
+        services = TestedServices(tmp_path, AwayAtTimes, lease_seconds=0.4)
+        services.hold.clear()
+        job = await services.submit(b"a")
+        async with at_work(services):
+            await services.begun.wait()
+            services.begun.clear()
+            services.table.away = True
+            await services.begun.wait()  # once its lease was silent for long enough
+            services.hold.set()
+            assert (await services.finished(job)).state == "done"
+            assert await services.result(job) == b"A"
 
     run(story)
 
@@ -332,30 +332,30 @@ def test_job_outlives_a_database_that_was_away_for_a_moment(tmp_path):
 @pytest.mark.parametrize(("priority", "order"), [(5, b"axbyc"), (9, b"axybc"), (1, b"abcxy")])
 def test_job_of_many_pictures_lets_others_have_their_turns(tmp_path, priority, order):
     async def story():
-        house = House(tmp_path)
-        house.hold.clear()
-        large = await house.submit(b"a", b"b", b"c")
-        async with at_work(house):
-            await house.begun.wait()
-            small = await house.submit(b"x", b"y", client="bob", priority=priority)
-            house.hold.set()
-            await house.over(large)
-            await house.over(small)
-        assert b"".join(house.worked) == order
-        assert house.table.get(large).attempts == 1
+        services = TestedServices(tmp_path)
+        services.hold.clear()
+        large = await services.submit(b"a", b"b", b"c")
+        async with at_work(services):
+            await services.begun.wait()
+            small = await services.submit(b"x", b"y", client="bob", priority=priority)
+            services.hold.set()
+            await services.finished(large)
+            await services.finished(small)
+        assert b"".join(services.worked) == order
+        assert services.table.get(large).attempts == 1
 
     run(story)
 
 
 def test_job_that_was_begun_too_often_counts_as_what_kills_the_process(tmp_path):
     async def story():
-        house = House(tmp_path)
-        job = await house.submit(b"a")
+        services = TestedServices(tmp_path)
+        job = await services.submit(b"a")
         for _ in range(runners.MOST_ATTEMPTS):
-            assert house.table.take_back(house.table.claim(), 0)
-        async with at_work(house):
-            over = await house.over(job)
-        assert (over.state, over.problem["type"]) == ("failed", "/problems/job-failed")
+            assert services.table.reclaim(services.table.claim(), 0)
+        async with at_work(services):
+            finished = await services.finished(job)
+        assert (finished.state, finished.problem["type"]) == ("failed", "/problems/job-failed")
 
     run(story)
 
@@ -364,12 +364,12 @@ def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, mon
     monkeypatch.setattr(keepers, "UNKNOWN_SECONDS", 0.2)
 
     async def story():
-        house = House(tmp_path)
-        job = await house.submit(b"named")
+        services = TestedServices(tmp_path)
+        job = await services.submit(b"named")
         stray, growing = new_blob(), new_blob()
         others = tmp_path / "pictures" / f"{new_blob()}.png"
         others.write_text("not ours")
-        await house.store.write(stray, one(b"stray"))
+        await services.store.write(stray, one(b"stray"))
         swept = asyncio.Event()
 
         async def slowly():
@@ -377,20 +377,22 @@ def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, mon
                 yield b"x"
                 await asyncio.sleep(0.02)
 
-        writing = asyncio.create_task(house.store.write(growing, slowly()))
-        house.hold.clear()
-        async with at_work(house):
-            await house.begun.wait()
-            making = await house.being_made(job)
-            while stray in await house.store.stamps():
+        writing = asyncio.create_task(services.store.write(growing, slowly()))
+        services.hold.clear()
+        async with at_work(services):
+            await services.begun.wait()
+            making = await services.being_made(job)
+            while stray in await services.store.modified_times():
                 await asyncio.sleep(0.01)
             await asyncio.sleep(3 * keepers.UNKNOWN_SECONDS)
-            assert making in await house.store.stamps()  # however long nothing is added to it
+            assert (
+                making in await services.store.modified_times()
+            )  # however long nothing is added to it
             swept.set()
             await writing
-            house.hold.set()
-            assert await house.over(job)
-            assert await house.result(job) == b"NAMED"
+            services.hold.set()
+            assert await services.finished(job)
+            assert await services.result(job) == b"NAMED"
             assert others.exists()
 
     run(story)
@@ -400,14 +402,14 @@ def test_all_that_has_expired_goes_at_once_however_much_it_is(tmp_path, monkeypa
     monkeypatch.setattr(keepers, "MOST_EXPIRED", 2)
 
     async def story():
-        house = House(tmp_path, sweep_seconds=3600)
-        house.hold.clear()
-        jobs = [await house.submit(b"a") for _ in range(7)]
-        now_ms = house.table.now_ms
-        house.table.now_ms = lambda: now_ms() + 2_000_000
-        async with at_work(house):
-            await house.until(lambda: not any(map(house.table.get, jobs)))
-            while await house.store.stamps():
+        services = TestedServices(tmp_path, sweep_seconds=3600)
+        services.hold.clear()
+        jobs = [await services.submit(b"a") for _ in range(7)]
+        now_ms = services.table.now_ms
+        services.table.now_ms = lambda: now_ms() + 2_000_000
+        async with at_work(services):
+            await services.until(lambda: not any(map(services.table.get, jobs)))
+            while await services.store.modified_times():
                 await asyncio.sleep(0.01)
 
     run(story)

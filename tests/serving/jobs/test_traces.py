@@ -18,7 +18,7 @@ from superres.dataset.consent import MARKER
 from superres.image.codecs import Picture, encode
 
 NAME = "marked-7f3a9c-holiday"
-QUICK = {"beat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+QUICK = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 
 
 def marked_png():
@@ -186,12 +186,12 @@ def test_writer_that_is_stopped_at_any_moment_leaves_nothing(tmp_path):
         stopped += writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         if writing.cancelled():
-            assert await store.stamps() == {}
+            assert await store.modified_times() == {}
 
     async def stop_everywhere():
         for steps in range(100):
             await stop_after(steps)
-            await store.delete(list(await store.stamps()))
+            await store.delete(list(await store.modified_times()))
 
     asyncio.run(stop_everywhere())
     assert stopped >= 3  # how many beyond that is a matter of the threads' speed
@@ -214,7 +214,7 @@ def test_writer_that_is_stopped_waits_for_what_it_has_begun(tmp_path, monkeypatc
         asyncio.get_running_loop().call_later(0.01, go_on.set)
         await asyncio.gather(writing, return_exceptions=True)
         assert go_on.is_set()
-        assert await store.stamps() == {}
+        assert await store.modified_times() == {}
 
     asyncio.run(stop())
 
@@ -278,7 +278,7 @@ def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
         written = await store.write(blob, chunks(b"ab", b"c"))
         assert written.bytes == 3
         assert await all_of(store, blob) == b"abc"
-        assert list(await store.stamps()) == [blob]
+        assert list(await store.modified_times()) == [blob]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
             await all_of(store, blob)

@@ -17,7 +17,7 @@ import pytest
 from serving.errors import ForbiddenAddress
 from serving.jobs.webhooks import (
     RETRY_SECONDS,
-    Guard,
+    AddressGuard,
     GuardedNetwork,
     WebhookFailed,
     Webhooks,
@@ -121,7 +121,7 @@ def listener():
 def test_webhook_into_our_own_networks_sends_nothing(host, listener, wire):
     port = listener.getsockname()[1]
     url = f"http://{host}:{port}/hook"
-    guard = Guard()
+    guard = AddressGuard()
 
     async def attempt():
         with pytest.raises(ForbiddenAddress):
@@ -139,7 +139,7 @@ def test_webhook_into_our_own_networks_sends_nothing(host, listener, wire):
 
 def test_the_wire_hears_of_a_webhook_that_may_go(listener, wire):
     address = listener.getsockname()
-    hooks = Webhooks(GuardedNetwork(Guard(["127.0.0.0/8"])), timeout_seconds=0.2)
+    hooks = Webhooks(GuardedNetwork(AddressGuard(["127.0.0.0/8"])), timeout_seconds=0.2)
     with wire, pytest.raises(WebhookFailed):
         asyncio.run(hooks.deliver(f"http://localhost:{address[1]}/", SECRET, "id", b"{}"))
     assert wire.reached == [address]
@@ -165,7 +165,7 @@ def test_addresses_of_the_internet_are_public(address):
 )
 def test_what_is_no_address_of_a_webhook_is_refused(url):
     with pytest.raises(ForbiddenAddress):
-        asyncio.run(Guard().check(url))
+        asyncio.run(AddressGuard().check(url))
 
 
 def test_name_with_one_private_address_among_public_ones_is_refused():
@@ -173,7 +173,7 @@ def test_name_with_one_private_address_among_public_ones_is_refused():
         return ["8.8.8.8", "10.0.0.1"]
 
     with pytest.raises(ForbiddenAddress, match=r"10\.0\.0\.1"):
-        asyncio.run(Guard(resolve=resolve).check("http://both.example/"))
+        asyncio.run(AddressGuard(resolve=resolve).check("http://both.example/"))
 
 
 def test_name_that_is_rebound_after_its_check_is_refused_at_the_connection():
@@ -185,7 +185,7 @@ def test_name_that_is_rebound_after_its_check_is_refused_at_the_connection():
     network = NoPackets()
 
     async def attempt():
-        guard = Guard(resolve=resolve)
+        guard = AddressGuard(resolve=resolve)
         await guard.check("http://rebound.example/")
         hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=60)
         with pytest.raises(ForbiddenAddress):
@@ -202,7 +202,7 @@ def test_connections_go_to_the_addresses_that_were_looked_at_in_turn():
     network = NoPackets()
 
     async def attempt():
-        hooks = Webhooks(GuardedNetwork(Guard(resolve=resolve), network), timeout_seconds=60)
+        hooks = Webhooks(GuardedNetwork(AddressGuard(resolve=resolve), network), timeout_seconds=60)
         with pytest.raises(WebhookFailed):
             await hooks.deliver("http://once.example:81/", SECRET, "id", b"{}")
 
@@ -210,7 +210,7 @@ def test_connections_go_to_the_addresses_that_were_looked_at_in_turn():
     assert network.called == [("2606:4700:4700::1111", 81), ("8.8.8.8", 81)]
 
 
-class Receiver:
+class TileReceiver:
     """A client's server: answers `statuses` in turn, the last one for ever; -1 never answers."""
 
     def __init__(self, *statuses):
@@ -252,13 +252,13 @@ class Receiver:
 
 
 def deliver(url, timeout_seconds=60.0):
-    guard = Guard(["127.0.0.0/8"])
+    guard = AddressGuard(["127.0.0.0/8"])
     hooks = Webhooks(GuardedNetwork(guard), timeout_seconds)
     asyncio.run(hooks.deliver(url, SECRET, "msg_1", b'{"a":1}'))
 
 
 def test_delivery_carries_a_signature_that_the_receiver_can_check():
-    with Receiver(204) as receiver:
+    with TileReceiver(204) as receiver:
         deliver(receiver.url)
     [(headers, body)] = receiver.heard
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
@@ -277,20 +277,20 @@ def test_signature_is_that_of_the_standards_own_example():
 
 @pytest.mark.parametrize("status", [302, 307, 400, 500])
 def test_answer_that_is_no_yes_fails_and_redirects_are_not_followed(status, wire):
-    with Receiver(status) as receiver, wire, pytest.raises(WebhookFailed, match=str(status)):
+    with TileReceiver(status) as receiver, wire, pytest.raises(WebhookFailed, match=str(status)):
         deliver(receiver.url)
     assert len(receiver.heard) == 1
     assert wire.reached == [receiver.server.server_address]
 
 
 def test_receiver_that_is_gone_wants_no_more():
-    with Receiver(410) as receiver, pytest.raises(WebhookFailed) as failed:
+    with TileReceiver(410) as receiver, pytest.raises(WebhookFailed) as failed:
         deliver(receiver.url)
     assert failed.value.forever
 
 
 def test_receiver_that_never_answers_fails_in_time():
-    with Receiver(-1) as receiver, pytest.raises(WebhookFailed):
+    with TileReceiver(-1) as receiver, pytest.raises(WebhookFailed):
         deliver(receiver.url, timeout_seconds=0.1)
 
 
@@ -314,7 +314,11 @@ def test_receiver_that_fails_is_told_again_under_the_same_id(
         )
         return answer.json()["id"]
 
-    with Receiver(500, 302, 200) as moody, Receiver(500) as broken, Receiver(410) as gone:
+    with (
+        TileReceiver(500, 302, 200) as moody,
+        TileReceiver(500) as broken,
+        TileReceiver(410) as gone,
+    ):
         ids = [tell(receiver) for receiver in (moody, broken, gone)]
         server.wait_for(lambda: len(moody.heard) == 3 and len(broken.heard) == 3 and gone.heard)
         server.stop()
@@ -330,7 +334,7 @@ def test_finished_job_is_told_though_another_receiver_never_answers(
         models_folder,
         jobs={"poll_seconds": 0.05, "webhook_networks": ("127.0.0.0/8",), "webhook_seconds": 20},
     )
-    with Receiver(-1) as silent, Receiver(200) as receiver:
+    with TileReceiver(-1) as silent, TileReceiver(200) as receiver:
         for url in (silent.url, receiver.url):
             answer = httpx.post(
                 f"{server.url}/v1/jobs",

@@ -22,7 +22,7 @@ class Watcher:
     def model_wanted(self, model):
         pass
 
-    def model_proven(self, model, *, pixels, seconds):
+    def model_verified(self, model, *, pixels, seconds):
         assert pixels > 0
         assert seconds > 0
 
@@ -58,14 +58,21 @@ def models_of(loader):
 
     def make(root):
         return Models(
-            ModelSettings(folder=root), lambda place, errand: errand(), Watcher(), loader, ["cpu"]
+            ModelSettings(folder=root),
+            lambda device_index, task: task(),
+            Watcher(),
+            loader,
+            ["cpu"],
         )
 
     return make
 
 
 def served(models):
-    return {name: (offer.version, offer.model.bundle.id) for name, offer in models.offers.items()}
+    return {
+        name: (model_version.version, model_version.model.bundle.id)
+        for name, model_version in models.champions.items()
+    }
 
 
 def test_folder_without_an_index_serves_every_bundle_in_it(models_folder, models_of, tiny_bundle):
@@ -73,8 +80,8 @@ def test_folder_without_an_index_serves_every_bundle_in_it(models_folder, models
     (models_folder / "notes").mkdir()
     models = models_of(models_folder)
     models.refresh()
-    assert sorted(models.offers) == ["compact_x2", "compact_x4"]
-    assert {offer.version for offer in models.offers.values()} == {"local"}
+    assert sorted(models.champions) == ["compact_x2", "compact_x4"]
+    assert {model_version.version for model_version in models.champions.values()} == {"local"}
     assert not models.problems
 
 
@@ -82,7 +89,7 @@ def test_second_bundle_of_one_name_is_refused(models_folder, models_of):
     shutil.copytree(models_folder / "compact_x2", models_folder / "second")
     models = models_of(models_folder)
     models.refresh()
-    assert list(models.offers) == ["compact_x2"]
+    assert list(models.champions) == ["compact_x2"]
     assert "called 'compact_x2', not 'second'" in models.problems["second"]
 
 
@@ -129,7 +136,7 @@ def test_bundle_replaced_under_its_name_is_noticed(models_folder, models_of, tin
     shutil.rmtree(models_folder / "compact_x2")
     shutil.copytree(newer.root, models_folder / "compact_x2")
     models.refresh()
-    assert models.offers["compact_x2"].model.bundle.id == newer.id
+    assert models.champions["compact_x2"].model.bundle.id == newer.id
 
 
 def test_new_version_number_of_the_same_bundle_loads_nothing(
@@ -179,7 +186,7 @@ def test_broken_new_model_is_refused_and_the_old_serves_on(
     models.refresh()
     assert served(models) == {"compact_x2": ("1", old)}
     assert reason in models.problems["compact_x2"]
-    assert models._watcher.refused == ["compact_x2"]
+    assert models._observer.refused == ["compact_x2"]
 
 
 def test_refused_model_that_is_repaired_is_served(followed_folder, models_of, tiny_bundle):
@@ -189,7 +196,7 @@ def test_refused_model_that_is_repaired_is_served(followed_folder, models_of, ti
     followed_folder.serve("compact_x2", bundle_id, 1)
     models = models_of(followed_folder.root)
     models.refresh()
-    assert not models.offers
+    assert not models.champions
     followed_folder.add(bundle)
     models.refresh()
     assert served(models) == {"compact_x2": ("1", bundle_id)}
@@ -210,7 +217,7 @@ def test_model_that_misses_its_golden_answer_is_refused_and_closed(
     (forged / "bundle.json").write_text(text.replace(wrong.info.files["golden/output.png"], digest))
     models = models_of(models_folder)
     models.refresh()
-    assert not models.offers
+    assert not models.champions
     assert "golden answer is missed by 5.00 levels" in models.problems["compact_x2"]
     assert loader.loaded == loader.closed
 
@@ -229,7 +236,10 @@ def test_broken_index_changes_nothing(followed_folder, models_of, tiny_bundle, c
 
 def roles(models, name="compact_x2"):
     """Which bundle has which role."""
-    return {offer.role: offer.model.bundle.id for offer in models.served[name].offers()}
+    return {
+        model_version.role: model_version.model.bundle.id
+        for model_version in models.routes[name].versions()
+    }
 
 
 def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
@@ -248,10 +258,12 @@ def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
         models.refresh()
         chosen = set()
         for client in clients:
-            with models.use("compact_x2", client=client) as offer:
-                assert offer.model.bundle.id == (new if offer.role == "canary" else old)
-                assert offer.version == ("2" if offer.role == "canary" else "1")
-                if offer.role == "canary":
+            with models.use("compact_x2", client=client) as model_version:
+                assert model_version.model.bundle.id == (
+                    new if model_version.role == "canary" else old
+                )
+                assert model_version.version == ("2" if model_version.role == "canary" else "1")
+                if model_version.role == "canary":
                     chosen.add(client)
         return chosen
 
@@ -262,7 +274,7 @@ def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
     assert few < many, "who was with the canary stays with it as its share grows"
     assert share(40) == many
     assert share(100) == set(clients)
-    assert models.offers["compact_x2"].model.bundle.id == old
+    assert models.champions["compact_x2"].model.bundle.id == old
 
 
 def test_canary_becomes_champion_without_being_loaded_again(
@@ -295,8 +307,8 @@ def test_broken_model_beside_the_champion_is_refused_and_the_champion_serves(
     models.refresh()
     assert roles(models) == {"champion": old}
     assert "sha256 differs" in models.problems[f"compact_x2 {role}"]
-    with models.use("compact_x2", client="anybody") as offer:
-        assert offer.role == "champion"
+    with models.use("compact_x2", client="anybody") as model_version:
+        assert model_version.role == "champion"
 
 
 def test_canary_of_another_scale_is_refused(followed_folder, models_of, tiny_bundle):
@@ -352,7 +364,7 @@ def test_name_that_leaves_the_index_is_served_no_more(
     followed_folder.index["compact_x2"]["champion"] = None
     write_json(followed_folder.root / "index.json", followed_folder.index)
     models.refresh()
-    assert not models.offers
+    assert not models.champions
     assert loader.closed == [bundle_id]
     with pytest.raises(NotReady), models.use():
         pass
@@ -365,13 +377,13 @@ def test_model_in_use_stays_open_until_its_last_user_has_gone(
     models = models_of(followed_folder.root)
     followed_folder.serve("compact_x2", ids[0], 0)
     models.refresh()
-    with models.use("compact_x2") as offer:
+    with models.use("compact_x2") as model_version:
         for version in (1, 2):
             followed_folder.serve("compact_x2", ids[version], version)
             models.refresh()
         assert loader.closed == []
-        lr, large = offer.model.bundle.golden()
-        assert np.array_equal(offer.model.upscaler.upscale(lr).rgb_hwc, large.rgb_hwc)
+        lr, large = model_version.model.bundle.golden()
+        assert np.array_equal(model_version.model.upscaler.upscale(lr).rgb_hwc, large.rgb_hwc)
     assert loader.closed == ids[:1]
 
 
@@ -379,7 +391,7 @@ def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_b
     shutil.copytree(tiny_bundle(name="b_x2").root, models_folder / "b_x2")
     shutil.copytree(tiny_bundle(name="c_x4", scale=4).root, models_folder / "c_x4")
     settings = ModelSettings(folder=models_folder, default="compact_x2")
-    models = Models(settings, lambda place, errand: errand(), Watcher(), loader, ["cpu"])
+    models = Models(settings, lambda device_index, task: task(), Watcher(), loader, ["cpu"])
     assert models.default_name is None
     models.refresh()
     assert models.default_name == "compact_x2"
@@ -389,8 +401,8 @@ def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_b
         (None, 4, "c_x4"),
         ("b_x2", None, "b_x2"),
     ):
-        with models.use(name, scale) as offer:
-            assert offer.name == expected
+        with models.use(name, scale) as model_version:
+            assert model_version.name == expected
     with pytest.raises(UnknownModel, match="b_x2, c_x4, compact_x2"), models.use("d"):
         pass
     with pytest.raises(BadOptions, match="there is: 2, 4"), models.use(None, 3):
@@ -453,7 +465,7 @@ def test_no_request_fails_while_models_are_swapped(
                 followed_folder.serve("compact_x2", bundle_id, version)
                 server.wait_for(
                     lambda wanted=bundle_id: (
-                        server.services.models.offers["compact_x2"].model.bundle.id == wanted
+                        server.services.models.champions["compact_x2"].model.bundle.id == wanted
                     )
                 )
         finally:

@@ -1,7 +1,7 @@
 import pytest
 from starlette.requests import HTTPConnection
 
-from serving.requests.client_address import UNKNOWN, Clients, host_name, is_loopback
+from serving.requests.client_address import UNKNOWN, ClientAddresses, host_name, is_loopback
 
 
 def connection(peer, *forwarded):
@@ -31,11 +31,11 @@ def connection(peer, *forwarded):
     ],
 )
 def test_address_is_the_nearest_hop_that_is_no_trusted_proxy(peer, forwarded, address):
-    assert Clients(["10.0.0.0/8"]).address_of(connection(peer, *forwarded)) == address
+    assert ClientAddresses(["10.0.0.0/8"]).address_of(connection(peer, *forwarded)) == address
 
 
 def test_no_proxy_is_trusted_by_default():
-    assert Clients().address_of(connection("127.0.0.1", "198.51.100.1")) == "127.0.0.1"
+    assert ClientAddresses().address_of(connection("127.0.0.1", "198.51.100.1")) == "127.0.0.1"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-from serving.enhance.costs import Costs
+from serving.enhance.costs import CostModel
 from serving.reporter import Reporter, device_memory
 from serving.telemetry import metrics_table as module
 from serving.telemetry.metrics import Metrics
@@ -66,7 +66,7 @@ def test_unknown_addresses_share_one_label(picture_server, models_folder, numpy_
 
 def test_counters_of_a_wanted_model_begin_at_zero():
     metrics = Metrics()
-    Reporter(metrics, Costs()).model_wanted("m")
+    Reporter(metrics, CostModel()).model_wanted("m")
     assert metrics.registry.get_sample_value("sharpline_model_refusals_total", {"model": "m"}) == 0
 
 

@@ -4,14 +4,14 @@ from collections import deque
 from collections.abc import AsyncGenerator
 
 
-class Pieces:
+class BodyChunks:
     """The pieces of a file: those that are there already, then those that are to come."""
 
     def __init__(self, first: list[bytes], rest: AsyncGenerator[bytes]) -> None:
         self._first = deque(first)
         self._rest = rest
 
-    def __aiter__(self) -> "Pieces":
+    def __aiter__(self) -> "BodyChunks":
         return self
 
     async def __anext__(self) -> bytes:
