@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import fmean
 
 from superres.analysis.degradation_features import examine
-from superres.analysis.model_selection import Candidate, Wanted, choose
+from superres.analysis.model_selection import Candidate, SelectionRequest, select_model
 from superres.common.console import emit, say, show, track
 from superres.common.errors import SharplineError
 from superres.degrade import degrade
@@ -64,27 +64,29 @@ class Trial:
 
 
 def main(argv: Sequence[str]) -> int:
-    words = _words(argv)
-    bundles = [each for each in find_bundles(words.models) if each.info.scale == words.scale]
+    arguments = _arguments(argv)
+    bundles = [
+        each for each in find_bundles(arguments.models) if each.info.scale == arguments.scale
+    ]
     if not bundles:
-        raise SharplineError(f"{words.models} holds no model of scale {words.scale}")
+        raise SharplineError(f"{arguments.models} holds no model of scale {arguments.scale}")
     upscalers = {
         bundle.info.name: Upscaler(
-            bundle, load_backend(bundle, backend=words.backend, precision="fp32")
+            bundle, load_backend(bundle, backend=arguments.backend, precision="fp32")
         )
         for bundle in bundles
     }
-    trials = list(_trials(_pictures(words.on), upscalers, words))
+    trials = list(_trials(_pictures(arguments.on), upscalers, arguments))
     singles = {name: fmean(trial.of(name) for trial in trials) for name in upscalers}
     best = max(singles, key=singles.__getitem__)
     gains = gains_by_picture(trials, best)
     interval = mean_interval(gains)
-    _show(trials, [*upscalers, AUTO], words.damages)
+    _show(trials, [*upscalers, AUTO], arguments.damages)
     say(
         f"auto against {best}, the best single model: {fmean(gains):+.3f} dB over {len(gains)} "
         f"pictures, 95% {interval}"
     )
-    emit(_result(trials, singles, best, gains, interval, words))
+    emit(_result(trials, singles, best, gains, interval, arguments))
     return 0 if interval is not None and interval.lower > 0 else 1
 
 
@@ -97,7 +99,7 @@ def gains_by_picture(trials: Sequence[Trial], best: str) -> list[float]:
     ]
 
 
-def _words(argv: Sequence[str]) -> argparse.Namespace:
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
     parser.add_argument("--on", default="sample", help="a folder of HR pictures, sample or unseen")
@@ -129,21 +131,25 @@ def _inside(package: str, names: Sequence[str]) -> Iterator[Path]:
 
 
 def _trials(
-    paths: Sequence[Path], upscalers: dict[str, Upscaler], words: argparse.Namespace
+    paths: Sequence[Path], upscalers: dict[str, Upscaler], arguments: argparse.Namespace
 ) -> Iterator[Trial]:
     candidates = [Candidate.of(each.bundle.info) for each in upscalers.values()]
-    wanted = Wanted(scale=words.scale)
+    request = SelectionRequest(scale=arguments.scale)
     protocol = Protocol(
-        dataset=words.on, scale=words.scale, channel="y", border=words.scale, resampler="mixed"
+        dataset=arguments.on,
+        scale=arguments.scale,
+        channel="y",
+        border=arguments.scale,
+        resampler="mixed",
     )
-    inputs = [(path, kind, draw) for path in paths for kind in words.damages
-              for draw in range(1 if kind == "bicubic" else words.draws)]  # fmt: skip
+    inputs = [(path, kind, draw) for path in paths for kind in arguments.damages
+              for draw in range(1 if kind == "bicubic" else arguments.draws)]  # fmt: skip
     for number, (path, kind, draw) in enumerate(track(inputs, "enlarging")):
-        hr = _middle(cropped_to(read(path), words.scale), words.side, words.scale)
+        hr = _middle(cropped_to(read(path), arguments.scale), arguments.side, arguments.scale)
         seed = 1000 * number + draw
-        lr_hwc = degrade(hr.rgb_hwc, kind=kind, scale=words.scale, seed=seed).lr_hwc_u8
+        lr_hwc = degrade(hr.rgb_hwc, kind=kind, scale=arguments.scale, seed=seed).lr_hwc_u8
         lr = Picture(rgb_hwc=lr_hwc, grey=hr.grey)
-        choice = choose(examine(lr_hwc), wanted, candidates)
+        choice = select_model(examine(lr_hwc), request, candidates)
         yield Trial(
             picture=path.stem,
             damage=kind,
@@ -178,11 +184,11 @@ def _result(
     best: str,
     gains: Sequence[float],
     interval: Interval | None,
-    words: argparse.Namespace,
+    arguments: argparse.Namespace,
 ) -> dict[str, object]:
     taken = Counter(f"{trial.damage}: {trial.taken}" for trial in trials)
     return {
-        "on": words.on,
+        "on": arguments.on,
         "pictures": len(gains),
         "inputs": len(trials),
         "psnr": {**singles, AUTO: fmean(trial.of(AUTO) for trial in trials)},

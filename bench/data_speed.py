@@ -28,13 +28,13 @@ from superres.common.environment import cpu_threads
 from superres.image.codecs import PICTURE_SUFFIXES, Picture, decode, encode, read
 from superres.image.resize import imresize
 from superres.model.benchmark import cpu_name
-from training.data.leaks.holdout_index import Index
+from training.data.leaks.holdout_index import HoldoutIndex
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
 from training.data.pairs.build import build
 from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.picture import SourcePicture
-from training.data.workers import Job, run_jobs
+from training.data.workers import WorkerTask, run_tasks
 
 TWO_K = (1356, 2040)
 HELD = 10  # of the tiny pictures
@@ -74,10 +74,10 @@ def crops(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
 def building(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Building pairs of 2K PNG files, beside only decoding them, on the same processes."""
     pictures = _make(scratch / "in", arguments.pictures, TWO_K, whole_photo)
-    jobs = [Job(picture.name, (picture.path,)) for picture in pictures]
+    tasks = [WorkerTask(picture.name, (picture.path,)) for picture in pictures]
     workers = arguments.workers
-    plain = _timed(lambda: list(run_jobs(decode_with_pillow, jobs, workers=workers)))
-    ours = _timed(lambda: list(run_jobs(decode_here, jobs, workers=workers)))
+    plain = _timed(lambda: list(run_tasks(decode_with_pillow, tasks, workers=workers)))
+    ours = _timed(lambda: list(run_tasks(decode_here, tasks, workers=workers)))
     recipe = PairRecipe(scale=4, degradation="bicubic")
     path = make_plan(pictures, recipe, scratch, pictures_per_shard=2)
     whole = _timed(lambda: build(path, workers=workers))
@@ -115,8 +115,8 @@ def memory(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """
     figures: dict[str, float] = {}
     for count in (arguments.tiny // 10, arguments.tiny):
-        words = ("--peak-of", str(count), "--scratch", str(scratch))
-        command = [sys.executable, "-m", "bench.data_speed", *words]
+        options = ("--peak-of", str(count), "--scratch", str(scratch))
+        command = [sys.executable, "-m", "bench.data_speed", *options]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         figures[f"peak_mib_{count}"] = round(int(done.stdout.split()[-1]) / 1024, 1)
     few, many = figures.values()
@@ -145,13 +145,13 @@ def leaks(scratch: Path, arguments: argparse.Namespace) -> dict[str, object]:
     ]
     photos = [read(path).rgb_hwc for path in paths]
     began = time.process_time()
-    prints = [fingerprint(photo) for photo in photos]
+    fingerprints = [fingerprint(photo) for photo in photos]
     each_ms = (time.process_time() - began) / len(photos) * 1e3
     held = range(0, len(photos), 2)
-    index = _index([photos[place] for place in held], [prints[place] for place in held])
+    index = _index([photos[place] for place in held], [fingerprints[place] for place in held])
     began, confused = time.process_time(), []
     for place in range(1, len(photos), 2):
-        found = index.find(prints[place], lambda place=place: photos[place])
+        found = index.find(fingerprints[place], lambda place=place: photos[place])
         twin = held[found.position % len(held)] if found is not None else None
         # T91 holds one picture twice, and that is rightly found.
         if twin is not None and not np.array_equal(photos[place], photos[twin]):
@@ -177,14 +177,14 @@ def leaks(scratch: Path, arguments: argparse.Namespace) -> dict[str, object]:
     return result
 
 
-def _index(photos: Sequence[np.ndarray], prints: Sequence[Fingerprint]) -> Index:
+def _index(photos: Sequence[np.ndarray], fingerprints: Sequence[Fingerprint]) -> HoldoutIndex:
     """The pictures as they are and then mirrored, as building looks others up in them."""
     mirrored = [mirror_image(photo) for photo in photos]
     both = [*photos, *mirrored]
-    return Index([*prints, *map(fingerprint, mirrored)], both.__getitem__)
+    return HoldoutIndex([*fingerprints, *map(fingerprint, mirrored)], both.__getitem__)
 
 
-def _is_found(index: Index, position: int, part: np.ndarray) -> bool:
+def _is_found(index: HoldoutIndex, position: int, part: np.ndarray) -> bool:
     found = index.find(fingerprint(part), lambda: part)
     return found is not None and found.position == position
 

@@ -82,8 +82,8 @@ def agreement(
         "same_everywhere": round(float((shares == 0).mean()), 4),
         "values_that_differ": round(float(shares.mean()), 5),
         "most_in_one_crop": round(float(shares.max()), 4),
-        "most_levels": round(float(max(levels.max() for levels in apart)), 1),
-        "most_mean_levels": round(float(max(levels.mean(axis=1).max() for levels in apart)), 3),
+        "max_levels": round(float(max(levels.max() for levels in apart)), 1),
+        "max_mean_levels": round(float(max(levels.mean(axis=1).max() for levels in apart)), 3),
     }
 
 

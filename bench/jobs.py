@@ -60,7 +60,7 @@ def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     ids = some_ids(url, arguments.rounds)
     steps: dict[str, Callable[[int], object]] = {
         "status": lambda n: status(table, ids[n]),
-        "enter": lambda n: table.add(a_job(n), most_queued=10**9),
+        "enter": lambda n: table.add(a_job(n), max_queued=10**9),
         "claim": lambda n: table.claim(),
     }
     figures: dict[str, float] = {}

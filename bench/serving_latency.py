@@ -85,7 +85,7 @@ def _levels_apart(answer: bytes, bundle_folder: Path, data: bytes) -> dict[str, 
     off = np.abs(decode(answer).rgb_hwc.astype(np.int16) - canonical)
     return {
         "within_one_level_percent": round(100 * float(np.mean(off <= 1)), 4),
-        "most_levels_off": float(off.max()),
+        "max_levels_off": float(off.max()),
     }
 
 

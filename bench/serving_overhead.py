@@ -19,10 +19,10 @@ from serving.batching.scheduler import Scheduler
 from serving.batching.tiles import BatchKey, BatchLimits
 from superres.common.console import emit
 from superres.image.codecs import Picture, decode, encode
-from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe
+from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip
 
 HEIGHT, WIDTH, SCALE = 1080, 1920, 4
-STRIPE_ROWS = 136  # of the low-resolution picture: a row of tiles of the starters' bundles
+STRIP_ROWS = 136  # of the low-resolution picture: a row of tiles of the starters' bundles
 
 
 class Nothing:
@@ -111,12 +111,12 @@ def png_seconds() -> float:
     taken = []
     for _ in range(3):
         began = time.process_time()
-        encoder = StripeEncoder(enlarged_frame(lr, SCALE), "png")
+        encoder = StripEncoder(enlarged_frame(lr, SCALE), "png")
         pieces = [
             encoder.add(
-                enlarged_stripe(lr, sr_hwc[top * SCALE : (top + STRIPE_ROWS) * SCALE], top, SCALE)
+                enlarged_strip(lr, sr_hwc[top * SCALE : (top + STRIP_ROWS) * SCALE], top, SCALE)
             )
-            for top in range(0, HEIGHT, STRIPE_ROWS)
+            for top in range(0, HEIGHT, STRIP_ROWS)
         ]
         data = b"".join([*pieces, encoder.end()])
         taken.append(time.process_time() - began)

@@ -35,20 +35,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=recipe_names(), metavar="RECIPE")
     parser.add_argument("--phases-on", type=Path, metavar="DATASET", help=argparse.SUPPRESS)
-    words = parser.parse_args()
-    if words.phases_on is not None:
-        (recipe,) = words.recipes
-        _run_one(recipe, words.phases_on)
+    arguments = parser.parse_args()
+    if arguments.phases_on is not None:
+        (recipe,) = arguments.recipes
+        _run_one(recipe, arguments.phases_on)
         return
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         os.environ["SHARPLINE_STATE"] = str(root)
         os.environ[VGG_VARIABLE] = str(_random_vgg(root / "vgg19.pth"))
-        scales = {load_recipe(name).scale for name in words.recipes}
+        scales = {load_recipe(name).scale for name in arguments.recipes}
         datasets = {scale: _sample(scale, root) for scale in sorted(scales)}
         show("| recipe | CPU seconds | training | validating | publishing |")
         show("|---|---|---|---|---|")
-        for name in words.recipes:
+        for name in arguments.recipes:
             whole, phases = _measured(name, datasets[load_recipe(name).scale])
             figures = " | ".join(f"{value:.1f}" for value in (whole, *phases.values()))
             show(f"| {name} | {figures} |")
@@ -56,10 +56,10 @@ def main() -> None:
 
 def _measured(recipe: str, dataset: Path) -> tuple[float, dict[str, float]]:
     """CPU seconds of the whole command, and of its parts."""
-    words = [sys.executable, __file__, recipe, "--phases-on", str(dataset)]
+    arguments = [sys.executable, __file__, recipe, "--phases-on", str(dataset)]
     with tempfile.TemporaryFile("w+") as answer:
         before = _children_seconds()
-        done = subprocess.run(words, stdout=answer, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(arguments, stdout=answer, stderr=subprocess.PIPE, text=True)
         whole = _children_seconds() - before
         if done.returncode != 0:
             say(done.stderr)
@@ -90,7 +90,7 @@ def _run_one(recipe: str, dataset: Path) -> None:
 
         return measured
 
-    job.Loop.run = timed("train", job.Loop.run)
+    job.TrainingLoop.run = timed("train", job.TrainingLoop.run)
     job.validate = timed("validate", job.validate)
     job.publish = timed("publish", job.publish)
     code = run(["train", recipe, "--data", str(dataset), "--profile", "smoke"])

@@ -21,8 +21,8 @@ from training.data.packs.packs import Pack
 from training.data.pairs.build import build
 from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.resolve import find_pictures
-from training.loop.online_degradation import Degrading
-from training.loop.prefetch import Kitchen
+from training.loop.online_degradation import OnlineDegradation
+from training.loop.prefetch import BatchBuilder
 from training.recipe import Recipe, load_recipe, recipe_names
 
 
@@ -30,16 +30,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recipes", nargs="*", default=recipe_names(), metavar="RECIPE")
     parser.add_argument("--batches", type=int, default=10)
-    words = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    recipes = [load_recipe(name) for name in words.recipes]
+    recipes = [load_recipe(name) for name in arguments.recipes]
     costs = {}
     show("| recipe | batch | LR side | milliseconds |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         packs = {scale: _sample(scale, Path(folder)) for scale in {each.scale for each in recipes}}
         for recipe in recipes:
             stage = recipe.full
-            costs[recipe.name] = _milliseconds(recipe, packs[recipe.scale], words.batches)
+            costs[recipe.name] = _milliseconds(recipe, packs[recipe.scale], arguments.batches)
             side = stage.patches[-1].side
             show(f"| {recipe.name} | {stage.batch} | {side} | {costs[recipe.name]:.1f} |")
     emit(costs)
@@ -48,18 +48,20 @@ def main() -> None:
 def _milliseconds(recipe: Recipe, pack: Pack, batches: int) -> float:
     stage, mix = recipe.full, recipe.mix()
     side = stage.patches[-1].side
-    kitchen = Kitchen(
+    batch_builder = BatchBuilder(
         samplers={side: CropSampler(pack, patch=side, batch=stage.batch, seed=recipe.seed)},
         side=lambda step: side,
-        degrading=Degrading(mix=mix, scale=recipe.scale, seed=recipe.seed) if mix else None,
+        degradation=OnlineDegradation(mix=mix, scale=recipe.scale, seed=recipe.seed)
+        if mix
+        else None,
         batch=stage.batch,
         part=slice(stage.batch),
         pin=False,
     )
-    kitchen.make(0)
+    batch_builder.make(0)
     began = time.process_time()
     for step in range(1, batches + 1):
-        kitchen.make(step)
+        batch_builder.make(step)
     return 1000 * (time.process_time() - began) / batches
 
 

@@ -30,16 +30,16 @@ from superres.common.console import emit, say
 from superres.common.environment import cpu_threads
 from superres.dataset.manifest import read_info
 from superres.model.archs import build
-from training.bundles.provenance import Origin
+from training.bundles.provenance import Provenance
 from training.bundles.publish import draft
 from training.bundles.validate import held_out, validate
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
-from training.loop.context import Surroundings
-from training.loop.loop import Loop
+from training.loop.context import LoopContext
+from training.loop.loop import TrainingLoop
 from training.recipe import Recipe, Stage, load_recipe
 from training.runs.mlflow_remote import MlflowRemote
-from training.runs.tracking import RunNotes, Tracker
+from training.runs.tracking import RunMetadata, Tracker
 from training.weights.basicsr_bridge import load_basicsr
 
 # Our networks' names and parameters in basicsr's words.
@@ -152,18 +152,18 @@ def _ours(
     if mlflow is not None:
         tracker = Tracker(folder, partial(MlflowRemote, mlflow))
         tracker.start(
-            RunNotes(name="bench", parameters={}, tags={}, dataset_id="", dataset_source="bench")
+            RunMetadata(name="bench", parameters={}, tags={}, dataset_id="", dataset_source="bench")
         )
     times = Times(tracker)
     side = stage.patch(0.0)
     sampler = CropSampler(Pack(dataset), patch=side, batch=stage.batch, seed=recipe.seed)
     torch.manual_seed(recipe.seed)
-    Loop(
+    TrainingLoop(
         build(recipe.arch.name, recipe.arch.parameters),
         recipe,
         stage,
         {side: sampler},
-        Surroundings(
+        LoopContext(
             folder=folder,
             tracker=times,
             validate=lambda weights, step: None,
@@ -201,16 +201,16 @@ def _theirs(recipe: Recipe, stage: Stage, dataset: Path, root: Path) -> Callable
         sampler = EnlargedSampler(pictures, 1, 0, ratio)
         loader = build_dataloader(pictures, data, num_gpu=1, dist=False, sampler=sampler, seed=1)
         model = SRModel(_options(recipe, stage))
-        feed = CPUPrefetcher(loader)
+        prefetcher = CPUPrefetcher(loader)
         steps, waits, cpu = [], [], 0.0
         for step in range(1, stage.steps + 1):
             began, busy = time.perf_counter(), time.process_time()
-            batch = feed.next()
-            fed = time.perf_counter()
+            batch = prefetcher.next()
+            host_batch = time.perf_counter()
             model.feed_data(batch)
             model.optimize_parameters(step)
             if step > WARM_UP_STEPS:
-                waits.append(fed - began)
+                waits.append(host_batch - began)
                 steps.append(time.perf_counter() - began)
                 cpu += time.process_time() - busy
         return Step(
@@ -267,7 +267,7 @@ def _sample(scale: int, state: Path) -> Path:
 def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
     """One validation as the training does it: a draft bundle, scored through the Upscaler."""
     net = build(recipe.arch.name, recipe.arch.parameters)
-    origin = Origin(
+    provenance = Provenance(
         recipe=recipe,
         profile="full",
         dataset=dataset,
@@ -277,8 +277,8 @@ def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
         device="cpu",
     )
     began = time.perf_counter()
-    candidate = draft(origin, net.state_dict(), root / "draft")
-    validate(candidate, held_out(dataset, origin.profile), root / "samples")
+    candidate = draft(provenance, net.state_dict(), root / "draft")
+    validate(candidate, held_out(dataset, provenance.profile), root / "samples")
     return time.perf_counter() - began
 
 

@@ -19,14 +19,17 @@ PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
 def main() -> int:
     """Run every check; 1 where one failed, with the tool's own words."""
     failed = False
-    for program, *words in COMMANDS:
+    for program, *arguments in COMMANDS:
         if shutil.which(str(program)) is None:
-            say(f"monitoring: {program} {words[0]} skipped; install Debian's {PACKAGES[program]}")
+            say(
+                f"monitoring: {program} {arguments[0]} skipped; "
+                f"install Debian's {PACKAGES[program]}"
+            )
             continue
-        done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             failed = True
-            say(f"monitoring: {program} {words[0]} refuses\n{done.stdout}{done.stderr}")
+            say(f"monitoring: {program} {arguments[0]} refuses\n{done.stdout}{done.stderr}")
     return int(failed)
 
 

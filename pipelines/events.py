@@ -24,7 +24,7 @@ class Event(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
+class TrainingRequest:
     """Which dataset to train on, or why not to train at all."""
 
     path: str
@@ -65,7 +65,7 @@ def dataset_extra(
     }
 
 
-def training_for(triggering: Sequence[Event], known: Sequence[Event]) -> Training:
+def training_for(triggering: Sequence[Event], known: Sequence[Event]) -> TrainingRequest:
     """The newest dataset, trained on unless nothing changed and no person asked.
 
     `triggering` are the events that started this run, oldest first; none of them means that a
@@ -76,8 +76,8 @@ def training_for(triggering: Sequence[Event], known: Sequence[Event]) -> Trainin
         raise LookupError("no dataset has been built yet: run the DAG build_pairs first")
     newest = (triggering or known)[-1].extra
     if not triggering or any(_asks_for_training(event) for event in triggering):
-        return Training(path=newest["path"])
-    return Training(
+        return TrainingRequest(path=newest["path"])
+    return TrainingRequest(
         path=newest["path"],
         reason_against=f"dataset {newest['dataset']} is unchanged since the last training "
         f"and no person asked (started by: {newest['started_by']})",

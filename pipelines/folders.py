@@ -34,7 +34,7 @@ class Content:
 
 
 @dataclass(slots=True, kw_only=True)
-class Rest:
+class SettledContent:
     """Tells contents that have not changed for a while from those being copied right now."""
 
     settle_seconds: float

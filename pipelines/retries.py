@@ -5,12 +5,12 @@ from typing import Any
 
 from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from pipelines.steps import WrongWords
+from pipelines.steps import UsageFailed
 
-_NOT_WRONG_WORDS = ExceptionRetryPolicy(
+_NOT_USAGE_ERROR = ExceptionRetryPolicy(
     rules=[
         RetryRule(
-            exception=WrongWords,
+            exception=UsageFailed,
             action=RetryAction.FAIL,
             reason="the command was asked for something that there is not; asking again is no use",
         )
@@ -24,7 +24,7 @@ RETRIED: dict[str, Any] = {
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=2),
-    "retry_policy": _NOT_WRONG_WORDS,
+    "retry_policy": _NOT_USAGE_ERROR,
 }
 # A download goes on where it broke off, and a network comes back in minutes rather than seconds.
 FETCHED: dict[str, Any] = {

@@ -18,7 +18,7 @@ from superres.common.environment import state_folder
 
 STARTERS = Path(__file__).resolve().parent.parent / "models"
 TAIL_LINES = 25
-WRONG_WORDS = 2  # the exit code of a command that was asked for something it does not have
+USAGE_ERROR = 2  # the exit code of a command that was asked for something it does not have
 PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
@@ -29,24 +29,24 @@ class StepFailed(RuntimeError):
     """A command failed; the message ends with the end of its log."""
 
 
-class WrongWords(StepFailed):
+class UsageFailed(StepFailed):
     """A command was asked for something that there is not; asking again changes nothing."""
 
 
 def step(
-    *words: str | Path,
-    verdict_codes: Collection[int] = (0,),
+    *arguments: str | Path,
+    result_codes: Collection[int] = (0,),
     command: Sequence[str] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run `sharpline WORDS --json` and return the JSON object on its last line of output.
 
     The command stays in this task's process group and dies with the task, so that killing the
-    task leaves nothing behind. An exit code in `verdict_codes` is an answer where a JSON object
+    task leaves nothing behind. An exit code in `result_codes` is an answer where a JSON object
     comes with it (a gate refuses with 1); 2 raises WrongWords, anything else StepFailed.
     """
     environment = os.environ if environment is None else environment
-    argv = [*(command or [sharpline(environment)]), *map(str, words), "--json"]
+    argv = [*(command or [sharpline(environment)]), *map(str, arguments), "--json"]
     log.info("running: %s", " ".join(argv))
     with tempfile.TemporaryFile() as answer:
         process = subprocess.Popen(
@@ -64,7 +64,7 @@ def step(
         finally:
             _end(process)
         answer.seek(0)
-        return _result(argv, code, answer.read().decode(errors="replace"), tail, verdict_codes)
+        return _result(argv, code, answer.read().decode(errors="replace"), tail, result_codes)
 
 
 def fetch_source(name: str, parts: Sequence[str], mirror: str | None) -> dict[str, Any]:
@@ -128,15 +128,15 @@ def _whole_lines(stream: IO[str]) -> Iterator[str]:
 
 
 def _result(
-    argv: Sequence[str], code: int, output: str, tail: Sequence[str], verdict_codes: Collection[int]
+    argv: Sequence[str], code: int, output: str, tail: Sequence[str], result_codes: Collection[int]
 ) -> dict[str, Any]:
     result = _last_object(output)
-    if code in verdict_codes and result is not None:
+    if code in result_codes and result is not None:
         return result
     if code == 0:
         raise StepFailed(f"{' '.join(argv)} ended well but printed no result")
     how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit {code}"
-    failure = WrongWords if code == WRONG_WORDS else StepFailed
+    failure = UsageFailed if code == USAGE_ERROR else StepFailed
     raise failure("\n".join([f"{' '.join(argv)} {how}", *tail]))
 
 

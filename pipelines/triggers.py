@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import httpx
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from pipelines.folders import Content, Rest, watched_contents
-from pipelines.ledger import A, Ledger
+from pipelines.folders import Content, SettledContent, watched_contents
+from pipelines.ledger import A, CooldownLedger
 from superres.common.environment import state_folder
 
 URL_VARIABLE = "SHARPLINE_PROMETHEUS_URL"
@@ -49,7 +49,7 @@ class Alert:
         }
 
 
-class AskingTrigger(BaseEventTrigger):
+class CooldownTrigger(BaseEventTrigger):
     """Asks for a run once for each key, within a cooldown and a day's budget.
 
     The ledger lives in Airflow's asset state store, so a restarted or moved triggerer does not ask
@@ -72,7 +72,7 @@ class AskingTrigger(BaseEventTrigger):
 
     async def due(self, polls: AsyncIterator[list[A]]) -> AsyncIterator[list[A]]:
         """Of what each poll found, that which may ask now, where there is any."""
-        ledger = Ledger(
+        ledger = CooldownLedger(
             cooldown_seconds=self.cooldown_seconds,
             max_per_day=self.max_per_day,
             asked=await self._remembered(),
@@ -89,12 +89,12 @@ class AskingTrigger(BaseEventTrigger):
         stored = await self.asset_state_store.aget(self.store_key, {})
         return dict(stored)  # pyright: ignore  the store holds what _remember wrote
 
-    async def _remember(self, ledger: Ledger) -> None:
+    async def _remember(self, ledger: CooldownLedger) -> None:
         if self.asset_state_store is not None:
             await self.asset_state_store.aset(self.store_key, dict(ledger.asked))
 
 
-class PrometheusAlertTrigger(AskingTrigger):
+class PrometheusAlertTrigger(CooldownTrigger):
     """Watches Prometheus for firing alerts that carry `action="retrain"`.
 
     Pending and resolved alerts never fire it. An alert whose event was lost in a crash still
@@ -150,7 +150,7 @@ class PrometheusAlertTrigger(AskingTrigger):
             await asyncio.sleep(wait_seconds)
 
 
-class FolderTrigger(AskingTrigger):
+class FolderTrigger(CooldownTrigger):
     """Watches the folders of sources that were added with `--watch` for new pictures.
 
     It asks once for each content that has come to rest: a folder into which pictures are still
@@ -182,10 +182,10 @@ class FolderTrigger(AskingTrigger):
 
     async def _polls(self) -> AsyncIterator[list[Content]]:
         state = Path(self.state) if self.state else state_folder()
-        rest = Rest(settle_seconds=self.settle_seconds)
+        settling = SettledContent(settle_seconds=self.settle_seconds)
         while True:
             contents = await asyncio.to_thread(watched_contents, state)
-            yield rest.settled(contents, time.monotonic())
+            yield settling.settled(contents, time.monotonic())
             await asyncio.sleep(self.poll_seconds)
 
 

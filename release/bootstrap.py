@@ -21,7 +21,7 @@ from superres.quality.blocks import Floats
 from superres.quality.intervals import gain_db, percentiles, resampled_gains
 
 
-class TooLittleToJudge(SharplineError):
+class TooFewPictures(SharplineError):
     """There are fewer pictures or blocks than the rules ask for before any verdict."""
 
 
@@ -57,10 +57,10 @@ def paired_gain(pictures: Sequence[PairedErrors], resampling: Resampling) -> Gai
     Raises TooLittleToJudge below the stated numbers of pictures and blocks.
     """
     blocks = sum(picture.values.size for picture in pictures)
-    if len(pictures) < resampling.least_pictures or blocks < resampling.least_blocks:
-        raise TooLittleToJudge(
+    if len(pictures) < resampling.min_pictures or blocks < resampling.min_blocks:
+        raise TooFewPictures(
             f"{len(pictures)} pictures with {blocks} blocks are too few for a verdict; the rules "
-            f"ask for {resampling.least_pictures} pictures and {resampling.least_blocks} blocks: "
+            f"ask for {resampling.min_pictures} pictures and {resampling.min_blocks} blocks: "
             "gate on more held-out pictures"
         )
     means = _resampled_means(pictures, resampling)

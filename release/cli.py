@@ -7,15 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from release.follow import Follower, Look
+from release.follow import Follower, FollowResult
 from release.follow import follow as keep_following
 from release.gate import Gate
-from release.promote import Promotion, Stand, challenge, clear, crown, set_canary, set_shadow
+from release.promote import (
+    Promotion,
+    Rollout,
+    clear,
+    make_challenger,
+    make_champion,
+    set_canary,
+    set_shadow,
+)
 from release.promote import promote as promote_version
 from release.promote import rollback as roll_back
 from release.registry import Registry
 from release.rules import load_rules
-from release.versions import Side, Version
+from release.versions import RolloutKind, Version
 from superres.common.console import emit, say, show
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
@@ -35,18 +43,18 @@ def register(argv: Sequence[str]) -> int:
         action="store_true",
         help="make it champion where the model has none; else leave every alias alone",
     )
-    words = parser.parse_args(argv)
-    bundle = load_bundle(words.bundle)
-    registry = _registry(words)
+    arguments = parser.parse_args(argv)
+    bundle = load_bundle(arguments.bundle)
+    registry = _registry(arguments)
     version = registry.register(bundle)
-    alias = _take_place(registry, version, first_champion=words.first_champion)
+    alias = _take_place(registry, version, first_champion=arguments.first_champion)
     result = {
         "model": version.model,
         "version": version.number,
         "bundle_id": version.bundle_id,
         "alias": alias,
     }
-    _answer(words, result, f"{version.model}: {version}, {alias or 'aliases unchanged'}")
+    _answer(arguments, result, f"{version.model}: {version}, {alias or 'aliases unchanged'}")
     return 0
 
 
@@ -60,21 +68,25 @@ def gate(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--rules", type=Path, metavar="FILE", help="default: fit the model's kind and the dataset"
     )
-    words = parser.parse_args(argv)
-    rules = load_rules(words.rules) if words.rules else None
-    judge = Gate(_registry(words), state_folder() / "evidence")
-    verdict = judge.judge(words.model, words.version, words.on, rules)
+    arguments = parser.parse_args(argv)
+    rules = load_rules(arguments.rules) if arguments.rules else None
+    judge = Gate(_registry(arguments), state_folder() / "evidence")
+    decision = judge.judge(arguments.model, arguments.version, arguments.on, rules)
     result = {
-        "model": words.model,
-        "version": verdict.version.number,
-        "passed": verdict.passed,
-        "evidence": str(verdict.evidence) if verdict.evidence else None,
-        "reasons": list(verdict.reasons),
-        "gain_psnr": verdict.gain_psnr,
+        "model": arguments.model,
+        "version": decision.version.number,
+        "passed": decision.passed,
+        "evidence": str(decision.evidence) if decision.evidence else None,
+        "reasons": list(decision.reasons),
+        "gain_psnr": decision.gain_psnr,
     }
-    said = "passed" if verdict.passed else "refused: " + "; ".join(verdict.reasons)
-    _answer(words, result, f"{words.model} {verdict.version}: {said}\n{verdict.evidence or ''}")
-    return 0 if verdict.passed else 1
+    said = "passed" if decision.passed else "refused: " + "; ".join(decision.reasons)
+    _answer(
+        arguments,
+        result,
+        f"{arguments.model} {decision.version}: {said}\n{decision.evidence or ''}",
+    )
+    return 0 if decision.passed else 1
 
 
 def promote(argv: Sequence[str]) -> int:
@@ -84,9 +96,11 @@ def promote(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--evidence", type=Path, required=True, metavar="PATH", help="evidence.json or its folder"
     )
-    words = parser.parse_args(argv)
-    done = promote_version(_registry(words), words.model, words.version, words.evidence)
-    _answer_promotion(words, done)
+    arguments = parser.parse_args(argv)
+    done = promote_version(
+        _registry(arguments), arguments.model, arguments.version, arguments.evidence
+    )
+    _answer_promotion(arguments, done)
     return 0
 
 
@@ -94,14 +108,14 @@ def rollback(argv: Sequence[str]) -> int:
     """Make the previous champion champion again."""
     parser = _parser("rollback", rollback)
     parser.add_argument("model", metavar="MODEL")
-    words = parser.parse_args(argv)
-    _answer_promotion(words, roll_back(_registry(words), words.model))
+    arguments = parser.parse_args(argv)
+    _answer_promotion(arguments, roll_back(_registry(arguments), arguments.model))
     return 0
 
 
 def canary(argv: Sequence[str]) -> int:
     """Let a proven version answer a share of the clients in the champion's place, or none again."""
-    parser = _side_parser("canary", canary)
+    parser = _rollout_parser("canary", canary)
     parser.add_argument("--percent", type=_percent, metavar="P", help="share of clients, 1 to 99")
     parser.add_argument(
         "--evidence",
@@ -109,29 +123,31 @@ def canary(argv: Sequence[str]) -> int:
         metavar="PATH",
         help="the gate's, as for `promote`; not needed where a canary's share shrinks",
     )
-    words = parser.parse_args(argv)
-    percent: int | None = words.percent
-    if words.off and (percent is not None or words.evidence is not None):
+    arguments = parser.parse_args(argv)
+    percent: int | None = arguments.percent
+    if arguments.off and (percent is not None or arguments.evidence is not None):
         parser.error("--off takes neither --percent nor --evidence")
-    if not words.off and percent is None:
+    if not arguments.off and percent is None:
         parser.error("which share of the clients? give --percent P")
-    registry = _registry(words)
+    registry = _registry(arguments)
     if percent is None:
-        done = clear(registry, words.model, "canary")
+        done = clear(registry, arguments.model, "canary")
     else:
-        done = set_canary(registry, words.model, words.version, percent, words.evidence)
-    _answer_stand(words, "canary", done)
+        done = set_canary(registry, arguments.model, arguments.version, percent, arguments.evidence)
+    _answer_rollout(arguments, "canary", done)
     return 0
 
 
 def shadow(argv: Sequence[str]) -> int:
     """Have a version compared with the champion on live pictures; clients never see its answers."""
-    words = _side_parser("shadow", shadow).parse_args(argv)
-    registry = _registry(words)
-    if words.off:
-        _answer_stand(words, "shadow", clear(registry, words.model, "shadow"))
+    arguments = _rollout_parser("shadow", shadow).parse_args(argv)
+    registry = _registry(arguments)
+    if arguments.off:
+        _answer_rollout(arguments, "shadow", clear(registry, arguments.model, "shadow"))
     else:
-        _answer_stand(words, "shadow", set_shadow(registry, words.model, words.version))
+        _answer_rollout(
+            arguments, "shadow", set_shadow(registry, arguments.model, arguments.version)
+        )
     return 0
 
 
@@ -141,46 +157,48 @@ def follow(argv: Sequence[str]) -> int:
     parser.add_argument("--to", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--every", type=_seconds, default=5.0, metavar="SECONDS")
     parser.add_argument("--once", action="store_true", help="look once, then end")
-    words = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, _interrupt)
-    folder = words.to.resolve()
+    folder = arguments.to.resolve()
     try:
         # Beside the folder, not in it: what is in it belongs to the server too.
         with file_lock(
             folder.with_name(f".{folder.name}.follow.lock"), timeout_seconds=LOCK_SECONDS
         ):
-            follower = Follower(_registry(words), folder)
-            if words.once:
-                return _look_once(words, follower)
-            keep_following(follower, words.every, lambda look: _answer_look(words, look))
+            follower = Follower(_registry(arguments), folder)
+            if arguments.once:
+                return _poll_once(arguments, follower)
+            keep_following(
+                follower, arguments.every, lambda result: _answer_follow(arguments, result)
+            )
     except KeyboardInterrupt:
         say("stopped following; the folder stays as it is")
     return 0
 
 
-def _look_once(words: argparse.Namespace, follower: Follower) -> int:
-    look = follower.look()
-    for problem in look.problems:
+def _poll_once(arguments: argparse.Namespace, follower: Follower) -> int:
+    result = follower.poll()
+    for problem in result.problems:
         say(problem)
-    _answer_look(words, look)
-    return 1 if look.problems else 0
+    _answer_follow(arguments, result)
+    return 1 if result.problems else 0
 
 
 def _take_place(registry: Registry, version: Version, *, first_champion: bool) -> str | None:
     """Give a registered version its alias and return it, None where nothing changed."""
     if first_champion:
-        if crown(registry, version):
+        if make_champion(registry, version):
             return "champion"
         say(f"{version.model} has a champion already; its aliases stay as they are")
         return None
-    if challenge(registry, version):
+    if make_challenger(registry, version):
         return "challenger"
     say(f"{version} of {version.model} is the champion already")
     return None
 
 
-def _parser(words: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"sharpline {words}", description=command.__doc__)
+def _parser(arguments: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"sharpline {arguments}", description=command.__doc__)
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     parser.add_argument(
         "--registry",
@@ -196,32 +214,34 @@ def _add_model(parser: argparse.ArgumentParser, which: str) -> None:
     parser.add_argument("--version", type=int, metavar="V", help=f"the version {which}")
 
 
-def _side_parser(words: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
-    parser = _parser(words, command)
+def _rollout_parser(
+    arguments: str, command: Callable[[Sequence[str]], int]
+) -> argparse.ArgumentParser:
+    parser = _parser(arguments, command)
     parser.add_argument("model", metavar="MODEL")
     who = parser.add_mutually_exclusive_group(required=True)
-    who.add_argument("--version", type=int, metavar="V", help=f"the version to be {words}")
-    who.add_argument("--off", action="store_true", help=f"let nobody be {words}")
+    who.add_argument("--version", type=int, metavar="V", help=f"the version to be {arguments}")
+    who.add_argument("--off", action="store_true", help=f"let nobody be {arguments}")
     return parser
 
 
-def _registry(words: argparse.Namespace) -> Registry:
-    if not words.registry:
+def _registry(arguments: argparse.Namespace) -> Registry:
+    if not arguments.registry:
         raise UsageError(
             f"which registry? set {URI_VARIABLE} to the address of the MLflow server, or give "
             "--registry ADDRESS"
         )
-    return Registry(words.registry)
+    return Registry(arguments.registry)
 
 
-def _answer(words: argparse.Namespace, result: Mapping[str, object], text: str) -> None:
-    if words.json:
+def _answer(arguments: argparse.Namespace, result: Mapping[str, object], text: str) -> None:
+    if arguments.json:
         emit(result)
     else:
         show(text.strip())
 
 
-def _answer_promotion(words: argparse.Namespace, done: Promotion) -> None:
+def _answer_promotion(arguments: argparse.Namespace, done: Promotion) -> None:
     before = None if done.before is None else done.before.number
     result = {
         "model": done.champion.model,
@@ -229,29 +249,29 @@ def _answer_promotion(words: argparse.Namespace, done: Promotion) -> None:
         "champion_before": before,
     }
     how = "is champion now" if done.changed else "was champion already"
-    _answer(words, result, f"{done.champion.model}: {done.champion} {how}, after {before}")
+    _answer(arguments, result, f"{done.champion.model}: {done.champion} {how}, after {before}")
 
 
-def _answer_stand(words: argparse.Namespace, side: Side, done: Stand) -> None:
+def _answer_rollout(arguments: argparse.Namespace, rollout: RolloutKind, done: Rollout) -> None:
     now, before = (None if who is None else who.number for who in (done.now, done.before))
-    result: dict[str, object] = {"model": done.model, side: now, f"{side}_before": before}
-    text = f"{done.model}: {done.now or 'nobody'} is {side}, before {done.before or 'nobody'}"
-    if side == "canary":
+    result: dict[str, object] = {"model": done.model, rollout: now, f"{rollout}_before": before}
+    text = f"{done.model}: {done.now or 'nobody'} is {rollout}, before {done.before or 'nobody'}"
+    if rollout == "canary":
         result["percent"] = done.percent
         text += f"; it answers {done.percent}% of the clients" if done.now else ""
-    _answer(words, result | {"changed": done.changed}, text)
+    _answer(arguments, result | {"changed": done.changed}, text)
 
 
-def _answer_look(words: argparse.Namespace, look: Look) -> None:
-    champions = {model: entry.champion for model, entry in look.index.items()}
+def _answer_follow(arguments: argparse.Namespace, found: FollowResult) -> None:
+    champions = {model: entry.champion for model, entry in found.index.items()}
     result = {
-        "folder": str(words.to.resolve()),
-        "changed": look.changed,
+        "folder": str(arguments.to.resolve()),
+        "changed": found.changed,
         "champions": champions,
-        "problems": list(look.problems),
+        "problems": list(found.problems),
     }
     lines = [f"{model}: {bundle_id}" for model, bundle_id in champions.items()]
-    _answer(words, result, "\n".join(lines) or "no model has a champion")
+    _answer(arguments, result, "\n".join(lines) or "no model has a champion")
 
 
 def _seconds(text: str) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from release.registry import FETCH_PREFIX, Registry
-from release.versions import RegistryAway, Standing, Version
+from release.versions import RegistryUnavailable, ReleaseState, Version
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from superres.common.files import write_json
@@ -23,7 +23,7 @@ INDEX_FILE, BUNDLES_FOLDER = "index.json", "by-sha"
 LONGEST_WAIT_SECONDS = 60.0
 
 
-class Entry(BaseModel):
+class IndexEntry(BaseModel):
     """Who stands where in one model, by bundle id, and which version each of those bundles is.
 
     `canary_percent` is the share of requests in [0, 100] that goes to the canary.
@@ -39,14 +39,14 @@ class Entry(BaseModel):
     versions: dict[str, int]
 
 
-INDEX = TypeAdapter(dict[str, Entry])
+INDEX = TypeAdapter(dict[str, IndexEntry])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class FollowResult:
     """What one look at the registry led to; `problems` are models that could not be followed."""
 
-    index: dict[str, Entry]
+    index: dict[str, IndexEntry]
     changed: bool
     problems: tuple[str, ...]
 
@@ -60,7 +60,7 @@ class Follower:
         self._bundles = folder / BUNDLES_FOLDER
         self._verified: set[str] = set()
 
-    def look(self) -> Look:
+    def poll(self) -> FollowResult:
         """Fetch what is new, replace the index if it changed, remove what nobody names any more.
 
         A model whose champion cannot be fetched whole keeps the entry it had. Raises RegistryAway,
@@ -68,12 +68,12 @@ class Follower:
         """
         self._begin()
         before = read_index(self._folder)
-        index: dict[str, Entry] = {}
+        index: dict[str, IndexEntry] = {}
         problems: list[str] = []
         for model in self._registry.models():
-            standing = self._registry.standing(model)
+            state = self._registry.state(model)
             try:
-                entry = self._entry(standing, problems)
+                entry = self._entry(state, problems)
             except SharplineError as error:
                 # A champion that cannot be had whole is no reason to drop the one that serves.
                 problems.append(f"{model}: {error}")
@@ -85,7 +85,7 @@ class Follower:
             write_json(self._folder / INDEX_FILE, INDEX.dump_python(index, mode="json"))
         # What the last index named stays for one more look: a server may be loading it just now.
         self._prune(_named(before) | _named(index))
-        return Look(index=index, changed=changed, problems=tuple(problems))
+        return FollowResult(index=index, changed=changed, problems=tuple(problems))
 
     def _begin(self) -> None:
         """Make an empty folder a model folder that serves nothing yet, so that a server may start.
@@ -96,19 +96,19 @@ class Follower:
             write_json(self._folder / INDEX_FILE, {})
         self._bundles.mkdir(parents=True, exist_ok=True)
 
-    def _entry(self, standing: Standing, problems: list[str]) -> Entry | None:
+    def _entry(self, state: ReleaseState, problems: list[str]) -> IndexEntry | None:
         """The model's entry, None where nobody stands anywhere; raises if its champion fails."""
-        champion = self._held(standing.champion)
+        champion = self._held(state.champion)
         others: dict[str, str | None] = {}
         for role in ("previous", "canary", "shadow"):
             try:
-                others[role] = self._held(getattr(standing, role))
+                others[role] = self._held(getattr(state, role))
             except SharplineError as error:
-                problems.append(f"{standing.model}, {role}: {error}")
+                problems.append(f"{state.model}, {role}: {error}")
                 others[role] = None
         if champion is None and not any(others.values()):
             return None
-        return _entry_of(standing, champion, others)
+        return _entry_of(state, champion, others)
 
     def _held(self, version: Version | None) -> str | None:
         """The version's bundle id once its verified bundle lies in the folder.
@@ -136,7 +136,7 @@ class Follower:
 def follow(
     follower: Follower,
     every_seconds: float,
-    on_change: Callable[[Look], None],
+    on_change: Callable[[FollowResult], None],
     wait: Callable[[float], object] = time.sleep,
 ) -> None:
     """Look again and again until interrupted; trouble is said once, and asked about ever later."""
@@ -144,11 +144,11 @@ def follow(
     in_a_row = 0
     while True:
         try:
-            look = follower.look()
-            trouble = "; ".join(look.problems) or None
-            if look.changed:
-                on_change(look)
-        except RegistryAway as error:
+            poll = follower.poll()
+            trouble = "; ".join(poll.problems) or None
+            if poll.changed:
+                on_change(poll)
+        except RegistryUnavailable as error:
             trouble = "the registry is away; the folder stays as it is"
             if said != trouble:
                 say(str(error))
@@ -159,7 +159,7 @@ def follow(
         wait(min(every_seconds * 2**in_a_row, max(every_seconds, LONGEST_WAIT_SECONDS)))
 
 
-def read_index(folder: Path) -> dict[str, Entry]:
+def read_index(folder: Path) -> dict[str, IndexEntry]:
     """The folder's index, empty where there is none; a damaged one is as good as none."""
     try:
         return INDEX.validate_json((folder / INDEX_FILE).read_bytes())
@@ -167,15 +167,17 @@ def read_index(folder: Path) -> dict[str, Entry]:
         return {}
 
 
-def _entry_of(standing: Standing, champion: str | None, others: dict[str, str | None]) -> Entry:
-    named: list[tuple[Version | None, str | None]] = [(standing.champion, champion)]
-    named += [(getattr(standing, role), bundle_id) for role, bundle_id in others.items()]
+def _entry_of(
+    state: ReleaseState, champion: str | None, others: dict[str, str | None]
+) -> IndexEntry:
+    named: list[tuple[Version | None, str | None]] = [(state.champion, champion)]
+    named += [(getattr(state, role), bundle_id) for role, bundle_id in others.items()]
     canary = others["canary"]
-    return Entry(
+    return IndexEntry(
         champion=champion,
         previous=others["previous"],
         canary=canary,
-        canary_percent=(standing.canary_percent or 0) if canary else 0,
+        canary_percent=(state.canary_percent or 0) if canary else 0,
         shadow=others["shadow"],
         versions={
             bundle_id: version.number for version, bundle_id in named if version and bundle_id
@@ -190,5 +192,5 @@ def _is_sound(folder: Path, bundle_id: str) -> bool:
         return False
 
 
-def _named(index: dict[str, Entry]) -> set[str]:
+def _named(index: dict[str, IndexEntry]) -> set[str]:
     return {bundle_id for entry in index.values() for bundle_id in entry.versions}

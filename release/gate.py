@@ -25,7 +25,7 @@ from release.registry import Registry
 from release.report import write_report
 from release.rules import DEFAULT, GAN, Rules, load_rules, rules_for
 from release.trial import PictureTrial, Trial, run_trial
-from release.versions import NotRegistered, RegistryAway, Version
+from release.versions import NotRegistered, RegistryUnavailable, Version
 from superres.common.console import say
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import staged_folder
@@ -44,7 +44,7 @@ FigureLoader = Callable[[Iterable[str], Path | None], tuple[tuple[Metric, ...], 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class GateDecision:
     """What the gate says of a version; without evidence where there was nothing to judge."""
 
     version: Version
@@ -75,7 +75,9 @@ class Gate:
         self._meter = meter or Meter()
         self._load_figures = load_figures
 
-    def judge(self, model: str, number: int | None, data: Path, rules: Rules | None) -> Verdict:
+    def judge(
+        self, model: str, number: int | None, data: Path, rules: Rules | None
+    ) -> GateDecision:
         """Judge version `number` (the challenger without one) on the held-out pictures of `data`.
 
         Without rules, those that fit the model's kind and the data. The evidence is logged beside
@@ -85,17 +87,17 @@ class Gate:
         challenger, champion = self._contenders(model, number)
         if champion == challenger:
             why = f"{challenger} is the champion already: there is nothing to judge"
-            return Verdict(
+            return GateDecision(
                 version=challenger, passed=False, reasons=(why,), evidence=None, gain_psnr=None
             )
         found, folder = self._found(challenger, champion, data, rules)
         self._registry.bind_evidence(challenger, evidence_path(folder))
         try:
             self._registry.log_evidence(challenger, folder)
-        except RegistryAway as error:
+        except RegistryUnavailable as error:
             say(f"the evidence is at {folder} but could not be logged: {error}")
         gain = found.gain_over_rival
-        return Verdict(
+        return GateDecision(
             version=challenger,
             passed=found.passed,
             reasons=found.reasons,
@@ -104,14 +106,14 @@ class Gate:
         )
 
     def _contenders(self, model: str, number: int | None) -> tuple[Version, Version | None]:
-        standing = self._registry.standing(model)
+        state = self._registry.state(model)
         if number is not None:
-            return self._registry.version(model, number), standing.champion
-        if standing.challenger is None:
+            return self._registry.version(model, number), state.champion
+        if state.challenger is None:
             raise NotRegistered(
                 f"{model} has no challenger; register a bundle, or name a version with --version"
             )
-        return standing.challenger, standing.champion
+        return state.challenger, state.champion
 
     def _found(
         self, challenger: Version, champion: Version | None, data: Path, asked: Rules | None

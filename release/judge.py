@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import fmean
 
-from release.bootstrap import Gain, TooLittleToJudge, paired_gain
+from release.bootstrap import Gain, TooFewPictures, paired_gain
 from release.bounds import MeasuredBounds
 from release.cost import MeasuredCosts
 from release.evidence import Outcome
@@ -45,8 +45,8 @@ def judge(
     gains: dict[Rival, Gain | None] = {"champion": None, "bicubic": None}
     outcomes: list[Outcome] = []
     limits: tuple[tuple[Rival, float | None], ...] = (
-        ("champion", rules.least_gain_over_champion_db),
-        ("bicubic", rules.least_gain_over_bicubic_db),
+        ("champion", rules.min_gain_over_champion_db),
+        ("bicubic", rules.min_gain_over_bicubic_db),
     )
     for rival, limit in limits:
         outcome, gains[rival] = _gain(rules, trial, rival, limit)
@@ -55,15 +55,15 @@ def judge(
     if rules.perception is not None:
         outcomes += judge_perception(rules.perception, trial, rules.resampling)
     for part in rules.slices:
-        if part.most_loss_db is not None:
-            outcomes.append(_slice(rules, trial, part, part.most_loss_db))
+        if part.max_loss_db is not None:
+            outcomes.append(_slice(rules, trial, part, part.max_loss_db))
         outcomes += judge_slice(part, trial, rules.resampling)
     outcomes += [
         *(_floor(trial, floor) for floor in rules.floors),
-        _bound("seams", rules.most_seam_levels, stated.seam_levels, measured.seam_levels),
+        _bound("seams", rules.max_seam_levels, stated.seam_levels, measured.seam_levels),
         _bound(
             f"precision {measured.precision}",
-            rules.most_precision_levels,
+            rules.max_precision_levels,
             stated.precision_levels.get(measured.precision, 0.0),
             measured.precision_levels,
         ),
@@ -85,7 +85,7 @@ def _gain(
         return _not_judged(rule, limit, why), None
     try:
         gain = paired_gain([picture.against(rival) for picture in trial.pictures], rules.resampling)
-    except TooLittleToJudge as error:
+    except TooFewPictures as error:
         passed = False if limit is not None else None
         outcome = Outcome(rule=rule, passed=passed, value=None, limit=limit, why=str(error))
         return outcome, None
@@ -103,7 +103,7 @@ def _gain(
 def _ssim(rules: Rules, trial: Trial) -> Outcome:
     ours = fmean(picture.challenger.ssim for picture in trial.pictures)
     theirs = fmean((picture.champion or picture.bicubic).ssim for picture in trial.pictures)
-    rule, loss, limit = f"SSIM against {trial.rival}", theirs - ours, rules.most_ssim_loss
+    rule, loss, limit = f"SSIM against {trial.rival}", theirs - ours, rules.max_ssim_loss
     found = f"mean SSIM {ours:.4f} against {theirs:.4f}"
     if limit is None:
         return _not_judged(rule, None, f"{found}; {NOT_THIS_KIND}")
@@ -116,18 +116,18 @@ def _ssim(rules: Rules, trial: Trial) -> Outcome:
     )
 
 
-def _slice(rules: Rules, trial: Trial, part: Slice, most_loss_db: float) -> Outcome:
-    rule, limit = f"no loss on {part.name} pictures", -most_loss_db
+def _slice(rules: Rules, trial: Trial, part: Slice, max_loss_db: float) -> Outcome:
+    rule, limit = f"no loss on {part.name} pictures", -max_loss_db
     members = [picture for picture in trial.pictures if part.holds(picture.features)]
-    if len(members) < part.least_pictures:
-        why = f"{len(members)} {part.name} pictures, fewer than the {part.least_pictures} needed"
+    if len(members) < part.min_pictures:
+        why = f"{len(members)} {part.name} pictures, fewer than the {part.min_pictures} needed"
         return _not_judged(rule, limit, why)
     try:
         gain = paired_gain(
             [picture.against(trial.rival) for picture in members],
             _for_slice(rules.resampling, part),
         )
-    except TooLittleToJudge as error:
+    except TooFewPictures as error:
         return _not_judged(rule, limit, str(error))
     why = (
         f"{gain.mean_db:+.3f} dB against {trial.rival} on {len(members)} {part.name} pictures, at "
@@ -140,10 +140,10 @@ def _slice(rules: Rules, trial: Trial, part: Slice, most_loss_db: float) -> Outc
 
 def _for_slice(resampling: Resampling, part: Slice) -> Resampling:
     """The slice's own least number of pictures, and blocks in proportion."""
-    share = part.least_pictures / resampling.least_pictures
+    share = part.min_pictures / resampling.min_pictures
     least = {
-        "least_pictures": part.least_pictures,
-        "least_blocks": round(resampling.least_blocks * share),
+        "min_pictures": part.min_pictures,
+        "min_blocks": round(resampling.min_blocks * share),
     }
     return resampling.model_copy(update=least)
 
@@ -177,7 +177,7 @@ def _bound(what: str, limit: float, stated: float, measured: float) -> Outcome:
 
 
 def _speed(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
-    rule, limit = "speed against champion", limits.most_seconds_ratio
+    rule, limit = "speed against champion", limits.max_seconds_ratio
     ours, champion = costs.challenger.seconds, costs.champion
     if champion is None:
         return _not_judged(rule, limit, f"there is no champion yet; an answer took {ours:.3f} s")
@@ -193,7 +193,7 @@ def _speed(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
 
 
 def _memory(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
-    rule, limit = "memory against champion", limits.most_memory_ratio
+    rule, limit = "memory against champion", limits.max_memory_ratio
     ours, champion = costs.challenger.memory_bytes, costs.champion
     if champion is None:
         return _not_judged(rule, limit, "there is no champion yet")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-from release.versions import NotRegistered, RegistryAway
+from release.versions import NotRegistered, RegistryUnavailable
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
 # MLflow's client would otherwise retry for minutes, draw bars and call home. Whoever runs the
@@ -43,7 +43,7 @@ def translated(uri: str) -> Generator[None]:
         if isinstance(error, RestException) and error.error_code == ABSENT:
             raise NotRegistered(f"{error.message}; register a bundle first") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise RegistryAway(
+        raise RegistryUnavailable(
             f"the registry at {uri} failed ({reason}); see that it runs and try again"
         ) from error
 

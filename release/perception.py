@@ -29,15 +29,15 @@ def judge_slice(part: Slice, trial: Trial, resampling: Resampling) -> list[Outco
     members = [picture for picture in trial.pictures if part.holds(picture.features)]
     return [
         _slice_outcome(part, figure, limit, members, trial, resampling)
-        for figure, limit in (part.most_loss or {}).items()
+        for figure, limit in (part.max_loss or {}).items()
     ]
 
 
 def _gain(asked: PerceptualGain, trial: Trial, rival: Rival, resampling: Resampling) -> Outcome:
     figure, rule = asked.figure, f"{asked.figure} gain over {rival}"
-    limit = asked.least_gain_over_bicubic
+    limit = asked.min_gain_over_bicubic
     if rival == "champion":
-        limit = asked.least_gain_over_champion
+        limit = asked.min_gain_over_champion
         if trial.rival == "bicubic":
             why = "not judged: there is no champion yet: bicubic is the one to beat"
             return Outcome(rule=rule, passed=None, value=None, limit=limit, why=why)
@@ -46,10 +46,10 @@ def _gain(asked: PerceptualGain, trial: Trial, rival: Rival, resampling: Resampl
         return Outcome(
             rule=rule, passed=False, value=None, limit=limit, why=why + trial.unmeasured[figure]
         )
-    if len(trial.pictures) < resampling.least_pictures:
+    if len(trial.pictures) < resampling.min_pictures:
         why = (
             f"{len(trial.pictures)} pictures are too few for a verdict; the rules ask for "
-            f"{resampling.least_pictures}: gate on more held-out pictures"
+            f"{resampling.min_pictures}: gate on more held-out pictures"
         )
         return Outcome(rule=rule, passed=False, value=None, limit=limit, why=why)
     mean, interval = _mean_gain(trial.pictures, figure, rival, resampling)
@@ -67,7 +67,7 @@ def _gain(asked: PerceptualGain, trial: Trial, rival: Rival, resampling: Resampl
 def _floor(perception: Perception, trial: Trial) -> Outcome:
     ours = fmean(picture.challenger.psnr for picture in trial.pictures)
     theirs = fmean(picture.bicubic.psnr for picture in trial.pictures)
-    least = perception.least_psnr_over_bicubic_db
+    least = perception.min_psnr_over_bicubic_db
     return Outcome(
         rule="PSNR floor of bicubic",
         passed=ours - theirs >= least,
@@ -81,15 +81,15 @@ def _floor(perception: Perception, trial: Trial) -> Outcome:
 def _slice_outcome(
     part: Slice,
     figure: str,
-    most_loss: float,
+    max_loss: float,
     members: Sequence[PictureTrial],
     trial: Trial,
     resampling: Resampling,
 ) -> Outcome:
-    rule, limit = f"no {figure} loss on {part.name} pictures", -most_loss
+    rule, limit = f"no {figure} loss on {part.name} pictures", -max_loss
     why = ""
-    if len(members) < part.least_pictures:
-        why = f"{len(members)} {part.name} pictures, fewer than the {part.least_pictures} needed"
+    if len(members) < part.min_pictures:
+        why = f"{len(members)} {part.name} pictures, fewer than the {part.min_pictures} needed"
     elif figure in trial.unmeasured:
         why = trial.unmeasured[figure]
     if why:

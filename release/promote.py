@@ -6,16 +6,16 @@ from pathlib import Path
 
 from release.evidence import Contender, Evidence, evidence_path, read_evidence
 from release.registry import Registry
-from release.versions import AliasMoved, NotRegistered, Side, Standing, Version
+from release.versions import AliasMoved, NotRegistered, ReleaseState, RolloutKind, Version
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_file
 
 
-class NotProven(SharplineError):
+class EvidenceMissing(SharplineError):
     """The evidence does not let this version answer clients, or there is none."""
 
 
-class NotBeside(SharplineError):
+class RolloutRefused(SharplineError):
     """The version cannot stand beside the champion."""
 
 
@@ -29,7 +29,7 @@ class Promotion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stand:
+class Rollout:
     """Who is canary or shadow now and who was before; None is nobody.
 
     `percent` is the share of clients in [0, 99] that `now` answers, 0 unless it is the canary.
@@ -49,24 +49,24 @@ def promote(registry: Registry, model: str, number: int | None, evidence: Path) 
     not the newest that the gate wrote for this version, or compares with a champion of the past;
     BrokenBundle where the registry no longer holds the bytes that were judged.
     """
-    proof = _proof(registry, model, number, evidence)
-    version, compared = proof.version, proof.evidence.champion
+    verified = _verified_evidence(registry, model, number, evidence)
+    version, compared = verified.version, verified.evidence.champion
     with registry.lock(model):
-        standing = registry.standing(model)
-        if standing.champion == version and _same(standing.previous, compared):
+        state = registry.state(model)
+        if state.champion == version and _same(state.previous, compared):
             # The same promotion once more, by a step that was tried again: it is done.
-            _withdraw(registry, standing, version)
-            return Promotion(champion=version, before=standing.previous, changed=False)
-        proof.require_current(registry, standing)
+            _withdraw(registry, state, version)
+            return Promotion(champion=version, before=state.previous, changed=False)
+        verified.require_current(registry, state)
         # In this order a crash between the two leaves the champion as it was.
-        registry.move_alias(model, "previous", standing.champion, expected=standing.previous)
-        registry.move_alias(model, "champion", version, expected=standing.champion)
-        if standing.challenger == version:
+        registry.move_alias(model, "previous", state.champion, expected=state.previous)
+        registry.move_alias(model, "champion", version, expected=state.champion)
+        if state.challenger == version:
             registry.move_alias(model, "challenger", None, expected=version)
         # Last, so that the clients of a canary that is promoted never fall back in between.
-        _withdraw(registry, standing, version)
-        registry.note(version, "promoted")
-    return Promotion(champion=version, before=standing.champion)
+        _withdraw(registry, state, version)
+        registry.record(version, "promoted")
+    return Promotion(champion=version, before=state.champion)
 
 
 def rollback(registry: Registry, model: str) -> Promotion:
@@ -77,25 +77,25 @@ def rollback(registry: Registry, model: str) -> Promotion:
     previous champion.
     """
     with registry.lock(model):
-        standing = registry.standing(model)
-        previous, fallen = standing.previous, standing.champion
+        state = registry.state(model)
+        previous, fallen = state.previous, state.champion
         if previous is None:
             raise NotRegistered(f"{model} has no previous champion to go back to")
         if fallen is not None:
             registry.bind_evidence(fallen, None)
             # First, so that it answers nobody from the moment on that it is no champion.
-            _withdraw(registry, standing, fallen)
+            _withdraw(registry, state, fallen)
         registry.move_alias(model, "champion", previous, expected=fallen)
         registry.move_alias(model, "previous", None, expected=previous)
-        _withdraw(registry, standing, previous)
+        _withdraw(registry, state, previous)
         if fallen is not None:
-            registry.note(fallen, "rolled_back", f"{previous} is champion again")
+            registry.record(fallen, "rolled_back", f"{previous} is champion again")
     return Promotion(champion=previous, before=fallen)
 
 
 def set_canary(
     registry: Registry, model: str, number: int, percent: int, evidence: Path | None
-) -> Stand:
+) -> Rollout:
     """Let a version answer `percent` of the clients, 1 to 99, in the champion's place.
 
     It answers clients, so it needs what a promotion needs: the newest passing evidence for its very
@@ -103,16 +103,16 @@ def set_canary(
     expose fewer clients must be easy. Raises NotProven without; NotBeside for the champion itself
     or where there is no champion; NotRegistered for a version that does not exist.
     """
-    proof = None if evidence is None else _proof(registry, model, number, evidence)
-    version = registry.version(model, number) if proof is None else proof.version
+    verified = None if evidence is None else _verified_evidence(registry, model, number, evidence)
+    version = registry.version(model, number) if verified is None else verified.version
     with registry.lock(model):
-        standing = registry.standing(model)
-        _require_beside(standing, version)
-        held = standing.canary_percent or 0 if standing.canary == version else 0
-        if proof is not None:
-            proof.require_current(registry, standing)
+        state = registry.state(model)
+        _require_rollout_allowed(state, version)
+        held = state.canary_percent or 0 if state.canary == version else 0
+        if verified is not None:
+            verified.require_current(registry, state)
         elif percent > held:
-            raise NotProven(
+            raise EvidenceMissing(
                 f"{version} of {model} would answer clients, and there is no proof that it may: "
                 f"run `sharpline gate {model} --version {number} --on PICTURES` and name what it "
                 "wrote with --evidence"
@@ -120,11 +120,11 @@ def set_canary(
         changed = percent != held
         if changed:
             registry.set_canary(model, version, percent)
-            registry.note(version, "canary", f"{percent} percent")
-    return Stand(model=model, now=version, before=standing.canary, percent=percent, changed=changed)
+            registry.record(version, "canary", f"{percent} percent")
+    return Rollout(model=model, now=version, before=state.canary, percent=percent, changed=changed)
 
 
-def set_shadow(registry: Registry, model: str, number: int) -> Stand:
+def set_shadow(registry: Registry, model: str, number: int) -> Rollout:
     """Have a version compared with the champion on live tiles.
 
     It answers nobody, so it needs no proof. Raises NotBeside for the champion itself or where there
@@ -132,28 +132,28 @@ def set_shadow(registry: Registry, model: str, number: int) -> Stand:
     """
     version = registry.version(model, number)
     with registry.lock(model):
-        standing = registry.standing(model)
-        _require_beside(standing, version)
-        changed = standing.shadow != version
+        state = registry.state(model)
+        _require_rollout_allowed(state, version)
+        changed = state.shadow != version
         if changed:
             registry.set_shadow(model, version)
-            registry.note(version, "shadow")
-    return Stand(model=model, now=version, before=standing.shadow, percent=0, changed=changed)
+            registry.record(version, "shadow")
+    return Rollout(model=model, now=version, before=state.shadow, percent=0, changed=changed)
 
 
-def clear(registry: Registry, model: str, side: Side) -> Stand:
+def clear(registry: Registry, model: str, rollout: RolloutKind) -> Rollout:
     """Let nobody be canary, or shadow, of a model. Raises NotRegistered for an unknown model."""
     with registry.lock(model):
-        standing = registry.standing(model)
-        before: Version | None = getattr(standing, side)
+        state = registry.state(model)
+        before: Version | None = getattr(state, rollout)
         # Also where nobody is: a tag may name a version that is gone.
-        registry.clear(model, side)
+        registry.clear(model, rollout)
         if before is not None:
-            registry.note(before, f"{side}_off")
-    return Stand(model=model, now=None, before=before, percent=0, changed=before is not None)
+            registry.record(before, f"{rollout}_off")
+    return Rollout(model=model, now=None, before=before, percent=0, changed=before is not None)
 
 
-def crown(registry: Registry, version: Version) -> bool:
+def make_champion(registry: Registry, version: Version) -> bool:
     """Make a version the first champion of its model; False, changing nothing, if there is one."""
     with registry.lock(version.model):
         try:
@@ -163,37 +163,39 @@ def crown(registry: Registry, version: Version) -> bool:
     return True
 
 
-def challenge(registry: Registry, version: Version) -> bool:
+def make_challenger(registry: Registry, version: Version) -> bool:
     """Make a version the challenger; False, changing nothing, if it is the champion already."""
     with registry.lock(version.model):
-        standing = registry.standing(version.model)
-        if standing.champion == version:
+        state = registry.state(version.model)
+        if state.champion == version:
             return False
-        registry.move_alias(version.model, "challenger", version, expected=standing.challenger)
+        registry.move_alias(version.model, "challenger", version, expected=state.challenger)
     return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Proof:
+class _VerifiedEvidence:
     """Passing evidence about a version, whose bytes the registry still holds."""
 
     version: Version
     evidence: Evidence
     path: Path
 
-    def require_current(self, registry: Registry, standing: Standing) -> None:
+    def require_current(self, registry: Registry, state: ReleaseState) -> None:
         """Raise NotProven where the gate or the champion has moved on; under the lock."""
         model = self.version.model
         _require_newest(registry.version(model, self.version.number), self.path)
-        if not _same(standing.champion, self.evidence.champion):
-            raise NotProven(
-                f"the champion of {model} is {standing.champion or 'nobody'} now, but the evidence "
+        if not _same(state.champion, self.evidence.champion):
+            raise EvidenceMissing(
+                f"the champion of {model} is {state.champion or 'nobody'} now, but the evidence "
                 f"compares with {_described(self.evidence.champion)}; run `sharpline gate {model}` "
                 "again"
             )
 
 
-def _proof(registry: Registry, model: str, number: int | None, evidence: Path) -> _Proof:
+def _verified_evidence(
+    registry: Registry, model: str, number: int | None, evidence: Path
+) -> _VerifiedEvidence:
     """Read the evidence and fetch the bytes that it speaks of; raises as `promote` does."""
     path = evidence_path(evidence)
     found = read_evidence(path)
@@ -201,45 +203,45 @@ def _proof(registry: Registry, model: str, number: int | None, evidence: Path) -
     _require_about(found, version)
     with tempfile.TemporaryDirectory(prefix="sharpline-proof-") as scratch:
         registry.fetch(version, Path(scratch) / "bundle")
-    return _Proof(version=version, evidence=found, path=path)
+    return _VerifiedEvidence(version=version, evidence=found, path=path)
 
 
-def _require_beside(standing: Standing, version: Version) -> None:
-    if standing.champion is None:
-        raise NotBeside(
-            f"{standing.model} has no champion to stand beside, so nothing of it is served; "
+def _require_rollout_allowed(state: ReleaseState, version: Version) -> None:
+    if state.champion is None:
+        raise RolloutRefused(
+            f"{state.model} has no champion to stand beside, so nothing of it is served; "
             "promote a version first"
         )
-    if standing.champion == version:
-        raise NotBeside(f"{version} of {standing.model} is the champion: it answers everybody")
+    if state.champion == version:
+        raise RolloutRefused(f"{version} of {state.model} is the champion: it answers everybody")
 
 
-def _withdraw(registry: Registry, standing: Standing, version: Version) -> None:
+def _withdraw(registry: Registry, state: ReleaseState, version: Version) -> None:
     """Take a version from beside the champion, where it stands there."""
-    if standing.canary == version:
-        registry.clear(standing.model, "canary")
-    if standing.shadow == version:
-        registry.clear(standing.model, "shadow")
+    if state.canary == version:
+        registry.clear(state.model, "canary")
+    if state.shadow == version:
+        registry.clear(state.model, "shadow")
 
 
 def _require_about(evidence: Evidence, version: Version) -> None:
     """Raise NotProven unless the evidence passed and speaks of exactly this version's bytes."""
     if evidence.model != version.model:
-        raise NotProven(f"this is evidence about {evidence.model}, not about {version.model}")
+        raise EvidenceMissing(f"this is evidence about {evidence.model}, not about {version.model}")
     if evidence.challenger.bundle_id != version.bundle_id:
-        raise NotProven(
+        raise EvidenceMissing(
             f"the evidence is about the bundle {evidence.challenger.bundle_id[:12]}, but {version} "
             f"of {version.model} is {version.bundle_id[:12]}; run `sharpline gate` on this version"
         )
     if not evidence.passed:
-        raise NotProven(
+        raise EvidenceMissing(
             f"the gate refused {version} of {version.model}: {'; '.join(evidence.reasons)}"
         )
 
 
 def _require_newest(version: Version, path: Path) -> None:
     if version.evidence_sha256 != sha256_file(path):
-        raise NotProven(
+        raise EvidenceMissing(
             f"{path} is not what the gate last found about {version} of {version.model}: it was "
             "changed, or is older than that; run `sharpline gate` again"
         )

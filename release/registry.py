@@ -22,8 +22,8 @@ from release.versions import (
     Alias,
     AliasMoved,
     NotRegistered,
-    Side,
-    Standing,
+    ReleaseState,
+    RolloutKind,
     Version,
     numbers_of,
     texts,
@@ -117,7 +117,7 @@ class Registry:
                 if not token:
                     return tuple(sorted(names))
 
-    def standing(self, model: str) -> Standing:
+    def state(self, model: str) -> ReleaseState:
         """Which versions stand where at this moment. Raises NotRegistered for an unknown model.
 
         A canary or shadow that names no version any more is nobody: MLflow takes a deleted
@@ -131,11 +131,11 @@ class Registry:
             for role in ("champion", "challenger", "previous")
             if role in numbers
         }
-        for side in ("canary", "shadow"):
-            if side in numbers:
+        for rollout in ("canary", "shadow"):
+            if rollout in numbers:
                 with suppress(NotRegistered):
-                    versions[side] = self.version(model, numbers[side])
-        return Standing(
+                    versions[rollout] = self.version(model, numbers[rollout])
+        return ReleaseState(
             model=model,
             canary_percent=None if percent is None else min(percent, 100),
             **versions,
@@ -172,7 +172,7 @@ class Registry:
 
         Call it with the promotion lock held. Raises AliasMoved where the alias points elsewhere.
         """
-        current: Version | None = getattr(self.standing(model), alias)
+        current: Version | None = getattr(self.state(model), alias)
         if (current and current.number) != (expected and expected.number):
             raise AliasMoved(
                 f"{alias} of {model} is now {current or 'nobody'}, not {expected or 'nobody'}: "
@@ -186,7 +186,7 @@ class Registry:
 
     def set_canary(self, model: str, to: Version, percent: int) -> None:
         """Let `to` answer `percent` of the clients. Call it with the promotion lock held."""
-        before = self.standing(model).canary
+        before = self.state(model).canary
         with self._asking():
             if before is not None and before != to:
                 # Tags are set one by one: the new share must never be seen with the old canary.
@@ -199,25 +199,25 @@ class Registry:
         with self._asking():
             self._client.set_registered_model_tag(model, SHADOW_TAG, str(to.number))
 
-    def clear(self, model: str, side: Side) -> None:
+    def clear(self, model: str, rollout: RolloutKind) -> None:
         """Let nobody be canary, or shadow, whatever the tags say; harmless where nobody is.
 
         Call it with the promotion lock held.
         """
-        tags = (CANARY_TAG, CANARY_PERCENT_TAG) if side == "canary" else (SHADOW_TAG,)
+        tags = (CANARY_TAG, CANARY_PERCENT_TAG) if rollout == "canary" else (SHADOW_TAG,)
         with self._asking():
             for tag in tags:
                 self._client.delete_registered_model_tag(model, tag)
 
-    def note(self, version: Version, deed: str, detail: str = "") -> None:
+    def record(self, version: Version, action: str, detail: str = "") -> None:
         """Write down on a version when and by whom something was decided about it.
 
-        It is the tag `deed` of the version, which keeps the last time only.
+        It is the tag `action` of the version, which keeps the last time only.
         """
         when = datetime.now(UTC).isoformat(timespec="seconds")
         text = f"{when} by {person()}" + (f": {detail}" if detail else "")
         with self._asking():
-            self._client.set_model_version_tag(version.model, str(version.number), deed, text)
+            self._client.set_model_version_tag(version.model, str(version.number), action, text)
 
     def bind_evidence(self, version: Version, evidence: Path | None) -> None:
         """Bind a version to its newest evidence file, the only one that `promote` accepts.

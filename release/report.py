@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from release.evidence import Evidence, Outcome
-from release.trial import Exhibit, Figures
+from release.trial import Figures, TrialExample
 from superres.common.files import write_bytes
 from superres.image.codecs import Picture, write
 
@@ -18,7 +18,7 @@ ENLARGED = 2  # each pixel of a crop is shown as so many a side
 MARKS = {True: "passed", False: "**refused**", None: "not judged"}
 
 
-def write_report(folder: Path, evidence: Evidence, worst: Exhibit, best: Exhibit) -> None:
+def write_report(folder: Path, evidence: Evidence, worst: TrialExample, best: TrialExample) -> None:
     """Write report.md, worst.png and best.png into an existing folder."""
     write(folder / "worst.png", side_by_side(worst.panels))
     write(folder / "best.png", side_by_side(best.panels))
@@ -34,7 +34,7 @@ def side_by_side(panels_hwc: tuple[Array, ...]) -> Picture:
     return Picture(rgb_hwc=joined_hwc.repeat(ENLARGED, axis=0).repeat(ENLARGED, axis=1))
 
 
-def _markdown(evidence: Evidence, worst: Exhibit, best: Exhibit) -> str:
+def _markdown(evidence: Evidence, worst: TrialExample, best: TrialExample) -> str:
     champion = evidence.champion
     against = f"version {champion.version}, the champion" if champion else "bicubic (no champion)"
     order = "bicubic, champion, challenger, truth" if champion else "bicubic, challenger, truth"

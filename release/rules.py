@@ -32,8 +32,8 @@ class Resampling(_Strict):
     resamples: int = Field(ge=100)
     seed: int = Field(ge=0)
     block_pixels: int = Field(ge=8)
-    least_pictures: int = Field(ge=2)
-    least_blocks: int = Field(ge=8)
+    min_pictures: int = Field(ge=2)
+    min_blocks: int = Field(ge=8)
 
 
 class NamedProtocol(_Strict):
@@ -61,16 +61,16 @@ class Floor(_Strict):
 class Slice(_Strict):
     """Pictures of one kind, on which a model may lose at most so much.
 
-    `most_loss_db` is of PSNR; `most_loss` of a perceptual figure, by its name.
+    `max_loss_db` is of PSNR; `max_loss` of a perceptual figure, by its name.
     """
 
     name: str
     feature: str
     at_least: float | None = None
     at_most: float | None = None
-    least_pictures: int = Field(ge=2)
-    most_loss_db: float | None = Field(default=None, ge=0)
-    most_loss: dict[PerceptualName, float] | None = None
+    min_pictures: int = Field(ge=2)
+    max_loss_db: float | None = Field(default=None, ge=0)
+    max_loss: dict[PerceptualName, float] | None = None
 
     @model_validator(mode="after")
     def _says_which(self) -> "Slice":
@@ -78,8 +78,8 @@ class Slice(_Strict):
             raise ValueError(f"no feature {self.feature!r}; there are {', '.join(FEATURES)}")
         if self.at_least is None and self.at_most is None:
             raise ValueError(f"slice {self.name!r} states neither at_least nor at_most")
-        if (self.most_loss_db is None) == (not self.most_loss):
-            raise ValueError(f"slice {self.name!r} states either most_loss_db or most_loss")
+        if (self.max_loss_db is None) == (not self.max_loss):
+            raise ValueError(f"slice {self.name!r} states either max_loss_db or max_loss")
         return self
 
     def holds(self, features: dict[str, float]) -> bool:
@@ -96,18 +96,18 @@ class PerceptualGain(_Strict):
     """
 
     figure: PerceptualName
-    least_gain_over_champion: float
-    least_gain_over_bicubic: float
+    min_gain_over_champion: float
+    min_gain_over_bicubic: float
 
 
 class Perception(_Strict):
     """How a model that makes up detail is judged: by these figures, and by PSNR only from below.
 
-    `least_psnr_over_bicubic_db` is of the means over all pictures.
+    `min_psnr_over_bicubic_db` is of the means over all pictures.
     """
 
     figures: list[PerceptualGain] = Field(min_length=1)
-    least_psnr_over_bicubic_db: float
+    min_psnr_over_bicubic_db: float
 
 
 class CostLimits(_Strict):
@@ -117,8 +117,8 @@ class CostLimits(_Strict):
     """
 
     rounds: int = Field(ge=3)
-    most_seconds_ratio: float = Field(gt=0)
-    most_memory_ratio: float = Field(gt=0)
+    max_seconds_ratio: float = Field(gt=0)
+    max_memory_ratio: float = Field(gt=0)
     free_megabytes: float = Field(ge=0)
 
 
@@ -134,14 +134,14 @@ class Rules(_Strict):
     kind: Literal["psnr", "gan"]
     channel: Literal["y", "rgb"]
     resampling: Resampling
-    least_gain_over_champion_db: float | None
-    least_gain_over_bicubic_db: float | None
-    most_ssim_loss: float | None = Field(ge=0)
+    min_gain_over_champion_db: float | None
+    min_gain_over_bicubic_db: float | None
+    max_ssim_loss: float | None = Field(ge=0)
     perception: Perception | None
     floors: list[Floor]
     slices: list[Slice]
-    most_seam_levels: float = Field(ge=0)
-    most_precision_levels: float = Field(ge=0)
+    max_seam_levels: float = Field(ge=0)
+    max_precision_levels: float = Field(ge=0)
     cost: CostLimits
     commercial_use: Literal["as the champion", "yes", "any"]
 
@@ -150,13 +150,13 @@ class Rules(_Strict):
         if (self.kind == "gan") != (self.perception is not None):
             raise ValueError("perception is what rules of kind gan state, and only they")
         if self.kind == "psnr" and None in (
-            self.least_gain_over_champion_db,
-            self.least_gain_over_bicubic_db,
-            self.most_ssim_loss,
+            self.min_gain_over_champion_db,
+            self.min_gain_over_bicubic_db,
+            self.max_ssim_loss,
         ):
-            raise ValueError("rules of kind psnr state both gains and most_ssim_loss")
+            raise ValueError("rules of kind psnr state both gains and max_ssim_loss")
         measured = self.perceptual_figures
-        if foreign := [part.name for part in self.slices if set(part.most_loss or ()) - measured]:
+        if foreign := [part.name for part in self.slices if set(part.max_loss or ()) - measured]:
             raise ValueError(f"slice {foreign[0]!r} is about a figure that perception does not ask")
         return self
 

@@ -13,17 +13,17 @@ from release.bootstrap import PairedErrors
 from superres.analysis.degradation_features import measure
 from superres.common.console import track
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import Answer, PairSet, answers
+from superres.evaluation.evaluate import EvaluatedPair, PairSet, answers
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, psnr_of_mse, squared_error
 from superres.quality.blocks import Floats, Grid
-from superres.quality.intervals import LEAST_ERROR
+from superres.quality.intervals import MIN_ERROR
 from superres.quality.metric import Metric, NotMeasurable
 
 Array = npt.NDArray[Any]
 Rival = Literal["champion", "bicubic"]
 
-MOST_PSNR = psnr_of_mse(LEAST_ERROR)
+MAX_PSNR = psnr_of_mse(MIN_ERROR)
 CROP_PIXELS = 160
 
 
@@ -65,7 +65,7 @@ class PictureTrial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
+class TrialExample:
     """The same telling crop of every competitor, side by side, for a person to look at.
 
     `panels` go bicubic, champion (where there is one), challenger, truth.
@@ -86,8 +86,8 @@ class Trial:
     protocol: Protocol
     rival: Rival
     pictures: tuple[PictureTrial, ...]
-    worst: Exhibit
-    best: Exhibit
+    worst: TrialExample
+    best: TrialExample
     unmeasured: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
@@ -108,8 +108,8 @@ def run_trial(
     protocol = pairs.protocol(channel)
     rival: Rival = "bicubic" if champion is None else "champion"
     pictures: list[PictureTrial] = []
-    worst: Exhibit | None = None
-    best: Exhibit | None = None
+    worst: TrialExample | None = None
+    best: TrialExample | None = None
     unmeasured: dict[str, str] = {}
     for ours, theirs in _both(challenger, champion, pairs, protocol):
         picture, grid = _picture_trial(ours, theirs, protocol, block_pixels)
@@ -119,9 +119,9 @@ def run_trial(
         pictures.append(picture)
         gain_db = picture.challenger.psnr - _rival_figures(picture).psnr
         if worst is None or gain_db < worst.gain_db:
-            worst = _exhibit(picture, grid, rival, ours, theirs, gain_db, best=False)
+            worst = _example(picture, grid, rival, ours, theirs, gain_db, best=False)
         if best is None or gain_db > best.gain_db:
-            best = _exhibit(picture, grid, rival, ours, theirs, gain_db, best=True)
+            best = _example(picture, grid, rival, ours, theirs, gain_db, best=True)
     if worst is None or best is None:
         raise SharplineError("there is no held-out picture to judge on")
     return Trial(
@@ -136,7 +136,7 @@ def run_trial(
 
 def _both(
     challenger: Upscaler, champion: Upscaler | None, pairs: PairSet, protocol: Protocol
-) -> Iterator[tuple[Answer, Answer | None]]:
+) -> Iterator[tuple[EvaluatedPair, EvaluatedPair | None]]:
     """Both answers to each pair, each pair read once."""
     tracked = track(pairs.pairs, "judging", total=len(pairs.names))
     if champion is None:
@@ -151,7 +151,7 @@ def _both(
 
 
 def _picture_trial(
-    ours: Answer, theirs: Answer | None, protocol: Protocol, block_pixels: int
+    ours: EvaluatedPair, theirs: EvaluatedPair | None, protocol: Protocol, block_pixels: int
 ) -> tuple[PictureTrial, Grid]:
     truth_hwc = ours.pair.hr.rgb_hwc
     answers_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
@@ -176,8 +176,8 @@ def _picture_trial(
 
 
 def _perception(
-    ours: Answer,
-    theirs: Answer | None,
+    ours: EvaluatedPair,
+    theirs: EvaluatedPair | None,
     protocol: Protocol,
     figures: Sequence[Metric],
     unmeasured: dict[str, str],
@@ -200,33 +200,33 @@ def _perception(
 
 
 def _figures(psnr: float, ssim: float) -> Figures:
-    return Figures(psnr=psnr if math.isfinite(psnr) else MOST_PSNR, ssim=ssim)
+    return Figures(psnr=psnr if math.isfinite(psnr) else MAX_PSNR, ssim=ssim)
 
 
 def _rival_figures(picture: PictureTrial) -> Figures:
     return picture.bicubic if picture.champion is None else picture.champion
 
 
-def _exhibit(
+def _example(
     picture: PictureTrial,
     grid: Grid,
     rival: Rival,
-    ours: Answer,
-    theirs: Answer | None,
+    ours: EvaluatedPair,
+    theirs: EvaluatedPair | None,
     gain_db: float,
     *,
     best: bool,
-) -> Exhibit:
+) -> TrialExample:
     """Crops around the block where the challenger gained most, or least."""
     pair = picture.against(rival)
-    gains = np.log(pair.theirs + LEAST_ERROR) - np.log(pair.ours + LEAST_ERROR)
+    gains = np.log(pair.theirs + MIN_ERROR) - np.log(pair.ours + MIN_ERROR)
     centre = grid.centre(int(np.argmax(gains) if best else np.argmin(gains)))
     shown = [ours.bicubic_hwc, ours.rgb_hwc, ours.pair.hr.rgb_hwc]
     if theirs is not None:
         shown.insert(1, theirs.rgb_hwc)
     # Copies, so that the crops do not keep the whole pictures in memory.
     panels = tuple(_crop(panel_hwc, centre).copy() for panel_hwc in shown)
-    return Exhibit(name=picture.name, gain_db=gain_db, panels=panels)
+    return TrialExample(name=picture.name, gain_db=gain_db, panels=panels)
 
 
 def _crop(rgb_hwc: Array, centre: tuple[int, int]) -> Array:

@@ -8,14 +8,14 @@ from typing import Any, Literal
 from superres.common.errors import SharplineError
 
 Alias = Literal["champion", "challenger", "previous"]
-Side = Literal["canary", "shadow"]  # what stands beside a champion, as a tag of the model
+RolloutKind = Literal["canary", "shadow"]  # what stands beside a champion, as a tag of the model
 
 BUNDLE_TAG, EVIDENCE_TAG = "bundle_id", "evidence_sha256"
 CANARY_TAG, CANARY_PERCENT_TAG, SHADOW_TAG = "canary", "canary_percent", "shadow"
 BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
-class RegistryAway(SharplineError):
+class RegistryUnavailable(SharplineError):
     """The registry does not answer, or not in a usable way; trying again later may help."""
 
 
@@ -46,7 +46,7 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class ReleaseState:
     """Which versions of a model stand where; None where nobody does.
 
     `canary_percent` is the share of requests in [0, 100] that goes to the canary.

@@ -59,10 +59,10 @@ def run(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         show(usage())
         return 0 if argv else 2
-    for words in (2, 1):
-        command = COMMANDS.get(" ".join(argv[:words]))
+    for arguments in (2, 1):
+        command = COMMANDS.get(" ".join(argv[:arguments]))
         if command is not None:
-            return _call(command, argv[words:])
+            return _call(command, argv[arguments:])
     say(f"sharpline: no command {argv[0]!r}\n\n{usage()}")
     return 2
 

@@ -19,7 +19,7 @@ from superres.model.starters import STARTERS
 STORE = "by-sha"  # where `sharpline models follow` keeps bundles, by their id
 
 Use = Literal["yes", "no", "unclear"]
-USE_WORDS: dict[Use, str] = {
+USE_TEXTS: dict[Use, str] = {
     "yes": "commercial use is allowed by every licence above",
     "no": "NO COMMERCIAL USE: a licence above forbids it",
     "unclear": "commercial use is NOT CLEAR: read the licences above before you sell",
@@ -35,7 +35,7 @@ class UnknownBundle(SharplineError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class StepOrigin:
     """A step of the chain and the bundle behind it; None where that was not found, and why."""
 
     step: Step
@@ -46,13 +46,13 @@ class Origin:
 
 def passport(argv: Sequence[str]) -> int:
     """Read which models made a picture, and follow each to its run, data, commit and licence."""
-    words = _parser().parse_args(argv)
-    found = passport_of(words.file)
-    origins = [origin_of(step, words.models) for step in found.chain]
-    if words.json:
-        emit(as_json(words.file, found, origins))
+    arguments = _parser().parse_args(argv)
+    found = passport_of(arguments.file)
+    origins = [origin_of(step, arguments.models) for step in found.chain]
+    if arguments.json:
+        emit(as_json(arguments.file, found, origins))
     else:
-        for line in as_lines(words.file, found, origins):
+        for line in as_lines(arguments.file, found, origins):
             show(line)
     for problem in dict.fromkeys(origin.problem for origin in origins if origin.problem):
         say(f"sharpline: {problem}")
@@ -75,15 +75,15 @@ def passport_of(path: Path) -> Passport:
     return found
 
 
-def origin_of(step: Step, folders: Sequence[Path]) -> Origin:
+def origin_of(step: Step, folders: Sequence[Path]) -> StepOrigin:
     """The bundle of a step from the folders, else from the registry where one is set."""
     for path in _candidates(step, folders):
         if sha256_file(path / INFO_FILE) == step.bundle:
             try:
                 info = load_bundle(path, verify=False).info
             except BrokenBundle as error:
-                return Origin(step=step, info=None, problem=str(error))
-            return Origin(step=step, info=info, found_in=str(path))
+                return StepOrigin(step=step, info=None, problem=str(error))
+            return StepOrigin(step=step, info=info, found_in=str(path))
     uri = mlflow_uri()
     looked = [str(folder) for folder in folders]
     if uri is not None:
@@ -92,22 +92,22 @@ def origin_of(step: Step, folders: Sequence[Path]) -> Origin:
         except UnknownBundle:
             looked.append(f"the registry at {uri}")
         except SharplineError as error:
-            return Origin(step=step, info=None, problem=str(error))
+            return StepOrigin(step=step, info=None, problem=str(error))
     hint = "" if uri else ", or set SHARPLINE_MLFLOW_URI to look into the registry"
     problem = (
         f"the bundle {step.bundle[:12]} of {step.model} is not in {' nor in '.join(looked)}; name "
         f"the folder that holds it with --models{hint}"
     )
-    return Origin(step=step, info=None, problem=problem)
+    return StepOrigin(step=step, info=None, problem=problem)
 
 
-def commercial_use(origins: Sequence[Origin]) -> Use:
+def commercial_use(origins: Sequence[StepOrigin]) -> Use:
     """What every model of the chain allows; unclear as soon as one of them cannot be found."""
     uses = {origin.info.licence.commercial_use if origin.info else "unclear" for origin in origins}
     return "no" if "no" in uses else "unclear" if "unclear" in uses else "yes"
 
 
-def as_json(file: Path, found: Passport, origins: Sequence[Origin]) -> dict[str, object]:
+def as_json(file: Path, found: Passport, origins: Sequence[StepOrigin]) -> dict[str, object]:
     """The answer for scripts: the passport, and each step's bundle, null where it is unknown."""
     return {
         "file": str(file),
@@ -126,16 +126,16 @@ def as_json(file: Path, found: Passport, origins: Sequence[Origin]) -> dict[str,
     }
 
 
-def as_lines(file: Path, found: Passport, origins: Sequence[Origin]) -> Iterator[str]:
+def as_lines(file: Path, found: Passport, origins: Sequence[StepOrigin]) -> Iterator[str]:
     """The answer for people."""
     count = len(found.chain)
     yield f"{file} went through {count} model{'s' if count > 1 else ''}:"
     for number, origin in enumerate(origins, start=1):
         yield from _step_lines(number, origin)
-    yield USE_WORDS[commercial_use(origins)]
+    yield USE_TEXTS[commercial_use(origins)]
 
 
-def _step_lines(number: int, origin: Origin) -> Iterator[str]:
+def _step_lines(number: int, origin: StepOrigin) -> Iterator[str]:
     step, info = origin.step, origin.info
     yield f"{number}. {step.model}, version {step.version}: {', '.join(step.did) or 'enlarged'}"
     yield f"   request   {step.request or 'none: it was made from files'}"
@@ -172,7 +172,7 @@ def _candidates(step: Step, folders: Sequence[Path]) -> Iterator[Path]:
                 yield path
 
 
-def _from_registry(step: Step, uri: str) -> Origin:
+def _from_registry(step: Step, uri: str) -> StepOrigin:
     """Raises UnknownBundle, or what keeps the registry from answering."""
     from release.registry import Registry
 
@@ -182,7 +182,7 @@ def _from_registry(step: Step, uri: str) -> Origin:
         raise UnknownBundle(f"the registry at {uri} does not hold the bundle {step.bundle[:12]}")
     with tempfile.TemporaryDirectory() as scratch:
         bundle = registry.fetch(version, Path(scratch) / "bundle")
-    return Origin(step=step, info=bundle.info, found_in=f"{uri}, {version} of {version.model}")
+    return StepOrigin(step=step, info=bundle.info, found_in=f"{uri}, {version} of {version.model}")
 
 
 def _parser() -> argparse.ArgumentParser:

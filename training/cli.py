@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 
-from superres.common.console import answer
+from superres.common.console import print_result
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
 
@@ -44,7 +44,7 @@ def train(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
-    from training.job import Job, replay, run
+    from training.job import TrainingJob, replay, run
     from training.recipe import recipe_names
 
     if arguments.replay is not None:
@@ -55,7 +55,7 @@ def train(argv: list[str]) -> int:
         raise UsageError("--data DATASET is missing; make one with `sharpline data build`")
     else:
         result = run(
-            Job(
+            TrainingJob(
                 recipe=arguments.recipe,
                 data=arguments.data,
                 init=arguments.init,
@@ -68,7 +68,7 @@ def train(argv: list[str]) -> int:
             )
         )
     if result:  # of several processes, one answers
-        answer(result, arguments.json)
+        print_result(result, arguments.json)
     return 0
 
 

@@ -18,31 +18,31 @@ from superres.common.files import file_lock
 from superres.dataset.manifest import read_info
 from superres.model.archs import build
 from superres.model.bundle import Bundle
-from training.bundles.provenance import Effort, Initial, Origin
+from training.bundles.provenance import InitialWeights, Provenance, TrainingCost
 from training.bundles.publish import draft, publish
-from training.bundles.validate import Validated, held_out, metrics, validate
+from training.bundles.validate import ValidationResult, held_out, metrics, validate
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
 from training.loop.checkpoint import kept_bytes, refuse_without_space
-from training.loop.context import Surroundings
-from training.loop.distributed import Ranks, device_of_this_rank, joined
-from training.loop.loop import Loop
-from training.loop.preflight import of_recipe, refuse_closed_mlflow, refuse_what_cannot_be
+from training.loop.context import LoopContext
+from training.loop.distributed import DistributedContext, device_of_this_rank, joined
+from training.loop.loop import TrainingLoop
+from training.loop.preflight import of_recipe, refuse_closed_mlflow, refuse_impossible
 from training.loop.state import weight_bytes
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs.folder import Run, RunKey, open_run, unfinished_run
-from training.runs.hardware import Machine
-from training.runs.metadata import run_notes, write_packages
+from training.runs.hardware import MachineMetrics
+from training.runs.metadata import run_metadata, write_packages
 from training.runs.mlflow_remote import DESCRIPTION_TAG, MlflowRemote
 from training.runs.spool import SPOOL_NAME, Spool
 from training.runs.tracking import Tracker, send, tracked
-from training.weights.initial import resolve, take_over
+from training.weights.initial import load_initial, resolve
 
 DRAFT = "draft"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class TrainingJob:
     """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit.
 
     `init` is what `training.weights.initial` resolves, `device` what `training.loop.distributed`
@@ -60,73 +60,79 @@ class Job:
     device: str = "auto"
 
 
-def run(job: Job) -> dict[str, object]:
+def run(job: TrainingJob) -> dict[str, object]:
     """Do a job and return its result; see `sharpline train --help`.
 
     Under `torchrun` every process calls it; only rank 0's result says something.
     """
     device = device_of_this_rank(job.device)
-    with joined(device) as ranks:
-        return _run(job, device, ranks)
+    with joined(device) as distributed:
+        return _run(job, device, distributed)
 
 
-def _run(job: Job, device: torch.device, ranks: Ranks) -> dict[str, object]:
+def _run(
+    job: TrainingJob, device: torch.device, distributed: DistributedContext
+) -> dict[str, object]:
     recipe, stage = _stage(job)
     info = read_info(job.data)
     parent = resolve(job.init) if job.init else None
-    refuse_what_cannot_be(recipe, stage, info, job.data, parent, ranks)
+    refuse_impossible(recipe, stage, info, job.data, parent, distributed)
     if (uri := mlflow_uri()) is not None:
         refuse_closed_mlflow(uri)
     samplers = _samplers(recipe, stage, Pack(job.data))
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
     net, start = _network(recipe, parent)
-    origin = Origin(
+    provenance = Provenance(
         recipe=recipe,
         profile=cast(Profile, job.profile),
         dataset=job.data,
         info=info,
         parent=parent,
         start=start,
-        device=_named(device, ranks),
+        device=_named(device, distributed),
     )
-    this_run, known = ranks.from_first(partial(_open, job, origin, weight_bytes(net, recipe)))
-    with file_lock(this_run.folder / "lock") if ranks.first else nullcontext():
+    this_run, known = distributed.from_first(
+        partial(_open, job, provenance, weight_bytes(net, recipe))
+    )
+    with file_lock(this_run.folder / "lock") if distributed.first else nullcontext():
         tracker = Tracker(
-            this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=Machine()
+            this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=MachineMetrics()
         )
-        loop = Loop(
+        loop = TrainingLoop(
             net,
             recipe,
             stage,
             samplers,
-            Surroundings(
+            LoopContext(
                 folder=this_run.checkpoints,
                 tracker=tracker,
                 device=device,
-                ranks=ranks,
-                validate=partial(_score, origin, this_run, tracker, device),
+                distributed=distributed,
+                validate=partial(_score, provenance, this_run, tracker, device),
             ),
         )
         if known:
-            _go_on(loop, stage, ranks)
-        if not ranks.first:
+            _go_on(loop, stage, distributed)
+        if not distributed.first:
             loop.run()
             return {}
-        notes = run_notes(origin, stage, name=this_run.folder.name, parent_run=job.parent_run)
+        notes = run_metadata(
+            provenance, stage, name=this_run.folder.name, parent_run=job.parent_run
+        )
         with tracked(tracker, notes):
             tracker.artifacts(write_packages(this_run.folder), "environment")
             say(f"{recipe.name}: training in {this_run.folder}")
-            return _train_and_publish(origin, loop, this_run, tracker, device)
+            return _train_and_publish(provenance, loop, this_run, tracker, device)
 
 
-def _open(job: Job, origin: Origin, weight_bytes: int) -> tuple[Run, bool]:
+def _open(job: TrainingJob, provenance: Provenance, weight_bytes: int) -> tuple[Run, bool]:
     """The run's folder, with space for its checkpoints, and whether it was there before."""
-    recipe, parent = origin.recipe, origin.parent
+    recipe, parent = provenance.recipe, provenance.parent
     key = RunKey(
         recipe=recipe.as_dict(),
-        profile=origin.profile,
-        dataset_id=origin.info.id,
+        profile=provenance.profile,
+        dataset_id=provenance.info.id,
         parent_id=parent.id if parent else None,
         minutes=job.minutes,
     )
@@ -151,9 +157,9 @@ def replay(folder: Path) -> dict[str, object]:
     return {"run_id": spool.run_id, "sent": sent}
 
 
-def _go_on(loop: Loop, stage: Stage, ranks: Ranks) -> None:
+def _go_on(loop: TrainingLoop, stage: Stage, distributed: DistributedContext) -> None:
     found = loop.resume()
-    if not ranks.first:
+    if not distributed.first:
         return
     say(
         "going on with the run that broke off"
@@ -168,20 +174,24 @@ def _go_on(loop: Loop, stage: Stage, ranks: Ranks) -> None:
 
 
 def _train_and_publish(
-    origin: Origin, loop: Loop, this_run: Run, tracker: Tracker, device: torch.device
+    provenance: Provenance,
+    loop: TrainingLoop,
+    this_run: Run,
+    tracker: Tracker,
+    device: torch.device,
 ) -> dict[str, object]:
     trained = loop.run()
     candidate, validated = _validate_draft(
-        origin, this_run, tracker, device, trained.weights, trained.steps
+        provenance, this_run, tracker, device, trained.weights, trained.steps
     )
     run_id = tracker.run_id(wait_seconds=5.0)
     bundle = publish(
-        origin,
+        provenance,
         candidate,
-        Effort(steps=trained.steps, seconds=trained.seconds),
+        TrainingCost(steps=trained.steps, seconds=trained.seconds),
         validated.evaluation if validated else None,
         run_id,
-        this_run.folder / origin.recipe.name,
+        this_run.folder / provenance.recipe.name,
     )
     shutil.rmtree(candidate.root)
     tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
@@ -192,7 +202,7 @@ def _train_and_publish(
 
 
 def _score(
-    origin: Origin,
+    provenance: Provenance,
     this_run: Run,
     tracker: Tracker,
     device: torch.device,
@@ -204,7 +214,7 @@ def _score(
     A disk that is full is no reason to end a training that can still go on: None then.
     """
     try:
-        _, validated = _validate_draft(origin, this_run, tracker, device, weights, step)
+        _, validated = _validate_draft(provenance, this_run, tracker, device, weights, step)
     except SharplineError as error:
         if not isinstance(error.__cause__, OSError):
             raise
@@ -214,19 +224,19 @@ def _score(
 
 
 def _validate_draft(
-    origin: Origin,
+    provenance: Provenance,
     this_run: Run,
     tracker: Tracker,
     device: torch.device,
     weights: Mapping[str, Tensor],
     step: int,
-) -> tuple[Bundle, Validated | None]:
+) -> tuple[Bundle, ValidationResult | None]:
     """Score weights as serving would run them, and tell the tracker."""
     candidate = draft(
-        origin, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
+        provenance, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
     )
     samples = this_run.samples / f"step-{step:08d}"
-    pairs = held_out(origin.dataset, origin.profile)
+    pairs = held_out(provenance.dataset, provenance.profile)
     validated = validate(candidate, pairs, samples, device=str(device))
     if validated is None:
         say("the dataset holds no pictures out: the bundle will have no scores")
@@ -241,7 +251,7 @@ def _validate_draft(
     return candidate, validated
 
 
-def _stage(job: Job) -> tuple[Recipe, Stage]:
+def _stage(job: TrainingJob) -> tuple[Recipe, Stage]:
     recipe = load_recipe(job.recipe)
     stage = recipe.stage(cast(Profile, job.profile))
     if job.minutes is not None:
@@ -263,13 +273,13 @@ def _samplers(recipe: Recipe, stage: Stage, pack: Pack) -> dict[int, CropSampler
     return samplers
 
 
-def _network(recipe: Recipe, parent: Initial | None) -> tuple[nn.Module, str | None]:
+def _network(recipe: Recipe, parent: InitialWeights | None) -> tuple[nn.Module, str | None]:
     """The network to train, and what it took over from what it starts from."""
     with of_recipe(recipe):
         net = build(recipe.arch.name, recipe.arch.parameters)
     if parent is None:
         return net, None
-    start = take_over(net, parent)
+    start = load_initial(net, parent)
     say(f"{recipe.name}: took {start}")
     return net, start
 
@@ -286,7 +296,7 @@ def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
     }
 
 
-def _named(device: torch.device, ranks: Ranks) -> str:
+def _named(device: torch.device, distributed: DistributedContext) -> str:
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
-    return name if ranks.count == 1 else f"{ranks.count} x {name}"
+    return name if distributed.count == 1 else f"{distributed.count} x {name}"

@@ -17,10 +17,10 @@ import torch
 from superres.common.console import emit
 from superres.model.archs import build
 from training.data.packs.crops import Batch
-from training.loop.distributed import Ranks
-from training.loop.prefetch import Kitchen, to_device
-from training.loop.state import Players, layout
-from training.loop.step import Stepper
+from training.loop.distributed import DistributedContext
+from training.loop.prefetch import BatchBuilder, to_device
+from training.loop.state import TrainState, layout
+from training.loop.step import TrainStep
 from training.recipe import Patch, load_recipe
 
 WARM_UP_STEPS = 20
@@ -55,24 +55,24 @@ def main() -> None:
         }
     )
     net = build(recipe.arch.name, recipe.arch.parameters)
-    players = Players(net, recipe, stage, device)
-    stepper = Stepper(players, recipe, stage.batch, Ranks(), device)
-    kitchen = Kitchen(
+    train_state = TrainState(net, recipe, stage, device)
+    train_step = TrainStep(train_state, recipe, stage.batch, DistributedContext(), device)
+    batch_builder = BatchBuilder(
         samplers={arguments.patch: Noise(stage.batch, arguments.patch, recipe.scale)},
         side=lambda step: arguments.patch,
-        degrading=None,
+        degradation=None,
         batch=stage.batch,
         part=slice(None),
         pin=True,
     )
-    fed = kitchen.make(0)
+    host_batch = batch_builder.make(0)
     milliseconds = []
     for step in range(1, WARM_UP_STEPS + arguments.steps + 1):
         torch.cuda.synchronize()
         began = time.perf_counter()
-        players.generator.set_learning_rate(0.5)
-        stepper(*to_device(fed, device, layout(recipe), recipe.scale))
-        players.average.update(players.generator.net, step)
+        train_state.generator.set_learning_rate(0.5)
+        train_step(*to_device(host_batch, device, layout(recipe), recipe.scale))
+        train_state.ema.update(train_state.generator.net, step)
         torch.cuda.synchronize()
         if step > WARM_UP_STEPS:
             milliseconds.append(1000 * (time.perf_counter() - began))

@@ -18,18 +18,18 @@ def release():
     def gate(candidate):
         version = ("--version", candidate["version"])
         data = ("--on", candidate["dataset"])
-        return step("gate", candidate["model"], *version, *data, verdict_codes=(0, 1))
+        return step("gate", candidate["model"], *version, *data, result_codes=(0, 1))
 
-    @task(map_index_template="{{ task.op_kwargs['verdict']['model'] }}")
-    def promote(verdict):
-        if not verdict["passed"]:
-            raise AirflowSkipException(f"{verdict['model']} refused: {verdict['reasons']}")
-        version, evidence = verdict["version"], verdict["evidence"]
-        return step("promote", verdict["model"], "--version", version, "--evidence", evidence)
+    @task(map_index_template="{{ task.op_kwargs['gate_result']['model'] }}")
+    def promote(gate_result):
+        if not gate_result["passed"]:
+            raise AirflowSkipException(f"{gate_result['model']} refused: {gate_result['reasons']}")
+        version, evidence = gate_result["version"], gate_result["evidence"]
+        return step("promote", gate_result["model"], "--version", version, "--evidence", evidence)
 
     @task_group
     def decision(candidate):
-        promote(verdict=gate(candidate=candidate))
+        promote(gate_result=gate(candidate=candidate))
 
     decision.expand(candidate=candidates())
 

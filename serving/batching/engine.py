@@ -27,7 +27,7 @@ Shape = tuple[str | int, ...]
 
 
 class Network(Protocol):
-    """What the model of a batch key must offer; `device_index` is the number of the engine's device."""
+    """What the model of a batch key must offer; `device_index` is that of the engine's device."""
 
     name: str
 
@@ -64,7 +64,7 @@ class Engine:
         self._device_index = device_index
         self._lock = threading.Lock()
         self._device_tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._most_tiles: dict[Shape, int] = {}  # what the device's memory was seen to hold
+        self._max_tiles: dict[Shape, int] = {}  # what the device's memory was seen to hold
         self._stopping = False
         self._batch_began_seconds: float | None = None
         self._lost: DeviceLost | None = None
@@ -172,7 +172,7 @@ class Engine:
         shape = (network.name, *tiles[0].shape, str(tiles[0].dtype))
         results: list[Tile] = []
         while len(results) < len(tiles):
-            most = self._most_tiles.get(shape, len(tiles))
+            most = self._max_tiles.get(shape, len(tiles))
             part = tiles[len(results) : len(results) + max(1, most)]
             try:
                 results += self._run_part(network, part, whole_tiles=most > 0)
@@ -180,7 +180,7 @@ class Engine:
                 if most == 0:
                     raise
                 # Zero stands for less than one tile. It is remembered: trying again costs time.
-                self._most_tiles[shape] = len(part) // 2
+                self._max_tiles[shape] = len(part) // 2
                 self._observer.memory_ran_out(network.name)
                 log.warning(
                     "%s: %d tiles of %dx%d are too many for the device's memory",

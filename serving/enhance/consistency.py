@@ -41,12 +41,12 @@ class ConsistencyResult:
         )
 
 
-def check_stripe(
-    picture: Picture, stripe_hwc: Array, *, top: int, scale: int, limit_levels: float
+def check_strip(
+    picture: Picture, strip_hwc: Array, *, top: int, scale: int, limit_levels: float
 ) -> ConsistencyResult:
     """Compare the enlarged rows that start at row `top` of `picture` with the rows they answer."""
-    rows_hwc = picture.rgb_hwc[top : top + len(stripe_hwc) // scale]
-    off = off_levels(rows_hwc, shrunk(stripe_hwc, scale))
+    rows_hwc = picture.rgb_hwc[top : top + len(strip_hwc) // scale]
+    off = off_levels(rows_hwc, shrunk(strip_hwc, scale))
     return ConsistencyResult(
         worst_levels=float(off.max()), regions_off=int(np.count_nonzero(off > limit_levels))
     )
@@ -62,11 +62,11 @@ def off_levels(rows_hwc: Array, shrunk_hwc: NDArray[np.float32]) -> NDArray[np.f
     return np.maximum(np.sqrt(error) - deviation, 0.0)
 
 
-def shrunk(stripe_hwc: Array, scale: int) -> NDArray[np.float32]:
+def shrunk(strip_hwc: Array, scale: int) -> NDArray[np.float32]:
     """The mean of each square of `scale` x `scale` pixels."""
-    height, width, channels = stripe_hwc.shape
+    height, width, channels = strip_hwc.shape
     # Sums of rows first: they lie in memory as wide, contiguous additions.
-    rows = stripe_hwc.reshape(height // scale, scale, -1).sum(axis=1, dtype=np.uint32)
+    rows = strip_hwc.reshape(height // scale, scale, -1).sum(axis=1, dtype=np.uint32)
     squares = rows.reshape(height // scale, width // scale, scale, channels)
     total = squares[:, :, 0]
     for column in range(1, scale):

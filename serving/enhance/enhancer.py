@@ -96,31 +96,31 @@ class Enhancer:
         """
         deadline = Deadline(enhance_request.deadline_seconds)
         picture = await deadline.spend_on(self._decoded(enhance_request, stages))
-        stripes = await deadline.spend_on(
-            self.in_worker(lambda: self._stripes(picture, enhance_request))
+        strips = await deadline.spend_on(
+            self.in_worker(lambda: self._strips(picture, enhance_request))
         )
-        chunks = self._chunks(stripes, enhance_request, stages, deadline)
+        chunks = self._chunks(strips, enhance_request, stages, deadline)
         try:
             # An answer that may be flagged is held back, for its header comes before its pixels.
             most = None if self._parts.consistency.action == "flag" else 1
-            first = await self._begin(chunks, stripes, most)
+            first = await self._begin(chunks, strips, most)
         except BaseException:
             await chunks.aclose()
             raise
         return EnhanceResult(
-            width=stripes.width,
-            height=stripes.height,
+            width=strips.width,
+            height=strips.height,
             chunks=BodyChunks(first, chunks),
-            size=sum(map(len, first)) if stripes.complete else None,
-            consistency_result=stripes.consistency_result,
+            size=sum(map(len, first)) if strips.complete else None,
+            consistency_result=strips.consistency_result,
             stage_seconds=dict(stages.seconds),
         )
 
     async def _begin(
-        self, chunks: AsyncGenerator[bytes], stripes: StripAssembler, most: int | None
+        self, chunks: AsyncGenerator[bytes], strips: StripAssembler, most: int | None
     ) -> list[bytes]:
         first: list[bytes] = []
-        while not stripes.complete and (most is None or len(first) < most):
+        while not strips.complete and (most is None or len(first) < most):
             first.append(await anext(chunks))
         return first
 
@@ -128,21 +128,21 @@ class Enhancer:
         with stages("decode"):
             return await self.in_worker(enhance_request.read)
 
-    def _stripes(self, picture: Picture, enhance_request: EnhanceRequest) -> StripAssembler:
+    def _strips(self, picture: Picture, enhance_request: EnhanceRequest) -> StripAssembler:
         geometry = enhance_request.model_version.model.upscaler.geometry
         tile_plan = plan(picture.height, picture.width, geometry)
         return StripAssembler(picture, tile_plan, enhance_request, self._parts.consistency)
 
     async def _chunks(
         self,
-        stripes: StripAssembler,
+        strips: StripAssembler,
         enhance_request: EnhanceRequest,
         stages: StageTimer,
         deadline: "Deadline",
     ) -> AsyncGenerator[bytes]:
         """The file, piece by piece; every tile goes through the queue, a few batches at once."""
         batch_key = batch_key_of(
-            enhance_request.model_version, stripes.plan, str(stripes.picture.rgb_hwc.dtype)
+            enhance_request.model_version, strips.plan, str(strips.picture.rgb_hwc.dtype)
         )
         ahead = BATCHES_AHEAD * self._parts.limits.tiles_in(batch_key)
         keep = self._parts.shadows.wants(enhance_request.model_version)
@@ -157,19 +157,19 @@ class Enhancer:
         results: list[tuple[int, Tile]] = []
         began_seconds = time.monotonic()
         try:
-            while not stripes.complete:
+            while not strips.complete:
                 chunk = await deadline.spend_on(
                     self.in_worker(
-                        partial(self._step, stripes, request, results, len(results) or ahead, keep)
+                        partial(self._step, strips, request, results, len(results) or ahead, keep)
                     )
                 )
-                enhance_request.progress(stripes.share_done)
-                if stripes.complete:
-                    await self._finish(stripes, enhance_request, stages, began_seconds)
+                enhance_request.progress(strips.share_done)
+                if strips.complete:
+                    await self._finish(strips, enhance_request, stages, began_seconds)
                 if chunk:
                     yield chunk
                 results = []
-                if stripes.waits_for_device:
+                if strips.waits_for_device:
                     waited_from_seconds = time.perf_counter()
                     results = await deadline.spend_on(mailbox.take())
                     stages.add("network", time.perf_counter() - waited_from_seconds)
@@ -178,39 +178,39 @@ class Enhancer:
             raise
         finally:
             self._parts.scheduler.close(request)
-            if stripes.consistency_result.regions_off:
+            if strips.consistency_result.regions_off:
                 self._parts.observer.inconsistent(
-                    enhance_request.model_version, stripes.consistency_result.regions_off
+                    enhance_request.model_version, strips.consistency_result.regions_off
                 )
-        if stripes.kept:
-            self._parts.shadows.compare(enhance_request.model_version, stripes.kept)
+        if strips.kept:
+            self._parts.shadows.compare(enhance_request.model_version, strips.kept)
 
     def _step(
         self,
-        stripes: StripAssembler,
+        strips: StripAssembler,
         request: TileRequest,
         results: list[tuple[int, Tile]],
         free: int,
         keep: bool,
     ) -> bytes:
         """Put as many new tiles into the queue as have come back, then take these in."""
-        self._parts.scheduler.put(request, stripes.cut(free))
-        return stripes.add(results, keep=keep)
+        self._parts.scheduler.put(request, strips.cut(free))
+        return strips.add(results, keep=keep)
 
     async def _finish(
         self,
-        stripes: StripAssembler,
+        strips: StripAssembler,
         enhance_request: EnhanceRequest,
         stages: StageTimer,
         began_seconds: float,
     ) -> None:
         """What is told of a picture before its last piece leaves."""
         parts = self._parts
-        parts.window.add(enhance_request.model_version.name, await self.in_worker(stripes.observe))
-        stages.add("check", stripes.check_seconds)
-        stages.add("encode", stripes.encode_seconds)
+        parts.window.add(enhance_request.model_version.name, await self.in_worker(strips.observe))
+        stages.add("check", strips.check_seconds)
+        stages.add("encode", strips.encode_seconds)
         stages.tell()
-        picture, tile_plan = stripes.picture, stripes.plan
+        picture, tile_plan = strips.picture, strips.plan
         parts.observer.picture_done(
             enhance_request.model_version,
             waste_ratio=tile_plan.waste_ratio,

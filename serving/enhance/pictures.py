@@ -23,7 +23,7 @@ from serving.enhance.request import (
 from serving.enhance.transform import OutputOptions, fitting_shrink, parse_region, shrunk_side
 from serving.models.reload import Models
 from serving.models.routing import ModelVersion
-from serving.models.selection import chosen_for, is_auto, least_scale, named_model
+from serving.models.selection import chosen_for, is_auto, min_scale, named_model
 from serving.requests.body import Upload
 from serving.requests.negotiation import choose_format, content_disposition
 from serving.requests.options import Options
@@ -145,7 +145,7 @@ async def choose(
         return SelectedModel(
             model_version=held.enter_context(models.use(name, options.scale, client))
         )
-    scale = least_scale(options, models.champions)
+    scale = min_scale(options, models.champions)
     output_options = received.output_options(scale, services.settings.limits.max_answer_pixels)
     admitted.reserve_answer(*answer_size(received, output_options, scale), received.format)
     with stages("choose"):

@@ -17,7 +17,7 @@ import numpy as np
 
 from serving.batching.scheduler import Scheduler
 from serving.batching.tiles import Tile
-from serving.enhance.consistency import check_stripe
+from serving.enhance.consistency import check_strip
 from serving.enhance.enhancer import ResultQueue, batch_key_of
 from serving.models.reload import Models
 from serving.models.routing import ModelVersion
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 Outcome = Literal["compared", "inconsistent", "failed", "skipped"]
 
-MOST_WAITING = 4  # pictures whose tiles are held in memory; those that come then are skipped
+MAX_WAITING = 4  # pictures whose tiles are held in memory; those that come then are skipped
 
 
 class ShadowObserver(Protocol):
@@ -68,7 +68,7 @@ class ShadowRunner:
 
     def compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None:
         """Begin to compare; `kept` holds tiles with their halo and the champion's cores."""
-        if len(self._tasks) >= MOST_WAITING:
+        if len(self._tasks) >= MAX_WAITING:
             route = self._models.routes.get(model_version.name)
             if route is not None and route.shadow is not None:
                 self._observer.shadow_done(model_version.name, route.shadow.version, "skipped")
@@ -138,7 +138,7 @@ def compared(
     lr_hwc = tile_hwc[halo:, halo:][:height, :width]
     to_levels = 255.0 / np.iinfo(core_hwc.dtype).max
     levels = float(np.mean(np.abs(theirs.astype(np.float32) - core_hwc))) * to_levels
-    consistency_result = check_stripe(
+    consistency_result = check_strip(
         Picture(rgb_hwc=lr_hwc), theirs, top=0, scale=scale, limit_levels=limit_levels
     )
     return Comparison(levels=levels, consistent=consistency_result.ok)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from serving.batching.tiles import Tile
-from serving.enhance.consistency import ConsistencyResult, check_stripe
+from serving.enhance.consistency import ConsistencyResult, check_strip
 from serving.enhance.request import EnhanceRequest
 from serving.errors import Inconsistent
 from serving.setting_groups import ConsistencySettings
@@ -20,7 +20,7 @@ from superres.analysis.degradation_features import measure
 from superres.image.box import Box
 from superres.image.codecs import Picture
 from superres.image.region import Region
-from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows
+from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip, resampled_rows
 from superres.model.tiling import Joiner, TilePlan, core_of, cut_one
 
 KEPT_TILES = 2  # of each picture, with their results, for a shadow to be compared with
@@ -44,7 +44,7 @@ class StripAssembler:
         self._next_tile = 0  # that is to be cut
         self._at_device = 0  # tiles that were cut and have not come back
         self._frame = enlarged_frame(picture, tile_plan.scale)
-        self._encoder = StripeEncoder(
+        self._encoder = StripEncoder(
             self._frame, enhance_request.format, quality=enhance_request.quality
         )
         self._sample = ConsistencySample(picture, tile_plan.scale)
@@ -112,7 +112,7 @@ class StripAssembler:
             self._joiner.add_core(index, core_hwc)
             self._at_device -= 1
             self.tiles_done += 1
-        chunks = [self._finish(stripe_hwc) for stripe_hwc in self._joiner.stripes()]
+        chunks = [self._finish(strip_hwc) for strip_hwc in self._joiner.strips()]
         if self.complete:
             chunks.append(self._timed_encode(self._encoder.end))
         return b"".join(chunks)
@@ -121,37 +121,37 @@ class StripAssembler:
         """What is remembered of this picture once its answer is complete."""
         return Observation(features=measure(self.picture.rgb_hwc), consistency_db=self._sample.db())
 
-    def _finish(self, stripe_hwc: Tile) -> bytes:
+    def _finish(self, strip_hwc: Tile) -> bytes:
         began_seconds = time.perf_counter()
         top, scale = self._top, self.plan.scale
-        self._top += len(stripe_hwc) // scale
+        self._top += len(strip_hwc) // scale
         if self._region is not None:
-            stripe_hwc = self._blended(self._region, stripe_hwc, top)
-        stripe = enlarged_stripe(self.picture, stripe_hwc, top, scale)
-        self._check(stripe.rgb_hwc, top)
-        self._sample.add(top, stripe.rgb_hwc)
+            strip_hwc = self._blended(self._region, strip_hwc, top)
+        strip = enlarged_strip(self.picture, strip_hwc, top, scale)
+        self._check(strip.rgb_hwc, top)
+        self._sample.add(top, strip.rgb_hwc)
         self.check_seconds += time.perf_counter() - began_seconds
-        return self._timed_encode(lambda: self._encoder.add(stripe))
+        return self._timed_encode(lambda: self._encoder.add(strip))
 
     def _blank(self, box: Box) -> Tile:
         """Stands for what `_blended` takes no pixel of; costs no memory."""
         shape = (box.height * self.plan.scale, box.width * self.plan.scale, 3)
         return np.broadcast_to(np.zeros((), self.picture.rgb_hwc.dtype), shape)
 
-    def _blended(self, region: Region, stripe_hwc: Tile, top: int) -> Tile:
+    def _blended(self, region: Region, strip_hwc: Tile, top: int) -> Tile:
         """The model's pixels inside the region, resampled ones outside."""
         scale = self.plan.scale
-        height, width = len(stripe_hwc) // scale, self.picture.width
+        height, width = len(strip_hwc) // scale, self.picture.width
         around_hwc = resampled_rows(self.picture.rgb_hwc, slice(top, top + height), scale)
         box = Box(top=top, left=0, height=height, width=width)
-        return region.blended(box, scale, stripe_hwc, around_hwc)
+        return region.blended(box, scale, strip_hwc, around_hwc)
 
-    def _check(self, stripe_hwc: Tile, top: int) -> None:
+    def _check(self, strip_hwc: Tile, top: int) -> None:
         if self._settings.action == "off":
             return
         limit = self._settings.max_levels
-        found = check_stripe(
-            self.picture, stripe_hwc, top=top, scale=self.plan.scale, limit_levels=limit
+        found = check_strip(
+            self.picture, strip_hwc, top=top, scale=self.plan.scale, limit_levels=limit
         )
         self.consistency_result = self.consistency_result.combined_with(found)
         if not found.ok and self._settings.action == "refuse":

@@ -29,9 +29,9 @@ Discard = Callable[[dict[str, Any]], object]
 PART_BYTES = 8 << 20  # S3 wants 5 MiB at the least, and at most 10,000 of them
 LONGEST_ADDRESS_SECONDS = 7 * 86_400  # of a signature
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 3
-MOST_AT_ONCE = 16  # connections
+MAX_AT_ONCE = 16  # connections
 DEFAULT_REGION = "us-east-1"  # of servers that are not AWS's, which have no regions
-MOST_DELETED = 1000  # by one request
+MAX_DELETED = 1000  # by one request
 NOT_THERE = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
 NO_ROOM = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507"})
 UNFINISHED = "?"  # between a blob and the id of the upload that was to become it
@@ -86,8 +86,8 @@ class BucketStore:
             blob, _, upload = each.partition(UNFINISHED)
             await self.drop(blob, upload)
         whole = [{"Key": self.key(blob)} for blob in blobs if UNFINISHED not in blob]
-        for start in range(0, len(whole), MOST_DELETED):
-            some = {"Objects": whole[start : start + MOST_DELETED], "Quiet": True}
+        for start in range(0, len(whole), MAX_DELETED):
+            some = {"Objects": whole[start : start + MAX_DELETED], "Quiet": True}
             answer = await self.ask("delete_objects", Delete=some)
             for error in answer.get("Errors", ()):
                 raise NotReady(f"the bucket did not delete a picture ({error.get('Code')})")
@@ -264,7 +264,7 @@ def _client(endpoint: str | None) -> Any:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=MOST_AT_ONCE,
+        max_pool_connections=MAX_AT_ONCE,
         # What servers other than AWS's may not know.
         s3={"addressing_style": "path" if endpoint else "auto"},
         request_checksum_calculation="when_required",

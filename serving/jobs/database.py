@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 THREADS = 4  # that calls of the table wait on
 
 
-class DatabaseAway(NotReady):
+class DatabaseUnavailable(NotReady):
     """The table of jobs cannot be reached now; what it was told before holds."""
 
 
@@ -62,7 +62,7 @@ class Database:
         except OperationalError as error:
             if _is_full(error):
                 raise StorageFull("there is no room to note this down") from error
-            raise DatabaseAway("the table of jobs cannot be reached") from error
+            raise DatabaseUnavailable("the table of jobs cannot be reached") from error
 
 
 def _is_full(error: OperationalError) -> bool:

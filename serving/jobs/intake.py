@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 from serving.jobs.store import Store, WrittenBlob, new_blob
-from serving.requests.body import FILE_FIELD, MOST_FIELD_BYTES, MOST_PARTS
+from serving.requests.body import FILE_FIELD, MAX_FIELD_BYTES, MAX_PARTS
 from superres.image.codecs import TooManyBytes
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class _StreamedForm:
 
     def _begin(self) -> None:
         self._parts += 1
-        if self._parts > MOST_PARTS + self._limits.max_pictures:
+        if self._parts > MAX_PARTS + self._limits.max_pictures:
             raise BadMultipart("the form has too many parts")
         self._disposition = {}
         self._content = bytearray()
@@ -196,8 +196,8 @@ class _StreamedForm:
             self._found.append(("data", data[start:end]))
             return
         self._content += data[start:end]
-        if len(self._content) > MOST_FIELD_BYTES:
-            raise BadMultipart(f"a field has more than {MOST_FIELD_BYTES} bytes")
+        if len(self._content) > MAX_FIELD_BYTES:
+            raise BadMultipart(f"a field has more than {MAX_FIELD_BYTES} bytes")
 
     def _end_part(self) -> None:
         if self._is_file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serving.errors import JobGone, JobNotFinished, ServingError, UnknownJob
-from serving.jobs.database import DatabaseAway
+from serving.jobs.database import DatabaseUnavailable
 from serving.jobs.opening import LazyJobServices
 from serving.jobs.rows import Input, Job, JobPicture, NewJob
 from serving.jobs.views import JobView, Receipt, iso_time, view_of
@@ -30,7 +30,7 @@ class JobSubmission:
     idempotency_key: str | None = None
     webhook: str | None = None
     priority: int = 5
-    most_waiting: int | None = None  # jobs of this client; None for what everybody may have
+    max_waiting: int | None = None  # jobs of this client; None for what everybody may have
     delete_on_fetch: bool = False
 
 
@@ -57,9 +57,11 @@ class Jobs(LazyJobServices):
             job, is_new = await parts.database(
                 parts.database.table.add,
                 new,
-                most_queued=submission.most_waiting or self._settings.max_queued_per_client,
+                max_queued=submission.max_waiting or self._settings.max_queued_per_client,
             )
-        except DatabaseAway:  # the job may have been entered; if not, a sweep finds its blobs
+        except (
+            DatabaseUnavailable
+        ):  # the job may have been entered; if not, a sweep finds its blobs
             raise
         except ServingError:
             await parts.store.delete(blobs)

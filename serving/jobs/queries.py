@@ -37,7 +37,7 @@ def counts_of(connection: sa.Connection, job_id: str) -> tuple[int, int]:
 
 
 def queue_position_of(connection: sa.Connection, job: Job) -> int:
-    """How many jobs are to run before this one, and it; at most MOST_PLACES are counted."""
+    """How many jobs are to run before this one, and it; at most MAX_PLACES are counted."""
     before = sa.tuple_(JOBS.c.rank, JOBS.c.turn, JOBS.c.id) < sa.tuple_(
         sa.literal(job.rank), sa.literal(job.turn), sa.literal(job.id)
     )

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 
 UNKNOWN_SECONDS = 600.0  # that a blob may lie about unchanged before anything names it
 POLL_SECONDS = 1.0  # between two looks at who is silent, at the most
-MOST_ASKED = 500  # blobs, of the table at once
-MOST_EXPIRED = 500  # removed by one statement, which locks the table meanwhile
+MAX_ASKED = 500  # blobs, of the table at once
+MAX_EXPIRED = 500  # removed by one statement, which locks the table meanwhile
 
 
 class Reaper:
@@ -84,9 +84,9 @@ class Reaper:
     async def _sweep(self) -> None:
         """Remove what has expired, and blobs that nothing has named for a while."""
         while True:
-            removed = await self._db(self._table.expire, MOST_EXPIRED)
+            removed = await self._db(self._table.expire, MAX_EXPIRED)
             await self.remove(removed)
-            if len(removed.job_ids) < MOST_EXPIRED and len(removed.blobs) < MOST_EXPIRED:
+            if len(removed.job_ids) < MAX_EXPIRED and len(removed.blobs) < MAX_EXPIRED:
                 break
         await self._sweep_unknown()
         await self._background.pause(self._settings.sweep_seconds)
@@ -97,8 +97,8 @@ class Reaper:
         modified_times = await self._store.modified_times()
         blobs = list({blob for name in modified_times if (blob := blob_of(name)) is not None})
         strange: set[str] = set()
-        for start in range(0, len(blobs), MOST_ASKED):
-            some = blobs[start : start + MOST_ASKED]
+        for start in range(0, len(blobs), MAX_ASKED):
+            some = blobs[start : start + MAX_ASKED]
             strange.update(await self._db(self._table.unknown_blobs, some))
         unknown = [name for name in modified_times if blob_of(name) in strange]
         before, self._unknown = self._unknown, {}

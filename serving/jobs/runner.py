@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from serving.background import BackgroundTasks
 from serving.errors import JobFailed, RetryLater, ServingError
-from serving.jobs.database import Changes, Database, DatabaseAway
+from serving.jobs.database import Changes, Database, DatabaseUnavailable
 from serving.jobs.rows import Job, JobPicture, Lease
 from serving.jobs.store import Store, WrittenBlob, all_of, new_blob
 from serving.problems import problem_of
@@ -24,7 +24,7 @@ from superres.image.codecs import PictureError
 
 log = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 5  # of one job, before it counts as what kills the process
+MAX_ATTEMPTS = 5  # of one job, before it counts as what kills the process
 POSTPONED_SECONDS = 0.5  # until a job that found the server full is tried again
 TELL_SECONDS = 0.1  # between two tellings of how far a picture is
 
@@ -128,7 +128,9 @@ class Runner:
         except LeaseLost:
             log.info("job %s was deleted, or is another replica's now", lease.job_id)
             await self._drop(lease)
-        except DatabaseAway:  # the lease falls silent, and whoever is there first takes it back
+        except (
+            DatabaseUnavailable
+        ):  # the lease falls silent, and whoever is there first takes it back
             log.warning("job %s is left until the table can be reached again", lease.job_id)
         except Preempted:
             await self._db(self._table.release, lease, turns=1)
@@ -164,8 +166,8 @@ class Runner:
             if begun and await self._db(self._table.is_awaited, job):
                 raise Preempted
             begun = True
-            if job.attempts > MOST_ATTEMPTS:
-                problem = problem_of(JobFailed(f"it was begun {MOST_ATTEMPTS} times"))
+            if job.attempts > MAX_ATTEMPTS:
+                problem = problem_of(JobFailed(f"it was begun {MAX_ATTEMPTS} times"))
                 await self._commit(lease, picture, problem=problem)
             else:
                 problem = await self._answer(lease, job, picture)

@@ -33,17 +33,17 @@ from serving.jobs.upload_rows import UploadRows, taken
 from serving.jobs.webhook_rows import WebhookRows
 from serving.requests.keys import HIGHEST_PRIORITY
 
-MOST_WAITING = 10_000  # that are counted for the metrics
+MAX_WAITING = 10_000  # that are counted for the metrics
 
 
 class JobTable(Leases, UploadRows, WebhookRows):
     """Every statement about jobs; safe to use from any thread and from several processes."""
 
-    def add(self, new: NewJob, *, most_queued: int) -> tuple[Job, bool]:
+    def add(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
         """Enter a job, or find the one that the same idempotency key has made before.
 
         Returns the job and whether it is new. Raises KeyReused where the key came with another
-        request, QuotaExceeded beyond `most_queued` waiting jobs of this client; UnknownUpload,
+        request, QuotaExceeded beyond `max_queued` waiting jobs of this client; UnknownUpload,
         UploadGone or UploadMismatch for an upload that is another's, too old, or not there yet.
         """
         try:
@@ -51,7 +51,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
                 known = self._known(connection, new)
                 if known is not None:
                     return known, False
-                return self._insert(connection, new, most_queued), True
+                return self._insert(connection, new, max_queued), True
         except IntegrityError:  # on Postgres the same key may have been entered meanwhile
             with self._writing() as connection:
                 known = self._known(connection, new)
@@ -163,9 +163,9 @@ class JobTable(Leases, UploadRows, WebhookRows):
         return [blob for blob in blobs if blob not in known]
 
     def waiting(self) -> int:
-        """Jobs in the queue; at most MOST_WAITING are counted."""
+        """Jobs in the queue; at most MAX_WAITING are counted."""
         some = sa.select(sa.literal(1)).select_from(JOBS).where(JOBS.c.state == "queued")
-        counted = sa.select(sa.func.count()).select_from(some.limit(MOST_WAITING).subquery())
+        counted = sa.select(sa.func.count()).select_from(some.limit(MAX_WAITING).subquery())
         with self._reading() as connection:
             return connection.execute(counted).scalar_one()
 
@@ -178,9 +178,9 @@ class JobTable(Leases, UploadRows, WebhookRows):
             raise IdempotencyKeyReused("this Idempotency-Key came with another request before")
         return job
 
-    def _insert(self, connection: sa.Connection, new: NewJob, most_queued: int) -> Job:
+    def _insert(self, connection: sa.Connection, new: NewJob, max_queued: int) -> Job:
         now_ms = self.now_ms()
-        self._require_room(connection, new.client, most_queued)
+        self._require_room(connection, new.client, max_queued)
         blobs = [
             each.blob if each.upload is None else taken(connection, new.client, each.upload, now_ms)
             for each in new.inputs
@@ -210,17 +210,17 @@ class JobTable(Leases, UploadRows, WebhookRows):
         assert job is not None
         return job
 
-    def _require_room(self, connection: sa.Connection, client: str, most_queued: int) -> None:
+    def _require_room(self, connection: sa.Connection, client: str, max_queued: int) -> None:
         waiting = (
             sa.select(sa.literal(1))
             .select_from(JOBS)
             .where(JOBS.c.client == client, JOBS.c.state == "queued")
-            .limit(most_queued)
+            .limit(max_queued)
             .subquery()
         )
         count = connection.execute(sa.select(sa.func.count()).select_from(waiting)).scalar_one()
-        if count >= most_queued:
-            raise QuotaExceeded(f"{most_queued} jobs of this client wait already", seconds=30)
+        if count >= max_queued:
+            raise QuotaExceeded(f"{max_queued} jobs of this client wait already", seconds=30)
 
 
 def next_turn(connection: sa.Connection, client: str, rank: int) -> int:

@@ -27,7 +27,9 @@ class WebhookRows(Connections):
             connection.execute(
                 sa.update(JOBS)
                 .where(chosen)
-                .values(webhook_due_ms=now_ms + hold_ms, webhook_attempts=JOBS.c.webhook_attempts + 1)
+                .values(
+                    webhook_due_ms=now_ms + hold_ms, webhook_attempts=JOBS.c.webhook_attempts + 1
+                )
             )
             return [job_of(row) for row in connection.execute(sa.select(JOBS).where(chosen))]
 

@@ -8,10 +8,10 @@ from serving.requests.options import AUTO, Options
 from superres.analysis.degradation_features import examine
 from superres.analysis.model_selection import (
     Candidate,
-    Choice,
+    ModelChoice,
     NoModelFits,
     SelectionRequest,
-    choose,
+    select_model,
 )
 from superres.image.codecs import Picture
 
@@ -41,7 +41,7 @@ def named_model(
     return default_name if default_name in fitting else fitting[0]
 
 
-def least_scale(options: Options, champions: Mapping[str, ModelVersion]) -> int:
+def min_scale(options: Options, champions: Mapping[str, ModelVersion]) -> int:
     """The smallest scale that `auto` may come to; what the picture needs at the least."""
     return options.scale or min(model_version.scale for model_version in champions.values())
 
@@ -51,7 +51,7 @@ def chosen_for(
     options: Options,
     champions: Mapping[str, ModelVersion],
     seconds_per_pixel: Mapping[str, float],
-) -> Choice:
+) -> ModelChoice:
     """The model that suits the picture, and why. Raises BadOptions where none does."""
     candidates = [
         Candidate.of(
@@ -66,7 +66,7 @@ def chosen_for(
         scale=options.scale, task=options.task, deadline_seconds=options.deadline
     )
     try:
-        return choose(examine(picture.rgb_hwc), selection, candidates)
+        return select_model(examine(picture.rgb_hwc), selection, candidates)
     except NoModelFits as error:
         raise BadOptions(str(error)) from error
 

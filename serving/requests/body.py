@@ -13,8 +13,8 @@ from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, Slo
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
-MOST_PARTS = 32
-MOST_FIELD_BYTES = 4096
+MAX_PARTS = 32
+MAX_FIELD_BYTES = 4096
 FILE_FIELD = "file"
 
 
@@ -123,8 +123,8 @@ class _Form:
 
     def _begin(self) -> None:
         self._parts += 1
-        if self._parts > MOST_PARTS:
-            raise BadMultipart(f"the form has more than {MOST_PARTS} parts")
+        if self._parts > MAX_PARTS:
+            raise BadMultipart(f"the form has more than {MAX_PARTS} parts")
         self._disposition = {}
         self._content = bytearray()
 
@@ -141,10 +141,10 @@ class _Form:
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         self._content += data[start:end]
-        if self._field_name != FILE_FIELD and len(self._content) > MOST_FIELD_BYTES:
+        if self._field_name != FILE_FIELD and len(self._content) > MAX_FIELD_BYTES:
             raise BadMultipart(
                 f"the field {self._field_name[:40]!r} has more than "
-                f"{MOST_FIELD_BYTES} bytes; the picture goes into {FILE_FIELD!r}"
+                f"{MAX_FIELD_BYTES} bytes; the picture goes into {FILE_FIELD!r}"
             )
 
     def _end_part(self) -> None:

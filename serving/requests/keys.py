@@ -24,7 +24,7 @@ from superres.common.files import file_lock, write_json
 log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"sl_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
-MOST_KEYS = 10_000
+MAX_KEYS = 10_000
 HIGHEST_PRIORITY = 9  # of a job
 CHECK_SECONDS = 1.0  # how often the file is looked at
 MINUTE_SECONDS = 60.0
@@ -54,7 +54,7 @@ class KeyFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    keys: tuple[Key, ...] = Field(default=(), max_length=MOST_KEYS)
+    keys: tuple[Key, ...] = Field(default=(), max_length=MAX_KEYS)
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:

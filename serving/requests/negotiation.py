@@ -19,9 +19,9 @@ def choose_format(asked: str | None, accept: str, input_format: str) -> str:
     natural = input_format if input_format in OUTPUT_FORMATS else "png"
     if not accept.strip():
         return natural
-    wishes = {format: _quality_of(format, accept) for format in OUTPUT_FORMATS}
-    best = max(OUTPUT_FORMATS, key=lambda format: (wishes[format], format == natural))
-    if wishes[best] <= 0:
+    options = {format: _quality_of(format, accept) for format in OUTPUT_FORMATS}
+    best = max(OUTPUT_FORMATS, key=lambda format: (options[format], format == natural))
+    if options[best] <= 0:
         raise NotAcceptable(
             f"Accept: {accept[:100]!r} allows none of " + ", ".join(MEDIA_TYPES.values())
         )

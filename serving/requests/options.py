@@ -10,7 +10,7 @@ from serving.errors import BadOptions
 
 AUTO = "auto"
 REQUEST_PARTS = frozenset({"query", "path", "header", "body"})  # where FastAPI found a fault
-MOST_NAME = 64  # characters of an unknown option that are repeated
+MAX_NAME = 64  # characters of an unknown option that are repeated
 
 
 class Options(BaseModel):
@@ -84,7 +84,7 @@ def describe(error: ValidationFault) -> str:
 
 
 def _described(fault: Mapping[str, Any]) -> str:
-    place = [str(part)[:MOST_NAME] for part in fault["loc"]]
+    place = [str(part)[:MAX_NAME] for part in fault["loc"]]
     if len(place) > 1 and place[0] in REQUEST_PARTS:
         del place[0]
     name = ".".join(place)

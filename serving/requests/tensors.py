@@ -25,7 +25,7 @@ Array = NDArray[Any]
 TENSOR = "image"
 DTYPES = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 HEADER_LENGTH = "Inference-Header-Content-Length"
-MOST_JSON_BYTES = 16 * 2**20  # numbers in JSON take ten times their bytes in memory
+MAX_JSON_BYTES = 16 * 2**20  # numbers in JSON take ten times their bytes in memory
 LARGEST_16 = 65_535
 
 
@@ -69,9 +69,9 @@ class ParsedInference:
 def parse(body: bytes, header_length: str | None, limits: Limits) -> ParsedInference:
     """What a body asks for. Raises BadTensor, TooManyBytes or TooManyPixels."""
     header, rest = _split(body, header_length)
-    if len(header) > MOST_JSON_BYTES:
+    if len(header) > MAX_JSON_BYTES:
         raise TooManyBytes(
-            f"JSON of {len(header):,} bytes; at most {MOST_JSON_BYTES:,} are taken: send larger "
+            f"JSON of {len(header):,} bytes; at most {MAX_JSON_BYTES:,} are taken: send larger "
             "tensors with the binary extension"
         )
     try:

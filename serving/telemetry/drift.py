@@ -114,9 +114,9 @@ class ConsistencySample:
             for rows in self._rows
         ]
 
-    def add(self, top: int, stripe_hwc: Array) -> None:
+    def add(self, top: int, strip_hwc: Array) -> None:
         """Take what is needed of the enlarged rows that start at row `top` of the input."""
-        first, last = top * self._scale, top * self._scale + len(stripe_hwc)
+        first, last = top * self._scale, top * self._scale + len(strip_hwc)
         for rows, blocks in zip(self._rows, self._blocks, strict=True):
             wanted = _scaled(rows, self._scale)
             begin, end = max(first, wanted.start), min(last, wanted.stop)
@@ -124,7 +124,7 @@ class ConsistencySample:
                 continue
             into = slice(begin - wanted.start, end - wanted.start)
             for columns, block in zip(self._columns, blocks, strict=True):
-                block[into] = stripe_hwc[begin - first : end - first, columns]
+                block[into] = strip_hwc[begin - first : end - first, columns]
 
     def db(self) -> float:
         """PSNR of the answer, shrunk to its input's size, against that input."""

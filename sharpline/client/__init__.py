@@ -2,17 +2,24 @@
 
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import AsyncClient, Client
-from sharpline.client.words import Enhanced, Job, Patience, Refused, ServerAway, Wishes
+from sharpline.client.types import (
+    Enhanced,
+    EnhanceOptions,
+    Job,
+    RequestRefused,
+    RetryPolicy,
+    ServerUnavailable,
+)
 
 __all__ = [
     "AsyncClient",
     "Client",
+    "EnhanceOptions",
     "Enhanced",
     "FolderReport",
     "Job",
-    "Patience",
-    "Refused",
-    "ServerAway",
-    "Wishes",
+    "RequestRefused",
+    "RetryPolicy",
+    "ServerUnavailable",
     "enhance_folder",
 ]

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from sharpline.client.arguments import EnhanceOptions, RetryPolicy
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import TIMEOUT_SECONDS, URL, AsyncClient, Client
-from sharpline.client.words import Patience, Wishes
 from superres.common.console import LOG_EVERY_SECONDS, emit, say, show
 from superres.common.errors import SharplineError, UsageError
 from superres.image.codecs import OUTPUT_FORMATS
@@ -19,18 +19,18 @@ KEY_VARIABLE, URL_VARIABLE = "SHARPLINE_KEY", "SHARPLINE_URL"
 
 def client(argv: Sequence[str]) -> int:
     """Have a server enlarge pictures, or say which models it has."""
-    words = _parser().parse_args(argv)
-    return words.work(words)
+    arguments = _parser().parse_args(argv)
+    return arguments.work(arguments)
 
 
-def _enhance(words: argparse.Namespace) -> int:
+def _enhance(arguments: argparse.Namespace) -> int:
     """Enlarge files and folders; a second run goes on where the first was stopped."""
-    if words.workers < 1:
+    if arguments.workers < 1:
         raise UsageError("--workers is at least 1")
-    report = asyncio.run(_enhanced(words))
+    report = asyncio.run(_enhanced(arguments))
     for source, reason in report.failed.items():
         say(f"left out {source}: {reason}")
-    if words.json:
+    if arguments.json:
         emit(
             {
                 "written": [str(path) for path in report.written],
@@ -41,35 +41,35 @@ def _enhance(words: argparse.Namespace) -> int:
     else:
         before = f", {len(report.skipped)} were there from before" if report.skipped else ""
         failed = f", {len(report.failed)} failed" if report.failed else ""
-        show(f"{len(report.written)} pictures enlarged into {words.out}{before}{failed}")
+        show(f"{len(report.written)} pictures enlarged into {arguments.out}{before}{failed}")
     return 1 if report.failed else 0
 
 
-async def _enhanced(words: argparse.Namespace) -> FolderReport:
-    wishes = Wishes(
-        model=words.model,
-        scale=words.scale,
-        region=words.region,
-        format=words.format,
-        quality=words.quality,
-        deadline=words.deadline,
-        on_too_large="shrink" if words.shrink else None,
-        keep_metadata=True if words.keep_metadata else None,
+async def _enhanced(arguments: argparse.Namespace) -> FolderReport:
+    options = EnhanceOptions(
+        model=arguments.model,
+        scale=arguments.scale,
+        region=arguments.region,
+        format=arguments.format,
+        quality=arguments.quality,
+        deadline=arguments.deadline,
+        on_too_large="shrink" if arguments.shrink else None,
+        keep_metadata=True if arguments.keep_metadata else None,
     )
     async with AsyncClient(
-        words.url,
-        key=_key(words),
-        timeout_seconds=words.timeout,
-        patience=_patience(words),
+        arguments.url,
+        key=_key(arguments),
+        timeout_seconds=arguments.timeout,
+        retry_policy=_retry_policy(arguments),
     ) as connected:
         return await enhance_folder(
             connected,
-            words.inputs,
-            words.out,
-            wishes,
-            workers=words.workers,
-            overwrite=words.overwrite,
-            heard=_progress(),
+            arguments.inputs,
+            arguments.out,
+            options,
+            workers=arguments.workers,
+            overwrite=arguments.overwrite,
+            on_progress=_progress(),
         )
 
 
@@ -87,13 +87,16 @@ def _progress() -> Callable[[int, int], None]:
     return tell
 
 
-def _models(words: argparse.Namespace) -> int:
+def _models(arguments: argparse.Namespace) -> int:
     """Say which models the server has."""
     with Client(
-        words.url, key=_key(words), timeout_seconds=words.timeout, patience=_patience(words)
+        arguments.url,
+        key=_key(arguments),
+        timeout_seconds=arguments.timeout,
+        retry_policy=_retry_policy(arguments),
     ) as connected:
         models = connected.models()
-    if words.json:
+    if arguments.json:
         emit({"models": models})
         return 0
     for model in models:
@@ -102,20 +105,20 @@ def _models(words: argparse.Namespace) -> int:
     return 0
 
 
-def _key(words: argparse.Namespace) -> str | None:
+def _key(arguments: argparse.Namespace) -> str | None:
     """A key on the command line would stand in every list of processes."""
-    if words.key_file is None:
+    if arguments.key_file is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
-        return words.key_file.read_text(encoding="utf-8").strip()
+        return arguments.key_file.read_text(encoding="utf-8").strip()
     except OSError as error:
-        raise SharplineError(f"cannot read {words.key_file}: {error.strerror}") from error
+        raise SharplineError(f"cannot read {arguments.key_file}: {error.strerror}") from error
 
 
-def _patience(words: argparse.Namespace) -> Patience:
-    if words.attempts < 1:
+def _retry_policy(arguments: argparse.Namespace) -> RetryPolicy:
+    if arguments.attempts < 1:
         raise UsageError("--attempts is at least 1")
-    return Patience(attempts=words.attempts)
+    return RetryPolicy(attempts=arguments.attempts)
 
 
 def _parser() -> argparse.ArgumentParser:

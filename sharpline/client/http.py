@@ -9,7 +9,15 @@ from typing import Any, Self
 
 import httpx
 
-from sharpline.client.words import AGAIN, Enhanced, Job, Patience, ServerAway, Wishes, refusal_of
+from sharpline.client.arguments import (
+    RETRY_STATUSES,
+    Enhanced,
+    EnhanceOptions,
+    Job,
+    RetryPolicy,
+    ServerUnavailable,
+    refusal_of,
+)
 
 URL = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 300.0
@@ -20,8 +28,8 @@ WAIT_SECONDS = 30.0  # of one request for a job's end; the server waits for so l
 class _Tries:
     """Decides after each try whether there is another, and after how long."""
 
-    def __init__(self, patience: Patience, url: str) -> None:
-        self._patience = patience
+    def __init__(self, retry_policy: RetryPolicy, url: str) -> None:
+        self._retry_policy = retry_policy
         self._url = url
         self._attempt = 0
 
@@ -30,9 +38,9 @@ class _Tries:
         if response.is_success:
             return None
         self._attempt += 1
-        if response.status_code in AGAIN:
+        if response.status_code in RETRY_STATUSES:
             retry_after = response.headers.get("Retry-After")
-            pause_seconds = self._patience.pause_seconds(self._attempt, retry_after)
+            pause_seconds = self._retry_policy.pause_seconds(self._attempt, retry_after)
             if pause_seconds is not None:
                 return pause_seconds
         raise refusal_of(response)
@@ -40,10 +48,10 @@ class _Tries:
     def after_error(self, error: httpx.TransportError) -> float:
         """Seconds to wait before the next try. Raises ServerAway."""
         self._attempt += 1
-        pause_seconds = self._patience.pause_seconds(self._attempt)
+        pause_seconds = self._retry_policy.pause_seconds(self._attempt)
         if pause_seconds is None or isinstance(error, httpx.UnsupportedProtocol):
             reason = str(error) or type(error).__name__
-            raise ServerAway(
+            raise ServerUnavailable(
                 f"{self._url} did not answer in {self._attempt} "
                 f"{'try' if self._attempt == 1 else 'tries'}: {reason}"
             ) from error
@@ -53,8 +61,8 @@ class _Tries:
 class Client:
     """A picture server, asked in the calling thread; a context manager that closes connections.
 
-    Every method raises Refused or ServerAway once `patience` is at an end. Requests can be repeated
-    without harm: enlarging changes nothing on the server.
+    Every method raises RequestRefused or ServerUnavailable once `retry_policy` is exhausted.
+    Requests can be repeated without harm: enlarging changes nothing on the server.
     """
 
     def __init__(
@@ -63,27 +71,27 @@ class Client:
         *,
         key: str | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._url = url
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._sleep = sleep
         self._http = httpx.Client(transport=transport, **_settings(url, key, timeout_seconds))
 
-    def enhance(self, picture: bytes, wishes: Wishes | None = None) -> Enhanced:
+    def enhance(self, picture: bytes, options: EnhanceOptions | None = None) -> Enhanced:
         """One picture's file, enlarged."""
-        query = (wishes or Wishes()).query()
+        query = (options or EnhanceOptions()).query()
         return Enhanced.of(self._ask("POST", "/v1/enhance", params=query, content=picture))
 
     def models(self) -> list[dict[str, Any]]:
         """What is served, as GET /v1/models tells it."""
         return self._ask("GET", "/v1/models").json()["models"]
 
-    def submit(self, pictures: Mapping[str, bytes], wishes: Wishes | None = None) -> Job:
+    def submit(self, pictures: Mapping[str, bytes], options: EnhanceOptions | None = None) -> Job:
         """Hand pictures over, by file name, to be worked on later; tried again it is one job."""
-        return Job.of(self._ask("POST", "/v1/jobs", **_submission(pictures, wishes)))
+        return Job.of(self._ask("POST", "/v1/jobs", **_submission(pictures, options)))
 
     def job(self, job_id: str, *, wait_seconds: float = 0.0) -> Job:
         """How far a job is, once it is over or after `wait_seconds` (60 at the most)."""
@@ -118,7 +126,7 @@ class Client:
         self.close()
 
     def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
-        tries = _Tries(self._patience, self._url)
+        tries = _Tries(self._retry_policy, self._url)
         while True:
             try:
                 response = self._http.request(method, path, **given)
@@ -140,27 +148,29 @@ class AsyncClient:
         *,
         key: str | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._url = url
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._sleep = sleep
         self._http = httpx.AsyncClient(transport=transport, **_settings(url, key, timeout_seconds))
 
-    async def enhance(self, picture: bytes, wishes: Wishes | None = None) -> Enhanced:
+    async def enhance(self, picture: bytes, options: EnhanceOptions | None = None) -> Enhanced:
         """One picture's file, enlarged."""
-        query = (wishes or Wishes()).query()
+        query = (options or EnhanceOptions()).query()
         return Enhanced.of(await self._ask("POST", "/v1/enhance", params=query, content=picture))
 
     async def models(self) -> list[dict[str, Any]]:
         """What is served, as GET /v1/models tells it."""
         return (await self._ask("GET", "/v1/models")).json()["models"]
 
-    async def submit(self, pictures: Mapping[str, bytes], wishes: Wishes | None = None) -> Job:
+    async def submit(
+        self, pictures: Mapping[str, bytes], options: EnhanceOptions | None = None
+    ) -> Job:
         """Hand pictures over, by file name, to be worked on later; tried again it is one job."""
-        return Job.of(await self._ask("POST", "/v1/jobs", **_submission(pictures, wishes)))
+        return Job.of(await self._ask("POST", "/v1/jobs", **_submission(pictures, options)))
 
     async def job(self, job_id: str, *, wait_seconds: float = 0.0) -> Job:
         """How far a job is, once it is over or after `wait_seconds` (60 at the most)."""
@@ -195,7 +205,7 @@ class AsyncClient:
         await self.close()
 
     async def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
-        tries = _Tries(self._patience, self._url)
+        tries = _Tries(self._retry_policy, self._url)
         while True:
             try:
                 response = await self._http.request(method, path, **given)
@@ -208,9 +218,9 @@ class AsyncClient:
             await self._sleep(pause_seconds)
 
 
-def _submission(pictures: Mapping[str, bytes], wishes: Wishes | None) -> dict[str, Any]:
+def _submission(pictures: Mapping[str, bytes], options: EnhanceOptions | None) -> dict[str, Any]:
     return {
-        "params": (wishes or Wishes()).query(),
+        "params": (options or EnhanceOptions()).query(),
         "files": [("file", (name, data)) for name, data in pictures.items()],
         "headers": {"Idempotency-Key": uuid.uuid4().hex},
     }

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 
 import pipelines
-from sharpline.local.keeper import USUAL_GRACE, Grace
 from sharpline.local.processes import Service, Services
+from sharpline.local.supervisor import USUAL_GRACE, GracePeriods
 from superres.common.files import write_json
 
 USER = "sharpline"
@@ -21,9 +21,9 @@ MIGRATE_SECONDS = 180.0
 GRACES = {
     # Asked to end, the scheduler waits for its tasks, a training among them; so they are asked soon
     # too, and have the time then.
-    "scheduler": Grace(command_seconds=5.0, others_seconds=12.0),
+    "scheduler": GracePeriods(command_seconds=5.0, others_seconds=12.0),
     # The triggerer often hangs after its triggers have ended, and what they remember is stored.
-    "triggerer": Grace(command_seconds=3.0, others_seconds=1.0),
+    "triggerer": GracePeriods(command_seconds=3.0, others_seconds=1.0),
 }
 PARTS = {  # its log server would listen on every interface; the API server reads the files
     "api-server": (),
@@ -124,9 +124,9 @@ def start_parts(
     ]
 
 
-def command(*words: str) -> list[str]:
+def command(*arguments: str) -> list[str]:
     """An Airflow command line in this Python."""
-    return [sys.executable, "-m", "airflow", *words]
+    return [sys.executable, "-m", "airflow", *arguments]
 
 
 def is_up(site: AirflowSite) -> bool:

@@ -16,7 +16,7 @@ class AirflowRefused(SharplineError):
     """Airflow answered a request with an error."""
 
 
-class AirflowAway(SharplineError):
+class AirflowUnavailable(SharplineError):
     """Airflow does not answer at this moment; ask again."""
 
 
@@ -153,7 +153,7 @@ class AirflowApi:
                 self._log_in()
                 answer = self._client.request(method, f"/api/v2{path}", **options)
         except httpx.TransportError as error:
-            raise AirflowAway(f"Airflow at {self.url} does not answer: {error}") from error
+            raise AirflowUnavailable(f"Airflow at {self.url} does not answer: {error}") from error
         return answer
 
     def _log_in(self) -> None:

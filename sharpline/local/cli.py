@@ -24,10 +24,10 @@ def up(argv: Sequence[str]) -> int:
         action="store_true",
         help="start nothing by itself, though no dataset was built yet",
     )
-    words = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     from sharpline.local import up as local
 
-    local.up(state_folder(), with_loop=not words.no_loop)
+    local.up(state_folder(), with_loop=not arguments.no_loop)
     return 0
 
 
@@ -35,12 +35,12 @@ def doctor(argv: Sequence[str]) -> int:
     """Say what this machine has and lacks; exit 1 where something needed is lacking."""
     parser = _parser("doctor", doctor)
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
-    words = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     from sharpline.local.doctor import examine
 
     findings = examine(state_folder())
     healthy = all(finding.ok for finding in findings if finding.needed)
-    if words.json:
+    if arguments.json:
         emit({"ok": healthy, "findings": [finding.as_dict() for finding in findings]})
     else:
         show("\n".join(map(str, findings)))

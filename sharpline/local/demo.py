@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sharpline.local import report, showcase, turn
 from sharpline.local.outcome import Outcome
-from sharpline.local.showcase import Served
+from sharpline.local.showcase import ServedPicture
 from sharpline.local.stack import Ports, Stack, Tell, running
 from superres.common.console import say, show
 from superres.evaluation.evaluate import Pair
@@ -44,7 +44,7 @@ def clocked() -> Tell:
 
 def _serve_each(
     stack: Stack, outcome: Outcome, pair: Pair, protocol: Protocol, tell: Tell
-) -> list[Served]:
+) -> list[ServedPicture]:
     """One held-out picture through each model that was judged, promoted or not."""
     served = []
     for decision in outcome.decisions:

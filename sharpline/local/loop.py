@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from sharpline.local.airflow_api import (
     AirflowApi,
-    AirflowAway,
+    AirflowUnavailable,
     AssetEvent,
     Run,
     StartedRunQueued,
@@ -35,7 +35,7 @@ class LoopStuck(SharplineError):
 
 
 @dataclass(slots=True, kw_only=True)
-class Loop:
+class LoopProgress:
     """The runs of one turn of the loop, in the order in which they began."""
 
     runs: dict[str, Run] = field(default_factory=dict)  # by run id, as the rest
@@ -69,20 +69,20 @@ class Loop:
 
 def follow(
     api: AirflowApi, first: Run, *, tell: Tell, check: Callable[[], None] = lambda: None
-) -> Loop:
+) -> LoopProgress:
     """Watch until every run that came of `first` has ended, telling each change of a task.
 
     `check` is called at each look and may raise (a service that died). Raises LoopStuck where an
     announcement starts no run in time, AirflowAway where the API does not answer for long.
     """
-    loop = Loop(runs={first.run_id: first})
+    loop = LoopProgress(runs={first.run_id: first})
     answered = changed = time.monotonic()
     while not loop.finished:
         check()
         try:
             changed = time.monotonic() if _look(api, loop, tell) else changed
             answered = time.monotonic()
-        except AirflowAway:
+        except AirflowUnavailable:
             if time.monotonic() - answered > AWAY_SECONDS:
                 raise
         _require_progress(loop, time.monotonic() - changed)
@@ -91,7 +91,7 @@ def follow(
     return loop
 
 
-def _require_progress(loop: Loop, idle_seconds: float) -> None:
+def _require_progress(loop: LoopProgress, idle_seconds: float) -> None:
     patience = QUEUED_SECONDS if loop.queued_behind else NEXT_RUN_SECONDS
     if loop.ended and idle_seconds > patience:
         uris = ", ".join(sorted({event.uri for event in loop.unanswered})) or "what was announced"
@@ -101,7 +101,7 @@ def _require_progress(loop: Loop, idle_seconds: float) -> None:
         )
 
 
-def _look(api: AirflowApi, loop: Loop, tell: Tell) -> bool:
+def _look(api: AirflowApi, loop: LoopProgress, tell: Tell) -> bool:
     """Bring `loop` up to date; returns whether anything changed."""
     changed = False
     for run_id, before in list(loop.runs.items()):
@@ -114,13 +114,13 @@ def _look(api: AirflowApi, loop: Loop, tell: Tell) -> bool:
     return changed
 
 
-def _is_settled(loop: Loop, run: Run) -> bool:
+def _is_settled(loop: LoopProgress, run: Run) -> bool:
     if not run.finished or run.run_id not in loop.tasks or run.run_id in loop.queued_behind:
         return False
     return all(event.started for event in loop.events[run.run_id])
 
 
-def _learn_events(api: AirflowApi, loop: Loop, run: Run) -> bool:
+def _learn_events(api: AirflowApi, loop: LoopProgress, run: Run) -> bool:
     """Note what a run announced and the runs that this started; returns whether one is new."""
     try:
         events = api.events_of(run)

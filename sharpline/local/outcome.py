@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sharpline.local.airflow_api import AirflowApi, Task
-from sharpline.local.loop import Loop
+from sharpline.local.loop import LoopProgress
 from superres.common.errors import SharplineError
 
 
@@ -34,7 +34,7 @@ class Outcome:
     decisions: tuple[Decision, ...]
 
 
-def read_outcome(api: AirflowApi, loop: Loop) -> Outcome:
+def read_outcome(api: AirflowApi, loop: LoopProgress) -> Outcome:
     """Raises SharplineError where the loop did not get as far as a dataset."""
     built = [
         event.extra for events in loop.events.values() for event in events if "path" in event.extra
@@ -49,24 +49,24 @@ def read_outcome(api: AirflowApi, loop: Loop) -> Outcome:
     )
 
 
-def _decisions(api: AirflowApi, loop: Loop) -> list[Decision]:
+def _decisions(api: AirflowApi, loop: LoopProgress) -> list[Decision]:
     trained = _results(api, loop.of("finetune"), "train")
     registered = _results(api, loop.of("finetune"), "register")
     promoted = _results(api, loop.of("release"), "promote")
-    verdicts = _results(api, loop.of("release"), "gate")
+    gate_results = _results(api, loop.of("release"), "gate")
     return [
         Decision(
             model=model,
-            version=verdict["version"],
+            version=gate_result["version"],
             bundle_id=registered[model]["bundle_id"],
             mlflow_run=trained[model]["run_id"],
             train_seconds=trained[model]["seconds"],
             promoted=model in promoted,
-            gain_psnr=verdict["gain_psnr"],
-            reasons=tuple(verdict["reasons"]),
-            evidence=Path(verdict["evidence"]) if verdict["evidence"] else None,
+            gain_psnr=gate_result["gain_psnr"],
+            reasons=tuple(gate_result["reasons"]),
+            evidence=Path(gate_result["evidence"]) if gate_result["evidence"] else None,
         )
-        for model, verdict in verdicts.items()
+        for model, gate_result in gate_results.items()
     ]
 
 

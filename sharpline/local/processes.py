@@ -13,13 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from sharpline.local import keeper
-from sharpline.local.keeper import USUAL_GRACE, Grace
+from sharpline.local import supervisor
+from sharpline.local.supervisor import USUAL_GRACE, GracePeriods
 from superres.common.errors import SharplineError
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 15
-KEEPER_SECONDS = 5.0  # for a keeper to notice, to kill what is left, and to go
+SUPERVISOR_SECONDS = 5.0  # for a keeper to notice, to kill what is left, and to go
 
 
 class ServiceFailed(SharplineError):
@@ -31,14 +31,14 @@ class Service:
     """One running command, its keeper and its log."""
 
     name: str
-    keeper: subprocess.Popen[bytes]
+    supervisor: subprocess.Popen[bytes]
     log: Path
-    grace: Grace = USUAL_GRACE
+    grace: GracePeriods = USUAL_GRACE
 
     @property
     def stop_seconds(self) -> float:
         """The longest that ending it can take."""
-        return self.grace.command_seconds + self.grace.others_seconds + KEEPER_SECONDS
+        return self.grace.command_seconds + self.grace.others_seconds + SUPERVISOR_SECONDS
 
     def await_ready(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
         """Return once `ready()`; raises ServiceFailed when the process ends or time is up."""
@@ -51,11 +51,11 @@ class Service:
                     f"the end of {self.log}:\n{tail(self.log)}"
                 )
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.keeper.wait(timeout=POLL_SECONDS)
+                self.supervisor.wait(timeout=POLL_SECONDS)
 
     def check(self) -> None:
         """Raises ServiceFailed where the process has ended."""
-        code = self.keeper.poll()
+        code = self.supervisor.poll()
         if code is not None:
             raise ServiceFailed(
                 f"{self.name} ended with exit code {code}; the end of {self.log}:\n{tail(self.log)}"
@@ -91,13 +91,13 @@ class Services:
         command: Sequence[str | Path],
         *,
         environment: Mapping[str, str],
-        grace: Grace = USUAL_GRACE,
+        grace: GracePeriods = USUAL_GRACE,
     ) -> Service:
         """Start `command` with exactly this environment; it logs to LOGS/NAME.log."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
         lifeline_fd = self._lifeline[0].fileno()
-        argv = [sys.executable, "-m", keeper.__name__, str(lifeline_fd)]
+        argv = [sys.executable, "-m", supervisor.__name__, str(lifeline_fd)]
         argv += [str(grace.command_seconds), str(grace.others_seconds), *map(str, command)]
         with log.open("wb") as file:
             process = subprocess.Popen(
@@ -109,7 +109,7 @@ class Services:
                 pass_fds=[lifeline_fd],
                 start_new_session=True,
             )
-        service = Service(name=name, keeper=process, log=log, grace=grace)
+        service = Service(name=name, supervisor=process, log=log, grace=grace)
         self.running.append(service)
         return service
 
@@ -124,8 +124,8 @@ class Services:
         """Run `command` to its end; raises ServiceFailed where it fails or takes too long."""
         service = self.start(name, command, environment=environment)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            service.keeper.wait(timeout=timeout_seconds)
-        if service.keeper.poll() != 0:
+            service.supervisor.wait(timeout=timeout_seconds)
+        if service.supervisor.poll() != 0:
             service.check()
             raise ServiceFailed(
                 f"{name} did not end within {timeout_seconds:.0f} s; the end of "
@@ -146,12 +146,12 @@ class Services:
         """End everything; returns when the last process is gone. Ctrl-C does not cut it short."""
         with ignored(signal.SIGINT, signal.SIGTERM):
             for service in self.running:
-                service.keeper.terminate()
+                service.supervisor.terminate()
             began = time.monotonic()
             for service in self.running:
                 left = began + service.stop_seconds - time.monotonic()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    service.keeper.wait(timeout=max(1.0, left))
+                    service.supervisor.wait(timeout=max(1.0, left))
             self.running.clear()
             for end in self._lifeline:
                 end.close()

@@ -10,16 +10,16 @@ from rich.table import Table
 
 from sharpline.local.airflow import USER
 from sharpline.local.airflow_api import AirflowApi
-from sharpline.local.loop import Loop
+from sharpline.local.loop import LoopProgress
 from sharpline.local.outcome import Decision, Outcome
-from sharpline.local.showcase import Served
+from sharpline.local.showcase import ServedPicture
 from sharpline.local.stack import Stack
 from superres.quality import Protocol, Score
 
-LEAST_COLUMNS = 110
+MIN_COLUMNS = 110
 
 
-def table(served: Sequence[Served], outcome: Outcome, protocol: Protocol) -> str:
+def table(served: Sequence[ServedPicture], outcome: Outcome, protocol: Protocol) -> str:
     """One row for each model, what the server answers now, and below it each decision in words."""
     grid = Table(title=f"A held-out picture through the server\n{protocol}", title_justify="left")
     for heading in ("picture", "model", "decision"):
@@ -38,13 +38,13 @@ def table(served: Sequence[Served], outcome: Outcome, protocol: Protocol) -> str
             f"{one.seconds:.2f}",
             f"{one.megapixels / one.seconds:.2f}",
         )
-    columns = max(LEAST_COLUMNS, shutil.get_terminal_size().columns)
+    columns = max(MIN_COLUMNS, shutil.get_terminal_size().columns)
     text = io.StringIO()
     Console(file=text, width=columns).print(grid)
-    return text.getvalue() + "\n".join(map(decision_words, outcome.decisions)) + "\n"
+    return text.getvalue() + "\n".join(map(decision_text, outcome.decisions)) + "\n"
 
 
-def decision_words(decision: Decision) -> str:
+def decision_text(decision: Decision) -> str:
     """`compact_x4 version 2 promoted`, or that it was refused and why."""
     which = f"{decision.model} version {decision.version}"
     if decision.promoted:
@@ -53,7 +53,9 @@ def decision_words(decision: Decision) -> str:
     return f"{which} refused, its champion stays: {'; '.join(decision.reasons)}"
 
 
-def places(stack: Stack, api: AirflowApi, loop: Loop, outcome: Outcome, picture: Path) -> str:
+def places(
+    stack: Stack, api: AirflowApi, loop: LoopProgress, outcome: Outcome, picture: Path
+) -> str:
     """Where the picture, the evidence and the runs of this turn are."""
     lines = [f"before and after  {picture}", f"dataset           {outcome.dataset}"]
     for decision in outcome.decisions:

@@ -25,7 +25,7 @@ LABEL_HEIGHT = 34
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedPicture:
     """One answer of the server to a held-out picture."""
 
     model: str
@@ -44,7 +44,7 @@ def held_out(dataset: Path, scale: int) -> tuple[Pair, Protocol]:
     return next(iter(pairs.pairs)), pairs.protocol("y")
 
 
-def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> Served:
+def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> ServedPicture:
     """Send the pair's small picture through POST /v1/enhance and score what comes back.
 
     Raises httpx.HTTPStatusError where the server refuses.
@@ -62,7 +62,7 @@ def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> Serv
     reply.raise_for_status()
     answer = decode(reply.content)
     enlarged = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
-    return Served(
+    return ServedPicture(
         model=model,
         bundle_id=reply.headers["Sharpline-Bundle"],
         picture=pair.name,
@@ -74,7 +74,7 @@ def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> Serv
     )
 
 
-def write_comparison(path: Path, pair: Pair, scale: int, served: Served) -> None:
+def write_comparison(path: Path, pair: Pair, scale: int, served: ServedPicture) -> None:
     """A PNG of four labelled panels on the most detailed square of the true picture."""
     size = min(PANEL, pair.hr.height, pair.hr.width)
     top, left = busiest_square(pair.hr.rgb_hwc, size)

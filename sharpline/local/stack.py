@@ -17,8 +17,8 @@ import httpx
 from pipelines.steps import STARTERS, StepFailed, step
 from sharpline.local import airflow, mlflow, monitoring
 from sharpline.local.airflow_api import AirflowApi
-from sharpline.local.keeper import Grace
 from sharpline.local.processes import Service, Services, choose_ports, interruptible
+from sharpline.local.supervisor import GracePeriods
 from superres.common.errors import SharplineError
 from superres.common.files import file_lock
 
@@ -27,7 +27,7 @@ DAG_IDS = frozenset({"build_pairs", "finetune", "release"})
 NEEDED_BYTES = 2 * 1024**3
 READY_SECONDS = 240.0
 FOLLOW_SECONDS = 2
-SERVER_GRACE = Grace(command_seconds=50.0)  # it answers the pictures in flight first
+SERVER_GRACE = GracePeriods(command_seconds=50.0)  # it answers the pictures in flight first
 
 Tell = Callable[[str], None]
 
@@ -91,7 +91,7 @@ class Stack:
 
 
 @contextmanager
-def running(state: Path, wish: Ports, *, watched: bool, tell: Tell) -> Iterator[Stack]:
+def running(state: Path, preferred: Ports, *, watched: bool, tell: Tell) -> Iterator[Stack]:
     """Start every service on the state folder `state`; all are gone when the block is left.
 
     The picture server may still be loading its models, which takes it longest: `await_server`.
@@ -105,7 +105,7 @@ def running(state: Path, wish: Ports, *, watched: bool, tell: Tell) -> Iterator[
         interruptible(),
         Services(state / "logs") as services,
     ):
-        stack = _plan(state, wish.chosen(), services, watched=watched)
+        stack = _plan(state, preferred.chosen(), services, watched=watched)
         try:
             _start(stack, tell)
             yield stack

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from sharpline.local.airflow_api import AirflowApi, Task
-from sharpline.local.loop import Loop, follow
+from sharpline.local.loop import LoopProgress, follow
 from sharpline.local.outcome import Outcome, read_outcome
 from sharpline.local.stack import Stack, Tell
 from superres.common.errors import SharplineError
@@ -21,7 +21,7 @@ class LoopFailed(SharplineError):
     """A step of the loop failed; the message has the end of its log."""
 
 
-def take(api: AirflowApi, stack: Stack, tell: Tell) -> tuple[Loop, Outcome]:
+def take(api: AirflowApi, stack: Stack, tell: Tell) -> tuple[LoopProgress, Outcome]:
     """Start `build_pairs` as a person would and follow until the last decision is made.
 
     Runs that an interrupted turn left unfinished are given up first: Airflow would take them up
@@ -39,7 +39,7 @@ def take(api: AirflowApi, stack: Stack, tell: Tell) -> tuple[Loop, Outcome]:
     return loop, read_outcome(api, loop)
 
 
-def require_success(api: AirflowApi, loop: Loop) -> None:
+def require_success(api: AirflowApi, loop: LoopProgress) -> None:
     """Raises LoopFailed, naming each failed step with the end of its log."""
     if loop.failed:
         raise LoopFailed("\n\n".join(_explain(api, task) for task in loop.failed))

@@ -41,7 +41,7 @@ def _first_turn(stack: Stack, tell: Tell) -> None:
         with stack.airflow_api() as api:
             loop, outcome = turn.take(api, stack, tell)
             for decision in outcome.decisions:
-                tell(report.decision_words(decision))
+                tell(report.decision_text(decision))
             turn.require_success(api, loop)
     except SharplineError as error:
         tell(str(error))

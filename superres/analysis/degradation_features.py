@@ -14,7 +14,7 @@ import numpy.typing as npt
 Luma = npt.NDArray[np.float32]
 
 CROP_SIDE = 1024
-MOST_BLOCKS = 2048  # more of them do not make JPEG's traces clearer
+MAX_BLOCKS = 2048  # more of them do not make JPEG's traces clearer
 NO_JPEG = 100.0
 # Annex K of the JPEG standard at the lowest frequencies, row and column of the 8x8 block.
 LUMA_STEPS = {
@@ -171,7 +171,7 @@ def _jpeg_quality(luma: Luma) -> float:
     blocks = _blocks(luma[top:, left:], 8)
     # Clipping at black or white moves coefficients off their steps.
     blocks = blocks[(blocks.min(axis=(1, 2)) > 2) & (blocks.max(axis=(1, 2)) < 253)]
-    blocks = blocks[:: max(1, len(blocks) // MOST_BLOCKS)]
+    blocks = blocks[:: max(1, len(blocks) // MAX_BLOCKS)]
     coefficients = DCT @ blocks @ DCT.T
     ladder = list(range(5, 97))
     likeness = [_on_steps(coefficients, quality) for quality in ladder]

@@ -27,15 +27,15 @@ CONTRASTS = (
     2,
 )  # of a corner, in levels; the second for smooth pictures, in which few have the first
 
-MOST_BITS = 80  # of 256 in which two descriptors of one detail differ
-LEAST_AGREEING = 3
+MAX_BITS = 80  # of 256 in which two descriptors of one detail differ
+MIN_AGREEING = 3
 PLACE_TOLERANCE = 1 / 40  # of the extent of the details
 
-LEAST_OVERLAP = 0.7  # of the smaller picture, in area, that both must show
-LEAST_AREA = 16**2  # in pixels, of what is compared: that of the smallest pictures
-LEAST_CORRELATION = 0.85  # of the pixels that both show
-LEAST_OF_BOTH = 1.15  # with that of the fine structure added: skies are alike without
-LEAST_DEVIATION = 1.0  # of the levels, squared
+MIN_OVERLAP = 0.7  # of the smaller picture, in area, that both must show
+MIN_AREA = 16**2  # in pixels, of what is compared: that of the smallest pictures
+MIN_CORRELATION = 0.85  # of the pixels that both show
+MIN_OF_BOTH = 1.15  # with that of the fine structure added: skies are alike without
+MIN_DEVIATION = 1.0  # of the levels, squared
 FINE_SIGMA = 4.0
 COMPARED_SIDE = 96
 REFINING_STEPS = 40
@@ -46,22 +46,22 @@ COPY_CORRELATION, COPY_FINE_CORRELATION = 0.98, 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Details:
+class Keypoints:
     """Where details lie and how they are turned, as complex numbers: x + iy in pixels, and an arm
     as long as the detail is large that points where it does."""
 
     points: Complex
     arms: Complex
 
-    def take(self, chosen: npt.NDArray[np.intp]) -> "Details":
+    def take(self, chosen: npt.NDArray[np.intp]) -> "Keypoints":
         """Those at these positions."""
-        return Details(self.points[chosen], self.arms[chosen])
+        return Keypoints(self.points[chosen], self.arms[chosen])
 
     @staticmethod
-    def join(parts: "Sequence[Details]") -> "Details":
+    def join(parts: "Sequence[Keypoints]") -> "Keypoints":
         """Those of all parts, one after the other."""
         none = np.empty(0, np.complex64)
-        return Details(
+        return Keypoints(
             np.concatenate([none, *(part.points for part in parts)]),
             np.concatenate([none, *(part.arms for part in parts)]),
         )
@@ -75,7 +75,7 @@ class Fingerprint:
     """
 
     phash: int
-    details: Details
+    keypoints: Keypoints
     descriptors: Pixels
 
 
@@ -96,11 +96,13 @@ def fingerprint(rgb_hwc_u8: Pixels) -> Fingerprint:
         descriptors = np.empty((0, DESCRIPTOR_BYTES), np.uint8)
     places = np.array([(*point.pt, point.size, point.angle) for point in found]).reshape(-1, 4)
     x, y, size, degrees = places.T
-    details = Details(
+    keypoints = Keypoints(
         points=((x + 1j * y) / shrink).astype(np.complex64),
         arms=(size / shrink * np.exp(1j * np.radians(degrees))).astype(np.complex64),
     )
-    return Fingerprint(phash=perceptual_hash(sized_hw), details=details, descriptors=descriptors)
+    return Fingerprint(
+        phash=perceptual_hash(sized_hw), keypoints=keypoints, descriptors=descriptors
+    )
 
 
 def mirror_image(rgb_hwc_u8: Pixels) -> Pixels:
@@ -142,13 +144,13 @@ def perceptual_hash(luma_hw_u8: Pixels) -> int:
     return int("".join("1" if bit else "0" for bit in bits), 2)
 
 
-def place_of(first: Details, second: Details) -> tuple[Map, int] | None:
+def place_of(first: Keypoints, second: Keypoints) -> tuple[Map, int] | None:
     """How details of one picture lie in another: a 2x3 map, and how many of them agree with it.
 
     The details are matched one to one, some of them wrongly. The map turns, scales and shifts, and
     is that of all which two of them define with which most agree; None where fewer than three do.
     """
-    if len(first.points) < LEAST_AGREEING:
+    if len(first.points) < MIN_AGREEING:
         return None
     ours, theirs = _differences(first.points), _differences(second.points)
     tolerance = PLACE_TOLERANCE * float(np.abs(theirs).max()) + 1
@@ -161,7 +163,7 @@ def place_of(first: Details, second: Details) -> tuple[Map, int] | None:
     points = np.flatnonzero(agree[best])
     # Points on one spot are one detail, found at several sizes.
     spots = len(np.unique(np.round(second.points[points] / tolerance)))
-    if spots < LEAST_AGREEING:
+    if spots < MIN_AGREEING:
         return None
     return _fitted(first.points[points], second.points[points]), spots
 
@@ -197,7 +199,7 @@ def show_the_same(first_hwc: Pixels, second_hwc: Pixels, first_to_second: Map) -
     first_area = np.prod(first_hwc.shape[:2]) * abs(np.linalg.det(first_to_second[:, :2]))
     second_area = np.prod(second_hwc.shape[:2])
     area = min(first_area, second_area)
-    if area < LEAST_AREA:
+    if area < MIN_AREA:
         return False
     shrink = min(1.0, COMPARED_SIDE / area**0.5)
     second_hw: Any = _resized(cv2.cvtColor(second_hwc, cv2.COLOR_RGB2GRAY), shrink)
@@ -206,7 +208,7 @@ def show_the_same(first_hwc: Pixels, second_hwc: Pixels, first_to_second: Map) -
     first_hw = _resized(cv2.cvtColor(first_hwc, cv2.COLOR_RGB2GRAY), before)
     full = np.vstack((first_to_second, (0, 0, 1)))
     to_small = np.diag((shrink, shrink, 1.0)) @ full @ np.diag((1 / before, 1 / before, 1.0))
-    least = LEAST_OVERLAP * area * shrink**2
+    least = MIN_OVERLAP * area * shrink**2
     return _agree(first_hw, second_hw, to_small[:2], least) or _agree(
         first_hw, second_hw, _refined(first_hw, second_hw, to_small), least
     )
@@ -222,7 +224,7 @@ def _agree(first_hw: Any, second_hw: Any, place: Map, least: float) -> bool:
         return False
     alike = _correlation(warped[inside], second_hw[inside])
     fine = _correlation(_fine(warped)[inside], _fine(second_hw)[inside])
-    return alike >= LEAST_CORRELATION and alike + fine >= LEAST_OF_BOTH
+    return alike >= MIN_CORRELATION and alike + fine >= MIN_OF_BOTH
 
 
 def _refined(first_hw: Any, second_hw: Any, place: Map) -> Map:
@@ -252,7 +254,7 @@ def _correlation(first: Any, second: Any) -> float:
     """Pearson's; of flat pictures 1 or 0, by whether their levels are the same."""
     ours, theirs = first.astype(np.float64), second.astype(np.float64)
     deviations = ours.std() * theirs.std()
-    if deviations < LEAST_DEVIATION:
+    if deviations < MIN_DEVIATION:
         return float(np.abs(ours - theirs).mean() < 2.0)
     return float(((ours - ours.mean()) * (theirs - theirs.mean())).mean() / deviations)
 

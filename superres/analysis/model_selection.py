@@ -1,8 +1,7 @@
 """Which model a picture gets when it asks for `auto`: tables, and one function that reads them.
 
-`choose` takes numbers only (`degradation_features.examine`, what is wanted, what there is), so that
-the command line and a server ask the same question and no picture or network is needed to answer
-it.
+`select_model` takes numbers only (`degradation_features.examine`, the request, the candidates): the
+command line and the server call the same function, and it needs no picture and no network.
 """
 
 import re
@@ -23,7 +22,7 @@ class NoModelFits(SharplineError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sign:
+class DegradationRule:
     """A damage, and the measured figure that gives it away: at least, or at most, `limit`."""
 
     damage: str
@@ -40,10 +39,10 @@ class Sign:
 # Limits lie between what clean photographs and damaged ones show after shrinking by four: of 42
 # clean ones none is taken for a JPEG or for noisy; nine in ten JPEGs of quality 75 and below
 # and of pictures with noise of 10 levels are found.
-SIGNS = (
-    Sign(damage="compressed", feature="jpeg_quality", when="at most", limit=92.0),
-    Sign(damage="noisy", feature="noise_floor", when="at least", limit=6.0),
-    Sign(damage="blurred", feature="blur", when="at least", limit=0.45),
+DEGRADATION_RULES = (
+    DegradationRule(damage="compressed", feature="jpeg_quality", when="at most", limit=92.0),
+    DegradationRule(damage="noisy", feature="noise_floor", when="at least", limit=6.0),
+    DegradationRule(damage="blurred", feature="blur", when="at least", limit=0.45),
 )
 
 # What a model has learned to undo beside the shrinking, by the degradation it was trained with.
@@ -63,22 +62,22 @@ TRAINED_FOR: Mapping[str, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class SizeRule:
     """Inputs of at most so many megapixels are enlarged by `scale` where no scale is asked for."""
 
-    most_megapixels: float
+    max_megapixels: float
     scale: int
 
 
 # An answer of more than some 50 megapixels is rarely what anybody wants unasked.
-SIZES = (
-    Size(most_megapixels=3.0, scale=4),
-    Size(most_megapixels=float("inf"), scale=2),
+SIZE_RULES = (
+    SizeRule(max_megapixels=3.0, scale=4),
+    SizeRule(max_megapixels=float("inf"), scale=2),
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class SelectionRequest:
     """What was asked for; None leaves it to the rule. `deadline_seconds` is for the one picture."""
 
     scale: int | None = None
@@ -122,45 +121,45 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ModelChoice:
     """The model to take and, for a person, why."""
 
     model: str
     reason: str
 
 
-def choose(
-    measured: Mapping[str, float], wanted: Wanted, candidates: Sequence[Candidate]
-) -> Choice:
+def select_model(
+    measured: Mapping[str, float], request: SelectionRequest, candidates: Sequence[Candidate]
+) -> ModelChoice:
     """The candidate for a picture with these figures (`degradation_features.examine`).
 
     In this order: of the scale and task; within the deadline; trained for the most of the damages
     found; trained for the fewest others; the best by PSNR under the protocol that most of the rest
     state; the first named. Raises NoModelFits.
     """
-    fitting = _of_task_and_scale(measured, wanted, candidates)
-    in_time, hurry = _within_deadline(measured, wanted, fitting)
-    signs = [sign for sign in SIGNS if sign.holds(measured)]
-    found = frozenset(sign.damage for sign in signs)
+    fitting = _of_task_and_scale(measured, request, candidates)
+    in_time, hurry = _within_deadline(measured, request, fitting)
+    rules = [rule for rule in DEGRADATION_RULES if rule.holds(measured)]
+    found = frozenset(rule.damage for rule in rules)
     suited = _suited(found, in_time)
     best = _best(suited)
-    return Choice(model=best.name, reason=_reason(measured, signs, best, hurry))
+    return ModelChoice(model=best.name, reason=_reason(measured, rules, best, hurry))
 
 
 def _of_task_and_scale(
-    measured: Mapping[str, float], wanted: Wanted, candidates: Sequence[Candidate]
+    measured: Mapping[str, float], request: SelectionRequest, candidates: Sequence[Candidate]
 ) -> list[Candidate]:
-    of_task = [each for each in candidates if wanted.task in (None, each.task)]
+    of_task = [each for each in candidates if request.task in (None, each.task)]
     scales = sorted({each.scale for each in of_task})
-    scale = wanted.scale
+    scale = request.scale
     if scale is None and scales:
-        size = next(size for size in SIZES if measured["megapixels"] <= size.most_megapixels)
+        size = next(size for size in SIZE_RULES if measured["megapixels"] <= size.max_megapixels)
         scale = max((each for each in scales if each <= size.scale), default=scales[0])
     fitting = [each for each in of_task if each.scale == scale]
     if not fitting:
         asked = " ".join(
             part
-            for part in (f"of scale {wanted.scale}" if wanted.scale else "", wanted.task or "")
+            for part in (f"of scale {request.scale}" if request.scale else "", request.task or "")
             if part
         )
         there = ", ".join(f"{each.name} (x{each.scale}, {each.task})" for each in candidates)
@@ -169,10 +168,10 @@ def _of_task_and_scale(
 
 
 def _within_deadline(
-    measured: Mapping[str, float], wanted: Wanted, candidates: list[Candidate]
+    measured: Mapping[str, float], request: SelectionRequest, candidates: list[Candidate]
 ) -> tuple[list[Candidate], str]:
     """Those that are fast enough, or not known to be too slow; else the fastest alone."""
-    deadline = wanted.deadline_seconds
+    deadline = request.deadline_seconds
     if deadline is None:
         return candidates, ""
 
@@ -213,37 +212,37 @@ def _best(candidates: list[Candidate]) -> Candidate:
 
 
 def _reason(
-    measured: Mapping[str, float], signs: Sequence[Sign], best: Candidate, hurry: str
+    measured: Mapping[str, float], rules: Sequence[DegradationRule], best: Candidate, hurry: str
 ) -> str:
-    if not signs:
+    if not rules:
         seen = "no damage found"
     else:
         seen = ", ".join(
-            f"{sign.damage} ({sign.feature} {measured[sign.feature]:.3g}, {sign.when} "
-            f"{sign.limit:g})"
-            for sign in signs
+            f"{rule.damage} ({rule.feature} {measured[rule.feature]:.3g}, {rule.when} "
+            f"{rule.limit:g})"
+            for rule in rules
         )
-    untrained = [sign.damage for sign in signs if sign.damage not in best.trained_for]
+    untrained = [rule.damage for rule in rules if rule.damage not in best.trained_for]
     lacking = f", which was not trained for {' and '.join(untrained)} input" if untrained else ""
     return f"{seen}: {best.name} ({best.degradation}){lacking}{hurry}"
 
 
 def rule_tables() -> str:
     """The tables above as Markdown, for the documentation."""
-    signs = [
-        f"| {sign.damage} | `{sign.feature}` {sign.when} {sign.limit:g} | {_kinds(sign.damage)} |"
-        for sign in SIGNS
+    rules = [
+        f"| {rule.damage} | `{rule.feature}` {rule.when} {rule.limit:g} | {_kinds(rule.damage)} |"
+        for rule in DEGRADATION_RULES
     ]
     sizes = [
-        f"| {'any more' if size.most_megapixels == float('inf') else f'{size.most_megapixels:g}'} "
+        f"| {'any more' if size.max_megapixels == float('inf') else f'{size.max_megapixels:g}'} "
         f"| {size.scale} |"
-        for size in SIZES
+        for size in SIZE_RULES
     ]
     return "\n".join(
         [
             "| damage | found where | models trained with |",
             "|---|---|---|",
-            *signs,
+            *rules,
             "",
             "| input of at most, megapixels | scale, where none is asked for |",
             "|---|---|",

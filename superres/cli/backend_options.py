@@ -13,8 +13,8 @@ def add_backend_options(parser: argparse.ArgumentParser, precision: str) -> None
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default=precision)
 
 
-def load_upscaler(bundle: Bundle, words: argparse.Namespace) -> Upscaler:
+def load_upscaler(bundle: Bundle, arguments: argparse.Namespace) -> Upscaler:
     backend = load_backend(
-        bundle, backend=words.backend, device=words.device, precision=words.precision
+        bundle, backend=arguments.backend, device=arguments.device, precision=arguments.precision
     )
     return Upscaler(bundle, backend)

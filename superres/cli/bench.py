@@ -16,28 +16,28 @@ def bench(argv: Sequence[str]) -> int:
     """Measure how long models take for one picture, on every backend that this machine has."""
     from superres.model.benchmark import cpu_name, measured, noise_picture
 
-    words = _parser().parse_args(argv)
-    width, height = words.size
-    bundles = [find_bundle(name) for name in words.bundles] or find_bundles()
+    arguments = _parser().parse_args(argv)
+    width, height = arguments.size
+    bundles = [find_bundle(name) for name in arguments.bundles] or find_bundles()
     picture = noise_picture(width, height)
     machine = {"cpu": cpu_name(), "threads": cpu_threads()}
-    if not words.json:
+    if not arguments.json:
         show(f"{machine['cpu']}, {machine['threads']} threads, {width}x{height} pixels in\n")
         show("| model | backend | device | seconds | MP/s out |\n|---|---|---|---|---|")
     speeds = []
     for bundle in bundles:
-        for speed in measured(bundle, picture, words.runs, words.device):
+        for speed in measured(bundle, picture, arguments.runs, arguments.device):
             speeds.append(asdict(speed))
-            if not words.json:
+            if not arguments.json:
                 show(
                     f"| {speed.model} | {speed.backend} {speed.precision} | {speed.device} "
                     f"| {speed.seconds:.3f} | {speed.megapixels_per_second:.2f} |"
                 )
-    size = {"width": width, "height": height, "runs": words.runs}
+    size = {"width": width, "height": height, "runs": arguments.runs}
     result = {"machine": machine, "picture": size, "speeds": speeds}
-    if words.out:
-        write_json(words.out, result)
-    if words.json:
+    if arguments.out:
+        write_json(arguments.out, result)
+    if arguments.json:
         emit(result)
     return 0
 

@@ -5,36 +5,38 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from superres.analysis.model_selection import AUTO, Wanted
+from superres.analysis.model_selection import AUTO, SelectionRequest
 from superres.cli.backend_options import add_backend_options, load_upscaler
-from superres.cli.enhance_files import AutoPick, Done, Pick, enhance_all
+from superres.cli.enhance_files import AutoSelector, EnhancedFile, Pick, enhance_all
 from superres.common.console import emit, say, show
 from superres.common.errors import UsageError
 from superres.image.codecs import OUTPUT_FORMATS
-from superres.image.targets import plan_jobs
+from superres.image.targets import plan_files
 from superres.model.starters import STARTERS, find_bundle, find_bundles
 
 
 def enhance(argv: Sequence[str]) -> int:
     """Enlarge pictures, or every picture of folders, keeping their names."""
-    words = _enhance_parser().parse_args(argv)
-    if not 1 <= words.quality <= 100:
-        raise UsageError(f"--quality is a number from 1 to 100, not {words.quality}")
-    if words.deadline is not None and words.deadline <= 0:
-        raise UsageError(f"--deadline is a number of seconds above 0, not {words.deadline:g}")
-    if words.deadline is not None and words.model != AUTO:
+    arguments = _enhance_parser().parse_args(argv)
+    if not 1 <= arguments.quality <= 100:
+        raise UsageError(f"--quality is a number from 1 to 100, not {arguments.quality}")
+    if arguments.deadline is not None and arguments.deadline <= 0:
+        raise UsageError(f"--deadline is a number of seconds above 0, not {arguments.deadline:g}")
+    if arguments.deadline is not None and arguments.model != AUTO:
         raise UsageError("--deadline chooses between models: give it with --model auto")
-    jobs = plan_jobs(words.inputs, words.out, words.format, overwrite=words.overwrite)
+    files = plan_files(
+        arguments.inputs, arguments.out, arguments.format, overwrite=arguments.overwrite
+    )
     done, failed = enhance_all(
-        jobs,
-        _pick(words),
-        quality=words.quality,
-        label=f"enlarging with {words.model}",
-        passports=words.passport,
+        files,
+        _pick(arguments),
+        quality=arguments.quality,
+        label=f"enlarging with {arguments.model}",
+        passports=arguments.passport,
     )
     for source, reason in failed.items():
         say(f"left out {source}: {reason}")
-    _answer_enhanced(words, done, failed, len(jobs))
+    _answer_enhanced(arguments, done, failed, len(files))
     return 1 if failed else 0
 
 
@@ -72,16 +74,16 @@ def _enhance_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _pick(words: argparse.Namespace) -> Pick:
+def _pick(arguments: argparse.Namespace) -> Pick:
     """One model for all pictures, or the one that fits each."""
-    load = partial(load_upscaler, words=words)
-    if words.model == AUTO:
-        wanted = Wanted(scale=words.scale, deadline_seconds=words.deadline)
-        return AutoPick(find_bundles(words.models), wanted, load)
-    bundle = find_bundle(words.model)
-    if words.scale not in (None, bundle.info.scale):
+    load = partial(load_upscaler, arguments=arguments)
+    if arguments.model == AUTO:
+        request = SelectionRequest(scale=arguments.scale, deadline_seconds=arguments.deadline)
+        return AutoSelector(find_bundles(arguments.models), request, load)
+    bundle = find_bundle(arguments.model)
+    if arguments.scale not in (None, bundle.info.scale):
         raise UsageError(
-            f"{bundle.info.name} enlarges {bundle.info.scale} times, not {words.scale}; name "
+            f"{bundle.info.name} enlarges {bundle.info.scale} times, not {arguments.scale}; name "
             "another model, or give --model auto"
         )
     upscaler = load(bundle)
@@ -89,23 +91,23 @@ def _pick(words: argparse.Namespace) -> Pick:
 
 
 def _answer_enhanced(
-    words: argparse.Namespace, done: list[Done], failed: dict[str, str], count: int
+    arguments: argparse.Namespace, done: list[EnhancedFile], failed: dict[str, str], count: int
 ) -> None:
-    if words.json:
+    if arguments.json:
         emit(
             {
-                "model": done[0].model if done and words.model != AUTO else words.model,
-                "written": [str(each.job.target) for each in done],
+                "model": done[0].model if done and arguments.model != AUTO else arguments.model,
+                "written": [str(each.file.target) for each in done],
                 "chosen": [
-                    {"picture": str(each.job.source), "model": each.model, "reason": each.reason}
+                    {"picture": str(each.file.source), "model": each.model, "reason": each.reason}
                     for each in done
                 ],
                 "failed": [{"picture": name, "reason": why} for name, why in failed.items()],
             }
         )
         return
-    if words.model == AUTO:
+    if arguments.model == AUTO:
         for each in done:
-            show(f"{each.job.source}: {each.reason}")
-    models = ", ".join(sorted({each.model for each in done})) or words.model
-    show(f"{len(done)} of {count} pictures enlarged by {models} into {words.out}")
+            show(f"{each.file.source}: {each.reason}")
+    models = ", ".join(sorted({each.model for each in done})) or arguments.model
+    show(f"{len(done)} of {count} pictures enlarged by {models} into {arguments.out}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from superres.analysis.degradation_features import examine
-from superres.analysis.model_selection import Candidate, Choice, Wanted, choose
+from superres.analysis.model_selection import Candidate, ModelChoice, SelectionRequest, select_model
 from superres.common.console import track
 from superres.common.errors import SharplineError
 from superres.image.codecs import (
@@ -19,7 +19,7 @@ from superres.image.codecs import (
     write,
 )
 from superres.image.passport import Step, earlier_passport, extended
-from superres.image.targets import Job
+from superres.image.targets import PlannedFile
 from superres.model.bundle import Bundle
 from superres.model.upscaler import Upscaler
 
@@ -31,36 +31,36 @@ Pick = Callable[[Picture], tuple[Upscaler, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Done:
+class EnhancedFile:
     """An answer that was written, by which model and why that one."""
 
-    job: Job
+    file: PlannedFile
     model: str
     reason: str
 
 
 def enhance_all(
-    jobs: Sequence[Job], pick: Pick, *, quality: int, label: str, passports: bool = True
-) -> tuple[list[Done], dict[str, str]]:
+    files: Sequence[PlannedFile], pick: Pick, *, quality: int, label: str, passports: bool = True
+) -> tuple[list[EnhancedFile], dict[str, str]]:
     """Answers written, and by file why others were not; one bad picture does not stop the rest.
 
     With `passports` each file says which model made it.
     """
-    done: list[Done] = []
+    done: list[EnhancedFile] = []
     failed: dict[str, str] = {}
-    for job in track(jobs, label):
+    for file in track(files, label):
         try:
-            picture = read(job.source)
+            picture = read(file.source)
             # Alpha that the target cannot hold is found out before minutes of work, not after.
-            check_format_holds(picture, SUFFIX_FORMATS[job.target.suffix.lower()])
+            check_format_holds(picture, SUFFIX_FORMATS[file.target.suffix.lower()])
             upscaler, reason = pick(picture)
             answer = upscaler.upscale(picture)
             if passports:
-                answer = replace(answer, passport=_passport(job.source, upscaler.bundle))
-            write(job.target, answer, quality=quality)
-            done.append(Done(job=job, model=upscaler.bundle.info.name, reason=reason))
+                answer = replace(answer, passport=_passport(file.source, upscaler.bundle))
+            write(file.target, answer, quality=quality)
+            done.append(EnhancedFile(file=file, model=upscaler.bundle.info.name, reason=reason))
         except SharplineError as error:
-            failed[str(job.source)] = str(error)
+            failed[str(file.source)] = str(error)
     return done, failed
 
 
@@ -73,18 +73,18 @@ def _passport(source: Path, bundle: Bundle) -> str:
     return extended(earlier_passport(source.read_bytes()), step).text()
 
 
-class AutoPick:
-    """Picks a model for each picture by `model_selection.choose`, and loads each model once."""
+class AutoSelector:
+    """Selects a model for each picture (`model_selection`) and loads each model once."""
 
     def __init__(
         self,
         bundles: Sequence[Bundle],
-        wanted: Wanted,
+        request: SelectionRequest,
         load: LoadUpscaler,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bundles = {bundle.info.name: bundle for bundle in bundles}
-        self._wanted = wanted
+        self._wanted = request
         self._load = load
         self._clock = clock
         self._loaded: dict[str, Upscaler] = {}
@@ -94,9 +94,9 @@ class AutoPick:
         choice = self.choice(picture)
         return self._upscaler(choice.model), choice.reason
 
-    def choice(self, picture: Picture) -> Choice:
+    def choice(self, picture: Picture) -> ModelChoice:
         """The model for a picture. Raises NoModelFits."""
-        return choose(examine(picture.rgb_hwc), self._wanted, self._candidates)
+        return select_model(examine(picture.rgb_hwc), self._wanted, self._candidates)
 
     def _make_candidates(self) -> Iterator[Candidate]:
         for name, bundle in self._bundles.items():

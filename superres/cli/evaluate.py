@@ -11,7 +11,7 @@ from superres.common.console import say, track
 from superres.common.errors import UsageError
 from superres.evaluation.held_out import HeldOut, find_held_out
 from superres.evaluation.scorecard import Scorecard, make_scorecard
-from superres.evaluation.tables import answer
+from superres.evaluation.tables import print_scorecards
 from superres.model.bundle import Bundle
 from superres.model.starters import find_bundle
 from superres.model.upscaler import Upscaler
@@ -50,26 +50,28 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--table", action="store_true", help="a Markdown row for each bundle")
     add_backend_options(parser, precision="fp32")
     parser.add_argument("--json", action="store_true")
-    words = parser.parse_args(argv)
-    asked = Asked(
-        channel=words.channel,
-        split=words.split,
-        figures=figure_names(words.figures, table=words.table),
-        weights=words.weights,
-        whole=words.whole,
-        report=words.report,
+    arguments = parser.parse_args(argv)
+    options = EvaluateOptions(
+        channel=arguments.channel,
+        split=arguments.split,
+        figures=figure_names(arguments.figures, table=arguments.table),
+        weights=arguments.weights,
+        whole=arguments.whole,
+        report=arguments.report,
     )
-    if words.report and len(words.bundles) * len(words.on) > 1:
+    if arguments.report and len(arguments.bundles) * len(arguments.on) > 1:
         raise UsageError("--report is about one bundle on one set; name one of each")
-    found = run(words.bundles, words.on, asked, partial(load_upscaler, words=words))
-    answer(found, as_json=words.json, as_table=words.table)
-    if words.report:
-        say(f"report: {words.report / 'index.html'}")
+    found = run(
+        arguments.bundles, arguments.on, options, partial(load_upscaler, arguments=arguments)
+    )
+    print_scorecards(found, as_json=arguments.json, as_table=arguments.table)
+    if arguments.report:
+        say(f"report: {arguments.report / 'index.html'}")
     return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class EvaluateOptions:
     """What to measure and how; `report` is the folder of a page to look at, None for none."""
 
     channel: str
@@ -92,43 +94,46 @@ def figure_names(written: str, *, table: bool) -> tuple[str, ...]:
 
 
 def run(
-    bundles: Sequence[str], sets: Sequence[str], asked: Asked, load: Callable[[Bundle], Upscaler]
+    bundles: Sequence[str],
+    sets: Sequence[str],
+    options: EvaluateOptions,
+    load: Callable[[Bundle], Upscaler],
 ) -> list[Scorecard]:
     """A scorecard of every bundle on every set, in the order of the words."""
-    found = [find_bundle(word) for word in bundles]
-    held_out = [find_held_out(word) for word in sets]
-    return [card for bundle in found for card in _of_bundle(bundle, held_out, asked, load)]
+    found = [find_bundle(name) for name in bundles]
+    held_out = [find_held_out(name) for name in sets]
+    return [card for bundle in found for card in _of_bundle(bundle, held_out, options, load)]
 
 
 def _of_bundle(
     bundle: Bundle,
     held_out: Sequence[HeldOut],
-    asked: Asked,
+    options: EvaluateOptions,
     load: Callable[[Bundle], Upscaler],
 ) -> Iterator[Scorecard]:
     upscaler = load(bundle)
-    metrics, refused = load_metrics(asked.figures, weights_folder(asked.weights))
+    metrics, refused = load_metrics(options.figures, weights_folder(options.weights))
     try:
         for pictures in held_out:
-            pairs = pictures.pairs(bundle.info.scale, asked.split)
-            protocol = pairs.protocol(asked.channel)
+            pairs = pictures.pairs(bundle.info.scale, options.split)
+            protocol = pairs.protocol(options.channel)
             gallery = None
-            if asked.report is not None:
-                from superres.evaluation.report import Gallery
+            if options.report is not None:
+                from superres.evaluation.report import ExampleGallery
 
-                gallery = Gallery(protocol)
+                gallery = ExampleGallery(protocol)
             card = make_scorecard(
                 upscaler,
                 track(pairs.pairs, f"scoring {bundle.info.name}", len(pairs.names)),
                 protocol,
                 metrics,
                 refused=refused,
-                whole=asked.whole,
-                compare_ways=asked.whole or gallery is not None,
-                look=gallery.add if gallery is not None else lambda look: None,
+                whole=options.whole,
+                compare_ways=options.whole or gallery is not None,
+                report=gallery.add if gallery is not None else lambda report: None,
             )
-            if gallery is not None and asked.report is not None:
-                gallery.write(asked.report, card)
+            if gallery is not None and options.report is not None:
+                gallery.write(options.report, card)
             yield card
     finally:
         upscaler.backend.close()

@@ -40,7 +40,7 @@ def in_units(size_bytes: int) -> str:
     return f"{size:.3g} {unit}" if size < 1000 else f"{size:.0f} {unit}"
 
 
-def answer(result: Mapping[str, object], as_json: bool) -> None:
+def print_result(result: Mapping[str, object], as_json: bool) -> None:
     """The result of a command: one JSON line for a script, or a line a key for a person."""
     if as_json:
         emit(result)

@@ -96,22 +96,22 @@ class ManifestRow:
 
 
 class LeftOut(BaseModel):
-    """A picture that is not in the set, and why; `twin` is the picture that it repeats, if any."""
+    """A picture that is not in the set, and why; `duplicate_of` names the one that it repeats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     reason: str
-    twin: str = ""
+    duplicate_of: str = ""
 
 
-class Twins(BaseModel):
+class NearDuplicate(BaseModel):
     """Two pictures of one split that look alike and both stay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    twin: str
+    duplicate_of: str
 
 
 class DatasetInfo(BaseModel):
@@ -133,7 +133,7 @@ class DatasetInfo(BaseModel):
     splits: dict[str, int]
     licences: list[str]
     left_out: list[LeftOut]
-    alike: list[Twins] = []
+    near_duplicates: list[NearDuplicate] = []
     compared_with: int = 0
     reference: dict[str, dict[str, float]]
     pack_sha256: str

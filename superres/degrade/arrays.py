@@ -25,12 +25,12 @@ def namespace(array: Array) -> Any:
     return sys.modules[type(array).__module__.partition(".")[0]]
 
 
-def beside(values: npt.ArrayLike, array: Array) -> Array:
+def as_array_like(values: npt.ArrayLike, array: Array) -> Array:
     """Values as an array of the same kind, float type and device as `array`."""
     return namespace(array).asarray(np.asarray(values), dtype=array.dtype, device=array.device)
 
 
-def index_beside(values: npt.ArrayLike, array: Array) -> Array:
+def as_index_like(values: npt.ArrayLike, array: Array) -> Array:
     """Whole numbers as an int64 array of the same kind and device as `array`."""
     xp = namespace(array)
     return xp.asarray(np.asarray(values, np.int64), device=array.device)
@@ -38,7 +38,7 @@ def index_beside(values: npt.ArrayLike, array: Array) -> Array:
 
 def per_sample(values: Sequence[float], batch_bchw: Array) -> Array:
     """One number for each picture of a batch, shaped to be multiplied with it."""
-    return beside(values, batch_bchw).reshape(-1, 1, 1, 1)
+    return as_array_like(values, batch_bchw).reshape(-1, 1, 1, 1)
 
 
 def reflected(length: int, before: int, after: int) -> npt.NDArray[np.int64]:
@@ -58,7 +58,7 @@ def uniforms(shape: tuple[int, ...], seeds: Sequence[int], like: Array) -> tuple
     count = int(np.prod(shape))
     places = xp.arange(count, device=like.device).reshape(1, -1) * 2
     keys = np.array([np.random.SeedSequence(seed).generate_state(2) for seed in seeds])
-    first, second = (index_beside(keys[:, [column]], like) for column in (0, 1))
+    first, second = (as_index_like(keys[:, [column]], like) for column in (0, 1))
     fields = []
     for place in (places, places + 1):
         bits = _mixed((_mixed(place ^ first) + second) & LOW_32_BITS) >> 8

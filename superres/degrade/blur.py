@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superres.degrade.arrays import Array, beside, index_beside, namespace, reflected
+from superres.degrade.arrays import Array, as_array_like, as_index_like, namespace, reflected
 from superres.degrade.kernels import Defocus, Kernel, Motion, Weights
 
 DEFOCUS_RADII = (0.8, 4.5)
@@ -31,9 +31,9 @@ def filtered(batch_bchw: Array, kernels: Sequence[Weights]) -> Array:
     size = (fast_length(height + 2 * reach), fast_length(width + 2 * reach))
     rows = reflected(height, reach, size[0] - height - reach)
     columns = reflected(width, reach, size[1] - width - reach)
-    padded = batch_bchw[:, :, index_beside(rows, batch_bchw)]
-    padded = padded[..., index_beside(columns, batch_bchw)]
-    stacked = beside([[_centred(weights, reach)] for weights in kernels], batch_bchw)
+    padded = batch_bchw[:, :, as_index_like(rows, batch_bchw)]
+    padded = padded[..., as_index_like(columns, batch_bchw)]
+    stacked = as_array_like([[_centred(weights, reach)] for weights in kernels], batch_bchw)
     spectrum = xp.fft.rfft2(padded) * xp.fft.rfft2(stacked, s=size)
     both = 2 * reach
     return xp.fft.irfft2(spectrum, s=size)[..., both : both + height, both : both + width]

@@ -25,7 +25,7 @@ CAMERA_SHARE = 0.25
 ANISOTROPIC_SHARE = 0.5
 NOISE_LEVELS = (2, 25)
 QUALITIES = (30, 95)
-LEAST_VARIANCE = 0.01
+MIN_VARIANCE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +73,11 @@ def _blur(draws: _Draw) -> list[Step]:
     size = 2 * int(own.integers(2, 11, endpoint=True)) + 3
     if own.random() < ANISOTROPIC_SHARE:
         # The paper draws the eigenvalues of the covariance, so variances.
-        variances = np.maximum(own.uniform(0, 4 + draws.scale, size=2), LEAST_VARIANCE)
+        variances = np.maximum(own.uniform(0, 4 + draws.scale, size=2), MIN_VARIANCE)
         sigma_x, sigma_y = (float(sigma) for sigma in np.sqrt(variances))
         rotation = float(own.uniform(0, pi))
     else:
-        sigma_x = sigma_y = max(float(own.uniform(0, 2 + 0.2 * draws.scale)), LEAST_VARIANCE**0.5)
+        sigma_x = sigma_y = max(float(own.uniform(0, 2 + 0.2 * draws.scale)), MIN_VARIANCE**0.5)
         rotation = 0.0
     return [Blur(kernel=Gaussian(size=size, sigma_x=sigma_x, sigma_y=sigma_y, rotation=rotation))]
 

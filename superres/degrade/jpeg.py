@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from superres.degrade.arrays import Array, beside, index_beside, namespace
+from superres.degrade.arrays import Array, as_array_like, as_index_like, namespace
 from superres.degrade.result import Degraded, Pixels
 from superres.image.codecs import Picture, decode, encode
 from superres.image.encode import encode_jpeg
@@ -103,7 +103,7 @@ def simulate(batch_bchw: Array, qualities: Sequence[int], subsampling: Subsampli
     xp = namespace(batch_bchw)
     height, width = batch_bchw.shape[-2:]
     levels = _rounded(xp.clip(batch_bchw, 0, 1) * 255)
-    planes = _rounded(_mixed(TO_YCBCR, levels) + beside(CENTRE, levels))
+    planes = _rounded(_mixed(TO_YCBCR, levels) + as_array_like(CENTRE, levels))
     down, right = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:2:0": (2, 2)}[subsampling]
     planes = _edge_padded(planes, -height % (8 * down), -width % (8 * right))
     luma = _quantised(planes[:, :1], [scaled_table(LUMA_TABLE, quality) for quality in qualities])
@@ -115,7 +115,7 @@ def simulate(batch_bchw: Array, qualities: Sequence[int], subsampling: Subsampli
     chroma = chroma[..., : -(-height // down), : -(-width // right)]
     chroma = _doubled(chroma, down, right)[..., :height, :width]
     planes = xp.concatenate((luma[..., :height, :width], chroma), 1)
-    rgb = _rounded(_mixed(TO_RGB, planes - beside(CENTRE, planes)))
+    rgb = _rounded(_mixed(TO_RGB, planes - as_array_like(CENTRE, planes)))
     return xp.clip(rgb, 0, 255) / 255
 
 
@@ -128,10 +128,10 @@ def scaled_table(table: npt.NDArray[np.int64], quality: int) -> npt.NDArray[np.i
 def _quantised(planes_bchw: Array, tables: Sequence[npt.NDArray[np.int64]]) -> Array:
     """Planes after transform, quantisation and back, in 8-pixel blocks and whole levels."""
     xp = namespace(planes_bchw)
-    table = beside(
+    table = as_array_like(
         [[np.tile(table, (1, planes_bchw.shape[-1] // 8))] for table in tables], planes_bchw
     )[:, :, None]
-    basis = beside(_cosines(), planes_bchw)
+    basis = as_array_like(_cosines(), planes_bchw)
     coefficients = _both_ways(planes_bchw - 128, basis)
     shape = coefficients.shape
     blocks = coefficients.reshape(*shape[:2], -1, 8, shape[-1]) / table
@@ -161,7 +161,7 @@ def _halved(planes: Array, down: int, right: int) -> Array:
         return planes
     xp = namespace(planes)
     total = planes[..., 0::2] + planes[..., 1::2]
-    bias = beside(np.arange(total.shape[-1]) % 2, planes)
+    bias = as_array_like(np.arange(total.shape[-1]) % 2, planes)
     if down == 1:
         return xp.floor((total + bias) / 2)
     return xp.floor((total[..., 0::2, :] + total[..., 1::2, :] + bias + 1) / 4)
@@ -191,7 +191,7 @@ def _tripled(planes: Array, axis: int, biases: tuple[int, int]) -> Array:
 
 
 def _taken(planes: Array, axis: int, places: npt.NDArray[np.int64]) -> Array:
-    index = index_beside(places, planes)
+    index = as_index_like(places, planes)
     return planes[..., index] if axis == -1 else planes[..., index, :]
 
 
@@ -203,7 +203,7 @@ def _edge_padded(planes: Array, below: int, beyond: int) -> Array:
 
 def _mixed(matrix: npt.NDArray[np.float64], planes_bchw: Array) -> Array:
     xp = namespace(planes_bchw)
-    return xp.einsum("ij,bjhw->bihw", beside(matrix, planes_bchw), planes_bchw)
+    return xp.einsum("ij,bjhw->bihw", as_array_like(matrix, planes_bchw), planes_bchw)
 
 
 def _rounded(values: Array) -> Array:

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superres.degrade.arrays import Array, beside, namespace, normals, per_sample, uniforms
+from superres.degrade.arrays import Array, as_array_like, namespace, normals, per_sample, uniforms
 
 LUMA = (0.299, 0.587, 0.114)
 
 # Below this mean a Poisson count is found exactly, above it by its quantile's expansion.
 FEW_COUNTS = 4.0
-MOST_OF_FEW = 20
+MAX_OF_FEW = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class GaussianNoise:
         field = _grey_where([step.grey for step in steps], field[:, :1], field)
         mixing = np.array([np.eye(3) if step.mixing is None else step.mixing for step in steps])
         if any(step.mixing is not None for step in steps):
-            field = xp.einsum("bij,bjhw->bihw", beside(mixing, field), field)
+            field = xp.einsum("bij,bjhw->bihw", as_array_like(mixing, field), field)
         sigma = per_sample([step.sigma_levels / 255 for step in steps], batch_bchw)
         return xp.clip(batch_bchw + sigma * field, 0, 1)
 
@@ -54,7 +54,7 @@ class PoissonNoise:
     def run(batch_bchw: Array, steps: "Sequence[PoissonNoise]") -> Array:
         xp = namespace(batch_bchw)
         clean = xp.floor(xp.clip(batch_bchw, 0, 1) * 255 + 0.5) / 255
-        luma = xp.einsum("c,bchw->bhw", beside(LUMA, clean), clean)[:, None]
+        luma = xp.einsum("c,bchw->bhw", as_array_like(LUMA, clean), clean)[:, None]
         luma = xp.floor(luma * 255 + 0.5) / 255
         grey = [step.grey for step in steps]
         source = _grey_where(grey, luma, clean)
@@ -143,7 +143,7 @@ def _few_counts(mean: Array, uniform: Array) -> Array:
     xp = namespace(mean)
     probability = xp.exp(-mean)
     cumulated, counts = probability, xp.zeros_like(mean)
-    for count in range(1, MOST_OF_FEW):
+    for count in range(1, MAX_OF_FEW):
         counts = counts + xp.asarray(uniform > cumulated, dtype=mean.dtype)
         probability = probability * mean / count
         cumulated = cumulated + probability

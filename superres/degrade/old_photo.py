@@ -17,7 +17,7 @@ from superres.degrade.result import Degraded, Pixels
 
 Rgb = npt.NDArray[np.float64]
 
-LEAST_LIGHT = 0.01  # reflected by the blackest black of a print
+MIN_LIGHT = 0.01  # reflected by the blackest black of a print
 YELLOW = (0.04, 0.15, 0.42)  # how much of each channel a fully yellowed paper swallows
 SHEEN = (0.60, 0.66, 0.74)  # of silver that has come to the surface
 PAPER = (0.95, 0.94, 0.91)
@@ -94,14 +94,14 @@ def _soft(rgb: Rgb, sigma: float) -> Rgb:
 
 def _faded_dyes(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
     """Each dye loses density at its own pace, the cyan one (red's) fastest."""
-    density = -np.log10(np.maximum(rgb, LEAST_LIGHT))
+    density = -np.log10(np.maximum(rgb, MIN_LIGHT))
     pace = rng.uniform((0.6, 0.3, 0.35), (0.8, 0.55, 0.6))
     return 10 ** -(density * (1 - ageing.fading * pace))
 
 
 def _faded_silver(rgb: Rgb, ageing: Ageing) -> Rgb:
     """Grey that turns brown as its silver thins out."""
-    luma = np.maximum(rgb @ np.array(LUMA), LEAST_LIGHT)[..., None]
+    luma = np.maximum(rgb @ np.array(LUMA), MIN_LIGHT)[..., None]
     density = -np.log10(luma) * (1 - 0.55 * ageing.fading)
     warmth = ageing.fading * np.array([-0.16, 0.0, 0.18])
     return 10 ** -(density * (1 + warmth))

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from superres.degrade.arrays import Array, beside, index_beside
+from superres.degrade.arrays import Array, as_array_like, as_index_like
 
 Mode = Literal["area", "bilinear", "bicubic", "nearest"]
 MODES: tuple[Mode, ...] = ("area", "bilinear", "bicubic")
@@ -42,7 +42,7 @@ def resized(batch_bchw: Array, size: tuple[int, int], mode: Mode) -> Array:
             continue
         total = 0.0
         for index, weight in _taps(before, after, mode):
-            places, weights = index_beside(index, batch_bchw), beside(weight, batch_bchw)
+            places, weights = as_index_like(index, batch_bchw), as_array_like(weight, batch_bchw)
             if axis == 2:
                 total = total + batch_bchw[:, :, places] * weights[:, None]
             else:

@@ -68,7 +68,7 @@ class PictureScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class EvaluatedPair:
     """A model's answer to one pair, beside bicubic's, and how both score."""
 
     pair: Pair
@@ -116,7 +116,7 @@ def evaluate(
 
 def answers(
     upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, *, whole: bool = False
-) -> Iterator[Answer]:
+) -> Iterator[EvaluatedPair]:
     """The pictures behind `evaluate`, one at a time, for those who look closer than at the means.
 
     Raises SharplineError where a pair's sizes do not fit the scale.
@@ -127,7 +127,7 @@ def answers(
         yield scored(pair, enlarged, protocol)
 
 
-def scored(pair: Pair, enlarged: Picture, protocol: Protocol) -> Answer:
+def scored(pair: Pair, enlarged: Picture, protocol: Protocol) -> EvaluatedPair:
     """How a model's answer to a pair compares with its truth, beside bicubic's."""
     truth = pair.hr.rgb_hwc
     bicubic_hwc = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
@@ -138,7 +138,7 @@ def scored(pair: Pair, enlarged: Picture, protocol: Protocol) -> Answer:
         bicubic_psnr=psnr(bicubic_hwc, truth, protocol),
         bicubic_ssim=ssim(bicubic_hwc, truth, protocol),
     )
-    return Answer(pair=pair, rgb_hwc=enlarged.rgb_hwc, bicubic_hwc=bicubic_hwc, score=score)
+    return EvaluatedPair(pair=pair, rgb_hwc=enlarged.rgb_hwc, bicubic_hwc=bicubic_hwc, score=score)
 
 
 def require_sizes(pair: Pair, scale: int) -> None:

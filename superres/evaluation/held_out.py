@@ -30,21 +30,21 @@ class HeldOut:
         return pairs_from_folder(self.folder, scale, self.name)
 
 
-def find_held_out(word: str) -> HeldOut:
+def find_held_out(name: str) -> HeldOut:
     """What a word of the command line means; UsageError says what there is."""
-    path = Path(word)
+    path = Path(name)
     if path.is_dir():
         return _dataset(path) if (path / INFO_NAME).is_file() else _folder(path)
-    dataset = state_folder() / "datasets" / word
+    dataset = state_folder() / "datasets" / name
     if (dataset / INFO_NAME).is_file():
         return _dataset(dataset)
-    source = state_folder() / "sources" / word
+    source = state_folder() / "sources" / name
     if (source / "source.json").is_file():
-        return HeldOut(name=word, folder=_truth_of_source(source), is_dataset=False)
+        return HeldOut(name=name, folder=_truth_of_source(source), is_dataset=False)
     sources = sorted(path.parent.name for path in state_folder().glob("sources/*/source.json"))
     datasets = sorted(path.parent.name for path in state_folder().glob(f"datasets/*/{INFO_NAME}"))
     raise UsageError(
-        f"{word} is no folder of pictures, dataset or source that is here; there are: "
+        f"{name} is no folder of pictures, dataset or source that is here; there are: "
         f"{', '.join([*sources, *datasets]) or 'none'} (`sharpline data fetch` gets the well-known)"
     )
 

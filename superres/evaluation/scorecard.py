@@ -12,9 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import Answer, Pair, require_sizes, scored
+from superres.evaluation.evaluate import EvaluatedPair, Pair, require_sizes, scored
 from superres.model.bundle import Bundle
-from superres.model.seams import BothWays, both_ways
+from superres.model.seams import TiledAndWhole, both_ways
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch, require_same, squared_error
 from superres.quality.blocks import Grid
@@ -27,7 +27,7 @@ BLOCK_PIXELS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Compared:
+class MetricPair:
     """One figure of one picture: the model's, and that of bicubic enlargement."""
 
     ours: float
@@ -43,7 +43,7 @@ class PictureCard:
     """
 
     name: str
-    figures: Mapping[str, Compared]
+    figures: Mapping[str, MetricPair]
     refused: Mapping[str, str]
     psnr_interval: Interval | None
     psnr_gain_interval: Interval | None
@@ -57,7 +57,7 @@ class PictureCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class MetricSummary:
     """One figure's mean over all pictures, with its interval, and its gain over bicubic's.
 
     Positive gains are better, whichever way the figure itself is.
@@ -71,7 +71,7 @@ class Figure:
     gain: float
     gain_interval: Interval | None
 
-    def better_by(self, other: "Figure") -> float:
+    def better_by(self, other: "MetricSummary") -> float:
         """How much better this mean is than another's. Raises ProtocolMismatch."""
         ours, theirs = self.metric, other.metric
         if (ours.name, ours.variant) != (theirs.name, theirs.variant):
@@ -93,11 +93,11 @@ class Scorecard:
     bundle: Bundle
     protocol: Protocol
     way: str
-    figures: tuple[Figure, ...]
+    figures: tuple[MetricSummary, ...]
     refused: Mapping[str, str]
     pictures: tuple[PictureCard, ...]
 
-    def figure(self, name: str) -> Figure | None:
+    def figure(self, name: str) -> MetricSummary | None:
         """A figure by the metric's name, None where it was refused or not asked for."""
         return next((each for each in self.figures if each.metric.name == name), None)
 
@@ -109,12 +109,12 @@ class Scorecard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class PictureReport:
     """A picture as it is scored, for those who want to see it; `ways` where both were run."""
 
-    answer: Answer
+    answer: EvaluatedPair
     card: PictureCard
-    ways: BothWays | None
+    ways: TiledAndWhole | None
 
 
 def make_scorecard(
@@ -126,9 +126,9 @@ def make_scorecard(
     refused: Mapping[str, str] | None = None,
     whole: bool = False,
     compare_ways: bool = False,
-    look: Callable[[Look], None] = lambda look: None,
+    report: Callable[[PictureReport], None] = lambda report: None,
 ) -> Scorecard:
-    """Score a model on pairs by every metric; `look` is shown each picture as it is done.
+    """Score a model on pairs by every metric; `report` is shown each picture as it is done.
 
     `compare_ways` runs every picture in tiles and whole; `whole` says which of them is scored.
     `refused` carries metrics that could not be loaded. Raises SharplineError where there is no
@@ -137,7 +137,7 @@ def make_scorecard(
     cards: list[PictureCard] = []
     for answer, ways in _answers(upscaler, pairs, protocol, whole, compare_ways):
         card = _card(answer, ways, protocol, metrics)
-        look(Look(answer=answer, card=card, ways=ways))
+        report(PictureReport(answer=answer, card=card, ways=ways))
         cards.append(card)
     if not cards:
         raise SharplineError("there is no picture to score a model on")
@@ -155,7 +155,7 @@ def make_scorecard(
 
 def _answers(
     upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, whole: bool, compare_ways: bool
-) -> Iterator[tuple[Answer, BothWays | None]]:
+) -> Iterator[tuple[EvaluatedPair, TiledAndWhole | None]]:
     for pair in pairs:
         require_sizes(pair, protocol.scale)
         if not compare_ways:
@@ -167,9 +167,9 @@ def _answers(
 
 
 def _card(
-    answer: Answer, ways: BothWays | None, protocol: Protocol, metrics: Sequence[Metric]
+    answer: EvaluatedPair, ways: TiledAndWhole | None, protocol: Protocol, metrics: Sequence[Metric]
 ) -> PictureCard:
-    figures: dict[str, Compared] = {}
+    figures: dict[str, MetricPair] = {}
     refused: dict[str, str] = {}
     for metric in metrics:
         try:
@@ -197,20 +197,22 @@ def _card(
     )
 
 
-def _compared(metric: Metric, answer: Answer, protocol: Protocol) -> Compared:
+def _compared(metric: Metric, answer: EvaluatedPair, protocol: Protocol) -> MetricPair:
     score = answer.score
     if metric.name == "psnr":
-        return Compared(ours=score.psnr, bicubic=score.bicubic_psnr)
+        return MetricPair(ours=score.psnr, bicubic=score.bicubic_psnr)
     if metric.name == "ssim":
-        return Compared(ours=score.ssim, bicubic=score.bicubic_ssim)
+        return MetricPair(ours=score.ssim, bicubic=score.bicubic_ssim)
     truth_hwc = answer.pair.hr.rgb_hwc
-    return Compared(
+    return MetricPair(
         ours=metric.compute(answer.rgb_hwc, truth_hwc, protocol),
         bicubic=metric.compute(answer.bicubic_hwc, truth_hwc, protocol),
     )
 
 
-def _figure(metric: Metric, cards: Sequence[PictureCard], protocol: Protocol) -> Figure | None:
+def _figure(
+    metric: Metric, cards: Sequence[PictureCard], protocol: Protocol
+) -> MetricSummary | None:
     """The mean over every picture, None where one lacks it: a mean of some is another figure."""
     pairs = [card.figures[metric.name] for card in cards if metric.name in card.figures]
     if len(pairs) < len(cards):
@@ -218,7 +220,7 @@ def _figure(metric: Metric, cards: Sequence[PictureCard], protocol: Protocol) ->
     ours, bicubic = [pair.ours for pair in pairs], [pair.bicubic for pair in pairs]
     sign = metric.gain(1.0, 0.0)
     gains = [sign * _gain(pair.ours, pair.bicubic) for pair in pairs]
-    return Figure(
+    return MetricSummary(
         metric=metric,
         protocol=replace(protocol, channel="rgb") if metric.colour else protocol,
         mean=fmean(ours),
@@ -249,6 +251,6 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
-def digits_of(figure: Figure) -> int:
+def digits_of(figure: MetricSummary) -> int:
     """Decimals that are worth showing."""
     return 2 if figure.metric.name in ("psnr", "niqe") else 4

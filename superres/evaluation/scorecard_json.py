@@ -2,7 +2,7 @@
 
 import math
 
-from superres.evaluation.scorecard import Figure, PictureCard, Scorecard
+from superres.evaluation.scorecard import MetricSummary, PictureCard, Scorecard
 from superres.quality.intervals import Interval
 
 
@@ -27,7 +27,7 @@ def json_of(card: Scorecard) -> dict[str, object]:
     }
 
 
-def _figure_json(figure: Figure) -> dict[str, object]:
+def _figure_json(figure: MetricSummary) -> dict[str, object]:
     return {
         "mean": finite(figure.mean),
         "interval": _interval_json(figure.interval),

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from superres.common.console import emit, show
-from superres.evaluation.scorecard import Figure, Scorecard, digits_of, number
+from superres.evaluation.scorecard import MetricSummary, Scorecard, digits_of, number
 from superres.evaluation.scorecard_json import json_of
 from superres.model.bundle import Bundle
 
 
-def answer(cards: Sequence[Scorecard], *, as_json: bool, as_table: bool) -> None:
+def print_scorecards(cards: Sequence[Scorecard], *, as_json: bool, as_table: bool) -> None:
     """Tell what was found: JSON for a script, Markdown for a page, tables for a person."""
     if as_json:
         emit(_json(cards))
@@ -58,7 +58,7 @@ def show_card(card: Scorecard) -> None:
         show(f"tiles change at most {card.seam_levels:.3f} grey levels of 255")
 
 
-def _figure_row(figure: Figure) -> tuple[str, ...]:
+def _figure_row(figure: MetricSummary) -> tuple[str, ...]:
     digits = digits_of(figure)
     own, gained = figure.interval, figure.gain_interval
     return (

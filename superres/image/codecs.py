@@ -17,7 +17,7 @@ from superres.image.encode import (
     RAW,
     check_format_holds,
     encode,
-    encode_stripes,
+    encode_strips,
 )
 from superres.image.picture import (
     DEFAULT_LIMITS,
@@ -52,7 +52,7 @@ __all__ = [
     "clean_name",
     "decode",
     "encode",
-    "encode_stripes",
+    "encode_strips",
     "inspect",
     "list_pictures",
     "read",

@@ -178,8 +178,10 @@ class _broken_if_it_fails:  # noqa: N801 - reads as a statement
             return
         if isinstance(error, MemoryError):
             return
-        words = " ".join(str(error).split())
-        raise BrokenPicture(f"the picture is damaged and cannot be decoded ({words})") from error
+        arguments = " ".join(str(error).split())
+        raise BrokenPicture(
+            f"the picture is damaged and cannot be decoded ({arguments})"
+        ) from error
 
 
 def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:

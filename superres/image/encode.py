@@ -23,15 +23,15 @@ LONGEST_SIDE = {
     "avif": 32_768,
     RAW: 2**31 - 1,
 }
-STRIPE_ROWS = 256
+STRIP_ROWS = 256
 WEBP_METHOD = 2  # of 6; beyond it a file shrinks by a few per cent and takes several times as long
 AVIF_SPEED = 9  # of 10: as fast as WebP, and still the smaller file
-MOST_JPEG_DPI = 65_535
+MAX_JPEG_DPI = 65_535
 
 
 def encode(picture: Picture, format: str, *, quality: int = 95) -> bytes:
     """A whole file of the picture. Raises FormatCannotHold."""
-    return b"".join(encode_stripes(picture, _row_stripes(picture), format, quality=quality))
+    return b"".join(encode_strips(picture, _row_strips(picture), format, quality=quality))
 
 
 def encode_jpeg(
@@ -55,8 +55,8 @@ def encode_jpeg(
     return buffer.getvalue()
 
 
-def encode_stripes(
-    frame: Picture, stripes: Iterable[Picture], format: str, *, quality: int = 95
+def encode_strips(
+    frame: Picture, strips: Iterable[Picture], format: str, *, quality: int = 95
 ) -> Iterator[bytes]:
     """A file from stripes of rows that arrive one after the other.
 
@@ -66,7 +66,7 @@ def encode_stripes(
     check_format_holds(frame, format)
     if format == "png":
         yield from encode_png(
-            (interleaved(stripe) for stripe in stripes),
+            (interleaved(strip) for strip in strips),
             height=frame.height,
             width=frame.width,
             channels=(1 if frame.grey else 3) + (frame.alpha_hw is not None),
@@ -78,9 +78,9 @@ def encode_stripes(
         )
         return
     if format == RAW:
-        yield from (interleaved(stripe).tobytes() for stripe in stripes)
+        yield from (interleaved(strip).tobytes() for strip in strips)
         return
-    samples = np.concatenate([interleaved(stripe) for stripe in stripes])
+    samples = np.concatenate([interleaved(strip) for strip in strips])
     if format == "tiff":
         yield _encode_tiff(frame, samples)
     else:
@@ -107,19 +107,19 @@ def check_format_holds(frame: Picture, format: str) -> None:
             )
 
 
-def _row_stripes(picture: Picture) -> Iterator[Picture]:
-    for top in range(0, picture.height, STRIPE_ROWS):
-        rows = slice(top, top + STRIPE_ROWS)
+def _row_strips(picture: Picture) -> Iterator[Picture]:
+    for top in range(0, picture.height, STRIP_ROWS):
+        rows = slice(top, top + STRIP_ROWS)
         alpha_hw = None if picture.alpha_hw is None else picture.alpha_hw[rows]
         yield replace(picture, rgb_hwc=picture.rgb_hwc[rows], alpha_hw=alpha_hw)
 
 
-def interleaved(stripe: Picture) -> Array:
+def interleaved(strip: Picture) -> Array:
     """Interleaved channels as the file stores them: grey or RGB, then alpha."""
-    colour = stripe.rgb_hwc[..., :1] if stripe.grey else stripe.rgb_hwc
-    if stripe.alpha_hw is None:
+    colour = strip.rgb_hwc[..., :1] if strip.grey else strip.rgb_hwc
+    if strip.alpha_hw is None:
         return colour
-    return np.concatenate((colour, stripe.alpha_hw[..., None]), axis=2)
+    return np.concatenate((colour, strip.alpha_hw[..., None]), axis=2)
 
 
 def png_texts(frame: Picture) -> dict[str, str]:
@@ -173,7 +173,7 @@ def _pillow_options(frame: Picture, format: str, quality: int) -> dict[str, Any]
         options["exif"] = b"Exif\0\0" + frame.exif
     if frame.passport is not None:
         options["xmp"] = xmp_packet(frame.passport)
-    if format == "jpeg" and frame.dpi and max(frame.dpi) <= MOST_JPEG_DPI:
+    if format == "jpeg" and frame.dpi and max(frame.dpi) <= MAX_JPEG_DPI:
         options["dpi"] = tuple(round(value) for value in frame.dpi)
     if format == "webp":
         options["method"] = WEBP_METHOD

@@ -11,7 +11,7 @@ ORIENTATION = 0x0112  # the tag
 KEPT = (0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x8298)
 EXIF_IFD, GPS_IFD = 0x8769, 0x8825
 EXIF_IFD_LEFT = (0x927C, 0xA002, 0xA003, 0xA005)  # maker notes, sizes, a pointer to yet another
-MOST_BYTES = 60_000  # a JPEG segment holds 65,533
+MAX_BYTES = 60_000  # a JPEG segment holds 65,533
 
 
 def orientation_of(image: "Image.Image") -> int:
@@ -39,7 +39,7 @@ def kept_exif(image: "Image.Image") -> bytes | None:
         block = kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
     except Exception:  # a damaged EXIF block is not worth a picture
         return None
-    return block if 0 < len(block) <= MOST_BYTES else None
+    return block if 0 < len(block) <= MAX_BYTES else None
 
 
 def _exif(image: "Image.Image") -> "Image.Exif":

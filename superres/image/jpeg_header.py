@@ -5,7 +5,7 @@ import struct
 
 from superres.image.picture import BrokenPicture
 
-MOST_SCANS = 100  # real files have about ten
+MAX_SCANS = 100  # real files have about ten
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 # Neither a stuffed byte, a restart nor padding: those stand within a scan.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
@@ -23,7 +23,7 @@ def require_few_scans(data: bytes) -> None:
         if kind == END_OF_IMAGE or marker.end() + 2 > len(data):
             return
         scans += kind == START_OF_SCAN
-        if scans > MOST_SCANS:
-            raise BrokenPicture(f"the JPEG has over {MOST_SCANS} scans")
+        if scans > MAX_SCANS:
+            raise BrokenPicture(f"the JPEG has over {MAX_SCANS} scans")
         (length,) = struct.unpack_from(">H", data, marker.end())
         position = marker.end() + length

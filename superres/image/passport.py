@@ -19,8 +19,8 @@ from superres.image.picture import DEFAULT_LIMITS, Limits
 
 KEYWORD = "Sharpline-Passport"
 NAMESPACE = "urn:sharpline:passport"
-MOST_STEPS = 32  # the oldest are forgotten, so that a file sent round in a circle stops growing
-MOST_BYTES = 32_768  # as a packet; a JPEG segment holds 65,533
+MAX_STEPS = 32  # the oldest are forgotten, so that a file sent round in a circle stops growing
+MAX_BYTES = 32_768  # as a packet; a JPEG segment holds 65,533
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IN_XMP = re.compile(rb"<sharpline:Passport>([^<]*)</sharpline:Passport>")
 
@@ -55,7 +55,7 @@ class Passport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     service: Literal["sharpline"] = "sharpline"
-    chain: tuple[Step, ...] = Field(min_length=1, max_length=MOST_STEPS)
+    chain: tuple[Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
 
     @property
     def last(self) -> Step:
@@ -88,16 +88,16 @@ class _Written(BaseModel):
 
 def extended(earlier: Passport | None, step: Step) -> Passport:
     """A passport with one more step behind those of `earlier`; what finds no room is forgotten."""
-    passport = Passport(chain=(*(earlier.chain if earlier else ()), step)[-MOST_STEPS:])
-    while len(xmp_packet(passport.text())) > MOST_BYTES:
+    passport = Passport(chain=(*(earlier.chain if earlier else ()), step)[-MAX_STEPS:])
+    while len(xmp_packet(passport.text())) > MAX_BYTES:
         passport = Passport(chain=passport.chain[1:])
     return passport
 
 
 def parse(text: str) -> Passport:
     """A passport from its JSON. Raises DamagedPassport."""
-    if len(text) > MOST_BYTES:
-        raise DamagedPassport(f"the passport is damaged: it has more than {MOST_BYTES:,} bytes")
+    if len(text) > MAX_BYTES:
+        raise DamagedPassport(f"the passport is damaged: it has more than {MAX_BYTES:,} bytes")
     try:
         return Passport.model_validate_json(text)
     except ValidationError as error:

@@ -65,9 +65,9 @@ class PngWriter:
         """What comes before the first row."""
         return self._header
 
-    def add(self, stripe_hwc: NDArray[Any]) -> bytes:
+    def add(self, strip_hwc: NDArray[Any]) -> bytes:
         """The next rows, (rows, width, channels), as far as they are compressed already."""
-        rows = as_bytes(stripe_hwc)
+        rows = as_bytes(strip_hwc)
         self._rows_done += len(rows)
         pieces: list[bytes] = []
         # A stripe of tiles may be much taller than what a cache holds.
@@ -88,7 +88,7 @@ class PngWriter:
 
 
 def encode_png(
-    stripes_hwc: Iterable[NDArray[Any]],
+    strips_hwc: Iterable[NDArray[Any]],
     *,
     height: int,
     width: int,
@@ -114,8 +114,8 @@ def encode_png(
         texts=texts,
     )
     yield writer.begin()
-    for stripe_hwc in stripes_hwc:
-        if packed := writer.add(stripe_hwc):
+    for strip_hwc in strips_hwc:
+        if packed := writer.add(strip_hwc):
             yield packed
     yield writer.end()
 
@@ -134,11 +134,11 @@ def fastest_deflater() -> Deflater:
     return isal_zlib.compressobj(1)
 
 
-def as_bytes(stripe_hwc: NDArray[Any]) -> NDArray[np.uint8]:
+def as_bytes(strip_hwc: NDArray[Any]) -> NDArray[np.uint8]:
     """Rows of big-endian samples: (rows, width * bytes per pixel)."""
-    if stripe_hwc.dtype == np.uint16:
-        stripe_hwc = stripe_hwc.astype(">u2")
-    return np.ascontiguousarray(stripe_hwc).view(np.uint8).reshape(len(stripe_hwc), -1)
+    if strip_hwc.dtype == np.uint16:
+        strip_hwc = strip_hwc.astype(">u2")
+    return np.ascontiguousarray(strip_hwc).view(np.uint8).reshape(len(strip_hwc), -1)
 
 
 def average_filtered(

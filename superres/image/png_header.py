@@ -20,7 +20,7 @@ ADAM7 = (
 )
 METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"pHYs", b"tRNS")
 INFLATE_BYTES = 2**20  # at a time, so that counting costs no memory
-MOST_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
+MAX_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
 GREY, RGB, RGBA = 0, 2, 6  # colour types
 
 
@@ -42,8 +42,8 @@ def require_few_chunks(data: bytes) -> None:
         if kind in (b"IDAT", b"IEND"):
             return
         chunks += 1
-        if chunks > MOST_CHUNKS:
-            raise BrokenPicture(f"the PNG has over {MOST_CHUNKS} chunks ahead of its pixels")
+        if chunks > MAX_CHUNKS:
+            raise BrokenPicture(f"the PNG has over {MAX_CHUNKS} chunks ahead of its pixels")
         position += 12 + length
 
 

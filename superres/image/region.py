@@ -19,10 +19,10 @@ from superres.image.resize import restore_dtype
 Array = NDArray[Any]
 Point = tuple[float, float]
 
-MOST_POINTS = 200
+MAX_POINTS = 200
 _HOW = (
     "region must be 'x,y,width,height' or three to "
-    f"{MOST_POINTS} corners 'x1,y1 x2,y2 x3,y3', in pixels of the upright picture"
+    f"{MAX_POINTS} corners 'x1,y1 x2,y2 x3,y3', in pixels of the upright picture"
 )
 FEATHER = 2  # LR pixels that the region grows by before its edge is softened by as many
 # LR pixels around the region where something of it is felt, and around a box that its mask is made
@@ -55,7 +55,7 @@ class Region:
                 raise BadRegion("a rectangle needs a width and a height above 0")
             right, bottom = x + width, y + height
             return cls(points=((x, y), (right, y), (right, bottom), (x, bottom)))
-        if not 3 <= len(parts) <= MOST_POINTS or any(len(part) != 2 for part in parts):
+        if not 3 <= len(parts) <= MAX_POINTS or any(len(part) != 2 for part in parts):
             raise BadRegion(_HOW)
         return cls(points=tuple((x, y) for x, y in parts))
 

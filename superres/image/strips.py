@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.image.encode import RAW, check_format_holds, encode_stripes, interleaved, png_texts
+from superres.image.encode import RAW, check_format_holds, encode_strips, interleaved, png_texts
 from superres.image.picture import Picture, as_grey
 from superres.image.png import PngWriter
 from superres.image.resize import imresize
@@ -29,7 +29,7 @@ def enlarged_frame(picture: Picture, scale: int) -> Picture:
     )
 
 
-def enlarged_stripe(picture: Picture, rgb_hwc: Array, top: int, scale: int) -> Picture:
+def enlarged_strip(picture: Picture, rgb_hwc: Array, top: int, scale: int) -> Picture:
     """The enlarged rows from `top` (of `picture`) on, as `upscaler.enlarged` makes them."""
     rows = slice(top, top + len(rgb_hwc) // scale)
     alpha_hw = picture.alpha_hw
@@ -50,7 +50,7 @@ def resampled_rows(picture_hwc: Array, rows: slice, scale: int) -> Array:
     return enlarged_hwc[(rows.start - first) * scale : (rows.stop - first) * scale]
 
 
-class StripeEncoder:
+class StripEncoder:
     """A file from stripes of rows, added as they come from the top down.
 
     PNG and raw rows come out stripe by stripe, the other formats at the end. `frame` gives size,
@@ -80,25 +80,25 @@ class StripeEncoder:
         else:
             self._begun = b""
 
-    def add(self, stripe: Picture) -> bytes:
+    def add(self, strip: Picture) -> bytes:
         """What of the file is known now; nothing for a format that is written at the end."""
         if self._format == RAW:
-            self._raw_rows += stripe.height
-            return interleaved(stripe).tobytes()
+            self._raw_rows += strip.height
+            return interleaved(strip).tobytes()
         if self._png is None:
-            self._collected.append(stripe)
+            self._collected.append(strip)
             return b""
         begun, self._begun = self._begun, b""
-        return begun + self._png.add(interleaved(stripe))
+        return begun + self._png.add(interleaved(strip))
 
     def end(self) -> bytes:
         """The rest of the file. Raises ValueError where rows are missing."""
         if self._png is not None:
             return self._begun + self._png.end()
-        stripes, self._collected = self._collected, []
-        rows = self._raw_rows + sum(stripe.height for stripe in stripes)
+        strips, self._collected = self._collected, []
+        rows = self._raw_rows + sum(strip.height for strip in strips)
         if rows != self._frame.height:
             raise ValueError(f"{rows} rows given for a picture of {self._frame.height}")
         if self._format == RAW:
             return b""
-        return b"".join(encode_stripes(self._frame, stripes, self._format, quality=self._quality))
+        return b"".join(encode_strips(self._frame, strips, self._format, quality=self._quality))

@@ -14,26 +14,26 @@ from superres.image.codecs import (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class PlannedFile:
     """A picture and the file that its answer goes to."""
 
     source: Path
     target: Path
 
 
-def plan_jobs(
+def plan_files(
     inputs: Iterable[Path], out: Path, format: str | None, *, overwrite: bool
-) -> list[Job]:
+) -> list[PlannedFile]:
     """Each input picture with its target. Raises SharplineError before any work is done."""
-    jobs: dict[Path, Job] = {}
+    files: dict[Path, PlannedFile] = {}
     for given in inputs:
         if not given.exists():
             raise SharplineError(f"{given} does not exist")
         for source in list_pictures(given) if given.is_dir() else [given]:
             target = out / (source.stem + _suffix(source, format))
-            if target in jobs:
+            if target in files:
                 raise SharplineError(
-                    f"{jobs[target].source} and {source} would both become {target}; "
+                    f"{files[target].source} and {source} would both become {target}; "
                     "enlarge them into different folders"
                 )
             if target.resolve() == source.resolve():
@@ -42,10 +42,10 @@ def plan_jobs(
                 )
             if target.exists() and not overwrite:
                 raise SharplineError(f"{target} is there already; give --overwrite to replace it")
-            jobs[target] = Job(source=source, target=target)
-    if not jobs:
+            files[target] = PlannedFile(source=source, target=target)
+    if not files:
         raise SharplineError(f"no pictures found (looked for {', '.join(PICTURE_SUFFIXES)})")
-    return list(jobs.values())
+    return list(files.values())
 
 
 def _suffix(source: Path, format: str | None) -> str:

@@ -19,7 +19,7 @@ WAYS = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino",
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Speed:
+class BenchmarkResult:
     """One model on one backend: median seconds for the picture, megapixels of its answer."""
 
     model: str
@@ -30,7 +30,9 @@ class Speed:
     megapixels_per_second: float
 
 
-def measured(bundle: Bundle, picture: Picture, runs: int, device: str = "auto") -> Iterator[Speed]:
+def measured(
+    bundle: Bundle, picture: Picture, runs: int, device: str = "auto"
+) -> Iterator[BenchmarkResult]:
     """The speed of one bundle on every backend and precision that this machine has.
 
     The picture is cut, run and joined as serving does it. What cannot be had is said and left out.
@@ -43,7 +45,7 @@ def measured(bundle: Bundle, picture: Picture, runs: int, device: str = "auto") 
             continue
         seconds = median_seconds(Upscaler(bundle, backend), picture, runs)
         answer_megapixels = picture.pixels * bundle.info.scale**2 / 1e6
-        yield Speed(
+        yield BenchmarkResult(
             model=bundle.info.name,
             backend=name,
             precision=precision,

@@ -16,7 +16,7 @@ Unit = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BothWays:
+class TiledAndWhole:
     """A picture enlarged in tiles and in one piece, as `Upscaler` would answer either.
 
     `levels_hw` is the larger of the channels' differences, in grey levels of 255, not rounded.
@@ -27,7 +27,7 @@ class BothWays:
     levels_hw: NDArray[np.float32]
 
 
-def both_ways(upscaler: Upscaler, picture: Picture) -> BothWays:
+def both_ways(upscaler: Upscaler, picture: Picture) -> TiledAndWhole:
     """Enlarge a picture both ways; costs as much as two answers."""
     unit_hwc = picture.rgb_hwc.astype(np.float32) / np.float32(2**picture.bit_depth - 1)
     tiled_hwc = run_tiled(upscaler.backend, unit_hwc, upscaler.geometry)
@@ -36,7 +36,9 @@ def both_ways(upscaler: Upscaler, picture: Picture) -> BothWays:
         enlarged(picture, as_dtype(result_hwc, picture.rgb_hwc.dtype), upscaler.geometry.scale)
         for result_hwc in (tiled_hwc, whole_hwc)
     ]
-    return BothWays(tiled=answers[0], whole=answers[1], levels_hw=seam_levels(tiled_hwc, whole_hwc))
+    return TiledAndWhole(
+        tiled=answers[0], whole=answers[1], levels_hw=seam_levels(tiled_hwc, whole_hwc)
+    )
 
 
 def seam_levels(tiled_hwc: Unit, whole_hwc: Unit) -> NDArray[np.float32]:

@@ -115,14 +115,14 @@ def best_bucket(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
 def _fitting_shapes(height: int, width: int, geometry: Geometry) -> Iterator[tuple[int, int]]:
     """For every height of a tile the width that cuts the picture into equal columns."""
     step, edges = math.lcm(geometry.grid, SHAPE_STEP), 2 * geometry.halo
-    most_pixels = max(bucket[0] * bucket[1] for bucket in geometry.buckets)
+    max_pixels = max(bucket[0] * bucket[1] for bucket in geometry.buckets)
 
     def rounded_up(side: int) -> int:
         return math.ceil(side / step) * step
 
     yield from geometry.buckets  # one of them fits even where the step is too coarse
     for core_height in range(step, rounded_up(height) + 1, step):
-        widest = (most_pixels // (core_height + edges) - edges) // step * step
+        widest = (max_pixels // (core_height + edges) - edges) // step * step
         if widest < step:
             return
         columns = math.ceil(width / widest)
@@ -257,7 +257,7 @@ class Joiner:
             self._finished[row] = np.concatenate(done, axis=1)
             del self._pending[row]
 
-    def stripes(self) -> Iterator[Array]:
+    def strips(self) -> Iterator[Array]:
         """Rows that are finished and not yet given back: (rows, width * scale, channels)."""
         while self._next_row in self._finished:
             yield self._finished.pop(self._next_row)
@@ -265,10 +265,10 @@ class Joiner:
 
     def result(self) -> Array:
         """The whole answer, (H * scale, W * scale, channels); every tile must have been added."""
-        stripes = list(self.stripes())
+        strips = list(self.strips())
         if not self.complete:
             raise ValueError(f"only {self._next_row} of {self._rows} rows of tiles are there")
-        return np.concatenate(stripes)
+        return np.concatenate(strips)
 
 
 def join(results_hwc: Sequence[Array], tile_plan: TilePlan) -> Array:

@@ -30,7 +30,7 @@ CHANNELS: dict[Trunk, tuple[int, ...]] = {
     "alex": (64, 192, 384, 256, 256),
     "vgg": (64, 128, 256, 512, 512),
 }
-LEAST_SIDE = 32  # smaller pictures vanish on their way through either trunk
+MIN_SIDE = 32  # smaller pictures vanish on their way through either trunk
 
 
 class Features(nn.Module):
@@ -134,14 +134,14 @@ def device() -> torch.device:
 def unit_bchw(rgb_hwc: Array, protocol: Protocol) -> Tensor:
     """An RGB picture inside the protocol's border crop as (1, 3, H, W) in [0, 1].
 
-    Raises NotMeasurable where a side is shorter than LEAST_SIDE.
+    Raises NotMeasurable where a side is shorter than MIN_SIDE.
     """
     border = protocol.border
     values = on_255(rgb_hwc, protocol) / 255.0
     values = values[border : values.shape[0] - border, border : values.shape[1] - border]
-    if min(values.shape[:2]) < LEAST_SIDE:
+    if min(values.shape[:2]) < MIN_SIDE:
         raise NotMeasurable(
-            f"a network's features need sides of {LEAST_SIDE} pixels inside the border crop of "
+            f"a network's features need sides of {MIN_SIDE} pixels inside the border crop of "
             f"{border}; this picture leaves {values.shape[1]}x{values.shape[0]}"
         )
     return torch.from_numpy(values.transpose(2, 0, 1)[None].copy()).float().to(device())

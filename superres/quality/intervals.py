@@ -17,7 +17,7 @@ CONFIDENCE = 0.95
 RESAMPLES = 2000
 SEED = 20260101
 # Squared 8-bit levels. Two pictures that equal their reference differ by 0 dB, not by inf - inf.
-LEAST_ERROR = 1e-6
+MIN_ERROR = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,8 @@ def resampled_gains(
 
 def gain_db(ours: Floats, theirs: Floats, counts: Floats) -> Floats:
     """PSNR gain in dB of sums of squared errors over numbers of values."""
-    ours_mse = np.maximum(ours / counts, LEAST_ERROR)
-    theirs_mse = np.maximum(theirs / counts, LEAST_ERROR)
+    ours_mse = np.maximum(ours / counts, MIN_ERROR)
+    theirs_mse = np.maximum(theirs / counts, MIN_ERROR)
     return 10.0 * np.log10(theirs_mse / ours_mse)
 
 

@@ -32,7 +32,7 @@ LINEAR_FILES: dict[Trunk, str] = {"alex": "lpips_alex.pth", "vgg": "lpips_vgg.pt
 LINEAR_ADDRESS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/"
 # ImageNet's mean and deviation as the authors apply them, to values in [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
-LEAST_LENGTH = 1e-10
+MIN_LENGTH = 1e-10
 
 
 class Lpips(nn.Module):
@@ -65,8 +65,7 @@ class Lpips(nn.Module):
     def _stages(self, bchw: Tensor) -> list[Tensor]:
         found = self.trunk((2 * bchw - 1 - self.shift) / self.scale)
         return [
-            stage / (stage.square().sum(dim=1, keepdim=True).sqrt() + LEAST_LENGTH)
-            for stage in found
+            stage / (stage.square().sum(dim=1, keepdim=True).sqrt() + MIN_LENGTH) for stage in found
         ]
 
 

@@ -19,19 +19,19 @@ WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11
 SIGMA = 1.5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-LEAST_SIDE = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1
+MIN_SIDE = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1
 
 
 def ms_ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
     """Contrast and structure at five scales, luminance at the coarsest; 1 is equal.
 
-    The mean over channels. Raises NotMeasurable where a side is shorter than LEAST_SIDE pixels
+    The mean over channels. Raises NotMeasurable where a side is shorter than MIN_SIDE pixels
     inside the border crop: there the coarsest scale would be smaller than the window.
     """
     test, truth = prepared(test_hwc, protocol), prepared(truth_hwc, protocol)
-    if min(test.shape[:2]) < LEAST_SIDE:
+    if min(test.shape[:2]) < MIN_SIDE:
         raise NotMeasurable(
-            f"MS-SSIM needs sides of {LEAST_SIDE} pixels inside the border crop of "
+            f"MS-SSIM needs sides of {MIN_SIDE} pixels inside the border crop of "
             f"{protocol.border}; this picture leaves {test.shape[1]}x{test.shape[0]}"
         )
     channels = range(test.shape[2])

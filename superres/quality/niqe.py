@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 
 MODEL_FILE = "niqe_pris_params.npz"
 BLOCK = 96  # pixels a side at the first scale, as the authors advise
-LEAST_BLOCKS = 2  # a covariance of one is none
+MIN_BLOCKS = 2  # a covariance of one is none
 WINDOW, SIGMA = 7, 7 / 6
 # Neighbours whose products are looked at: along rows, along columns and both diagonals.
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -39,7 +39,7 @@ SHAPES = np.arange(0.2, 10.001, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
-class Unspoilt:
+class PristineModel:
     """Mean (36,) and covariance (36, 36) of unspoilt photographs' features, and where from."""
 
     mean: Floats
@@ -58,7 +58,7 @@ def load_niqe(weights: Path | None) -> Metric:
     return Metric(name="niqe", title="NIQE", better="lower", variant=variant, compute=compute)
 
 
-def read_model(path: Path) -> Unspoilt:
+def read_model(path: Path) -> PristineModel:
     """The model in basicsr's file. Raises MetricUnavailable where it is another file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -68,26 +68,26 @@ def read_model(path: Path) -> Unspoilt:
         raise MetricUnavailable(
             f"{path} is not NIQE's model as basicsr ships it ({error}); copy it from there again"
         ) from error
-    return Unspoilt(mean, covariance, sha256_file(path))
+    return PristineModel(mean, covariance, sha256_file(path))
 
 
-def niqe(rgb_hwc: Array, protocol: Protocol, model: Unspoilt) -> float:
+def niqe(rgb_hwc: Array, protocol: Protocol, model: PristineModel) -> float:
     """The figure of an RGB picture's luma inside the protocol's border crop.
 
-    Raises NotMeasurable for a picture of fewer than LEAST_BLOCKS blocks.
+    Raises NotMeasurable for a picture of fewer than MIN_BLOCKS blocks.
     """
     border = protocol.border
     luma_hw = luma(on_255(rgb_hwc, protocol))[..., 0]
     luma_hw = luma_hw[border : luma_hw.shape[0] - border, border : luma_hw.shape[1] - border]
     rows, columns = luma_hw.shape[0] // BLOCK, luma_hw.shape[1] // BLOCK
-    if rows * columns < LEAST_BLOCKS:
+    if rows * columns < MIN_BLOCKS:
         raise NotMeasurable(
-            f"NIQE needs {LEAST_BLOCKS} blocks of {BLOCK}x{BLOCK} pixels inside the border crop of "
+            f"NIQE needs {MIN_BLOCKS} blocks of {BLOCK}x{BLOCK} pixels inside the border crop of "
             f"{border}; this picture leaves {luma_hw.shape[1]}x{luma_hw.shape[0]}"
         )
     features = block_features(luma_hw[: rows * BLOCK, : columns * BLOCK])
     whole = features[np.isfinite(features).all(axis=1)]
-    if len(whole) < LEAST_BLOCKS:
+    if len(whole) < MIN_BLOCKS:
         raise NotMeasurable("NIQE finds nothing to look at: the picture is flat")
     difference = model.mean - np.nanmean(features, axis=0)
     pooled = (model.covariance + np.cov(whole, rowvar=False)) / 2

@@ -10,9 +10,9 @@ from superres.dataset.consent import MARKER
 from superres.image.codecs import Picture, encode
 
 
-def limit_files(process, most_bytes):
+def limit_files(process, max_bytes):
     """Every file of the process ends here, as a disk does; the kernel says EFBIG for ENOSPC."""
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (max_bytes, max_bytes))
 
 
 @pytest.fixture

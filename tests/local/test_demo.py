@@ -74,7 +74,7 @@ def decided(airflow, bundles, pictures, monkeypatch):
         passed = name == "good_x2"
         trained = {"model": name, "run_id": f"run-{name}", "seconds": 1.0}
         registered = {"model": name, "version": 2, "bundle_id": bundle.id}
-        verdict = {
+        gate_result = {
             "model": name,
             "version": 2,
             "passed": passed,
@@ -84,7 +84,7 @@ def decided(airflow, bundles, pictures, monkeypatch):
         }
         airflow.result("second", "candidate.train", trained, index)
         airflow.result("second", "candidate.register", registered, index)
-        airflow.result("third", "decision.gate", verdict, index)
+        airflow.result("third", "decision.gate", gate_result, index)
         if passed:
             airflow.result("third", "decision.promote", {"model": name}, index)
         else:
@@ -102,11 +102,11 @@ def decided(airflow, bundles, pictures, monkeypatch):
 
 
 @pytest.fixture
-def standing(stack, monkeypatch):
+def running_stack(stack, monkeypatch):
     """`running` hands out the stack that stands already."""
 
     @contextmanager
-    def running(state, wish, *, watched, tell):
+    def running(state, preferred, *, watched, tell):
         yield stack
 
     monkeypatch.setattr(Stack, "await_server", lambda _: None)
@@ -116,8 +116,8 @@ def standing(stack, monkeypatch):
     return stack
 
 
-def test_the_demo_shows_what_was_promoted_and_what_refused_and_why(standing, decided, capsys):
-    demo.demo(standing.state)
+def test_the_demo_shows_what_was_promoted_and_what_refused_and_why(running_stack, decided, capsys):
+    demo.demo(running_stack.state)
     shown, told = capsys.readouterr()
     assert "good_x2 version 2 promoted, +0.50 dB" in shown
     assert "poor_x2 version 2 refused, its champion stays: loses on every slice" in shown
@@ -125,26 +125,26 @@ def test_the_demo_shows_what_was_promoted_and_what_refused_and_why(standing, dec
     assert "run-good_x2" in shown
     assert "/e/good_x2" in shown
     assert "the server picked up good_x2 version 2" in told
-    sheet = read(standing.state / "demo" / "before_after.png")
+    sheet = read(running_stack.state / "demo" / "before_after.png")
     assert (sheet.width, sheet.height) == (2 * 80, 2 * (80 + showcase.LABEL_HEIGHT))
 
 
-def test_the_demo_fails_where_a_step_failed_after_showing_the_rest(standing, decided, capsys):
+def test_the_demo_fails_where_a_step_failed_after_showing_the_rest(running_stack, decided, capsys):
     decided.task("second", "candidate.train", "failed", 2)
     decided.logs["candidate.train"] = [{"event": "out of memory"}]
     with pytest.raises(turn.LoopFailed, match=r"(?s)the step train 2 failed.*out of memory"):
-        demo.demo(standing.state)
+        demo.demo(running_stack.state)
     assert "version 2 promoted" in capsys.readouterr().out
 
 
-def test_a_turn_gives_up_what_an_interrupted_one_left(standing, decided, capsys):
+def test_a_turn_gives_up_what_an_interrupted_one_left(running_stack, decided, capsys):
     decided.run("finetune", "stale", "running")
-    demo.demo(standing.state)
+    demo.demo(running_stack.state)
     assert decided.runs["stale"]["state"] == "failed"
     assert "giving up finetune stale" in capsys.readouterr().err
 
 
-def test_a_loop_without_any_decision_fails_with_the_reason(standing, airflow, monkeypatch):
+def test_a_loop_without_any_decision_fails_with_the_reason(running_stack, airflow, monkeypatch):
     monkeypatch.setattr(loop, "POLL_SECONDS", 0.0)
 
     def fail():
@@ -155,13 +155,13 @@ def test_a_loop_without_any_decision_fails_with_the_reason(standing, airflow, mo
     airflow.script.append(fail)
     airflow.logs["plan"] = [{"event": "no space left"}]
     with pytest.raises(turn.LoopFailed, match=r"(?s)build_pairs: the step plan.*no space left"):
-        demo.demo(standing.state)
+        demo.demo(running_stack.state)
 
 
-def test_a_promoted_model_that_is_not_served_is_an_error(standing, monkeypatch):
+def test_a_promoted_model_that_is_not_served_is_an_error(running_stack, monkeypatch):
     monkeypatch.setattr(turn, "PICKED_UP_SECONDS", 0.0)
     with pytest.raises(SharplineError, match=r"good_x2 was promoted and the server did not"):
-        turn.await_served(standing, "good_x2", "f" * 64)
+        turn.await_served(running_stack, "good_x2", "f" * 64)
 
 
 def test_the_server_answers_are_scored_under_the_pictures_protocol(server, pictures, bundles):
@@ -201,34 +201,34 @@ def interrupt_after(looks, monkeypatch, stack):
     monkeypatch.setattr(up, "LOOK_SECONDS", 0.0)
 
 
-def test_up_prints_every_address_and_how_to_log_in(standing, monkeypatch, capsys):
-    interrupt_after(3, monkeypatch, standing)
-    write_json(standing.state / "datasets" / "d1" / "dataset.json", {})
-    up.up(standing.state, with_loop=True)
+def test_up_prints_every_address_and_how_to_log_in(running_stack, monkeypatch, capsys):
+    interrupt_after(3, monkeypatch, running_stack)
+    write_json(running_stack.state / "datasets" / "d1" / "dataset.json", {})
+    up.up(running_stack.state, with_loop=True)
     shown, told = capsys.readouterr()
-    assert f"{standing.server_url}/docs" in shown
-    assert f"{standing.site.url}  user sharpline, password secret" in shown
-    assert standing.mlflow_url in shown
+    assert f"{running_stack.server_url}/docs" in shown
+    assert f"{running_stack.site.url}  user sharpline, password secret" in shown
+    assert running_stack.mlflow_url in shown
     assert "apt-get install prometheus" in shown
     assert told.endswith("stopped\n")
 
 
-def test_up_takes_the_first_turn_of_an_empty_state(standing, decided, monkeypatch, capsys):
-    interrupt_after(50, monkeypatch, standing)
-    up.up(standing.state, with_loop=True)
+def test_up_takes_the_first_turn_of_an_empty_state(running_stack, decided, monkeypatch, capsys):
+    interrupt_after(50, monkeypatch, running_stack)
+    up.up(running_stack.state, with_loop=True)
     assert "good_x2 version 2 promoted, +0.50 dB" in capsys.readouterr().err
 
 
-def test_up_leaves_the_loop_alone_where_asked(standing, airflow, monkeypatch):
-    interrupt_after(3, monkeypatch, standing)
-    up.up(standing.state, with_loop=False)
+def test_up_leaves_the_loop_alone_where_asked(running_stack, airflow, monkeypatch):
+    interrupt_after(3, monkeypatch, running_stack)
+    up.up(running_stack.state, with_loop=False)
     assert airflow.triggered == []
 
 
-def test_up_stays_when_the_first_turn_fails(standing, airflow, monkeypatch, capsys):
-    interrupt_after(50, monkeypatch, standing)
+def test_up_stays_when_the_first_turn_fails(running_stack, airflow, monkeypatch, capsys):
+    interrupt_after(50, monkeypatch, running_stack)
     monkeypatch.setattr(turn, "take", lambda *_: (_ for _ in ()).throw(turn.LoopFailed("plan")))
-    up.up(standing.state, with_loop=True)
+    up.up(running_stack.state, with_loop=True)
     assert "plan" in capsys.readouterr().err
 
 
@@ -253,6 +253,6 @@ def test_a_refusal_says_every_reason():
         reasons=("worse on faces", "slower"),
         evidence=None,
     )
-    assert report.decision_words(decision).endswith(
+    assert report.decision_text(decision).endswith(
         "refused, its champion stays: worse on faces; slower"
     )

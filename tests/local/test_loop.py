@@ -3,7 +3,7 @@
 import pytest
 
 from sharpline.local import loop as loop_module
-from sharpline.local.airflow_api import AirflowApi, AirflowAway, AirflowRefused
+from sharpline.local.airflow_api import AirflowApi, AirflowRefused, AirflowUnavailable
 from sharpline.local.loop import LoopStuck, follow
 from sharpline.local.outcome import read_outcome
 from sharpline.local.turn import LoopFailed, require_success
@@ -66,10 +66,10 @@ def train(airflow, *, announced=("a",), failed=()):
     yield
 
 
-def release(airflow, **verdicts):
+def release(airflow, **gate_results):
     airflow.run("release", "third", "running")
-    for index, (model, reasons) in enumerate(verdicts.items()):
-        verdict = {
+    for index, (model, reasons) in enumerate(gate_results.items()):
+        gate_result = {
             "model": model,
             "version": 2,
             "passed": not reasons,
@@ -77,7 +77,7 @@ def release(airflow, **verdicts):
             "evidence": f"/evidence/{model}",
             "gain_psnr": 0.4,
         }
-        airflow.result("third", "decision.gate", verdict, index)
+        airflow.result("third", "decision.gate", gate_result, index)
         if reasons:
             airflow.task("third", "decision.promote", "skipped", index)
         else:
@@ -171,7 +171,7 @@ def test_airflow_away_for_a_moment_is_survived(airflow, api, first):
 def test_airflow_away_for_long_is_reported(airflow, api, first, monkeypatch):
     monkeypatch.setattr(loop_module, "AWAY_SECONDS", 0.1)
     airflow.silent = True
-    with pytest.raises(AirflowAway, match="does not answer"):
+    with pytest.raises(AirflowUnavailable, match="does not answer"):
         follow(api, first, tell=lambda _: None)
 
 

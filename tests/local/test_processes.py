@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from sharpline.local.keeper import USUAL_GRACE, Grace
 from sharpline.local.processes import (
     ServiceFailed,
     Services,
@@ -20,6 +19,7 @@ from sharpline.local.processes import (
     port_is_free,
     tail,
 )
+from sharpline.local.supervisor import USUAL_GRACE, GracePeriods
 
 # A command with a child in a session of its own that ignores SIGTERM: the worst tenant.
 STUBBORN = textwrap.dedent("""
@@ -99,25 +99,27 @@ PATIENT = textwrap.dedent("""
 
 def test_what_a_service_waits_for_is_asked_to_end_once_its_own_grace_is_over(services, tmp_path):
     ready = tmp_path / "ready"
-    grace = Grace(command_seconds=0.0, others_seconds=60.0)
+    grace = GracePeriods(command_seconds=0.0, others_seconds=60.0)
     service = start(services, "patient", PATIENT, ready, grace=grace)
     await_true(lambda: ready.exists() and ready.read_text())
     services.stop()
     assert (tmp_path / "ready.saved").exists()
-    assert service.keeper.returncode == 0
+    assert service.supervisor.returncode == 0
 
 
 def test_a_service_that_needs_long_to_end_has_the_time_that_it_was_given(services):
-    given = start(services, "slow", "import time; time.sleep(600)", grace=Grace(command_seconds=50))
+    given = start(
+        services, "slow", "import time; time.sleep(600)", grace=GracePeriods(command_seconds=50)
+    )
     usual = start(services, "usual", "import time; time.sleep(600)")
     assert given.stop_seconds - usual.stop_seconds == 40.0
-    words = Path(f"/proc/{given.keeper.pid}/cmdline").read_text().split("\0")
+    words = Path(f"/proc/{given.supervisor.pid}/cmdline").read_text().split("\0")
     assert words[4:6] == ["50", "3.0"]
 
 
 def test_a_command_that_ends_by_itself_takes_its_children_along(services, tmp_path):
     service = start(services, "tenant", STUBBORN, tmp_path / "pid", "leave")
-    assert service.keeper.wait(timeout=60) == 0
+    assert service.supervisor.wait(timeout=60) == 0
     assert not alive(pid_in(tmp_path / "pid"))
 
 
@@ -161,7 +163,7 @@ def test_a_command_that_does_not_exist_is_named(services):
 
 def test_exit_by_signal_is_reported_as_a_shell_would(services):
     service = start(services, "killed", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    assert service.keeper.wait(timeout=60) == 128 + signal.SIGKILL
+    assert service.supervisor.wait(timeout=60) == 128 + signal.SIGKILL
 
 
 def test_chosen_ports_are_distinct_and_a_taken_preference_is_passed_over():

@@ -36,10 +36,10 @@ def bag(airflow_home):
 def commands(monkeypatch, tmp_path):
     """The `sharpline` commands that tasks ask for, each answered with `answer`."""
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
-    asked = SimpleNamespace(words=[], options=[], answer={})
+    asked = SimpleNamespace(arguments=[], options=[], answer={})
 
-    def step(*words, **options):
-        asked.words.append([str(word) for word in words])
+    def step(*arguments, **options):
+        asked.arguments.append([str(word) for word in arguments])
         asked.options.append(options)
         return asked.answer
 
@@ -115,7 +115,7 @@ def test_every_step_of_a_build_is_tried_again_but_for_wrong_words(bag, task_id):
     assert tried.retry_exponential_backoff == 2.0
     assert tried.max_retry_delay > tried.retry_delay
     policy = bag.dags["build_pairs"].get_task(task_id).retry_policy
-    assert policy.evaluate(steps.WrongWords("no such source"), 1, 3).action == RetryAction.FAIL
+    assert policy.evaluate(steps.UsageFailed("no such source"), 1, 3).action == RetryAction.FAIL
     assert policy.evaluate(steps.StepFailed("killed"), 1, 3).action == RetryAction.DEFAULT
 
 
@@ -151,7 +151,7 @@ def test_what_is_not_here_yet_is_fetched_first(body, commands):
     pushed = Pushed()
     assert body("build_pairs", "choose")(params=ASKED, ti=pushed) == ["div2k"]
     assert pushed == {"names": ["div2k", "mine"]}
-    assert commands.words == [["data", "list"]]
+    assert commands.arguments == [["data", "list"]]
 
 
 @pytest.mark.parametrize("mirror", [None, "http://mirror/div2k/"])
@@ -159,7 +159,7 @@ def test_fetching_goes_to_the_mirror_that_was_named(body, commands, mirror):
     asked = ASKED | {"mirror": mirror, "degrade": "given:unknown"}
     body("build_pairs", "fetch")("div2k", params=asked)
     expected = ["data", "fetch", "div2k", "--part", "hr", "--part", "unknown_x4"]
-    assert commands.words == [expected + (["--from", mirror] if mirror else [])]
+    assert commands.arguments == [expected + (["--from", mirror] if mirror else [])]
 
 
 def planned(body, commands, *, unchanged=False, events=None):
@@ -174,9 +174,9 @@ def planned(body, commands, *, unchanged=False, events=None):
 
 def test_planning_says_what_to_build_and_where(body, commands, tmp_path):
     assert planned(body, commands) == [0, 1, 2]
-    [words] = commands.words
-    assert words[:5] == ["data", "plan", "div2k", "--also", "mine"]
-    options = dict(zip(words[5::2], words[6::2], strict=True))
+    [arguments] = commands.arguments
+    assert arguments[:5] == ["data", "plan", "div2k", "--also", "mine"]
+    options = dict(zip(arguments[5::2], arguments[6::2], strict=True))
     assert options == {
         "--degrade": "bicubic_jpeg",
         "--scale": "4",
@@ -196,13 +196,13 @@ def test_an_alert_has_the_damage_that_it_names_built(body, commands):
     alert = {"labels": {"feature": "blur"}, "value": "2"}
     event = SimpleNamespace(extra={"payload": {"alerts": [alert]}})
     planned(body, commands, events={RETRAIN: [event]})
-    [words] = commands.words
-    assert words[words.index("--degrade") + 1] == "{bicubic_jpeg: 2, defocus: 1, motion: 1}"
+    [arguments] = commands.arguments
+    assert arguments[arguments.index("--degrade") + 1] == "{bicubic_jpeg: 2, defocus: 1, motion: 1}"
 
 
 def test_a_shard_is_built_from_the_plan(body, commands):
     body("build_pairs", "build_shard")("/plans/1", 2)
-    assert commands.words == [["data", "build", "--plan", "/plans/1", "--shard", "2"]]
+    assert commands.arguments == [["data", "build", "--plan", "/plans/1", "--shard", "2"]]
 
 
 @pytest.mark.parametrize("asked_by", ["alert", "pictures"])
@@ -218,7 +218,7 @@ def test_sealing_announces_the_dataset_and_who_asked(body, commands, asked_by):
     )
     assert metadata.asset.uri == "sharpline://dataset/pairs"
     assert metadata.extra == SEALED | {"started_by": asked_by, "alerts": []}
-    assert commands.words == [["data", "seal", "--plan", "/plans/1"]]
+    assert commands.arguments == [["data", "seal", "--plan", "/plans/1"]]
 
 
 def dataset_event(**extra):
@@ -250,14 +250,14 @@ def test_training_registering_and_announcing_hand_on_what_they_found(body, comma
     fine_tuned = {"model": "a", "bundle": "/runs/a"}
     asked = []
     monkeypatch.setitem(
-        train.__globals__, "fine_tune", lambda *words: asked.append(words) or fine_tuned
+        train.__globals__, "fine_tune", lambda *arguments: asked.append(arguments) or fine_tuned
     )
     run = SimpleNamespace(run_id="by-hand-1")
     trained = train("a", "/data/d1", params={"profile": "finetune"}, dag_run=run)
     assert asked == [("a", "/data/d1", "finetune", "finetune by-hand-1")]
     commands.answer = {"model": "a", "version": 2, "bundle_id": "b", "alias": "challenger"}
     registered = body("finetune", "candidate.register")(trained, "/data/d1")
-    assert commands.words == [["register", "/runs/a"]]
+    assert commands.arguments == [["register", "/runs/a"]]
     [metadata] = body("finetune", "announce")([registered])
     assert metadata.extra == {"candidates": [{"model": "a", "version": 2, "dataset": "/data/d1"}]}
 
@@ -268,7 +268,7 @@ def candidate():
 
 def test_the_gate_judges_exactly_the_announced_version_and_may_refuse(body, commands):
     body("release", "decision.gate")(candidate())
-    assert commands.words == [["gate", "a", "--version", "2", "--on", "/data/d1"]]
+    assert commands.arguments == [["gate", "a", "--version", "2", "--on", "/data/d1"]]
     assert commands.options == [{"verdict_codes": (0, 1)}]
 
 
@@ -284,15 +284,15 @@ def test_the_announced_candidates_are_judged(body):
 
 
 def test_passing_promotes_on_the_evidence(body, commands):
-    verdict = {"model": "a", "version": 2, "passed": True, "evidence": "/e", "reasons": []}
-    body("release", "decision.promote")(verdict)
-    assert commands.words == [["promote", "a", "--version", "2", "--evidence", "/e"]]
+    gate_result = {"model": "a", "version": 2, "passed": True, "evidence": "/e", "reasons": []}
+    body("release", "decision.promote")(gate_result)
+    assert commands.arguments == [["promote", "a", "--version", "2", "--evidence", "/e"]]
 
 
 def test_a_refused_candidate_is_skipped_with_the_reason(body, commands):
     from airflow.sdk.exceptions import AirflowSkipException
 
-    verdict = {
+    gate_result = {
         "model": "a",
         "version": 2,
         "passed": False,
@@ -300,5 +300,5 @@ def test_a_refused_candidate_is_skipped_with_the_reason(body, commands):
         "reasons": ["no gain over the champion"],
     }
     with pytest.raises(AirflowSkipException, match=r"a refused: .*no gain over the champion"):
-        body("release", "decision.promote")(verdict)
-    assert commands.words == []
+        body("release", "decision.promote")(gate_result)
+    assert commands.arguments == []

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.folders import Content, Rest, watched_contents
+from pipelines.folders import Content, SettledContent, watched_contents
 
 
 @pytest.fixture
@@ -105,23 +105,23 @@ def content(digest, source="inbox"):
 
 
 def test_content_is_at_rest_once_every_look_saw_the_same():
-    rest = Rest(settle_seconds=30)
-    assert rest.settled([content("a")], now=0) == []
-    assert rest.settled([content("b")], now=20) == []
-    assert rest.settled([content("b")], now=40) == []
-    assert rest.settled([content("b")], now=50) == [content("b")]
+    settling = SettledContent(settle_seconds=30)
+    assert settling.settled([content("a")], now=0) == []
+    assert settling.settled([content("b")], now=20) == []
+    assert settling.settled([content("b")], now=40) == []
+    assert settling.settled([content("b")], now=50) == [content("b")]
 
 
 def test_content_that_comes_back_has_to_rest_anew():
-    rest = Rest(settle_seconds=30)
-    rest.settled([content("a")], now=0)
-    rest.settled([content("b")], now=20)
-    assert rest.settled([content("a")], now=40) == []
-    assert rest.settled([content("a")], now=70) == [content("a")]
+    settling = SettledContent(settle_seconds=30)
+    settling.settled([content("a")], now=0)
+    settling.settled([content("b")], now=20)
+    assert settling.settled([content("a")], now=40) == []
+    assert settling.settled([content("a")], now=70) == [content("a")]
 
 
 def test_one_folder_does_not_wait_for_another():
-    rest = Rest(settle_seconds=30)
-    rest.settled([content("a", "one")], now=0)
+    settling = SettledContent(settle_seconds=30)
+    settling.settled([content("a", "one")], now=0)
     both = [content("a", "one"), content("b", "two")]
-    assert rest.settled(both, now=30) == [content("a", "one")]
+    assert settling.settled(both, now=30) == [content("a", "one")]

@@ -96,10 +96,10 @@ class Site:
         found = self._client.get("/api/v2/dags/build_pairs/dagRuns").json()["dag_runs"]
         return {run["dag_run_id"] for run in found}
 
-    def calls(self, *words: str) -> int:
+    def calls(self, *arguments: str) -> int:
         """How often a command that has these words was run."""
         lines = (self.state / "calls").read_text().splitlines()
-        return sum(f" {' '.join(words)} " in f" {line} " for line in lines)
+        return sum(f" {' '.join(arguments)} " in f" {line} " for line in lines)
 
 
 @pytest.fixture
@@ -180,8 +180,8 @@ def _put_pictures_into_a_watched_folder(site):
     inbox.mkdir()
     for index, pixels in enumerate(pictures(2, seed=3)):
         write(inbox / f"{index}.png", Picture(rgb_hwc=pixels))
-    words = ["--watch", "--i-own-the-rights", "--licence", "CC0-1.0 (test)"]
-    subprocess.run([SHARPLINE, "data", "add", str(inbox), *words], check=True)
+    arguments = ["--watch", "--i-own-the-rights", "--licence", "CC0-1.0 (test)"]
+    subprocess.run([SHARPLINE, "data", "add", str(inbox), *arguments], check=True)
 
 
 def _the_watched_folder_started_a_build(site):
@@ -207,9 +207,9 @@ def _a_second_run_changes_nothing(site, run):
 def _built_without_airflow(state, built):
     """The id that one undisturbed command gives the same pictures; its pairs are the same bytes."""
     out = state / "by-hand"
-    words = ["data", "build", "div2k", "--scale", "2", "--degrade", "bicubic_jpeg"]
-    words += ["--out", str(out), "--json"]
-    done = subprocess.run([SHARPLINE, *words], check=True, capture_output=True, text=True)
+    arguments = ["data", "build", "div2k", "--scale", "2", "--degrade", "bicubic_jpeg"]
+    arguments += ["--out", str(out), "--json"]
+    done = subprocess.run([SHARPLINE, *arguments], check=True, capture_output=True, text=True)
     result = json.loads(done.stdout.splitlines()[-1])
     assert contents(Path(result["path"])) == contents(Path(built["path"]))
     return result["dataset"]

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from pipelines import steps
-from pipelines.steps import StepFailed, WrongWords, champion_bundle, fine_tune, step
+from pipelines.steps import StepFailed, UsageFailed, champion_bundle, fine_tune, step
 
 
-def run(code: str, *words, **options):
-    return step(*words, command=[sys.executable, "-c", textwrap.dedent(code)], **options)
+def run(code: str, *arguments, **options):
+    return step(*arguments, command=[sys.executable, "-c", textwrap.dedent(code)], **options)
 
 
 def test_the_last_line_of_output_is_the_result():
@@ -52,25 +52,25 @@ def test_a_failing_command_fails_with_the_end_of_its_log():
 
 
 def test_wrong_words_are_a_failure_even_where_a_refusal_is_an_answer():
-    with pytest.raises(WrongWords, match="failed with exit 2"):
-        run("import sys; print('{}'); sys.exit(2)", verdict_codes=(0, 1))
+    with pytest.raises(UsageFailed, match="failed with exit 2"):
+        run("import sys; print('{}'); sys.exit(2)", result_codes=(0, 1))
 
 
 def test_only_wrong_words_are_beyond_another_try():
     with pytest.raises(StepFailed) as failure:
         run("import sys; sys.exit(3)")
-    assert not isinstance(failure.value, WrongWords)
+    assert not isinstance(failure.value, UsageFailed)
 
 
 def test_a_refusal_with_its_json_is_a_verdict():
     code = "import sys; print('{\"passed\": false}'); sys.exit(1)"
-    assert run(code, verdict_codes=(0, 1)) == {"passed": False}
+    assert run(code, result_codes=(0, 1)) == {"passed": False}
 
 
 @pytest.mark.parametrize("output", ["", "not json", "[1, 2]"])
 def test_a_refusal_without_an_object_is_a_failure(output):
     with pytest.raises(StepFailed, match="failed with exit 1"):
-        run(f"import sys; print({output!r}); sys.exit(1)", verdict_codes=(0, 1))
+        run(f"import sys; print({output!r}); sys.exit(1)", result_codes=(0, 1))
 
 
 def test_ending_well_without_a_result_is_a_failure():
@@ -139,7 +139,7 @@ def test_training_starts_from_the_starter_where_there_is_no_champion(state, mode
 @pytest.mark.parametrize("champion", [None, "abc"])
 def test_fine_tuning_names_the_champion_only_where_there_is_one(state, monkeypatch, champion):
     asked = []
-    monkeypatch.setattr(steps, "step", lambda *words: asked.extend(map(str, words)) or {})
+    monkeypatch.setattr(steps, "step", lambda *arguments: asked.extend(map(str, arguments)) or {})
     write_index(state, compact_x4={"champion": champion})
     fine_tune("compact_x4", "/data/1", "finetune", "finetune by-hand-1")
     assert asked[:4] == ["train", "compact_x4", "--data", "/data/1"]

@@ -183,7 +183,7 @@ def alert(triggers, at):
 
 
 def test_the_cooldown_delays_a_new_activation_and_does_not_lose_it(triggers):
-    ledger = triggers.Ledger(cooldown_seconds=6 * HOUR, max_per_day=100)
+    ledger = triggers.CooldownLedger(cooldown_seconds=6 * HOUR, max_per_day=100)
     first, second = alert(triggers, "t1"), alert(triggers, "t2")
     assert ledger.due([first], now=0.0) == [first]
     assert ledger.due([second], now=5 * HOUR) == []
@@ -191,20 +191,20 @@ def test_the_cooldown_delays_a_new_activation_and_does_not_lose_it(triggers):
 
 
 def test_the_budget_bounds_a_flapping_alert(triggers):
-    ledger = triggers.Ledger(cooldown_seconds=0.0, max_per_day=2)
+    ledger = triggers.CooldownLedger(cooldown_seconds=0.0, max_per_day=2)
     asked = [ledger.due([alert(triggers, f"t{hour}")], now=hour * HOUR) for hour in range(24)]
     assert sum(map(bool, asked)) == 2
     assert ledger.due([alert(triggers, "t24")], now=24 * HOUR)
 
 
 def test_one_alert_may_ask_again_only_as_a_new_activation(triggers):
-    ledger = triggers.Ledger(cooldown_seconds=0.0, max_per_day=100)
+    ledger = triggers.CooldownLedger(cooldown_seconds=0.0, max_per_day=100)
     assert ledger.due([alert(triggers, "t1")], now=0.0)
     assert not any(ledger.due([alert(triggers, "t1")], now=day * 24 * HOUR) for day in range(90))
 
 
 def test_the_ledger_does_not_grow_for_ever(triggers):
-    ledger = triggers.Ledger(cooldown_seconds=0.0, max_per_day=100)
+    ledger = triggers.CooldownLedger(cooldown_seconds=0.0, max_per_day=100)
     for day in range(90):
         ledger.due([alert(triggers, f"t{day}")], now=day * 24 * HOUR)
     assert len(ledger.asked) <= 31

@@ -36,8 +36,8 @@ def test_models_that_equal_each_other_are_not_beaten(
     for name in ("a_x2", "b_x2"):
         copytree(tiny_bundle(name=name).root, tmp_path / "models" / name)
     write(tmp_path / "in/one.png", Picture(rgb_hwc=skimage.astronaut()[:96, :96]))
-    words = ["--models", str(tmp_path / "models"), "--on", str(tmp_path / "in"), "--scale", "2"]
-    assert main([*words, "--side", "64", "--draws", "1", "--backend", "torch"]) == 1
+    arguments = ["--models", str(tmp_path / "models"), "--on", str(tmp_path / "in"), "--scale", "2"]
+    assert main([*arguments, "--side", "64", "--draws", "1", "--backend", "torch"]) == 1
     said = capsys.readouterr().out
     found = json.loads(said.splitlines()[-1])
     assert found["inputs"] == 3

@@ -24,9 +24,9 @@ def targets() -> set[str]:
 
 def unknown_targets(command: str) -> list[str]:
     """The words of a `make` command that are neither known targets nor VARIABLE=value."""
-    program, *words = command.split()
+    program, *arguments = command.split()
     assert program == "make", command
-    return [word for word in words if "=" not in word and word not in targets()]
+    return [word for word in arguments if "=" not in word and word not in targets()]
 
 
 @pytest.mark.parametrize("name", JOBS)

@@ -23,7 +23,7 @@ PLANTED = [
     ("superres/image/codecs.py", "import torch", "superres.image.codecs -> torch"),
     ("release/__init__.py", "import mlflow", "release -> mlflow"),
     ("training/__init__.py", "import basicsr", "training -> basicsr"),
-    ("training/weights/foreign.py", "import spandrel", "training.weights.foreign -> spandrel"),
+    ("training/weights/external.py", "import spandrel", "training.weights.external -> spandrel"),
     ("serving/__init__.py", "import pickle", "serving -> pickle"),
     ("serving/__init__.py", "import airflow", "serving -> airflow"),
     ("training/__init__.py", "import PIL", "training -> PIL"),
@@ -82,9 +82,9 @@ def test_planted_imports_are_refused_and_named(tmp_path: Path) -> None:
     answer = lint_imports(tmp_path)
     assert answer.returncode == 1
     assert "0 kept" in answer.stdout
-    words = " ".join(answer.stdout.split())
+    arguments = " ".join(answer.stdout.split())
     for _, _, named in PLANTED:
-        assert named in words
+        assert named in arguments
 
 
 def test_rules_name_only_modules_that_exist(tmp_path: Path) -> None:

@@ -34,9 +34,9 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def command(*words: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, path: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "k8s/check.py", *words],
+        [sys.executable, "k8s/check.py", *arguments],
         cwd=ROOT,
         env=None if path is None else {"PATH": str(path)},
         capture_output=True,

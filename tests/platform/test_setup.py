@@ -44,11 +44,11 @@ class Checkout:
         path.write_text(script)
         path.chmod(0o755)
 
-    def make(self, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    def make(self, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         self.calls_file.write_text("")
         path = f"{self.programs}:/usr/bin:/bin"
         return subprocess.run(
-            ["make", *words],
+            ["make", *arguments],
             cwd=self.root,
             capture_output=True,
             text=True,

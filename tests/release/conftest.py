@@ -98,20 +98,18 @@ def shared_rules():
             resamples=200,
             seed=1,
             block_pixels=16,
-            least_pictures=2,
-            least_blocks=12,
+            min_pictures=2,
+            min_blocks=12,
         ),
-        least_gain_over_champion_db=0.1,
-        least_gain_over_bicubic_db=0.5,
-        most_ssim_loss=0.001,
+        min_gain_over_champion_db=0.1,
+        min_gain_over_bicubic_db=0.5,
+        max_ssim_loss=0.001,
         perception=None,
         floors=[],
         slices=[],
-        most_seam_levels=1.0,
-        most_precision_levels=2.0,
-        cost=CostLimits(
-            rounds=3, most_seconds_ratio=1.5, most_memory_ratio=1.5, free_megabytes=64.0
-        ),
+        max_seam_levels=1.0,
+        max_precision_levels=2.0,
+        cost=CostLimits(rounds=3, max_seconds_ratio=1.5, max_memory_ratio=1.5, free_megabytes=64.0),
         commercial_use="as the champion",
     )
 

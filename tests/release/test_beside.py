@@ -6,9 +6,9 @@ import pytest
 
 from release.follow import Follower
 from release.promote import (
-    NotBeside,
-    NotProven,
+    EvidenceMissing,
     Promotion,
+    RolloutRefused,
     clear,
     promote,
     rollback,
@@ -46,11 +46,11 @@ def follower(registry, name, tmp_path):
 
 def beside(registry, name):
     """Numbers of canary and shadow, and the canary's share."""
-    standing = registry.standing(name)
+    state = registry.state(name)
     return (
-        standing.canary and standing.canary.number,
-        standing.canary_percent,
-        standing.shadow and standing.shadow.number,
+        state.canary and state.canary.number,
+        state.canary_percent,
+        state.shadow and state.shadow.number,
     )
 
 
@@ -60,7 +60,7 @@ def tags_of(client, version):
 
 def test_a_canary_is_proven_grows_shrinks_and_ends(registry, client, contest, proven, name):
     challenger = contest[1]
-    with pytest.raises(NotProven, match=f"sharpline gate {name} --version 2"):
+    with pytest.raises(EvidenceMissing, match=f"sharpline gate {name} --version 2"):
         set_canary(registry, name, 2, 5, None)
     assert beside(registry, name) == (None, None, None)
 
@@ -69,7 +69,7 @@ def test_a_canary_is_proven_grows_shrinks_and_ends(registry, client, contest, pr
     assert "by " in tags_of(client, challenger)["canary"]
     assert tags_of(client, challenger)["canary"].endswith(": 5 percent")
 
-    with pytest.raises(NotProven, match="no proof"):
+    with pytest.raises(EvidenceMissing, match="no proof"):
         set_canary(registry, name, 2, 50, None)
     assert set_canary(registry, name, 2, 50, proven).changed
     assert not set_canary(registry, name, 2, 50, None).changed
@@ -88,15 +88,15 @@ def test_a_canary_needs_proof_of_its_own_bytes_against_the_champion_of_now(
 ):
     champion, challenger = contest
     other = registry.register(tiny_bundle(name=name, error_levels=12))
-    with pytest.raises(NotProven, match="is about the bundle"):
+    with pytest.raises(EvidenceMissing, match="is about the bundle"):
         set_canary(registry, name, other.number, 5, proven)
-    with pytest.raises(NotProven, match="the gate refused version 3"):
+    with pytest.raises(EvidenceMissing, match="the gate refused version 3"):
         set_canary(registry, name, other.number, 5, gated(name, other.number).evidence)
     registry.move_alias(name, "champion", other, expected=champion)
-    with pytest.raises(NotProven, match="the evidence compares with version 1"):
+    with pytest.raises(EvidenceMissing, match="the evidence compares with version 1"):
         set_canary(registry, name, challenger.number, 5, proven)
     registry.bind_evidence(challenger, None)
-    with pytest.raises(NotProven, match="not what the gate last found"):
+    with pytest.raises(EvidenceMissing, match="not what the gate last found"):
         set_canary(registry, name, challenger.number, 5, proven)
     assert beside(registry, name) == (None, None, None)
 
@@ -117,8 +117,8 @@ def test_the_share_of_a_new_canary_is_never_seen_with_the_one_before(
             if "registered_model_tag" not in attribute:
                 return method
 
-            def changing(*words):
-                method(*words)
+            def changing(*arguments):
+                method(*arguments)
                 seen.append(beside(registry, name)[:2])
 
             return changing
@@ -142,15 +142,15 @@ def test_a_shadow_needs_no_proof(registry, client, contest, name):
 def test_the_champion_cannot_stand_beside_itself_and_nobody_beside_no_champion(
     registry, contest, name
 ):
-    with pytest.raises(NotBeside, match="is the champion"):
+    with pytest.raises(RolloutRefused, match="is the champion"):
         set_shadow(registry, name, 1)
-    with pytest.raises(NotBeside, match="is the champion"):
+    with pytest.raises(RolloutRefused, match="is the champion"):
         set_canary(registry, name, 1, 5, None)
-    for stand in (set_shadow, lambda *words: set_canary(*words, 5, None)):
+    for stand in (set_shadow, lambda *arguments: set_canary(*arguments, 5, None)):
         with pytest.raises(NotRegistered):
             stand(registry, name, 9)
     registry.move_alias(name, "champion", None, expected=contest[0])
-    with pytest.raises(NotBeside, match="no champion"):
+    with pytest.raises(RolloutRefused, match="no champion"):
         set_shadow(registry, name, 2)
     assert beside(registry, name) == (None, None, None)
 
@@ -173,10 +173,10 @@ def test_promotion_ends_being_canary_and_rollback_leaves_none(
     registry.set_canary(name, contest[1], 20)
     registry.set_shadow(name, contest[0])
     rollback(registry, name)
-    assert registry.standing(name).champion == contest[0]
+    assert registry.state(name).champion == contest[0]
     assert beside(registry, name) == (None, None, None)
     assert "version 1 is champion again" in tags_of(client, contest[1])["rolled_back"]
-    with pytest.raises(NotProven, match="not what the gate last found"):
+    with pytest.raises(EvidenceMissing, match="not what the gate last found"):
         set_canary(registry, name, 2, 5, proven)
 
 
@@ -207,7 +207,7 @@ def test_a_canary_that_was_deleted_is_nobody_and_can_be_cleared(
 ):
     registry.set_canary(name, contest[1], 10)
     client.delete_model_version(name, "2")
-    assert registry.standing(name).canary is None
+    assert registry.state(name).canary is None
     assert not follower.look().problems
     assert not clear(registry, name, "canary").changed
     assert "canary" not in client.get_registered_model(name).tags
@@ -219,24 +219,24 @@ def command(mlflow_server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
 
-    def sharpline(*words):
-        code = run([str(word) for word in words])
+    def sharpline(*arguments):
+        code = run([str(word) for word in arguments])
         return code, *capsys.readouterr()
 
     return sharpline
 
 
 def test_the_commands_answer_scripts_and_people(command, contest, proven, name):
-    words = ("canary", name, "--version", 2, "--percent", 10)
-    code, out, said = command(*words)
+    arguments = ("canary", name, "--version", 2, "--percent", 10)
+    code, out, said = command(*arguments)
     assert (code, out) == (1, "")
     assert "no proof" in said
-    code, out, _ = command(*words, "--evidence", proven, "--json")
+    code, out, _ = command(*arguments, "--evidence", proven, "--json")
     assert (code, json.loads(out)) == (
         0,
         {"model": name, "canary": 2, "canary_before": None, "percent": 10, "changed": True},
     )
-    assert command(*words) == (
+    assert command(*arguments) == (
         0,
         f"{name}: version 2 is canary, before version 2; it answers 10% of the clients\n",
         "",
@@ -274,9 +274,9 @@ def test_the_commands_answer_scripts_and_people(command, contest, proven, name):
         "shadow m --version 2 --percent 5",
     ],
 )
-def test_wrong_words_are_misuse(command, words):
+def test_wrong_words_are_misuse(command, arguments):
     with pytest.raises(SystemExit, match="2"):
-        command(*words.split())
+        command(*arguments.split())
 
 
 def test_without_an_address_the_words_are_wrong(command, monkeypatch):

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release.bootstrap import PairedErrors, TooLittleToJudge, paired_gain
+from release.bootstrap import PairedErrors, TooFewPictures, paired_gain
 from release.rules import Resampling
 from superres.quality.blocks import Grid
 
 RESAMPLING = Resampling(
-    confidence=0.95, resamples=300, seed=7, block_pixels=64, least_pictures=2, least_blocks=8
+    confidence=0.95, resamples=300, seed=7, block_pixels=64, min_pictures=2, min_blocks=8
 )
 
 
@@ -131,7 +131,7 @@ def test_too_few_pictures_or_blocks_are_not_judged(pictures, blocks, short):
         )
         for i in range(pictures)
     ]
-    with pytest.raises(TooLittleToJudge, match=short):
+    with pytest.raises(TooFewPictures, match=short):
         paired_gain(errors, RESAMPLING)
 
 

@@ -14,8 +14,8 @@ def command(mlflow_server, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
 
-    def sharpline(*words, as_json=True):
-        code = run([*map(str, words), *(["--json"] if as_json else [])])
+    def sharpline(*arguments, as_json=True):
+        code = run([*map(str, arguments), *(["--json"] if as_json else [])])
         out, said = capsys.readouterr()
         return code, json.loads(out.splitlines()[-1]) if as_json and out else out, said
 
@@ -25,7 +25,7 @@ def command(mlflow_server, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def rules_file(rules, tmp_path):
     """The test's rules, without minding milliseconds that a busy machine adds to tiny networks."""
-    cost = rules.cost.model_copy(update={"most_seconds_ratio": 1000.0})
+    cost = rules.cost.model_copy(update={"max_seconds_ratio": 1000.0})
     rules = rules.model_copy(update={"cost": cost})
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(rules.model_dump(mode="json")))
@@ -49,14 +49,14 @@ def test_the_way_from_bundle_to_champion_and_back(
         "bundle_id": challenger.id,
         "alias": "challenger",
     }
-    code, verdict, _ = command("gate", name, "--on", data, "--rules", rules_file)
-    assert (code, verdict["passed"], verdict["reasons"]) == (0, True, [])
-    assert verdict["gain_psnr"] == pytest.approx(6.02, abs=0.01)
-    assert verdict["evidence"].startswith(str(tmp_path / "state" / "evidence"))
+    code, decision, _ = command("gate", name, "--on", data, "--rules", rules_file)
+    assert (code, decision["passed"], decision["reasons"]) == (0, True, [])
+    assert decision["gain_psnr"] == pytest.approx(6.02, abs=0.01)
+    assert decision["evidence"].startswith(str(tmp_path / "state" / "evidence"))
 
-    promoted = command("promote", name, "--evidence", verdict["evidence"])
+    promoted = command("promote", name, "--evidence", decision["evidence"])
     assert promoted[:2] == (0, {"model": name, "version": 2, "champion_before": 1})
-    assert command("promote", name, "--evidence", verdict["evidence"])[0] == 0
+    assert command("promote", name, "--evidence", decision["evidence"])[0] == 0
     assert command("rollback", name)[:2] == (
         0,
         {"model": name, "version": 1, "champion_before": 2},
@@ -71,10 +71,10 @@ def test_a_refusal_is_exit_code_1_with_its_reasons(
 ):
     command("register", tiny_bundle(name=name, error_levels=4).root, "--first-champion")
     command("register", tiny_bundle(name=name, error_levels=8).root)
-    code, verdict, _ = command("gate", name, "--on", held_out(), "--rules", rules_file)
-    assert (code, verdict["passed"]) == (1, False)
-    assert "-6.02" in verdict["reasons"][0]
-    code, _, said = command("promote", name, "--evidence", verdict["evidence"])
+    code, decision, _ = command("gate", name, "--on", held_out(), "--rules", rules_file)
+    assert (code, decision["passed"]) == (1, False)
+    assert "-6.02" in decision["reasons"][0]
+    code, _, said = command("promote", name, "--evidence", decision["evidence"])
     assert code == 1
     assert "the gate refused version 2" in said
 
@@ -83,21 +83,21 @@ def test_the_champion_at_the_gate_is_a_refusal_without_evidence(
     command, tiny_bundle, held_out, rules_file, name
 ):
     command("register", tiny_bundle(name=name).root, "--first-champion")
-    words = ("gate", name, "--version", "1", "--on", held_out(), "--rules", rules_file)
-    code, verdict, _ = command(*words)
+    arguments = ("gate", name, "--version", "1", "--on", held_out(), "--rules", rules_file)
+    code, decision, _ = command(*arguments)
     assert code == 1
-    assert (verdict["evidence"], verdict["gain_psnr"]) == (None, None)
-    assert "champion already" in verdict["reasons"][0]
-    code, text, _ = command(*words, as_json=False)
+    assert (decision["evidence"], decision["gain_psnr"]) == (None, None)
+    assert "champion already" in decision["reasons"][0]
+    code, text, _ = command(*arguments, as_json=False)
     assert code == 1
     assert f"{name} version 1: refused: version 1 is the champion already" in text
 
 
 def test_the_embedded_samples_own_rules_are_found(command, tiny_bundle, held_out, name):
     command("register", tiny_bundle(name=name).root)
-    code, verdict, _ = command("gate", name, "--on", held_out(source="sample"))
+    code, decision, _ = command("gate", name, "--on", held_out(source="sample"))
     assert code == 1
-    assert "the rules ask for 3 pictures and 100 blocks" in verdict["reasons"][0]
+    assert "the rules ask for 3 pictures and 100 blocks" in decision["reasons"][0]
 
 
 def test_a_second_first_champion_changes_nothing_and_says_so(command, tiny_bundle, name):
@@ -156,11 +156,13 @@ def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
         ("models", "follow", "--to", "x"),
     ],
 )
-def test_without_an_address_the_words_are_wrong(command, words, monkeypatch, tiny_bundle, tmp_path):
+def test_without_an_address_the_words_are_wrong(
+    command, arguments, monkeypatch, tiny_bundle, tmp_path
+):
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI")
     monkeypatch.chdir(tmp_path)
     bundle = str(tiny_bundle().root)
-    code, _, said = command(*(bundle if word == "BUNDLE" else word for word in words))
+    code, _, said = command(*(bundle if word == "BUNDLE" else word for word in arguments))
     assert code == 2
     assert "set SHARPLINE_MLFLOW_URI" in said
 

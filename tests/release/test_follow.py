@@ -11,7 +11,7 @@ import pytest
 
 from release.follow import Follower, follow, read_index
 from release.registry import Registry
-from release.versions import RegistryAway
+from release.versions import RegistryUnavailable
 from superres.model.bundle import load_bundle
 
 NOBODY = "http://127.0.0.1:9"  # the discard port: a connection there is refused
@@ -57,7 +57,7 @@ def test_the_folder_becomes_equal_to_the_aliases(
     client.set_registered_model_tag(name, "canary", str(challenger.number))
     client.set_registered_model_tag(name, "canary_percent", "25")
     client.set_registered_model_tag(name, "shadow", str(shadow.number))
-    assert follower.look().changed
+    assert follower.poll().changed
     assert index_of(folder) == {
         name: {
             "champion": champion.bundle_id,
@@ -74,9 +74,9 @@ def test_the_folder_becomes_equal_to_the_aliases(
 
 
 def test_a_look_without_news_rewrites_nothing(follower, folder, contest):
-    follower.look()
+    follower.poll()
     before = (folder / "index.json").stat()
-    assert not follower.look().changed
+    assert not follower.poll().changed
     assert (folder / "index.json").stat().st_ino == before.st_ino
 
 
@@ -84,10 +84,10 @@ def test_a_promotion_is_followed_and_the_bundle_before_stays_as_previous(
     follower, folder, registry, contest, name
 ):
     champion, challenger = contest
-    follower.look()
+    follower.poll()
     registry.move_alias(name, "previous", champion, expected=None)
     registry.move_alias(name, "champion", challenger, expected=champion)
-    assert follower.look().changed
+    assert follower.poll().changed
     entry = index_of(folder)[name]
     assert (entry["champion"], entry["previous"]) == (challenger.bundle_id, champion.bundle_id)
     assert stored(folder) == {champion.bundle_id, challenger.bundle_id}
@@ -97,18 +97,18 @@ def test_a_bundle_that_nobody_names_stays_for_one_more_look(
     follower, folder, registry, contest, name
 ):
     champion, challenger = contest
-    follower.look()
+    follower.poll()
     registry.move_alias(name, "champion", challenger, expected=champion)
-    follower.look()
+    follower.poll()
     assert stored(folder) == {champion.bundle_id, challenger.bundle_id}
-    follower.look()
+    follower.poll()
     assert stored(folder) == {challenger.bundle_id}
 
 
 def test_a_model_that_lost_its_champion_leaves_the_index(follower, folder, registry, contest, name):
-    follower.look()
+    follower.poll()
     registry.move_alias(name, "champion", None, expected=contest[0])
-    assert follower.look().changed
+    assert follower.poll().changed
     assert index_of(folder) == {}
 
 
@@ -116,12 +116,12 @@ def test_a_damaged_champion_is_refused_and_the_one_that_serves_stays(
     follower, folder, registry, contest, flip_byte, name
 ):
     champion, challenger = contest
-    follower.look()
+    follower.poll()
     flip_byte(challenger, "weights.safetensors")
     registry.move_alias(name, "champion", challenger, expected=champion)
-    look = follower.look()
-    assert not look.changed
-    assert "weights.safetensors" in look.problems[0]
+    poll = follower.poll()
+    assert not poll.changed
+    assert "weights.safetensors" in poll.problems[0]
     assert index_of(folder)[name]["champion"] == champion.bundle_id
     assert stored(folder) == {champion.bundle_id}
 
@@ -132,47 +132,47 @@ def test_a_damaged_canary_does_not_hold_up_the_champion(
     champion, challenger = contest
     flip_byte(challenger, "golden/output.png")
     client.set_registered_model_tag(name, "canary", str(challenger.number))
-    look = follower.look()
-    assert len(look.problems) == 1
+    poll = follower.poll()
+    assert len(poll.problems) == 1
     assert index_of(folder)[name]["champion"] == champion.bundle_id
     assert index_of(folder)[name]["canary"] is None
 
 
 def test_damage_on_this_side_is_mended_from_the_registry(registry, folder, contest, name):
     champion, _ = contest
-    Follower(Registered(registry, name), folder).look()
+    Follower(Registered(registry, name), folder).poll()
     weights = folder / "by-sha" / champion.bundle_id / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    Follower(Registered(registry, name), folder).look()
+    Follower(Registered(registry, name), folder).poll()
     assert load_bundle(folder / "by-sha" / champion.bundle_id).id == champion.bundle_id
 
 
 def test_a_bundle_removed_while_following_comes_back(follower, folder, contest):
     champion, _ = contest
-    follower.look()
+    follower.poll()
     shutil.rmtree(folder / "by-sha" / champion.bundle_id)
-    follower.look()
+    follower.poll()
     assert stored(folder) == {champion.bundle_id}
 
 
 def test_what_a_killed_fetch_left_behind_is_removed(follower, folder, contest):
-    follower.look()
+    follower.poll()
     (folder / "by-sha" / ".fetch-abc" / "bundle").mkdir(parents=True)
-    follower.look()
+    follower.poll()
     assert stored(folder) == {contest[0].bundle_id}
 
 
 def test_an_index_that_somebody_damaged_is_written_anew(follower, folder, contest, name):
-    follower.look()
+    follower.poll()
     (folder / "index.json").write_text('{"x": 1}')
-    assert follower.look().changed
+    assert follower.poll().changed
     assert set(index_of(folder)) == {name}
 
 
 def test_an_empty_folder_may_be_served_before_the_registry_answers(folder, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(RegistryAway):
-        Follower(Registry(NOBODY), folder).look()
+    with pytest.raises(RegistryUnavailable):
+        Follower(Registry(NOBODY), folder).poll()
     assert read_index(folder) == {}
     assert (folder / "index.json").is_file()
 
@@ -198,7 +198,7 @@ def test_the_folder_outlives_the_registry_and_follows_again_when_it_is_back(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        follow(Follower(way, folder), 1.0, lambda look: None, wait)
+        follow(Follower(way, folder), 1.0, lambda poll: None, wait)
     assert seen == [champion.bundle_id] * 4 + [challenger.bundle_id]
     assert waits == [1, 2, 4, 8, 1]
     said = capsys.readouterr().err
@@ -211,9 +211,9 @@ def test_an_interrupted_follower_ends_well_and_leaves_the_folder_whole(
 ):
     environment = {**os.environ, "SHARPLINE_STATE": str(tmp_path / "state")}
     code = "import sys; from release.cli import follow; sys.exit(follow(sys.argv[1:]))"
-    words = ["--to", str(folder), "--every", "60", "--registry", registry.uri, "--json"]
+    arguments = ["--to", str(folder), "--every", "60", "--registry", registry.uri, "--json"]
     with subprocess.Popen(
-        [sys.executable, "-c", code, *words],
+        [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,7 +10,7 @@ import pytest
 from release.cost import Meter
 from release.evidence import BrokenEvidence, evidence_path, read_evidence
 from release.rules import load_rules, rules_for
-from release.versions import NotRegistered, RegistryAway
+from release.versions import NotRegistered, RegistryUnavailable
 from superres.common.errors import SharplineError, UsageError
 from superres.image.codecs import read
 from superres.model.bundle import BrokenBundle, Training, write_bundle
@@ -22,11 +22,11 @@ def outcome(evidence, rule):
 
 
 def test_a_better_challenger_passes_by_its_true_gain(gated, contest, name):
-    verdict = gated(name)
-    evidence = read_evidence(verdict.evidence)
+    decision = gated(name)
+    evidence = read_evidence(decision.evidence)
     # An offset of 4 levels instead of 8 halves the error's root everywhere: 20 log10 2 dB.
-    assert verdict.passed
-    assert verdict.gain_psnr == pytest.approx(20 * np.log10(2), abs=0.01)
+    assert decision.passed
+    assert decision.gain_psnr == pytest.approx(20 * np.log10(2), abs=0.01)
     gain = evidence.gain_over_champion
     assert (gain.lower_db, gain.upper_db) == pytest.approx((gain.mean_db, gain.mean_db), abs=0.01)
     assert (gain.pictures, gain.blocks) == (3, 18)
@@ -38,20 +38,20 @@ def test_a_worse_challenger_is_refused_with_the_figures(
     gated, contest, registry, tiny_bundle, name
 ):
     worse = registry.register(tiny_bundle(name=name, error_levels=12))
-    verdict = gated(name, worse.number)
-    assert not verdict.passed
-    assert verdict.gain_psnr == pytest.approx(20 * np.log10(8 / 12), abs=0.01)
-    assert any("-3.5" in reason and "champion" in reason for reason in verdict.reasons)
-    assert read_evidence(verdict.evidence).reasons == verdict.reasons
+    decision = gated(name, worse.number)
+    assert not decision.passed
+    assert decision.gain_psnr == pytest.approx(20 * np.log10(8 / 12), abs=0.01)
+    assert any("-3.5" in reason and "champion" in reason for reason in decision.reasons)
+    assert read_evidence(decision.evidence).reasons == decision.reasons
 
 
 def test_without_a_champion_bicubic_is_the_one_to_beat(gated, registry, tiny_bundle, name):
     version = registry.register(tiny_bundle(name=name, error_levels=2))
-    verdict = gated(name, version.number)
-    evidence = read_evidence(verdict.evidence)
-    assert verdict.passed
+    decision = gated(name, version.number)
+    evidence = read_evidence(decision.evidence)
+    assert decision.passed
     assert evidence.champion is evidence.gain_over_champion is None
-    assert verdict.gain_psnr == pytest.approx(evidence.gain_over_bicubic.mean_db)
+    assert decision.gain_psnr == pytest.approx(evidence.gain_over_bicubic.mean_db)
     assert outcome(evidence, "gain over champion").passed is None
     assert all(picture.champion is None for picture in evidence.pictures)
 
@@ -61,22 +61,22 @@ def test_without_a_champion_a_model_worse_than_bicubic_is_refused(
 ):
     version = registry.register(tiny_bundle(name=name, error_levels=6))
     # Nearly flat pictures, where bicubic is hardly off and an offset of six levels is.
-    verdict = gated(name, version.number, data=held_out(low=100, high=103))
-    assert not verdict.passed
-    assert any("over bicubic" in reason for reason in verdict.reasons)
+    decision = gated(name, version.number, data=held_out(low=100, high=103))
+    assert not decision.passed
+    assert any("over bicubic" in reason for reason in decision.reasons)
 
 
 def test_too_few_pictures_are_refused_rather_than_judged(gated, contest, name, held_out):
-    verdict = gated(name, data=held_out(pictures=1))
-    assert not verdict.passed
-    assert verdict.gain_psnr is None
-    assert "1 pictures with 6 blocks are too few" in verdict.reasons[0]
+    decision = gated(name, data=held_out(pictures=1))
+    assert not decision.passed
+    assert decision.gain_psnr is None
+    assert "1 pictures with 6 blocks are too few" in decision.reasons[0]
 
 
 def test_the_champion_itself_is_not_judged_again(gated, contest, name):
-    verdict = gated(name, contest[0].number)
-    assert (verdict.passed, verdict.evidence) == (False, None)
-    assert "champion already" in verdict.reasons[0]
+    decision = gated(name, contest[0].number)
+    assert (decision.passed, decision.evidence) == (False, None)
+    assert "champion already" in decision.reasons[0]
 
 
 def test_a_model_without_a_challenger_is_named(gated, registry, tiny_bundle, name):
@@ -120,9 +120,9 @@ def test_the_report_shows_the_worst_and_the_best_picture(gated, contest, name):
 
 
 def test_the_evidence_lies_beside_the_bundle_in_the_registry(gated, contest, name, client):
-    verdict = gated(name)
+    decision = gated(name)
     version = contest[1]
-    logged = client.list_artifacts(version.run_id, f"evidence/{verdict.evidence.parent.name}")
+    logged = client.list_artifacts(version.run_id, f"evidence/{decision.evidence.parent.name}")
     assert {item.path.rsplit("/", 1)[-1] for item in logged} == {
         "evidence.json",
         "report.md",
@@ -135,7 +135,7 @@ def test_a_registry_that_takes_no_artifacts_does_not_lose_the_verdict(
     gated, contest, name, registry, monkeypatch, capsys
 ):
     def full(version, folder):
-        raise RegistryAway("the disk of the registry is full")
+        raise RegistryUnavailable("the disk of the registry is full")
 
     monkeypatch.setattr(registry, "log_evidence", full)
     assert gated(name).passed
@@ -199,15 +199,15 @@ def test_a_model_that_makes_up_detail_cannot_pass_unseen(
 ):
     monkeypatch.delenv("SHARPLINE_METRIC_WEIGHTS", raising=False)
     version = registry.register(trained_against_a_discriminator(2))
-    verdict = gated(name, version.number, rules=None)
-    evidence = read_evidence(verdict.evidence)
-    assert not verdict.passed
+    decision = gated(name, version.number, rules=None)
+    evidence = read_evidence(decision.evidence)
+    assert not decision.passed
     assert evidence.rules.name == "gan"
     for figure in ("lpips", "dists"):
         found = outcome(evidence, f"{figure} gain over bicubic")
         assert found.passed is False
         assert "SHARPLINE_METRIC_WEIGHTS" in found.why
-        assert found.why in verdict.reasons
+        assert found.why in decision.reasons
 
 
 def test_a_model_that_makes_up_detail_passes_where_it_can_be_seen(
@@ -219,13 +219,13 @@ def test_a_model_that_makes_up_detail_passes_where_it_can_be_seen(
     registry.move_alias(name, "champion", champion, expected=None)
     gan = load_rules(rules_for(Path("anywhere"), challenger_training()))
     gan = gan.model_copy(update={"resampling": rules.resampling, "slices": []})
-    verdict = gated(name, challenger.number, rules=gan, load_figures=fake_figures)
-    evidence = read_evidence(verdict.evidence)
-    assert verdict.passed, verdict.reasons
+    decision = gated(name, challenger.number, rules=gan, load_figures=fake_figures)
+    evidence = read_evidence(decision.evidence)
+    assert decision.passed, decision.reasons
     gained = outcome(evidence, "lpips gain over champion")
     assert gained.value == pytest.approx(6 / 255, abs=1e-3)
     assert evidence.pictures[0].perception["dists"]["challenger"] == pytest.approx(2 / 255)
-    assert "| p0 | lpips |" in (verdict.evidence.parent / "report.md").read_text()
+    assert "| p0 | lpips |" in (decision.evidence.parent / "report.md").read_text()
 
 
 def challenger_training():
@@ -245,9 +245,9 @@ def test_rules_of_another_kind_say_nothing_of_a_model(
 def test_a_challenger_that_takes_twice_as_long_is_refused(gated, contest, name):
     # The champion's turns come first: each takes one second, each of the challenger's two.
     now = itertools.accumulate(itertools.cycle([0, 1, 0, 2]))
-    verdict = gated(name, meter=Meter(lambda: next(now), lambda run: run() and 0))
-    evidence = read_evidence(verdict.evidence)
-    assert not verdict.passed
+    decision = gated(name, meter=Meter(lambda: next(now), lambda run: run() and 0))
+    evidence = read_evidence(decision.evidence)
+    assert not decision.passed
     assert outcome(evidence, "speed against champion").value == 2
     assert evidence.costs.champion.seconds == 1
-    assert "2.000 s against 1.000 s" in verdict.reasons[0]
+    assert "2.000 s against 1.000 s" in decision.reasons[0]

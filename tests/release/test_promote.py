@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from release.evidence import BrokenEvidence
-from release.promote import NotProven, challenge, crown, promote, rollback
+from release.promote import EvidenceMissing, make_challenger, make_champion, promote, rollback
 from release.registry import Registry
 from release.versions import NotRegistered
 from superres.model.bundle import BrokenBundle
@@ -16,9 +16,9 @@ from superres.model.bundle import BrokenBundle
 @pytest.fixture
 def proven(contest, gated, name):
     """The path of passing evidence for the contest's challenger."""
-    verdict = gated(name)
-    assert verdict.passed
-    return verdict.evidence
+    decision = gated(name)
+    assert decision.passed
+    return decision.evidence
 
 
 def edited(path, **changes):
@@ -31,10 +31,10 @@ def test_a_proven_version_becomes_champion_and_the_champion_previous(
     registry, contest, proven, name
 ):
     done = promote(registry, name, None, proven)
-    standing = registry.standing(name)
+    state = registry.state(name)
     assert (done.champion, done.before, done.changed) == (contest[1], contest[0], True)
-    assert (standing.champion, standing.previous) == (contest[1], contest[0])
-    assert standing.challenger is None
+    assert (state.champion, state.previous) == (contest[1], contest[0])
+    assert state.challenger is None
 
 
 def test_the_evidence_folder_is_as_good_as_its_file(registry, contest, proven, name):
@@ -45,35 +45,35 @@ def test_promoting_again_changes_nothing_and_is_no_error(registry, contest, prov
     promote(registry, name, None, proven)
     again = promote(registry, name, None, proven)
     assert (again.champion, again.before, again.changed) == (contest[1], contest[0], False)
-    assert registry.standing(name).previous == contest[0]
+    assert registry.state(name).previous == contest[0]
 
 
 def test_the_first_champion_has_nobody_before(registry, tiny_bundle, gated, name):
     version = registry.register(tiny_bundle(name=name, error_levels=2))
     done = promote(registry, name, None, gated(name, version.number).evidence)
     assert done.before is None
-    assert registry.standing(name).champion == version
-    assert registry.standing(name).previous is None
+    assert registry.state(name).champion == version
+    assert registry.state(name).previous is None
 
 
 def test_a_version_that_the_gate_refused_is_not_promoted(
     registry, contest, tiny_bundle, gated, name
 ):
     worse = registry.register(tiny_bundle(name=name, error_levels=12))
-    with pytest.raises(NotProven, match="the gate refused version 3"):
+    with pytest.raises(EvidenceMissing, match="the gate refused version 3"):
         promote(registry, name, None, gated(name, worse.number).evidence)
-    assert registry.standing(name).champion == contest[0]
+    assert registry.state(name).champion == contest[0]
 
 
 def test_evidence_for_other_bytes_is_refused(registry, contest, tiny_bundle, proven, name):
     other = registry.register(tiny_bundle(name=name, error_levels=1))
-    with pytest.raises(NotProven, match="is about the bundle"):
+    with pytest.raises(EvidenceMissing, match="is about the bundle"):
         promote(registry, name, other.number, proven)
 
 
 def test_evidence_about_another_model_is_refused(registry, contest, tiny_bundle, proven, name):
     other = registry.register(tiny_bundle(name=f"{name}-other", error_levels=4))
-    with pytest.raises(NotProven, match=f"evidence about {name}, not"):
+    with pytest.raises(EvidenceMissing, match=f"evidence about {name}, not"):
         promote(registry, other.model, other.number, proven)
 
 
@@ -82,9 +82,9 @@ def test_evidence_edited_to_speak_of_other_bytes_is_refused(
 ):
     other = registry.register(tiny_bundle(name=name, error_levels=20))
     contender = {"version": other.number, "bundle_id": other.bundle_id}
-    with pytest.raises(NotProven, match="not what the gate last found"):
+    with pytest.raises(EvidenceMissing, match="not what the gate last found"):
         promote(registry, name, None, edited(proven, challenger=contender))
-    assert registry.standing(name).champion == contest[0]
+    assert registry.state(name).champion == contest[0]
 
 
 def test_evidence_edited_to_pass_is_refused(registry, contest, tiny_bundle, gated, name):
@@ -93,14 +93,14 @@ def test_evidence_edited_to_pass_is_refused(registry, contest, tiny_bundle, gate
     with pytest.raises(BrokenEvidence):
         promote(registry, name, None, edited(path, passed=True))
     outcome = {"rule": "r", "passed": True, "value": 1.0, "limit": 0.0, "why": "so I say"}
-    with pytest.raises(NotProven, match="not what the gate last found"):
+    with pytest.raises(EvidenceMissing, match="not what the gate last found"):
         promote(registry, name, None, edited(path, passed=True, outcomes=[outcome]))
 
 
 def test_only_the_newest_evidence_counts(registry, contest, proven, gated, rules, name):
-    harder = rules.model_copy(update={"least_gain_over_champion_db": 9.0})
+    harder = rules.model_copy(update={"min_gain_over_champion_db": 9.0})
     assert not gated(name, rules=harder).passed
-    with pytest.raises(NotProven, match="not what the gate last found"):
+    with pytest.raises(EvidenceMissing, match="not what the gate last found"):
         promote(registry, name, None, proven)
 
 
@@ -109,7 +109,9 @@ def test_evidence_against_a_champion_of_the_past_is_refused(
 ):
     newer = registry.register(tiny_bundle(name=name, error_levels=1))
     registry.move_alias(name, "champion", newer, expected=contest[0])
-    with pytest.raises(NotProven, match=r"version 3 now, but the evidence compares with version 1"):
+    with pytest.raises(
+        EvidenceMissing, match=r"version 3 now, but the evidence compares with version 1"
+    ):
         promote(registry, name, None, proven)
 
 
@@ -119,7 +121,7 @@ def test_bytes_that_changed_in_the_registry_are_not_promoted(
     flip_byte(contest[1], "weights.safetensors")
     with pytest.raises(BrokenBundle):
         promote(registry, name, None, proven)
-    assert registry.standing(name).champion == contest[0]
+    assert registry.state(name).champion == contest[0]
 
 
 def test_of_promotions_at_the_same_moment_exactly_one_succeeds(
@@ -134,7 +136,7 @@ def test_of_promotions_at_the_same_moment_exactly_one_succeeds(
         start.wait()
         try:
             results.append(promote(own, name, None, path))
-        except NotProven as error:
+        except EvidenceMissing as error:
             results.append(error)
 
     threads = [threading.Thread(target=run, args=(path,)) for path in evidence]
@@ -142,19 +144,19 @@ def test_of_promotions_at_the_same_moment_exactly_one_succeeds(
         thread.start()
     for thread in threads:
         thread.join()
-    refused = [result for result in results if isinstance(result, NotProven)]
-    (done,) = [result for result in results if not isinstance(result, NotProven)]
+    refused = [result for result in results if isinstance(result, EvidenceMissing)]
+    (done,) = [result for result in results if not isinstance(result, EvidenceMissing)]
     assert "the evidence compares with version 1" in str(refused[0])
-    standing = registry.standing(name)
-    assert (standing.champion, standing.previous) == (done.champion, contest[0])
+    state = registry.state(name)
+    assert (state.champion, state.previous) == (done.champion, contest[0])
 
 
 def test_rollback_returns_to_the_champion_before(registry, contest, proven, name):
     promote(registry, name, None, proven)
     done = rollback(registry, name)
-    standing = registry.standing(name)
+    state = registry.state(name)
     assert (done.champion, done.before) == (contest[0], contest[1])
-    assert (standing.champion, standing.previous) == (contest[0], None)
+    assert (state.champion, state.previous) == (contest[0], None)
 
 
 def test_there_is_nothing_to_roll_back_to_twice(registry, contest, proven, name):
@@ -167,7 +169,7 @@ def test_there_is_nothing_to_roll_back_to_twice(registry, contest, proven, name)
 def test_after_a_rollback_the_old_evidence_no_longer_promotes(registry, contest, proven, name):
     promote(registry, name, None, proven)
     rollback(registry, name)
-    with pytest.raises(NotProven, match="not what the gate last found"):
+    with pytest.raises(EvidenceMissing, match="not what the gate last found"):
         promote(registry, name, None, proven)
 
 
@@ -182,18 +184,18 @@ def test_only_the_first_version_is_crowned_without_proof(registry, tiny_bundle, 
     first, second = (
         registry.register(tiny_bundle(name=name, error_levels=level)) for level in (0, 1)
     )
-    assert crown(registry, first)
-    assert not crown(registry, second)
-    assert not crown(registry, first)
-    assert registry.standing(name).champion == first
+    assert make_champion(registry, first)
+    assert not make_champion(registry, second)
+    assert not make_champion(registry, first)
+    assert registry.state(name).champion == first
 
 
 def test_the_newest_version_is_the_challenger_unless_it_is_champion(registry, contest, tiny_bundle):
     champion, _ = contest
     newest = registry.register(tiny_bundle(name=champion.model, error_levels=1))
-    assert challenge(registry, newest)
-    assert not challenge(registry, champion)
-    assert registry.standing(champion.model).challenger == newest
+    assert make_challenger(registry, newest)
+    assert not make_challenger(registry, champion)
+    assert registry.state(champion.model).challenger == newest
 
 
 def test_evidence_that_is_gone_is_named(registry, contest, proven, name):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from release.registry import Registry
-from release.versions import AliasMoved, NotRegistered, RegistryAway
+from release.versions import AliasMoved, NotRegistered, RegistryUnavailable
 from sharpline.cli import run
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture, write
@@ -47,8 +47,8 @@ def test_a_bundle_is_found_by_its_id_and_followed_from_a_passport(
     shown = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8), passport=extended(None, step).text())
     write(tmp_path / "a.png", shown)
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", registry.uri)
-    words = [str(tmp_path / "a.png"), "--models", str(tmp_path)]
-    assert run(["passport", *words]) == 0
+    arguments = [str(tmp_path / "a.png"), "--models", str(tmp_path)]
+    assert run(["passport", *arguments]) == 0
     assert f"version 1 of {name}" in capsys.readouterr().out
     write(
         tmp_path / "a.png",
@@ -56,7 +56,7 @@ def test_a_bundle_is_found_by_its_id_and_followed_from_a_passport(
             shown, passport=extended(None, Step(model=name, version="9", bundle="0" * 64)).text()
         ),
     )
-    assert run(["passport", *words]) == 1
+    assert run(["passport", *arguments]) == 1
     assert f"nor in the registry at {registry.uri}" in capsys.readouterr().err
 
 
@@ -103,13 +103,13 @@ def test_aliases_and_tags_say_who_stands_where(registry, client, tiny_bundle, na
     registry.move_alias(name, "challenger", versions[1], expected=None)
     for tag, value in {"canary": "2", "canary_percent": "10", "shadow": "three"}.items():
         client.set_registered_model_tag(name, tag, value)
-    standing = registry.standing(name)
-    assert standing.champion == versions[0]
-    assert standing.challenger == standing.canary == versions[1]
-    assert standing.canary_percent == 10
-    assert standing.previous is standing.shadow is None
+    state = registry.state(name)
+    assert state.champion == versions[0]
+    assert state.challenger == state.canary == versions[1]
+    assert state.canary_percent == 10
+    assert state.previous is state.shadow is None
     registry.move_alias(name, "challenger", None, expected=versions[1])
-    assert registry.standing(name).challenger is None
+    assert registry.state(name).challenger is None
 
 
 def test_an_alias_that_somebody_moved_is_not_overwritten(registry, tiny_bundle, name):
@@ -119,7 +119,7 @@ def test_an_alias_that_somebody_moved_is_not_overwritten(registry, tiny_bundle, 
     registry.move_alias(name, "champion", first, expected=None)
     with pytest.raises(AliasMoved, match="now version 1, not nobody"):
         registry.move_alias(name, "champion", second, expected=None)
-    assert registry.standing(name).champion == first
+    assert registry.state(name).champion == first
 
 
 def test_only_models_that_hold_bundles_are_listed(registry, client, tiny_bundle, name):
@@ -150,7 +150,7 @@ def test_a_version_without_a_bundle_is_refused(registry, client, name):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda registry, name: registry.standing(name),
+        lambda registry, name: registry.state(name),
         lambda registry, name: registry.version(name, 4),
     ],
 )
@@ -199,10 +199,10 @@ def hangs_up():
 def test_a_registry_that_is_away_is_named_after_a_few_tries(hangs_up, tmp_path, tiny_bundle):
     address, calls = hangs_up
     registry = Registry(f"http://{address}", locks=tmp_path)
-    with pytest.raises(RegistryAway, match=address):
+    with pytest.raises(RegistryUnavailable, match=address):
         registry.models()
     assert 1 <= len(calls) <= 3  # MLflow's own client would go on for minutes
-    with pytest.raises(RegistryAway, match="see that it runs"):
+    with pytest.raises(RegistryUnavailable, match="see that it runs"):
         registry.register(tiny_bundle())
     assert len(calls) <= 6
 

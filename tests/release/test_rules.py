@@ -12,7 +12,7 @@ from release.bounds import MeasuredBounds
 from release.cost import Cost, MeasuredCosts
 from release.judge import Licences, judge
 from release.rules import Floor, Perception, Slice, load_rules, rules_for
-from release.trial import Exhibit, Figures, PictureTrial, Trial
+from release.trial import Figures, PictureTrial, Trial, TrialExample
 from superres.analysis.degradation_features import FEATURES
 from superres.common.errors import UsageError
 from superres.model.bundle import Bounds, Licence, Training
@@ -22,8 +22,8 @@ from superres.quality.blocks import Grid
 SHIPPED = ("psnr", "sample", "gan")
 FIDELITY = SHIPPED[:2]
 COMPETITORS = ("challenger", "champion", "bicubic")
-NOISY = {"name": "noisy", "feature": "noise", "at_least": 5.0, "least_pictures": 2,
-         "most_loss_db": 0.1}  # fmt: skip
+NOISY = {"name": "noisy", "feature": "noise", "at_least": 5.0, "min_pictures": 2,
+         "max_loss_db": 0.1}  # fmt: skip
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, lpips=(), *
 
 
 def trial_of(*pictures, dataset="mine", **more):
-    exhibit = Exhibit(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
+    exhibit = TrialExample(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
     return Trial(
         protocol=Protocol(dataset=dataset, scale=4, channel="y", border=4),
         rival="champion",
@@ -125,25 +125,25 @@ def test_a_model_that_makes_up_detail_has_rules_of_its_own(held_out, tmp_path):
 def test_the_sample_rules_only_judge_smaller_sets(shipped):
     usual, sample = (shipped[name].model_dump(mode="json") for name in FIDELITY)
     differing = {key for key in usual if usual[key] != sample[key]}
-    judged = {"name", "resampling", "floors", "slices", "least_gain_over_bicubic_db", "cost"}
+    judged = {"name", "resampling", "floors", "slices", "min_gain_over_bicubic_db", "cost"}
     assert differing == judged
-    assert sample["least_gain_over_bicubic_db"] >= 0
-    assert sample["least_gain_over_champion_db"] > 0
+    assert sample["min_gain_over_bicubic_db"] >= 0
+    assert sample["min_gain_over_champion_db"] > 0
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"surprise": 1}, "surprise"),
-        ({"most_ssim_loss": None}, "most_ssim_loss"),
-        ({"most_seam_levels": None}, "most_seam_levels"),
+        ({"max_ssim_loss": None}, "max_ssim_loss"),
+        ({"max_seam_levels": None}, "max_seam_levels"),
         ({"kind": "gan"}, "perception"),
         ({"commercial_use": "maybe"}, "commercial_use"),
-        ({"slices": [{**NOISY, "most_loss_db": None}]}, "either most_loss_db or most_loss"),
-        ({"slices": [{**NOISY, "most_loss_db": None, "most_loss": {"lpips": 0.1}}]}, "noisy"),
+        ({"slices": [{**NOISY, "max_loss_db": None}]}, "either max_loss_db or max_loss"),
+        ({"slices": [{**NOISY, "max_loss_db": None, "max_loss": {"lpips": 0.1}}]}, "noisy"),
         ({"channel": "z"}, "channel"),
-        ({"most_ssim_loss": "0.1"}, "most_ssim_loss"),
-        ({"slices": [{"name": "x", "feature": "noise", "least_pictures": 2}]}, "slices.0"),
+        ({"max_ssim_loss": "0.1"}, "max_ssim_loss"),
+        ({"slices": [{"name": "x", "feature": "noise", "min_pictures": 2}]}, "slices.0"),
         (
             {
                 "slices": [
@@ -151,26 +151,22 @@ def test_the_sample_rules_only_judge_smaller_sets(shipped):
                         "name": "x",
                         "feature": "taste",
                         "at_most": 1.0,
-                        "least_pictures": 2,
-                        "most_loss_db": 0.1,
+                        "min_pictures": 2,
+                        "max_loss_db": 0.1,
                     }
                 ]
             },
             "no feature 'taste'",
         ),
         (
-            {
-                "slices": [
-                    {"name": "x", "feature": "noise", "least_pictures": 2, "most_loss_db": 0.1}
-                ]
-            },
+            {"slices": [{"name": "x", "feature": "noise", "min_pictures": 2, "max_loss_db": 0.1}]},
             "neither at_least nor at_most",
         ),
     ],
 )
 def test_a_key_that_is_wrong_missing_or_unknown_is_named(tmp_path, rules, change, message):
     content = {**rules.model_dump(mode="json"), **change}
-    if change in ({"most_ssim_loss": None}, {"most_seam_levels": None}):
+    if change in ({"max_ssim_loss": None}, {"max_seam_levels": None}):
         content.pop(*change)
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -194,7 +190,7 @@ def test_a_rules_file_that_is_not_there_is_named(tmp_path):
 
 @given(gain_db=st.floats(-3, 3), limit=st.floats(-1, 1))
 def test_a_gain_passes_exactly_where_it_reaches_the_limit(shared_rules, gain_db, limit):
-    rules = shared_rules.model_copy(update={"least_gain_over_champion_db": limit})
+    rules = shared_rules.model_copy(update={"min_gain_over_champion_db": limit})
     pictures = [picture(str(i), ours=8.0 * 10 ** (-gain_db / 10)) for i in range(3)]
     outcome = judged(rules, *pictures)["gain over champion"]
     assert outcome.value == pytest.approx(gain_db, abs=1e-6)
@@ -203,7 +199,7 @@ def test_a_gain_passes_exactly_where_it_reaches_the_limit(shared_rules, gain_db,
 
 
 def test_a_loss_on_one_slice_is_refused_though_the_mean_gains(rules):
-    dark = Slice(name="dark", feature="brightness", at_most=0.2, least_pictures=2, most_loss_db=0.1)
+    dark = Slice(name="dark", feature="brightness", at_most=0.2, min_pictures=2, max_loss_db=0.1)
     rules = rules.model_copy(update={"slices": [dark]})
     bright = [picture(f"b{i}", ours=1.0, brightness=0.5) for i in range(6)]
     worse = [picture(f"d{i}", ours=9.0, brightness=0.1) for i in range(2)]
@@ -216,7 +212,7 @@ def test_a_loss_on_one_slice_is_refused_though_the_mean_gains(rules):
 
 
 def test_a_slice_with_too_few_pictures_is_not_judged_and_says_how_many(rules):
-    noisy = Slice(name="noisy", feature="noise", at_least=5.0, least_pictures=3, most_loss_db=0.1)
+    noisy = Slice(name="noisy", feature="noise", at_least=5.0, min_pictures=3, max_loss_db=0.1)
     rules = rules.model_copy(update={"slices": [noisy]})
     pictures = [picture(str(i), ours=99.0 if i < 2 else 1.0, noise=6.0 * (i < 2)) for i in range(9)]
     outcome = judged(rules, *pictures)["no loss on noisy pictures"]
@@ -225,8 +221,8 @@ def test_a_slice_with_too_few_pictures_is_not_judged_and_says_how_many(rules):
 
 
 def test_a_slice_of_tiny_pictures_is_not_judged(rules):
-    resampling = rules.resampling.model_copy(update={"least_blocks": 60})
-    dark = Slice(name="dark", feature="brightness", at_most=0.2, least_pictures=2, most_loss_db=0.1)
+    resampling = rules.resampling.model_copy(update={"min_blocks": 60})
+    dark = Slice(name="dark", feature="brightness", at_most=0.2, min_pictures=2, max_loss_db=0.1)
     rules = rules.model_copy(update={"slices": [dark], "resampling": resampling})
     pictures = [picture(str(i), brightness=0.1 if i < 2 else 0.5) for i in range(12)]
     outcome = judged(rules, *pictures)["no loss on dark pictures"]
@@ -334,14 +330,12 @@ def gan_rules(rules):
     perception = Perception.model_validate(
         {
             "figures": [
-                {"figure": "lpips", "least_gain_over_champion": 0.01, "least_gain_over_bicubic": 0}
+                {"figure": "lpips", "min_gain_over_champion": 0.01, "min_gain_over_bicubic": 0}
             ],
-            "least_psnr_over_bicubic_db": 0.0,
+            "min_psnr_over_bicubic_db": 0.0,
         }
     )
-    free = dict.fromkeys(
-        ("least_gain_over_champion_db", "least_gain_over_bicubic_db", "most_ssim_loss")
-    )
+    free = dict.fromkeys(("min_gain_over_champion_db", "min_gain_over_bicubic_db", "max_ssim_loss"))
     return rules.model_copy(update={"kind": "gan", "perception": perception, **free})
 
 
@@ -389,7 +383,7 @@ def test_what_cannot_be_seen_does_not_pass(gan_rules):
 
 
 def test_a_perceptual_loss_on_one_slice_is_refused(gan_rules):
-    part = Slice.model_validate({**NOISY, "most_loss_db": None, "most_loss": {"lpips": 0.005}})
+    part = Slice.model_validate({**NOISY, "max_loss_db": None, "max_loss": {"lpips": 0.005}})
     rules = gan_rules.model_copy(update={"slices": [part]})
     calm = [picture(f"c{i}", lpips=(0.1, 0.3, 0.4)) for i in range(6)]
     noisy = [picture(f"n{i}", lpips=(0.22, 0.2, 0.4), noise=9.0) for i in range(2)]

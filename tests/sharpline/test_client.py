@@ -15,10 +15,10 @@ from sharpline.cli import run
 from sharpline.client import (
     AsyncClient,
     Client,
-    Patience,
-    Refused,
-    ServerAway,
-    Wishes,
+    EnhanceOptions,
+    RequestRefused,
+    RetryPolicy,
+    ServerUnavailable,
     enhance_folder,
 )
 from sharpline.client.folder import LEDGER
@@ -29,7 +29,7 @@ from superres.image.passport import read_passport
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 PNG = encode(Picture(rgb_hwc=LEVELS), "png")
 BUSY = {"type": "/problems/queue-full", "title": "Queue full", "status": 429, "detail": "full"}
-PATIENT = Patience(chance=lambda: 1.0)
+PATIENT = RetryPolicy(chance=lambda: 1.0)
 
 
 class Server:
@@ -81,12 +81,12 @@ def test_retry_after_is_obeyed_to_the_second(kind):
     server = Server(busy("7"), busy("2", 503), good())
     if kind == "sync":
         with server.client() as client:
-            answer = client.enhance(PNG, Wishes(model="auto", keep_metadata=True))
+            answer = client.enhance(PNG, EnhanceOptions(model="auto", keep_metadata=True))
     else:
 
         async def ask():
             async with server.async_client() as client:
-                return await client.enhance(PNG, Wishes(model="auto", keep_metadata=True))
+                return await client.enhance(PNG, EnhanceOptions(model="auto", keep_metadata=True))
 
         answer = asyncio.run(ask())
     assert server.slept == [7.0, 2.0]
@@ -107,7 +107,7 @@ def test_retry_after_may_be_a_date():
 
 def test_a_server_that_asks_for_an_hour_is_not_waited_for_nor_asked_earlier():
     server = Server(busy("3600"), good())
-    with server.client() as client, pytest.raises(Refused, match="full") as refusal:
+    with server.client() as client, pytest.raises(RequestRefused, match="full") as refusal:
         client.enhance(PNG)
     assert (refusal.value.status, refusal.value.label) == (429, "queue-full")
     assert server.slept == []
@@ -116,15 +116,15 @@ def test_a_server_that_asks_for_an_hour_is_not_waited_for_nor_asked_earlier():
 
 def test_without_retry_after_pauses_double_up_to_a_cap():
     server = Server(busy("soon"))
-    patience = Patience(attempts=6, longest_pause_seconds=3.0, chance=lambda: 1.0)
-    with server.client(patience=patience) as client, pytest.raises(Refused):
+    retry_policy = RetryPolicy(attempts=6, longest_pause_seconds=3.0, chance=lambda: 1.0)
+    with server.client(retry_policy=retry_policy) as client, pytest.raises(RequestRefused):
         client.enhance(PNG)
     assert server.slept == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert len(server.asked) == 6
 
 
 def test_chance_takes_at_most_half_of_a_pause():
-    assert Patience(chance=lambda: 0.0).pause_seconds(1) == 0.25
+    assert RetryPolicy(chance=lambda: 0.0).pause_seconds(1) == 0.25
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -146,7 +146,10 @@ def test_a_broken_connection_is_tried_again(kind):
 
 def test_a_server_that_stays_away_is_named_with_the_reason():
     server = Server(httpx.ConnectError("Connection refused"))
-    with server.client(patience=Patience(attempts=2)) as client, pytest.raises(ServerAway) as away:
+    with (
+        server.client(retry_policy=RetryPolicy(attempts=2)) as client,
+        pytest.raises(ServerUnavailable) as away,
+    ):
         client.models()
     assert "http://server did not answer in 2 tries: Connection refused" in str(away.value)
 
@@ -161,7 +164,7 @@ def test_a_server_that_stays_away_is_named_with_the_reason():
 )
 def test_what_would_be_refused_again_is_not_sent_again(answer, label):
     server = Server(answer)
-    with server.client() as client, pytest.raises(Refused) as refusal:
+    with server.client() as client, pytest.raises(RequestRefused) as refusal:
         client.enhance(PNG)
     assert refusal.value.label == label
     assert len(server.asked) == 1
@@ -187,15 +190,17 @@ def test_a_folder_is_gone_on_with_where_it_was_stopped(folder, tmp_path):
     out = tmp_path / "out"
     away = httpx.ConnectError("gone")
     server = Server(good(), *[away] * 20)
-    with pytest.raises(ServerAway):
+    with pytest.raises(ServerUnavailable):
         through(server, folder, out, workers=1)
     assert [path.name for path in out.glob("*.png")] == ["0.png"]
     server = Server(good())
-    heard = []
-    report = through(server, folder, out, heard=lambda done, total: heard.append((done, total)))
+    on_progress = []
+    report = through(
+        server, folder, out, on_progress=lambda done, total: on_progress.append((done, total))
+    )
     assert [path.name for path in report.skipped] == ["0.png"]
     assert sorted(path.name for path in report.written) == ["1.png", "2.png"]
-    assert heard[-1] == (3, 3)
+    assert on_progress[-1] == (3, 3)
     server = Server(good())
     assert len(through(server, folder, out).skipped) == 3
     assert server.asked == []
@@ -208,7 +213,7 @@ def test_what_changed_is_done_again(folder, tmp_path):
     (out / "2.png").unlink()
     report = through(Server(good()), folder, out)
     assert sorted(path.name for path in report.written) == ["1.png", "2.png"]
-    report = through(Server(good()), folder, out, wishes=Wishes(model="other"))
+    report = through(Server(good()), folder, out, options=EnhanceOptions(model="other"))
     assert len(report.written) == 3
 
 
@@ -250,7 +255,7 @@ def test_one_bad_picture_stops_nothing_but_a_refused_key_stops_all(folder, tmp_p
     report = through(Server(good(), bad, good()), folder, tmp_path / "a", workers=1)
     assert (len(report.written), len(report.failed)) == (2, 1)
     server = Server(httpx.Response(401, json={**BUSY, "type": "/problems/bad-key"}))
-    with pytest.raises(Refused):
+    with pytest.raises(RequestRefused):
         through(server, folder, tmp_path / "b", workers=1)
     assert len(server.asked) == 1
 
@@ -278,8 +283,8 @@ def test_the_command_enlarges_a_folder_through_a_server(
     server, secret = real
     (folder / "text.png").write_text("no picture")
     (tmp_path / "key").write_text(secret + "\n")
-    words = ["--url", server.url, "--key-file", str(tmp_path / "key")]
-    command = ["client", "enhance", str(folder), "-o", str(tmp_path / "out"), *words]
+    arguments = ["--url", server.url, "--key-file", str(tmp_path / "key")]
+    command = ["client", "enhance", str(folder), "-o", str(tmp_path / "out"), *arguments]
     assert run([*command, "--model", "auto", "--json"]) == 1
     told = capsys.readouterr()
     answer = json.loads(told.out)
@@ -306,13 +311,15 @@ def test_pictures_are_handed_over_waited_for_fetched_and_deleted(real):
     server, secret = real
     other = encode(Picture(rgb_hwc=LEVELS[::-1]), "png")
     with Client(server.url, key=secret) as client:
-        job = client.wait(client.submit({"a.png": PNG, "b.png": other}, Wishes(format="png")).id)
+        job = client.wait(
+            client.submit({"a.png": PNG, "b.png": other}, EnhanceOptions(format="png")).id
+        )
         assert (job.state, job.pictures_done, job.finished) == ("done", 2, True)
         large = decode(client.fetch(job.id, 1).data).rgb_hwc
         assert np.array_equal(large, LEVELS[::-1].repeat(2, axis=0).repeat(2, axis=1))
         assert read_passport(client.fetch(job.id).data).last.model == "compact_x2"
         assert client.delete(job.id)["job"] == job.id
-        with pytest.raises(Refused) as refusal:
+        with pytest.raises(RequestRefused) as refusal:
             client.fetch(job.id)
     assert refusal.value.status == 410
 
@@ -323,7 +330,7 @@ def test_a_job_on_the_event_loop_tells_what_went_wrong(real):
     async def go():
         async with AsyncClient(server.url, key=secret) as client:
             job = await client.wait((await client.submit({"a.png": b"no picture at all......"})).id)
-            with pytest.raises(Refused, match="not-a-picture"):
+            with pytest.raises(RequestRefused, match="not-a-picture"):
                 await client.fetch(job.id)
             await client.delete(job.id)
             return job

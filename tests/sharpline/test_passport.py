@@ -44,9 +44,9 @@ def with_licence(bundle, folder, use):
 
 def test_enhance_writes_a_passport_that_leads_to_the_bundle(tmp_path, models, capsys):
     write(tmp_path / "in.png", GREY)
-    words = ["enhance", str(tmp_path / "in.png"), "--model", str(models / "compact_x2"), *TORCH]
-    assert run([*words, "-o", str(tmp_path / "out"), "--format", "webp"]) == 0
-    assert run([*words, "-o", str(tmp_path / "bare"), "--no-passport"]) == 0
+    arguments = ["enhance", str(tmp_path / "in.png"), "--model", str(models / "compact_x2"), *TORCH]
+    assert run([*arguments, "-o", str(tmp_path / "out"), "--format", "webp"]) == 0
+    assert run([*arguments, "-o", str(tmp_path / "bare"), "--no-passport"]) == 0
     capsys.readouterr()
     assert run(["passport", str(tmp_path / "out" / "in.webp"), "--models", str(models)]) == 0
     told = capsys.readouterr().out
@@ -60,8 +60,14 @@ def test_enhance_writes_a_passport_that_leads_to_the_bundle(tmp_path, models, ca
 def test_an_enhanced_picture_enhanced_again_tells_of_both(tmp_path, models, capsys):
     write(tmp_path / "in.png", GREY)
     for source, out in (("in.png", "once"), ("once/in.png", "twice")):
-        words = ["enhance", str(tmp_path / source), "--model", str(models / "compact_x2"), *TORCH]
-        assert run([*words, "-o", str(tmp_path / out)]) == 0
+        arguments = [
+            "enhance",
+            str(tmp_path / source),
+            "--model",
+            str(models / "compact_x2"),
+            *TORCH,
+        ]
+        assert run([*arguments, "-o", str(tmp_path / out)]) == 0
     capsys.readouterr()
     last = str(tmp_path / "twice" / "in.png")
     assert run(["passport", last, "--models", str(models), "--json"]) == 0
@@ -89,8 +95,8 @@ def test_the_strictest_licence_of_the_chain_counts(tmp_path, tiny_bundle, capsys
 def test_a_bundle_is_found_in_a_followed_folder_by_its_id(tmp_path, tiny_bundle, capsys):
     bundle = tiny_bundle()
     shutil.copytree(bundle.root, tmp_path / "followed" / "by-sha" / bundle.id)
-    words = ["passport", stamped(tmp_path / "a.jpg", bundle.id), "--json"]
-    assert run([*words, "--models", str(tmp_path / "followed")]) == 0
+    arguments = ["passport", stamped(tmp_path / "a.jpg", bundle.id), "--json"]
+    assert run([*arguments, "--models", str(tmp_path / "followed")]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["origins"][0]["found_in"].endswith(bundle.id)
     assert answer["origins"][0]["made"]["datasets"][0]["source"] == "made by hand"
@@ -120,10 +126,10 @@ def test_a_bundle_whose_description_is_not_understood_is_told(tmp_path, capsys):
 
 def test_a_registry_that_is_away_is_told(tmp_path, models, capsys, monkeypatch):
     from release import registry
-    from release.versions import RegistryAway
+    from release.versions import RegistryUnavailable
 
     def away(*_):
-        raise RegistryAway("the registry is away")
+        raise RegistryUnavailable("the registry is away")
 
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:9")
     monkeypatch.setattr(registry.Registry, "holding", away)

@@ -19,8 +19,8 @@ Run = Callable[..., dict[str, Any]]
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `sharpline data WORDS --json` and return its answer."""
 
-    def call(*words: object) -> dict[str, Any]:
-        assert data([*map(str, words), "--json"]) == 0
+    def call(*arguments: object) -> dict[str, Any]:
+        assert data([*map(str, arguments), "--json"]) == 0
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return call
@@ -64,15 +64,15 @@ def test_several_sources_make_one_set(run: Run, pictures: Path, tmp_path: Path) 
     "words",
     [["build"], ["build", "sample", "--plan", "plan.json"], ["build", "sample", "--shard", "1"]],
 )
-def test_build_takes_a_source_or_a_plan(words: list[str]) -> None:
+def test_build_takes_a_source_or_a_plan(arguments: list[str]) -> None:
     with pytest.raises(UsageError):
-        data(words)
+        data(arguments)
 
 
 @pytest.mark.parametrize("words", [[], ["biuld"], ["build", "sample", "--scale", "5"]])
-def test_wrong_words_exit_with_2(words: list[str]) -> None:
+def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        data(words)
+        data(arguments)
     assert exit_.value.code == 2
 
 

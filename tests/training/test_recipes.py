@@ -12,8 +12,8 @@ from torch import Tensor
 
 from superres.model.archs import build
 from training.data.packs.crops import Batch
-from training.loop.context import Surroundings
-from training.loop.loop import Loop
+from training.loop.context import LoopContext
+from training.loop.loop import TrainingLoop
 from training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 
 NARROW: dict[str, dict[str, Any]] = {
@@ -85,11 +85,11 @@ def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
     def validate(weights: Mapping[str, Tensor], step: int) -> None:
         raise AssertionError("nothing is validated in two steps")
 
-    around = Surroundings(
+    context = LoopContext(
         folder=tmp_path, tracker=Notes(), validate=validate, device=torch.device("cpu")
     )
     sampler = Noise(side, recipe.scale, stage.batch)
-    trained = Loop(net, recipe, stage, {side: sampler}, around).run()
+    trained = TrainingLoop(net, recipe, stage, {side: sampler}, context).run()
     assert trained.steps == STEPS
     assert all(value.isfinite().all() for value in trained.weights.values())
     changed = [key for key in before if not torch.equal(before[key], trained.weights[key])]

@@ -65,8 +65,8 @@ def test_a_restoration_model_is_trained_scored_and_run(
     assert scored["psnr"] == pytest.approx(scored["bicubic"]["psnr"], abs=1.0)
 
     (source, *_) = sorted((noisy / "pairs" / "validation" / "LR").glob("*.png"))
-    words = [str(source), "-o", str(tmp_path / "out"), "--model", str(bundle.root)]
-    assert enhance([*words, "--backend", "torch"]) == 0
+    arguments = [str(source), "-o", str(tmp_path / "out"), "--model", str(bundle.root)]
+    assert enhance([*arguments, "--backend", "torch"]) == 0
     before, after = read(source), read(tmp_path / "out" / source.name)
     assert after.rgb_hwc.shape == before.rgb_hwc.shape
     assert not np.array_equal(after.rgb_hwc, before.rgb_hwc)

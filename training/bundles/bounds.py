@@ -20,7 +20,7 @@ Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 HALOS = (8, 12, 16, 24, 32)
 # A halo that holds a deep network's whole receptive field (349 pixels for 23 RRDBs) would make
 # tiles that no memory takes; the seam of the largest halo above is then measured and stated.
-MOST_HALO = 64
+MAX_HALO = 64
 # Half a rounding step: beyond it a seam could begin to be told from the rest of the picture.
 SEAM_LEVELS = 0.25
 CORE = 32
@@ -44,7 +44,7 @@ def measure_seam(
 ) -> Seam:
     """The smallest halo whose seams stay within SEAM_LEVELS, or the largest one tried.
 
-    A halo that reaches the receptive field is exact and ends the search; see MOST_HALO.
+    A halo that reaches the receptive field is exact and ends the search; see MAX_HALO.
     """
     seam = Seam(halo=0, levels=float("inf"))
     for halo in halo_candidates(facts):
@@ -57,13 +57,13 @@ def measure_seam(
 
 def halo_candidates(facts: ArchFacts) -> tuple[int, ...]:
     """Halos to try, in LR pixels, on the network's grid and ending at its receptive field, where
-    that is within MOST_HALO."""
+    that is within MAX_HALO."""
     grid = _grid(facts)
     rounded = sorted({-(-halo // grid) * grid for halo in HALOS})
     if facts.receptive_field is None:
         return tuple(rounded)
     exact = -(-facts.receptive_field // grid) * grid
-    if exact > MOST_HALO:
+    if exact > MAX_HALO:
         return tuple(rounded)
     return (*(halo for halo in rounded if halo < exact), exact)
 

@@ -13,7 +13,7 @@ from training.recipe import Profile, Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Initial:
+class InitialWeights:
     """Weights to start from, their network, and what they inherit to whatever they become.
 
     `id` names the exact bytes; `bundle_id` is None for weights that came as a file. `licences` is
@@ -31,7 +31,7 @@ class Initial:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Provenance:
     """Where weights come from: `parent` is what the training started from, `start` what it took
     over from there."""
 
@@ -39,13 +39,13 @@ class Origin:
     profile: Profile
     dataset: Path
     info: DatasetInfo
-    parent: Initial | None
+    parent: InitialWeights | None
     start: str | None
     device: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
+class TrainingCost:
     """How long the weights were trained."""
 
     steps: int

@@ -38,7 +38,7 @@ from training.bundles.bounds import (
 )
 from training.bundles.card import model_card
 from training.bundles.licence import commercial_use
-from training.bundles.provenance import Effort, Initial, Origin
+from training.bundles.provenance import InitialWeights, Provenance, TrainingCost
 
 OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
 DRAFT_LEAST_HALO = 16
@@ -49,29 +49,29 @@ SMOKE_PROBE_HEIGHT = 40
 GOLDEN_SIDE = 48
 
 
-def draft(origin: Origin, weights: Mapping[str, Tensor], folder: Path) -> Bundle:
+def draft(provenance: Provenance, weights: Mapping[str, Tensor], folder: Path) -> Bundle:
     """A bundle good enough to be scored: its bounds are not measured, its golden pair is blank."""
     arrays = {key: value.numpy() for key, value in weights.items()}
-    return write_draft(_describe(origin, Effort(steps=0, seconds=0.0)), arrays, folder)
+    return write_draft(_describe(provenance, TrainingCost(steps=0, seconds=0.0)), arrays, folder)
 
 
 def publish(
-    origin: Origin,
+    provenance: Provenance,
     candidate: Bundle,
-    effort: Effort,
+    cost: TrainingCost,
     evaluation: Evaluation | None,
     mlflow_run: str | None,
     folder: Path,
 ) -> Bundle:
     """Measure a draft's bounds on real pictures and write the bundle that it becomes."""
-    info = _describe(origin, effort).model_copy(
+    info = _describe(provenance, cost).model_copy(
         update={"scores": _scores(evaluation), "mlflow_run": mlflow_run}
     )
     return finish(
         info,
         candidate,
-        _probes(origin),
-        lambda info: model_card(info, origin.info),
+        _probes(provenance),
+        lambda info: model_card(info, provenance.info),
         folder,
     )
 
@@ -168,9 +168,9 @@ def git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def _describe(origin: Origin, effort: Effort) -> BundleInfo:
-    recipe, parent = origin.recipe, origin.parent
-    datasets = [*(parent.datasets if parent else ()), *_datasets(origin)]
+def _describe(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
+    recipe, parent = provenance.recipe, provenance.parent
+    datasets = [*(parent.datasets if parent else ()), *_datasets(provenance)]
     inherited = parent.licences if parent else ()
     lineage = sorted({*inherited, *(dataset.licence for dataset in datasets)})
     return sketch(
@@ -179,13 +179,15 @@ def _describe(origin: Origin, effort: Effort) -> BundleInfo:
         arch=Arch(name=recipe.arch.name, parameters=dict(recipe.arch.parameters)),
         training=Training(
             datasets=tuple(dict.fromkeys(datasets)),
-            degradation=_degradation(origin),
-            reference={name: Spread(**spread) for name, spread in origin.info.reference.items()},
-            steps=effort.steps,
-            seconds=round(effort.seconds, 1),
-            device=origin.device,
+            degradation=_degradation(provenance),
+            reference={
+                name: Spread(**spread) for name, spread in provenance.info.reference.items()
+            },
+            steps=cost.steps,
+            seconds=round(cost.seconds, 1),
+            device=provenance.device,
             parent=parent.bundle_id if parent else None,
-            start=origin.start,
+            start=provenance.start,
             losses=tuple(loss.name for loss in recipe.losses),
         ),
         licence=Licence(
@@ -196,25 +198,25 @@ def _describe(origin: Origin, effort: Effort) -> BundleInfo:
     )
 
 
-def _degradation(origin: Origin) -> str:
+def _degradation(provenance: Provenance) -> str:
     """What made the inputs: the recipe's own damage while training, else the dataset's."""
-    mix = origin.recipe.mix()
-    return origin.info.degradation if mix is None else mix.text
+    mix = provenance.recipe.mix()
+    return provenance.info.degradation if mix is None else mix.text
 
 
-def _weights_licence(parent: Initial | None) -> str:
+def _weights_licence(parent: InitialWeights | None) -> str:
     theirs = parent.weights_licence if parent else OWN_LICENCE
     if theirs is None:
         return f"{OWN_LICENCE}; started from weights under terms that were not stated"
     return theirs if theirs.startswith(OWN_LICENCE) else f"{OWN_LICENCE}; started from: {theirs}"
 
 
-def _datasets(origin: Origin) -> list[Dataset]:
+def _datasets(provenance: Provenance) -> list[Dataset]:
     """One entry per source and licence that trained the weights; held-out pictures did not."""
-    rows = (row for row in read_manifest(origin.dataset) if row.split == "train")
+    rows = (row for row in read_manifest(provenance.dataset) if row.split == "train")
     kinds = dict.fromkeys((row.source, row.licence) for row in rows)
     return [
-        Dataset(id=origin.info.id, source=source, licence=licence)
+        Dataset(id=provenance.info.id, source=source, licence=licence)
         for source, licence in sorted(kinds)
     ]
 
@@ -242,11 +244,11 @@ def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
             continue
 
 
-def _probes(origin: Origin) -> list[npt.NDArray[np.uint8]]:
+def _probes(provenance: Provenance) -> list[npt.NDArray[np.uint8]]:
     """The middles of some low-resolution pictures: held-out ones where there are any."""
-    dataset = origin.dataset
+    dataset = provenance.dataset
     rows: list[ManifestRow] = sorted(read_manifest(dataset), key=lambda row: row.split == "train")
-    if origin.profile == "smoke":
+    if provenance.profile == "smoke":
         probe_hwc = middle(read(dataset / rows[0].lr_path).rgb_hwc, SMOKE_PROBE_HEIGHT)
         return [np.ascontiguousarray(probe_hwc[:, :CORE])]
     return [middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]

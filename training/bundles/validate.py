@@ -9,7 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.dataset.manifest import read_info
-from superres.evaluation.evaluate import Answer, Evaluation, Pair, PairSet, answers, load_pairs
+from superres.evaluation.evaluate import (
+    EvaluatedPair,
+    Evaluation,
+    Pair,
+    PairSet,
+    answers,
+    load_pairs,
+)
 from superres.image.codecs import Picture, write
 from superres.model.backends.torch_backend import TorchBackend
 from superres.model.bundle import Bundle
@@ -24,7 +31,7 @@ SMOKE_SIDE = 128  # HR pixels, down to a multiple of the scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Validated:
+class ValidationResult:
     """Scores of every held-out picture, and where pictures to look at were written."""
 
     evaluation: Evaluation
@@ -53,7 +60,7 @@ def held_out(dataset: Path, profile: Profile) -> PairSet | None:
 
 def validate(
     bundle: Bundle, pairs: PairSet | None, samples_folder: Path, *, device: str = "auto"
-) -> Validated | None:
+) -> ValidationResult | None:
     """Score a bundle on pairs that were held out, None where there are none.
 
     Nothing is compiled for it: these weights answer a few pictures and are never asked again.
@@ -71,12 +78,12 @@ def validate(
             write(path, Picture(rgb_hwc=side_by_side(answer, pairs.scale)))
             samples.append(path)
     backend.close()
-    return Validated(
+    return ValidationResult(
         evaluation=Evaluation(protocol=protocol, pictures=tuple(scores)), samples=tuple(samples)
     )
 
 
-def side_by_side(answer: Answer, scale: int) -> npt.NDArray[np.uint8]:
+def side_by_side(answer: EvaluatedPair, scale: int) -> npt.NDArray[np.uint8]:
     """Input (enlarged by repetition), bicubic, model and truth of the picture's middle."""
     repeated = answer.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
     shown = (repeated, answer.bicubic_hwc, answer.rgb_hwc, answer.pair.hr.rgb_hwc)

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from superres.common.console import answer, emit, say, show
+from superres.common.console import emit, print_result, say, show
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
-from training.data import pair_commands as words
+from training.data import pair_commands as pair_commands
 
 
-class Word(NamedTuple):
+class Subcommand(NamedTuple):
     """One word of `sharpline data`: what it is for, what it takes, what it does."""
 
     summary: str
@@ -23,12 +23,12 @@ def data(argv: list[str]) -> int:
     """Fetch or add pictures, build sets of training pairs from them, and list what there is."""
     parser = argparse.ArgumentParser(prog="sharpline data", description=data.__doc__)
     commands = parser.add_subparsers(dest="word", required=True)
-    for name, word in _WORDS.items():
-        word_parser = commands.add_parser(name, help=word.summary)
-        word.add_arguments(word_parser)
-        word_parser.add_argument("--json", action="store_true", help="end with one JSON line")
+    for name, subcommand in _SUBCOMMANDS.items():
+        subcommand_parser = commands.add_parser(name, help=subcommand.summary)
+        subcommand.add_arguments(subcommand_parser)
+        subcommand_parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
-    return _WORDS[arguments.word].run(arguments)
+    return _SUBCOMMANDS[arguments.subcommand].run(arguments)
 
 
 def _add_list(parser: argparse.ArgumentParser) -> None:
@@ -106,13 +106,13 @@ def _fetch(arguments: argparse.Namespace) -> int:
 
     report = fetch(arguments.source, parts=arguments.part or (HR,), origin=arguments.origin)
     record = report.record
-    if not report.brought:
+    if not report.downloaded:
         say(f"{record.name} is here already")
-    answer(
+    print_result(
         {
             "source": record.name,
-            "brought": report.brought,
-            "unchanged": not report.brought,
+            "brought": report.downloaded,
+            "unchanged": not report.downloaded,
             "folder": str(sources_folder() / record.name),
             "pictures": sum(part.pictures for part in record.parts if part.part == HR),
             "content_sha256": record.content_sha256,
@@ -147,7 +147,7 @@ def _add(arguments: argparse.Namespace) -> int:
     unread = unread_in(added)
     for picture in unread:
         say(f"not read: {picture.path}: {picture.unread}")
-    answer(
+    print_result(
         {
             "source": added.name,
             "folder": str(added.folder),
@@ -163,15 +163,25 @@ def _add(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_WORDS = {
-    "list": Word("the sources and datasets that there are", _add_list, _list),
-    "fetch": Word("bring a public set of pictures here", _add_fetch, _fetch),
-    "add": Word("make an own folder of pictures a source", _add_add, _add),
-    "plan": Word(
-        "decide what a dataset will hold, build nothing yet", words.add_plan, words.run_plan
+_SUBCOMMANDS = {
+    "list": Subcommand("the sources and datasets that there are", _add_list, _list),
+    "fetch": Subcommand("bring a public set of pictures here", _add_fetch, _fetch),
+    "add": Subcommand("make an own folder of pictures a source", _add_add, _add),
+    "plan": Subcommand(
+        "decide what a dataset will hold, build nothing yet",
+        pair_commands.add_plan,
+        pair_commands.run_plan,
     ),
-    "build": Word("build a dataset, or one shard of a plan", words.add_build, words.run_build),
-    "seal": Word("join a plan's shards into the dataset", words.add_seal, words.run_seal),
-    "verify": Word("prove a dataset again", words.add_verify, words.run_verify),
-    "show": Word("draw pairs of a dataset for people", words.add_show, words.run_show),
+    "build": Subcommand(
+        "build a dataset, or one shard of a plan", pair_commands.add_build, pair_commands.run_build
+    ),
+    "seal": Subcommand(
+        "join a plan's shards into the dataset", pair_commands.add_seal, pair_commands.run_seal
+    ),
+    "verify": Subcommand(
+        "prove a dataset again", pair_commands.add_verify, pair_commands.run_verify
+    ),
+    "show": Subcommand(
+        "draw pairs of a dataset for people", pair_commands.add_show, pair_commands.run_show
+    ),
 }

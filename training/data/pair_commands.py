@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from superres.common.console import answer, say
+from superres.common.console import print_result, say
 from superres.common.environment import cpu_threads, state_folder
 from superres.common.errors import UsageError
 from superres.dataset.manifest import LeftOut
@@ -62,7 +62,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
     path = _make_plan(arguments)
     plan = read_plan(path)
-    answer(
+    print_result(
         {
             "plan": str(path),
             "dataset": plan.id,
@@ -85,11 +85,11 @@ def run_build(arguments: argparse.Namespace) -> int:
         if arguments.plan is None:
             raise UsageError("--shard needs --plan PLAN")
         pictures = build_shard(arguments.plan, arguments.shard)
-        answer({"shard": arguments.shard, "pictures": pictures}, arguments.json)
+        print_result({"shard": arguments.shard, "pictures": pictures}, arguments.json)
         return 0
     built = build(arguments.plan or _make_plan(arguments), workers=_workers(arguments))
     _report_left_out(built.left_out)
-    answer(built.as_dict(), arguments.json)
+    print_result(built.as_dict(), arguments.json)
     return 0
 
 
@@ -99,7 +99,7 @@ def run_seal(arguments: argparse.Namespace) -> int:
 
     built = seal(arguments.plan, workers=_workers(arguments))
     _report_left_out(built.left_out)
-    answer(built.as_dict(), arguments.json)
+    print_result(built.as_dict(), arguments.json)
     return 0
 
 
@@ -118,17 +118,17 @@ def run_verify(arguments: argparse.Namespace) -> int:
     result = verified.as_dict()
     if not arguments.json:
         result["findings"] = len(verified.findings)
-    answer(result, arguments.json)
+    print_result(result, arguments.json)
     return 1 if verified.findings else 0
 
 
 def run_show(arguments: argparse.Namespace) -> int:
     """Draw a contact sheet of a dataset."""
-    from training.data.pairs.show import draw_sheet
+    from training.data.pairs.show import draw_contact_sheet
 
     out = arguments.out or Path(f"{arguments.dataset.resolve().name}-sheet.png")
-    shown = draw_sheet(arguments.dataset, out, count=arguments.count, split=arguments.split)
-    answer({"sheet": str(out), "pairs": shown}, arguments.json)
+    shown = draw_contact_sheet(arguments.dataset, out, count=arguments.count, split=arguments.split)
+    print_result({"sheet": str(out), "pairs": shown}, arguments.json)
     return 0
 
 
@@ -199,10 +199,10 @@ def _add_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _dataset(word: str) -> Path:
+def _dataset(name: str) -> Path:
     """The folder of a dataset, which may be called by its id where it lies among the state's."""
-    known = state_folder() / "datasets" / word
-    return known if not Path(word).exists() and known.is_dir() else Path(word)
+    known = state_folder() / "datasets" / name
+    return known if not Path(name).exists() and known.is_dir() else Path(name)
 
 
 def _count(text: str) -> int:

@@ -13,7 +13,7 @@ from superres.common.errors import SharplineError
 Result = TypeVar("Result")
 
 
-class Job(NamedTuple):
+class WorkerTask(NamedTuple):
     """One call of a task; the name is what an error calls it by."""
 
     name: str
@@ -24,34 +24,38 @@ class WorkerDied(SharplineError):
     """A worker process ended without an answer: killed, or out of memory."""
 
 
-def run_jobs(task: Callable[..., Result], jobs: Iterable[Job], *, workers: int) -> Iterator[Result]:
+def run_tasks(
+    function: Callable[..., Result], tasks: Iterable[WorkerTask], *, workers: int
+) -> Iterator[Result]:
     """Yield the result of each job as it comes, in no particular order.
 
     One worker is this process itself. What a job raises is raised here once the others that are
     under way have ended; raises WorkerDied, naming the jobs under way, where a process dies.
     """
     if workers == 1:
-        for job in jobs:
-            yield task(*job.arguments)
+        for task in tasks:
+            yield function(*task.arguments)
         return
     # Forked from a process that has run nothing else, so no thread's lock is copied while held.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.data.shards.shards"])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_settle) as pool:
         waiting: dict[Future[Result], str] = {}
-        for job in jobs:
+        for task in tasks:
             if len(waiting) == workers:
                 yield from _finished(waiting)
-            waiting[_submitted(pool, task, job)] = job.name
+            waiting[_submitted(pool, function, task)] = task.name
         while waiting:
             yield from _finished(waiting)
 
 
-def _submitted(pool: ProcessPoolExecutor, task: Callable[..., Result], job: Job) -> Future[Result]:
+def _submitted(
+    pool: ProcessPoolExecutor, function: Callable[..., Result], task: WorkerTask
+) -> Future[Result]:
     try:
-        return pool.submit(task, *job.arguments)
+        return pool.submit(function, *task.arguments)
     except BrokenProcessPool as error:
-        raise _died([job.name]) from error
+        raise _died([task.name]) from error
 
 
 def _finished(waiting: dict[Future[Result], str]) -> Iterator[Result]:

@@ -29,12 +29,12 @@ class Checkpoint:
     """Everything that the rest of a training depends on, but for its recipe and data.
 
     The order of the data is a function of the recipe's seed and `step`, so it is in here too.
-    `players` is the state of networks, average and optimizers, `counters` what the loop counts.
+    `state` is the state of networks, average and optimizers, `counters` what the loop counts.
     """
 
     step: int
     elapsed_seconds: float
-    players: dict[str, Any]
+    state: dict[str, Any]
     counters: dict[str, Any]
     torch_rng: torch.Tensor
     cuda_rng: list[torch.Tensor]

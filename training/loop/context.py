@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from superres.common.errors import SharplineError
-from training.loop.distributed import Ranks
+from training.loop.distributed import DistributedContext
 
 
 class TrainingDiverged(SharplineError):
@@ -26,7 +26,7 @@ class Tracker(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class LoopContext:
     """What the loop is handed besides its recipe and data.
 
     `validate` gets the averaged weights and the step, and returns the score in dB that an early
@@ -37,12 +37,12 @@ class Surroundings:
     tracker: Tracker
     validate: Callable[[Mapping[str, Tensor], int], float | None]
     device: torch.device
-    ranks: Ranks = field(default_factory=Ranks)
+    distributed: DistributedContext = field(default_factory=DistributedContext)
     clock: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class TrainResult:
     """What came out: averaged weights by state-dict key, on the CPU. `exact`: the same training
     gives these bits again, broken off and resumed or not."""
 

@@ -25,13 +25,13 @@ from superres.common.errors import UsageError
 Value = TypeVar("Value")
 
 # The others wait this long while rank 0 validates or writes.
-PATIENCE = timedelta(hours=1)
+TIMEOUT = timedelta(hours=1)
 # What says which process this is and where to meet the others, beside WORLD_SIZE.
 TORCHRUN_SETS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ranks:
+class DistributedContext:
     """Which of the processes this one is. Every method is called by all of them alike."""
 
     rank: int = 0
@@ -115,12 +115,12 @@ def device_of_this_rank(asked: str = "auto") -> torch.device:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[DistributedContext]:
     """Meet the other processes where `torchrun` started this one (it sets WORLD_SIZE, RANK,
     LOCAL_RANK, MASTER_ADDR and MASTER_PORT); alone otherwise."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Ranks()
+        yield DistributedContext()
         return
     if lacking := [name for name in TORCHRUN_SETS if name not in os.environ]:
         raise UsageError(
@@ -129,7 +129,7 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         )
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    store, rank, count = next(rendezvous("env://", timeout=PATIENCE))
+    store, rank, count = next(rendezvous("env://", timeout=TIMEOUT))
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # torchrun's own store outlives the processes, so it still holds the addresses of those that
         # died. Its agents count starts each for itself: one that came later disagrees, which is why
@@ -141,9 +141,9 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         store=store,
         rank=rank,
         world_size=count,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     try:
-        yield Ranks(rank=rank, count=count)
+        yield DistributedContext(rank=rank, count=count)
     finally:
         dist.destroy_process_group()

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from training.weights.basicsr_bridge import mend_torchvision
 
 
-class WeightAverage:
+class ExponentialMovingAverage:
     """timm's exponential moving average of a network's state, on the network's device.
 
     The decay starts low and rises to `decay` as (1 + n) / (10 + n) (as TensorFlow's

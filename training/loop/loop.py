@@ -9,11 +9,11 @@ from torch import nn
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from training.loop import checkpoint
-from training.loop.context import Surroundings, Trained, TrainingDiverged
-from training.loop.online_degradation import Degrading
-from training.loop.prefetch import Fed, Feed, Kitchen, Sampler, to_device
-from training.loop.state import Players, layout
-from training.loop.step import Figures, Stepper
+from training.loop.context import LoopContext, TrainingDiverged, TrainResult
+from training.loop.online_degradation import OnlineDegradation
+from training.loop.prefetch import BatchBuilder, HostBatch, Prefetcher, Sampler, to_device
+from training.loop.state import TrainState, layout
+from training.loop.step import StepMetrics, TrainStep
 from training.recipe import Recipe, Stage
 
 REPORT_EVERY_STEPS = 10
@@ -57,7 +57,7 @@ class _Window:
         return means | {"step_seconds": (now - self.started) / self.steps}
 
 
-class Loop:
+class TrainingLoop:
     """One training of one network. `run` may be called once; after a crash, build and run again.
 
     `samplers` are by the side of the LR crops that they draw: one for each of the stage's patches.
@@ -69,38 +69,44 @@ class Loop:
         recipe: Recipe,
         stage: Stage,
         samplers: Mapping[int, Sampler],
-        around: Surroundings,
+        context: LoopContext,
     ) -> None:
-        self._recipe, self._stage, self._around = recipe, stage, around
-        part = around.ranks.part(stage.batch)
-        self._players = Players(net, recipe, stage, around.device)
-        self._stepper = Stepper(
-            self._players, recipe, stage.micro_batch or stage.batch, around.ranks, around.device
+        self._recipe, self._stage, self._context = recipe, stage, context
+        part = context.distributed.part(stage.batch)
+        self._train_state = TrainState(net, recipe, stage, context.device)
+        self._train_step_fn = TrainStep(
+            self._train_state,
+            recipe,
+            stage.micro_batch or stage.batch,
+            context.distributed,
+            context.device,
         )
         mix = recipe.mix()
-        self._kitchen = Kitchen(
+        self._batch_builder = BatchBuilder(
             samplers=samplers,
             side=lambda step: stage.patch(min(self._progress(step), 1.0)),
-            degrading=Degrading(mix=mix, scale=recipe.scale, seed=recipe.seed) if mix else None,
+            degradation=OnlineDegradation(mix=mix, scale=recipe.scale, seed=recipe.seed)
+            if mix
+            else None,
             batch=stage.batch,
             part=part,
-            pin=around.device.type == "cuda",
+            pin=context.device.type == "cuda",
         )
         self._counters = _Counters(
-            micro_batch=self._stepper.micro_batch,
-            under=f"{around.ranks.count} x {torch.get_num_threads()} threads, torch "
+            micro_batch=self._train_step_fn.micro_batch,
+            under=f"{context.distributed.count} x {torch.get_num_threads()} threads, torch "
             f"{torch.__version__}",
         )
         self._step, self._elapsed_before = 0, 0.0
-        self._started = self._said = around.clock()
+        self._started = self._said = context.clock()
 
     def resume(self) -> bool:
         """Take up the newest whole checkpoint of the folder; False where there is none."""
-        folder = self._around.folder
-        found = self._around.ranks.from_first(lambda: checkpoint.load_newest(folder))
+        folder = self._context.folder
+        found = self._context.distributed.from_first(lambda: checkpoint.load_newest(folder))
         if found is None:
             return False
-        self._players.load(found.players)
+        self._train_state.load(found.state)
         now, self._counters = self._counters, _Counters(**found.counters)
         if self._counters.under != now.under:
             self._say(
@@ -108,29 +114,29 @@ class Loop:
                 "will not be the very bits that an unbroken run gives"
             )
             self._counters.under, self._counters.moved = now.under, True
-        self._stepper.micro_batch = self._counters.micro_batch
+        self._train_step_fn.micro_batch = self._counters.micro_batch
         torch.set_rng_state(found.torch_rng)
         if found.cuda_rng:
-            torch.cuda.set_rng_state(found.cuda_rng[0], self._around.device)
+            torch.cuda.set_rng_state(found.cuda_rng[0], self._context.device)
         self._step, self._elapsed_before = found.step, found.elapsed_seconds
         return True
 
-    def run(self) -> Trained:
+    def run(self) -> TrainResult:
         """Train to the end of the schedule, or until validations gain no more.
 
         Raises TrainingDiverged naming the loss, the step and the pictures; checkpoints stay.
         """
-        stage, around = self._stage, self._around
-        self._started = around.clock()
-        window = _Window(around.clock())
-        with Feed(self._kitchen, self._step, stage.steps) as feed:
+        stage, context = self._stage, self._context
+        self._started = context.clock()
+        window = _Window(context.clock())
+        with Prefetcher(self._batch_builder, self._step, stage.steps) as prefetcher:
             while not self._over(progress := self._progress_of_all()):
                 learning_rate = self._set_learning_rate(progress)
-                values = self._train_step(feed)
+                values = self._train_step(prefetcher)
                 window.add(values)
                 if self._step % REPORT_EVERY_STEPS == 0 or self._step == stage.steps:
                     self._report(window, learning_rate)
-                    window = _Window(around.clock())
+                    window = _Window(context.clock())
                 self._say_sometimes(progress, learning_rate, values)
                 if self._due(stage.validate_every):
                     self._validate()
@@ -139,9 +145,9 @@ class Loop:
         self._save()
         weights = {
             key: value.cpu().contiguous()
-            for key, value in self._players.average.state_dict().items()
+            for key, value in self._train_state.ema.state_dict().items()
         }
-        return Trained(
+        return TrainResult(
             weights=weights,
             steps=self._step,
             seconds=self._elapsed(),
@@ -151,12 +157,12 @@ class Loop:
     def _exact(self) -> bool:
         """Whether nothing but recipe, data and software has had a say in the bits."""
         stage = self._stage
-        by_clock_or_gpu = stage.max_minutes is not None or self._around.device.type != "cpu"
-        halved = self._stepper.micro_batch != (stage.micro_batch or stage.batch)
+        by_clock_or_gpu = stage.max_minutes is not None or self._context.device.type != "cpu"
+        halved = self._train_step_fn.micro_batch != (stage.micro_batch or stage.batch)
         return not (by_clock_or_gpu or halved or self._counters.moved)
 
     def _elapsed(self) -> float:
-        return self._elapsed_before + self._around.clock() - self._started
+        return self._elapsed_before + self._context.clock() - self._started
 
     def _progress(self, step: int) -> float:
         """0 at the start to 1 at the end, by steps or by the clock, whichever is ahead."""
@@ -170,7 +176,7 @@ class Loop:
         different rates, and their weights would part."""
         if self._stage.max_minutes is None:
             return self._progress(self._step)
-        return self._around.ranks.from_first(lambda: self._progress(self._step))
+        return self._context.distributed.from_first(lambda: self._progress(self._step))
 
     def _over(self, progress: float) -> bool:
         """Whether the schedule has ended, or validations gain no more."""
@@ -184,32 +190,32 @@ class Loop:
         return self._step % every == 0 and not self._over(self._progress_of_all())
 
     def _set_learning_rate(self, progress: float) -> float:
-        rates = [player.set_learning_rate(progress) for player in self._players.all()]
+        rates = [network.set_learning_rate(progress) for network in self._train_state.all()]
         return rates[0]
 
-    def _train_step(self, feed: Feed) -> dict[str, float]:
-        asked = self._around.clock()
-        fed = feed.take(self._step)
-        waited = self._around.clock() - asked
+    def _train_step(self, prefetcher: Prefetcher) -> dict[str, float]:
+        asked = self._context.clock()
+        host_batch = prefetcher.take(self._step)
+        waited = self._context.clock() - asked
         lr_bchw, hr_bchw = to_device(
-            fed, self._around.device, layout(self._recipe), self._recipe.scale
+            host_batch, self._context.device, layout(self._recipe), self._recipe.scale
         )
-        figures = self._stepper(lr_bchw, hr_bchw)
+        figures = self._train_step_fn(lr_bchw, hr_bchw)
         self._step += 1
         if figures.moved:
             self._counters.nan_in_a_row = 0
-            self._players.average.update(self._players.generator.net, self._step)
+            self._train_state.ema.update(self._train_state.generator.net, self._step)
             return figures.values | {DATA_WAIT: waited}
-        self._count_nan(figures, fed)
+        self._count_nan(figures, host_batch)
         return {name: value for name, value in figures.values.items() if name not in figures.bad}
 
-    def _count_nan(self, figures: Figures, fed: Fed) -> None:
+    def _count_nan(self, figures: StepMetrics, host_batch: HostBatch) -> None:
         """Leave the step out, or stop by the recipe's rule; the weights are those from before."""
         counters, allowed = self._counters, self._recipe.max_nan_skips
         counters.nan_in_a_row += 1
         counters.nan_in_all += 1
         bad = figures.bad[0]
-        names = sorted(set(self._kitchen.names(fed)))
+        names = sorted(set(self._batch_builder.names(host_batch)))
         shown = ", ".join(names[:PICTURES_NAMED]) + (", ..." if len(names) > PICTURES_NAMED else "")
         what = f"{bad} became {figures.values[bad]} at step {self._step - 1} (pictures: {shown})"
         if counters.nan_in_a_row <= allowed:
@@ -223,15 +229,15 @@ class Loop:
         )
 
     def _report(self, window: _Window, learning_rate: float) -> None:
-        if self._around.ranks.first:
-            means = window.means(self._around.clock()) | {"learning_rate": learning_rate}
-            self._around.tracker.metrics(self._step, means)
+        if self._context.distributed.first:
+            means = window.means(self._context.clock()) | {"learning_rate": learning_rate}
+            self._context.tracker.metrics(self._step, means)
 
     def _validate(self) -> None:
         """Score the averaged weights and count the validations that gain too little."""
-        around, counters = self._around, self._counters
-        score = around.ranks.from_first(
-            lambda: around.validate(self._players.average.state_dict(), self._step)
+        context, counters = self._context, self._counters
+        score = context.distributed.from_first(
+            lambda: context.validate(self._train_state.ema.state_dict(), self._step)
         )
         rule = self._stage.early_stop
         if rule is None or score is None:
@@ -250,27 +256,27 @@ class Loop:
 
     def _save(self) -> None:
         """Write a checkpoint. Without space for it the training goes on, with the one before."""
-        if not self._around.ranks.first:
+        if not self._context.distributed.first:
             return
-        cuda = self._around.device.type == "cuda"
-        self._counters.micro_batch = self._stepper.micro_batch
+        cuda = self._context.device.type == "cuda"
+        self._counters.micro_batch = self._train_step_fn.micro_batch
         state = checkpoint.Checkpoint(
             step=self._step,
             elapsed_seconds=self._elapsed(),
-            players=self._players.state(),
+            state=self._train_state.state(),
             counters=asdict(self._counters),
             torch_rng=torch.get_rng_state(),
-            cuda_rng=[torch.cuda.get_rng_state(self._around.device)] if cuda else [],
+            cuda_rng=[torch.cuda.get_rng_state(self._context.device)] if cuda else [],
         )
         try:
-            checkpoint.save(self._around.folder, state)
+            checkpoint.save(self._context.folder, state)
         except SharplineError as error:
             say(f"no checkpoint at step {self._step}: {error}. Training goes on")
 
     def _say_sometimes(
         self, progress: float, learning_rate: float, values: Mapping[str, float]
     ) -> None:
-        now = self._around.clock()
+        now = self._context.clock()
         if now - self._said < SAY_EVERY_SECONDS:
             return
         self._said = now
@@ -283,5 +289,5 @@ class Loop:
         )
 
     def _say(self, text: str) -> None:
-        if self._around.ranks.first:
+        if self._context.distributed.first:
             say(text)

@@ -12,7 +12,7 @@ from training.recipe import GanLoss, LdlLoss, Loss, PerceptualLoss
 CHARBONNIER_EPSILON = 1e-3
 LDL_WINDOW = 7
 
-Judge = Callable[[Tensor], Tensor]
+Discriminator = Callable[[Tensor], Tensor]
 Terms = dict[str, Tensor]
 
 
@@ -26,19 +26,19 @@ def fft(output_bchw: Tensor, hr_bchw: Tensor) -> Tensor:
     return torch.view_as_real(torch.fft.fft2(output_bchw - hr_bchw)).abs().mean()
 
 
-def ldl(output_bchw: Tensor, hr_bchw: Tensor, average_bchw: Tensor) -> Tensor:
+def ldl(output_bchw: Tensor, hr_bchw: Tensor, ema_bchw: Tensor) -> Tensor:
     """L1 weighted by how likely an artefact is (Liang et al. 2022, equations 3 to 7).
 
     That is where the error varies much around a pixel and over the picture, and is greater than
     that of the averaged network's output. The weights are no way for the gradient.
     """
-    return functional.l1_loss(*_weighted(output_bchw, hr_bchw, average_bchw))
+    return functional.l1_loss(*_weighted(output_bchw, hr_bchw, ema_bchw))
 
 
-def _weighted(output_bchw: Tensor, hr_bchw: Tensor, average_bchw: Tensor) -> tuple[Tensor, Tensor]:
+def _weighted(output_bchw: Tensor, hr_bchw: Tensor, ema_bchw: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         error = (hr_bchw - output_bchw).abs().sum(1, keepdim=True)
-        average_error = (hr_bchw - average_bchw).abs().sum(1, keepdim=True)
+        average_error = (hr_bchw - ema_bchw).abs().sum(1, keepdim=True)
         overall = torch.var(error, dim=(1, 2, 3), keepdim=True) ** 0.2
         weights = overall * _local_variance(error) * (error >= average_error)
     return weights * output_bchw, weights * hr_bchw
@@ -53,34 +53,39 @@ def _local_variance(plane_b1hw: Tensor) -> Tensor:
     return (square - mean**2).clamp(min=0) * count / (count - 1)
 
 
-def _says(logits: Tensor, truth: bool) -> Tensor:
+def _bce_with_logits(logits: Tensor, truth: bool) -> Tensor:
     """How far a discriminator is from saying that these are true, or are not."""
     return functional.binary_cross_entropy_with_logits(
         logits, torch.full_like(logits, float(truth))
     )
 
 
-def gan(judge: Judge, output_bchw: Tensor, hr_bchw: Tensor, kind: str) -> Tensor:
+def gan(discriminator: Discriminator, output_bchw: Tensor, hr_bchw: Tensor, kind: str) -> Tensor:
     """The generator's side. Relativistic: output and truth each against the other's mean, halved
     (Jolicoeur-Martineau 2018, as ESRGAN has it)."""
-    fake = judge(output_bchw)
+    fake = discriminator(output_bchw)
     if kind == "vanilla":
-        return _says(fake, True)
+        return _bce_with_logits(fake, True)
     with torch.no_grad():
-        real = judge(hr_bchw)
-    return (_says(real - fake.mean(), False) + _says(fake - real.mean(), True)) / 2
+        real = discriminator(hr_bchw)
+    return (
+        _bce_with_logits(real - fake.mean(), False) + _bce_with_logits(fake - real.mean(), True)
+    ) / 2
 
 
 def discriminator_terms(
-    judge: Judge, output_bchw: Tensor, hr_bchw: Tensor, kind: str
+    discriminator: Discriminator, output_bchw: Tensor, hr_bchw: Tensor, kind: str
 ) -> dict[str, Tensor]:
     """The discriminator's side; its loss is the sum. `output_bchw` carries no gradient."""
-    real, fake = judge(hr_bchw), judge(output_bchw)
+    real, fake = discriminator(hr_bchw), discriminator(output_bchw)
     if kind == "vanilla":
-        return {"discriminator_real": _says(real, True), "discriminator_fake": _says(fake, False)}
+        return {
+            "discriminator_real": _bce_with_logits(real, True),
+            "discriminator_fake": _bce_with_logits(fake, False),
+        }
     return {
-        "discriminator_real": _says(real - fake.mean().detach(), True) / 2,
-        "discriminator_fake": _says(fake - real.mean().detach(), False) / 2,
+        "discriminator_real": _bce_with_logits(real - fake.mean().detach(), True) / 2,
+        "discriminator_fake": _bce_with_logits(fake - real.mean().detach(), False) / 2,
     }
 
 
@@ -93,23 +98,23 @@ _PIXEL: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Helpers:
+class LossInputs:
     """Networks that some terms ask: each is called with pictures and needed only by its own term.
 
-    `features` gives VGG's by layer, `judge` the discriminator's logits, `average` what the averaged
-    network makes of the LR pictures.
+    `features` gives VGG's features by layer, `discriminator` logits, `ema` the averaged network's
+    output for the LR pictures.
     """
 
     features: Callable[[Tensor], Mapping[str, Tensor]] | None = None
-    judge: Judge | None = None
-    average: Callable[[Tensor], Tensor] | None = None
+    discriminator: Discriminator | None = None
+    ema: Callable[[Tensor], Tensor] | None = None
 
 
 class LossSum:
     """The terms of a recipe, so that the one that fails can be named."""
 
-    def __init__(self, losses: Sequence[Loss], helpers: Helpers | None = None) -> None:
-        self._losses, self._helpers = tuple(losses), helpers or Helpers()
+    def __init__(self, losses: Sequence[Loss], loss_inputs: LossInputs | None = None) -> None:
+        self._losses, self._loss_inputs = tuple(losses), loss_inputs or LossInputs()
 
     def __call__(
         self, output_bchw: Tensor, hr_bchw: Tensor, lr_bchw: Tensor | None = None
@@ -126,19 +131,21 @@ class LossSum:
     def _term(
         self, loss: Loss, output_bchw: Tensor, hr_bchw: Tensor, lr_bchw: Tensor | None
     ) -> Tensor:
-        helpers = self._helpers
+        loss_inputs = self._loss_inputs
         if isinstance(loss, PerceptualLoss):
-            assert helpers.features is not None, "a perceptual loss comes with its features"
-            return perceptual(helpers.features, output_bchw, hr_bchw, loss.layers)
+            assert loss_inputs.features is not None, "a perceptual loss comes with its features"
+            return perceptual(loss_inputs.features, output_bchw, hr_bchw, loss.layers)
         if isinstance(loss, GanLoss):
-            assert helpers.judge is not None, "a recipe's gan loss comes with a discriminator"
-            return gan(helpers.judge, output_bchw, hr_bchw, loss.kind)
+            assert loss_inputs.discriminator is not None, (
+                "a recipe's gan loss comes with a discriminator"
+            )
+            return gan(loss_inputs.discriminator, output_bchw, hr_bchw, loss.kind)
         if isinstance(loss, LdlLoss):
-            assert helpers.average is not None, "LDL compares with the averaged network"
+            assert loss_inputs.ema is not None, "LDL compares with the averaged network"
             assert lr_bchw is not None, "LDL compares with the averaged network"
             with torch.no_grad():
-                average_bchw = helpers.average(lr_bchw)
-            return ldl(output_bchw, hr_bchw, average_bchw)
+                ema_bchw = loss_inputs.ema(lr_bchw)
+            return ldl(output_bchw, hr_bchw, ema_bchw)
         return _PIXEL[loss.name](output_bchw, hr_bchw)
 
 

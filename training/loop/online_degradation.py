@@ -18,7 +18,7 @@ from superres.degrade.noise import gaussian, iso, poisson
 from superres.degrade.steps import Step, apply
 
 # Keeps these seeds apart from those that crops are drawn with.
-DEGRADING = 0x64656772
+ONLINE_KINDS = 0x64656772
 
 Rows = list[list[Step]]
 _DrawRows = Callable[[tuple[int, int], int, Sequence[int], int], Rows]
@@ -46,7 +46,7 @@ AT_SIZE: dict[str, _DrawRows] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OneKind:
+class DegradationGroup:
     """The crops of a batch (by place) that get one kind: steps for the device, or the LR crops
     (b, h, w, 3) where the kind is made by the CPU alone."""
 
@@ -56,7 +56,7 @@ class OneKind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Degrading:
+class OnlineDegradation:
     """A recipe's mix of degradations at a scale."""
 
     mix: Mix
@@ -65,12 +65,12 @@ class Degrading:
 
     def draw(
         self, hr_bhwc_u8: npt.NDArray[np.uint8], step: int, batch: int, part: slice
-    ) -> tuple[OneKind, ...]:
+    ) -> tuple[DegradationGroup, ...]:
         """What the crops of a part of a step's batch get; run it with `run`.
 
         Kinds without a form for the device are done here, so call it beside the training.
         """
-        drawn = np.random.SeedSequence([self.seed, step, DEGRADING])
+        drawn = np.random.SeedSequence([self.seed, step, ONLINE_KINDS])
         shared, *seeds = (int(word) >> 1 for word in drawn.generate_state(batch + 1, np.uint64))
         seeds = seeds[part]
         kinds = [self.mix.choose(seed) for seed in seeds]
@@ -88,7 +88,7 @@ class Degrading:
         seeds: Sequence[int],
         shared: int,
         places: Sequence[int],
-    ) -> OneKind:
+    ) -> DegradationGroup:
         draw = SHRINKING.get(kind) or (AT_SIZE.get(kind) if self.scale == 1 else None)
         rows = lr_bhwc_u8 = None
         if draw is not None:
@@ -101,10 +101,10 @@ class Degrading:
                     for at in places
                 ]
             )
-        return OneKind(places=tuple(places), rows=rows, lr_bhwc_u8=lr_bhwc_u8)
+        return DegradationGroup(places=tuple(places), rows=rows, lr_bhwc_u8=lr_bhwc_u8)
 
 
-def run(kinds: Sequence[OneKind], hr_bchw: Tensor, scale: int) -> Tensor:
+def run(kinds: Sequence[DegradationGroup], hr_bchw: Tensor, scale: int) -> Tensor:
     """The LR crops of HR crops in [0, 1], on their device, in whole 8-bit levels."""
     count, channels, height, width = hr_bchw.shape
     lr_bchw = hr_bchw.new_empty((count, channels, height // scale, width // scale))

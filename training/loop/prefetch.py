@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.data.packs.crops import Batch
 from training.loop import online_degradation
-from training.loop.online_degradation import Degrading, OneKind
+from training.loop.online_degradation import DegradationGroup, OnlineDegradation
 
 AHEAD = 3
 
@@ -26,7 +26,7 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fed:
+class HostBatch:
     """The crops of one step as uint8 on the host, and how HR crops are still to be degraded.
 
     `side` is the patch that they were drawn for.
@@ -36,12 +36,12 @@ class Fed:
     side: int
     lr_bhwc_u8: Tensor
     hr_bhwc_u8: Tensor
-    kinds: tuple[OneKind, ...] | None
+    groups: tuple[DegradationGroup, ...] | None
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kitchen:
+class BatchBuilder:
     """Makes the batch of a step: a function of the step and of `side`, the patch it asks for.
 
     `samplers` are by the side of their patch; `part` is this process's share of the batch.
@@ -49,49 +49,49 @@ class Kitchen:
 
     samplers: Mapping[int, Sampler]
     side: Callable[[int], int]
-    degrading: Degrading | None
+    degradation: OnlineDegradation | None
     batch: int
     part: slice
     pin: bool
 
-    def make(self, step: int) -> Fed:
+    def make(self, step: int) -> HostBatch:
         """The batch of a step."""
         side = self.side(step)
         batch = self.samplers[side].batch(step, self.part)
-        kinds = None
-        if self.degrading is not None:
-            kinds = self.degrading.draw(batch.hr_bhwc_u8, step, self.batch, self.part)
-        return Fed(
+        groups = None
+        if self.degradation is not None:
+            groups = self.degradation.draw(batch.hr_bhwc_u8, step, self.batch, self.part)
+        return HostBatch(
             step=step,
             side=side,
             lr_bhwc_u8=self._host(batch.lr_bhwc_u8),
             hr_bhwc_u8=self._host(batch.hr_bhwc_u8),
-            kinds=kinds,
+            groups=groups,
             names=batch.names,
         )
 
-    def names(self, fed: Fed) -> tuple[str, ...]:
+    def names(self, host_batch: HostBatch) -> tuple[str, ...]:
         """The pictures of the whole batch, other processes' shares included."""
-        if len(fed.names) == self.batch:
-            return fed.names
-        return self.samplers[fed.side].batch(fed.step).names
+        if len(host_batch.names) == self.batch:
+            return host_batch.names
+        return self.samplers[host_batch.side].batch(host_batch.step).names
 
     def _host(self, bhwc_u8: npt.NDArray[np.uint8]) -> Tensor:
         tensor = torch.from_numpy(bhwc_u8)
         return tensor.pin_memory() if self.pin else tensor
 
 
-class Feed:
+class Prefetcher:
     """A thread that stays up to AHEAD batches before the training. Use as a context manager.
 
     One thread: drawing crops holds Python's lock, so that two are no faster.
     """
 
-    def __init__(self, kitchen: Kitchen, first_step: int, last_step: int) -> None:
-        self._kitchen = kitchen
+    def __init__(self, batch_builder: BatchBuilder, first_step: int, last_step: int) -> None:
+        self._batch_builder = batch_builder
         self._steps = iter(range(first_step, last_step))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._ordered: deque[Future[Fed]] = deque()
+        self._ordered: deque[Future[HostBatch]] = deque()
 
     def __enter__(self) -> Self:
         for _ in range(AHEAD + 1):
@@ -106,7 +106,7 @@ class Feed:
     ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def take(self, step: int) -> Fed:
+    def take(self, step: int) -> HostBatch:
         """The batch of the next step; raises here what making it raised."""
         made = self._ordered.popleft().result()
         self._order()
@@ -116,17 +116,17 @@ class Feed:
     def _order(self) -> None:
         step = next(self._steps, None)
         if step is not None:
-            self._ordered.append(self._thread.submit(self._kitchen.make, step))
+            self._ordered.append(self._thread.submit(self._batch_builder.make, step))
 
 
 def to_device(
-    fed: Fed, device: torch.device, layout: torch.memory_format, scale: int
+    host_batch: HostBatch, device: torch.device, layout: torch.memory_format, scale: int
 ) -> tuple[Tensor, Tensor]:
     """LR and HR crops (B, 3, H, W), float32 in [0, 1]; degraded here where the recipe says so."""
-    hr_bchw = _floats(fed.hr_bhwc_u8, device, layout)
-    if fed.kinds is None:
-        return _floats(fed.lr_bhwc_u8, device, layout), hr_bchw
-    return online_degradation.run(fed.kinds, hr_bchw, scale).contiguous(
+    hr_bchw = _floats(host_batch.hr_bhwc_u8, device, layout)
+    if host_batch.groups is None:
+        return _floats(host_batch.lr_bhwc_u8, device, layout), hr_bchw
+    return online_degradation.run(host_batch.groups, hr_bchw, scale).contiguous(
         memory_format=layout
     ), hr_bchw
 

@@ -11,8 +11,8 @@ import httpx
 from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import DatasetInfo
 from superres.model.archs import ArchFacts, UnknownArch, facts
-from training.bundles.provenance import Initial
-from training.loop.distributed import Ranks
+from training.bundles.provenance import InitialWeights
+from training.loop.distributed import DistributedContext
 from training.loop.features import weight_file
 from training.recipe import PerceptualLoss, Recipe, Stage
 from training.weights.basicsr_bridge import discriminator_sides
@@ -22,13 +22,13 @@ MLFLOW_ANSWERS_WITHIN_SECONDS = 3.0
 CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
-def refuse_what_cannot_be(
+def refuse_impossible(
     recipe: Recipe,
     stage: Stage,
     info: DatasetInfo,
     data: Path,
-    parent: Initial | None,
-    ranks: Ranks,
+    parent: InitialWeights | None,
+    distributed: DistributedContext,
 ) -> None:
     """Raise UsageError where recipe, dataset, starting weights and processes do not fit."""
     _refuse_other_data(recipe, stage, info, data)
@@ -43,7 +43,7 @@ def refuse_what_cannot_be(
     for loss in recipe.losses:
         if isinstance(loss, PerceptualLoss):
             weight_file(loss)
-    ranks.part(stage.batch)
+    distributed.part(stage.batch)
     if parent is not None:
         refuse_other_network(recipe.arch.name, recipe.arch.parameters, parent)
 

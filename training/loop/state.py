@@ -6,14 +6,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.loop.ema import WeightAverage
+from training.loop.ema import ExponentialMovingAverage
 from training.recipe import Cosine, Optimizer, Recipe, Schedule, Stage
 from training.weights.basicsr_bridge import discriminator, mend_torchvision
 
 Layout = torch.memory_format
 
 
-class Player:
+class TrainableNetwork:
     """One network with its optimizer and its schedule: the generator or the discriminator."""
 
     def __init__(
@@ -47,16 +47,16 @@ class Player:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-class Players:
+class TrainState:
     """The generator with its average, and the discriminator where the recipe has one."""
 
     def __init__(self, net: nn.Module, recipe: Recipe, stage: Stage, device: torch.device) -> None:
-        self.generator = Player(net, stage.learning_rate, recipe, stage, device)
-        self.average = WeightAverage(self.generator.net, recipe.ema_decay)
-        self.discriminator: Player | None = None
+        self.generator = TrainableNetwork(net, stage.learning_rate, recipe, stage, device)
+        self.ema = ExponentialMovingAverage(self.generator.net, recipe.ema_decay)
+        self.discriminator: TrainableNetwork | None = None
         if recipe.discriminator is not None:
             asked = recipe.discriminator
-            self.discriminator = Player(
+            self.discriminator = TrainableNetwork(
                 discriminator(asked.name, asked.parameters),
                 asked.learning_rate,
                 recipe,
@@ -66,7 +66,7 @@ class Players:
         if recipe.compile:
             _compile(self.generator.net, cuda_graphs=recipe.cuda_graphs)
 
-    def all(self) -> list[Player]:
+    def all(self) -> list[TrainableNetwork]:
         """Generator first."""
         return [self.generator, *([self.discriminator] if self.discriminator else [])]
 
@@ -74,14 +74,14 @@ class Players:
         """Everything, by part; not a copy."""
         return {
             "generator": self.generator.state(),
-            "average": self.average.state_dict(),
+            "ema": self.ema.state_dict(),
             "discriminator": self.discriminator.state() if self.discriminator else None,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
         self.generator.load(state["generator"])
-        self.average.load_state_dict(state["average"])
+        self.ema.load_state_dict(state["ema"])
         if self.discriminator is not None:
             self.discriminator.load(state["discriminator"])
 

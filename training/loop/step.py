@@ -10,22 +10,22 @@ from torch import Tensor, nn
 
 from superres.common.console import say
 from superres.common.errors import SharplineError
-from training.loop.distributed import Ranks
+from training.loop.distributed import DistributedContext
 from training.loop.features import load_features
-from training.loop.losses import Helpers, LossSum, discriminator_terms
-from training.loop.state import Player, Players
+from training.loop.losses import LossInputs, LossSum, discriminator_terms
+from training.loop.state import TrainableNetwork, TrainState
 from training.recipe import GanLoss, PerceptualLoss, Recipe
 
 # What the CPU's allocator says; a GPU raises torch.OutOfMemoryError.
 OUT_OF_MEMORY = "can't allocate memory"
 
 
-class TooLarge(SharplineError):
+class BatchTooLarge(SharplineError):
     """Not even one crop fits into the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
+class StepMetrics:
     """What one step measured, and whether it moved the weights."""
 
     values: dict[str, float]
@@ -37,55 +37,55 @@ class Figures:
         return [name for name, value in self.values.items() if not math.isfinite(value)]
 
 
-class Stepper:
+class TrainStep:
     """Does the steps of a recipe. `micro_batch` crops go through at a time; it is halved where
     they do not fit, and the step stays the same."""
 
     def __init__(
         self,
-        players: Players,
+        train_state: TrainState,
         recipe: Recipe,
         micro_batch: int,
-        ranks: Ranks,
+        distributed: DistributedContext,
         device: torch.device,
     ) -> None:
         self.micro_batch = micro_batch
-        self._players, self._recipe = players, recipe
-        self._ranks, self._device = ranks, device
+        self._train_state, self._recipe = train_state, recipe
+        self._distributed, self._device = distributed, device
         features = next(
             (load_features(loss) for loss in recipe.losses if isinstance(loss, PerceptualLoss)),
             None,
         )
-        judge = players.discriminator
+        discriminator = train_state.discriminator
         self._loss = LossSum(
             recipe.losses,
-            Helpers(
+            LossInputs(
                 features=features.to(device) if features else None,
-                judge=self._judge if judge else None,
-                average=players.average.output,
+                discriminator=self._discriminate if discriminator else None,
+                ema=train_state.ema.output,
             ),
         )
         self._gan = next((loss for loss in recipe.losses if isinstance(loss, GanLoss)), None)
 
-    def __call__(self, lr_bchw: Tensor, hr_bchw: Tensor) -> Figures:
+    def __call__(self, lr_bchw: Tensor, hr_bchw: Tensor) -> StepMetrics:
         """One step on a batch. The weights move only where every loss and gradient is a number."""
         sums = self._gradients_that_fit(lr_bchw, hr_bchw)
-        names, values = list(sums), self._ranks.mean(torch.stack(list(sums.values())))
+        names, values = list(sums), self._distributed.mean(torch.stack(list(sums.values())))
         norms = {}
-        for player, name in zip(self._players.all(), ("", "discriminator_"), strict=False):
-            self._ranks.average_gradients(player.parameters)
+        for network, name in zip(self._train_state.all(), ("", "discriminator_"), strict=False):
+            self._distributed.average_gradients(network.parameters)
             norms[f"{name}gradient_norm"] = nn.utils.clip_grad_norm_(
-                player.parameters, self._recipe.gradient_clip
+                network.parameters, self._recipe.gradient_clip
             )
         # One wait for the device in each step: what is no number must not move a weight.
         everything = torch.cat([values, torch.stack(list(norms.values()))]).tolist()
         figures = dict(zip([*(f"loss/{name}" for name in names), *norms], everything, strict=True))
         moved = all(math.isfinite(value) for value in figures.values())
-        for player in self._players.all():
+        for network in self._train_state.all():
             if moved:
-                player.optimizer.step()
-            player.optimizer.zero_grad(set_to_none=True)
-        return Figures(values=figures, moved=moved)
+                network.optimizer.step()
+            network.optimizer.zero_grad(set_to_none=True)
+        return StepMetrics(values=figures, moved=moved)
 
     def _gradients_that_fit(self, lr_bchw: Tensor, hr_bchw: Tensor) -> dict[str, Tensor]:
         while True:
@@ -96,26 +96,26 @@ class Stepper:
                 if not _out_of_memory(error):
                     raise
                 too_large = True
-            if not self._ranks.any(too_large, self._device):
+            if not self._distributed.any(too_large, self._device):
                 assert sums is not None, "it fitted"
                 return sums
             self._halve(len(lr_bchw))
 
     def _halve(self, batch: int) -> None:
-        for player in self._players.all():
-            player.optimizer.zero_grad(set_to_none=True)
+        for network in self._train_state.all():
+            network.optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         before = min(self.micro_batch, batch)
         if before == 1:
-            raise TooLarge(
+            raise BatchTooLarge(
                 "out of memory with one crop at a time: give smaller patches or a smaller network "
                 "in the recipe, or a device with more memory. The checkpoints are whole"
             )
         self.micro_batch = math.ceil(before / 2)
         say(
             f"out of memory with {before} crops at a time: going on with {self.micro_batch}; the "
-            f"batch stays {batch * self._ranks.count}, each step just takes longer"
+            f"batch stays {batch * self._distributed.count}, each step just takes longer"
         )
 
     def _gradients(self, lr_bchw: Tensor, hr_bchw: Tensor) -> dict[str, Tensor]:
@@ -130,31 +130,31 @@ class Stepper:
         return sums
 
     def _micro_step(self, lr_bchw: Tensor, hr_bchw: Tensor, share: float) -> Mapping[str, Tensor]:
-        judge = self._players.discriminator
+        discriminator = self._train_state.discriminator
         if self._recipe.cuda_graphs:
             # What recorded graphs put out before this may be overwritten from here on.
             torch.compiler.cudagraph_mark_step_begin()
         with ExitStack() as while_training_the_generator:
-            if judge is not None:
-                while_training_the_generator.enter_context(_frozen(judge))
+            if discriminator is not None:
+                while_training_the_generator.enter_context(_frozen(discriminator))
             with self._reduced():
-                output_bchw = self._players.generator.net(lr_bchw).float()
+                output_bchw = self._train_state.generator.net(lr_bchw).float()
                 total, terms = self._loss(output_bchw, hr_bchw, lr_bchw)
             (total * share).backward()
-        if judge is not None:
+        if discriminator is not None:
             assert self._gan is not None, "a recipe with a discriminator has a gan loss"
             with self._reduced():
                 its = discriminator_terms(
-                    self._judge, output_bchw.detach(), hr_bchw, self._gan.kind
+                    self._discriminate, output_bchw.detach(), hr_bchw, self._gan.kind
                 )
             (sum(its.values(), start=hr_bchw.new_zeros(())) * share).backward()
             terms |= its
         return terms
 
-    def _judge(self, bchw: Tensor) -> Tensor:
-        judge = self._players.discriminator
-        assert judge is not None, "only asked where there is one"
-        return judge.net(bchw).float()
+    def _discriminate(self, bchw: Tensor) -> Tensor:
+        discriminator = self._train_state.discriminator
+        assert discriminator is not None, "only asked where there is one"
+        return discriminator.net(bchw).float()
 
     def _reduced(self) -> torch.autocast:
         enabled = self._recipe.precision == "bf16"
@@ -162,14 +162,14 @@ class Stepper:
 
 
 @contextmanager
-def _frozen(player: Player) -> Iterator[None]:
+def _frozen(network: TrainableNetwork) -> Iterator[None]:
     """Gradients go through the network and not into it."""
-    for parameter in player.parameters:
+    for parameter in network.parameters:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for parameter in player.parameters:
+        for parameter in network.parameters:
             parameter.requires_grad_(True)
 
 

@@ -24,8 +24,8 @@ class RunKey:
     @property
     def digest(self) -> str:
         """Eight hex digits over all of it."""
-        words = [self.recipe, self.profile, self.dataset_id, self.parent_id, self.minutes]
-        return sha256_bytes(json.dumps(words, sort_keys=True).encode())[:8]
+        fields = [self.recipe, self.profile, self.dataset_id, self.parent_id, self.minutes]
+        return sha256_bytes(json.dumps(fields, sort_keys=True).encode())[:8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

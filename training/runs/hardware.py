@@ -13,7 +13,7 @@ MEBIBYTE = 1024**2
 STATM = Path("/proc/self/statm")
 
 
-class Machine:
+class MachineMetrics:
     """Figures of this process, at most every EVERY_SECONDS; `clock` counts seconds.
 
     system/cpu_percent: 100 is one core busy all the time, with the processes that it has waited

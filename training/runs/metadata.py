@@ -7,19 +7,21 @@ from pathlib import Path
 import torch
 
 from superres.common.files import sha256_bytes, sha256_file, write_bytes
-from training.bundles.provenance import Origin
+from training.bundles.provenance import Provenance
 from training.bundles.publish import git_commit
 from training.bundles.validate import CHANNEL, held_out
 from training.recipe import Stage
-from training.runs.tracking import RunNotes
+from training.runs.tracking import RunMetadata
 
 CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 PACKAGES_NAME = "packages.txt"
 
 
-def run_notes(origin: Origin, stage: Stage, *, name: str, parent_run: str | None) -> RunNotes:
+def run_metadata(
+    provenance: Provenance, stage: Stage, *, name: str, parent_run: str | None
+) -> RunMetadata:
     """The parameters and tags of a run; `parent_run` names the run that it stands under."""
-    recipe, parent = origin.recipe, origin.parent
+    recipe, parent = provenance.recipe, provenance.parent
     flat = {
         f"recipe.{key}": value
         for key, value in recipe.as_dict().items()
@@ -29,24 +31,24 @@ def run_notes(origin: Origin, stage: Stage, *, name: str, parent_run: str | None
     flat |= {f"arch.{key}": value for key, value in recipe.arch.parameters.items()}
     flat |= {
         "arch": recipe.arch.name,
-        "profile": origin.profile,
-        "device": origin.device,
+        "profile": provenance.profile,
+        "device": provenance.device,
         "threads": torch.get_num_threads(),
         "parent": parent.id if parent else None,
         **_environment(),
     }
-    return RunNotes(
+    return RunMetadata(
         name=name,
         parameters={key: str(value) for key, value in flat.items()},
         tags={
             "recipe": recipe.name,
-            "dataset_id": origin.info.id,
+            "dataset_id": provenance.info.id,
             "git_commit": git_commit() or "none",
-            "start": f"took {origin.start}" if origin.start else "from scratch",
-            "validation_protocol": _protocol(origin),
+            "start": f"took {provenance.start}" if provenance.start else "from scratch",
+            "validation_protocol": _protocol(provenance),
         },
-        dataset_id=origin.info.id,
-        dataset_source=origin.info.source,
+        dataset_id=provenance.info.id,
+        dataset_source=provenance.info.source,
         parent_run=parent_run,
     )
 
@@ -58,9 +60,9 @@ def write_packages(folder: Path) -> Path:
     return path
 
 
-def _protocol(origin: Origin) -> str:
+def _protocol(provenance: Provenance) -> str:
     """How the figures under validation/ are measured: they are compared under no other."""
-    pairs = held_out(origin.dataset, origin.profile)
+    pairs = held_out(provenance.dataset, provenance.profile)
     return str(pairs.protocol(CHANNEL)) if pairs else "none"
 
 

@@ -23,7 +23,7 @@ LAST_TRIES, LAST_PAUSE_SECONDS = 3, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunNotes:
+class RunMetadata:
     """What a run is, told once at its start. `parent_run` names the run that it stands under."""
 
     name: str
@@ -80,7 +80,7 @@ class Tracker:
         self._idle = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def start(self, notes: RunNotes) -> None:
+    def start(self, notes: RunMetadata) -> None:
         """Open the run, or go on with it where the folder has one."""
         self._note(
             {
@@ -180,7 +180,7 @@ class Tracker:
 
 
 @contextmanager
-def tracked(tracker: Tracker, notes: RunNotes) -> Iterator[Tracker]:
+def tracked(tracker: Tracker, notes: RunMetadata) -> Iterator[Tracker]:
     """Open the run, and end it as FINISHED, or as FAILED where the block raises."""
     tracker.start(notes)
     try:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from superres.common.console import answer
+from superres.common.console import print_result
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
 from superres.model.bundle import Bundle
@@ -28,21 +28,23 @@ def pull(argv: Sequence[str]) -> int:
         help="a file, or a folder of files of the published names, instead of the network",
     )
     _add_common(parser)
-    words = parser.parse_args(argv)
-    from training.weights.foreign import read_foreign
+    arguments = parser.parse_args(argv)
+    from training.weights.external import read_external
     from training.weights.pull import fetch_file, find_published, obtain
-    from training.weights.weight_import import Statement, adopt
+    from training.weights.weight_import import WeightsProvenance, import_weights
 
-    published = find_published(words.name)
-    path = obtain(published, words.mirror, state_folder() / "weights", fetch_file)
-    statement = Statement(
+    published = find_published(arguments.name)
+    path = obtain(published, arguments.mirror, state_folder() / "weights", fetch_file)
+    provenance = WeightsProvenance(
         name=published.name,
         licence=published.licence,
         address=published.address,
         trained_on=published.trained_on,
         adversarial=published.adversarial,
     )
-    return _answer(words, adopt(read_foreign(path), statement, words.out, recipe=None))
+    return _answer(
+        arguments, import_weights(read_external(path), provenance, arguments.out, recipe=None)
+    )
 
 
 def import_(argv: Sequence[str]) -> int:
@@ -70,24 +72,26 @@ def import_(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--recipe", metavar="R", help="a recipe whose network it must be of")
     _add_common(parser)
-    words = parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
     from training.recipe import load_recipe
-    from training.weights.foreign import read_foreign
-    from training.weights.weight_import import Statement, adopt
+    from training.weights.external import read_external
+    from training.weights.weight_import import WeightsProvenance, import_weights
 
-    if not words.licence.strip():
+    if not arguments.licence.strip():
         raise UsageError(
             "--licence says under which terms the weights were published; what are they?"
         )
-    statement = Statement(
-        name=words.name,
-        licence=words.licence.strip(),
-        address=words.source,
-        trained_on=tuple(words.trained_on),
-        adversarial=words.adversarial,
+    provenance = WeightsProvenance(
+        name=arguments.name,
+        licence=arguments.licence.strip(),
+        address=arguments.source,
+        trained_on=tuple(arguments.trained_on),
+        adversarial=arguments.adversarial,
     )
-    recipe = load_recipe(words.recipe) if words.recipe else None
-    return _answer(words, adopt(read_foreign(words.file), statement, words.out, recipe))
+    recipe = load_recipe(arguments.recipe) if arguments.recipe else None
+    return _answer(
+        arguments, import_weights(read_external(arguments.file), provenance, arguments.out, recipe)
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +105,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
 
 
-def _answer(words: argparse.Namespace, bundle: Bundle) -> int:
+def _answer(arguments: argparse.Namespace, bundle: Bundle) -> int:
     info = bundle.info
     result: dict[str, object] = {
         "model": info.name,
@@ -112,7 +116,7 @@ def _answer(words: argparse.Namespace, bundle: Bundle) -> int:
         "licence": info.licence.weights,
         "commercial_use": info.licence.commercial_use,
     }
-    answer(result, words.json)
+    print_result(result, arguments.json)
     return 0
 
 

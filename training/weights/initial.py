@@ -13,9 +13,9 @@ from superres.common.environment import mlflow_uri, state_folder
 from superres.common.errors import UsageError
 from superres.model.archs import network_class
 from superres.model.bundle import Arch, Bundle, Dataset, load_bundle
-from training.bundles.provenance import Initial
+from training.bundles.provenance import InitialWeights
 from training.runs.mlflow_remote import fetch_bundle
-from training.weights.foreign import is_foreign, read_foreign
+from training.weights.external import is_external, read_external
 
 REGISTRY = "registry:"
 UNSTATED = "unstated"
@@ -25,21 +25,21 @@ OF_THE_SCALE = {"scale", "upscale", "upsampler"}
 WEIGHTLESS = {"drop_path_rate", "img_size", "pool"}
 
 
-def resolve(words: str) -> Initial:
+def resolve(spec: str) -> InitialWeights:
     """The weights that `--init` names: a bundle folder, a file of weights, registry:NAME[@ALIAS].
 
     Raises SharplineError where there are none, or none that can be trusted.
     """
-    if words.startswith(REGISTRY):
-        return of_bundle(_from_registry(words.removeprefix(REGISTRY)))
-    path = Path(words)
-    return _of_file(path) if is_foreign(path) else of_bundle(load_bundle(path))
+    if spec.startswith(REGISTRY):
+        return of_bundle(_from_registry(spec.removeprefix(REGISTRY)))
+    path = Path(spec)
+    return _of_file(path) if is_external(path) else of_bundle(load_bundle(path))
 
 
-def of_bundle(bundle: Bundle) -> Initial:
+def of_bundle(bundle: Bundle) -> InitialWeights:
     """A bundle's weights, with its whole lineage."""
     info = bundle.info
-    return Initial(
+    return InitialWeights(
         name=info.name,
         id=bundle.id,
         bundle_id=bundle.id,
@@ -51,32 +51,34 @@ def of_bundle(bundle: Bundle) -> Initial:
     )
 
 
-def _of_file(path: Path) -> Initial:
+def _of_file(path: Path) -> InitialWeights:
     """A file says nothing of its pictures or terms; `models import` is where they are stated."""
-    foreign = read_foreign(path)
-    return Initial(
+    external = read_external(path)
+    return InitialWeights(
         name=path.name,
-        id=foreign.sha256,
+        id=external.sha256,
         bundle_id=None,
-        arch=foreign.arch,
-        weights=foreign.weights,
-        datasets=(Dataset(id=foreign.sha256[:16], source=path.name, licence=UNSTATED),),
+        arch=external.arch,
+        weights=external.weights,
+        datasets=(Dataset(id=external.sha256[:16], source=path.name, licence=UNSTATED),),
         licences=(UNSTATED,),
         weights_licence=None,
     )
 
 
-def _from_registry(words: str) -> Bundle:
-    name, _, alias = words.partition("@")
+def _from_registry(spec: str) -> Bundle:
+    name, _, alias = spec.partition("@")
     if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
-        raise UsageError(f"registry:{words}: write registry:NAME or registry:NAME@ALIAS")
+        raise UsageError(f"registry:{spec}: write registry:NAME or registry:NAME@ALIAS")
     uri = mlflow_uri()
     if uri is None:
         raise UsageError("registry: needs SHARPLINE_MLFLOW_URI, the address of the MLflow server")
     return fetch_bundle(uri, name, alias or "champion", state_folder() / "initial")
 
 
-def refuse_other_network(arch_name: str, parameters: Mapping[str, Any], initial: Initial) -> None:
+def refuse_other_network(
+    arch_name: str, parameters: Mapping[str, Any], initial: InitialWeights
+) -> None:
     """Raise UsageError, naming each parameter that differs, unless the weights can be taken over.
 
     Another scale is no hindrance: what depends on it starts anew.
@@ -87,7 +89,7 @@ def refuse_other_network(arch_name: str, parameters: Mapping[str, Any], initial:
             f"{arch_name!r}; start from weights of the same network"
         )
     different = differences(initial.arch, parameters)
-    if hindering := [words for key, words in different.items() if key not in OF_THE_SCALE]:
+    if hindering := [spec for key, spec in different.items() if key not in OF_THE_SCALE]:
         raise UsageError(
             f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(hindering)
         )
@@ -104,7 +106,7 @@ def differences(there: Arch, parameters: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def take_over(net: nn.Module, initial: Initial) -> str:
+def load_initial(net: nn.Module, initial: InitialWeights) -> str:
     """Load into a freshly built network what fits it, and say exactly what was done.
 
     Tensors of another shape, or that only one side has, stay as they were built.

@@ -10,9 +10,9 @@ import httpx
 from superres.common.console import say
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import sha256_file, write_json
-from training.data.fetch.transfer import Patience, Transfer
+from training.data.fetch.transfer import RetryPolicy, Transfer
 from training.data.sources.entries import Archive
-from training.weights.official import PUBLISHED, Published
+from training.weights.official import PUBLISHED, PublishedWeights
 
 Fetch = Callable[[str, Path], None]
 SILENCE_SECONDS, CONNECT_SECONDS = 60.0, 20.0
@@ -20,11 +20,11 @@ RECORD_SUFFIX = ".json"
 SHA256_DIGITS = 64
 
 
-class OtherBytes(SharplineError):
+class ChecksumMismatch(SharplineError):
     """A file of weights is not the one that is known under its name."""
 
 
-def find_published(name: str) -> Published:
+def find_published(name: str) -> PublishedWeights:
     """The entry of that name, or of the file that its authors call so, as RealESRGAN_x4plus.
 
     UsageError lists the names that there are.
@@ -36,7 +36,7 @@ def find_published(name: str) -> Published:
     raise UsageError(f"no published weights {name!r}; there are: {names}")
 
 
-def obtain(published: Published, mirror: Path | None, store: Path, fetch: Fetch) -> Path:
+def obtain(published: PublishedWeights, mirror: Path | None, store: Path, fetch: Fetch) -> Path:
     """The file of weights, checked against what is known of it.
 
     `mirror` is a file, or a folder that holds one of the published name; without it the file is
@@ -56,7 +56,7 @@ def obtain(published: Published, mirror: Path | None, store: Path, fetch: Fetch)
         fetch(published.address, path)
     try:
         _check(published, path, record)
-    except OtherBytes:
+    except ChecksumMismatch:
         path.unlink()
         raise
     return path
@@ -68,19 +68,19 @@ def fetch_file(address: str, target: Path) -> None:
     timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
     with httpx.Client(timeout=timeout, follow_redirects=True) as client:
         wanted = Archive(name=target.name)
-        transfer = Transfer(client, address, wanted, target.parent, Patience())
+        transfer = Transfer(client, address, wanted, target.parent, RetryPolicy())
         transfer.run()
         transfer.partial.replace(target)
         transfer.note.unlink(missing_ok=True)
 
 
-def _check(published: Published, path: Path, record: Path) -> None:
+def _check(published: PublishedWeights, path: Path, record: Path) -> None:
     found = sha256_file(path)
     seen = json.loads(record.read_bytes()) if record.is_file() else None
     known = published.sha256 or (seen and seen["sha256"])
     if known and not found.startswith(known):
         whose = "published" if published.sha256 else f"recorded on {seen and seen['when']}"
-        raise OtherBytes(
+        raise ChecksumMismatch(
             f"{path} has the sha256 {found}, but the one {whose} is {known}: it is damaged, or not "
             f"{published.name} any more"
         )

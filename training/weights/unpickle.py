@@ -3,7 +3,7 @@
 `python -m training.weights.unpickle FILE OUT` reads FILE, weights only, recognises its network with
 spandrel, gives the tensors our names and writes them to OUT as safetensors, whose metadata say
 which network they belong to. Its last line on standard output is {} or {"refused": REASON}.
-`training.weights.foreign` starts it; nothing else needs to.
+`training.weights.external` starts it; nothing else needs to.
 """
 
 import json
@@ -33,7 +33,7 @@ CPU_SECONDS = 240
 WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "netG.", "net_g.")
 PROBE_SIDE = 32
-MOST_OFF = 1e-3  # of full scale; two correct orders of summation differ by far less
+MAX_OFF = 1e-3  # of full scale; two correct orders of summation differ by far less
 
 
 class Refused(Exception):
@@ -117,7 +117,7 @@ def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str,
     ours = build(name, parameters).eval()
     ours.load_state_dict(weights)
     off = _difference(ours, theirs, facts(name, parameters).size_multiple)
-    if not off <= MOST_OFF:
+    if not off <= MAX_OFF:
         raise Refused(f"its network and ours answer {off:.1e} of full scale apart")
     return name, parameters, {key: value.contiguous() for key, value in ours.state_dict().items()}
 

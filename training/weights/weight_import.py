@@ -19,14 +19,14 @@ from training.bundles.licence import commercial_use
 from training.bundles.publish import PROBE_SIDE, PROBES, finish, middle, sketch, write_draft
 from training.data.sources.sample import sample_pictures
 from training.recipe import Recipe
-from training.weights.foreign import Foreign
+from training.weights.external import ExternalWeights
 from training.weights.initial import UNSTATED, differences
 
 ELSEWHERE = "elsewhere"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
+class WeightsProvenance:
     """What whoever takes weights in says about them.
 
     `licence` is that of the weights; `trained_on` holds source and licence of the pictures, empty
@@ -40,28 +40,30 @@ class Statement:
     adversarial: bool = False
 
 
-def adopt(foreign: Foreign, statement: Statement, out: Path, recipe: Recipe | None) -> Bundle:
+def import_weights(
+    external: ExternalWeights, provenance: WeightsProvenance, out: Path, recipe: Recipe | None
+) -> Bundle:
     """Write OUT/NAME, a bundle of these weights; `recipe` is one whose network they must be of.
 
     Halo and bounds are measured on the embedded sample's pictures. Raises UsageError where the
     bundle is there already, or the weights are of another network than the recipe's.
     """
-    folder = out / statement.name
+    folder = out / provenance.name
     if (folder / INFO_FILE).exists():
         raise UsageError(f"{folder} is there already; remove it, or take another --name or --out")
     if recipe is not None:
-        _refuse_other(foreign, recipe)
-    scale = facts(foreign.arch.name, foreign.arch.parameters).scale
+        _refuse_other(external, recipe)
+    scale = facts(external.arch.name, external.arch.parameters).scale
     info = sketch(
-        name=statement.name,
+        name=provenance.name,
         task="super-resolution" if scale > 1 else "restoration",
-        arch=foreign.arch,
-        training=_training(foreign, statement),
-        licence=_licence(statement),
+        arch=external.arch,
+        training=_training(external, provenance),
+        licence=_licence(provenance),
     )
-    say(f"{statement.name}: measuring halo and bounds; a large network takes minutes on a CPU")
+    say(f"{provenance.name}: measuring halo and bounds; a large network takes minutes on a CPU")
     with tempfile.TemporaryDirectory(prefix="sharpline-adopt-") as scratch:
-        candidate = write_draft(info, foreign.weights, Path(scratch) / "draft")
+        candidate = write_draft(info, external.weights, Path(scratch) / "draft")
         return finish(info, candidate, probes(scale), lambda info: model_card(info, None), folder)
 
 
@@ -75,25 +77,25 @@ def probes(scale: int) -> Sequence[npt.NDArray[np.uint8]]:
     return found
 
 
-def _refuse_other(foreign: Foreign, recipe: Recipe) -> None:
-    if foreign.arch.name != recipe.arch.name:
+def _refuse_other(external: ExternalWeights, recipe: Recipe) -> None:
+    if external.arch.name != recipe.arch.name:
         raise UsageError(
-            f"{foreign.path} holds the network {foreign.arch.name!r}, recipe {recipe.name} has "
+            f"{external.path} holds the network {external.arch.name!r}, recipe {recipe.name} has "
             f"{recipe.arch.name!r}"
         )
-    if different := differences(foreign.arch, recipe.arch.parameters):
+    if different := differences(external.arch, recipe.arch.parameters):
         raise UsageError(
-            f"{foreign.path} is not of recipe {recipe.name}'s network: "
+            f"{external.path} is not of recipe {recipe.name}'s network: "
             + ", ".join(different.values())
         )
 
 
-def _training(foreign: Foreign, statement: Statement) -> Training:
-    known = statement.trained_on or ((f"whatever {statement.name} was trained on", UNSTATED),)
-    where = f", published at {statement.address}" if statement.address else ""
+def _training(external: ExternalWeights, provenance: WeightsProvenance) -> Training:
+    known = provenance.trained_on or ((f"whatever {provenance.name} was trained on", UNSTATED),)
+    where = f", published at {provenance.address}" if provenance.address else ""
     return Training(
         datasets=tuple(
-            Dataset(id=foreign.sha256[:16], source=source, licence=licence)
+            Dataset(id=external.sha256[:16], source=source, licence=licence)
             for source, licence in known
         ),
         degradation=NOT_STATED,
@@ -101,14 +103,14 @@ def _training(foreign: Foreign, statement: Statement) -> Training:
         steps=0,
         seconds=0.0,
         device=ELSEWHERE,
-        start=f"imported from {foreign.path.name} (sha256 {foreign.sha256}){where}",
-        losses=("gan",) if statement.adversarial else (),
+        start=f"imported from {external.path.name} (sha256 {external.sha256}){where}",
+        losses=("gan",) if provenance.adversarial else (),
     )
 
 
-def _licence(statement: Statement) -> Licence:
-    pictures = [licence for _, licence in statement.trained_on] or [UNSTATED]
-    lineage = tuple(sorted({statement.licence, *pictures}))
+def _licence(provenance: WeightsProvenance) -> Licence:
+    pictures = [licence for _, licence in provenance.trained_on] or [UNSTATED]
+    lineage = tuple(sorted({provenance.licence, *pictures}))
     return Licence(
-        weights=statement.licence, lineage=lineage, commercial_use=commercial_use(lineage)
+        weights=provenance.licence, lineage=lineage, commercial_use=commercial_use(lineage)
     )

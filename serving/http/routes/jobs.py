@@ -26,7 +26,7 @@ KEYED = [Depends(require_key)]
 router = APIRouter(tags=["jobs"])
 
 JOB_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="as the job's answer names it")]
-MOST_JSON_BYTES = 1 << 20
+MAX_JSON_BYTES = 1 << 20
 LONGEST_WAIT_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 15.0
 IDEMPOTENCY_KEY = Annotated[
@@ -79,11 +79,11 @@ class JobRequest(BaseModel):
 
 def wants_job(prefer: str | None) -> bool:
     """Whether a Prefer header asks for an answer later (RFC 7240)."""
-    wishes = (
+    options = (
         output_options.partition(";")[0].strip().lower()
         for output_options in (prefer or "").split(",")
     )
-    return "respond-async" in wishes
+    return "respond-async" in options
 
 
 def job_answers() -> dict[int | str, dict[str, Any]]:
@@ -178,7 +178,7 @@ async def _from_uploads(request: Request, options: JobOptions, idempotency_key: 
     services.admission.require_open()
     try:
         async with asyncio.timeout(services.settings.limits.body_seconds):
-            chunks = [chunk async for chunk in limited(body_of(request), MOST_JSON_BYTES)]
+            chunks = [chunk async for chunk in limited(body_of(request), MAX_JSON_BYTES)]
         submission = JobRequest.model_validate_json(b"".join(chunks), strict=True)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
@@ -208,7 +208,7 @@ def _submission(
         idempotency_key=idempotency_key,
         webhook=options.webhook,
         priority=min(options.priority, HIGHEST_PRIORITY if key is None else key.highest_priority),
-        most_waiting=None if key is None else key.waiting_jobs,
+        max_waiting=None if key is None else key.waiting_jobs,
         delete_on_fetch=options.delete_on_fetch,
     )
 

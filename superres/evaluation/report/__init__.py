@@ -3,6 +3,6 @@
 May import everything that superres.evaluation may.
 """
 
-from superres.evaluation.report.gallery import Gallery
+from superres.evaluation.report.gallery import ExampleGallery
 
-__all__ = ["Gallery"]
+__all__ = ["ExampleGallery"]

@@ -7,7 +7,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 640, 220
 LEFT, RIGHT, TOP, BOTTOM = 40, 32, 12, 56
-MOST_BINS = 24
+MAX_BINS = 24
 
 
 def histogram(values: Sequence[float], mean: float, unit: str) -> str:
@@ -54,7 +54,7 @@ def histogram(values: Sequence[float], mean: float, unit: str) -> str:
 def _edges(figures: np.ndarray) -> np.ndarray:
     """Edges on round numbers, about as many as the root of the count asks for."""
     spread = max(float(np.ptp(figures)), 0.05)
-    wanted = min(MOST_BINS, max(6, math.ceil(2 * math.sqrt(figures.size))))
+    wanted = min(MAX_BINS, max(6, math.ceil(2 * math.sqrt(figures.size))))
     power = 10.0 ** math.floor(math.log10(spread / wanted))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor * wanted >= spread)
     first, last = math.floor(figures.min() / step), math.floor(figures.max() / step) + 1

@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
+class ReportExample:
     """The telling crop of one picture: (side, side, 3) each, the input enlarged by repetition."""
 
     card: PictureCard

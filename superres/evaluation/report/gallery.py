@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superres.common.files import write_bytes
-from superres.evaluation.evaluate import Answer
-from superres.evaluation.report.exhibits import Exhibit, Seams
+from superres.evaluation.evaluate import EvaluatedPair
+from superres.evaluation.report.examples import ReportExample, Seams
 from superres.evaluation.report.page import page
-from superres.evaluation.scorecard import Look, Scorecard
+from superres.evaluation.scorecard import PictureReport, Scorecard
 from superres.quality import Protocol, squared_error
 from superres.quality.blocks import Grid
 
@@ -21,20 +21,20 @@ CROP_PIXELS = 160
 BLOCK_PIXELS = 32
 
 
-class Gallery:
+class ExampleGallery:
     """Collects while a scorecard is made; keeps crops only, never whole pictures but one map."""
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
-        self._worst: list[Exhibit] = []
-        self._best: list[Exhibit] = []
+        self._worst: list[ReportExample] = []
+        self._best: list[ReportExample] = []
         self._seams: Seams | None = None
 
-    def add(self, look: Look) -> None:
+    def add(self, look: PictureReport) -> None:
         """Keep what this picture has to show, if it is among the worst or the best so far."""
-        self._worst.append(self._exhibit(look, best=False))
+        self._worst.append(self._example(look, best=False))
         self._worst = sorted(self._worst, key=_gain)[:SHOWN]
-        self._best.append(self._exhibit(look, best=True))
+        self._best.append(self._example(look, best=True))
         self._best = sorted(self._best, key=_gain, reverse=True)[:SHOWN]
         if look.ways is None:
             return
@@ -47,13 +47,13 @@ class Gallery:
         # A picture stands once: with few pictures the best must not repeat the worst.
         half = len(card.pictures) // 2
         worst = self._worst[: max(1, len(card.pictures) - half)]
-        taken = {exhibit.card.name for exhibit in worst}
-        best = [exhibit for exhibit in self._best if exhibit.card.name not in taken]
+        taken = {example.card.name for example in worst}
+        best = [example for example in self._best if example.card.name not in taken]
         path = folder / "index.html"
         write_bytes(path, page(card, worst, best, self._seams).encode())
         return path
 
-    def _exhibit(self, look: Look, *, best: bool) -> Exhibit:
+    def _example(self, look: PictureReport, *, best: bool) -> ReportExample:
         answer, scale = look.answer, self._protocol.scale
         top, left = telling_place(answer, self._protocol, best=best)
 
@@ -62,7 +62,7 @@ class Gallery:
             return rgb_hwc[top : top + CROP_PIXELS, left : left + CROP_PIXELS].copy()
 
         repeated_hwc = answer.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
-        return Exhibit(
+        return ReportExample(
             card=look.card,
             input_hwc=crop(repeated_hwc),
             bicubic_hwc=crop(answer.bicubic_hwc),
@@ -71,7 +71,7 @@ class Gallery:
         )
 
 
-def telling_place(answer: Answer, protocol: Protocol, *, best: bool) -> tuple[int, int]:
+def telling_place(answer: EvaluatedPair, protocol: Protocol, *, best: bool) -> tuple[int, int]:
     """Top and left of the crop where the model gains most on bicubic, or least."""
     truth_hwc = answer.pair.hr.rgb_hwc
     ours = squared_error(answer.rgb_hwc, truth_hwc, protocol)
@@ -87,5 +87,5 @@ def telling_place(answer: Answer, protocol: Protocol, *, best: bool) -> tuple[in
     )
 
 
-def _gain(exhibit: Exhibit) -> float:
-    return exhibit.card.psnr_gain
+def _gain(example: ReportExample) -> float:
+    return example.card.psnr_gain

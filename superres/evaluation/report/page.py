@@ -6,7 +6,7 @@ from html import escape
 from importlib import resources
 
 from superres.evaluation.report.chart import histogram
-from superres.evaluation.report.exhibits import Exhibit, Seams
+from superres.evaluation.report.examples import ReportExample, Seams
 from superres.evaluation.report.pictures import (
     ERROR_LEVELS,
     coloured,
@@ -14,14 +14,14 @@ from superres.evaluation.report.pictures import (
     error_map,
     small_map,
 )
-from superres.evaluation.scorecard import Figure, PictureCard, Scorecard, digits_of, number
+from superres.evaluation.scorecard import MetricSummary, PictureCard, Scorecard, digits_of, number
 from superres.quality.intervals import Interval
 
 
 def page(
     card: Scorecard,
-    worst: Sequence[Exhibit],
-    best: Sequence[Exhibit],
+    worst: Sequence[ReportExample],
+    best: Sequence[ReportExample],
     seams: Seams | None,
 ) -> str:
     """The whole document."""
@@ -31,8 +31,8 @@ def page(
         _head(card),
         _figures(card),
         _gains(card),
-        _exhibits("Where it does worst", worst, "least gained"),
-        _exhibits("Where it does best", best, "most gained"),
+        _examples("Where it does worst", worst, "least gained"),
+        _examples("Where it does best", best, "most gained"),
         _seams(seams),
         _pictures(card),
         _measured(card),
@@ -80,7 +80,7 @@ def _figures(card: Scorecard) -> str:
     return f"<section>\n<h2>Figures</h2>\n{table}\n{lacking}\n</section>"
 
 
-def _figure_row(figure: Figure) -> list[str]:
+def _figure_row(figure: MetricSummary) -> list[str]:
     digits = digits_of(figure)
     arrow = "↑" if figure.metric.better == "higher" else "↓"
     title = f"{figure.metric.title} {figure.metric.unit}".strip()
@@ -107,10 +107,10 @@ def _gains(card: Scorecard) -> str:
     )
 
 
-def _exhibits(title: str, exhibits: Sequence[Exhibit], which: str) -> str:
-    if not exhibits:
+def _examples(title: str, examples: Sequence[ReportExample], which: str) -> str:
+    if not examples:
         return ""
-    shown = "\n".join(_exhibit(exhibit) for exhibit in exhibits)
+    shown = "\n".join(_example(example) for example in examples)
     return (
         f"<section>\n<h2>{title}</h2>\n<p>The part of each picture where it {which}. Error: black "
         f"is none, the brightest is {ERROR_LEVELS:.0f} grey levels of 255 or more.</p>\n{shown}\n"
@@ -118,15 +118,15 @@ def _exhibits(title: str, exhibits: Sequence[Exhibit], which: str) -> str:
     )
 
 
-def _exhibit(exhibit: Exhibit) -> str:
+def _example(example: ReportExample) -> str:
     panels = (
-        ("input", exhibit.input_hwc),
-        ("bicubic", exhibit.bicubic_hwc),
-        ("model", exhibit.model_hwc),
-        ("truth", exhibit.truth_hwc),
-        ("error", error_map(exhibit.model_hwc, exhibit.truth_hwc)),
+        ("input", example.input_hwc),
+        ("bicubic", example.bicubic_hwc),
+        ("model", example.model_hwc),
+        ("truth", example.truth_hwc),
+        ("error", error_map(example.model_hwc, example.truth_hwc)),
     )
-    card = exhibit.card
+    card = example.card
     psnr = card.figures["psnr"]
     name = escape(card.name)
     cells = "".join(

@@ -16,7 +16,7 @@ from superres.model.bundle import Bundle
 
 Array = NDArray[Any]
 
-MOST_LEVELS_OFF = 2.0  # a reduced precision is chosen by itself only within this bound
+MAX_LEVELS_OFF = 2.0  # a reduced precision is chosen by itself only within this bound
 
 
 class BackendUnavailable(SharplineError):
@@ -82,7 +82,7 @@ def load_backend(
         backend = _best_backend(device)
     if precision == "auto":
         stated = bundle.info.bounds.precision_levels.get("bf16")
-        precision = "bf16" if stated is not None and stated <= MOST_LEVELS_OFF else "fp32"
+        precision = "bf16" if stated is not None and stated <= MAX_LEVELS_OFF else "fp32"
     if precision not in ("fp32", "bf16", "fp16"):
         raise BackendUnavailable(
             f"no precision {precision!r}; choose fp32 or bf16, or fp16 on a GPU"

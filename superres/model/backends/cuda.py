@@ -14,7 +14,7 @@ from superres.model.backends.dense import without_concatenation
 
 # Compiling a whole RRDBNet takes minutes, one block seconds, and the blocks share their code.
 BLOCKS = (RRDB, SwinLayer, SRVGGNetCompact)
-MOST_SHAPES = 64  # that one block is compiled for: buckets times batches
+MAX_SHAPES = 64  # that one block is compiled for: buckets times batches
 WARM_RUNS = 2  # before a capture: the first compiles, the second chooses kernels
 
 Run = Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ Run = Callable[[Tensor], Tensor]
 
 def prepared(network: nn.Module) -> nn.Module:
     """The network without concatenations and with its repeated blocks compiled, in place."""
-    torch._dynamo.config.recompile_limit = MOST_SHAPES
+    torch._dynamo.config.recompile_limit = MAX_SHAPES
     network = without_concatenation(network)
     for module in network.modules():
         if isinstance(module, BLOCKS):

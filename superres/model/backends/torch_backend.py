@@ -115,7 +115,8 @@ def is_poisoned(error: RuntimeError) -> bool:
     AcceleratorError, or as a RuntimeError that names CUDA, cuDNN or cuBLAS.
     """
     return isinstance(error, torch.AcceleratorError) or any(
-        words in str(error) for words in ("CUDA error", "CUDNN_STATUS_EXEC", "CUBLAS_STATUS_EXEC")
+        arguments in str(error)
+        for arguments in ("CUDA error", "CUDNN_STATUS_EXEC", "CUBLAS_STATUS_EXEC")
     )
 
 

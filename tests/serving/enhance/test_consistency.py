@@ -2,7 +2,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.enhance.consistency import REGION_SIDE, check_stripe, off_levels, shrunk
+from serving.enhance.consistency import REGION_SIDE, check_strip, off_levels, shrunk
 from superres.image.codecs import Picture, decode, encode
 from superres.image.resize import imresize
 
@@ -21,7 +21,7 @@ def smooth(seed, side=96):
 
 
 def consistency_result(lr, answer, scale):
-    return check_stripe(Picture(rgb_hwc=lr), answer, top=0, scale=scale, limit_levels=LIMIT)
+    return check_strip(Picture(rgb_hwc=lr), answer, top=0, scale=scale, limit_levels=LIMIT)
 
 
 @pytest.mark.parametrize("scale", [1, 2, 4])
@@ -71,9 +71,9 @@ def test_verdicts_of_stripes_add_up():
     answer = lr.repeat(2, axis=0).repeat(2, axis=1)
     answer[: 2 * REGION_SIDE, : 2 * REGION_SIDE] = 0
     picture = Picture(rgb_hwc=lr)
-    whole = check_stripe(picture, answer, top=0, scale=2, limit_levels=LIMIT)
+    whole = check_strip(picture, answer, top=0, scale=2, limit_levels=LIMIT)
     upper, lower = (
-        check_stripe(picture, answer[rows], top=top, scale=2, limit_levels=LIMIT)
+        check_strip(picture, answer[rows], top=top, scale=2, limit_levels=LIMIT)
         for top, rows in ((0, slice(0, 64)), (32, slice(64, None)))
     )
     assert upper.combined_with(lower) == whole

@@ -6,7 +6,7 @@ import pytest
 
 from superres.image.codecs import Picture, decode, encode
 from superres.image.resize import imresize
-from superres.image.strips import StripeEncoder, enlarged_frame, enlarged_stripe, resampled_rows
+from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip, resampled_rows
 from superres.model.upscaler import enlarged
 
 
@@ -165,9 +165,9 @@ def test_file_of_stripes_is_the_file_of_the_whole(format, alpha):
         dpi=(72.0, 72.0),
     )
     sr_hwc = lr.rgb_hwc.repeat(2, axis=0).repeat(2, axis=1)
-    encoder = StripeEncoder(enlarged_frame(lr, 2), format)
+    encoder = StripEncoder(enlarged_frame(lr, 2), format)
     chunks = [
-        encoder.add(enlarged_stripe(lr, sr_hwc[2 * top : 2 * top + 16], top, 2))
+        encoder.add(enlarged_strip(lr, sr_hwc[2 * top : 2 * top + 16], top, 2))
         for top in range(0, 40, 8)
     ]
     from_stripes = decode(b"".join([*chunks, encoder.end()]))
@@ -181,7 +181,7 @@ def test_file_of_stripes_is_the_file_of_the_whole(format, alpha):
 @pytest.mark.parametrize("format", ["png", "jpeg"])
 def test_missing_rows_are_no_file(format):
     lr = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8))
-    encoder = StripeEncoder(enlarged_frame(lr, 2), format)
-    encoder.add(enlarged_stripe(lr, np.zeros((8, 16, 3), np.uint8), 0, 2))
+    encoder = StripEncoder(enlarged_frame(lr, 2), format)
+    encoder.add(enlarged_strip(lr, np.zeros((8, 16, 3), np.uint8), 0, 2))
     with pytest.raises(ValueError, match="8 rows given for a picture of 16"):
         encoder.end()

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.store import FolderStore, all_of
-from serving.requests.body import MOST_FIELD_BYTES, MOST_PARTS
+from serving.requests.body import MAX_FIELD_BYTES, MAX_PARTS
 from superres.image.codecs import TooManyBytes
 
 FORM = "multipart/form-data; boundary=b"
@@ -96,8 +96,8 @@ FILE = part("file", b"x", "a.png")
         (request(body(FILE * 4, b"--b--\r\n")), BadMultipart),
         (request(body(FILE, part("file", b""), b"--b--\r\n")), EmptyBody),
         (request(body(FILE, part("file", b"x" * 1001), b"--b--\r\n")), TooManyBytes),
-        (request(body(FILE, part("a", b"x") * (MOST_PARTS + 4), b"--b--\r\n")), BadMultipart),
-        (request(body(FILE, part("a", b"x" * (MOST_FIELD_BYTES + 1)), b"--b--\r\n")), BadMultipart),
+        (request(body(FILE, part("a", b"x") * (MAX_PARTS + 4), b"--b--\r\n")), BadMultipart),
+        (request(body(FILE, part("a", b"x" * (MAX_FIELD_BYTES + 1)), b"--b--\r\n")), BadMultipart),
         (request(body(part("a", b"x"), b"--b--\r\n")), BadMultipart),
         (request([*body(FILE, more=True), {"type": "http.disconnect"}]), ClientGone),
     ],

@@ -303,7 +303,7 @@ def test_jobs_go_on_once_their_table_is_there_without_being_asked(
         fingerprint="f",
         expires_ms=2**50,
     )
-    job, _ = table.add(left, most_queued=1)
+    job, _ = table.add(left, max_queued=1)
     table.close()
     (tmp_path / "db").rename(tmp_path / "away")
     (tmp_path / "db").touch()

@@ -66,8 +66,8 @@ def job(client="anna", key=None, priority=5, fingerprint="f", blobs=("in",), exp
     )
 
 
-def add(table, most_queued=10_000, **given):
-    return table.add(job(**given), most_queued=most_queued)[0]
+def add(table, max_queued=10_000, **given):
+    return table.add(job(**given), max_queued=max_queued)[0]
 
 
 def test_jobs_way_from_queue_to_result(table):
@@ -117,7 +117,7 @@ def test_place_counts_no_further_than_it_must(table):
 
 def test_many_equal_requests_at_once_make_one_job(table):
     with ThreadPoolExecutor(16) as threads:
-        made = list(threads.map(lambda _: table.add(job(key="k"), most_queued=10), range(50)))
+        made = list(threads.map(lambda _: table.add(job(key="k"), max_queued=10), range(50)))
     assert len({entered.id for entered, _ in made}) == 1
     assert sum(new for _, new in made) == 1
 
@@ -130,10 +130,10 @@ def test_key_with_another_request_is_refused_and_another_clients_key_is_not(tabl
 
 
 def test_quota_of_waiting_jobs_is_each_clients_own(table):
-    add(table, most_queued=1)
+    add(table, max_queued=1)
     with pytest.raises(QuotaExceeded):
-        add(table, most_queued=1)
-    add(table, most_queued=1, client="bob")
+        add(table, max_queued=1)
+    add(table, max_queued=1, client="bob")
 
 
 def test_two_claimers_never_get_the_same_job(table):
@@ -246,19 +246,19 @@ def test_upload_serves_one_job_once_it_is_there(table, clock):
     table.add_upload(upload)
     named = replace(job(), inputs=(Input(upload="u"),))
     with pytest.raises(UploadMismatch, match="not arrived"):
-        table.add(named, most_queued=10)
+        table.add(named, max_queued=10)
     assert table.upload_stored("u", "sent")
     assert not table.upload_stored("u", "sent again")
     assert (table.upload("u").stored, table.upload("u").blob) == (True, "sent")
     with pytest.raises(UnknownUpload):
-        table.add(replace(named, client="bob"), most_queued=10)
-    entered, _ = table.add(named, most_queued=10)
+        table.add(replace(named, client="bob"), max_queued=10)
+    entered, _ = table.add(named, max_queued=10)
     assert table.pictures(entered.id)[0].input_blob == "sent"
     with pytest.raises(UnknownUpload):
-        table.add(named, most_queued=10)
+        table.add(named, max_queued=10)
     table.add_upload(replace(upload, id="late", expires_ms=clock.now, stored=True))
     with pytest.raises(UploadGone):
-        table.add(replace(named, inputs=(Input(upload="late"),)), most_queued=10)
+        table.add(replace(named, inputs=(Input(upload="late"),)), max_queued=10)
 
 
 def test_webhook_is_due_once_at_a_time(table, clock):
@@ -287,7 +287,7 @@ def test_what_waits_is_counted(table):
 def test_two_processes_of_one_sqlite_file_see_each_other(tmp_path):
     url = f"sqlite:///{tmp_path}/jobs.db"
     one, other = JobTable(url), JobTable(url)
-    entered = one.add(job(expires_ms=2**50), most_queued=9)[0]
+    entered = one.add(job(expires_ms=2**50), max_queued=9)[0]
     assert other.claim().job_id == entered.id
     assert one.claim() is None
     one.close()

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from serving.errors import ModelFailed, QueueFull, StorageFull
 from serving.jobs import reaper as keepers
 from serving.jobs import runner as runners
-from serving.jobs.database import Changes, Database, DatabaseAway
+from serving.jobs.database import Changes, Database, DatabaseUnavailable
 from serving.jobs.reaper import Reaper
 from serving.jobs.rows import Input, NewJob
 from serving.jobs.runner import PictureResult, Runner, RunnerParts
@@ -98,7 +98,7 @@ class TestedServices:
             fingerprint="f",
             expires_ms=self.table.now_ms() + 1_000_000,
         )
-        return self.table.add(new, most_queued=10)[0].id
+        return self.table.add(new, max_queued=10)[0].id
 
     async def result(self, job_id, n=0):
         return await all_of(self.store, self.table.picture(job_id, n).result_blob)
@@ -351,7 +351,7 @@ def test_job_that_was_begun_too_often_counts_as_what_kills_the_process(tmp_path)
     async def story():
         services = TestedServices(tmp_path)
         job = await services.submit(b"a")
-        for _ in range(runners.MOST_ATTEMPTS):
+        for _ in range(runners.MAX_ATTEMPTS):
             assert services.table.reclaim(services.table.claim(), 0)
         async with at_work(services):
             finished = await services.finished(job)
@@ -399,7 +399,7 @@ def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, mon
 
 
 def test_all_that_has_expired_goes_at_once_however_much_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(keepers, "MOST_EXPIRED", 2)
+    monkeypatch.setattr(keepers, "MAX_EXPIRED", 2)
 
     async def story():
         services = TestedServices(tmp_path, sweep_seconds=3600)
@@ -427,7 +427,7 @@ def test_calls_of_a_table_that_is_away_or_full_say_so(tmp_path):
             connection.exec_driver_sql("PRAGMA max_page_count=1")
             connection.exec_driver_sql("CREATE TABLE more AS SELECT randomblob(100000)")
 
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseUnavailable):
         asyncio.run(database(away))
     with pytest.raises(StorageFull):
         asyncio.run(database(fill))

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BadMultipart, EmptyBody
-from serving.requests.body import MOST_PARTS, unpack
+from serving.requests.body import MAX_PARTS, unpack
 
 FORM = "multipart/form-data; boundary=b"
 
@@ -42,7 +42,7 @@ def test_fields_beside_the_file_are_options():
         (b"--c\r\n\r\nx\r\n--c--\r\n", "cannot be read"),
         (part("picture", b"x") + b"--b--\r\n", "has 0"),
         (part("file", b"x") + part("file", b"y") + b"--b--\r\n", "has 2"),
-        (part("x", b"y") * (MOST_PARTS + 1) + b"--b--\r\n", "more than 32 parts"),
+        (part("x", b"y") * (MAX_PARTS + 1) + b"--b--\r\n", "more than 32 parts"),
         (part("comment", b"y" * 5000) + b"--b--\r\n", "more than 4096 bytes"),
         (b"--b\r\nContent-Disposition: form-data\r\n\r\nx\r\n--b--\r\n", "has 0"),
         (b"--b\r\n" + b"X: y\r\n" * 50 + b"\r\nx\r\n--b--\r\n", "cannot be read"),

@@ -10,13 +10,13 @@ import pytest
 
 from superres.analysis.degradation_features import examine
 from superres.analysis.model_selection import (
-    SIGNS,
+    DEGRADATION_RULES,
     TRAINED_FOR,
     Candidate,
     NoModelFits,
-    Wanted,
-    choose,
+    SelectionRequest,
     rule_tables,
+    select_model,
 )
 from superres.degrade import KINDS
 from superres.degrade.jpeg import compress
@@ -49,14 +49,14 @@ ALL = (BICUBIC, JPEG, REAL)
 )
 def test_the_specialist_for_what_is_found_is_taken(shown: dict, name: str) -> None:
     for candidates in (ALL, ALL[::-1]):
-        choice = choose({**CLEAN, **shown}, Wanted(), candidates)
+        choice = select_model({**CLEAN, **shown}, SelectionRequest(), candidates)
         assert choice.model == name
         assert name in choice.reason
         assert all(feature in choice.reason for feature in shown)
 
 
 def test_without_a_specialist_the_best_there_is_says_what_is_lacking() -> None:
-    choice = choose({**CLEAN, "noise_floor": 12.0}, Wanted(), [BICUBIC, JPEG])
+    choice = select_model({**CLEAN, "noise_floor": 12.0}, SelectionRequest(), [BICUBIC, JPEG])
     assert choice.model == "clean_x4"
     assert "which was not trained for noisy input" in choice.reason
 
@@ -64,11 +64,11 @@ def test_without_a_specialist_the_best_there_is_says_what_is_lacking() -> None:
 def test_among_equals_the_better_on_one_protocol_is_taken() -> None:
     worse = model("first_x4", psnr={PROTOCOL: 29.0})
     better = model("second_x4", psnr={PROTOCOL: 30.0})
-    assert choose(CLEAN, Wanted(), [worse, better]).model == "second_x4"
+    assert select_model(CLEAN, SelectionRequest(), [worse, better]).model == "second_x4"
     # Figures of different protocols say nothing about each other: the first named is taken.
     elsewhere = model("third_x4", psnr={replace(PROTOCOL, dataset="other"): 31.0})
-    assert choose(CLEAN, Wanted(), [worse, elsewhere]).model == "first_x4"
-    assert choose(CLEAN, Wanted(), [elsewhere, worse, better]).model == "second_x4"
+    assert select_model(CLEAN, SelectionRequest(), [worse, elsewhere]).model == "first_x4"
+    assert select_model(CLEAN, SelectionRequest(), [elsewhere, worse, better]).model == "second_x4"
 
 
 def test_the_deadline_leaves_out_the_slow_and_at_worst_takes_the_fastest() -> None:
@@ -77,7 +77,9 @@ def test_the_deadline_leaves_out_the_slow_and_at_worst_takes_the_fastest() -> No
     measured = {**CLEAN, "megapixels": 1.0}
 
     def taken(deadline_seconds: float | None) -> tuple[str, str]:
-        choice = choose(measured, Wanted(deadline_seconds=deadline_seconds), [slow, fast])
+        choice = select_model(
+            measured, SelectionRequest(deadline_seconds=deadline_seconds), [slow, fast]
+        )
         return choice.model, choice.reason
 
     assert taken(None)[0] == taken(100.0)[0] == "slow_x4"
@@ -92,7 +94,7 @@ def test_the_deadline_leaves_out_the_slow_and_at_worst_takes_the_fastest() -> No
 def test_an_unmeasured_model_is_not_held_to_be_slow() -> None:
     new = model("new_x4", psnr={PROTOCOL: 31.0})
     old = model("old_x4", psnr={PROTOCOL: 30.0}, seconds_per_megapixel=1.0)
-    assert choose(CLEAN, Wanted(deadline_seconds=0.5), [new, old]).model == "new_x4"
+    assert select_model(CLEAN, SelectionRequest(deadline_seconds=0.5), [new, old]).model == "new_x4"
 
 
 @pytest.mark.parametrize(
@@ -106,28 +108,28 @@ def test_the_scale_is_as_asked_or_by_size(megapixels: float, asked: int | None, 
         model("four", scale=4),
     ]
     measured = {**CLEAN, "megapixels": megapixels}
-    assert choose(measured, Wanted(scale=asked), candidates).model == name
+    assert select_model(measured, SelectionRequest(scale=asked), candidates).model == name
 
 
 def test_what_nobody_does_is_refused_with_what_there_is() -> None:
     with pytest.raises(NoModelFits, match=r"of scale 3.*clean_x4 \(x4, super-resolution\)"):
-        choose(CLEAN, Wanted(scale=3), ALL)
+        select_model(CLEAN, SelectionRequest(scale=3), ALL)
     with pytest.raises(NoModelFits, match=r"deblur.*real_x4"):
-        choose(CLEAN, Wanted(task="deblur"), ALL)
+        select_model(CLEAN, SelectionRequest(task="deblur"), ALL)
     with pytest.raises(NoModelFits, match="none"):
-        choose(CLEAN, Wanted(), [])
+        select_model(CLEAN, SelectionRequest(), [])
 
 
 def test_a_bundle_is_a_candidate(tiny_bundle) -> None:
     bundle = tiny_bundle()
     candidate = Candidate.of(bundle.info, seconds_per_megapixel=2.0)
     assert (candidate.name, candidate.scale, candidate.degradation) == ("compact_x2", 2, "bicubic")
-    assert choose(CLEAN, Wanted(), [candidate]).model == "compact_x2"
+    assert select_model(CLEAN, SelectionRequest(), [candidate]).model == "compact_x2"
 
 
 def test_every_degradation_says_what_it_teaches() -> None:
     assert set(TRAINED_FOR) == set(KINDS)
-    damages = {sign.damage for sign in SIGNS}
+    damages = {sign.damage for sign in DEGRADATION_RULES}
     assert frozenset().union(*TRAINED_FOR.values()) == damages
 
 
@@ -149,7 +151,7 @@ def test_a_photograph_shows_what_was_done_to_it() -> None:
         (compress(clean, 75)[3:, 5:], "jpeg_x4"),
         (noisy, "real_x4"),
     ):
-        assert choose(examine(pixels), Wanted(scale=4), ALL).model == name
+        assert select_model(examine(pixels), SelectionRequest(scale=4), ALL).model == name
 
 
 def test_choosing_needs_no_torch() -> None:

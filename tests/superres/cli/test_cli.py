@@ -47,7 +47,7 @@ def test_evaluate_prints_figures_with_their_protocol(
 def test_evaluate_shows_a_table(
     tiny_bundle, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
+    arguments = [
         "evaluate",
         str(tiny_bundle().root),
         "--on",
@@ -58,7 +58,7 @@ def test_evaluate_shows_a_table(
         "--backend",
         "torch",
     ]
-    assert run(words) == 0
+    assert run(arguments) == 0
     shown = capsys.readouterr().out
     assert "mean" in shown
     assert "RGB" in shown
@@ -76,15 +76,15 @@ def test_enhance_keeps_names_and_formats(
     tiny_bundle, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["enhance", str(pictures), "-o", str(out), "--model", str(tiny_bundle().root)]
-    assert run([*words, "--json"]) == 0
+    arguments = ["enhance", str(pictures), "-o", str(out), "--model", str(tiny_bundle().root)]
+    assert run([*arguments, "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert sorted(path.name for path in out.iterdir()) == ["one.png", "two.jpg"]
     assert len(result["written"]) == 2
     assert (read(out / "one.png").width, read(out / "one.png").height) == (60, 80)
-    assert run(words) == 1, "answers that are there already are not replaced unasked"
+    assert run(arguments) == 1, "answers that are there already are not replaced unasked"
     assert "--overwrite" in capsys.readouterr().err
-    assert run([*words, "--overwrite", "--format", "webp"]) == 0
+    assert run([*arguments, "--overwrite", "--format", "webp"]) == 0
     assert (out / "one.webp").exists()
 
 
@@ -114,7 +114,7 @@ def test_one_bad_picture_does_not_stop_the_others(
     ],
 )
 def test_wrong_words_are_told_before_any_work(
-    words: list[str],
+    arguments: list[str],
     reason: str,
     pictures: Path,
     tmp_path: Path,
@@ -124,12 +124,13 @@ def test_wrong_words_are_told_before_any_work(
     (tmp_path / "empty").mkdir()
     write(tmp_path / "in2" / "one.png", random_picture(8, 8))
     places = {"IN2": tmp_path / "in2", "IN": pictures, "EMPTY": tmp_path / "empty"}
-    words = [str(places[word]) if word in places else word for word in words]
-    words = [
-        word.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/") for word in words
+    arguments = [str(places[word]) if word in places else word for word in arguments]
+    arguments = [
+        word.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/")
+        for word in arguments
     ]
-    model = [] if "--model" in words else ["--model", str(tiny_bundle().root)]
-    assert run(["enhance", *words, "-o", str(tmp_path / "out"), *model]) in (1, 2)
+    model = [] if "--model" in arguments else ["--model", str(tiny_bundle().root)]
+    assert run(["enhance", *arguments, "-o", str(tmp_path / "out"), *model]) in (1, 2)
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -139,8 +140,8 @@ def test_an_input_is_never_overwritten_by_its_answer(
 ) -> None:
     before = (pictures / "one.png").read_bytes()
     model = str(tiny_bundle().root)
-    words = ["enhance", str(pictures), "-o", str(pictures), "--model", model, "--overwrite"]
-    assert run(words) == 1
+    arguments = ["enhance", str(pictures), "-o", str(pictures), "--model", model, "--overwrite"]
+    assert run(arguments) == 1
     assert "its own answer" in capsys.readouterr().err
     assert (pictures / "one.png").read_bytes() == before
     assert decode(before).width == 30

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
-from superres.analysis.model_selection import Wanted
-from superres.cli.enhance_files import AutoPick
+from superres.analysis.model_selection import SelectionRequest
+from superres.cli.enhance_files import AutoSelector
 from superres.degrade.jpeg import compress
 from superres.image.codecs import Picture, read, write
 from superres.image.resize import imresize
@@ -45,9 +45,18 @@ def test_each_picture_gets_the_model_that_fits_it(
     models: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    words = ["enhance", str(pictures), "-o", str(out), "--model", "auto", "--models", str(models)]
-    words += ["--backend", "torch", "--overwrite"]
-    assert run([*words, "--scale", "2", "--json"]) == 0
+    arguments = [
+        "enhance",
+        str(pictures),
+        "-o",
+        str(out),
+        "--model",
+        "auto",
+        "--models",
+        str(models),
+    ]
+    arguments += ["--backend", "torch", "--overwrite"]
+    assert run([*arguments, "--scale", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {Path(each["picture"]).stem: each["model"] for each in found["chosen"]} == {
         "clean": "clean_x2",
@@ -56,7 +65,7 @@ def test_each_picture_gets_the_model_that_fits_it(
     assert found["model"] == "auto"
     assert read(out / "clean.png").width == 192
     # Without a scale small pictures grow four times, by the one model that does that.
-    assert run([*words, "--deadline", "60"]) == 0
+    assert run([*arguments, "--deadline", "60"]) == 0
     said = capsys.readouterr().out
     assert "clean_x4" in said
     assert "which was not trained for compressed input" in said
@@ -74,17 +83,19 @@ def test_each_picture_gets_the_model_that_fits_it(
     ],
 )
 def test_wrong_words_are_told(
-    words: list[str],
+    arguments: list[str],
     reason: str,
     models: Path,
     pictures: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = [word.replace("MODELS", str(models)).replace("IN", str(pictures)) for word in words]
-    folder = [] if "--models" in words else ["--models", str(models)]
+    arguments = [
+        word.replace("MODELS", str(models)).replace("IN", str(pictures)) for word in arguments
+    ]
+    folder = [] if "--models" in arguments else ["--models", str(models)]
     command = ["enhance", str(pictures), "-o", str(tmp_path / "out"), "--backend", "torch"]
-    assert run([*command, *folder, *words]) in (1, 2)
+    assert run([*command, *folder, *arguments]) in (1, 2)
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
@@ -108,8 +119,8 @@ def test_a_deadline_is_held_by_what_models_take_here(tiny_bundle) -> None:
     picture = Picture(rgb_hwc=np.full((96, 96, 3), 90, np.uint8))
 
     def taken(deadline_seconds: float | None) -> str:
-        wanted = Wanted(deadline_seconds=deadline_seconds)
-        return AutoPick(bundles, wanted, load, lambda: now[0]).choice(picture).model
+        wanted = SelectionRequest(deadline_seconds=deadline_seconds)
+        return AutoSelector(bundles, wanted, load, lambda: now[0]).choice(picture).model
 
     assert taken(None) == "fine"
     assert loaded == [], "without a deadline nothing is loaded before it is chosen"

@@ -14,10 +14,10 @@ from superres.cli.evaluate import figure_names
 from superres.common.errors import SharplineError, UsageError
 from superres.evaluation.evaluate import Pair
 from superres.evaluation.held_out import find_held_out
-from superres.evaluation.report import Gallery
+from superres.evaluation.report import ExampleGallery
 from superres.evaluation.report.chart import histogram
 from superres.evaluation.report.pictures import coloured, small_map
-from superres.evaluation.scorecard import Look, Scorecard, make_scorecard, number
+from superres.evaluation.scorecard import PictureReport, Scorecard, make_scorecard, number
 from superres.evaluation.scorecard_json import json_of
 from superres.evaluation.tables import network, size, trained
 from superres.image.codecs import Picture, write
@@ -45,9 +45,9 @@ def upscaler_of(bundle) -> Upscaler:
 
 
 @pytest.fixture(scope="module")
-def scored(tiny_bundle) -> tuple[Scorecard, list[Look]]:
+def scored(tiny_bundle) -> tuple[Scorecard, list[PictureReport]]:
     """Four pictures by a model that is off by five levels, both ways."""
-    looks: list[Look] = []
+    reports: list[PictureReport] = []
     darkness = Metric(
         name="darkness",
         title="Darkness",
@@ -63,9 +63,9 @@ def scored(tiny_bundle) -> tuple[Scorecard, list[Look]]:
         (PSNR, SSIM, darkness),
         refused={"lpips": "no weights"},
         compare_ways=True,
-        look=looks.append,
+        report=reports.append,
     )
-    return card, looks
+    return card, reports
 
 
 def test_means_intervals_and_gains_are_those_of_the_pictures(scored) -> None:
@@ -95,13 +95,13 @@ def test_lower_is_better_turns_the_gain_and_colour_figures_look_at_rgb(scored) -
 
 
 def test_both_ways_are_compared_and_tiles_change_nothing_that_shows(scored) -> None:
-    card, looks = scored
+    card, reports = scored
     assert card.seam_levels is not None
     assert card.seam_levels < 0.01
     assert all(abs(picture.seam_psnr_change or 0) < 0.01 for picture in card.pictures)
-    assert looks[0].ways is not None
-    assert looks[0].ways.levels_hw.shape == (72, 80)
-    np.testing.assert_array_equal(looks[0].ways.tiled.rgb_hwc, looks[0].answer.rgb_hwc)
+    assert reports[0].ways is not None
+    assert reports[0].ways.levels_hw.shape == (72, 80)
+    np.testing.assert_array_equal(reports[0].ways.tiled.rgb_hwc, reports[0].answer.rgb_hwc)
 
 
 def test_figures_of_different_ways_refuse_to_be_compared(scored) -> None:
@@ -179,10 +179,10 @@ class _Page(HTMLParser):
 
 
 def test_the_page_is_one_file_that_fetches_nothing(scored, tmp_path: Path) -> None:
-    card, looks = scored
-    gallery = Gallery(card.protocol)
-    for look in looks:
-        gallery.add(look)
+    card, reports = scored
+    gallery = ExampleGallery(card.protocol)
+    for report in reports:
+        gallery.add(report)
     text = gallery.write(tmp_path / "report", card).read_text()
     page = _Page(text)
     assert page.open == []
@@ -281,8 +281,8 @@ def test_one_command_makes_the_page_and_the_figures(
     set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(tiny_bundle(error_levels=5).root)
-    words = ["evaluate", bundle, "--on", str(set5), "--figures", "lpips", *TORCH]
-    assert run([*words, "--report", str(tmp_path / "page"), "--json"]) == 0
+    arguments = ["evaluate", bundle, "--on", str(set5), "--figures", "lpips", *TORCH]
+    assert run([*arguments, "--report", str(tmp_path / "page"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["psnr"] == found["figures"]["psnr"]["mean"]
     assert found["psnr"] == pytest.approx(np.mean([each["psnr"] for each in found["pictures"]]))
@@ -290,7 +290,7 @@ def test_one_command_makes_the_page_and_the_figures(
     assert set(found["refused"]) == {"lpips"}
     assert found["seam_levels"] < 0.01
     assert (tmp_path / "page" / "index.html").is_file()
-    assert run([*words, "--whole"]) == 0
+    assert run([*arguments, "--whole"]) == 0
     assert "tiles change at most" in capsys.readouterr().out
 
 
@@ -298,19 +298,19 @@ def test_one_command_makes_the_table_of_a_page(
     set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundles = [str(tiny_bundle(name=f"m{levels}", error_levels=levels).root) for levels in (5, 2)]
-    words = ["evaluate", *bundles, "--on", str(set5), *TORCH]
-    assert run([*words, "--table"]) == 0
+    arguments = ["evaluate", *bundles, "--on", str(set5), *TORCH]
+    assert run([*arguments, "--table"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| model | network | set5 PSNR dB / SSIM | bicubic | trained | size |"
     assert [line.split("|")[1].strip() for line in lines[2:4]] == ["`m5`", "`m2`"]
     assert "inputs by matlab-bicubic" in lines[-1]
-    assert run([*words, "--json"]) == 0
+    assert run([*arguments, "--json"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     for line, found in zip(lines[2:4], results, strict=True):
         bicubic = found["bicubic"]
         pair = f"| {found['psnr']:.2f} / {found['ssim']:.4f} |"
         assert f"{pair} {bicubic['psnr']:.2f} / {bicubic['ssim']:.4f} |" in line
-    assert run([*words, "--report", str(tmp_path / "page")]) == 2
+    assert run([*arguments, "--report", str(tmp_path / "page")]) == 2
 
 
 def test_the_readme_has_a_row_for_every_starter_as_the_command_prints_it() -> None:

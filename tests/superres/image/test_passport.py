@@ -8,8 +8,8 @@ from PIL import Image
 from superres.image.codecs import OUTPUT_FORMATS, Picture, PictureError, decode, encode
 from superres.image.passport import (
     KEYWORD,
-    MOST_BYTES,
-    MOST_STEPS,
+    MAX_BYTES,
+    MAX_STEPS,
     DamagedPassport,
     Passport,
     Step,
@@ -78,18 +78,18 @@ def test_an_answer_sent_again_extends_the_chain():
 
 def test_a_file_sent_round_in_a_circle_stops_growing():
     passport = None
-    for number in range(MOST_STEPS + 5):
+    for number in range(MAX_STEPS + 5):
         passport = extended(passport, step(f"m{number}", did=("once",)))
-    assert len(passport.chain) == MOST_STEPS
-    assert passport.last.model == f"m{MOST_STEPS + 4}"
+    assert len(passport.chain) == MAX_STEPS
+    assert passport.last.model == f"m{MAX_STEPS + 4}"
 
 
 @pytest.mark.parametrize("format", OUTPUT_FORMATS)
 def test_the_longest_words_still_fit_into_every_format(format):
     passport = None
-    for number in range(MOST_STEPS):
+    for number in range(MAX_STEPS):
         passport = extended(passport, step(f"m{number}", did=('&"' * 100,) * 8))
-    assert 1 < len(passport.chain) < MOST_STEPS
+    assert 1 < len(passport.chain) < MAX_STEPS
     assert read_passport(encode(picture(passport), format)) == passport
 
 
@@ -120,7 +120,7 @@ def test_a_passport_that_another_program_kept_is_read():
         '{"service":"other","chain":[]}',
         f'{{"chain":[{{"model":"a\\r\\nCookie: b","version":"1","bundle":"{BUNDLE}"}}]}}',
         '{"chain":[{"model":"a","version":"1","bundle":"../../etc/passwd"}]}',
-        "x" * (MOST_BYTES + 1),
+        "x" * (MAX_BYTES + 1),
         "[" * 20_000,
     ],
 )

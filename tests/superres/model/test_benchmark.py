@@ -10,8 +10,8 @@ from superres.model import benchmark as speed_module
 from superres.model.backends import BackendUnavailable, load_backend
 
 
-def bench(bundle, *words: str) -> int:
-    return run(["bench", str(bundle.root), "--size", "32x24", "--runs", "1", *words])
+def bench(bundle, *arguments: str) -> int:
+    return run(["bench", str(bundle.root), "--size", "32x24", "--runs", "1", *arguments])
 
 
 def test_a_bundle_is_measured_on_every_backend(
@@ -49,11 +49,11 @@ def test_what_cannot_be_had_is_said_and_left_out(
 
 
 @pytest.mark.parametrize("words", [["--size", "480"], ["--size", "0x9"], ["--runs", "0"]])
-def test_words_that_mean_nothing_are_refused(words, capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_that_mean_nothing_are_refused(arguments, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        run(["bench", "compact_x4", *words])
+        run(["bench", "compact_x4", *arguments])
     assert ended.value.code == 2
-    assert words[1] in capsys.readouterr().err
+    assert arguments[1] in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:

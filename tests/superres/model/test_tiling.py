@@ -68,12 +68,12 @@ def test_rows_come_back_in_order_whatever_the_tiles_do(
     tile_plan = plan(height, width, geometry)
     tiles = list(enumerate(cut(picture, tile_plan)))
     order.shuffle(tiles)
-    joiner, stripes = Joiner(tile_plan), []
+    joiner, strips = Joiner(tile_plan), []
     for index, tile in tiles:
         joiner.add(index, repeat(tile, geometry.scale))
-        stripes += joiner.stripes()
+        strips += joiner.strips()
     assert joiner.complete
-    np.testing.assert_array_equal(np.concatenate(stripes), repeat(picture, geometry.scale))
+    np.testing.assert_array_equal(np.concatenate(strips), repeat(picture, geometry.scale))
 
 
 @given(height=st.integers(1, 30), width=st.integers(1, 30), geometry=geometries())

@@ -28,7 +28,7 @@ from superres.quality.metrics import (
     load_metrics,
     weights_folder,
 )
-from superres.quality.ms_ssim import LEAST_SIDE, WEIGHTS, ms_ssim
+from superres.quality.ms_ssim import MIN_SIDE, WEIGHTS, ms_ssim
 from superres.quality.niqe import load_niqe
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
@@ -114,7 +114,7 @@ def test_ms_ssim_has_pytorch_msssims_figure() -> None:
 
 
 def test_ms_ssim_refuses_pictures_smaller_than_its_coarsest_window() -> None:
-    picture = photograph(LEAST_SIDE + 2 * Y.border)
+    picture = photograph(MIN_SIDE + 2 * Y.border)
     assert ms_ssim(picture, picture, Y) == pytest.approx(1.0)
     with pytest.raises(NotMeasurable, match="161"):
         ms_ssim(picture[:-1], picture[:-1], Y)

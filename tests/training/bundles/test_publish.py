@@ -89,15 +89,15 @@ def test_its_golden_pair_and_bounds_hold(bundle: Bundle, dataset: Path) -> None:
 def test_its_card_is_made_of_its_facts(bundle: Bundle, dataset: Path) -> None:
     card = (bundle.root / "MODEL_CARD.md").read_text()
     assert card == model_card(bundle.info, read_info(dataset))
-    for words in ("garden (CC0-1.0)", f"{bundle.info.scores[0].psnr:.2f} dB", "12 steps"):
-        assert words in card
+    for arguments in ("garden (CC0-1.0)", f"{bundle.info.scores[0].psnr:.2f} dB", "12 steps"):
+        assert arguments in card
 
 
 def test_a_smoke_says_that_it_was_measured_on_less(
     run: Path, dataset: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
-    words = [str(tiny_recipe), "--data", str(dataset), "--profile", "smoke"]
-    assert train([*words, "--out", str(tmp_path)]) == 0
+    arguments = [str(tiny_recipe), "--data", str(dataset), "--profile", "smoke"]
+    assert train([*arguments, "--out", str(tmp_path)]) == 0
     (folder,) = tmp_path.iterdir()
     smoke, full = load_bundle(folder / "tiny_x2"), load_bundle(run / "tiny_x2")
     assert (smoke.info.bounds.pictures, full.info.bounds.pictures) == (1, 3)
@@ -225,7 +225,7 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
 )
 def test_what_cannot_be_is_refused_before_the_first_step(
     changes: dict[str, object],
-    words: list[str],
+    arguments: list[str],
     message: str,
     bundle: Bundle,
     dataset: Path,
@@ -235,7 +235,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(
     from superres.common.errors import SharplineError
 
     places = {"BUNDLE": str(bundle.root), "DATASET": str(dataset)}
-    words = [places.get(word, word) for word in words]
+    arguments = [places.get(word, word) for word in arguments]
     with pytest.raises(SharplineError, match=message):
         train(
             [
@@ -244,18 +244,18 @@ def test_what_cannot_be_is_refused_before_the_first_step(
                 str(dataset),
                 "--out",
                 str(tmp_path / "runs"),
-                *words,
+                *arguments,
             ]
         )
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("words", [["compact_x4"], ["compact_x4", "--data", "nowhere"]])
-def test_a_dataset_that_is_none_is_refused_with_the_remedy(words: list[str]) -> None:
+def test_a_dataset_that_is_none_is_refused_with_the_remedy(arguments: list[str]) -> None:
     from superres.common.errors import SharplineError
 
     with pytest.raises(SharplineError, match="sharpline data build"):
-        train(words)
+        train(arguments)
 
 
 def test_a_patch_off_the_window_is_refused(recipe_file: Callable[..., Path], dataset: Path) -> None:
@@ -283,7 +283,15 @@ def test_a_broken_off_training_is_resumed(
     monkeypatch: pytest.MonkeyPatch,
     bundle: Bundle,
 ) -> None:
-    words = [str(tiny_recipe), "--data", str(dataset), "--out", str(tmp_path), "--resume", "--json"]
+    arguments = [
+        str(tiny_recipe),
+        "--data",
+        str(dataset),
+        "--out",
+        str(tmp_path),
+        "--resume",
+        "--json",
+    ]
 
     def dies(*_: object) -> None:
         raise KeyboardInterrupt
@@ -291,8 +299,8 @@ def test_a_broken_off_training_is_resumed(
     with monkeypatch.context() as patched:
         patched.setattr(job, "publish", dies)
         with pytest.raises(KeyboardInterrupt):
-            train(words)
-    assert train(words) == 0
+            train(arguments)
+    assert train(arguments) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out.splitlines()[-1])
     (folder,) = tmp_path.iterdir()

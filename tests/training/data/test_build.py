@@ -19,7 +19,7 @@ from training.data.packs.packs import Pack
 from training.data.pairs.build import build, build_shard, seal
 from training.data.shards.plan import PairRecipe, make_plan, read_plan
 from training.data.sources.picture import SourcePicture
-from training.data.workers import Job, WorkerDied, run_jobs
+from training.data.workers import WorkerDied, WorkerTask, run_tasks
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
 
@@ -116,9 +116,9 @@ def end_at_once(marker: Path, last: bool) -> int:
 
 
 def test_a_killed_worker_fails_by_name(tmp_path: Path) -> None:
-    jobs = [Job(f"shard {index}", (tmp_path / "marker", index > 0)) for index in range(2)]
+    jobs = [WorkerTask(f"shard {index}", (tmp_path / "marker", index > 0)) for index in range(2)]
     with pytest.raises(WorkerDied, match="worked on shard 0"):
-        list(run_jobs(end_at_once, jobs, workers=2))
+        list(run_tasks(end_at_once, jobs, workers=2))
     assert (tmp_path / "marker").exists()
 
 
@@ -229,9 +229,9 @@ def test_the_mask_of_damage_stands_beside_the_pair(
     ],
 )
 def test_a_recipe_that_makes_no_sense_is_refused(
-    recipe: PairRecipe, words: str, album: Sequence[SourcePicture], tmp_path: Path
+    recipe: PairRecipe, arguments: str, album: Sequence[SourcePicture], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=words):
+    with pytest.raises(UsageError, match=arguments):
         make_plan(album, recipe, tmp_path)
 
 

@@ -23,7 +23,7 @@ from superres.image.passport import Step, extended
 from training.data.cli import data
 from training.data.shards.plan import PairRecipe, make_plan
 from training.data.sources.own import STATEMENT, add_folder
-from training.data.sources.records import Added, read_record
+from training.data.sources.records import AddedSource, read_record
 from training.data.sources.resolve import find_pictures
 
 Run = Callable[..., dict[str, Any]]
@@ -51,8 +51,8 @@ def clients(tmp_path: Path) -> Path:
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `sharpline data WORDS --json` and return its answer."""
 
-    def call(*words: object) -> dict[str, Any]:
-        assert data([*map(str, words), "--json"]) == 0
+    def call(*arguments: object) -> dict[str, Any]:
+        assert data([*map(str, arguments), "--json"]) == 0
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
     return call
@@ -64,7 +64,7 @@ def test_adding_records_who_said_what_and_when_and_leaves_the_pictures(
     answer = run("add", shop, *TERMS)
     assert (answer["source"], answer["pictures"], answer["watched"]) == ("shop", 1, False)
     record = read_record("shop")
-    assert isinstance(record, Added)
+    assert isinstance(record, AddedSource)
     assert record.terms.statement == STATEMENT
     assert record.terms.licence == "CC0-1.0"
     assert "@" in record.terms.by
@@ -76,9 +76,9 @@ def test_adding_records_who_said_what_and_when_and_leaves_the_pictures(
 @pytest.mark.parametrize(
     "words", [[], ["--i-own-the-rights"], ["--licence", "CC0"], [*TERMS[:2], " "]]
 )
-def test_without_word_and_licence_nothing_is_added(shop: Path, words: list[str]) -> None:
+def test_without_word_and_licence_nothing_is_added(shop: Path, arguments: list[str]) -> None:
     with pytest.raises(UsageError, match="--i-own-the-rights --licence") as refusal:
-        data(["add", str(shop), *words])
+        data(["add", str(shop), *arguments])
     assert "someone's word" in str(refusal.value)
     assert read_record("shop") is None
 
@@ -103,7 +103,7 @@ def test_saying_the_same_again_keeps_the_first_word(run: Run, shop: Path) -> Non
     run("add", shop, *TERMS)
     first = read_record("shop")
     assert run("add", shop, *TERMS, "--watch")["watched"] is True
-    assert isinstance(first, Added)
+    assert isinstance(first, AddedSource)
     assert read_record("shop") == first.model_copy(update={"watched": True})
 
 
@@ -117,7 +117,7 @@ def test_other_terms_are_refused_until_they_replace_the_first_which_stay_on_reco
     run("add", shop, "--i-own-the-rights", "--licence", "owned", "--replace")
     assert find_pictures(["shop"])[0].licence == "owned"
     record = read_record("shop")
-    assert isinstance(record, Added)
+    assert isinstance(record, AddedSource)
     assert [terms.licence for terms in record.earlier] == ["CC0-1.0"]
 
 
@@ -147,9 +147,9 @@ def test_pairs_are_added_by_their_folders_and_scale(run: Run, tmp_path: Path) ->
     assert run("add", tmp_path / "mine", "--pairs", "--scale", 2, *TERMS)["source"] == "mine"
     [picture] = find_pictures(["mine"], scale=2, degradation="given")
     assert picture.lr_path == tmp_path / "mine" / "LR" / "a.png"
-    for words in (["--pairs"], ["--scale", "2"]):
+    for arguments in (["--pairs"], ["--scale", "2"]):
         with pytest.raises(UsageError, match="--scale"):
-            data(["add", str(tmp_path / "mine" / "HR"), *TERMS, *words])
+            data(["add", str(tmp_path / "mine" / "HR"), *TERMS, *arguments])
 
 
 def test_the_state_folder_what_is_in_it_and_what_it_is_in_are_refused(

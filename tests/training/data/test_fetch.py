@@ -21,15 +21,15 @@ from superres.image.codecs import Picture, encode, read
 from training.data.cli import data
 from training.data.fetch import transfer
 from training.data.fetch.fetch import FetchReport, fetch
-from training.data.fetch.transfer import Patience
+from training.data.fetch.transfer import RetryPolicy
 from training.data.sources.entries import Archive, Copy, Entry, Part
 from training.data.sources.listing import list_sources
-from training.data.sources.records import Fetched, read_record, sources_folder
+from training.data.sources.records import FetchedSource, read_record, sources_folder
 from training.data.sources.resolve import find_pictures
 
 Mirror = Any  # tests/conftest.py's, which cannot be imported from here
-HASTY = Patience(attempts=2, first_wait_seconds=0.0)
-SHORT = Patience(attempts=2, first_wait_seconds=0.0, silence_seconds=0.5)
+HASTY = RetryPolicy(attempts=2, first_wait_seconds=0.0)
+SHORT = RetryPolicy(attempts=2, first_wait_seconds=0.0, silence_seconds=0.5)
 
 
 def picture(seed: int, side: int = 48) -> np.ndarray:
@@ -77,7 +77,7 @@ def alps(mirror: Mirror, state: Path) -> Callable[..., FetchReport]:
     def bring(*archives: Archive, **more: Any) -> FetchReport:
         described = archives or (mirror.describe("alps.zip", ALPS_ZIP),)
         mirror.offer(state, entry(*described, **more))
-        return fetch("alps", patience=HASTY)
+        return fetch("alps", retry_policy=HASTY)
 
     return bring
 
@@ -103,7 +103,7 @@ def test_a_source_comes_whole(
 ) -> None:
     mirror.manners["alps.zip"] = manner
     report = alps()
-    assert report.brought == ["train/hr"]
+    assert report.downloaded == ["train/hr"]
     assert here() == PICTURES
     assert leftovers() == []
     assert len(mirror.asked) == requests
@@ -187,7 +187,7 @@ def test_a_server_that_falls_silent_is_left_for_the_next_one(
     mirror.manners["bad.zip"] = "stalls"
     both = (f"{mirror.address}/bad.zip", *good.mirrors)
     mirror.offer(state, entry(good.model_copy(update={"mirrors": both})))
-    fetch("alps", patience=SHORT)
+    fetch("alps", retry_policy=SHORT)
     assert here() == PICTURES
     assert "bad.zip: the server fell silent" in capsys.readouterr().err
 
@@ -275,7 +275,7 @@ def test_what_came_whole_before_a_kill_is_not_asked_for_again(
 def test_fetched_already_asks_no_server(alps: Callable[..., FetchReport], mirror: Mirror) -> None:
     first = alps()
     again = alps()
-    assert (again.brought, again.record) == ([], first.record)
+    assert (again.downloaded, again.record) == ([], first.record)
     assert len(mirror.asked) == 1
 
 
@@ -359,7 +359,7 @@ def test_a_folder_a_file_and_a_mirror_are_verified_like_any_other(
     for place in places:
         for name in here():
             (sources_folder() / "alps" / "train" / "hr" / name).unlink()
-        fetch("alps", origin=place, patience=HASTY)
+        fetch("alps", origin=place, retry_policy=HASTY)
         assert here() == PICTURES
     assert (tmp_path / "alps.zip").exists()
     (sources_folder() / "alps" / "train" / "hr" / "0001.png").unlink()
@@ -376,9 +376,9 @@ def test_what_opens_a_mirror_is_neither_told_nor_kept(
     closed = mirror.address.replace("http://", "http://me:secret@")
     mirror.manners["alps.zip"] = "cuts"
     with pytest.raises(SharplineError) as failure:
-        fetch("alps", origin=f"{closed}/alps.zip?token=secret", patience=HASTY)
+        fetch("alps", origin=f"{closed}/alps.zip?token=secret", retry_policy=HASTY)
     mirror.manners["alps.zip"] = ""
-    fetch("alps", origin=f"{closed}/alps.zip?token=secret2", patience=HASTY)
+    fetch("alps", origin=f"{closed}/alps.zip?token=secret2", retry_policy=HASTY)
     assert mirror.asked[-1][1] is not None  # another token goes on with the same file
     kept = (sources_folder() / "alps" / "source.json").read_text()
     assert f'"{mirror.address}/alps.zip"' in kept
@@ -498,7 +498,7 @@ def test_parts_in_one_archive_are_brought_by_one_download(mirror: Mirror, state:
         copies=(Copy(archives=(archive,), folder="alps/small"),),
     )
     mirror.offer(state, high.model_copy(update={"parts": (*high.parts, low)}))
-    assert fetch("alps", parts=["all"]).brought == ["train/hr", "train/bicubic_x2"]
+    assert fetch("alps", parts=["all"]).downloaded == ["train/hr", "train/bicubic_x2"]
     assert len(mirror.asked) == 1
 
 
@@ -561,7 +561,7 @@ def test_killed_at_any_moment_a_fetch_ends_with_the_same_files(
     for state in states:
         monkeypatch.setenv("SHARPLINE_STATE", str(state))
         record = read_record("div2k")
-        assert isinstance(record, Fetched)
+        assert isinstance(record, FetchedSource)
         home = sources_folder() / "div2k"
         files = {
             str(path.relative_to(home)): path.read_bytes()

@@ -132,9 +132,11 @@ def test_the_reason_says_what_is_wrong(name: str, mixed: tuple[Path, Built]) -> 
         ("upload.png", "clients sent"),
     ],
 )
-def test_what_is_no_picture_file_is_named(name: str, words: str, mixed: tuple[Path, Built]) -> None:
+def test_what_is_no_picture_file_is_named(
+    name: str, arguments: str, mixed: tuple[Path, Built]
+) -> None:
     reasons = {entry.name: entry.reason for entry in mixed[1].left_out}
-    assert words in reasons[name]
+    assert arguments in reasons[name]
 
 
 def test_what_is_taken_has_the_right_pixels(mixed: tuple[Path, Built]) -> None:

@@ -6,11 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superres.analysis.fingerprint import Details, fingerprint, place_of, show_the_same, whole_onto
+from superres.analysis.fingerprint import (
+    Keypoints,
+    fingerprint,
+    place_of,
+    show_the_same,
+    whole_onto,
+)
 from superres.dataset.manifest import REPORT_NAME
 from superres.image.codecs import Picture, decode, encode, read, write
 from superres.image.resize import imresize
-from training.data.leaks.holdout_index import Index
+from training.data.leaks.holdout_index import HoldoutIndex
 from training.data.pairs.build import Built, build
 from training.data.pairs.verify import verify
 from training.data.shards.plan import PairRecipe, make_plan
@@ -64,20 +70,23 @@ def test_a_planted_part_is_recognised(
     share: float, factor: float, quality: int, photos: dict[str, np.ndarray]
 ) -> None:
     names = list(photos)
-    index = Index([fingerprint(photos[name]) for name in names], lambda place: photos[names[place]])
-    for place, name in enumerate(names):
+    index = HoldoutIndex(
+        [fingerprint(photos[name]) for name in names],
+        lambda fingerprint_row: photos[names[fingerprint_row]],
+    )
+    for fingerprint_row, name in enumerate(names):
         part = planted(photos[name], share, factor, quality)
         found = index.find(fingerprint(part), lambda part=part: part)
         assert found is not None, name
-        assert found.position == place
+        assert found.position == fingerprint_row
 
 
 def test_unrelated_photographs_are_not_confused(photos: dict[str, np.ndarray]) -> None:
     for left_out in photos:
         names = [name for name in photos if name != left_out]
-        index = Index(
+        index = HoldoutIndex(
             [fingerprint(photos[name]) for name in names],
-            lambda place, names=names: photos[names[place]],
+            lambda fingerprint_row, names=names: photos[names[fingerprint_row]],
         )
         assert index.find(fingerprint(photos[left_out]), lambda: photos[left_out]) is None  # noqa: B023
 
@@ -99,7 +108,7 @@ def test_a_crop_planted_in_training_is_left_out_and_reported(
         },
         [benchmark],
     )
-    twins = {item.name: (item.twin, item.reason) for item in built.info.left_out}
+    twins = {item.name: (item.duplicate_of, item.reason) for item in built.info.left_out}
     assert set(twins) == {"sip", "suit", "held"}
     assert twins["sip"] == ("coffee", "shows the same scene as a part of coffee (validation)")
     assert twins["suit"][0] == twins["held"][0] == "bench/astro"
@@ -138,7 +147,7 @@ def test_within_a_split_the_smaller_or_later_of_two_copies_goes(
     }
     built = built_from(tmp_path, pictures)
     reason = f"nearly the same picture as b-whole ({split})"
-    assert [(item.name, item.reason, item.twin) for item in built.info.left_out] == [
+    assert [(item.name, item.reason, item.duplicate_of) for item in built.info.left_out] == [
         ("a-half", reason, "b-whole"),
         ("c-brighter", reason, "b-whole"),
         ("d-compressed", reason, "b-whole"),
@@ -151,7 +160,7 @@ def test_alike_pictures_in_training_stay_and_are_told_of(tmp_path: Path) -> None
     found = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
     names = ("motorcycle_left", "motorcycle_right")
     built = built_from(tmp_path, {name: (found[name], "train") for name in names})
-    assert [(pair.name, pair.twin) for pair in built.info.alike] == [names[::-1]]
+    assert [(pair.name, pair.duplicate_of) for pair in built.info.near_duplicates] == [names[::-1]]
     assert "| motorcycle_right | motorcycle_left |" in (built.path / REPORT_NAME).read_text()
     assert built.info.splits["train"] == 2
 
@@ -190,12 +199,12 @@ def test_a_place_is_found_where_most_matches_are_wrong() -> None:
     here, there = (rng.uniform(0, 500, 20) + 1j * rng.uniform(0, 500, 20) for _ in range(2))
     here[:6] = (50, 450, 50 + 450j, 450 + 450j, 250 + 250j, 250 + 50j)
     there[:6] = 0.5j * here[:6] + (300 + 20j)
-    placed = place_of(Details(here, here), Details(there, there))
+    placed = place_of(Keypoints(here, here), Keypoints(there, there))
     assert placed is not None
-    place, agreeing = placed
+    fingerprint_row, agreeing = placed
     assert agreeing >= 6
-    assert place == pytest.approx(np.array([[0, -0.5, 300], [0.5, 0, 20]]), abs=1)
-    assert place_of(Details(here[:2], here[:2]), Details(there[:2], there[:2])) is None
+    assert fingerprint_row == pytest.approx(np.array([[0, -0.5, 300], [0.5, 0, 20]]), abs=1)
+    assert place_of(Keypoints(here[:2], here[:2]), Keypoints(there[:2], there[:2])) is None
 
 
 def test_a_place_that_is_a_little_off_is_refined(photos: dict[str, np.ndarray]) -> None:

@@ -11,7 +11,7 @@ from superres.dataset.consent import ClientsPictures, mark_as_clients
 from superres.image.codecs import Picture, read, write
 from training.data.shards.plan import PairRecipe, make_plan, read_plan
 from training.data.sources import sample
-from training.data.sources.records import Fetched, FetchedPart, sources_folder, write_record
+from training.data.sources.records import FetchedPart, FetchedSource, sources_folder, write_record
 from training.data.sources.resolve import benchmark_pictures, find_pictures
 from training.data.sources.sample import SAMPLE_ENTRIES, sample_pictures
 
@@ -44,7 +44,7 @@ def fetched(name: str, role: str = "training", **parts: tuple[str, ...]) -> None
             )
         )
     write_record(
-        Fetched(
+        FetchedSource(
             name=name,
             role=role,  # pyright: ignore[reportArgumentType] -- one of the two in every test
             licence="research use",

@@ -127,19 +127,19 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_was_changed_is_found(change: str, dataset: Path) -> None:
-    spoil, words = CHANGES[change]
+    spoil, arguments = CHANGES[change]
     spoil(dataset, read_manifest(dataset))
     made_again = None if change in ("lr", "mask", "parameters", "no mask") else 1
     findings = verify(dataset, sample=made_again).findings
-    assert any(words in finding.problem for finding in findings), findings
+    assert any(arguments in finding.problem for finding in findings), findings
 
 
 def test_a_leak_from_a_folder_is_found(
     dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "bench" / "b.png", Picture(rgb_hwc=scene(2)))
-    words = ["verify", str(dataset), "--against", str(tmp_path / "bench"), "--workers", "1"]
-    assert data([*words, "--json"]) == 1
+    arguments = ["verify", str(dataset), "--against", str(tmp_path / "bench"), "--workers", "1"]
+    assert data([*arguments, "--json"]) == 1
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [finding["what"] for finding in answer["findings"]] == ["2"]
     assert "bench/b.png (benchmark)" in answer["findings"][0]["problem"]
@@ -181,6 +181,6 @@ def test_sheets_are_whole_for_every_kind(sound: Path, tmp_path: Path) -> None:
         ["plan", "x", "--split-every", "-3"],
     ],
 )
-def test_counts_are_whole_numbers(words: list[str]) -> None:
+def test_counts_are_whole_numbers(arguments: list[str]) -> None:
     with pytest.raises((SystemExit, argparse.ArgumentTypeError)):
-        data(words)
+        data(arguments)

@@ -24,9 +24,9 @@ from superres.model.archs import build
 from training.data.packs.crops import Batch, CropSampler
 from training.data.packs.packs import Pack
 from training.loop import checkpoint
-from training.loop.context import Surroundings
-from training.loop.ema import WeightAverage
-from training.loop.loop import Loop
+from training.loop.context import LoopContext
+from training.loop.ema import ExponentialMovingAverage
+from training.loop.loop import TrainingLoop
 from training.recipe import load_recipe
 from training.weights.basicsr_bridge import load_basicsr
 
@@ -82,14 +82,14 @@ def train(recipe_file: str, dataset: Path, folder: Path) -> None:
         patch.side: CropSampler(pack, patch=patch.side, batch=stage.batch, seed=recipe.seed)
         for patch in stage.patches
     }
-    around = Surroundings(
+    context = LoopContext(
         folder=folder,
         tracker=Silent(),
         validate=score,
         device=torch.device("cpu"),
     )
     net = build(recipe.arch.name, recipe.arch.parameters)
-    loop = Loop(net, recipe, stage, samplers, around)
+    loop = TrainingLoop(net, recipe, stage, samplers, context)
     loop.resume()
     loop.run()
 
@@ -108,8 +108,8 @@ def lay_in_wait(moment: str, at: int) -> None:
 
         CropSampler.batch = batch
     elif moment == "between weights and average":
-        update = WeightAverage.update
-        WeightAverage.update = lambda self, net, updates: (
+        update = ExponentialMovingAverage.update
+        ExponentialMovingAverage.update = lambda self, net, updates: (
             update(self, net, updates) if updates != at else die()
         )
     else:
@@ -138,7 +138,7 @@ def digest(folder: Path) -> str:
     assert last is not None
     content = hashlib.sha256(json.dumps([last.step, last.counters]).encode())
     content.update(last.torch_rng.numpy().tobytes())
-    walk(last.players, content.update)
+    walk(last.state, content.update)
     return content.hexdigest()
 
 

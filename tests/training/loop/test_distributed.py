@@ -14,7 +14,7 @@ from sharpline.local.processes import choose_ports
 from superres.common.errors import UsageError
 from superres.model.bundle import load_bundle
 from training.cli import train
-from training.loop.distributed import Ranks, device_of_this_rank, joined
+from training.loop.distributed import DistributedContext, device_of_this_rank, joined
 
 CPU = torch.device("cpu")
 
@@ -40,9 +40,9 @@ sys.exit(train(sys.argv[1:]))
 
 
 def test_a_share_is_an_even_part_of_the_batch() -> None:
-    assert Ranks(rank=1, count=4).part(8) == slice(2, 4)
+    assert DistributedContext(rank=1, count=4).part(8) == slice(2, 4)
     with pytest.raises(UsageError, match="batch 6 cannot be shared by 4 processes"):
-        Ranks(rank=0, count=4).part(6)
+        DistributedContext(rank=0, count=4).part(6)
 
 
 def test_a_device_is_what_was_asked_for_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +78,8 @@ def test_two_ranks_train_what_one_does(
         losses=loss,
         degradation="{bicubic: 1, bsrgan: 1}",
     )
-    words = [str(recipe), "--data", str(dataset), "--json"]
-    assert train([*words, "--out", str(tmp_path / "one")]) == 0
+    arguments = [str(recipe), "--data", str(dataset), "--json"]
+    assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
     alone = json.loads(capsys.readouterr().out.splitlines()[-1])
 
     script, flag = tmp_path / "mortal.py", tmp_path / "died"
@@ -91,7 +91,7 @@ def test_two_ranks_train_what_one_does(
         *("--standalone", "--monitor-interval=0.2", str(script), str(flag)),
     ]
     done = subprocess.run(
-        [*torchrun, *words, "--out", str(tmp_path / "two"), "--resume"],
+        [*torchrun, *arguments, "--out", str(tmp_path / "two"), "--resume"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -17,10 +17,10 @@ from training.data.packs.crops import Batch, CropSampler
 from training.data.packs.packs import Pack
 from training.loop import checkpoint
 from training.loop.checkpoint import BrokenCheckpoint
-from training.loop.context import Surroundings, Trained, TrainingDiverged
-from training.loop.distributed import Ranks
-from training.loop.ema import WeightAverage
-from training.loop.loop import Loop
+from training.loop.context import LoopContext, TrainingDiverged, TrainResult
+from training.loop.distributed import DistributedContext
+from training.loop.ema import ExponentialMovingAverage
+from training.loop.loop import TrainingLoop
 from training.recipe import Recipe, load_recipe
 
 
@@ -69,23 +69,23 @@ class Bench:
         clock: Callable[[], float] | None = None,
         net: nn.Module | None = None,
         validate: Callable[[Mapping[str, Tensor], int], float | None] | None = None,
-        ranks: Ranks | None = None,
-    ) -> Loop:
+        distributed: DistributedContext | None = None,
+    ) -> TrainingLoop:
         def note(weights: Mapping[str, Tensor], step: int) -> None:
             self.validated.append(step)
 
         if net is None:
             torch.manual_seed(self.recipe.seed)
             net = build(self.recipe.arch.name, self.recipe.arch.parameters)
-        around = Surroundings(
+        context = LoopContext(
             folder=self.folder,
             tracker=self.notes,
             validate=validate or note,
             device=torch.device("cpu"),
-            ranks=ranks or Ranks(),
+            distributed=distributed or DistributedContext(),
             **({"clock": clock} if clock else {}),
         )
-        return Loop(net, self.recipe, self.recipe.full, self.samplers, around)
+        return TrainingLoop(net, self.recipe, self.recipe.full, self.samplers, context)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def digest(trained: Trained) -> str:
+def digest(trained: TrainResult) -> str:
     content = hashlib.sha256()
     for key, value in sorted(trained.weights.items()):
         content.update(key.encode() + value.numpy().tobytes())
@@ -198,7 +198,7 @@ def test_a_time_limit_ends_training_with_the_learning_rate_down(
     assert max(rates) > 20 * rates[-1]
 
 
-class Second(Ranks):
+class Second(DistributedContext):
     """A process whose own clock stands still, and is told what the first one's shows."""
 
     def from_first(self, make: Callable[[], Any]) -> Any:
@@ -210,7 +210,7 @@ def test_every_process_goes_by_the_clock_of_the_first(bench: Callable[..., Bench
     """With a rate of its own each would train other weights."""
     made = bench(full__steps=100_000, full__max_minutes=2.0, full__warmup_steps=0)
     ticks = itertools.count(step=0.1)
-    made.loop(clock=lambda: float(next(ticks)), ranks=Second()).run()
+    made.loop(clock=lambda: float(next(ticks)), distributed=Second()).run()
     first, *_ = made.notes.figures.values()
     assert first["learning_rate"] < 0.6 * made.recipe.full.learning_rate
 
@@ -236,7 +236,7 @@ def test_a_loss_that_is_no_number_names_itself_the_step_and_the_pictures(
     last = checkpoint.load_newest(made.folder)
     assert last is not None
     assert last.step == 4
-    assert all(value.isfinite().all() for value in last.players["generator"]["net"].values())
+    assert all(value.isfinite().all() for value in last.state["generator"]["net"].values())
 
 
 def test_a_gradient_that_is_no_number_stops_before_the_weights_change(
@@ -254,14 +254,14 @@ def test_a_gradient_that_is_no_number_stops_before_the_weights_change(
 def test_the_average_follows_its_formula() -> None:
     net = nn.Linear(1, 1, bias=False)
     nn.init.zeros_(net.weight)
-    average = WeightAverage(net, decay=0.5)
+    ema = ExponentialMovingAverage(net, decay=0.5)
     expected = 0.0
     for update in range(1, 20):
         nn.init.constant_(net.weight, float(update))
-        average.update(net, update)
+        ema.update(net, update)
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * update
-    assert average.state_dict()["weight"].item() == pytest.approx(expected)
+    assert ema.state_dict()["weight"].item() == pytest.approx(expected)
 
 
 class SoursAt(nn.Module):
@@ -305,7 +305,7 @@ def test_a_step_left_out_changes_neither_weights_nor_average(bench: Callable[...
     sour = {8, 9, 10, 11}
     made = bench(max_nan_skips=4, full__checkpoint_every=8)
     trained = made.loop(net=SoursAt(made.recipe, sour)).run()
-    before = checkpoint.load(made.folder / "step-00000008.ckpt").players["average"]
+    before = checkpoint.load(made.folder / "step-00000008.ckpt").state["ema"]
     assert all(torch.equal(value, before[key]) for key, value in trained.weights.items())
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from superres.common.errors import UsageError
 from training.loop.features import VggFeatures, load_features, weight_file
-from training.loop.losses import Helpers, LossSum, discriminator_terms, fft, ldl, perceptual
+from training.loop.losses import LossInputs, LossSum, discriminator_terms, fft, ldl, perceptual
 from training.recipe import GanLoss, LdlLoss, PerceptualLoss, PixelLoss
 from training.weights.basicsr_bridge import discriminator, load_basicsr
 
@@ -106,9 +106,9 @@ def test_fft_is_the_l1_distance_of_spectra() -> None:
 
 
 def test_ldl_weighs_as_its_paper_says() -> None:
-    output, truth, average = (crops(seed).double().numpy() for seed in (1, 2, 3))
+    output, truth, ema = (crops(seed).double().numpy() for seed in (1, 2, 3))
     total = 0.0
-    for out, hr, mean in zip(output, truth, average, strict=True):
+    for out, hr, mean in zip(output, truth, ema, strict=True):
         error, average_error = (np.abs(hr - each).sum(0) for each in (out, mean))
         padded = np.pad(error, 3, mode="reflect")
         for row, column in np.ndindex(error.shape):
@@ -116,18 +116,18 @@ def test_ldl_weighs_as_its_paper_says() -> None:
             if error[row, column] >= average_error[row, column]:
                 weight = np.var(error, ddof=1) ** 0.2 * local
                 total += weight * np.abs(out - hr)[:, row, column].sum()
-    ours = ldl(*(torch.from_numpy(each) for each in (output, truth, average)))
+    ours = ldl(*(torch.from_numpy(each) for each in (output, truth, ema)))
     assert ours.item() == pytest.approx(total / output.size, rel=1e-6)
 
 
 def test_ldl_asks_the_averaged_network_what_it_makes_of_the_input() -> None:
     asked = []
 
-    def average(lr_bchw: Tensor) -> Tensor:
+    def ema(lr_bchw: Tensor) -> Tensor:
         asked.append(lr_bchw)
         return crops(3)
 
-    terms = LossSum([LdlLoss(name="ldl", weight=1.0)], Helpers(average=average))
+    terms = LossSum([LdlLoss(name="ldl", weight=1.0)], LossInputs(ema=ema))
     total, _ = terms(crops(1), crops(2), lr_bchw := crops(4, side=12))
     torch.testing.assert_close(total, ldl(crops(1), crops(2), crops(3)))
     assert asked == [lr_bchw]
@@ -149,18 +149,18 @@ def test_the_vanilla_gan_equals_basicsr() -> None:
     load_basicsr()
     from basicsr.losses.gan_loss import GANLoss
 
-    judge, output, truth = Judge(), crops(1), crops(2)
+    discriminator, output, truth = Judge(), crops(1), crops(2)
     theirs = GANLoss("vanilla", loss_weight=0.1)
-    total, _ = LossSum([GanLoss(name="gan", weight=0.1, kind="vanilla")], Helpers(judge=judge))(
-        output, truth
-    )
-    torch.testing.assert_close(total, theirs(judge(output), True, is_disc=False))
-    terms = discriminator_terms(judge, output, truth, "vanilla")
+    total, _ = LossSum(
+        [GanLoss(name="gan", weight=0.1, kind="vanilla")], LossInputs(discriminator=discriminator)
+    )(output, truth)
+    torch.testing.assert_close(total, theirs(discriminator(output), True, is_disc=False))
+    terms = discriminator_terms(discriminator, output, truth, "vanilla")
     torch.testing.assert_close(
-        terms["discriminator_real"], theirs(judge(truth), True, is_disc=True)
+        terms["discriminator_real"], theirs(discriminator(truth), True, is_disc=True)
     )
     torch.testing.assert_close(
-        terms["discriminator_fake"], theirs(judge(output), False, is_disc=True)
+        terms["discriminator_fake"], theirs(discriminator(output), False, is_disc=True)
     )
 
 
@@ -169,23 +169,30 @@ def test_the_relativistic_gan_equals_basicsr_esrgan_step() -> None:
     load_basicsr()
     from basicsr.losses.gan_loss import GANLoss
 
-    judge, truth, theirs = Judge(), crops(2), GANLoss("vanilla", loss_weight=0.1)
+    discriminator, truth, theirs = Judge(), crops(2), GANLoss("vanilla", loss_weight=0.1)
     output = crops(1).requires_grad_()
     total, _ = LossSum(
-        [GanLoss(name="gan", weight=0.1, kind="relativistic")], Helpers(judge=judge)
+        [GanLoss(name="gan", weight=0.1, kind="relativistic")],
+        LossInputs(discriminator=discriminator),
     )(output, truth)
-    real, fake = judge(truth).detach(), judge(output)
+    real, fake = discriminator(truth).detach(), discriminator(output)
     generator = (theirs(real - torch.mean(fake), False) + theirs(fake - torch.mean(real), True)) / 2
     torch.testing.assert_close(total, generator)
     (gradient,) = torch.autograd.grad(total, output)
     torch.testing.assert_close(gradient, torch.autograd.grad(generator, output)[0])
 
     detached = output.detach()
-    terms = discriminator_terms(judge, detached, truth, "relativistic")
-    ours = torch.autograd.grad(sum(terms.values()), list(judge.parameters()))
-    real_part = theirs(judge(truth) - judge(detached).detach().mean(), True, is_disc=True) * 0.5
-    fake_part = theirs(judge(detached) - judge(truth).detach().mean(), False, is_disc=True) * 0.5
-    expected = torch.autograd.grad(real_part + fake_part, list(judge.parameters()))
+    terms = discriminator_terms(discriminator, detached, truth, "relativistic")
+    ours = torch.autograd.grad(sum(terms.values()), list(discriminator.parameters()))
+    real_part = (
+        theirs(discriminator(truth) - discriminator(detached).detach().mean(), True, is_disc=True)
+        * 0.5
+    )
+    fake_part = (
+        theirs(discriminator(detached) - discriminator(truth).detach().mean(), False, is_disc=True)
+        * 0.5
+    )
+    expected = torch.autograd.grad(real_part + fake_part, list(discriminator.parameters()))
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other)
 

@@ -6,7 +6,7 @@ import torch
 
 from superres.degrade import degrade, parse
 from superres.degrade.steps import apply_to_picture
-from training.loop.online_degradation import Degrading, run
+from training.loop.online_degradation import OnlineDegradation, run
 
 WHOLE = slice(None)
 
@@ -20,7 +20,9 @@ def lr_levels(
 ) -> np.ndarray:
     """The LR crops (B, 3, h, w) as 8-bit levels."""
     hr_bhwc_u8 = crops()[part]
-    drawn = Degrading(mix=parse(mix), scale=scale, seed=seed).draw(hr_bhwc_u8, step, 6, part)
+    drawn = OnlineDegradation(mix=parse(mix), scale=scale, seed=seed).draw(
+        hr_bhwc_u8, step, 6, part
+    )
     hr_bchw = torch.from_numpy(hr_bhwc_u8).permute(0, 3, 1, 2).float() / 255
     levels = run(drawn, hr_bchw, scale).numpy() * 255
     assert np.allclose(levels, np.round(levels), atol=1e-3)
@@ -49,7 +51,7 @@ def test_bicubic_is_the_datasets_bicubic() -> None:
 
 
 def test_steps_on_a_tensor_are_those_on_a_picture() -> None:
-    (drawn,) = Degrading(mix=parse("motion"), scale=1, seed=1).draw(crops(), 2, 6, WHOLE)
+    (drawn,) = OnlineDegradation(mix=parse("motion"), scale=1, seed=1).draw(crops(), 2, 6, WHOLE)
     assert drawn.rows is not None
     expected = [apply_to_picture(hr, row) for hr, row in zip(crops(), drawn.rows, strict=True)]
     ours = lr_levels("motion", step=2, scale=1)
@@ -57,7 +59,7 @@ def test_steps_on_a_tensor_are_those_on_a_picture() -> None:
 
 
 def test_a_mix_gives_each_crop_one_of_its_kinds() -> None:
-    mix = Degrading(mix=parse("{bicubic: 1, bsrgan: 1}"), scale=2, seed=1)
+    mix = OnlineDegradation(mix=parse("{bicubic: 1, bsrgan: 1}"), scale=2, seed=1)
     kinds = [mix.draw(crops(), step, 6, WHOLE) for step in range(20)]
     places = [sorted(place for kind in drawn for place in kind.places) for drawn in kinds]
     assert all(each == list(range(6)) for each in places)
@@ -66,7 +68,9 @@ def test_a_mix_gives_each_crop_one_of_its_kinds() -> None:
 
 
 def test_kinds_without_steps_are_made_beside_the_training() -> None:
-    (drawn,) = Degrading(mix=parse("old_photo"), scale=1, seed=1).draw(crops(2), 0, 2, WHOLE)
+    (drawn,) = OnlineDegradation(mix=parse("old_photo"), scale=1, seed=1).draw(
+        crops(2), 0, 2, WHOLE
+    )
     assert drawn.rows is None
     assert drawn.lr_bhwc_u8 is not None
     assert drawn.lr_bhwc_u8.shape == (2, 24, 24, 3)

@@ -9,8 +9,8 @@ import pytest
 
 from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import DatasetInfo, read_info
-from training.loop.distributed import Ranks
-from training.loop.preflight import refuse_closed_mlflow, refuse_what_cannot_be
+from training.loop.distributed import DistributedContext
+from training.loop.preflight import refuse_closed_mlflow, refuse_impossible
 from training.recipe import load_recipe
 
 GAN = {"name": "gan", "weight": 0.1, "kind": "vanilla"}
@@ -26,10 +26,14 @@ def info(dataset: Path) -> DatasetInfo:
 def refuse(
     info: DatasetInfo, dataset: Path, recipe_file: Callable[..., Path]
 ) -> Callable[..., None]:
-    def refuse(ranks: Ranks | None = None, held_out: bool = True, **changes: object) -> None:
+    def refuse(
+        distributed: DistributedContext | None = None, held_out: bool = True, **changes: object
+    ) -> None:
         recipe = load_recipe(str(recipe_file(**changes)))
         its = info if held_out else info.model_copy(update={"splits": {"train": 6}})
-        refuse_what_cannot_be(recipe, recipe.full, its, dataset, None, ranks or Ranks())
+        refuse_impossible(
+            recipe, recipe.full, its, dataset, None, distributed or DistributedContext()
+        )
 
     return refuse
 
@@ -69,7 +73,7 @@ def discriminated(name: str, **parameters: int) -> dict[str, object]:
             },
             "no VGG19 weights at gone: download",
         ),
-        ({"ranks": Ranks(count=3)}, "batch 2 cannot be shared by 3 processes"),
+        ({"ranks": DistributedContext(count=3)}, "batch 2 cannot be shared by 3 processes"),
         (
             {"held_out": False, "full__early_stop": {"patience": 2, "min_gain": 0.1}},
             "early_stop goes by pictures held out, .* --split-every",
@@ -90,7 +94,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
         self.send_response(self.status)
         self.end_headers()
 
-    def log_message(self, *words: object) -> None:
+    def log_message(self, *arguments: object) -> None:
         pass
 
 

@@ -45,9 +45,9 @@ def test_killed_and_resumed_equals_never_having_stopped(
 ) -> None:
     kills = 10 if soak else 3
     script = Path(__file__).with_name("killed_trainings.py")
-    words = [recipe_file(**EVERYTHING), dataset, tmp_path / "runs", kills]
+    arguments = [recipe_file(**EVERYTHING), dataset, tmp_path / "runs", kills]
     done = subprocess.run(
-        [sys.executable, str(script), *map(str, words)],
+        [sys.executable, str(script), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=280 if not soak else 1200,

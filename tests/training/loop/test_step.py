@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from superres.model.archs import build
-from training.loop.distributed import Ranks
-from training.loop.state import Players, weight_bytes
-from training.loop.step import Figures, Stepper, TooLarge
+from training.loop.distributed import DistributedContext
+from training.loop.state import TrainState, weight_bytes
+from training.loop.step import BatchTooLarge, StepMetrics, TrainStep
 from training.recipe import Recipe, load_recipe
 
 CPU = torch.device("cpu")
@@ -31,10 +31,10 @@ def recipe(recipe_file: Callable[..., Path]) -> Callable[..., Recipe]:
     return lambda **changes: load_recipe(str(recipe_file(**changes)))
 
 
-def players(recipe: Recipe, net: nn.Module | None = None) -> Players:
+def train_state(recipe: Recipe, net: nn.Module | None = None) -> TrainState:
     torch.manual_seed(recipe.seed)
     made = build(recipe.arch.name, recipe.arch.parameters)
-    return Players(net or made, recipe, recipe.full, CPU)
+    return TrainState(net or made, recipe, recipe.full, CPU)
 
 
 def crops(count: int = 5) -> tuple[Tensor, Tensor]:
@@ -43,13 +43,13 @@ def crops(count: int = 5) -> tuple[Tensor, Tensor]:
     return lr_bchw, torch.rand(count, 3, 16, 16, generator=generator)
 
 
-def weights(players: Players) -> list[Tensor]:
-    return [value.clone() for each in players.all() for value in each.net.state_dict().values()]
+def weights(train_state: TrainState) -> list[Tensor]:
+    return [value.clone() for each in train_state.all() for value in each.net.state_dict().values()]
 
 
 def stepped(recipe: Recipe, micro_batch: int) -> tuple[list[dict[str, float]], list[Tensor]]:
-    made = players(recipe)
-    step = Stepper(made, recipe, micro_batch, Ranks(), CPU)
+    made = train_state(recipe)
+    step = TrainStep(made, recipe, micro_batch, DistributedContext(), CPU)
     figures = [step(*crops()).values for _ in range(2)]
     return figures, weights(made)
 
@@ -67,9 +67,9 @@ def test_micro_batches_change_nothing(micro_batch: int, recipe: Callable[..., Re
 
 def test_generator_and_discriminator_both_learn(recipe: Callable[..., Recipe]) -> None:
     made = recipe(**GAN)
-    both = players(made)
+    both = train_state(made)
     before = weights(both)
-    step = Stepper(both, made, 5, Ranks(), CPU)
+    step = TrainStep(both, made, 5, DistributedContext(), CPU)
     figures = step(*crops())
     assert set(figures.values) == {
         *(f"loss/{name}" for name in ("l1", "gan", "ldl", "discriminator_real")),
@@ -88,7 +88,7 @@ def test_generator_and_discriminator_both_learn(recipe: Callable[..., Recipe]) -
     assert told_apart(figures) < first
 
 
-def told_apart(figures: Figures) -> float:
+def told_apart(figures: StepMetrics) -> float:
     return sum(figures.values[f"loss/discriminator_{side}"] for side in ("real", "fake"))
 
 
@@ -118,8 +118,8 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     made = recipe()
     _, expected = stepped(made, 5)
     torch.manual_seed(made.seed)
-    small = players(made, TooBig(build(made.arch.name, made.arch.parameters), 2, error))
-    step = Stepper(small, made, 5, Ranks(), CPU)
+    small = train_state(made, TooBig(build(made.arch.name, made.arch.parameters), 2, error))
+    step = TrainStep(small, made, 5, DistributedContext(), CPU)
     for _ in range(2):
         step(*crops())
     assert step.micro_batch == 2
@@ -133,33 +133,33 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
 def test_out_of_memory_with_one_crop_says_what_to_do(recipe: Callable[..., Recipe]) -> None:
     made = recipe()
     net = TooBig(build(made.arch.name, made.arch.parameters), 0, FULL[0])
-    with pytest.raises(TooLarge, match="smaller patches"):
-        Stepper(players(made, net), made, 1, Ranks(), CPU)(*crops())
+    with pytest.raises(BatchTooLarge, match="smaller patches"):
+        TrainStep(train_state(made, net), made, 1, DistributedContext(), CPU)(*crops())
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(recipe: Callable[..., Recipe]) -> None:
     made = recipe()
     net = TooBig(build(made.arch.name, made.arch.parameters), 0, RuntimeError("shapes differ"))
     with pytest.raises(RuntimeError, match="shapes differ"):
-        Stepper(players(made, net), made, 5, Ranks(), CPU)(*crops())
+        TrainStep(train_state(made, net), made, 5, DistributedContext(), CPU)(*crops())
 
 
 def test_a_discriminator_that_is_no_number_is_named_and_nothing_moves(
     recipe: Callable[..., Recipe],
 ) -> None:
     made = recipe(**GAN)
-    both = players(made)
+    both = train_state(made)
     assert both.discriminator is not None
     both.discriminator.net.register_forward_hook(lambda *given: given[-1] * float("inf"))
     before = weights(both)
-    learned = {id(each) for player in both.all() for each in player.parameters}
-    figures = Stepper(both, made, 5, Ranks(), CPU)(*crops())
+    learned = {id(each) for network in both.all() for each in network.parameters}
+    figures = TrainStep(both, made, 5, DistributedContext(), CPU)(*crops())
     assert not figures.moved
     assert figures.bad[0] in ("loss/gan", "loss/discriminator_real")
     names = [
         id(parameter) in learned
-        for player in both.all()
-        for parameter in player.net.state_dict(keep_vars=True).values()
+        for network in both.all()
+        for parameter in network.net.state_dict(keep_vars=True).values()
     ]
     for one, other, is_weight in zip(before, weights(both), names, strict=True):
         assert torch.equal(one, other) or not is_weight
@@ -173,12 +173,12 @@ def test_blocks_that_repeat_are_compiled_each_and_other_networks_whole(
         nn.Module, "compile", lambda self, mode: compiled.append((type(self).__name__, mode))
     )
     made = recipe(compile=True)
-    players(made)
+    train_state(made)
     assert compiled == [("SRVGGNetCompact", None)]
     compiled.clear()
     parameters = {"num_feat": 8, "num_block": 2, "num_grow_ch": 8, "scale": 2}
     rrdb = recipe(compile=True, cuda_graphs=True, arch={"name": "rrdb", "parameters": parameters})
-    players(rrdb)
+    train_state(rrdb)
     assert compiled == 2 * [("RRDB", "reduce-overhead")]
 
 
@@ -186,8 +186,8 @@ def test_the_weights_of_a_training_are_those_of_all_its_networks(
     recipe: Callable[..., Recipe],
 ) -> None:
     made = recipe(**GAN)
-    both = players(made)
-    nets = [player.net.state_dict().values() for player in both.all()]
+    both = train_state(made)
+    nets = [network.net.state_dict().values() for network in both.all()]
     expected = sum(value.nbytes for values in nets for value in values)
     assert weight_bytes(both.generator.net, made) == expected
     assert weight_bytes(both.generator.net, recipe()) == sum(value.nbytes for value in nets[0])

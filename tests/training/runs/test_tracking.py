@@ -13,12 +13,12 @@ import pytest
 
 from superres.common.errors import SharplineError
 from training.runs import mlflow_remote, tracking
-from training.runs.hardware import Machine
+from training.runs.hardware import MachineMetrics
 from training.runs.mlflow_remote import MlflowRemote
 from training.runs.spool import SENT_NAME, SPOOL_NAME, Spool
-from training.runs.tracking import RunNotes, Tracker, send, tracked
+from training.runs.tracking import RunMetadata, Tracker, send, tracked
 
-NOTES = RunNotes(
+NOTES = RunMetadata(
     name="tiny",
     parameters={"patch": "12"},
     tags={"recipe": "tiny"},
@@ -372,7 +372,7 @@ def test_a_bundle_comes_out_of_the_registry_verified(
 
 def test_what_the_machine_did_is_noted_now_and_then(tmp_path: Path) -> None:
     seconds = iter([0.0, 0.0, 3.0, 20.0])
-    machine = Machine(clock=lambda: next(seconds))
+    machine = MachineMetrics(clock=lambda: next(seconds))
     tracker = Tracker(tmp_path, None, machine=machine)
     for step in range(3):
         tracker.metrics(step, {"loss/l1": 1.0})
@@ -386,7 +386,7 @@ def test_figures_that_the_machine_does_not_have_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.runs.hardware.STATM", tmp_path / "none")
-    tracker = Tracker(tmp_path, None, machine=Machine())
+    tracker = Tracker(tmp_path, None, machine=MachineMetrics())
     tracker.metrics(1, {"loss/l1": 1.0})
     ((note, _),) = Spool(tmp_path).unsent()
     assert "system/rss_megabytes" not in note["values"]

@@ -10,11 +10,11 @@ import torch
 from superres.common.errors import SharplineError, UsageError
 from superres.model.archs import build
 from superres.model.bundle import Arch, Bundle, load_bundle
-from training.bundles.provenance import Initial
+from training.bundles.provenance import InitialWeights
 from training.cli import train
 from training.weights import initial
-from training.weights.foreign import Foreign
-from training.weights.initial import differences, refuse_other_network, resolve, take_over
+from training.weights.external import ExternalWeights
+from training.weights.initial import differences, load_initial, refuse_other_network, resolve
 
 COMPACT = {"num_feat": 8, "num_conv": 2}
 SWIN = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}
@@ -23,10 +23,10 @@ RRDB = {"num_feat": 8, "num_block": 1, "num_grow_ch": 4}
 NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1]}
 
 
-def weights_of(arch: str, parameters: Mapping[str, Any]) -> Initial:
+def weights_of(arch: str, parameters: Mapping[str, Any]) -> InitialWeights:
     torch.manual_seed(1)
     state = build(arch, parameters).state_dict()
-    return Initial(
+    return InitialWeights(
         name="start",
         id="ab" * 32,
         bundle_id="ab" * 32,
@@ -69,7 +69,7 @@ def test_another_scale_starts_anew_only_where_it_differs(
     fresh = {key: value.clone() for key, value in build(arch, here).state_dict().items()}
     torch.manual_seed(2)
     net = build(arch, here)
-    report = take_over(net, start)
+    report = load_initial(net, start)
     for key, value in net.state_dict().items():
         expected = fresh[key] if key in anew else torch.from_numpy(start.weights[key])
         assert torch.equal(value, expected), key
@@ -87,10 +87,10 @@ def test_what_no_weight_depends_on_is_no_difference() -> None:
 
 def test_the_report_gives_both_shapes_and_what_was_left_behind() -> None:
     start = weights_of("compact", {**COMPACT, "upscale": 4})
-    report = take_over(build("compact", {**COMPACT, "upscale": 2}), start)
+    report = load_initial(build("compact", {**COMPACT, "upscale": 2}), start)
     assert "body.6.weight 12x8x3x3 (there 48x8x3x3)" in report
     start = weights_of("swinir", {**CLASSICAL, "upscale": 4})
-    report = take_over(build("swinir", {**CLASSICAL, "upscale": 2}), start)
+    report = load_initial(build("swinir", {**CLASSICAL, "upscale": 2}), start)
     assert report.endswith("left behind: upsample.2.weight, upsample.2.bias")
 
 
@@ -121,14 +121,16 @@ def test_a_file_of_weights_says_that_its_terms_are_not_stated(
 ) -> None:
     start = weights_of("compact", {**COMPACT, "upscale": 2})
 
-    def read(path: Path) -> Foreign:
-        return Foreign(path=path, sha256="cd" * 32, arch=start.arch, weights=dict(start.weights))
+    def read(path: Path) -> ExternalWeights:
+        return ExternalWeights(
+            path=path, sha256="cd" * 32, arch=start.arch, weights=dict(start.weights)
+        )
 
-    monkeypatch.setattr(initial, "read_foreign", read)
+    monkeypatch.setattr(initial, "read_external", read)
     found = resolve(str(tmp_path / "net.pth"))
     assert (found.name, found.id, found.bundle_id) == ("net.pth", "cd" * 32, None)
     assert found.licences == ("unstated",)
-    report = take_over(build("compact", {**COMPACT, "upscale": 2}), found)
+    report = load_initial(build("compact", {**COMPACT, "upscale": 2}), found)
     assert "from net.pth (sha256 cdcdcdcdcdcd)" in report
 
 
@@ -179,8 +181,8 @@ def test_a_training_from_another_scale_says_so_everywhere(
 
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
     parent = tiny_bundle(name="compact_x4", scale=4)
-    words = [str(tiny_recipe), "--data", str(dataset), "--init", str(parent.root)]
-    assert train([*words, "--parent-run", "finetune 1", "--out", str(tmp_path)]) == 0
+    arguments = [str(tiny_recipe), "--data", str(dataset), "--init", str(parent.root)]
+    assert train([*arguments, "--parent-run", "finetune 1", "--out", str(tmp_path)]) == 0
     (run,) = tmp_path.iterdir()
     info = load_bundle(run / "tiny_x2").info
     assert info.training.start is not None

@@ -17,9 +17,9 @@ from superres.common.errors import UsageError
 from superres.model.archs import build
 from superres.model.bundle import Arch, load_bundle
 from training.weights.cli import pull
-from training.weights.foreign import Foreign
-from training.weights.official import PUBLISHED, Published
-from training.weights.pull import OtherBytes, fetch_file, find_published, obtain
+from training.weights.external import ExternalWeights
+from training.weights.official import PUBLISHED, PublishedWeights
+from training.weights.pull import ChecksumMismatch, fetch_file, find_published, obtain
 
 CONTENT = b"these are weights"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -44,8 +44,10 @@ def address(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def entry(address: str = "https://example.org/net.pth", sha256: str | None = None) -> Published:
-    return Published(
+def entry(
+    address: str = "https://example.org/net.pth", sha256: str | None = None
+) -> PublishedWeights:
+    return PublishedWeights(
         name="net_x2",
         address=address,
         sha256=sha256,
@@ -70,7 +72,7 @@ def test_weights_are_fetched_once_and_checked(address: str, tmp_path: Path) -> N
 
 def test_other_bytes_than_the_published_ones_are_thrown_away(address: str, tmp_path: Path) -> None:
     store = tmp_path / "store"
-    with pytest.raises(OtherBytes, match="the one published is 0000"):
+    with pytest.raises(ChecksumMismatch, match="the one published is 0000"):
         obtain(entry(address, "0" * 64), None, store, fetch_file)
     assert not (store / "net.pth").exists()
     assert not (store / "net.pth.json").exists()
@@ -88,7 +90,7 @@ def test_without_a_published_checksum_the_first_one_is_believed_and_recorded(
     assert obtain(entry(), tmp_path, store, never) == mirror
     assert capsys.readouterr().err == ""
     mirror.write_bytes(CONTENT + b"!")
-    with pytest.raises(OtherBytes, match=f"recorded on .* is {SHA256}"):
+    with pytest.raises(ChecksumMismatch, match=f"recorded on .* is {SHA256}"):
         obtain(entry(), mirror, store, never)
     assert mirror.exists(), "a file that is not ours is not removed"
 
@@ -109,7 +111,7 @@ def test_an_unknown_name_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize("published", PUBLISHED, ids=lambda published: published.name)
-def test_the_list_is_well_formed(published: Published) -> None:
+def test_the_list_is_well_formed(published: PublishedWeights) -> None:
     address = urlsplit(published.address)
     assert (address.scheme, address.hostname) == ("https", "github.com")
     assert published.file_name.endswith(".pth")
@@ -134,15 +136,15 @@ def test_pulled_weights_are_a_bundle_with_their_lineage(
     monkeypatch.setattr("training.weights.pull.PUBLISHED", (known,))
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
 
-    def read(path: Path) -> Foreign:
-        return Foreign(
+    def read(path: Path) -> ExternalWeights:
+        return ExternalWeights(
             path=path,
             sha256=str(known.sha256),
             arch=Arch(name="compact", parameters=parameters),
             weights={key: value.numpy() for key, value in state.items()},
         )
 
-    monkeypatch.setattr("training.weights.foreign.read_foreign", read)
+    monkeypatch.setattr("training.weights.external.read_external", read)
     assert pull(["net_x2", "--from", str(tmp_path), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     bundle = load_bundle(Path(result["bundle"]))

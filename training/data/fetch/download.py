@@ -10,7 +10,7 @@ import httpx
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from superres.common.files import writing
-from training.data.fetch.transfer import MirrorFailed, Patience, Transfer, shown
+from training.data.fetch.transfer import MirrorFailed, RetryPolicy, Transfer, shown
 from training.data.sources.entries import Archive
 from training.data.sources.records import FetchedArchive, Verified
 
@@ -18,7 +18,7 @@ PIECE_BYTES = 1024**2
 MAGIC = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
 
 
-class WrongBytes(SharplineError):
+class ArchiveMismatch(SharplineError):
     """What came is not the file that it should be."""
 
 
@@ -32,7 +32,7 @@ def download(
     folder: Path,
     *,
     known_sha256: str | None,
-    patience: Patience,
+    retry_policy: RetryPolicy,
 ) -> FetchedArchive:
     """Bring `archive` into `folder` under its name, from the first address that gives it whole.
 
@@ -43,16 +43,16 @@ def download(
         folder.mkdir(parents=True, exist_ok=True)
     failures: list[str] = []
     if target.is_file():
-        with suppress(WrongBytes):
+        with suppress(ArchiveMismatch):
             return verify(target, archive, known_sha256, target.as_uri())
         target.unlink()
-    timeout = httpx.Timeout(patience.silence_seconds, connect=patience.connect_seconds)
+    timeout = httpx.Timeout(retry_policy.silence_seconds, connect=retry_policy.connect_seconds)
     with httpx.Client(timeout=timeout, follow_redirects=True) as client:
         for address in addresses:
-            transfer = Transfer(client, address, archive, folder, patience)
+            transfer = Transfer(client, address, archive, folder, retry_policy)
             try:
                 return _from_mirror(transfer, target, known_sha256)
-            except (MirrorFailed, WrongBytes) as error:
+            except (MirrorFailed, ArchiveMismatch) as error:
                 failures.append(f"{shown(address)}: {error}")
                 say(f"{failures[-1]}")
     raise NoMirrorLeft(
@@ -68,14 +68,14 @@ def _from_mirror(transfer: Transfer, target: Path, known_sha256: str | None) -> 
     resumed = transfer.run()
     try:
         checked = verify(transfer.partial, transfer.archive, known_sha256, transfer.address)
-    except WrongBytes:
+    except ArchiveMismatch:
         transfer.forget()
         if not resumed:
             raise
         transfer.run()
         try:
             checked = verify(transfer.partial, transfer.archive, known_sha256, transfer.address)
-        except WrongBytes:
+        except ArchiveMismatch:
             transfer.forget()
             raise
     transfer.partial.replace(target)
@@ -90,7 +90,7 @@ def verify(path: Path, archive: Archive, known_sha256: str | None, address: str)
     """
     size = path.stat().st_size
     if archive.bytes is not None and size != archive.bytes:
-        raise WrongBytes(f"{archive.name} is {size} bytes instead of {archive.bytes}")
+        raise ArchiveMismatch(f"{archive.name} is {size} bytes instead of {archive.bytes}")
     sha256, md5 = _digests(path)
     how: Verified
     if archive.sha256 is not None:
@@ -101,12 +101,14 @@ def verify(path: Path, archive: Archive, known_sha256: str | None, address: str)
         how, found, expected = "first use", sha256, known_sha256 or sha256
     if found != expected:
         before = "published" if how != "first use" else "first fetched"
-        raise WrongBytes(
+        raise ArchiveMismatch(
             f"{archive.name} has the checksum {found}, the {before} one is {expected}: these are "
             "other bytes, so they are thrown away"
         )
     if not _is_archive(path):
-        raise WrongBytes(f"{archive.name} is no archive: a page, or something else by its name")
+        raise ArchiveMismatch(
+            f"{archive.name} is no archive: a page, or something else by its name"
+        )
     return FetchedArchive(
         name=archive.name, bytes=size, sha256=sha256, verified=how, address=shown(address)
     )

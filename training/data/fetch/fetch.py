@@ -14,15 +14,15 @@ from urllib.parse import urlsplit
 from superres.common.console import say
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock, remove_abandoned, staged_folder
-from training.data.fetch.download import NoMirrorLeft, WrongBytes, download, verify
-from training.data.fetch.transfer import Patience
+from training.data.fetch.download import ArchiveMismatch, NoMirrorLeft, download, verify
+from training.data.fetch.transfer import RetryPolicy
 from training.data.fetch.unpack import BadArchive, Unpacked, unpack
 from training.data.sources.catalogue import read_catalogue
 from training.data.sources.entries import HR, Archive, Copy, Entry, Part
 from training.data.sources.records import (
-    Fetched,
     FetchedArchive,
     FetchedPart,
+    FetchedSource,
     now,
     read_record,
     sources_folder,
@@ -41,8 +41,8 @@ class NotOffered(SharplineError):
 class FetchReport:
     """The source's record after a fetch, and what it brought: SPLIT/PART each."""
 
-    record: Fetched
-    brought: list[str]
+    record: FetchedSource
+    downloaded: list[str]
 
 
 def fetch(
@@ -50,7 +50,7 @@ def fetch(
     *,
     parts: Sequence[str] = (HR,),
     origin: str | None = None,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> FetchReport:
     """Bring parts of the source `name` here; those that are here already stay as they are.
 
@@ -63,28 +63,35 @@ def fetch(
     home = sources_folder() / entry.name
     with file_lock(home / ".lock"):
         _sweep(entry, home)
-        fetcher = Fetcher(entry, home, origin, patience or Patience())
+        fetcher = Fetcher(entry, home, origin, retry_policy or RetryPolicy())
         pending = [part for part in chosen if not fetcher.has(part)]
-        brought: list[str] = []
+        downloaded: list[str] = []
         if pending:
             say(f"{entry.title} ({entry.conditions})")
         while pending:
-            done = fetcher.bring(pending[0], pending)
-            brought += [f"{part.split}/{part.name}" for part in done]
+            done = fetcher.download_part(pending[0], pending)
+            downloaded += [f"{part.split}/{part.name}" for part in done]
             pending = [part for part in pending if part not in done]
         # Nothing of a download is of use any more: what was asked for is here.
         shutil.rmtree(home / DOWNLOADS, ignore_errors=True)
     assert fetcher.record is not None
-    return FetchReport(record=fetcher.record, brought=brought)
+    return FetchReport(record=fetcher.record, downloaded=downloaded)
 
 
 class Fetcher:
     """Brings the parts of one source, while this process holds the source's lock."""
 
-    def __init__(self, entry: Entry, home: Path, origin: str | None, patience: Patience) -> None:
-        self._entry, self._home, self._origin, self._patience = entry, home, origin, patience
+    def __init__(
+        self, entry: Entry, home: Path, origin: str | None, retry_policy: RetryPolicy
+    ) -> None:
+        self._entry, self._home, self._origin, self._retry_policy = (
+            entry,
+            home,
+            origin,
+            retry_policy,
+        )
         record = read_record(entry.name)
-        self.record = record if isinstance(record, Fetched) else None
+        self.record = record if isinstance(record, FetchedSource) else None
 
     def has(self, part: Part) -> bool:
         """Whether all pictures of a part are here."""
@@ -94,7 +101,7 @@ class Fetcher:
         folder = sources_folder() / known.folder
         return folder.is_dir() and sum(1 for _ in folder.iterdir()) == known.pictures
 
-    def bring(self, part: Part, pending: Sequence[Part]) -> list[Part]:
+    def download_part(self, part: Part, pending: Sequence[Part]) -> list[Part]:
         """Bring a part, and with it those pending ones that lie in the same archives.
 
         Raises SharplineError where every copy failed, saying how.
@@ -105,7 +112,7 @@ class Fetcher:
                 archives = [self._obtain(archive) for archive in copy.archives]
                 together = {one: same for one in pending if (same := _same_copy(one, copy))}
                 self._unpack(archives, together)
-            except (NotOffered, NoMirrorLeft, BadArchive, WrongBytes) as error:
+            except (NotOffered, NoMirrorLeft, BadArchive, ArchiveMismatch) as error:
                 failures.append(str(error))
             else:
                 return list(together)
@@ -127,7 +134,9 @@ class Fetcher:
             path = _local(Path(self._origin), archive)
             return path, verify(path, archive, known, path.resolve().as_uri())
         folder = self._home / DOWNLOADS
-        checked = download(archive, addresses, folder, known_sha256=known, patience=self._patience)
+        checked = download(
+            archive, addresses, folder, known_sha256=known, retry_policy=self._retry_policy
+        )
         return folder / archive.name, checked
 
     def _known_sha256(self, archive: Archive) -> str | None:
@@ -178,7 +187,7 @@ class Fetcher:
         new = {(part.part, part.split) for part in parts}
         before = self.record.parts if self.record else []
         kept = [part for part in before if (part.part, part.split) not in new]
-        self.record = Fetched(
+        self.record = FetchedSource(
             name=self._entry.name,
             role=self._entry.role,
             licence=self._entry.licence,

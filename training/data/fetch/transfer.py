@@ -20,7 +20,7 @@ from superres.common.files import write_json, writing
 from training.data.sources.entries import Archive
 
 # Statuses that the same request may not get a little later.
-PASSING = {408, 425, 429, 500, 502, 503, 504}
+TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
 class MirrorFailed(SharplineError):
@@ -28,7 +28,7 @@ class MirrorFailed(SharplineError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long a server may take and how often it is asked again without getting any further."""
 
     attempts: int = 5
@@ -42,7 +42,7 @@ class Patience:
         return min(self.first_wait_seconds * 2 ** (failures - 1), self.longest_wait_seconds)
 
 
-class Beginning(BaseModel):
+class PartialDownload(BaseModel):
     """Of what the partial file is the beginning: the same address and validator, or it is not."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,7 +52,7 @@ class Beginning(BaseModel):
     total: int | None
 
 
-class TryAgain(Exception):
+class TransientFailure(Exception):
     """A failure that may pass."""
 
     def __init__(self, reason: str, wait_seconds: float | None = None) -> None:
@@ -69,12 +69,12 @@ class Transfer:
         address: str,
         archive: Archive,
         folder: Path,
-        patience: Patience,
+        retry_policy: RetryPolicy,
     ) -> None:
         self.address, self.archive = address, archive
         self.partial = folder / f"{archive.name}.partial"
         self.note = folder / f"{archive.name}.partial.json"
-        self._client, self._patience = client, patience
+        self._client, self._retry_policy = client, retry_policy
 
     def run(self) -> bool:
         """Return once the partial file is whole; whether any of it was there or came in pieces.
@@ -86,20 +86,20 @@ class Transfer:
             try:
                 self._stream()
                 return resumed
-            except (httpx.TransportError, TryAgain) as error:
+            except (httpx.TransportError, TransientFailure) as error:
                 # Only bytes beyond the farthest so far are progress: a server that always breaks
                 # off at the same place would be asked for ever.
                 failures = 1 if self._size() > farthest else failures + 1
                 farthest, resumed = max(farthest, self._size()), True
-                if failures >= self._patience.attempts:
+                if failures >= self._retry_policy.attempts:
                     raise MirrorFailed(
                         f"{_reason(error)}, {failures} times without getting any further"
                     ) from error
                 wait_seconds = getattr(error, "wait_seconds", None)
                 if wait_seconds is None:
-                    wait_seconds = self._patience.wait_seconds(failures)
+                    wait_seconds = self._retry_policy.wait_seconds(failures)
                 say(f"{self.archive.name}: {_reason(error)}; asking again at {self._size()} bytes")
-                time.sleep(min(wait_seconds, self._patience.longest_wait_seconds))
+                time.sleep(min(wait_seconds, self._retry_policy.longest_wait_seconds))
 
     def forget(self) -> None:
         """Throw away what has come."""
@@ -107,19 +107,19 @@ class Transfer:
         self.note.unlink(missing_ok=True)
 
     def _stream(self) -> None:
-        beginning = self._beginning()
-        if beginning is None:
+        partial_download = self._partial_download()
+        if partial_download is None:
             self.forget()
         start = self._size()
-        if beginning is not None and start == beginning.total:
+        if partial_download is not None and start == partial_download.total:
             return
         headers = {"Accept-Encoding": "identity"}
-        if beginning is not None and beginning.validator is not None and start:
-            headers |= {"Range": f"bytes={start}-", "If-Range": beginning.validator}
+        if partial_download is not None and partial_download.validator is not None and start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": partial_download.validator}
         with self._client.stream("GET", self.address, headers=headers) as response:
             self._require_file(response)
             if response.status_code == httpx.codes.PARTIAL_CONTENT:
-                total = self._continue_at(response, start, beginning)
+                total = self._continue_at(response, start, partial_download)
             else:  # the server sends everything: it ignores Range, or the file is another one now
                 self.forget()
                 start, total = 0, _length(response)
@@ -132,9 +132,9 @@ class Transfer:
         status = response.status_code
         if status == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             self.forget()
-            raise TryAgain("the server has fewer bytes than came before")
-        if status in PASSING:
-            raise TryAgain(f"the server answered {status}", _retry_after(response))
+            raise TransientFailure("the server has fewer bytes than came before")
+        if status in TRANSIENT_STATUSES:
+            raise TransientFailure(f"the server answered {status}", _retry_after(response))
         if status in (401, 403):
             raise MirrorFailed(f"the server answered {status}: it asks for an account or a consent")
         if status not in (200, 206):
@@ -143,14 +143,17 @@ class Transfer:
             raise MirrorFailed("the server answered with a page of text, not with an archive")
 
     def _continue_at(
-        self, response: httpx.Response, start: int, beginning: Beginning | None
+        self, response: httpx.Response, start: int, partial_download: PartialDownload | None
     ) -> int | None:
         """The total of a file that goes on where it broke off; starts over where it does not."""
         said, total = _content_range(response)
-        same = beginning is not None and _validator(response) in (None, beginning.validator)
-        if said != start or not same or beginning is None or total != beginning.total:
+        same = partial_download is not None and _validator(response) in (
+            None,
+            partial_download.validator,
+        )
+        if said != start or not same or partial_download is None or total != partial_download.total:
             self.forget()
-            raise TryAgain("the server went on elsewhere or with another file")
+            raise TransientFailure("the server went on elsewhere or with another file")
         return total
 
     def _require_fit(self, total: int | None) -> None:
@@ -179,23 +182,26 @@ class Transfer:
                 file.write(piece)
                 count(len(piece))
         if total is not None and self._size() != total:
-            raise TryAgain(f"the server broke off after {self._size()} of {total} bytes")
+            raise TransientFailure(f"the server broke off after {self._size()} of {total} bytes")
 
-    def _beginning(self) -> Beginning | None:
+    def _partial_download(self) -> PartialDownload | None:
         """What the partial file is the beginning of, where that can be gone on with."""
         try:
-            beginning = Beginning.model_validate_json(self.note.read_bytes())
+            partial_download = PartialDownload.model_validate_json(self.note.read_bytes())
         except (OSError, ValidationError):
             return None
-        fits = beginning.address == shown(self.address) and beginning.validator is not None
-        too_long = beginning.total is not None and self._size() > beginning.total
-        return beginning if fits and not too_long else None
+        fits = (
+            partial_download.address == shown(self.address)
+            and partial_download.validator is not None
+        )
+        too_long = partial_download.total is not None and self._size() > partial_download.total
+        return partial_download if fits and not too_long else None
 
     def _note(self, response: httpx.Response, total: int | None) -> None:
-        beginning = Beginning(
+        partial_download = PartialDownload(
             address=shown(self.address), validator=_validator(response), total=total
         )
-        write_json(self.note, json.loads(beginning.model_dump_json()))
+        write_json(self.note, json.loads(partial_download.model_dump_json()))
 
     def _size(self) -> int:
         try:

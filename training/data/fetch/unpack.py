@@ -29,7 +29,7 @@ from superres.image.codecs import PICTURE_SUFFIXES
 MAX_PICTURE_BYTES = 512 * 1024**2
 MAX_ENTRIES = 1_000_000
 # Pictures hardly shrink any further; an archive that holds more than this is no archive of those.
-MOST_GROWTH, FREE_GROWTH_BYTES = 10, 1024**2
+MAX_GROWTH, FREE_GROWTH_BYTES = 10, 1024**2
 COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
@@ -85,8 +85,8 @@ def unpack(archives: Sequence[Path], targets: Mapping[str, Path]) -> dict[str, U
     """
     unpacked = {pattern: Unpacked() for pattern in targets}
     for archive in archives:
-        most_bytes = archive.stat().st_size * MOST_GROWTH + FREE_GROWTH_BYTES
-        with _reading(archive, most_bytes) as entries:
+        max_bytes = archive.stat().st_size * MAX_GROWTH + FREE_GROWTH_BYTES
+        with _reading(archive, max_bytes) as entries:
             for entry in track(entries, f"unpacking {archive.name}"):
                 pattern = _wanted(entry.path, unpacked)
                 if pattern is not None:
@@ -117,18 +117,18 @@ def _keep(entry: _Entry, folder: Path, unpacked: Unpacked) -> None:
 
 
 @contextmanager
-def _reading(archive: Path, most_bytes: int) -> Iterator[Iterator[_Entry]]:
-    """The files of an archive, of either kind, each declared size counted against `most_bytes`."""
+def _reading(archive: Path, max_bytes: int) -> Iterator[Iterator[_Entry]]:
+    """The files of an archive, of either kind, each declared size counted against `max_bytes`."""
     try:
         if _is_zip(archive):
             with zipfile.ZipFile(archive) as opened:
-                yield _counted(_zip_entries(opened), most_bytes)
+                yield _counted(_zip_entries(opened), max_bytes)
         else:
             with _uncompressed(archive) as stream:
                 bounded = cast(IO[bytes], BoundedReads(stream))
                 with tarfile.open(fileobj=bounded, mode="r:") as opened:
-                    yield _counted(_tar_entries(opened), most_bytes)
-                _read_on(stream, most_bytes)
+                    yield _counted(_tar_entries(opened), max_bytes)
+                _read_on(stream, max_bytes)
     except BadArchive as error:
         raise type(error)(f"{archive.name} is refused: {error}") from error
     except (
@@ -150,15 +150,15 @@ def _is_zip(archive: Path) -> bool:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _counted(entries: Iterator[_Entry], most_bytes: int) -> Iterator[_Entry]:
+def _counted(entries: Iterator[_Entry], max_bytes: int) -> Iterator[_Entry]:
     total = 0
     for count, entry in enumerate(entries, start=1):
         _require_inside(entry.path)
         total += entry.size
-        if total > most_bytes or count > MAX_ENTRIES:
+        if total > max_bytes or count > MAX_ENTRIES:
             raise UnsafeArchive(
-                f"its files say that they are more than {most_bytes} bytes, "
-                f"{MOST_GROWTH} times what it weighs"
+                f"its files say that they are more than {max_bytes} bytes, "
+                f"{MAX_GROWTH} times what it weighs"
             )
         yield entry
 
@@ -232,12 +232,12 @@ def _uncompressed(archive: Path) -> IO[bytes]:
     return archive.open("rb")
 
 
-def _read_on(stream: IO[bytes], most_bytes: int) -> None:
+def _read_on(stream: IO[bytes], max_bytes: int) -> None:
     """Read what tarfile has no need of: a compressed file's checksum stands at its very end."""
     read = 0
     while piece := stream.read(1024**2):
         read += len(piece)
-        if read > most_bytes:
+        if read > max_bytes:
             raise UnsafeArchive("it goes on without an end")
 
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_file, write_json, writing
-from training.data.shards.shards import RAW_NAME, Located
-from training.data.workers import Job, run_jobs
+from training.data.shards.shards import RAW_NAME, PictureLocation
+from training.data.workers import WorkerTask, run_tasks
 
 PACK_NAME, INDEX_NAME = "packs/train.bin", "packs/train.json"
 CHUNK_BYTES = 2**20
@@ -53,7 +53,9 @@ class _Piece(NamedTuple):
     pack_offset: int
 
 
-def write_pack(dataset: Path, training: Sequence[Located], scale: int, *, workers: int) -> str:
+def write_pack(
+    dataset: Path, training: Sequence[PictureLocation], scale: int, *, workers: int
+) -> str:
     """Copy the pixels of `training` out of their shards; return the sha256 of the pack's index.
 
     Raises SharplineError where a shard's pixels are not those that it was built with.
@@ -61,7 +63,7 @@ def write_pack(dataset: Path, training: Sequence[Located], scale: int, *, worker
     path = dataset / PACK_NAME
     path.parent.mkdir(parents=True)
     pairs: list[PackedPair] = []
-    jobs: list[Job] = []
+    jobs: list[WorkerTask] = []
     end = 0
     for folder, entries in groupby(training, key=lambda entry: entry.folder):
         pieces = []
@@ -70,10 +72,10 @@ def write_pack(dataset: Path, training: Sequence[Located], scale: int, *, worker
             pieces += found
             pairs += _pairs(entry, found, scale)
             end = found[-1].pack_offset + found[-1].size
-        jobs.append(Job(f"packing {folder.name}", (folder / RAW_NAME, pieces, path)))
+        jobs.append(WorkerTask(f"packing {folder.name}", (folder / RAW_NAME, pieces, path)))
     with path.open("wb") as file:
         file.truncate(end)
-    for _ in run_jobs(_copy, jobs, workers=workers):
+    for _ in run_tasks(_copy, jobs, workers=workers):
         pass
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -82,7 +84,7 @@ def write_pack(dataset: Path, training: Sequence[Located], scale: int, *, worker
     return sha256_file(dataset / INDEX_NAME)
 
 
-def _pieces(entry: Located, scale: int, pack_offset: int) -> Iterator[_Piece]:
+def _pieces(entry: PictureLocation, scale: int, pack_offset: int) -> Iterator[_Piece]:
     picture, offset = entry.picture, entry.picture.offset
     hr_size = picture.height * picture.width * 3
     lr_sizes = [hr_size // scale**2] * len(picture.lr_sha256)
@@ -93,7 +95,7 @@ def _pieces(entry: Located, scale: int, pack_offset: int) -> Iterator[_Piece]:
         offset, pack_offset = offset + size, pack_offset + size
 
 
-def _pairs(entry: Located, pieces: Sequence[_Piece], scale: int) -> Iterator[PackedPair]:
+def _pairs(entry: PictureLocation, pieces: Sequence[_Piece], scale: int) -> Iterator[PackedPair]:
     hr, *lrs = pieces
     for lr in lrs:
         yield PackedPair(

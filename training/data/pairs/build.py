@@ -16,7 +16,7 @@ from superres.dataset.manifest import INFO_NAME, DatasetInfo, LeftOut, read_info
 from training.data.pairs.seal import assemble
 from training.data.shards.plan import Plan, read_plan
 from training.data.shards.shards import write_shard
-from training.data.workers import Job, run_jobs
+from training.data.workers import WorkerTask, run_tasks
 
 SHARDS = "shards"
 SEAL_WAIT_SECONDS = 3600.0
@@ -53,7 +53,7 @@ def build(plan_path: Path, *, workers: int = 1) -> Built:
     """
     plan = read_plan(plan_path)
     if not _sealed(plan, plan_path):
-        done = run_jobs(write_shard, _shard_jobs(plan, plan_path), workers=workers)
+        done = run_tasks(write_shard, _shard_jobs(plan, plan_path), workers=workers)
         for _ in track(done, "building pairs, by shards", plan.shards):
             pass
     return seal(plan_path, workers=workers)
@@ -97,10 +97,10 @@ def seal(plan_path: Path, *, workers: int = 1) -> Built:
     )
 
 
-def _shard_jobs(plan: Plan, plan_path: Path) -> Iterator[Job]:
+def _shard_jobs(plan: Plan, plan_path: Path) -> Iterator[WorkerTask]:
     for index, folder in enumerate(_shard_folders(plan, plan_path)):
         arguments = (folder, plan.shard(index), plan.scale, plan.degradation)
-        yield Job(f"shard {index} of {plan.shards}", arguments)
+        yield WorkerTask(f"shard {index} of {plan.shards}", arguments)
 
 
 def _shard_folders(plan: Plan, plan_path: Path) -> list[Path]:

@@ -33,17 +33,19 @@ def _lines(info: DatasetInfo) -> list[str]:
     if info.left_out:
         lines += ["| picture | why | repeats |", "|---|---|---|"]
         lines += [
-            f"| {_cell(entry.name)} | {_cell(entry.reason)} | {_cell(entry.twin)} |"
+            f"| {_cell(entry.name)} | {_cell(entry.reason)} | {_cell(entry.duplicate_of)} |"
             for entry in info.left_out
         ]
     else:
         lines.append("Nothing: every picture of the sources is in the set.")
-    if info.alike:
-        lines += ["", f"## Alike and kept: {len(info.alike)}", ""]
+    if info.near_duplicates:
+        lines += ["", f"## Alike and kept: {len(info.near_duplicates)}", ""]
         lines.append("Pictures that look like another one of their split. They leak nothing.")
         lines += ["", "| picture | looks like |", "|---|---|"]
-        lines += [f"| {_cell(pair.name)} | {_cell(pair.twin)} |" for pair in info.alike]
-        most, times = Counter(pair.twin for pair in info.alike).most_common(1)[0]
+        lines += [
+            f"| {_cell(pair.name)} | {_cell(pair.duplicate_of)} |" for pair in info.near_duplicates
+        ]
+        most, times = Counter(pair.duplicate_of for pair in info.near_duplicates).most_common(1)[0]
         if times > 1:
             lines += ["", f"Most repeated: {_cell(most)}, {times} times."]
     return lines

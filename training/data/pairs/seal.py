@@ -23,11 +23,11 @@ from superres.dataset.manifest import (
     write_info,
     write_manifest,
 )
-from training.data.leaks.leak_check import Repeats, find_repeats
+from training.data.leaks.leak_check import Duplicates, find_duplicates
 from training.data.packs.packs import write_pack
 from training.data.pairs.report import write_report
 from training.data.shards.plan import BENCHMARK, Plan
-from training.data.shards.shards import ROWS_NAME, BuiltPicture, Located, read_shard
+from training.data.shards.shards import ROWS_NAME, BuiltPicture, PictureLocation, read_shard
 
 
 def assemble(
@@ -37,13 +37,13 @@ def assemble(
 
     Raises SharplineError naming a shard that is missing, or where no training picture is left.
     """
-    located, left_out = _collect(plan, plan_path, folders)
-    repeats = find_repeats(located, workers=workers)
-    left_out += repeats.left_out
-    gone = {entry.name for entry in repeats.left_out}
+    locations, left_out = _collect(plan, plan_path, folders)
+    duplicates = find_duplicates(locations, workers=workers)
+    left_out += duplicates.left_out
+    gone = {entry.name for entry in duplicates.left_out}
     kept = [
         entry
-        for entry in sorted(located, key=lambda entry: (entry.picture.split, entry.picture.name))
+        for entry in sorted(locations, key=lambda entry: (entry.picture.split, entry.picture.name))
         if entry.picture.split != BENCHMARK and entry.picture.name not in gone
     ]
     training = [entry for entry in kept if entry.picture.split == "train"]
@@ -56,16 +56,16 @@ def assemble(
         pack_sha256 = write_pack(staging, training, plan.scale, workers=workers)
     write_manifest(staging / MANIFEST_NAME, rows)
     write_bytes(staging / CONTENT_NAME, plan.content())
-    info = _describe(plan, rows, training, left_out, repeats, pack_sha256)
+    info = _describe(plan, rows, training, left_out, duplicates, pack_sha256)
     write_report(staging / REPORT_NAME, info)
     write_info(staging, info)
 
 
 def _collect(
     plan: Plan, plan_path: Path, folders: Sequence[Path]
-) -> tuple[list[Located], list[LeftOut]]:
+) -> tuple[list[PictureLocation], list[LeftOut]]:
     """Every picture of every shard, and what has been left out so far."""
-    located: list[Located] = []
+    locations: list[PictureLocation] = []
     left_out = list(plan.left_out)
     compared = {picture.name: Path(picture.path) for picture in plan.references}
     for index, folder in enumerate(folders):
@@ -75,19 +75,23 @@ def _collect(
                 f"`sharpline data build --plan {plan_path} --shard {index}`"
             )
         shard = read_shard(folder)
-        for place, picture in enumerate(shard.pictures):
+        for fingerprint_row, picture in enumerate(shard.pictures):
             path = folder / picture.rows[0].hr_path if picture.rows else compared[picture.name]
-            located.append(Located(folder=folder, place=place, path=path, picture=picture))
+            locations.append(
+                PictureLocation(
+                    folder=folder, fingerprint_row=fingerprint_row, path=path, picture=picture
+                )
+            )
         left_out += shard.left_out
-    return located, left_out
+    return locations, left_out
 
 
 def _describe(
     plan: Plan,
     rows: Sequence[ManifestRow],
-    training: Sequence[Located],
+    training: Sequence[PictureLocation],
     left_out: Sequence[LeftOut],
-    repeats: Repeats,
+    duplicates: Duplicates,
     pack_sha256: str,
 ) -> DatasetInfo:
     measured = [values for entry in training for values in entry.picture.measured]
@@ -99,14 +103,14 @@ def _describe(
         splits={split: sum(row.split == split for row in rows) for split in SPLITS},
         licences=sorted({row.licence for row in rows}),
         left_out=sorted(left_out, key=lambda entry: entry.name),
-        alike=list(repeats.alike),
+        near_duplicates=list(duplicates.near_duplicates),
         compared_with=len(plan.references),
         reference=summarise(measured),
         pack_sha256=pack_sha256,
     )
 
 
-def _link_files(kept: Sequence[Located], staging: Path) -> None:
+def _link_files(kept: Sequence[PictureLocation], staging: Path) -> None:
     for entry in kept:
         for path in dict.fromkeys(_files_of(entry.picture)):
             _link(entry.folder / path, staging / path)

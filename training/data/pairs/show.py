@@ -17,12 +17,12 @@ from superres.image.contact_sheet import SheetRow, write_sheet
 from training.data.sources.picture import UNSTATED
 
 TILE = 288  # pixels a side of the part that is shown, at HR size
-MOST_LINES = 14
+MAX_LINES = 14
 
 Pixels = npt.NDArray[np.uint8]
 
 
-def draw_sheet(dataset: Path, out: Path, *, count: int, split: str) -> int:
+def draw_contact_sheet(dataset: Path, out: Path, *, count: int, split: str) -> int:
     """Draw up to `count` pairs of a split into one picture; return how many.
 
     Each row shows the same part of HR, of LR with its pixels repeated to HR's size, and of the mask
@@ -45,14 +45,14 @@ def _drawn(dataset: Path, row: ManifestRow) -> SheetRow:
     hr_hwc, lr_hwc = (read(dataset / path).rgb_hwc for path in (row.hr_path, row.lr_path))
     side = min(TILE, *hr_hwc.shape[:2]) // row.scale
     top, left = _liveliest(lr_hwc, side)
-    repeats = row.scale
+    duplicates = row.scale
     pictures = [_part(hr_hwc, top * row.scale, left * row.scale, side * row.scale)]
     captions = [f"HR {row.width}x{row.height}"]
     for caption, path in (("LR", row.lr_path), ("mask", row.mask_path)):
         if path:
             hwc = lr_hwc if caption == "LR" else read(dataset / path).rgb_hwc
             part = _part(hwc, top, left, side)
-            pictures.append(part.repeat(repeats, axis=0).repeat(repeats, axis=1))
+            pictures.append(part.repeat(duplicates, axis=0).repeat(duplicates, axis=1))
             size = f" {hwc.shape[1]}x{hwc.shape[0]}, pixels repeated" if row.scale > 1 else ""
             captions.append(f"{caption}{size if caption == 'LR' else ''}")
     draw = f", draw {row.draw}" if row.draw > 1 else ""
@@ -93,8 +93,8 @@ def _lines(row: ManifestRow) -> Sequence[str]:
             name = f"resize to {step.pop('width')}x{step.pop('height')}"
         told = ", ".join(f"{key} {_value(value)}" for key, value in _told(step))
         lines.append(f"{number}. {name}: {told}")
-    if len(lines) > MOST_LINES:
-        lines = [*lines[:MOST_LINES], f"and {len(lines) - MOST_LINES} more"]
+    if len(lines) > MAX_LINES:
+        lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more"]
     author = "" if row.author == UNSTATED else f", {row.author}"
     return [*lines, f"{row.source}{author}: {row.licence}"]
 

@@ -22,13 +22,18 @@ from superres.dataset.manifest import (
     read_info,
     read_manifest,
 )
-from training.data.leaks.leak_check import find_repeats
+from training.data.leaks.leak_check import find_duplicates
 from training.data.packs.packs import INDEX_NAME, PACK_NAME
-from training.data.pairs.proof import Finding, Proof, look_at_references, prove_pictures
+from training.data.pairs.picture_checks import (
+    Finding,
+    PictureChecks,
+    check_pictures,
+    fingerprint_references,
+)
 from training.data.shards.plan import identify
-from training.data.shards.shards import Located
+from training.data.shards.shards import PictureLocation
 from training.data.sources.picture import SourcePicture
-from training.data.workers import Job, run_jobs
+from training.data.workers import WorkerTask, run_tasks
 
 PICTURES_PER_JOB = 16
 
@@ -72,16 +77,18 @@ def verify(
     findings += _of_licences(info, rows)
     pictures = [list(draws) for _, draws in groupby(rows, key=lambda row: (row.split, row.name))]
     with tempfile.TemporaryDirectory() as scratch:
-        proofs = _prove(dataset, pictures, _again(info, pictures, sample), Path(scratch), workers)
-        findings += [finding for proof in proofs for finding in proof.findings]
-        located = [entry for proof in proofs for entry in proof.located]
-        located += look_at_references(references, Path(scratch) / "references")
-        findings += _of_splits(located, workers)
+        proofs = _check_in_workers(
+            dataset, pictures, _again(info, pictures, sample), Path(scratch), workers
+        )
+        findings += [finding for picture_checks in proofs for finding in picture_checks.findings]
+        locations = [entry for picture_checks in proofs for entry in picture_checks.locations]
+        locations += fingerprint_references(references, Path(scratch) / "references")
+        findings += _of_splits(locations, workers)
     return Verified(
         dataset=info.id,
         pictures=len(pictures),
         pairs=len(rows),
-        reproduced=sum(proof.reproduced for proof in proofs),
+        reproduced=sum(picture_checks.reproduced for picture_checks in proofs),
         findings=tuple(sorted(set(findings))),
     )
 
@@ -152,16 +159,16 @@ def _again(
     return frozenset(names)
 
 
-def _prove(
+def _check_in_workers(
     dataset: Path,
     pictures: Sequence[Sequence[ManifestRow]],
     again: frozenset[str],
     scratch: Path,
     workers: int,
-) -> list[Proof]:
+) -> list[PictureChecks]:
     starts = range(0, len(pictures), PICTURES_PER_JOB)
-    jobs = (
-        Job(
+    tasks = (
+        WorkerTask(
             f"pictures {start} to {start + PICTURES_PER_JOB - 1}",
             (
                 dataset,
@@ -172,10 +179,10 @@ def _prove(
         )
         for start, part in ((start, pictures[start : start + PICTURES_PER_JOB]) for start in starts)
     )
-    done = run_jobs(prove_pictures, jobs, workers=workers)
+    done = run_tasks(check_pictures, tasks, workers=workers)
     return list(track(done, "verifying pictures, by sixteens", len(starts)))
 
 
-def _of_splits(located: Sequence[Located], workers: int) -> Iterator[Finding]:
-    for entry in find_repeats(located, workers=workers).left_out:
+def _of_splits(locations: Sequence[PictureLocation], workers: int) -> Iterator[Finding]:
+    for entry in find_duplicates(locations, workers=workers).left_out:
         yield Finding(entry.name, f"must not be in this set: {entry.reason}")

@@ -13,58 +13,61 @@ import numpy.typing as npt
 
 from superres.analysis.fingerprint import (
     DESCRIPTOR_BYTES,
-    Details,
     Fingerprint,
+    Keypoints,
     fingerprint,
     mirror_image,
 )
 
-PRINTS_NAME = "prints.npz"
+FINGERPRINTS_NAME = "prints.npz"
 NO_DESCRIPTORS = np.empty((0, DESCRIPTOR_BYTES), np.uint8)
-NOTHING = Fingerprint(phash=0, details=Details.join([]), descriptors=NO_DESCRIPTORS)
+NOTHING = Fingerprint(phash=0, keypoints=Keypoints.join([]), descriptors=NO_DESCRIPTORS)
 
 Pixels = npt.NDArray[np.uint8]
 
 
-class Looks(NamedTuple):
+class PictureFingerprint(NamedTuple):
     """A picture's fingerprint, and its mirror image's, which is NOTHING for one in training."""
 
     upright: Fingerprint
     mirrored: Fingerprint
 
 
-def look_at(rgb_hwc: Pixels, split: str) -> Looks:
+def fingerprint_picture(rgb_hwc: Pixels, split: str) -> PictureFingerprint:
     """The looks of a picture (H, W, 3) of a split."""
     upright = fingerprint(rgb_hwc)
     if split == "train":
-        return Looks(upright, NOTHING)
-    return Looks(upright, fingerprint(mirror_image(rgb_hwc)))
+        return PictureFingerprint(upright, NOTHING)
+    return PictureFingerprint(upright, fingerprint(mirror_image(rgb_hwc)))
 
 
-def write_prints(folder: Path, looks: Sequence[Looks]) -> None:
-    """Store the looks of pictures in `folder`, to be read back by `read_prints`."""
-    prints = [print_ for look in looks for print_ in look]
-    details = Details.join([print_.details for print_ in prints])
+def write_fingerprints(folder: Path, looks: Sequence[PictureFingerprint]) -> None:
+    """Store the looks of pictures in `folder`, to be read back by `read_fingerprints`."""
+    fingerprints = [one for look in looks for one in look]
+    keypoints = Keypoints.join([one.keypoints for one in fingerprints])
     arrays = {
-        "phash": np.array([print_.phash for print_ in prints], np.uint64),
-        "counts": np.array([len(print_.descriptors) for print_ in prints], np.int64),
-        "points": details.points,
-        "arms": details.arms,
-        "descriptors": np.concatenate([NO_DESCRIPTORS, *(one.descriptors for one in prints)]),
+        "phash": np.array([one.phash for one in fingerprints], np.uint64),
+        "counts": np.array([len(one.descriptors) for one in fingerprints], np.int64),
+        "points": keypoints.points,
+        "arms": keypoints.arms,
+        "descriptors": np.concatenate([NO_DESCRIPTORS, *(one.descriptors for one in fingerprints)]),
     }
-    np.savez(folder / PRINTS_NAME, allow_pickle=False, **arrays)
+    np.savez(folder / FINGERPRINTS_NAME, allow_pickle=False, **arrays)
 
 
-def read_prints(folder: Path) -> list[Looks]:
+def read_fingerprints(folder: Path) -> list[PictureFingerprint]:
     """The looks of a shard's pictures, in order."""
-    with np.load(folder / PRINTS_NAME) as stored:
+    with np.load(folder / FINGERPRINTS_NAME) as stored:
         hashes, counts = stored["phash"], stored["counts"]
         ends = np.cumsum(counts)[:-1]
         points, arms, descriptors = (
             np.split(stored[name], ends) for name in ("points", "arms", "descriptors")
         )
-    prints = [
-        Fingerprint(phash=int(phash), details=Details(*places), descriptors=looks)
+    fingerprints = [
+        Fingerprint(phash=int(phash), keypoints=Keypoints(*places), descriptors=looks)
         for phash, *places, looks in zip(hashes, points, arms, descriptors, strict=True)
     ]
-    return [Looks(*pair) for pair in zip(prints[::2], prints[1::2], strict=True)]
+    return [
+        PictureFingerprint(*pair)
+        for pair in zip(fingerprints[::2], fingerprints[1::2], strict=True)
+    ]

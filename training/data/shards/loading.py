@@ -14,7 +14,7 @@ from training.data.shards.plan import MIN_LR_SIDE, PlannedPicture
 Pixels = npt.NDArray[np.uint8]
 
 
-class Unusable(PictureError):
+class UnusablePicture(PictureError):
     """A picture that decodes but cannot teach; it is left out and named."""
 
     label = "unusable"
@@ -35,7 +35,7 @@ def load_hr(planned: PlannedPicture, scale: int) -> tuple[Pixels, bytes]:
         height, width = (side // scale * scale for side in rgb_hwc.shape[:2])
         rgb_hwc = rgb_hwc[:height, :width]
     if min(rgb_hwc.shape[:2]) < MIN_LR_SIDE * scale:
-        raise Unusable(f"{rgb_hwc.shape[1]}x{rgb_hwc.shape[0]} is too small for x{scale}")
+        raise UnusablePicture(f"{rgb_hwc.shape[1]}x{rgb_hwc.shape[0]} is too small for x{scale}")
     rgb_hwc = np.ascontiguousarray(rgb_hwc)
     as_it_is = plain_rgb_png(data) if rgb_hwc.shape == whole_hwc.shape else None
     return rgb_hwc, as_it_is or encode(Picture(rgb_hwc=rgb_hwc), "png")
@@ -45,7 +45,9 @@ def as_rgb8(picture: Picture) -> Pixels:
     """The pixels in 8 bits; raises Unusable where some of them are transparent."""
     alpha_hw = picture.alpha_hw
     if alpha_hw is not None and alpha_hw.min() < np.iinfo(alpha_hw.dtype).max:
-        raise Unusable("has transparent parts: what lies behind them is not part of the picture")
+        raise UnusablePicture(
+            "has transparent parts: what lies behind them is not part of the picture"
+        )
     return rgb8(picture)
 
 
@@ -62,10 +64,10 @@ def load_lr(planned: PlannedPicture, scale: int, hr_shape: tuple[int, ...]) -> P
     try:
         lr_hwc = as_rgb8(decode(data))
     except PictureError as error:
-        raise Unusable(f"its low-resolution picture cannot be used: {error}") from error
+        raise UnusablePicture(f"its low-resolution picture cannot be used: {error}") from error
     (height, width), (hr_height, hr_width) = lr_hwc.shape[:2], hr_shape[:2]
     if (height * scale, width * scale) != (hr_height, hr_width):
-        raise Unusable(
+        raise UnusablePicture(
             f"the pair is not x{scale}: its low-resolution picture is {width}x{height} and "
             f"the high-resolution one {hr_width}x{hr_height}"
         )

@@ -21,12 +21,12 @@ from superres.dataset.manifest import INFO_NAME, LeftOut
 from superres.degrade import parse
 from superres.image.codecs import Limits, PictureError, inspect
 from superres.image.passport import earlier_passport
-from training.data.sources.resolve import GIVEN, Box, SourcePicture
+from training.data.sources.resolve import PROVIDED, Box, SourcePicture
 
 # Raised whenever the same pictures and recipe would give other pairs, so that their id differs.
 BUILD_VERSION = 4
 MIN_LR_SIDE = 16
-LEAST_PER_SHARD, MOST_SHARDS = 8, 256
+MIN_PER_SHARD, MAX_SHARDS = 8, 256
 PLANS = ".plans"
 BENCHMARK = "benchmark"  # the split of pictures that are compared with and never built
 
@@ -171,16 +171,16 @@ def read_plan(path: Path) -> Plan:
         raise SharplineError(f"{path} is no plan; make one with `sharpline data plan`") from error
 
 
-def is_given(degradation: str) -> bool:
+def is_provided_lr(degradation: str) -> bool:
     """Whether the LR pictures are the source's own instead of made here."""
-    return degradation.partition(":")[0] == GIVEN
+    return degradation.partition(":")[0] == PROVIDED
 
 
 def _checked(recipe: PairRecipe) -> PairRecipe:
     """The recipe with its degradation in the one spelling."""
     if recipe.draws < 1:
         raise UsageError(f"every picture is degraded at least once, not {recipe.draws} times")
-    if is_given(recipe.degradation):
+    if is_provided_lr(recipe.degradation):
         if recipe.draws > 1:
             raise UsageError("the source gives each picture's LR once; leave --draws away")
         return recipe
@@ -194,7 +194,7 @@ def _checked(recipe: PairRecipe) -> PairRecipe:
 
 
 def _shard_size(pictures: int) -> int:
-    return max(LEAST_PER_SHARD, -(-pictures // MOST_SHARDS))
+    return max(MIN_PER_SHARD, -(-pictures // MAX_SHARDS))
 
 
 def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | LeftOut:
@@ -272,5 +272,5 @@ def _read(path: Path) -> bytes:
 
 def _seed(sha256: str, recipe: PairRecipe, draw: int) -> int:
     """Of one draw of one picture; the same however many draws follow."""
-    words = f"{sha256} {recipe.scale} {recipe.degradation} {draw}"
-    return int(sha256_bytes(words.encode())[:8], 16)
+    key = f"{sha256} {recipe.scale} {recipe.degradation} {draw}"
+    return int(sha256_bytes(key.encode())[:8], 16)

@@ -27,9 +27,13 @@ from superres.common.files import (
 from superres.dataset.manifest import LeftOut, ManifestRow
 from superres.degrade import Degraded, degrade
 from superres.image.codecs import Picture, PictureError, encode
-from training.data.shards.fingerprints import Looks, look_at, write_prints
+from training.data.shards.fingerprints import (
+    PictureFingerprint,
+    fingerprint_picture,
+    write_fingerprints,
+)
 from training.data.shards.loading import Pixels, load_compared, load_hr, load_lr
-from training.data.shards.plan import BENCHMARK, PlannedPicture, is_given
+from training.data.shards.plan import BENCHMARK, PlannedPicture, is_provided_lr
 
 ROWS_NAME, RAW_NAME = "rows.json", "train.bin"
 WAIT_SECONDS = 3600.0  # for another process that builds the same shard
@@ -65,11 +69,11 @@ class Shard(BaseModel):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
+class PictureLocation:
     """A built picture, its shard's folder, its place in that shard, and a file of its pixels."""
 
     folder: Path
-    place: int
+    fingerprint_row: int
     path: Path
     picture: BuiltPicture
 
@@ -101,13 +105,13 @@ def sha256_pixels(hwc: Pixels) -> str:
 
 def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degradation: str) -> None:
     built: list[BuiltPicture] = []
-    looks: list[Looks] = []
+    fingerprints: list[PictureFingerprint] = []
     left_out: list[LeftOut] = []
     with writing(staging), (staging / RAW_NAME).open("wb") as raw:
         for planned in pictures:
             try:
                 picture, look = (
-                    _look_at(planned)
+                    _inspect(planned)
                     if planned.split == BENCHMARK
                     else _write_pairs(staging, raw, planned, scale, degradation)
                 )
@@ -115,13 +119,13 @@ def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degrada
                 left_out.append(LeftOut(name=planned.name, reason=str(error)))
                 continue
             built.append(picture)
-            looks.append(look)
-        write_prints(staging, looks)
+            fingerprints.append(look)
+        write_fingerprints(staging, fingerprints)
     record = Shard(pictures=built, left_out=left_out)
     write_bytes(staging / ROWS_NAME, record.model_dump_json().encode())
 
 
-def _look_at(planned: PlannedPicture) -> tuple[BuiltPicture, Looks]:
+def _inspect(planned: PlannedPicture) -> tuple[BuiltPicture, PictureFingerprint]:
     """A picture to compare with; raises SharplineError where it cannot be read."""
     rgb_hwc = load_compared(planned)
     picture = BuiltPicture(
@@ -131,15 +135,15 @@ def _look_at(planned: PlannedPicture) -> tuple[BuiltPicture, Looks]:
         height=rgb_hwc.shape[0],
         hr_sha256=sha256_pixels(rgb_hwc),
     )
-    return picture, look_at(rgb_hwc, planned.split)
+    return picture, fingerprint_picture(rgb_hwc, planned.split)
 
 
 def _write_pairs(
     folder: Path, raw: BinaryIO, planned: PlannedPicture, scale: int, degradation: str
-) -> tuple[BuiltPicture, Looks]:
+) -> tuple[BuiltPicture, PictureFingerprint]:
     hr_hwc, hr_png = load_hr(planned, scale)
     made = list(_degraded(planned, hr_hwc, scale, degradation))
-    looks = look_at(hr_hwc, planned.split)
+    fingerprints = fingerprint_picture(hr_hwc, planned.split)
     hr_path = f"pairs/{planned.split}/HR/{planned.name}.png"
     write_bytes(folder / hr_path, hr_png)
     rows = []
@@ -173,7 +177,7 @@ def _write_pairs(
                 source=planned.source,
                 licence=planned.licence,
                 author=planned.author,
-                phash=f"{looks.upright.phash:016x}",
+                phash=f"{fingerprints.upright.phash:016x}",
             )
         )
     offset = raw.tell()
@@ -191,13 +195,13 @@ def _write_pairs(
         rows=rows,
         measured=[measure(degraded.lr_hwc_u8) for degraded in made],
     )
-    return picture, looks
+    return picture, fingerprints
 
 
 def _degraded(
     planned: PlannedPicture, hr_hwc: Pixels, scale: int, degradation: str
 ) -> Iterator[Degraded]:
-    if not is_given(degradation):
+    if not is_provided_lr(degradation):
         for seed in planned.seeds:
             yield degrade(hr_hwc, kind=degradation, scale=scale, seed=seed)
         return

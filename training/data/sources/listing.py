@@ -7,7 +7,7 @@ from superres.common.console import in_units
 from superres.image.codecs import list_pictures
 from training.data.sources.catalogue import read_catalogue
 from training.data.sources.entries import HR, Entry
-from training.data.sources.records import Added, Fetched, read_records, sources_folder
+from training.data.sources.records import AddedSource, FetchedSource, read_records, sources_folder
 from training.data.sources.sample import SAMPLE, SAMPLE_ENTRIES
 
 State = Literal["embedded", "fetched", "partly", "not fetched", "added"]
@@ -54,8 +54,8 @@ class ListedSource:
 def list_sources() -> list[ListedSource]:
     """`sample`, then the catalogue, then own folders by name."""
     records = {record.name: record for record in read_records()}
-    fetched = {name: one for name, one in records.items() if isinstance(one, Fetched)}
-    added = [one for one in records.values() if isinstance(one, Added)]
+    fetched = {name: one for name, one in records.items() if isinstance(one, FetchedSource)}
+    added = [one for one in records.values() if isinstance(one, AddedSource)]
     catalogue = read_catalogue()
     gone = [one for name, one in fetched.items() if name not in catalogue]
     return [
@@ -82,7 +82,7 @@ def _sample() -> ListedSource:
     )
 
 
-def _catalogued(entry: Entry, record: Fetched | None) -> ListedSource:
+def _catalogued(entry: Entry, record: FetchedSource | None) -> ListedSource:
     if record is not None:
         missing = [part for part in entry.choose([HR]) if not record.find(part.name, part.split)]
         return _fetched(record, state="partly" if missing else "fetched")
@@ -103,7 +103,7 @@ def _catalogued(entry: Entry, record: Fetched | None) -> ListedSource:
     )
 
 
-def _fetched(record: Fetched, state: State) -> ListedSource:
+def _fetched(record: FetchedSource, state: State) -> ListedSource:
     high = [part for part in record.parts if part.part == HR]
     return ListedSource(
         name=record.name,
@@ -120,7 +120,7 @@ def _fetched(record: Fetched, state: State) -> ListedSource:
     )
 
 
-def _added(record: Added) -> ListedSource:
+def _added(record: AddedSource) -> ListedSource:
     paths = list_pictures(record.folder) if record.folder.is_dir() else []
     return ListedSource(
         name=record.name,

@@ -10,8 +10,8 @@ from superres.common.files import file_lock
 from superres.dataset.consent import refuse_clients_pictures, refuse_marked_below
 from superres.image.codecs import list_pictures
 from training.data.sources.records import (
-    Added,
-    Terms,
+    AddedSource,
+    UsageTerms,
     now,
     read_record,
     read_records,
@@ -34,7 +34,7 @@ def add_folder(
     scale: int | None = None,
     watched: bool = False,
     replace: bool = False,
-) -> Added:
+) -> AddedSource:
     """Record an own folder as the source `name`; its pictures stay where they are.
 
     The same words again only set whether it is watched; another licence or folder for a name needs
@@ -55,25 +55,25 @@ def add_folder(
     with file_lock(sources_folder() / ".added.lock", timeout_seconds=LOCK_WAIT_SECONDS):
         before = read_record(name)
         _require_one_name(folder, name)
-        record = Added(
+        record = AddedSource(
             name=name,
             folder=folder,
             lr_folder=lr_folder,
             scale=scale,
             watched=watched,
-            terms=Terms(licence=stated, statement=STATEMENT, by=person(), at=now()),
+            terms=UsageTerms(licence=stated, statement=STATEMENT, by=person(), at=now()),
         )
-        if isinstance(before, Added):
+        if isinstance(before, AddedSource):
             record = _after(before, record, replace)
         if record != before:
             write_record(record)
     return record
 
 
-def added_at(folder: Path) -> Added | None:
+def added_at(folder: Path) -> AddedSource | None:
     """The source that this folder has been added as, if it has."""
     resolved = folder.resolve()
-    added = (record for record in read_records() if isinstance(record, Added))
+    added = (record for record in read_records() if isinstance(record, AddedSource))
     return next((record for record in added if record.folder == resolved), None)
 
 
@@ -87,7 +87,7 @@ def add_command(folder: Path, name: str | None = None, licence: str | None = Non
     )
 
 
-def _after(before: Added, record: Added, replace: bool) -> Added:
+def _after(before: AddedSource, record: AddedSource, replace: bool) -> AddedSource:
     """The record that stands once `record` is added over `before`."""
     if record.terms.licence == before.terms.licence and record.folder == before.folder:
         record = record.model_copy(update={"terms": before.terms, "earlier": before.earlier})

@@ -16,7 +16,7 @@ RECORD_NAME = "source.json"
 Verified = Literal["published sha256", "published md5", "md5 of the pictures", "first use"]
 
 
-class Terms(BaseModel):
+class UsageTerms(BaseModel):
     """Who said, when, that the pictures may be used for training, and under what licence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,7 +27,7 @@ class Terms(BaseModel):
     at: str
 
 
-class Added(BaseModel):
+class AddedSource(BaseModel):
     """An own folder of pictures, which stay where they are; `lr_folder` holds their LR twins.
 
     `earlier` are terms that were stated for this name before and have been replaced.
@@ -43,8 +43,8 @@ class Added(BaseModel):
     lr_folder: Path | None
     scale: int | None
     watched: bool
-    terms: Terms
-    earlier: list[Terms] = []
+    terms: UsageTerms
+    earlier: list[UsageTerms] = []
 
 
 class FetchedArchive(BaseModel):
@@ -77,7 +77,7 @@ class FetchedPart(BaseModel):
     at: str
 
 
-class Fetched(BaseModel):
+class FetchedSource(BaseModel):
     """A source of the catalogue of which at least one part is here."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -103,8 +103,8 @@ class Fetched(BaseModel):
         return next((entry for entry in self.parts if (entry.part, entry.split) == wanted), None)
 
 
-SourceRecord = Annotated[Added | Fetched, Field(discriminator="kind")]
-_ADAPTER: TypeAdapter[Added | Fetched] = TypeAdapter(SourceRecord)
+SourceRecord = Annotated[AddedSource | FetchedSource, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[AddedSource | FetchedSource] = TypeAdapter(SourceRecord)
 
 
 def sources_folder() -> Path:
@@ -112,7 +112,7 @@ def sources_folder() -> Path:
     return state_folder() / "sources"
 
 
-def read_record(name: str) -> Added | Fetched | None:
+def read_record(name: str) -> AddedSource | FetchedSource | None:
     """What is known of the source `name`; None where it is not here.
 
     Raises SharplineError where its record is broken or of another version.
@@ -129,13 +129,13 @@ def read_record(name: str) -> Added | Fetched | None:
         ) from error
 
 
-def read_records() -> list[Added | Fetched]:
+def read_records() -> list[AddedSource | FetchedSource]:
     """Every source that is here, by name."""
     names = sorted(path.parent.name for path in sources_folder().glob(f"*/{RECORD_NAME}"))
     return [record for name in names if (record := read_record(name)) is not None]
 
 
-def write_record(record: Added | Fetched) -> None:
+def write_record(record: AddedSource | FetchedSource) -> None:
     """Write a source's record, whole or not at all."""
     write_json(sources_folder() / record.name / RECORD_NAME, record.model_dump(mode="json"))
 

@@ -15,9 +15,15 @@ from superres.image.codecs import clean_name, list_pictures
 from training.data.sources.catalogue import read_catalogue
 from training.data.sources.entries import HR
 from training.data.sources.own import add_command, added_at
-from training.data.sources.paired_lr import with_twins
+from training.data.sources.paired_lr import with_paired_lr
 from training.data.sources.picture import UNSTATED, Box, SourcePicture
-from training.data.sources.records import Added, Fetched, read_record, read_records, sources_folder
+from training.data.sources.records import (
+    AddedSource,
+    FetchedSource,
+    read_record,
+    read_records,
+    sources_folder,
+)
 from training.data.sources.sample import SAMPLE, sample_pictures
 from training.data.sources.unread import unread_in
 
@@ -29,10 +35,10 @@ __all__ = [
     "sample_pictures",
 ]
 
-GIVEN = "given"  # the degradation that a source brings with it
+PROVIDED = "given"  # the degradation that a source brings with it
 
 
-class Given(NamedTuple):
+class ProvidedLr(NamedTuple):
     """The low-resolution pictures asked of a source: of which track ("": any), at which scale."""
 
     track: str
@@ -59,7 +65,7 @@ def find_pictures(
     those.
     """
     kind, _, track = degradation.partition(":")
-    wanted = Given(track, scale) if kind == GIVEN else None
+    wanted = ProvidedLr(track, scale) if kind == PROVIDED else None
     found: list[SourcePicture] = []
     for source in dict.fromkeys(sources):
         found += _hold_out(_pictures_of(source, wanted), split_every)
@@ -68,7 +74,7 @@ def find_pictures(
 
 def benchmark_pictures() -> list[SourcePicture]:
     """The pictures of every benchmark that has been fetched: none of them may be in training."""
-    fetched = (record for record in read_records() if isinstance(record, Fetched))
+    fetched = (record for record in read_records() if isinstance(record, FetchedSource))
     return [
         picture
         for record in fetched
@@ -77,14 +83,14 @@ def benchmark_pictures() -> list[SourcePicture]:
     ]
 
 
-def _pictures_of(source: str, wanted: Given | None) -> list[SourcePicture]:
+def _pictures_of(source: str, wanted: ProvidedLr | None) -> list[SourcePicture]:
     if source == SAMPLE:
         if wanted is not None:
             raise UsageError(f"{SAMPLE} brings no low-resolution pictures of its own")
         return sample_pictures()
     record = read_record(source) if Path(source).name == source else None
     record = record or (added_at(Path(source)) if Path(source).is_dir() else None)
-    if isinstance(record, Added):
+    if isinstance(record, AddedSource):
         return _added_pictures(record, wanted)
     if record is None:
         raise UsageError(_not_here(source))
@@ -107,7 +113,7 @@ def _not_here(source: str) -> str:
     return f"there is no source {source!r}; `sharpline data list` shows those that there are"
 
 
-def _added_pictures(record: Added, wanted: Given | None) -> list[SourcePicture]:
+def _added_pictures(record: AddedSource, wanted: ProvidedLr | None) -> list[SourcePicture]:
     for folder in (record.folder, record.lr_folder):
         if folder is not None and not folder.is_dir():
             raise UsageError(
@@ -116,7 +122,7 @@ def _added_pictures(record: Added, wanted: Given | None) -> list[SourcePicture]:
             )
         if folder is not None:
             refuse_clients_pictures(folder)
-    if wanted is not None and (record.lr_folder is None or wanted != Given("", record.scale)):
+    if wanted is not None and (record.lr_folder is None or wanted != ProvidedLr("", record.scale)):
         has = "none" if record.lr_folder is None else f"those for x{record.scale}"
         raise UsageError(
             f"{record.name} has no low-resolution pictures for {wanted}: it was added with {has}"
@@ -125,12 +131,12 @@ def _added_pictures(record: Added, wanted: Given | None) -> list[SourcePicture]:
     if not pictures and not record.watched:  # into a watched folder pictures come when they come
         raise UsageError(f"{record.folder}, the folder of {record.name}, is empty by now")
     if wanted is not None:
-        pictures = with_twins(pictures, record.lr_folder)
+        pictures = with_paired_lr(pictures, record.lr_folder)
     return [*pictures, *unread_in(record)]
 
 
-def _fetched_pictures(record: Fetched, wanted: Given | None) -> list[SourcePicture]:
-    track = None if wanted is None else _given_track(record, wanted)
+def _fetched_pictures(record: FetchedSource, wanted: ProvidedLr | None) -> list[SourcePicture]:
+    track = None if wanted is None else _provided_track(record, wanted)
     high = [part for part in record.parts if part.part == HR]
     if not high:
         raise UsageError(
@@ -153,12 +159,12 @@ def _fetched_pictures(record: Fetched, wanted: Given | None) -> list[SourcePictu
                     f"{track} of {record.name} is not here for {part.split}; run "
                     f"`sharpline data fetch {record.name} --part {track}`"
                 )
-            found = with_twins(found, sources_folder() / low.folder)
+            found = with_paired_lr(found, sources_folder() / low.folder)
         pictures += found
     return pictures
 
 
-def _given_track(record: Fetched, wanted: Given) -> str:
+def _provided_track(record: FetchedSource, wanted: ProvidedLr) -> str:
     """The name of the part that holds the asked low-resolution pictures."""
     here = sorted({part.part for part in record.parts} - {HR})
     fit = [
@@ -169,7 +175,7 @@ def _given_track(record: Fetched, wanted: Given) -> str:
     if len(fit) == 1:
         return fit[0]
     if fit:
-        tracks = " or ".join(f"--degrade {GIVEN}:{part.partition('_')[0]}" for part in fit)
+        tracks = " or ".join(f"--degrade {PROVIDED}:{part.partition('_')[0]}" for part in fit)
         raise UsageError(f"{record.name} has several low-resolution pictures; say {tracks}")
     entry = read_catalogue().get(record.name)
     offered = ", ".join(entry.part_names()[1:]) if entry is not None else ""

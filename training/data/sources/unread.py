@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from superres.image.codecs import PICTURE_SUFFIXES, clean_name
-from training.data.sources.paired_lr import lone_twins
+from training.data.sources.paired_lr import unpaired_lr
 from training.data.sources.picture import UNSTATED, SourcePicture
-from training.data.sources.records import Added
+from training.data.sources.records import AddedSource
 
 # Of pictures that people have and Sharpline does not read: phones', cameras' and editors'.
 OTHER_SUFFIXES = (
@@ -15,12 +15,12 @@ OTHER_SUFFIXES = (
 )
 
 
-def unread_in(record: Added) -> list[SourcePicture]:
+def unread_in(record: AddedSource) -> list[SourcePicture]:
     """What lies in an own folder and looks like pictures, but is not read, each with the reason."""
     files = sorted(record.folder.iterdir())
     reasons = {path: reason for path in files if (reason := _why_unread(path, record.lr_folder))}
     if record.lr_folder is not None:
-        lone = lone_twins(record.folder, record.lr_folder)
+        lone = unpaired_lr(record.folder, record.lr_folder)
         reasons |= dict.fromkeys(lone, "a low-resolution picture without its high-resolution one")
     return [
         SourcePicture(

@@ -14,12 +14,14 @@ import httpx
 
 from superres.common.errors import SharplineError
 
-AGAIN = frozenset({429, 502, 503})  # what a busy or restarting server, or its proxy, answers
+RETRY_STATUSES = frozenset(
+    {429, 502, 503}
+)  # what a busy or restarting server, or its proxy, answers
 FIRST_PAUSE_SECONDS = 0.5
 MEDIA_PREFIX = "image/"
 
 
-class Refused(SharplineError):
+class RequestRefused(SharplineError):
     """The server answered with a problem (RFC 9457); `label` is the last part of its type."""
 
     def __init__(self, status: int, label: str, detail: str) -> None:
@@ -29,12 +31,12 @@ class Refused(SharplineError):
         self.detail = detail
 
 
-class ServerAway(SharplineError):
+class ServerUnavailable(SharplineError):
     """The server could not be reached, or broke its answer off, as often as it was tried."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class EnhanceOptions:
     """The options of POST /v1/enhance; None leaves one to the server."""
 
     model: str | None = None
@@ -48,7 +50,7 @@ class Wishes:
     keep_metadata: bool | None = None
     deadline: float | None = None
 
-    def with_format(self, format: str) -> "Wishes":
+    def with_format(self, format: str) -> "EnhanceOptions":
         """The same for an answer in this format."""
         return replace(self, format=format)
 
@@ -124,7 +126,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How often and how long a request is tried.
 
     The server's Retry-After is obeyed to the second; one that asks for more than
@@ -147,15 +149,15 @@ class Patience:
         return doubled * (0.5 + 0.5 * self.chance())
 
 
-def refusal_of(response: httpx.Response) -> Refused:
+def refusal_of(response: httpx.Response) -> RequestRefused:
     """The problem in an answer, or what can be said of one that holds none."""
     try:
         problem = response.json()
         label = str(problem["type"]).rpartition("/")[2]
-        return Refused(response.status_code, label, str(problem["detail"]))
+        return RequestRefused(response.status_code, label, str(problem["detail"]))
     except (ValueError, KeyError, TypeError):
         reason = f"the server answered {response.status_code} {response.reason_phrase}"
-        return Refused(response.status_code, "unknown", reason)
+        return RequestRefused(response.status_code, "unknown", reason)
 
 
 def _seconds_of(retry_after: str) -> float | None:

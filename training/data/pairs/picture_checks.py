@@ -14,10 +14,14 @@ from superres.dataset.manifest import ManifestRow
 from superres.degrade import degrade
 from superres.image.codecs import PictureError, decode, read
 from training.data.packs.packs import Pack, PackedPair
-from training.data.shards.fingerprints import Looks, look_at, write_prints
+from training.data.shards.fingerprints import (
+    PictureFingerprint,
+    fingerprint_picture,
+    write_fingerprints,
+)
 from training.data.shards.loading import Pixels, rgb8
-from training.data.shards.plan import BENCHMARK, is_given
-from training.data.shards.shards import BuiltPicture, Located, sha256_pixels
+from training.data.shards.plan import BENCHMARK, is_provided_lr
+from training.data.shards.shards import BuiltPicture, PictureLocation, sha256_pixels
 from training.data.sources.picture import SourcePicture
 
 
@@ -29,23 +33,26 @@ class Finding(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Proof:
+class PictureChecks:
     """What was found on some pictures, and where their fingerprints and pixels lie."""
 
     findings: tuple[Finding, ...]
-    located: tuple[Located, ...]
+    locations: tuple[PictureLocation, ...]
     reproduced: int
 
 
-def prove_pictures(
-    dataset: Path, pictures: Sequence[Sequence[ManifestRow]], again: frozenset[str], prints: Path
-) -> Proof:
-    """Check pictures, each given as the rows of its draws; write their fingerprints to `prints`.
+def check_pictures(
+    dataset: Path,
+    pictures: Sequence[Sequence[ManifestRow]],
+    again: frozenset[str],
+    fingerprints_folder: Path,
+) -> PictureChecks:
+    """Check pictures, each given as the rows of its draws; store their fingerprints.
 
     LR pictures are made again where `again` names the picture.
     """
     findings: list[Finding] = []
-    found: list[tuple[BuiltPicture, Path, Looks]] = []
+    found: list[tuple[BuiltPicture, Path, PictureFingerprint]] = []
     packed, problem = _open_pack(dataset)
     findings += [problem] if problem else []
     reproduced = 0
@@ -56,16 +63,22 @@ def prove_pictures(
         findings += _of_hr(draws[0], hr_hwc, packed)
         for row in draws:
             findings += _of_draw(dataset, row, hr_hwc, packed)
-            if row.name in again and not is_given(row.degradation):
+            if row.name in again and not is_provided_lr(row.degradation):
                 findings += _of_making(dataset, row, hr_hwc)
                 reproduced += 1
-        looks = look_at(hr_hwc, draws[0].split)
-        found.append((_built(draws[0], hr_hwc), dataset / draws[0].hr_path, looks))
-    return Proof(findings=tuple(findings), located=_located(found, prints), reproduced=reproduced)
+        fingerprints = fingerprint_picture(hr_hwc, draws[0].split)
+        found.append((_built(draws[0], hr_hwc), dataset / draws[0].hr_path, fingerprints))
+    return PictureChecks(
+        findings=tuple(findings),
+        locations=_located(found, fingerprints_folder),
+        reproduced=reproduced,
+    )
 
 
-def look_at_references(references: Sequence[SourcePicture], prints: Path) -> tuple[Located, ...]:
-    """Pictures that none of the dataset may repeat, fingerprinted into `prints`."""
+def fingerprint_references(
+    references: Sequence[SourcePicture], fingerprints_folder: Path
+) -> tuple[PictureLocation, ...]:
+    """Pictures that none of the dataset may repeat, fingerprinted into `fingerprints_folder`."""
     found = []
     for reference in references:
         hwc = rgb8(read(reference.path))
@@ -76,18 +89,20 @@ def look_at_references(references: Sequence[SourcePicture], prints: Path) -> tup
             height=hwc.shape[0],
             hr_sha256=sha256_pixels(hwc),
         )
-        found.append((picture, reference.path, look_at(hwc, BENCHMARK)))
-    return _located(found, prints)
+        found.append((picture, reference.path, fingerprint_picture(hwc, BENCHMARK)))
+    return _located(found, fingerprints_folder)
 
 
 def _located(
-    found: Sequence[tuple[BuiltPicture, Path, Looks]], prints: Path
-) -> tuple[Located, ...]:
-    prints.mkdir(parents=True)
-    write_prints(prints, [looks for _, _, looks in found])
+    found: Sequence[tuple[BuiltPicture, Path, PictureFingerprint]], fingerprints_folder: Path
+) -> tuple[PictureLocation, ...]:
+    fingerprints_folder.mkdir(parents=True)
+    write_fingerprints(fingerprints_folder, [fingerprints for _, _, fingerprints in found])
     return tuple(
-        Located(folder=prints, place=place, path=path, picture=picture)
-        for place, (picture, path, _) in enumerate(found)
+        PictureLocation(
+            folder=fingerprints_folder, fingerprint_row=fingerprint_row, path=path, picture=picture
+        )
+        for fingerprint_row, (picture, path, _) in enumerate(found)
     )
 
 

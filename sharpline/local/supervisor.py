@@ -25,20 +25,20 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grace:
+class GracePeriods:
     """How long a command, and then whatever came of it, may take to end after SIGTERM."""
 
     command_seconds: float = 10.0
     others_seconds: float = 3.0
 
 
-USUAL_GRACE = Grace()
+USUAL_GRACE = GracePeriods()
 
 
-class Keeper:
+class Supervisor:
     """Owns one command and every process that comes of it."""
 
-    def __init__(self, command: list[str], lifeline_fd: int, grace: Grace) -> None:
+    def __init__(self, command: list[str], lifeline_fd: int, grace: GracePeriods) -> None:
         self.command = command
         self.grace = grace
         self.lifeline_fd = lifeline_fd
@@ -132,15 +132,15 @@ def _send(number: signal.Signals, pids: Iterable[int]) -> None:
 
 
 def main() -> None:
-    """`keeper.py LIFELINE_FD COMMAND_SECONDS OTHERS_SECONDS COMMAND...`, the seconds of its Grace.
+    """`supervisor.py LIFELINE_FD COMMAND_SECONDS OTHERS_SECONDS COMMAND...`, see GracePeriods.
 
     Exits with the command's code, 128 + n by signal n.
     """
     lifeline_fd = int(sys.argv[1])
     os.set_inheritable(lifeline_fd, False)
     command_seconds, others_seconds = map(float, sys.argv[2:4])
-    grace = Grace(command_seconds=command_seconds, others_seconds=others_seconds)
-    code = Keeper(sys.argv[4:], lifeline_fd, grace).run()
+    grace = GracePeriods(command_seconds=command_seconds, others_seconds=others_seconds)
+    code = Supervisor(sys.argv[4:], lifeline_fd, grace).run()
     sys.exit(code if code >= 0 else 128 - code)
 
 

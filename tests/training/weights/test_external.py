@@ -18,8 +18,8 @@ from superres.common.errors import SharplineError, UsageError
 from superres.model.archs import build
 from superres.model.archs.swinir import learned
 from superres.model.bundle import load_bundle
-from training.weights import foreign, unpickle
-from training.weights.foreign import ForeignRefused, read_foreign
+from training.weights import external, unpickle
+from training.weights.external import ExternalWeightsRefused, read_external
 from training.weights.unpickle import Refused, convert, read_state
 
 RRDB = {"num_in_ch": 3, "num_out_ch": 3, "scale": 4, "num_feat": 8, "num_block": 2}
@@ -120,8 +120,10 @@ class Burglar:
 def test_a_pickle_with_code_is_refused_and_nothing_of_it_runs(tmp_path: Path) -> None:
     loot, path = tmp_path / "loot", tmp_path / "net.pth"
     torch.save({"params": seeded(*NETWORKS["compact"]), "extra": Burglar(loot)}, path)
-    with pytest.raises(ForeignRefused, match=r"wants \w+\.system to be called.*nothing of it was"):
-        read_foreign(path)
+    with pytest.raises(
+        ExternalWeightsRefused, match=r"wants \w+\.system to be called.*nothing of it was"
+    ):
+        read_external(path)
     assert not loot.exists()
     # The test can fail: opened as any pickle, it does run.
     torch.load(path, weights_only=False)
@@ -171,7 +173,7 @@ def test_networks_that_we_do_not_have_are_refused() -> None:
 
 
 def test_a_network_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unpickle, "MOST_OFF", -1.0)
+    monkeypatch.setattr(unpickle, "MAX_OFF", -1.0)
     with pytest.raises(Refused, match="of full scale apart"):
         convert(seeded(*NETWORKS["compact"]))
 
@@ -192,16 +194,16 @@ def test_files_that_are_none_are_refused_before_a_process_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UsageError, match="there is no file"):
-        read_foreign(tmp_path / "net.pth")
+        read_external(tmp_path / "net.pth")
     picture = tmp_path / "net.png"
     picture.write_bytes(b"x")
     with pytest.raises(UsageError, match=r"end in \.pth"):
-        read_foreign(picture)
+        read_external(picture)
     large = tmp_path / "net.pth"
     large.write_bytes(b"x")
-    monkeypatch.setattr(foreign, "MOST_BYTES", 0)
-    with pytest.raises(ForeignRefused, match="larger than any network"):
-        read_foreign(large)
+    monkeypatch.setattr(external, "MAX_BYTES", 0)
+    with pytest.raises(ExternalWeightsRefused, match="larger than any network"):
+        read_external(large)
 
 
 @pytest.mark.parametrize(
@@ -218,15 +220,15 @@ def test_a_reader_that_comes_to_grief_is_an_error_of_the_file(
     """The reader is another program here: how it ends is what counts."""
     path = tmp_path / "net.pth"
     path.write_bytes(b"x")
-    real = foreign.subprocess.run
+    real = external.subprocess.run
 
     def run(command: list[str], **options: Any) -> Any:
         return real([command[0], "-c", program], **options)
 
-    monkeypatch.setattr(foreign.subprocess, "run", run)
-    monkeypatch.setattr(foreign, "WAIT_SECONDS", 5.0 if "sleep" not in program else 0.3)
-    with pytest.raises(ForeignRefused, match=reason):
-        read_foreign(path)
+    monkeypatch.setattr(external.subprocess, "run", run)
+    monkeypatch.setattr(external, "WAIT_SECONDS", 5.0 if "sleep" not in program else 0.3)
+    with pytest.raises(ExternalWeightsRefused, match=reason):
+        read_external(path)
 
 
 @pytest.fixture(scope="module")
@@ -237,10 +239,10 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imported")
     state = {old_esrgan_name(key): value for key, value in seeded("rrdb", RRDB).items()}
     torch.save({f"module.{key}": value for key, value in state.items()}, folder / "old.pth")
-    words = [str(folder / "old.pth"), "--name", "old_x4", "--licence", "Apache-2.0"]
-    words += ["--source", "https://example.org/old.pth", "--adversarial", "--json"]
-    words += ["--trained-on", "DIV2K=research only", "--out", str(folder)]
-    assert import_(words) == 0
+    arguments = [str(folder / "old.pth"), "--name", "old_x4", "--licence", "Apache-2.0"]
+    arguments += ["--source", "https://example.org/old.pth", "--adversarial", "--json"]
+    arguments += ["--trained-on", "DIV2K=research only", "--out", str(folder)]
+    assert import_(arguments) == 0
     return folder / "old_x4"
 
 
@@ -272,20 +274,20 @@ def test_an_imported_bundle_says_what_it_is_and_works(imported: Path) -> None:
 def test_an_import_that_cannot_be_is_refused(imported: Path, tmp_path: Path) -> None:
     from training.recipe import load_recipe
     from training.weights.cli import import_
-    from training.weights.foreign import Foreign
-    from training.weights.weight_import import Statement, adopt
+    from training.weights.external import ExternalWeights
+    from training.weights.weight_import import WeightsProvenance, import_weights
 
     bundle = load_bundle(imported)
-    weights = Foreign(
+    weights = ExternalWeights(
         path=Path("old.pth"), sha256="0" * 64, arch=bundle.info.arch, weights=bundle.weights()
     )
-    statement = Statement(name="old_x4", licence="Apache-2.0")
+    provenance = WeightsProvenance(name="old_x4", licence="Apache-2.0")
     with pytest.raises(UsageError, match="is there already"):
-        adopt(weights, statement, imported.parent, None)
+        import_weights(weights, provenance, imported.parent, None)
     with pytest.raises(UsageError, match=r"num_feat \(8 there, 32 in the recipe\)"):
-        adopt(weights, statement, tmp_path, load_recipe("esrgan_small_x4"))
+        import_weights(weights, provenance, tmp_path, load_recipe("esrgan_small_x4"))
     with pytest.raises(UsageError, match="recipe compact_x4 has 'compact'"):
-        adopt(weights, statement, tmp_path, load_recipe("compact_x4"))
+        import_weights(weights, provenance, tmp_path, load_recipe("compact_x4"))
     with pytest.raises(UsageError, match="under which terms"):
         import_(["old.pth", "--name", "a", "--licence", " "])
     with pytest.raises(SystemExit):
@@ -293,11 +295,11 @@ def test_an_import_that_cannot_be_is_refused(imported: Path, tmp_path: Path) -> 
 
 
 def test_a_published_checkpoint_is_read(reference_data: Path) -> None:
-    found = read_foreign(reference_data / "weights" / "realesr-animevideov3.pth")
+    found = read_external(reference_data / "weights" / "realesr-animevideov3.pth")
     assert found.arch.name == "compact"
     assert (found.arch.parameters["num_conv"], found.arch.parameters["upscale"]) == (16, 4)
     with pytest.raises(SharplineError):
-        read_foreign(reference_data / "weights" / "README.md")
+        read_external(reference_data / "weights" / "README.md")
 
 
 def test_no_file_is_unpickled_but_as_weights_only() -> None:

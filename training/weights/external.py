@@ -18,7 +18,7 @@ from superres.common.files import sha256_file
 from superres.model.bundle import Arch
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
-MOST_BYTES = 4 * 1024**3
+MAX_BYTES = 4 * 1024**3
 WAIT_SECONDS = 600.0
 # What the reading process may know of this one: where Python is, and how many threads to use.
 PASSED_ON = (
@@ -31,12 +31,12 @@ PASSED_ON = (
 )
 
 
-class ForeignRefused(SharplineError):
+class ExternalWeightsRefused(SharplineError):
     """A file of weights that is not taken in: it holds code, or no network that we have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Foreign:
+class ExternalWeights:
     """Weights that came as a file: the network they fit and every tensor by our names."""
 
     path: Path
@@ -45,12 +45,12 @@ class Foreign:
     weights: dict[str, NDArray[Any]]
 
 
-def is_foreign(path: Path) -> bool:
+def is_external(path: Path) -> bool:
     """Whether a path is meant as a file of weights rather than as a bundle."""
     return path.suffix.lower() in SUFFIXES
 
 
-def read_foreign(path: Path) -> Foreign:
+def read_external(path: Path) -> ExternalWeights:
     """Read a .pth, .pt, .ckpt (pickled weights) or .safetensors file.
 
     The pickle is opened in a process with limits, weights only, so no code in it ever runs. Raises
@@ -59,15 +59,15 @@ def read_foreign(path: Path) -> Foreign:
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    if not is_foreign(path):
+    if not is_external(path):
         raise UsageError(f"{path} is no file of weights; those end in {', '.join(SUFFIXES)}")
-    if path.stat().st_size > MOST_BYTES:
-        raise ForeignRefused(f"{path} is larger than any network of Sharpline's could be")
+    if path.stat().st_size > MAX_BYTES:
+        raise ExternalWeightsRefused(f"{path} is larger than any network of Sharpline's could be")
     with tempfile.TemporaryDirectory(prefix="sharpline-weights-") as scratch:
         converted = Path(scratch) / "weights.safetensors"
         _convert(path.resolve(), converted)
         arch, weights = _read_converted(converted)
-    return Foreign(path=path, sha256=sha256_file(path), arch=arch, weights=weights)
+    return ExternalWeights(path=path, sha256=sha256_file(path), arch=arch, weights=weights)
 
 
 def _convert(source: Path, target: Path) -> None:
@@ -84,19 +84,21 @@ def _convert(source: Path, target: Path) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ForeignRefused(f"{source} was not read within {WAIT_SECONDS:.0f} s") from error
+        raise ExternalWeightsRefused(
+            f"{source} was not read within {WAIT_SECONDS:.0f} s"
+        ) from error
     if ended.returncode < 0:
-        raise ForeignRefused(
+        raise ExternalWeightsRefused(
             f"reading {source} was ended by {signal.Signals(-ended.returncode).name}: it asked for "
             "more memory, time or disk than a file of its size should"
         )
     lines = ended.stdout.splitlines()
     if ended.returncode or not lines:
         reason = (ended.stderr.strip().splitlines() or ["no word of why"])[-1]
-        raise ForeignRefused(f"{source} could not be read: {reason}")
+        raise ExternalWeightsRefused(f"{source} could not be read: {reason}")
     refused = json.loads(lines[-1]).get("refused")
     if refused is not None:
-        raise ForeignRefused(f"{source} is not taken in: {refused}")
+        raise ExternalWeightsRefused(f"{source} is not taken in: {refused}")
 
 
 def _read_converted(path: Path) -> tuple[Arch, dict[str, NDArray[Any]]]:
