@@ -73,7 +73,7 @@ class Leases(Connections):
 
         `tiles` are those of the picture that were done, and all.
         """
-        sign = {"beat": JOBS.c.heartbeat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
+        sign = {"heartbeat": JOBS.c.heartbeat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
         with self._writing() as connection:
             if not changed(connection, held(lease), **sign):
                 return False

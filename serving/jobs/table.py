@@ -104,7 +104,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
                 "making": None,
                 "request": None,
                 "problem": None,
-                "hook_due_ms": None,
+                "webhook_due_ms": None,
                 "expires_ms": min(job.expires_ms, expires_ms),
             }
             if not job.finished:

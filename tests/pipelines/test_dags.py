@@ -269,7 +269,7 @@ def candidate():
 def test_the_gate_judges_exactly_the_announced_version_and_may_refuse(body, commands):
     body("release", "decision.gate")(candidate())
     assert commands.arguments == [["gate", "a", "--version", "2", "--on", "/data/d1"]]
-    assert commands.options == [{"verdict_codes": (0, 1)}]
+    assert commands.options == [{"result_codes": (0, 1)}]
 
 
 def test_the_announced_candidates_are_judged(body):

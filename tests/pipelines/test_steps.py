@@ -25,14 +25,14 @@ def test_the_last_line_of_output_is_the_result():
         """
         import json, sys
         print("chatter")
-        print(json.dumps({"words": sys.argv[1:]}))
+        print(json.dumps({"arguments": sys.argv[1:]}))
     """,
         "data",
         "plan",
         "--scale",
         4,
     )
-    assert result == {"words": ["data", "plan", "--scale", "4", "--json"]}
+    assert result == {"arguments": ["data", "plan", "--scale", "4", "--json"]}
 
 
 def test_what_a_command_says_goes_to_the_task_log_as_it_comes(caplog):

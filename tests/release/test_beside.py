@@ -259,7 +259,7 @@ def test_the_commands_answer_scripts_and_people(command, contest, proven, name):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         "canary m",
         "canary m --version 2",

@@ -147,7 +147,7 @@ def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ("register", "BUNDLE"),
         ("gate", "m", "--on", "."),

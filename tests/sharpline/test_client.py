@@ -48,7 +48,7 @@ class Server:
         return answer
 
     def client(self, **given):
-        given = {"patience": PATIENT, **given}
+        given = {"retry_policy": PATIENT, **given}
         transport = httpx.MockTransport(self)
         return Client("http://server", transport=transport, sleep=self.slept.append, **given)
 
@@ -56,7 +56,7 @@ class Server:
         async def sleep(seconds):
             self.slept.append(seconds)
 
-        given = {"patience": PATIENT, **given}
+        given = {"retry_policy": PATIENT, **given}
         transport = httpx.MockTransport(self)
         return AsyncClient("http://server", transport=transport, sleep=sleep, **given)
 

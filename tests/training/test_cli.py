@@ -61,7 +61,7 @@ def test_several_sources_make_one_set(run: Run, pictures: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [["build"], ["build", "sample", "--plan", "plan.json"], ["build", "sample", "--shard", "1"]],
 )
 def test_build_takes_a_source_or_a_plan(arguments: list[str]) -> None:
@@ -69,7 +69,7 @@ def test_build_takes_a_source_or_a_plan(arguments: list[str]) -> None:
         data(arguments)
 
 
-@pytest.mark.parametrize("words", [[], ["biuld"], ["build", "sample", "--scale", "5"]])
+@pytest.mark.parametrize("arguments", [[], ["biuld"], ["build", "sample", "--scale", "5"]])
 def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         data(arguments)

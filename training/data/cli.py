@@ -22,7 +22,7 @@ class Subcommand(NamedTuple):
 def data(argv: list[str]) -> int:
     """Fetch or add pictures, build sets of training pairs from them, and list what there is."""
     parser = argparse.ArgumentParser(prog="sharpline data", description=data.__doc__)
-    commands = parser.add_subparsers(dest="word", required=True)
+    commands = parser.add_subparsers(dest="subcommand", required=True)
     for name, subcommand in _SUBCOMMANDS.items():
         subcommand_parser = commands.add_parser(name, help=subcommand.summary)
         subcommand.add_arguments(subcommand_parser)
@@ -111,7 +111,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     print_result(
         {
             "source": record.name,
-            "brought": report.downloaded,
+            "downloaded": report.downloaded,
             "unchanged": not report.downloaded,
             "folder": str(sources_folder() / record.name),
             "pictures": sum(part.pictures for part in record.parts if part.part == HR),

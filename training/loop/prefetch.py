@@ -90,7 +90,7 @@ class Prefetcher:
     def __init__(self, batch_builder: BatchBuilder, first_step: int, last_step: int) -> None:
         self._batch_builder = batch_builder
         self._steps = iter(range(first_step, last_step))
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefetcher")
         self._ordered: deque[Future[HostBatch]] = deque()
 
     def __enter__(self) -> Self:

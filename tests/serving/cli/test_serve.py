@@ -221,7 +221,7 @@ def test_unknown_setting_is_refused(models_folder, monkeypatch):
         serve(["--models", str(models_folder)])
 
 
-@pytest.mark.parametrize("words", [["--prot", "1"], ["--port", "http"], ["models/"]])
+@pytest.mark.parametrize("arguments", [["--prot", "1"], ["--port", "http"], ["models/"]])
 def test_wrong_words_exit_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         serve(arguments)

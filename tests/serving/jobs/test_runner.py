@@ -31,7 +31,7 @@ QUICK = {
 TIMEOUT_SECONDS = 60
 
 
-class TestedServices:
+class Services:
     """A table, a store, and a runner over both whose work is `answer(picture) -> bytes`."""
 
     def __init__(self, folder, table_class=JobTable, **settings):
@@ -146,7 +146,7 @@ async def at_work(services):
 
 def test_job_of_a_server_that_leaves_is_begun_anew_by_another(tmp_path):
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         services.hold.clear()
         job = await services.submit(b"a")
         services.runner.start()
@@ -179,7 +179,7 @@ class SlowCommit(JobTable):
 
 def test_result_that_was_being_committed_when_the_server_left_is_kept(tmp_path):
     async def story():
-        services = TestedServices(tmp_path, SlowCommit)
+        services = Services(tmp_path, SlowCommit)
         job = await services.submit(b"a", b"b")
         services.runner.start()
         await asyncio.to_thread(services.table.at_it.wait, TIMEOUT_SECONDS)
@@ -211,7 +211,7 @@ class LateCommit(JobTable):
 
 def test_result_that_was_to_be_committed_when_its_job_was_cancelled_is_gone(tmp_path):
     async def story():
-        services = TestedServices(tmp_path, LateCommit)
+        services = Services(tmp_path, LateCommit)
         job = await services.submit(b"a")
         async with at_work(services):
             await asyncio.to_thread(services.table.at_it.wait, TIMEOUT_SECONDS)
@@ -229,7 +229,7 @@ def test_result_that_was_to_be_committed_when_its_job_was_cancelled_is_gone(tmp_
 
 def test_worker_whose_lease_was_taken_keeps_nothing(tmp_path):
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         services.hold.clear()
         job = await services.submit(b"a")
         async with at_work(services):
@@ -249,7 +249,7 @@ def test_worker_whose_lease_was_taken_keeps_nothing(tmp_path):
 
 def test_worker_that_learns_of_its_loss_when_it_commits_keeps_nothing(tmp_path):
     async def story():
-        services = TestedServices(tmp_path, heartbeat_seconds=60)
+        services = Services(tmp_path, heartbeat_seconds=60)
         services.hold.clear()
         job = await services.submit(b"a")
         async with at_work(services):
@@ -268,7 +268,7 @@ def test_job_that_finds_the_server_full_has_its_turn_later(tmp_path, monkeypatch
     monkeypatch.setattr(runners, "POSTPONED_SECONDS", 0.01)
 
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         services.faults = [QueueFull("full"), QueueFull("full")]
         job = await services.submit(b"a")
         async with at_work(services):
@@ -280,7 +280,7 @@ def test_job_that_finds_the_server_full_has_its_turn_later(tmp_path, monkeypatch
 
 def test_what_nobody_foresaw_is_one_pictures_fault_alone(tmp_path):
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         services.faults = [ZeroDivisionError("secret"), ModelFailed("the network failed"), None]
         job = await services.submit(b"a", b"b", b"c", webhook="http://127.0.0.1:9/")
         async with at_work(services):
@@ -308,13 +308,13 @@ class AwayAtTimes(JobTable):
     def heartbeat(self, *arguments):
         if self.away:
             self.away = False
-            raise OperationalError("beat", {}, sqlite3.OperationalError("gone"))
+            raise OperationalError("heartbeat", {}, sqlite3.OperationalError("gone"))
         return super().heartbeat(*arguments)
 
 
 def test_job_outlives_a_database_that_was_away_for_a_moment(tmp_path):
     async def story():
-        services = TestedServices(tmp_path, AwayAtTimes, lease_seconds=0.4)
+        services = Services(tmp_path, AwayAtTimes, lease_seconds=0.4)
         services.hold.clear()
         job = await services.submit(b"a")
         async with at_work(services):
@@ -332,7 +332,7 @@ def test_job_outlives_a_database_that_was_away_for_a_moment(tmp_path):
 @pytest.mark.parametrize(("priority", "order"), [(5, b"axbyc"), (9, b"axybc"), (1, b"abcxy")])
 def test_job_of_many_pictures_lets_others_have_their_turns(tmp_path, priority, order):
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         services.hold.clear()
         large = await services.submit(b"a", b"b", b"c")
         async with at_work(services):
@@ -349,7 +349,7 @@ def test_job_of_many_pictures_lets_others_have_their_turns(tmp_path, priority, o
 
 def test_job_that_was_begun_too_often_counts_as_what_kills_the_process(tmp_path):
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         job = await services.submit(b"a")
         for _ in range(runners.MAX_ATTEMPTS):
             assert services.table.reclaim(services.table.claim(), 0)
@@ -364,7 +364,7 @@ def test_blob_that_nobody_names_is_swept_and_one_that_grows_is_not(tmp_path, mon
     monkeypatch.setattr(keepers, "UNKNOWN_SECONDS", 0.2)
 
     async def story():
-        services = TestedServices(tmp_path)
+        services = Services(tmp_path)
         job = await services.submit(b"named")
         stray, growing = new_blob(), new_blob()
         others = tmp_path / "pictures" / f"{new_blob()}.png"
@@ -402,7 +402,7 @@ def test_all_that_has_expired_goes_at_once_however_much_it_is(tmp_path, monkeypa
     monkeypatch.setattr(keepers, "MAX_EXPIRED", 2)
 
     async def story():
-        services = TestedServices(tmp_path, sweep_seconds=3600)
+        services = Services(tmp_path, sweep_seconds=3600)
         services.hold.clear()
         jobs = [await services.submit(b"a") for _ in range(7)]
         now_ms = services.table.now_ms

@@ -103,7 +103,7 @@ def test_one_bad_picture_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("arguments", "reason"),
     [
         (["absent.png"], "does not exist"),
         (["IN/one.png", "IN2/one.png"], "would both become"),

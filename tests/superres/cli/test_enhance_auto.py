@@ -73,7 +73,7 @@ def test_each_picture_gets_the_model_that_fits_it(
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("arguments", "reason"),
     [
         (["--model", "auto", "--scale", "3"], "no model of scale 3"),
         (["--model", "auto", "--deadline", "0"], "above 0"),

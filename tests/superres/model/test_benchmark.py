@@ -48,7 +48,7 @@ def test_what_cannot_be_had_is_said_and_left_out(
     assert "on openvino bf16 left out: OpenVINO is not installed" in shown.err
 
 
-@pytest.mark.parametrize("words", [["--size", "480"], ["--size", "0x9"], ["--runs", "0"]])
+@pytest.mark.parametrize("arguments", [["--size", "480"], ["--size", "0x9"], ["--runs", "0"]])
 def test_words_that_mean_nothing_are_refused(arguments, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["bench", "compact_x4", *arguments])

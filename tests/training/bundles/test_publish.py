@@ -212,7 +212,7 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
 
 
 @pytest.mark.parametrize(
-    ("changes", "words", "message"),
+    ("changes", "arguments", "message"),
     [
         ({"learning_rte": 1.0}, [], "learning_rte is not a key"),
         ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
@@ -250,7 +250,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("words", [["compact_x4"], ["compact_x4", "--data", "nowhere"]])
+@pytest.mark.parametrize("arguments", [["compact_x4"], ["compact_x4", "--data", "nowhere"]])
 def test_a_dataset_that_is_none_is_refused_with_the_remedy(arguments: list[str]) -> None:
     from superres.common.errors import SharplineError
 

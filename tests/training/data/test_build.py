@@ -220,7 +220,7 @@ def test_the_mask_of_damage_stands_beside_the_pair(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "words"),
+    ("recipe", "arguments"),
     [
         (PairRecipe(scale=1, degradation="bicubic"), "bicubic draws nothing"),
         (PairRecipe(scale=2, degradation="bicubic", draws=2), "bicubic draws nothing"),

@@ -74,7 +74,7 @@ def test_adding_records_who_said_what_and_when_and_leaves_the_pictures(
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--i-own-the-rights"], ["--licence", "CC0"], [*TERMS[:2], " "]]
+    "arguments", [[], ["--i-own-the-rights"], ["--licence", "CC0"], [*TERMS[:2], " "]]
 )
 def test_without_word_and_licence_nothing_is_added(shop: Path, arguments: list[str]) -> None:
     with pytest.raises(UsageError, match="--i-own-the-rights --licence") as refusal:

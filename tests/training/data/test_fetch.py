@@ -453,7 +453,7 @@ def test_div2k_from_a_mirror_in_its_exact_form(
     mirror.offer_div2k(state, train=train, validation=validation, scales=(2, 4))
     assert data(["fetch", "div2k", "--from", mirror.address, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["brought"] == ["train/hr", "validation/hr"]
+    assert answer["downloaded"] == ["train/hr", "validation/hr"]
     assert (answer["pictures"], answer["unchanged"]) == (4, False)
     found = find_pictures(["div2k"], split_every=2)
     assert [(one.name, one.split) for one in found] == [

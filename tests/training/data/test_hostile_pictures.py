@@ -124,7 +124,7 @@ def test_the_reason_says_what_is_wrong(name: str, mixed: tuple[Path, Built]) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "arguments"),
     [
         ("folder.png", "no file"),
         ("pipe.png", "no file"),

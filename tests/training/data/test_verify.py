@@ -174,7 +174,7 @@ def test_sheets_are_whole_for_every_kind(sound: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["show", "x", "--count", "0"],
         ["verify", "x", "--sample", "a"],

@@ -50,7 +50,7 @@ def test_batches_are_ready_before_they_are_asked_for() -> None:
 def test_a_feed_that_is_left_early_ends_its_thread() -> None:
     with Prefetcher(batch_builder(Counting()), 0, 1_000_000) as prefetcher:
         prefetcher.take(0)
-    assert not any(thread.name.startswith("feed") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("prefetcher") for thread in threading.enumerate())
 
 
 def test_what_making_a_batch_raises_the_taker_sees_in_its_place() -> None:

@@ -73,7 +73,7 @@ def discriminated(name: str, **parameters: int) -> dict[str, object]:
             },
             "no VGG19 weights at gone: download",
         ),
-        ({"ranks": DistributedContext(count=3)}, "batch 2 cannot be shared by 3 processes"),
+        ({"distributed": DistributedContext(count=3)}, "batch 2 cannot be shared by 3 processes"),
         (
             {"held_out": False, "full__early_stop": {"patience": 2, "min_gain": 0.1}},
             "early_stop goes by pictures held out, .* --split-every",

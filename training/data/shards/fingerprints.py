@@ -19,7 +19,7 @@ from superres.analysis.fingerprint import (
     mirror_image,
 )
 
-FINGERPRINTS_NAME = "prints.npz"
+FINGERPRINTS_NAME = "fingerprints.npz"
 NO_DESCRIPTORS = np.empty((0, DESCRIPTOR_BYTES), np.uint8)
 NOTHING = Fingerprint(phash=0, keypoints=Keypoints.join([]), descriptors=NO_DESCRIPTORS)
 
