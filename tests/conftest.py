@@ -425,7 +425,7 @@ class Mirror:
         self._server.server_close()
         self._thread.join()
 
-    def model_version(self, state: Path, *entries: "Entry") -> None:
+    def offer(self, state: Path, *entries: "Entry") -> None:
         """Make `entries` the own catalogue of a state folder."""
         path = state / "sources" / "catalogue.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -454,7 +454,7 @@ class Mirror:
                 part.track is None or (part.track == "bicubic" and part.scale in scales)
             ):
                 parts.append(self._pack(part, first, chosen))
-        self.model_version(state, entry.model_copy(update={"parts": tuple(parts)}))
+        self.offer(state, entry.model_copy(update={"parts": tuple(parts)}))
 
     def _pack(
         self, part: "Part", first: int, pictures: "Sequence[npt.NDArray[np.uint8]]"

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sharpline.client.arguments import EnhanceOptions, RetryPolicy
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import TIMEOUT_SECONDS, URL, AsyncClient, Client
+from sharpline.client.types import EnhanceOptions, RetryPolicy
 from superres.common.console import LOG_EVERY_SECONDS, emit, say, show
 from superres.common.errors import SharplineError, UsageError
 from superres.image.codecs import OUTPUT_FORMATS

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sharpline.client.arguments import EnhanceOptions, RequestRefused
 from sharpline.client.http import AsyncClient
+from sharpline.client.types import EnhanceOptions, RequestRefused
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes, sha256_file, write_bytes, writing
 from superres.image.codecs import SUFFIX_FORMATS

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from sharpline.client.arguments import (
+from sharpline.client.types import (
     RETRY_STATUSES,
     Enhanced,
     EnhanceOptions,

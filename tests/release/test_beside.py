@@ -187,7 +187,7 @@ def test_serving_sees_canary_and_shadow_through_the_followed_folder(
     third = registry.register(tiny_bundle(name=name, error_levels=1))
     set_canary(registry, name, 2, 25, proven)
     set_shadow(registry, name, third.number)
-    follower.look()
+    follower.poll()
     wanted = read_folder(tmp_path / "models")[name]
     assert wanted.champion.bundle_id == champion.bundle_id
     assert (wanted.canary.bundle_id, wanted.canary.version) == (challenger.bundle_id, "2")
@@ -195,7 +195,7 @@ def test_serving_sees_canary_and_shadow_through_the_followed_folder(
     assert (wanted.shadow.bundle_id, wanted.shadow.version) == (third.bundle_id, "3")
 
     promote(registry, name, None, proven)
-    follower.look()
+    follower.poll()
     wanted = read_folder(tmp_path / "models")[name]
     assert wanted.champion.bundle_id == challenger.bundle_id
     assert (wanted.canary, wanted.canary_percent) == (None, 0)
@@ -208,7 +208,7 @@ def test_a_canary_that_was_deleted_is_nobody_and_can_be_cleared(
     registry.set_canary(name, contest[1], 10)
     client.delete_model_version(name, "2")
     assert registry.state(name).canary is None
-    assert not follower.look().problems
+    assert not follower.poll().problems
     assert not clear(registry, name, "canary").changed
     assert "canary" not in client.get_registered_model(name).tags
 

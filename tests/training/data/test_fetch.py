@@ -508,7 +508,7 @@ DYING = """
 import json, os, random, signal, sys
 from pathlib import Path
 from training.data.fetch.fetch import fetch
-from training.data.fetch.transfer import Patience
+from training.data.fetch.transfer import RetryPolicy
 
 STEPS = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "socket.connect"}
 
@@ -525,7 +525,7 @@ def run(state, last):
                 os.kill(os.getpid(), signal.SIGKILL)
     os.environ["SHARPLINE_STATE"] = str(state)
     sys.addaudithook(step)
-    fetch("div2k", parts=["all"], patience=Patience(first_wait_seconds=0.0))
+    fetch("div2k", parts=["all"], retry_policy=RetryPolicy(first_wait_seconds=0.0))
     (state / "steps").write_text(str(count))
     os._exit(0)
 

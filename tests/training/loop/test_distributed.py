@@ -23,9 +23,9 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from training.cli import train
-from training.loop.step import Stepper
+from training.loop.step import TrainStep
 
-done, step, flag = Stepper.__call__, [], Path(sys.argv.pop(1))
+done, step, flag = TrainStep.__call__, [], Path(sys.argv.pop(1))
 
 def mortal(self, *pair):
     step.append(1)
@@ -34,7 +34,7 @@ def mortal(self, *pair):
         os.kill(os.getpid(), signal.SIGKILL)
     return done(self, *pair)
 
-Stepper.__call__ = mortal
+TrainStep.__call__ = mortal
 sys.exit(train(sys.argv[1:]))
 """
 
