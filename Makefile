@@ -1,4 +1,4 @@
-# The one door for development: people, hooks and pipelines call these targets and nothing else.
+# Development targets: developers, hooks and pipelines use only these.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,23 +11,23 @@ ARGS ?=
 
 ##@ Use it
 .PHONY: setup demo up
-setup: $(READY) ## make .venv with everything in it; instant when nothing changed
+setup: $(READY) ## create .venv with all dependencies; instant when nothing changed
 $(READY): pyproject.toml constraints.txt .ci/setup
 	@.ci/setup
 	@touch $@
 
-demo: setup ## run the whole loop once, for real: pictures to promoted models to served pictures
+demo: setup ## run the whole loop once: build pairs, train, gate, promote, serve
 	@$(BIN)/sharpline demo $(ARGS)
 
-up: setup ## the same, and stay up until Ctrl-C
+up: setup ## run every service of the loop until Ctrl-C
 	@$(BIN)/sharpline up $(ARGS)
 
 ##@ Work on it
 .PHONY: test soak repeat check bench format generate pins
-# Whole files go to one process each, so that what a file shares is started once. In the order of
-# their names, because those with the fewest tests, which would come last, take longest. One process
-# more than there are cores, because some tests wait for servers. The limit of 90 % belongs to the
-# second call: beside the first it would lose what the processes have measured.
+# Whole files go to one worker each, so that module fixtures start once. In the order of their names,
+# because the files with the fewest tests, which would run last, take longest. One worker more than
+# there are cores, because some tests wait for servers. The limit of 90 % is in the second call: in
+# the first it would discard the workers' measurements.
 PROCESSES := $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 4)))
 SPREAD := --numprocesses=$(PROCESSES) --dist=loadfile --no-loadscope-reorder
 COVERAGE := $(BUILD)/coverage.json
@@ -41,17 +41,17 @@ else
 		--fail-under 90 || { echo "test: fewer than 90 % of the lines were run"; exit 1; }
 endif
 
-soak: setup ## the tests with their full counts: hours, not minutes
+soak: setup ## run the tests with all Hypothesis examples: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
 
-repeat: ## run the tests again and again: RUNS=10, LOADED=3 of them beside a load on every core
+repeat: ## run the tests repeatedly: RUNS=10, LOADED=3 of them under load on every core
 	@.ci/repeat
 
 CHECKS := style types imports monitoring k8s pipeline docs
-check: setup ## style, types, import rules, manifests, dashboards, alerts, generated pages
+check: setup ## check style, types, import rules, manifests, dashboards, alerts, generated docs
 	@$(MAKE) --keep-going $(addprefix check-,$(CHECKS)) && echo "check: all of $(CHECKS) passed"
 
-bench: setup ## measure the speeds that the README states
+bench: setup ## run the benchmarks
 	$(BIN)/sharpline bench --out $(BUILD)/bench.json $(ARGS)
 	$(BIN)/python bench/serving_latency.py
 	$(BIN)/python bench/serving_throughput.py
@@ -63,13 +63,13 @@ bench: setup ## measure the speeds that the README states
 	$(BIN)/python bench/auto_choice.py
 	$(BIN)/python bench/jobs.py
 
-format: setup ## lay the code out in the house style
+format: setup ## format the code with ruff
 	$(BIN)/ruff check --fix . && $(BIN)/ruff format .
 
-generate: setup ## rewrite what is made from code: the dashboard, the PrometheusRule, tables in docs
+generate: setup ## write the generated files: the dashboard, the PrometheusRule, tables in docs
 	$(BIN)/python -m monitoring.build
 
-pins: setup ## rewrite constraints.txt from what .venv holds
+pins: setup ## write constraints.txt from the packages in .venv
 	@{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude-editable --exclude pip \
 		--exclude setuptools --exclude wheel | sed 's/+cpu$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
@@ -85,36 +85,36 @@ images: ## build the container images with docker, podman or buildah; IMAGES="se
 gate: ## judge a challenger: MODEL=compact_x4 ON=dataset folder
 	@.ci/promotion gate
 
-promote: ## make a proven version champion: MODEL=compact_x4 EVIDENCE=evidence.json
+promote: ## make a version champion: MODEL=compact_x4 EVIDENCE=evidence.json
 	@.ci/promotion promote
 
 ##@ Housekeeping
 .PHONY: system clean help
-system: ## install the Debian packages that tests use, where this is root on Debian
+system: ## install the Debian packages that tests use (as root on Debian)
 	@.ci/packages
 
-clean: ## remove what builds and tests leave; .venv and .sharpline stay unless ALL=1
+clean: ## remove build and test outputs; .venv and .sharpline stay unless ALL=1
 	@rm -rf $(BUILD) dist .pytest_cache .ruff_cache .hypothesis \
 		.import_linter_cache *.egg-info
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	@if [ -n "$(ALL)" ]; then rm -rf .venv .sharpline; fi
 
-help: ## this list
+help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z0-9-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-# One part of `make check` each; every one ends with what to do about it.
+# The parts of `make check`; each prints a remedy on failure.
 .PHONY: $(addprefix check-,$(CHECKS))
 check-style: setup
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check --quiet . \
-		|| { echo "style: run 'make format', then mend by hand what ruff still names"; exit 1; }
+		|| { echo "style: run 'make format', then fix what ruff still reports"; exit 1; }
 
 check-types: setup
-	@$(BIN)/basedpyright || { echo "types: mend the lines above; an ignore states its reason"; exit 1; }
+	@$(BIN)/basedpyright || { echo "types: fix the errors above; an ignore states its reason"; exit 1; }
 
 check-imports: setup
 	@$(BIN)/lint-imports --no-logo \
-		|| { echo "imports: break the chain above, or move the code to the room it belongs to"; exit 1; }
+		|| { echo "imports: break the chain above, or move the code to another package"; exit 1; }
 
 check-monitoring: setup
 	@$(BIN)/python -m monitoring.check

@@ -1,16 +1,16 @@
 """Whether `auto` beats every single model on a mix of clean, compressed and noisy pictures.
 
-Held-out pictures are shrunk and damaged here, each in every way; every model enlarges all of them,
-and `auto` takes for each the one that superres.analysis.model_selection names from the input alone.
-What it gains over the best single model comes with a paired bootstrap interval over the pictures,
-since inputs made of one picture are not independent of each other. Ends 1 where that interval
-reaches zero. The last line is the result as JSON.
+Held-out pictures are downscaled with every degradation; every model enlarges all inputs, and `auto`
+uses the model that superres.analysis.model_selection selects from each input. The gain over the
+best single model has a paired bootstrap interval over the pictures, because inputs of one picture
+are not independent. Exits with 1 if that interval includes zero. The last line is the result as
+JSON.
 
     python bench/auto_choice.py --models models --on sample
     python bench/auto_choice.py --models models --on unseen
 
-`unseen` are pictures that come along with matplotlib, scikit-learn and scikit-image: no model was
-trained on them, and the limits in superres.analysis.model_selection were set without them.
+`unseen` are pictures that ship with matplotlib, scikit-learn and scikit-image: no model was trained
+on them, and the limits in superres.analysis.model_selection were set without them.
 """
 
 import argparse
@@ -50,17 +50,17 @@ UNSEEN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One damaged input: PSNR in dB by model, and which of them `auto` takes, and why."""
+    """One degraded input: PSNR in dB by model, and the selected model with the reason."""
 
     picture: str
     damage: str
     psnr: dict[str, float]
-    taken: str
+    selected: str
     reason: str
 
-    def of(self, who: str) -> float:
-        """PSNR of a model, or of what `auto` takes."""
-        return self.psnr[self.taken if who == AUTO else who]
+    def psnr_of(self, model: str) -> float:
+        """PSNR of a model, or of the selected model for `auto`."""
+        return self.psnr[self.selected if model == AUTO else model]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
         for bundle in bundles
     }
     trials = list(_trials(_pictures(arguments.on), upscalers, arguments))
-    singles = {name: fmean(trial.of(name) for trial in trials) for name in upscalers}
+    singles = {name: fmean(trial.psnr_of(name) for trial in trials) for name in upscalers}
     best = max(singles, key=singles.__getitem__)
     gains = gains_by_picture(trials, best)
     interval = mean_interval(gains)
@@ -91,10 +91,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def gains_by_picture(trials: Sequence[Trial], best: str) -> list[float]:
-    """What `auto` gains on a model in dB: the mean over the inputs made of each picture."""
+    """Gain of `auto` over a model in dB: for each picture the mean over its inputs."""
     pictures = dict.fromkeys(trial.picture for trial in trials)
     return [
-        fmean(trial.of(AUTO) - trial.of(best) for trial in trials if trial.picture == picture)
+        fmean(
+            trial.psnr_of(AUTO) - trial.psnr_of(best)
+            for trial in trials
+            if trial.picture == picture
+        )
         for picture in pictures
     ]
 
@@ -104,15 +108,17 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
     parser.add_argument("--on", default="sample", help="a folder of HR pictures, sample or unseen")
     parser.add_argument("--scale", type=int, default=4)
-    parser.add_argument("--side", type=int, default=384, help="HR pixels, of the middle")
-    parser.add_argument("--draws", type=int, default=1, help="of each damage for each picture")
+    parser.add_argument("--side", type=int, default=384, help="HR pixels of the centre crop")
+    parser.add_argument("--draws", type=int, default=1, help="draws per degradation and picture")
     parser.add_argument("--backend", choices=("auto", "torch", "openvino"), default="auto")
-    parser.add_argument("--damages", nargs="+", default=list(DAMAGES), help="of superres.degrade")
+    parser.add_argument(
+        "--damages", nargs="+", default=list(DAMAGES), help="kinds of superres.degrade"
+    )
     return parser.parse_args(argv)
 
 
 def _pictures(on: str) -> list[Path]:
-    """Held-out pictures: of the embedded sample those of its validation split."""
+    """Held-out pictures; for `sample` its validation split."""
     if on == "unseen":
         return [path for package, names in UNSEEN.items() for path in _inside(package, names)]
     if on != "sample":
@@ -123,7 +129,7 @@ def _pictures(on: str) -> list[Path]:
 
 
 def _inside(package: str, names: Sequence[str]) -> Iterator[Path]:
-    """Files of an installed package; it is found, not imported."""
+    """Files of an installed package, which is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise SharplineError(f"the unseen pictures need the package {package}: pip install it")
@@ -157,7 +163,7 @@ def _trials(
                 name: psnr(upscaler.upscale(lr).rgb_hwc, hr.rgb_hwc, protocol)
                 for name, upscaler in upscalers.items()
             },
-            taken=choice.model,
+            selected=choice.model,
             reason=choice.reason,
         )
 
@@ -169,11 +175,11 @@ def _middle(hr: Picture, side: int, scale: int) -> Picture:
 
 
 def _show(trials: Sequence[Trial], names: Sequence[str], damages: Sequence[str]) -> None:
-    """Mean PSNR by model and damage, as a Markdown table ready for a page."""
+    """Print mean PSNR by model and degradation as a Markdown table."""
     show(f"| PSNR dB, Y | {' | '.join(damages)} | all |\n|{'---|' * (len(damages) + 2)}")
     for name in names:
         parts = [[trial for trial in trials if trial.damage == kind] for kind in damages]
-        means = [fmean(trial.of(name) for trial in part) for part in [*parts, trials]]
+        means = [fmean(trial.psnr_of(name) for trial in part) for part in [*parts, trials]]
         cells = " | ".join(f"{mean:.2f}" for mean in means)
         show(f"| {f'**{name}**' if name == AUTO else f'`{name}`'} | {cells} |")
 
@@ -186,17 +192,17 @@ def _result(
     interval: Interval | None,
     arguments: argparse.Namespace,
 ) -> dict[str, object]:
-    taken = Counter(f"{trial.damage}: {trial.taken}" for trial in trials)
+    selected = Counter(f"{trial.damage}: {trial.selected}" for trial in trials)
     return {
         "on": arguments.on,
         "pictures": len(gains),
         "inputs": len(trials),
-        "psnr": {**singles, AUTO: fmean(trial.of(AUTO) for trial in trials)},
+        "psnr": {**singles, AUTO: fmean(trial.psnr_of(AUTO) for trial in trials)},
         "best_single": best,
         "gain_db": fmean(gains),
         "gain_interval_db": None if interval is None else [interval.lower, interval.upper],
-        "taken": dict(taken),
-        "regret_db": fmean(max(trial.psnr.values()) - trial.of(AUTO) for trial in trials),
+        "taken": dict(selected),
+        "regret_db": fmean(max(trial.psnr.values()) - trial.psnr_of(AUTO) for trial in trials),
     }
 
 

@@ -1,8 +1,8 @@
-"""How many training crops a second the blind degradations make, in numpy and on torch's devices.
+"""Throughput of the blind degradations in crops a second, in numpy and on torch's devices.
 
-Each round draws a batch and runs it; the first round of each place is not counted. numpy runs
-beside torch on one core, a GPU where there is one. Then how far torch's crops are from numpy's, and
-the last line is the result as JSON.
+Each round draws and degrades a batch; the first round is a warm-up. Runs numpy and torch on one
+core, and torch on a GPU if there is one. Then prints the differences between torch's and numpy's
+crops; the last line is the result as JSON.
 
     python bench/degradation.py --batch 16 --side 192 --scale 4
 """
@@ -26,18 +26,18 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     batch_bchw = _crops(arguments.batch, arguments.side)
-    places = ["numpy", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    devices = ["numpy", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     rates: dict[str, dict[str, float]] = {}
     agreements: dict[str, dict[str, dict[str, float]]] = {}
     for kind in DRAWS:
         rates[kind], agreements[kind] = {}, {}
-        for place in places:
-            rate = crops_per_second(kind, _put(batch_bchw, place), arguments)
-            rates[kind][place] = round(rate, 1)
-            say(f"{kind} on {place}: {rate:.1f} crops a second")
-        for place in places[1:]:
-            agreements[kind][place] = agreement(kind, batch_bchw, place, arguments)
-            say(f"{kind} on {place} against numpy: {agreements[kind][place]}")
+        for device in devices:
+            rate = crops_per_second(kind, _to_device(batch_bchw, device), arguments)
+            rates[kind][device] = round(rate, 1)
+            say(f"{kind} on {device}: {rate:.1f} crops a second")
+        for device in devices[1:]:
+            agreements[kind][device] = agreement(kind, batch_bchw, device, arguments)
+            say(f"{kind} on {device} against numpy: {agreements[kind][device]}")
     emit(
         {
             "batch": arguments.batch,
@@ -51,54 +51,58 @@ def main() -> None:
 
 
 def crops_per_second(kind: str, batch, arguments: argparse.Namespace) -> float:
-    """Crops by wall time, drawing included; every place degrades by the same rows."""
-    settle = _settle(batch)
+    """Crops a second by wall time, drawing included; all devices use the same parameters."""
+    synchronise = _synchronise(batch)
     size = (arguments.side, arguments.side)
     began = time.perf_counter()
     for number in range(arguments.rounds + 1):
         if number == 1:
-            settle()
+            synchronise()
             began = time.perf_counter()
         seeds = range(number * len(batch), (number + 1) * len(batch))
         apply(batch, DRAWS[kind](size, arguments.scale, seeds, number))
-    settle()
+    synchronise()
     return arguments.rounds * len(batch) / (time.perf_counter() - began)
 
 
 def agreement(
-    kind: str, batch_bchw: np.ndarray, place: str, arguments: argparse.Namespace
+    kind: str, batch_bchw: np.ndarray, device: str, arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """How far crops are from numpy's by the same rows; values differ from half a level on."""
-    size, there = (arguments.side, arguments.side), _put(batch_bchw, place)
-    apart = []
+    """Differences from numpy's crops with the same parameters; half a level or less is equal."""
+    size, on_device = (arguments.side, arguments.side), _to_device(batch_bchw, device)
+    differences = []
     for number in range(arguments.rounds):
         seeds = range(number * len(batch_bchw), (number + 1) * len(batch_bchw))
         rows = DRAWS[kind](size, arguments.scale, seeds, number)
-        other = torch.asarray(apply(there, rows)).cpu().numpy()
-        apart.append(np.abs(apply(batch_bchw, rows) - other).reshape(len(batch_bchw), -1) * 255)
-    shares = np.concatenate([(levels > 0.5).mean(axis=1) for levels in apart])
+        result = torch.asarray(apply(on_device, rows)).cpu().numpy()
+        differences.append(
+            np.abs(apply(batch_bchw, rows) - result).reshape(len(batch_bchw), -1) * 255
+        )
+    shares = np.concatenate([(levels > 0.5).mean(axis=1) for levels in differences])
     return {
         "crops": len(shares),
         "same_everywhere": round(float((shares == 0).mean()), 4),
         "values_that_differ": round(float(shares.mean()), 5),
         "most_in_one_crop": round(float(shares.max()), 4),
-        "max_levels": round(float(max(levels.max() for levels in apart)), 1),
-        "max_mean_levels": round(float(max(levels.mean(axis=1).max() for levels in apart)), 3),
+        "max_levels": round(float(max(levels.max() for levels in differences)), 1),
+        "max_mean_levels": round(
+            float(max(levels.mean(axis=1).max() for levels in differences)), 3
+        ),
     }
 
 
-def _settle(batch) -> Callable[[], None]:
-    """Wait until a device has done what it was given."""
+def _synchronise(batch) -> Callable[[], None]:
+    """A function that waits until the device has finished."""
     on_gpu = isinstance(batch, torch.Tensor) and batch.is_cuda
     return torch.cuda.synchronize if on_gpu else lambda: None
 
 
-def _put(batch_bchw: np.ndarray, place: str) -> np.ndarray | torch.Tensor:
-    return batch_bchw if place == "numpy" else torch.asarray(batch_bchw, device=place)
+def _to_device(batch_bchw: np.ndarray, device: str) -> np.ndarray | torch.Tensor:
+    return batch_bchw if device == "numpy" else torch.asarray(batch_bchw, device=device)
 
 
 def _crops(count: int, side: int) -> np.ndarray:
-    """Crops of smooth colour with texture, in whole 8-bit levels."""
+    """Crops of smooth colours with texture, at integer 8-bit levels."""
     rows, columns = np.mgrid[:side, :side]
     waves = [np.sin(rows / a) * np.cos(columns / b) for a, b in ((5, 9), (11, 7), (8, 23))]
     texture = np.random.default_rng(0).normal(0, 0.05, (count, 3, side, side))

@@ -1,11 +1,11 @@
-"""Jobs: claim and status over a long table, and what a job costs beside the synchronous way.
+"""Jobs: claim and status times on a large table, and a job's overhead over a synchronous request.
 
     python bench/jobs.py [--only sqlite|postgres|overhead ...] [--rows 1000000] [--rounds 500]
 
-A table of `--rows` jobs of a hundred clients, most of them over, is built on SQLite and, where
-Debian's package is installed, on a Postgres of its own; then claims, status look-ups and entries
-are timed one by one. The overhead is the time from sending a picture to having its answer, as a
-job (sent, waited for, fetched) less as a request, for the same pictures in turn.
+A table of `--rows` jobs of a hundred clients, most of them finished, is built on SQLite and, where
+Debian's package is installed, on a temporary Postgres; then claims, status look-ups and inserts are
+timed one by one. The overhead is the time from sending a picture to receiving the output, as a job
+(create, wait, fetch) minus as a request, for the same pictures.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import httpx
 import numpy as np
 import sqlalchemy as sa
-from postgres import postgres, why_not_postgres
+from postgres import postgres, postgres_unavailable_reason
 from serving_common import ours, photo_like
 
 from serving.jobs.rows import Input, NewJob
@@ -35,23 +35,23 @@ PARTS = ("sqlite", "postgres", "overhead")
 
 def main() -> None:
     arguments = _arguments()
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     if "sqlite" in arguments.only:
         with TemporaryDirectory() as folder:
-            found["sqlite"] = table_times(f"sqlite:///{folder}/jobs.db", arguments)
-    reason = why_not_postgres()
+            results["sqlite"] = table_times(f"sqlite:///{folder}/jobs.db", arguments)
+    reason = postgres_unavailable_reason()
     if "postgres" in arguments.only and reason is not None:
-        show(f"Postgres left out: it {reason}")
+        show(f"Postgres skipped: it {reason}")
     elif "postgres" in arguments.only:
         with postgres() as url:
-            found["postgres"] = table_times(url, arguments)
+            results["postgres"] = table_times(url, arguments)
     if "overhead" in arguments.only:
-        found["overhead"] = overhead(arguments)
-    emit(found)
+        results["overhead"] = overhead(arguments)
+    emit(results)
 
 
 def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
-    """p50 and p99 of each statement, in milliseconds."""
+    """p50 and p99 of each operation, in milliseconds."""
     table = JobTable(url)
     began_seconds = time.perf_counter()
     fill(url, arguments.rows)
@@ -60,40 +60,40 @@ def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     ids = some_ids(url, arguments.rounds)
     steps: dict[str, Callable[[int], object]] = {
         "status": lambda n: status(table, ids[n]),
-        "enter": lambda n: table.add(a_job(n), max_queued=10**9),
+        "enter": lambda n: table.add(make_job(n), max_queued=10**9),
         "claim": lambda n: table.claim(),
     }
-    figures: dict[str, float] = {}
+    quantiles: dict[str, float] = {}
     for step, run in steps.items():
         times_ms = [timed_ms(run, n) for n in range(arguments.rounds)]
         for percent in (50, 99):
-            figures[f"{step}_p{percent}_ms"] = round(float(np.percentile(times_ms, percent)), 2)
-    show("  " + "  ".join(f"{step} {value} ms" for step, value in figures.items()))
+            quantiles[f"{step}_p{percent}_ms"] = round(float(np.percentile(times_ms, percent)), 2)
+    show("  " + "  ".join(f"{step} {value} ms" for step, value in quantiles.items()))
     table.close()
-    return figures
+    return quantiles
 
 
 def status(table: JobTable, job_id: str) -> None:
-    """What is looked up to show a job."""
+    """The queries of a job's status response."""
     job = table.get(job_id)
     assert job is not None
     table.progress(job)
 
 
 def fill(url: str, rows: int) -> None:
-    """So many jobs, a tenth of them waiting."""
+    """Insert `rows` jobs, a tenth of them queued."""
     engine = sa.create_engine(url)
     metadata = sa.MetaData()
     jobs = sa.Table("jobs", metadata, autoload_with=engine)
-    pictures_ = sa.Table("job_pictures", metadata, autoload_with=engine)
+    job_pictures = sa.Table("job_pictures", metadata, autoload_with=engine)
     now_ms = int(time.time() * 1000)
     with engine.begin() as connection:
         for start in range(0, rows, BATCH):
             count = min(BATCH, rows - start)
-            batch = [a_row(start + n, rows, now_ms) for n in range(count)]
+            batch = [make_row(start + n, rows, now_ms) for n in range(count)]
             connection.execute(sa.insert(jobs), batch)
             connection.execute(
-                sa.insert(pictures_),
+                sa.insert(job_pictures),
                 [{"job_id": row["id"], "n": 0, "name": "x.png"} for row in batch],
             )
     if engine.dialect.name == "postgresql":
@@ -102,7 +102,7 @@ def fill(url: str, rows: int) -> None:
     engine.dispose()
 
 
-def a_row(n: int, rows: int, now_ms: int) -> dict[str, object]:
+def make_row(n: int, rows: int, now_ms: int) -> dict[str, object]:
     queued = n >= rows * (1 - QUEUED_SHARE)
     return {
         "id": f"{now_ms - rows + n:012x}{secrets.token_hex(10)}",
@@ -131,7 +131,7 @@ def some_ids(url: str, count: int) -> list[str]:
     return [str(each) for each in np.random.default_rng(0).choice(ids, count)]
 
 
-def a_job(n: int) -> NewJob:
+def make_job(n: int) -> NewJob:
     return NewJob(
         client=f"key:{n % CLIENTS:012x}",
         request={"options": {}, "accept": ""},
@@ -149,7 +149,7 @@ def timed_ms(run: Callable[[int], object], n: int) -> float:
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, float]:
-    """Medians in milliseconds, and the median of the differences."""
+    """Median latencies in milliseconds, and the median of the differences."""
     with TemporaryDirectory() as folder:
         count = arguments.pictures + 3
         jobs_folder = str(Path(folder) / "jobs")
@@ -157,19 +157,19 @@ def overhead(arguments: argparse.Namespace) -> dict[str, float]:
             ours(arguments.bundle, SHARPLINE_JOBS__FOLDER=jobs_folder) as server,
             httpx.Client(base_url=server.url, timeout=120) as client,
         ):
-            sent = [photo_like(n, arguments.side, arguments.side) for n in range(count)]
-            pairs = [(at_once_ms(client, each), as_job_ms(client, each)) for each in sent][3:]
-    at_once, as_job = (statistics.median(column) for column in zip(*pairs, strict=True))
+            pictures = [photo_like(n, arguments.side, arguments.side) for n in range(count)]
+            pairs = [(sync_ms(client, each), as_job_ms(client, each)) for each in pictures][3:]
+    sync, as_job = (statistics.median(column) for column in zip(*pairs, strict=True))
     difference = statistics.median(job - once for once, job in pairs)
-    show(f"at once {at_once:.1f} ms, as a job {as_job:.1f} ms: {difference:.1f} ms more")
+    show(f"synchronous {sync:.1f} ms, as a job {as_job:.1f} ms: {difference:.1f} ms more")
     return {
-        "at_once_ms": round(at_once, 1),
+        "at_once_ms": round(sync, 1),
         "as_job_ms": round(as_job, 1),
         "overhead_ms": round(difference, 1),
     }
 
 
-def at_once_ms(client: httpx.Client, picture: bytes) -> float:
+def sync_ms(client: httpx.Client, picture: bytes) -> float:
     began_seconds = time.perf_counter()
     client.post("/v1/enhance", content=picture).raise_for_status()
     return (time.perf_counter() - began_seconds) * 1000
@@ -189,7 +189,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=500, help="of each statement")
+    parser.add_argument("--rounds", type=int, default=500, help="of each operation")
     parser.add_argument("--pictures", type=int, default=40)
     parser.add_argument("--side", type=int, default=128, help="pixels of a picture's side")
     parser.add_argument("--bundle", type=Path, default=Path("models/compact_x4"))

@@ -1,8 +1,8 @@
-"""An upscaling service as it is usually written: FastAPI, torch in float32, Pillow, one handler.
+"""A plain upscaling service: FastAPI, torch in float32, Pillow, one handler.
 
-The other side of `serving_latency.py` and `serving_throughput.py`, with the same weights. It
-batches nothing, tiles nothing and computes on the event loop; that is the point of comparison, not
-advice.
+The baseline of `serving_latency.py` and `serving_throughput.py`, with the same weights. It has no
+batching and no tiling, and runs inference on the event loop: a point of comparison, not a
+recommendation.
 
     python bench/plain_service.py models/compact_x4 --port 9000
 """

@@ -1,4 +1,4 @@
-"""A Postgres server of one's own for a while, from Debian's package: for benches and tests."""
+"""A temporary Postgres server from Debian's package, for benchmarks and tests."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from typing import Any
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
-def why_not_postgres() -> str | None:
-    """Why no Postgres can be started here, if so."""
+def postgres_unavailable_reason() -> str | None:
+    """Why Postgres cannot be started here, None if it can."""
     return None if PROGRAMS else "needs Debian's package postgresql"
 
 
@@ -31,13 +31,13 @@ def postgres() -> Iterator[str]:
             port = probe.getsockname()[1]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
         data = f"{folder}/data"
-        begin = [programs / "initdb", "-D", data, "-U", "sharpline", "-A", "trust", "-N"]
-        subprocess.run([*begin, "-E", "UTF8", "--locale=C"], check=True, **quiet)
-        control = [programs / "pg_ctl", "-D", data, "-w", "-t", "30"]
+        initdb = [programs / "initdb", "-D", data, "-U", "sharpline", "-A", "trust", "-N"]
+        subprocess.run([*initdb, "-E", "UTF8", "--locale=C"], check=True, **quiet)
+        pg_ctl = [programs / "pg_ctl", "-D", data, "-w", "-t", "30"]
         options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-        start = [*control, "-l", f"{folder}/log", "-o", options, "start"]
+        start = [*pg_ctl, "-l", f"{folder}/log", "-o", options, "start"]
         subprocess.run(start, check=True, **quiet)
         try:
             yield f"postgresql+psycopg://sharpline@127.0.0.1:{port}/postgres"
         finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
+            subprocess.run([*pg_ctl, "-m", "immediate", "stop"], check=True, **quiet)

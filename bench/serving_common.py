@@ -1,4 +1,4 @@
-"""What the serving benches share: servers as processes, pictures, times and memory."""
+"""Helpers of the serving benchmarks: server processes, pictures, times and memory."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ START_SECONDS = 240.0
 SHARPLINE = "from sharpline.cli import main; main()"
 PAGE_KB = os.sysconf("SC_PAGE_SIZE") / 1024
 
-Ask = Callable[[bytes], bytes]
+EnhanceFunction = Callable[[bytes], bytes]
 
 
 class Server:
@@ -36,20 +36,20 @@ class Server:
 
     @property
     def rss_mb(self) -> float:
-        """Resident memory now."""
+        """Current resident memory."""
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * PAGE_KB / 1024
 
     @property
     def peak_rss_mb(self) -> float:
-        """Most resident memory since the start."""
+        """Peak resident memory since the start."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
 
     @property
     def cpu_seconds(self) -> float:
-        """Core-seconds used so far: on a busy machine the steadier measure."""
+        """Core-seconds used so far; less noisy than wall time on a busy machine."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -73,7 +73,7 @@ def plain(bundle: Path) -> Iterator[Server]:
 
 @contextmanager
 def running(command: list[str], settings: Mapping[str, str]) -> Iterator[Server]:
-    """A Python process that serves on a free port; yields once it is ready."""
+    """A Python server process on a free port; yields once it is ready."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     began = time.perf_counter()
@@ -98,24 +98,24 @@ def await_ready(process: subprocess.Popen[bytes], url: str) -> None:
         except httpx.TransportError:
             pass
         if process.poll() is not None:
-            raise SharplineError(f"{' '.join(map(str, process.args))} ended at once")
+            raise SharplineError(f"{' '.join(map(str, process.args))} exited before it was ready")
         time.sleep(0.1)
     raise SharplineError(f"{url} was not ready after {START_SECONDS:.0f} seconds")
 
 
-def asking(client: httpx.Client, url: str) -> Ask:
-    """A function that posts a picture and returns the answer's bytes."""
+def enhance_function(client: httpx.Client, url: str) -> EnhanceFunction:
+    """A function that posts a picture and returns the response body."""
 
-    def ask(data: bytes) -> bytes:
-        answer = client.post(url, content=data)
-        answer.raise_for_status()
-        return answer.content
+    def enhance(data: bytes) -> bytes:
+        response = client.post(url, content=data)
+        response.raise_for_status()
+        return response.content
 
-    return ask
+    return enhance
 
 
 def photo_like(seed: int, height: int, width: int) -> bytes:
-    """A PNG with detail at every size, so that codecs have the work they have with photographs."""
+    """A PNG with detail at every scale, so that codecs work as hard as on photographs."""
     generator = np.random.default_rng(seed)
     total = np.full((height, width, 3), 128.0)
     for cells in (4, 16, 64, 200):
@@ -124,7 +124,7 @@ def photo_like(seed: int, height: int, width: int) -> bytes:
     return encode(Picture(rgb_hwc=np.clip(total, 0, 255).astype(np.uint8)), "png")
 
 
-# Heights and widths as uploads have them: thumbnails, old web pictures, small photographs.
+# Heights and widths of typical uploads: thumbnails, old web pictures, small photographs.
 SMALL = ((64, 64), (90, 120), (120, 160), (150, 200))
 MIXED = (*SMALL, (200, 150), (240, 320), (270, 480), (360, 480))
 
@@ -135,5 +135,5 @@ def mixed_pictures() -> list[bytes]:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The value that `share` per cent of the values stay within."""
+    """The percentile `share`, in [0, 100]."""
     return float(np.percentile(values, share))

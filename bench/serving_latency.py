@@ -1,8 +1,8 @@
-"""480x270 -> 1920x1080 PNG through HTTP: this server beside a plain FastAPI service, in one run.
+"""480x270 -> 1920x1080 PNG over HTTP: this server against a plain FastAPI service, in one run.
 
-Requests alternate between the two servers, so that whatever else the machine does hits both alike.
-The last line is the result as JSON: medians and core-seconds of each, and how far our answer is
-from the same network in float32 on the whole picture.
+Requests alternate between the two servers, so that other load on the machine affects both alike.
+The last line is the result as JSON: medians and core-seconds of each, and the difference of our
+output from the same network in float32 on the whole picture.
 
     python bench/serving_latency.py --models models --model compact_x4
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-from serving_common import Ask, Server, asking, ours, photo_like, plain
+from serving_common import EnhanceFunction, Server, enhance_function, ours, photo_like, plain
 
 from superres.common.console import emit, say
 from superres.image.codecs import decode
@@ -34,21 +34,23 @@ def main() -> None:
         plain(bundle) as plain_server,
         httpx.Client(timeout=600) as client,
     ):
-        ask = asking(client, f"{our_server.url}/v1/enhance?model={arguments.model}&format=png")
-        ask_plain = asking(client, f"{plain_server.url}/enhance")
+        enhance = enhance_function(
+            client, f"{our_server.url}/v1/enhance?model={arguments.model}&format=png"
+        )
+        enhance_plain = enhance_function(client, f"{plain_server.url}/enhance")
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         cores: dict[str, list[float]] = {"ours": [], "plain": []}
         for number in range(arguments.rounds + 1):
-            for name, server, one in (
-                ("ours", our_server, ask),
-                ("plain", plain_server, ask_plain),
+            for name, server, enhance_one in (
+                ("ours", our_server, enhance),
+                ("plain", plain_server, enhance_plain),
             ):
-                wall, busy = _measured(server, one, pictures, number)
-                if number:  # the first of each is not counted
+                wall, core_seconds = _measured(server, enhance_one, pictures, number)
+                if number:  # the first round is a warm-up
                     seconds[name].append(wall)
-                    cores[name].append(busy)
+                    cores[name].append(core_seconds)
             say(f"round {number}: { ({name: values[-1:] for name, values in seconds.items()}) }")
-        difference = _levels_apart(ask(pictures[0]), bundle, pictures[0])
+        difference = _difference(enhance(pictures[0]), bundle, pictures[0])
         ready = our_server.ready_seconds, our_server.ready_core_seconds
     p50 = {name: statistics.median(values) for name, values in seconds.items()}
     cpu = {name: statistics.median(values) for name, values in cores.items()}
@@ -70,22 +72,24 @@ def main() -> None:
     )
 
 
-def _measured(server: Server, ask: Ask, pictures: list[bytes], number: int) -> tuple[float, float]:
+def _measured(
+    server: Server, enhance: EnhanceFunction, pictures: list[bytes], number: int
+) -> tuple[float, float]:
     """Wall seconds and core-seconds of one picture."""
     cores, began = server.cpu_seconds, time.perf_counter()
-    ask(pictures[number % len(pictures)])
+    enhance(pictures[number % len(pictures)])
     return time.perf_counter() - began, server.cpu_seconds - cores
 
 
-def _levels_apart(answer: bytes, bundle_folder: Path, data: bytes) -> dict[str, float]:
-    """How far an answer is from the canonical one, in grey levels."""
+def _difference(output: bytes, bundle_folder: Path, data: bytes) -> dict[str, float]:
+    """Difference between an output and the canonical result, in grey levels."""
     bundle = load_bundle(bundle_folder)
     upscaler = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
     canonical = upscaler.whole(decode(data)).rgb_hwc.astype(np.int16)
-    off = np.abs(decode(answer).rgb_hwc.astype(np.int16) - canonical)
+    levels = np.abs(decode(output).rgb_hwc.astype(np.int16) - canonical)
     return {
-        "within_one_level_percent": round(100 * float(np.mean(off <= 1)), 4),
-        "max_levels_off": float(off.max()),
+        "within_one_level_percent": round(100 * float(np.mean(levels <= 1)), 4),
+        "max_levels_off": float(levels.max()),
     }
 
 

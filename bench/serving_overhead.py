@@ -1,8 +1,8 @@
-"""What serving adds to the network: the scheduler's time for a request, and encoding 33 megapixels.
+"""Overhead of serving: scheduling time per request, and encoding 33 megapixels as PNG.
 
-The scheduler and an engine's thread deal out the tiles of many requests to a network that does
-nothing; what remains is theirs. Encoding runs stripe by stripe as in an answer. Both in
-core-seconds. The last line is the result as JSON.
+The scheduler and an engine thread batch the tiles of many requests for a no-op network, so the
+measured time is their own. Encoding runs strip by strip as in a response. Both in core-seconds.
+The last line is the result as JSON.
 
     python bench/serving_overhead.py
 """
@@ -22,10 +22,10 @@ from superres.image.codecs import Picture, decode, encode
 from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip
 
 HEIGHT, WIDTH, SCALE = 1080, 1920, 4
-STRIP_ROWS = 136  # of the low-resolution picture: a row of tiles of the starters' bundles
+STRIP_ROWS = 136  # low-resolution rows of one row of tiles of the starter models
 
 
-class Nothing:
+class NoOpModel:
     """A network that takes no time."""
 
     name = "nothing"
@@ -44,20 +44,20 @@ class NoObserver:
     def batch_failed(self, model):
         pass
 
-    def memory_ran_out(self, model):
+    def out_of_memory(self, model):
         pass
 
 
-class Counter:
-    """A request's receiver; says when all its tiles are there."""
+class CountingReceiver:
+    """Receives a request's tiles; sets `complete` when all have arrived."""
 
     def __init__(self, tiles: int) -> None:
-        self._missing = tiles
+        self._remaining = tiles
         self.complete = threading.Event()
 
     def done(self, index, tile):
-        self._missing -= 1
-        if not self._missing:
+        self._remaining -= 1
+        if not self._remaining:
             self.complete.set()
 
     def failed(self, error):
@@ -78,17 +78,17 @@ def main() -> None:
 
 
 def scheduler_seconds(arguments: argparse.Namespace) -> float:
-    """Core-seconds of one request, `at_once` of them being in the queue together."""
+    """Core-seconds per request, with `at_once` requests in the queue."""
     scheduler = Scheduler(BatchLimits())
     engine = Engine(scheduler, NoObserver())
-    batch_key = BatchKey(model=Nothing(), height=64, width=64, dtype="uint8")
+    batch_key = BatchKey(model=NoOpModel(), height=64, width=64, dtype="uint8")
     tile = np.zeros((64, 64, 3), np.uint8)
     engine.start()
     began = time.process_time()
     for first in range(0, arguments.requests, arguments.at_once):
         group = []
         for number in range(first, first + arguments.at_once):
-            receiver = Counter(arguments.tiles)
+            receiver = CountingReceiver(arguments.tiles)
             request = scheduler.open(
                 batch_key, deadline_seconds=number, receiver=receiver, client=f"client {number % 8}"
             )
@@ -103,25 +103,25 @@ def scheduler_seconds(arguments: argparse.Namespace) -> float:
 
 
 def png_seconds() -> float:
-    """Core-seconds of a 7680x4320 PNG, the least of three."""
+    """Core-seconds to encode a 7680x4320 PNG, the minimum of three."""
     lr = decode(photo_like(0, HEIGHT, WIDTH))
     sr_hwc = lr.rgb_hwc.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
     grain = np.random.default_rng(0).integers(0, 3, sr_hwc.shape, np.uint8)
-    sr_hwc = np.minimum(sr_hwc, 252) + grain  # repeated pixels alone would pack too well
-    taken = []
+    sr_hwc = np.minimum(sr_hwc, 252) + grain  # repeated pixels alone would compress too well
+    seconds = []
     for _ in range(3):
         began = time.process_time()
         encoder = StripEncoder(enlarged_frame(lr, SCALE), "png")
-        pieces = [
+        chunks = [
             encoder.add(
                 enlarged_strip(lr, sr_hwc[top * SCALE : (top + STRIP_ROWS) * SCALE], top, SCALE)
             )
             for top in range(0, HEIGHT, STRIP_ROWS)
         ]
-        data = b"".join([*pieces, encoder.end()])
-        taken.append(time.process_time() - began)
+        data = b"".join([*chunks, encoder.end()])
+        seconds.append(time.process_time() - began)
     assert len(data) > len(encode(Picture(rgb_hwc=lr.rgb_hwc), "png"))
-    return min(taken)
+    return min(seconds)
 
 
 def _arguments() -> argparse.Namespace:

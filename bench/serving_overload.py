@@ -1,9 +1,8 @@
-"""Ten times more than the server can do: how fast it refuses, and what becomes of those it takes.
+"""Ten times the sustainable load: latency of rejections and of accepted requests.
 
-First eight clients send pictures one after the other, which is all that the server can do; then
-pictures come at ten times that rate, whatever becomes of them, each from a client of its own among
-many. With --pictures a mixed set is sent before, and the slope of the server's memory told. The
-last line is the result as JSON.
+First eight clients send pictures one after the other, which saturates the server; then pictures
+arrive at ten times that rate (open loop), from 32 client addresses. With --pictures a mixed set is
+sent first and the slope of the server's memory reported. The last line is the result as JSON.
 
     python bench/serving_overload.py --seconds 20 --pictures 2000
 """
@@ -21,14 +20,14 @@ from serving_common import SMALL, Server, ours, percentile, photo_like
 from superres.common.console import emit, say
 from superres.common.errors import SharplineError
 
-ADDRESSES = 32  # that clients call from; each is one client to the server
+ADDRESSES = 32  # loopback addresses of the clients; each is one client to the server
 SUSTAINED_CLIENTS = 8
 OVERLOAD = 10
 
 
 @dataclass
 class Tally:
-    """Seconds of answers and refusals."""
+    """Seconds of accepted and rejected requests."""
 
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
@@ -52,22 +51,22 @@ class Clients:
             for number in range(ADDRESSES)
         ]
 
-    async def ask(self, number: int, data: bytes, tally: Tally) -> None:
-        """Send a picture from one of the addresses and note what became of it."""
+    async def send(self, number: int, data: bytes, tally: Tally) -> None:
+        """Send a picture from one of the addresses and record the outcome."""
         began = time.perf_counter()
         try:
-            answer = await self._clients[number % ADDRESSES].post(self._url, content=data)
+            response = await self._clients[number % ADDRESSES].post(self._url, content=data)
         except httpx.HTTPError as error:
             tally.other.append(type(error).__name__)
             return
         seconds = time.perf_counter() - began
-        if answer.status_code == 200:
+        if response.status_code == 200:
             tally.answered.append(seconds)
-        elif answer.status_code == 429:
+        elif response.status_code == 429:
             tally.refused.append(seconds)
-            tally.retry_after.append(int(answer.headers["Retry-After"]))
+            tally.retry_after.append(int(response.headers["Retry-After"]))
         else:
-            tally.other.append(str(answer.status_code))
+            tally.other.append(str(response.status_code))
 
 
 def main() -> None:
@@ -84,22 +83,22 @@ async def _measured(server: Server, arguments: argparse.Namespace) -> dict[str, 
     data = photo_like(0, arguments.height, arguments.width)
     sustained = await _sustained(clients, data, arguments.seconds)
     if not sustained.answered:
-        raise SharplineError("nothing was answered in that time; give more --seconds")
+        raise SharplineError("no request was answered in that time; increase --seconds")
     rate = len(sustained.answered) / arguments.seconds
     say(f"{rate:.2f} pictures a second with {SUSTAINED_CLIENTS} clients")
     before = server.rss_mb
     flood = await _flood(clients, data, OVERLOAD * rate, arguments.seconds)
-    usual, under = (percentile(tally.answered, 99) for tally in (sustained, flood))
+    sustained_p99, flood_p99 = (percentile(tally.answered, 99) for tally in (sustained, flood))
     return result | {
         "sustained_per_second": round(rate, 3),
-        "sustained_p99_seconds": round(usual, 3),
+        "sustained_p99_seconds": round(sustained_p99, 3),
         "offered_per_second": round(OVERLOAD * rate, 2),
         "answered": len(flood.answered),
         "answered_per_second": round(len(flood.answered) / arguments.seconds, 3),
         "refused": len(flood.refused),
         "other": sorted(set(flood.other)),
-        "accepted_p99_seconds": round(under, 3),
-        "accepted_p99_times": round(under / usual, 2),
+        "accepted_p99_seconds": round(flood_p99, 3),
+        "accepted_p99_times": round(flood_p99 / sustained_p99, 2),
         "refusal_p50_ms": round(1000 * percentile(flood.refused, 50), 1),
         "refusal_p99_ms": round(1000 * percentile(flood.refused, 99), 1),
         "retry_after_seconds": sorted(set(flood.retry_after)),
@@ -109,44 +108,44 @@ async def _measured(server: Server, arguments: argparse.Namespace) -> dict[str, 
 
 
 async def _sustained(clients: Clients, data: bytes, seconds: float) -> Tally:
-    """Each client sends its next picture when the last one is answered."""
+    """Closed loop: each client sends its next picture when the last one is answered."""
     tally = Tally()
     end = time.perf_counter() + seconds
 
-    async def one(number: int) -> None:
+    async def client(number: int) -> None:
         while time.perf_counter() < end:
             refused = len(tally.refused)
-            await clients.ask(number, data, tally)
-            if len(tally.refused) > refused:  # somebody was sent away: do as all clients should
+            await clients.send(number, data, tally)
+            if len(tally.refused) > refused:  # honour Retry-After
                 await asyncio.sleep(tally.retry_after[-1])
 
-    await clients.ask(0, data, Tally())
-    await asyncio.gather(*(one(number) for number in range(SUSTAINED_CLIENTS)))
+    await clients.send(0, data, Tally())
+    await asyncio.gather(*(client(number) for number in range(SUSTAINED_CLIENTS)))
     return tally
 
 
 async def _flood(clients: Clients, data: bytes, per_second: float, seconds: float) -> Tally:
-    """Pictures come at a rate, whether or not the ones before were answered."""
+    """Open loop: send pictures at a fixed rate, whether or not earlier ones were answered."""
     tally = Tally()
     tasks = []
     began = time.perf_counter()
     for number in range(int(per_second * seconds)):
         await asyncio.sleep(max(0.0, began + number / per_second - time.perf_counter()))
-        tasks.append(asyncio.create_task(clients.ask(number, data, tally)))
+        tasks.append(asyncio.create_task(clients.send(number, data, tally)))
     await asyncio.gather(*tasks)
     return tally
 
 
 async def _memory(server: Server, clients: Clients, pictures: int) -> dict[str, object]:
-    """The slope of the memory over the second half of many mixed pictures."""
-    tally, seen = Tally(), []
-    kinds = [photo_like(seed, *size) for seed, size in enumerate(SMALL * 2)]
-    for first in range(0, pictures, len(kinds)):
-        await asyncio.gather(*(clients.ask(n, kinds[n], tally) for n in range(len(kinds))))
-        seen.append((first, server.rss_mb))
+    """The slope of memory use over the second half of many mixed pictures."""
+    tally, samples = Tally(), []
+    mixed = [photo_like(seed, *size) for seed, size in enumerate(SMALL * 2)]
+    for first in range(0, pictures, len(mixed)):
+        await asyncio.gather(*(clients.send(n, mixed[n], tally) for n in range(len(mixed))))
+        samples.append((first, server.rss_mb))
         if first % 200 == 0:
             say(f"{first} pictures: {server.rss_mb:.0f} MB")
-    late = np.array(seen[len(seen) // 2 :])
+    late = np.array(samples[len(samples) // 2 :])
     slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
     return {
         "pictures": len(tally.answered),
@@ -161,8 +160,8 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
     parser.add_argument("--model", default="compact_x4", help="a bundle in it")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each of the two loads")
-    parser.add_argument("--pictures", type=int, default=0, help="for the slope of the memory")
+    parser.add_argument("--seconds", type=float, default=20.0, help="duration of each load")
+    parser.add_argument("--pictures", type=int, default=0, help="pictures for the memory slope")
     parser.add_argument("--height", type=int, default=270)
     parser.add_argument("--width", type=int, default=480)
     return parser.parse_args()

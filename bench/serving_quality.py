@@ -1,7 +1,7 @@
-"""What serving changes of the pixels: its way against the network in float32 on whole pictures.
+"""Pixel differences of serving: its configuration against float32 on whole pictures.
 
-On the pictures of a folder with high-resolution originals (Set5 and the like): the share of values
-within one grey level, and PSNR on the Y channel of both. The last line is the result as JSON.
+On a folder of high-resolution originals (such as Set5): the share of values within one grey level,
+and the PSNR of both on the Y channel. The last line is the result as JSON.
 
     python bench/serving_quality.py models/compact_x4 REFERENCE_DATA/data/set5/HR
 """
@@ -24,7 +24,7 @@ def main() -> None:
     arguments = _arguments()
     bundle = load_bundle(arguments.bundle)
     scale = bundle.info.scale
-    served = Upscaler(bundle, load_backend(bundle))  # what `sharpline serve` chooses by itself
+    served = Upscaler(bundle, load_backend(bundle))  # the defaults of `sharpline serve`
     canonical = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
     within, gaps = [], []
     for path in list_pictures(arguments.pictures):
@@ -33,8 +33,8 @@ def main() -> None:
         hr_hwc = hr_hwc[:height, :width]
         lr = Picture(rgb_hwc=imresize(hr_hwc, scale=1 / scale))
         ours_hwc, whole_hwc = served.upscale(lr).rgb_hwc, canonical.whole(lr).rgb_hwc
-        off = np.abs(ours_hwc.astype(np.int16) - whole_hwc)
-        within.append(float(np.mean(off <= 1)))
+        levels = np.abs(ours_hwc.astype(np.int16) - whole_hwc)
+        within.append(float(np.mean(levels <= 1)))
         gaps.append(psnr_y(whole_hwc, hr_hwc, scale) - psnr_y(ours_hwc, hr_hwc, scale))
         say(f"{path.stem}: {100 * within[-1]:.3f} % within a level, {gaps[-1]:+.4f} dB lost")
     emit(
@@ -49,11 +49,11 @@ def main() -> None:
     )
 
 
-def psnr_y(answer_hwc: np.ndarray, hr_hwc: np.ndarray, border: int) -> float:
-    """PSNR of ITU-R BT.601 luma, a border of `border` pixels left out."""
+def psnr_y(output_hwc: np.ndarray, hr_hwc: np.ndarray, border: int) -> float:
+    """PSNR of ITU-R BT.601 luma, without a border of `border` pixels."""
     weights = np.array([65.481, 128.553, 24.966]) / 255
     inner = (slice(border, -border), slice(border, -border))
-    error = (answer_hwc.astype(np.float64) - hr_hwc) @ weights
+    error = (output_hwc.astype(np.float64) - hr_hwc) @ weights
     return float(10 * np.log10(255**2 / np.mean(error[inner] ** 2)))
 
 

@@ -1,8 +1,8 @@
-"""Pictures a minute with eight clients on a mixed set: this server beside a plain FastAPI service.
+"""Pictures per minute with eight clients on a mixed set: this server against a plain service.
 
-The two are asked in turns, each time with the whole set from all clients; figures are sums over the
-rounds. Core-seconds are told beside, because on a machine that does other things wall time says
-less. The last line is the result as JSON.
+Rounds alternate between the two servers, each with the whole set from all clients; results are sums
+over the rounds. Core-seconds are reported too, because on a busy machine wall time is noisy. The
+last line is the result as JSON.
 
     python bench/serving_throughput.py --models models --model compact_x4
 """
@@ -13,7 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-from serving_common import Ask, asking, mixed_pictures, ours, percentile, plain
+from serving_common import (
+    EnhanceFunction,
+    enhance_function,
+    mixed_pictures,
+    ours,
+    percentile,
+    plain,
+)
 
 from superres.common.console import emit, say
 
@@ -24,24 +31,24 @@ def main() -> None:
     pictures = mixed_pictures() * arguments.repeat
     limits = httpx.Limits(max_connections=arguments.clients)
     with (
-        # The plain service takes whatever comes; so does this one here, however long it waits.
+        # The plain service accepts every request; so does this one here, however long the wait.
         ours(bundle, SHARPLINE_QUEUE__MAX_WAIT_SECONDS="3600") as our_server,
         plain(bundle) as plain_server,
         httpx.Client(timeout=600, limits=limits) as client,
     ):
         path = f"/v1/enhance?model={arguments.model}&format=png"
-        sides = {
-            "ours": (our_server, asking(client, our_server.url + path)),
-            "plain": (plain_server, asking(client, f"{plain_server.url}/enhance")),
+        servers = {
+            "ours": (our_server, enhance_function(client, our_server.url + path)),
+            "plain": (plain_server, enhance_function(client, f"{plain_server.url}/enhance")),
         }
-        walls = dict.fromkeys(sides, 0.0)
-        cores = dict.fromkeys(sides, 0.0)
-        waits: dict[str, list[float]] = {name: [] for name in sides}
+        walls = dict.fromkeys(servers, 0.0)
+        cores = dict.fromkeys(servers, 0.0)
+        waits: dict[str, list[float]] = {name: [] for name in servers}
         for number in range(arguments.rounds + 1):
-            for name, (server, ask) in sides.items():
+            for name, (server, enhance) in servers.items():
                 cpu, began = server.cpu_seconds, time.perf_counter()
-                seconds = _all_answered(ask, pictures, arguments.clients)
-                if number:  # the first round warms both up
+                seconds = _all_answered(enhance, pictures, arguments.clients)
+                if number:  # the first round is a warm-up
                     walls[name] += time.perf_counter() - began
                     cores[name] += server.cpu_seconds - cpu
                     waits[name] += seconds
@@ -70,12 +77,12 @@ def main() -> None:
     )
 
 
-def _all_answered(ask: Ask, pictures: list[bytes], clients: int) -> list[float]:
-    """Seconds of each picture, with so many clients that each send one after the other."""
+def _all_answered(enhance: EnhanceFunction, pictures: list[bytes], clients: int) -> list[float]:
+    """Seconds of each picture, from `clients` clients that each send one after the other."""
 
     def timed(data: bytes) -> float:
         began = time.perf_counter()
-        ask(data)
+        enhance(data)
         return time.perf_counter() - began
 
     with ThreadPoolExecutor(clients) as pool:

@@ -1,8 +1,8 @@
-"""What `sharpline train RECIPE --profile smoke` costs, for each recipe: CPU seconds, all threads.
+"""CPU seconds of `sharpline train RECIPE --profile smoke` for each recipe, over all threads.
 
-Every smoke runs as the command in a process of its own, on the embedded pictures in a temporary
-state. CPU seconds are user and system time of the whole process, so other work on the machine
-counts little. The perceptual losses get VGG19 weights of random numbers, in torchvision's layout.
+Every smoke runs the command in its own process, on the embedded pictures with a temporary state
+folder. CPU seconds are user and system time of the whole process, so other load matters little.
+Perceptual losses use random VGG19 weights.
 
     SHARPLINE_THREADS=1 python bench/smoke.py
     SHARPLINE_THREADS=1 python bench/smoke.py denoise esrgan_x4
@@ -46,7 +46,7 @@ def main() -> None:
         os.environ[VGG_VARIABLE] = str(_random_vgg(root / "vgg19.pth"))
         scales = {load_recipe(name).scale for name in arguments.recipes}
         datasets = {scale: _sample(scale, root) for scale in sorted(scales)}
-        show("| recipe | CPU seconds | training | validating | publishing |")
+        show("| recipe | CPU seconds | training | validation | publishing |")
         show("|---|---|---|---|---|")
         for name in arguments.recipes:
             whole, phases = _measured(name, datasets[load_recipe(name).scale])
@@ -55,17 +55,17 @@ def main() -> None:
 
 
 def _measured(recipe: str, dataset: Path) -> tuple[float, dict[str, float]]:
-    """CPU seconds of the whole command, and of its parts."""
+    """CPU seconds of the whole command and of each phase."""
     arguments = [sys.executable, __file__, recipe, "--phases-on", str(dataset)]
-    with tempfile.TemporaryFile("w+") as answer:
+    with tempfile.TemporaryFile("w+") as output:
         before = _children_seconds()
-        done = subprocess.run(arguments, stdout=answer, stderr=subprocess.PIPE, text=True)
+        completed = subprocess.run(arguments, stdout=output, stderr=subprocess.PIPE, text=True)
         whole = _children_seconds() - before
-        if done.returncode != 0:
-            say(done.stderr)
-            raise SystemExit(f"the smoke of {recipe} failed with exit code {done.returncode}")
-        answer.seek(0)
-        return whole, json.loads(answer.read().splitlines()[-1])
+        if completed.returncode != 0:
+            say(completed.stderr)
+            raise SystemExit(f"the smoke of {recipe} failed with exit code {completed.returncode}")
+        output.seek(0)
+        return whole, json.loads(output.read().splitlines()[-1])
 
 
 def _children_seconds() -> float:
@@ -74,17 +74,17 @@ def _children_seconds() -> float:
 
 
 def _run_one(recipe: str, dataset: Path) -> None:
-    """The command in this process, with its parts' CPU time taken."""
+    """Run the command in this process and measure the CPU seconds of its phases."""
     from sharpline.cli import run
     from training import job
 
     seconds = dict.fromkeys(PHASES, 0.0)
 
-    def timed(phase: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def measured(*arguments: Any, **named: Any) -> Any:
             began = time.process_time()
             try:
-                return work(*arguments, **named)
+                return function(*arguments, **named)
             finally:
                 seconds[phase] += time.process_time() - began
 

@@ -1,8 +1,8 @@
-"""What it costs to make the batches of each recipe's full stage: CPU milliseconds on one core.
+"""Cost of building the batches of each recipe's full stage: CPU milliseconds on one core.
 
-A step waits for its data where it takes less than this. The batches are those of the embedded
-pictures, drawn as the training draws them: crops, turns, and the damage that is made beside the
-training. What a device does itself (see docs/training.md) is not in it.
+Steps that are faster than this wait for their data. Batches are drawn from the embedded pictures as
+in training: crops, flips and turns, and degradations that run on the CPU. Degradations that run on
+the device (see docs/training.md) are not included.
 
     python bench/training_feed.py
     python bench/training_feed.py compact_real_x4 --batches 50

@@ -1,10 +1,10 @@
-"""A training step of ours beside basicsr's own, on the same recipe and pictures, in one run.
+"""Time of a training step of ours and of basicsr's, on the same recipe and pictures, in one run.
 
-Rounds of both alternate, so that whatever else the machine does hits both alike. basicsr trains as
-its `train_pipeline` does: its PairedImageDataset and loader on the PNG pairs, its prefetcher, its
-SRModel with Adam, L1 and EMA, in float32, which is all that it has. Ours is the whole loop with its
-checkpoints, at the recipe's precision unless --precision says another; one of its variants notes to
-an MLflow that accepts connections and never answers. The last line is the result as JSON.
+Rounds of both alternate, so that other load on the machine affects both. basicsr trains as in its
+`train_pipeline`: its PairedImageDataset and loader on the PNG pairs, its prefetcher, its SRModel
+with Adam, L1 and EMA, in float32, its only precision. Ours is the whole loop with checkpoints, at
+the recipe's precision unless --precision is given; one variant logs to an MLflow server that
+accepts connections and never responds. The last line is the result as JSON.
 
     python bench/training_speed.py --recipe compact_x4
     python bench/training_speed.py --recipe compact_x4 --precision fp32
@@ -42,14 +42,14 @@ from training.runs.mlflow_remote import MlflowRemote
 from training.runs.tracking import RunMetadata, Tracker
 from training.weights.basicsr_bridge import load_basicsr
 
-# Our networks' names and parameters in basicsr's words.
-THEIRS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}
+# basicsr's names of our networks.
+BASICSR_NETWORKS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}
 WARM_UP_STEPS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """Of one step: seconds by the clock, of them waiting for data, and all threads' CPU time."""
+    """Wall-clock seconds of one step, the seconds of waiting for data, and total CPU seconds."""
 
     seconds: float
     wait: float
@@ -57,17 +57,17 @@ class Step:
 
 
 class Times:
-    """A tracker that keeps what the loop reports of each step's time, and passes it on."""
+    """A tracker that records step times and forwards the metrics."""
 
-    def __init__(self, onward: Tracker | None = None) -> None:
+    def __init__(self, forward_to: Tracker | None = None) -> None:
         self.step_seconds: list[float] = []
         self.wait_seconds: list[float] = []
         self.steps: list[int] = []
         self.cpu: list[float] = []
-        self._onward = onward
+        self._forward_to = forward_to
 
     def median(self) -> Step:
-        """Without the first report, which has the warm-up in it."""
+        """The median without the first report, which includes the warm-up."""
         return Step(
             seconds=statistics.median(self.step_seconds[1:]),
             wait=statistics.median(self.wait_seconds[1:]),
@@ -79,8 +79,8 @@ class Times:
         self.cpu.append(time.process_time())
         self.step_seconds.append(values["step_seconds"])
         self.wait_seconds.append(values["data_wait_seconds"])
-        if self._onward is not None:
-            self._onward.metrics(step, values)
+        if self._forward_to is not None:
+            self._forward_to.metrics(step, values)
 
 
 def main() -> None:
@@ -105,14 +105,14 @@ def main() -> None:
         runs: dict[str, Callable[[], Step]] = {
             "ours": ours,
             "ours, MLflow silent": partial(ours, uri),
-            "basicsr": _theirs(recipe, stage, dataset, root),
+            "basicsr": _basicsr(recipe, stage, dataset, root),
         }
         rounds: dict[str, list[Step]] = {name: [] for name in runs}
         for number in range(arguments.rounds + 1):
             for name, run in runs.items():
                 step = run()
                 say(f"round {number}: {name}: {step}")
-                if number:  # the first of each is not counted
+                if number:  # round 0 is a warm-up
                     rounds[name].append(step)
         validation_seconds = _validation_seconds(recipe, dataset, root)
     seconds = {name: statistics.median(s.seconds for s in steps) for name, steps in rounds.items()}
@@ -146,7 +146,7 @@ def main() -> None:
 def _ours(
     recipe: Recipe, stage: Stage, dataset: Path, root: Path, mlflow: str | None = None
 ) -> Step:
-    """A whole loop, and what it reported to its tracker."""
+    """Run a whole loop; return the times that it reported."""
     folder = Path(tempfile.mkdtemp(dir=root))
     tracker = None
     if mlflow is not None:
@@ -173,7 +173,7 @@ def _ours(
     return times.median()
 
 
-def _theirs(recipe: Recipe, stage: Stage, dataset: Path, root: Path) -> Callable[[], Step]:
+def _basicsr(recipe: Recipe, stage: Stage, dataset: Path, root: Path) -> Callable[[], Step]:
     load_basicsr()
     from basicsr.data import build_dataloader
     from basicsr.data.data_sampler import EnlargedSampler
@@ -227,7 +227,7 @@ def _options(recipe: Recipe, stage: Stage) -> dict:
         "is_train": True,
         "rank": 0,
         "path": {},
-        "network_g": {"type": THEIRS[recipe.arch.name], **recipe.arch.parameters},
+        "network_g": {"type": BASICSR_NETWORKS[recipe.arch.name], **recipe.arch.parameters},
         "train": {
             "ema_decay": recipe.ema_decay,
             "optim_g": {"type": "Adam", "lr": stage.learning_rate, "betas": (0.9, 0.99)},
@@ -238,7 +238,7 @@ def _options(recipe: Recipe, stage: Stage) -> dict:
 
 
 def _folders(dataset: Path, root: Path) -> tuple[Path, Path]:
-    """The training pairs as basicsr wants them: one name in two folders."""
+    """Link the training pairs in basicsr's layout: equal names in two folders."""
     from superres.dataset.manifest import read_manifest
 
     lr, hr = root / "lr", root / "hr"
@@ -265,7 +265,7 @@ def _sample(scale: int, state: Path) -> Path:
 
 
 def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
-    """One validation as the training does it: a draft bundle, scored through the Upscaler."""
+    """Seconds of one validation as in training: a draft bundle, scored through the Upscaler."""
     net = build(recipe.arch.name, recipe.arch.parameters)
     provenance = Provenance(
         recipe=recipe,
@@ -284,30 +284,32 @@ def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:
 
 @contextlib.contextmanager
 def _silent_mlflow() -> Iterator[str]:
-    """The address of a server that accepts connections, takes what comes and never answers."""
-    taken: list[socket.socket] = []
+    """The URL of a server that accepts connections and never responds."""
+    connections: list[socket.socket] = []
 
     def accept(listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
-                taken.append(listener.accept()[0])
+                connections.append(listener.accept()[0])
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=accept, args=(listener,), daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         listener.shutdown(socket.SHUT_RDWR)
-    for connection in taken:
+    for connection in connections:
         connection.close()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="compact_x4")
-    parser.add_argument("--data", type=Path, help="dataset folder (default: built of the sample)")
-    parser.add_argument("--steps", type=int, default=30, help="of each round, 20 at the least")
+    parser.add_argument("--data", type=Path, help="dataset folder (default: built from the sample)")
+    parser.add_argument("--steps", type=int, default=30, help="steps per round, at least 20")
     parser.add_argument("--batch", type=int, help="default: the recipe's")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), help="of ours: the recipe's")
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), help="ours (default: the recipe's)"
+    )
     return parser.parse_args()
 
 

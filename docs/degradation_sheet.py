@@ -1,6 +1,6 @@
-"""Draw docs/degradations.jpg: one picture under every degradation, each tile with its name.
+"""Draw docs/degradations.jpg: one picture under every degradation, each labelled with its kind.
 
-The picture is the astronaut that scikit-image carries (NASA, public domain).
+The picture is the astronaut of scikit-image (NASA, public domain).
 
     python docs/degradation_sheet.py --out docs/degradations.jpg
 """
@@ -16,7 +16,7 @@ from superres.image.codecs import read
 from training.data.sources.resolve import sample_pictures
 
 SIDE, COLUMNS, BAR = 232, 5, 16
-# Chosen so that every sort of damage is seen.
+# Chosen to show every kind of damage.
 SEEDS = {
     "bicubic": [0],
     "bicubic_jpeg": [5],
@@ -50,11 +50,11 @@ def main() -> None:
 
 
 def _tiles(hr_hwc_u8: np.ndarray, kind: str, seed: int) -> list[Image.Image]:
-    """The degraded picture and, where it has one, the mask of its damage."""
-    made = degrade(hr_hwc_u8, kind=kind, scale=2, seed=seed)
-    tiles = [_labelled(made.lr_hwc_u8, f"{kind}, seed {seed}")]
-    if made.damage_hw_u8 is not None:
-        mask_hwc_u8 = np.repeat(made.damage_hw_u8[..., None], 3, axis=-1)
+    """The degraded picture and, if any, its damage mask."""
+    degraded = degrade(hr_hwc_u8, kind=kind, scale=2, seed=seed)
+    tiles = [_labelled(degraded.lr_hwc_u8, f"{kind}, seed {seed}")]
+    if degraded.damage_hw_u8 is not None:
+        mask_hwc_u8 = np.repeat(degraded.damage_hw_u8[..., None], 3, axis=-1)
         tiles.append(_labelled(mask_hwc_u8, f"{kind}, seed {seed}: mask"))
     return tiles
 

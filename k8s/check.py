@@ -1,8 +1,7 @@
-"""Renders every overlay and checks it: the API's schemas, and what schemas cannot see.
+"""Renders every overlay and checks it against the API schemas and the rules of crosschecks.py.
 
-`python k8s/check.py --out build/k8s` writes one file per overlay. Schemas miss a wrong quantity
-(2Gib), a selector that selects nothing and a variable that no program reads, so crosschecks.py
-looks for those.
+`python k8s/check.py --out build/k8s` writes one file per overlay. Schemas miss an invalid quantity
+(2Gib), a selector without matches and an unknown setting; crosschecks.py finds those.
 """
 
 import argparse
@@ -21,7 +20,7 @@ from superres.common.console import say
 
 HERE = Path(__file__).parent
 OLDEST_KUBERNETES = "1.31"  # PDB's unhealthyPodEvictionPolicy; sidecars and HPA by container before
-NOT_IN_THE_API = frozenset({"monitoring.coreos.com/v1"})  # custom resources: no schema to hold
+NOT_IN_THE_API = frozenset({"monitoring.coreos.com/v1"})  # custom resources without a schema
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is the faster one
 
@@ -29,7 +28,7 @@ Resource = dict[str, Any]
 
 
 def main() -> int:
-    """0 when every overlay renders and holds, 1 with the faults otherwise."""
+    """Return 0 if every overlay renders and is valid, else print the faults and return 1."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True, help="folder for the rendered overlays")
     parser.add_argument("--overlays", type=Path, default=HERE / "overlays")
@@ -55,7 +54,7 @@ def check_overlay(folder: Path, rendered: Path) -> Iterator[str]:
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        yield f"{folder.name}: kustomize refuses: {done.stderr.strip()}"
+        yield f"{folder.name}: kustomize failed: {done.stderr.strip()}"
         return
     rendered.write_text(done.stdout)
     resources = [resource for resource in yaml.load_all(done.stdout, LOADER) if resource]
@@ -67,7 +66,7 @@ def check_overlay(folder: Path, rendered: Path) -> Iterator[str]:
 
 
 def schema_faults(resource: Resource) -> Iterator[str]:
-    """What the API server of the oldest supported version would refuse."""
+    """Schema errors of the oldest supported Kubernetes version."""
     if resource["apiVersion"] in NOT_IN_THE_API:
         return
     try:

@@ -1,4 +1,4 @@
-"""What schemas cannot see in a set of manifests: quantities, selectors, ports, names, settings."""
+"""Checks of rendered manifests that schemas miss: quantities, selectors, ports, names, settings."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -14,13 +14,13 @@ QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?")
 
 
 def crosscheck(resources: list[Resource]) -> Iterator[str]:
-    """Every fault in a rendered overlay, each naming its resource."""
+    """Every fault in a rendered overlay, with its resource."""
     for rule in RULES:
         yield from rule(resources)
 
 
 def quantities(resources: list[Resource]) -> Iterator[str]:
-    """Amounts of memory, CPU and storage are written as Kubernetes reads them."""
+    """Amounts of memory, CPU and storage are valid Kubernetes quantities."""
     for resource in resources:
         for path, value in _walk(resource):
             is_amount = path[-1] in ("sizeLimit", "storage") or path[-2:-1] in (
@@ -28,50 +28,50 @@ def quantities(resources: list[Resource]) -> Iterator[str]:
                 ("limits",),
             )
             if is_amount and not QUANTITY.fullmatch(str(value)):
-                yield f"{_name(resource)}: {'.'.join(path)}: {value!r} is no quantity"
+                yield f"{_name(resource)}: {'.'.join(path)}: {value!r} is not a quantity"
 
 
 def selectors(resources: list[Resource]) -> Iterator[str]:
-    """Whatever selects pods selects some, and a Deployment its own."""
+    """Every pod selector matches a pod, and a Deployment's selector its own pods."""
     pods = [template["metadata"]["labels"] for _, template in _pods(resources)]
     for deployment in _of_kind(resources, "Deployment"):
-        wanted = deployment["spec"]["selector"]["matchLabels"]
-        if not _matches(wanted, deployment["spec"]["template"]["metadata"]["labels"]):
-            yield f"{_name(deployment)}: its selector {wanted} is not among its pods' labels"
+        selector = deployment["spec"]["selector"]["matchLabels"]
+        if not _matches(selector, deployment["spec"]["template"]["metadata"]["labels"]):
+            yield f"{_name(deployment)}: its selector {selector} does not match its pods' labels"
     for resource in resources:
-        for wanted in _pod_selectors(resource):
-            if not any(_matches(wanted, labels) for labels in pods):
-                yield f"{_name(resource)}: no pod has the labels {wanted}"
+        for selector in _pod_selectors(resource):
+            if not any(_matches(selector, labels) for labels in pods):
+                yield f"{_name(resource)}: no pod has the labels {selector}"
     services = [service["metadata"]["labels"] for service in _of_kind(resources, "Service")]
     for monitor in _of_kind(resources, "ServiceMonitor"):
-        wanted = monitor["spec"]["selector"]["matchLabels"]
-        if not any(_matches(wanted, labels) for labels in services):
-            yield f"{_name(monitor)}: no Service has the labels {wanted}"
+        selector = monitor["spec"]["selector"]["matchLabels"]
+        if not any(_matches(selector, labels) for labels in services):
+            yield f"{_name(monitor)}: no Service has the labels {selector}"
 
 
 def ports(resources: list[Resource]) -> Iterator[str]:
-    """A Service's target and a probe's port are ports that a container opens."""
+    """A container opens the target port of every Service and the port of every probe."""
     for service in _of_kind(resources, "Service"):
-        opened = {
+        open_ports = {
             port
             for _, template in _pods(resources)
             if _matches(service["spec"]["selector"], template["metadata"]["labels"])
             for container in _containers(template)
-            for port in _opened(container)
+            for port in _open_ports(container)
         }
         for port in service["spec"]["ports"]:
-            if port["targetPort"] not in opened:
+            if port["targetPort"] not in open_ports:
                 yield f"{_name(service)}: no pod behind it opens port {port['targetPort']!r}"
     for owner, template in _pods(resources):
         for container in _containers(template):
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 port = container.get(probe, {}).get("httpGet", {}).get("port")
-                if port is not None and port not in _opened(container):
-                    yield f"{_name(owner)}: {container['name']}.{probe} asks port {port!r}"
+                if port is not None and port not in _open_ports(container):
+                    yield f"{_name(owner)}: {container['name']}.{probe} uses port {port!r}"
 
 
 def references(resources: list[Resource]) -> Iterator[str]:
-    """Volumes, claims, accounts and scale targets that are named exist."""
+    """Referenced volumes, claims, service accounts and scale targets exist."""
     present = {(resource["kind"], resource["metadata"]["name"]) for resource in resources}
     for owner, template in _pods(resources):
         pod = template["spec"]
@@ -79,71 +79,79 @@ def references(resources: list[Resource]) -> Iterator[str]:
         for container in _containers(template):
             for mount in container.get("volumeMounts", []):
                 if mount["name"] not in volumes:
-                    yield f"{_name(owner)}: {container['name']} mounts no volume {mount['name']!r}"
-        named = [("ServiceAccount", pod.get("serviceAccountName", "default"))]
-        named += [
+                    volume_mount = (
+                        f"{container['name']} mounts the unknown volume {mount['name']!r}"
+                    )
+                    yield f"{_name(owner)}: {volume_mount}"
+        referenced = [("ServiceAccount", pod.get("serviceAccountName", "default"))]
+        referenced += [
             ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])
             for volume in pod.get("volumes", [])
             if "persistentVolumeClaim" in volume
         ]
         yield from (
-            f"{_name(owner)}: there is no {kind}/{name}"
-            for kind, name in named
+            f"{_name(owner)}: {kind}/{name} does not exist"
+            for kind, name in referenced
             if (kind, name) not in present
         )
     for scaler in _of_kind(resources, "HorizontalPodAutoscaler"):
         target = scaler["spec"]["scaleTargetRef"]
         if (target["kind"], target["name"]) not in present:
-            yield f"{_name(scaler)}: there is no {target['kind']}/{target['name']}"
+            yield f"{_name(scaler)}: {target['kind']}/{target['name']} does not exist"
         for deployment in _of_kind(resources, target["kind"]):
             if deployment["metadata"]["name"] == target["name"] and (
                 "replicas" in deployment["spec"]
             ):
-                yield f"{_name(deployment)}: states replicas, which its autoscaler owns"
+                yield f"{_name(deployment)}: states replicas, which its autoscaler sets"
 
 
 def hardening(resources: list[Resource]) -> Iterator[str]:
-    """Pods run as nobody, on a read-only root, with bounds, and without injected variables."""
+    """Pods are unprivileged: non-root, read-only root, memory limits, no service variables."""
     for owner, template in _pods(resources):
         pod = template["spec"]
-        wanted = {
+        checks = {
             "enableServiceLinks: false": pod.get("enableServiceLinks") is False,
             "automountServiceAccountToken: false": pod.get("automountServiceAccountToken") is False,
             "runAsNonRoot": pod.get("securityContext", {}).get("runAsNonRoot") is True,
         }
         for container in _containers(template):
             context, name = container.get("securityContext", {}), container["name"]
-            wanted |= {
+            checks |= {
                 f"{name} readOnlyRootFilesystem": context.get("readOnlyRootFilesystem") is True,
                 f"{name} drop ALL": context.get("capabilities", {}).get("drop") == ["ALL"],
                 f"{name} memory limit": "memory"
                 in container.get("resources", {}).get("limits", {}),
             }
-        yield from (f"{_name(owner)}: lacks {what}" for what, held in wanted.items() if not held)
+        yield from (
+            f"{_name(owner)}: lacks {what}" for what, passed in checks.items() if not passed
+        )
 
 
 def settings(resources: list[Resource]) -> Iterator[str]:
-    """A SHARPLINE_* variable in a pod is one that the program reads."""
+    """Every SHARPLINE_* variable in a pod is a known setting."""
     known = {*variable_names(), *SHARED}
     for owner, template in _pods(resources):
         for container in _containers(template):
             for variable in container.get("env", []):
                 if variable["name"].startswith("SHARPLINE_") and variable["name"] not in known:
-                    yield f"{_name(owner)}: nothing reads {variable['name']}"
+                    yield f"{_name(owner)}: unknown setting {variable['name']}"
 
 
 def grace(resources: list[Resource]) -> Iterator[str]:
-    """A server is given the time that its drain may take: for pictures, then for connections."""
+    """The termination grace period covers the drain: of pictures, then of connections."""
     for owner, template in _pods(resources):
         for container in _containers(template):
             environment = {entry["name"]: entry.get("value") for entry in container.get("env", [])}
             drain_seconds = 2 * float(environment.get("SHARPLINE_DRAIN__MAX_SECONDS") or 0)
             if template["spec"].get("terminationGracePeriodSeconds", 30) < drain_seconds:
-                yield f"{_name(owner)}: is killed before its drain of {drain_seconds:.0f} s is over"
+                yield (
+                    f"{_name(owner)}: its termination grace period is shorter than its drain of "
+                    f"{drain_seconds:.0f} s"
+                )
 
 
 def machines(resources: list[Resource]) -> Iterator[str]:
-    """A training waits for as many machines as its Job starts, at names that a Service makes."""
+    """A training's MACHINES equals its Job's pods, and a headless Service names them."""
     headless = {
         service["metadata"]["name"]
         for service in _of_kind(resources, "Service")
@@ -159,10 +167,10 @@ def machines(resources: list[Resource]) -> Iterator[str]:
             if entry["name"] == "MACHINES"
         }
         if len(set(numbers.values())) > 1:
-            told = ", ".join(f"{name} {number}" for name, number in numbers.items())
-            yield f"{_name(job)}: these are one number: {told}"
+            values = ", ".join(f"{name} {number}" for name, number in numbers.items())
+            yield f"{_name(job)}: must be equal: {values}"
         if "subdomain" in pod and pod["subdomain"] not in headless:
-            yield f"{_name(job)}: there is no headless Service/{pod['subdomain']}"
+            yield f"{_name(job)}: headless Service/{pod['subdomain']} does not exist"
 
 
 RULES: tuple[Rule, ...] = (
@@ -197,7 +205,7 @@ def _containers(template: Resource) -> list[Resource]:
     return [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
 
 
-def _opened(container: Resource) -> set[str | int]:
+def _open_ports(container: Resource) -> set[str | int]:
     return {
         port[key]
         for port in container.get("ports", [])
@@ -206,8 +214,8 @@ def _opened(container: Resource) -> set[str | int]:
     }
 
 
-def _matches(wanted: dict[str, str], labels: dict[str, str]) -> bool:
-    return wanted.items() <= labels.items()
+def _matches(selector: dict[str, str], labels: dict[str, str]) -> bool:
+    return selector.items() <= labels.items()
 
 
 def _pod_selectors(resource: Resource) -> Iterator[dict[str, str]]:

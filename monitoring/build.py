@@ -1,7 +1,7 @@
-"""Writes what is made from code: the dashboard, the PrometheusRule, the tables under docs/.
+"""Writes the generated files: the dashboard, the PrometheusRule, the tables under docs/.
 
-`python -m monitoring.build` writes them, with --check it only says which differ. The files are
-committed, because Grafana, kubectl and readers take them as they are.
+`python -m monitoring.build` writes them, with --check it only lists stale ones. The files are
+committed, because Grafana, kubectl and readers use them directly.
 """
 
 import sys
@@ -15,11 +15,11 @@ from serving.telemetry import metrics_table
 from superres.common.console import say
 
 ROOT = Path(__file__).parents[1]
-HEADER = "# Made from monitoring/prometheus by `make generate`.\n"
+HEADER = "# Generated from monitoring/prometheus by `make generate`.\n"
 
 
 def generated() -> dict[Path, str]:
-    """The text of every made file, by its path."""
+    """The text of every generated file by path."""
     return {
         ROOT / "monitoring/grafana/dashboards/serving.json": serving(),
         ROOT / "k8s/components/monitoring/prometheusrule.yaml": prometheus_rule(),
@@ -29,7 +29,7 @@ def generated() -> dict[Path, str]:
 
 
 def prometheus_rule() -> str:
-    """The recording and alerting rules as the Prometheus operator takes them."""
+    """The recording and alerting rules as a PrometheusRule resource."""
     groups = [
         group
         for name in ("rules.yml", "alerts.yml")
@@ -48,7 +48,7 @@ def prometheus_rule() -> str:
 
 
 def main() -> int:
-    """Write the files, or with --check return 1 where one differs from what would be written."""
+    """Write the files, or with --check return 1 if one is stale."""
     if "--check" not in sys.argv[1:]:
         for path, text in generated().items():
             path.parent.mkdir(parents=True, exist_ok=True)

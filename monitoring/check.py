@@ -1,4 +1,4 @@
-"""Checks the monitoring files with Prometheus' and Alertmanager's own tools, where installed."""
+"""Checks the monitoring files with promtool and amtool, if installed."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ PACKAGES = {"promtool": "prometheus", "amtool": "prometheus-alertmanager"}
 
 
 def main() -> int:
-    """Run every check; 1 where one failed, with the tool's own words."""
+    """Run every check; return 1 if one failed, after printing the tool's output."""
     failed = False
     for program, *arguments in COMMANDS:
         if shutil.which(str(program)) is None:
@@ -29,7 +29,7 @@ def main() -> int:
         done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             failed = True
-            say(f"monitoring: {program} {arguments[0]} refuses\n{done.stdout}{done.stderr}")
+            say(f"monitoring: {program} {arguments[0]} failed\n{done.stdout}{done.stderr}")
     return int(failed)
 
 

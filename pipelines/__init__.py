@@ -1,1 +1,1 @@
-"""The loop, drawn: Airflow DAGs whose tasks are `sharpline` commands."""
+"""The retraining loop as Airflow DAGs whose tasks are `sharpline` commands."""

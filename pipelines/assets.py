@@ -1,4 +1,4 @@
-"""The assets through which the DAGs meet; an event on one of them starts the next DAG."""
+"""The assets that connect the DAGs; an event on an asset starts the next DAG."""
 
 from airflow.sdk import Asset, AssetWatcher
 

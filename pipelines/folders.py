@@ -1,4 +1,4 @@
-"""Watched folders: where people drop pictures, and when what they dropped has come to rest."""
+"""Watched folders: their content, and when it has settled (is no longer being copied)."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """What a watched source's folder holds at one moment."""
+class FolderContent:
+    """A snapshot of a watched source's folder listing."""
 
     source: str
     folder: Path
     files: int
-    digest: str  # over names, sizes and times of change
+    digest: str  # over names, sizes and modification times
 
     @property
     def key(self) -> str:
@@ -35,21 +35,23 @@ class Content:
 
 @dataclass(slots=True, kw_only=True)
 class SettledContent:
-    """Tells contents that have not changed for a while from those being copied right now."""
+    """Tracks for how long each content has been unchanged."""
 
     settle_seconds: float
     since: dict[str, float] = field(default_factory=dict)  # key: first seen, monotonic seconds
 
-    def settled(self, contents: list[Content], now: float) -> list[Content]:
-        """Those that were the same for `settle_seconds`, at every look in between."""
+    def settled(self, contents: list[FolderContent], now: float) -> list[FolderContent]:
+        """The contents that were the same in every poll for `settle_seconds`."""
         self.since = {content.key: self.since.get(content.key, now) for content in contents}
-        return [one for one in contents if now - self.since[one.key] >= self.settle_seconds]
+        return [
+            content for content in contents if now - self.since[content.key] >= self.settle_seconds
+        ]
 
 
-def watched_contents(state: Path) -> list[Content]:
-    """The content of every watched source of a state folder; one that is empty or away is left out.
+def watched_contents(state: Path) -> list[FolderContent]:
+    """The content of every watched source of a state folder, without empty or missing folders.
 
-    Reads as much as a listing tells, never a picture, so it is cheap enough to be asked often.
+    Reads listings only, never a picture, so it is cheap enough to poll.
     """
     return [
         content
@@ -61,7 +63,7 @@ def watched_contents(state: Path) -> list[Content]:
 def _watched(state: Path) -> Mapping[str, list[Path]]:
     """The folders of the sources that were added with --watch, by the source's name.
 
-    There are two where a source brings its own low-resolution pictures.
+    A source with paired low-resolution pictures has two.
     """
     watched = {}
     for path in (state / "sources").glob("*/source.json"):
@@ -75,19 +77,19 @@ def _watched(state: Path) -> Mapping[str, list[Path]]:
     return watched
 
 
-def _content(source: str, folders: list[Path]) -> Content:
-    found = [entry for folder in folders for entry in sorted(_listing(folder))]
-    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
-    return Content(source=source, folder=folders[0], files=len(found), digest=digest)
+def _content(source: str, folders: list[Path]) -> FolderContent:
+    files = [entry for folder in folders for entry in sorted(_listing(folder))]
+    digest = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
+    return FolderContent(source=source, folder=folders[0], files=len(files), digest=digest)
 
 
 def _listing(folder: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, size and time of change of each file directly in the folder, hidden ones left out."""
+    """Name, size and modification time of each file directly in the folder, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if not entry.name.startswith(".") and entry.is_file():
-                    found = entry.stat()
-                    yield entry.name, found.st_size, found.st_mtime_ns
+                    stat = entry.stat()
+                    yield entry.name, stat.st_size, stat.st_mtime_ns
     except OSError as error:
         log.warning("%s cannot be listed: %s", folder, error.strerror)

@@ -1,4 +1,4 @@
-"""What is tried again after a failure: everything but wrong words, sooner at first than later."""
+"""Retry policies: failed tasks retry with exponential backoff, usage errors do not."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,27 +7,27 @@ from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from pipelines.steps import UsageFailed
 
-_NOT_USAGE_ERROR = ExceptionRetryPolicy(
+_NO_RETRY_ON_USAGE_ERROR = ExceptionRetryPolicy(
     rules=[
         RetryRule(
             exception=UsageFailed,
             action=RetryAction.FAIL,
-            reason="the command was asked for something that there is not; asking again is no use",
+            reason="usage error: a retry would fail in the same way",
         )
     ]
 )
 
-# Each wait is twice the one before, and up to twice that again, so that tasks that failed together
-# do not come back together.
-RETRIED: dict[str, Any] = {
+# Airflow doubles each delay and adds jitter of up to the same length, so that tasks that failed
+# together do not retry together.
+STEP_RETRIES: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=5),
     "retry_exponential_backoff": 2.0,
     "max_retry_delay": timedelta(minutes=2),
-    "retry_policy": _NOT_USAGE_ERROR,
+    "retry_policy": _NO_RETRY_ON_USAGE_ERROR,
 }
-# A download goes on where it broke off, and a network comes back in minutes rather than seconds.
-FETCHED: dict[str, Any] = {
+# A download resumes, and a network outage lasts minutes rather than seconds.
+FETCH_RETRIES: dict[str, Any] = {
     "retries": 6,
     "retry_delay": timedelta(seconds=20),
     "max_retry_delay": timedelta(minutes=15),

@@ -1,4 +1,4 @@
-"""Which sources a `build_pairs` run reads, and which of them must be fetched first."""
+"""The sources that a `build_pairs` run reads, and those that must be fetched first."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,33 +7,37 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """The sources of one run, each once, in the order of asking."""
+    """The sources of one run, each once, in the order of the parameters."""
 
     names: list[str]
-    missing: list[str]  # known to the catalogue, and not here yet
+    missing: list[str]  # in the catalogue, not fetched yet
 
 
 def choose_sources(parameters: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> Sources:
-    """The sources that a run's parameters ask for, out of what `sharpline data list` lists.
+    """The sources of a run's parameters, given the output of `sharpline data list`.
 
-    Watched ones that hold pictures join where the parameters say so. A name that is not listed is
-    kept: planning refuses it and says what to do.
+    Watched sources with pictures are included where the parameters say so. An unknown name is kept:
+    planning rejects it with an explanation.
     """
     watched = [entry["name"] for entry in listed if entry["watched"] and entry["pictures"]]
-    asked = [parameters["source"], *parameters["also"], *(watched if parameters["watched"] else ())]
-    names = list(dict.fromkeys(asked))
-    absent = {one["name"] for one in listed if _is_absent(one, parts_for(parameters))}
+    requested = [
+        parameters["source"],
+        *parameters["also"],
+        *(watched if parameters["watched"] else ()),
+    ]
+    names = list(dict.fromkeys(requested))
+    absent = {entry["name"] for entry in listed if _is_absent(entry, parts_for(parameters))}
     return Sources(names=names, missing=[name for name in names if name in absent])
 
 
 def parts_for(parameters: Mapping[str, Any]) -> list[str]:
-    """The parts of a catalogue's source that a run needs: a track too where it asks for one."""
+    """The parts of a catalogue source that a run needs: HR, and the LR track if it names one."""
     kind, _, track = parameters["degrade"].partition(":")
-    given = [f"{track}_x{parameters['scale']}"] if kind == "given" and track else []
-    return ["hr", *given]
+    track_part = [f"{track}_x{parameters['scale']}"] if kind == "given" and track else []
+    return ["hr", *track_part]
 
 
 def _is_absent(entry: Mapping[str, Any], parts: Sequence[str]) -> bool:
-    """Whether a source can be fetched and is not here with all these parts."""
-    here = entry["there"] and set(parts) <= set(entry["parts"])
-    return entry["kind"] == "catalogue" and not here
+    """Whether a source is in the catalogue and some of these parts are not fetched."""
+    complete = entry["there"] and set(parts) <= set(entry["parts"])
+    return entry["kind"] == "catalogue" and not complete

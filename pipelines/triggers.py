@@ -1,4 +1,4 @@
-"""What happens outside becomes an asset event, once: a firing alert, pictures in a folder."""
+"""Triggers that turn a firing alert or new pictures in a folder into one asset event."""
 
 import asyncio
 import hashlib
@@ -13,12 +13,12 @@ from typing import Any, ClassVar
 import httpx
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
-from pipelines.folders import Content, SettledContent, watched_contents
-from pipelines.ledger import A, CooldownLedger
+from pipelines.folders import FolderContent, SettledContent, watched_contents
+from pipelines.ledger import Cause, CooldownLedger
 from superres.common.environment import state_folder
 
 URL_VARIABLE = "SHARPLINE_PROMETHEUS_URL"
-LONGEST_BACKOFF_SECONDS = 300.0
+MAX_BACKOFF_SECONDS = 300.0
 REQUEST_TIMEOUT_SECONDS = 10.0
 
 
@@ -32,9 +32,9 @@ class Alert:
 
     @property
     def key(self) -> str:
-        """This activation: a fingerprint of the labels and when it became active.
+        """The id of this activation: a fingerprint of the labels, and when it became active.
 
-        Whole seconds, because that is how Prometheus restores the time after its own restart.
+        In whole seconds, as Prometheus restores the time after a restart.
         """
         labels = json.dumps(dict(sorted(self.labels.items())))
         fingerprint = hashlib.sha256(labels.encode()).hexdigest()[:16]
@@ -50,10 +50,10 @@ class Alert:
 
 
 class CooldownTrigger(BaseEventTrigger):
-    """Asks for a run once for each key, within a cooldown and a day's budget.
+    """Fires once per key, within a cooldown and a daily limit.
 
-    The ledger lives in Airflow's asset state store, so a restarted or moved triggerer does not ask
-    twice. It is written before the event is handed over: a crash between the two loses one event
+    The ledger is kept in Airflow's asset state store, so a restarted or moved triggerer does not
+    fire twice. It is written before the event is yielded: a crash in between loses one event
     rather than starting a second run.
     """
 
@@ -70,35 +70,35 @@ class CooldownTrigger(BaseEventTrigger):
         path = f"{type(self).__module__}.{type(self).__qualname__}"
         return path, {name: getattr(self, name) for name in names}
 
-    async def due(self, polls: AsyncIterator[list[A]]) -> AsyncIterator[list[A]]:
-        """Of what each poll found, that which may ask now, where there is any."""
+    async def due(self, polls: AsyncIterator[list[Cause]]) -> AsyncIterator[list[Cause]]:
+        """Yield the causes of each poll that are due, where there are any."""
         ledger = CooldownLedger(
             cooldown_seconds=self.cooldown_seconds,
             max_per_day=self.max_per_day,
-            asked=await self._remembered(),
+            triggered_at=await self._load_ledger(),
         )
-        async for found in polls:
-            due = ledger.due(found, time.time())
+        async for causes in polls:
+            due = ledger.due(causes, time.time())
             if due:
-                await self._remember(ledger)
+                await self._store_ledger(ledger)
                 yield due
 
-    async def _remembered(self) -> dict[str, float]:
+    async def _load_ledger(self) -> dict[str, float]:
         if self.asset_state_store is None:
             return {}
         stored = await self.asset_state_store.aget(self.store_key, {})
-        return dict(stored)  # pyright: ignore  the store holds what _remember wrote
+        return dict(stored)  # pyright: ignore  the store holds what _store_ledger wrote
 
-    async def _remember(self, ledger: CooldownLedger) -> None:
+    async def _store_ledger(self, ledger: CooldownLedger) -> None:
         if self.asset_state_store is not None:
-            await self.asset_state_store.aset(self.store_key, dict(ledger.asked))
+            await self.asset_state_store.aset(self.store_key, dict(ledger.triggered_at))
 
 
 class PrometheusAlertTrigger(CooldownTrigger):
     """Watches Prometheus for firing alerts that carry `action="retrain"`.
 
     Pending and resolved alerts never fire it. An alert whose event was lost in a crash still
-    reaches people through Alertmanager.
+    notifies people through Alertmanager.
     """
 
     store_key = "retrained"
@@ -119,11 +119,11 @@ class PrometheusAlertTrigger(CooldownTrigger):
         self.poll_seconds = poll_seconds
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event for each set of alerts that is due; the address may come from the
+        """Yield one event for each set of alerts that is due; the URL may come from the
         environment of the triggerer."""
         url = self.url or os.environ.get(URL_VARIABLE)
         if not url:
-            self.log.info("%s is not set: there are no alerts to watch", URL_VARIABLE)
+            self.log.info("%s is not set: no alerts are watched", URL_VARIABLE)
             await asyncio.Event().wait()
             return
         async with httpx.AsyncClient(base_url=url, timeout=REQUEST_TIMEOUT_SECONDS) as client:
@@ -136,10 +136,10 @@ class PrometheusAlertTrigger(CooldownTrigger):
             try:
                 alerts = await firing_alerts(client, self.action)
             except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-                longer = min(2 * wait_seconds, LONGEST_BACKOFF_SECONDS)
+                longer = min(2 * wait_seconds, MAX_BACKOFF_SECONDS)
                 wait_seconds = max(self.poll_seconds, longer)
                 self.log.warning(
-                    "no answer from Prometheus at %s (%s); asking again in %.0f s",
+                    "no response from Prometheus at %s (%s); retrying in %.0f s",
                     client.base_url,
                     error,
                     wait_seconds,
@@ -153,9 +153,9 @@ class PrometheusAlertTrigger(CooldownTrigger):
 class FolderTrigger(CooldownTrigger):
     """Watches the folders of sources that were added with `--watch` for new pictures.
 
-    It asks once for each content that has come to rest: a folder into which pictures are still
-    being copied waits until nothing about it changed for `settle_seconds`. The content that a
-    folder has when it is first watched asks too.
+    It fires once per settled content: a folder into which pictures are still being copied waits
+    until its listing has not changed for `settle_seconds`. The initial content of a folder counts
+    too.
     """
 
     store_key = "built"
@@ -176,11 +176,11 @@ class FolderTrigger(CooldownTrigger):
         self.settle_seconds = settle_seconds
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Yield one event for the folders that are due; the state folder is the triggerer's."""
+        """Yield one event for the folders that are due; the default state is the triggerer's."""
         async for contents in self.due(self._polls()):
             yield TriggerEvent({"folders": [content.as_dict() for content in contents]})
 
-    async def _polls(self) -> AsyncIterator[list[Content]]:
+    async def _polls(self) -> AsyncIterator[list[FolderContent]]:
         state = Path(self.state) if self.state else state_folder()
         settling = SettledContent(settle_seconds=self.settle_seconds)
         while True:
@@ -190,11 +190,11 @@ class FolderTrigger(CooldownTrigger):
 
 
 async def firing_alerts(client: httpx.AsyncClient, action: str) -> list[Alert]:
-    """The alerts that fire right now with this `action` label; raises what httpx raises."""
+    """The firing alerts with this `action` label; raises httpx errors."""
     response = await client.get("/api/v1/alerts")
     response.raise_for_status()
     return [
-        Alert(labels=found["labels"], value=found["value"], active_at=found["activeAt"])
-        for found in response.json()["data"]["alerts"]
-        if found["state"] == "firing" and found["labels"].get("action") == action
+        Alert(labels=alert["labels"], value=alert["value"], active_at=alert["activeAt"])
+        for alert in response.json()["data"]["alerts"]
+        if alert["state"] == "firing" and alert["labels"].get("action") == action
     ]

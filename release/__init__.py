@@ -1,1 +1,1 @@
-"""Decides what goes live."""
+"""Model registry, gate, promotion, rollouts and the follower."""

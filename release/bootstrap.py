@@ -1,13 +1,13 @@
-"""How sure the gate may be of a gain: a paired hierarchical bootstrap over pictures and blocks.
+"""Confidence interval of a PSNR gain: a paired hierarchical bootstrap over pictures and blocks.
 
 Pictures are resampled with replacement, then the blocks within each drawn picture (Davison and
-Hinkley 1997, section 3.8). Both competitors keep the same draw, so what makes a picture hard for
-both cancels out. From every draw the PSNR gain of each picture is computed anew out of the mean
-squared errors of its drawn blocks; the statistic is the mean of those gains over the pictures.
+Hinkley 1997, section 3.8). Both models use the same resamples, so a picture's difficulty cancels
+out. Each resample recomputes the PSNR gain of each picture from the mean squared errors of its
+drawn blocks; the statistic is the mean of those gains over the pictures.
 
-Pixels within a picture are far from independent, and pictures differ more than blocks do: an
-interval over pixels would be absurdly narrow. With a handful of pictures even this one is an
-approximation, which is why `paired_gain` refuses to speak below a stated number of both.
+Pixels within a picture are correlated, and pictures differ more than blocks do: an interval over
+pixels would be far too narrow. With a handful of pictures even this one is an approximation, so
+`paired_gain` requires a minimum number of pictures and blocks.
 """
 
 from collections.abc import Sequence
@@ -22,15 +22,15 @@ from superres.quality.intervals import gain_db, percentiles, resampled_gains
 
 
 class TooFewPictures(SharplineError):
-    """There are fewer pictures or blocks than the rules ask for before any verdict."""
+    """There are fewer pictures or blocks than the rules require for a decision."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedErrors:
-    """Squared errors of two competitors on one picture, in squared 8-bit levels.
+    """Squared errors of two models on one picture, in squared 8-bit levels.
 
-    `ours` and `theirs` are sums over each block, `values` the numbers of summed values; all three
-    have the shape (blocks,) and list the blocks in the same order.
+    `ours` and `theirs` are sums over each block, `values` counts the summed values; all three
+    have the shape (blocks,) and the same block order.
     """
 
     name: str
@@ -41,7 +41,7 @@ class PairedErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """Mean PSNR gain over the pictures in dB, with the two-sided interval around it."""
+    """Mean PSNR gain over the pictures in dB, with its two-sided interval."""
 
     mean_db: float
     lower_db: float
@@ -54,13 +54,13 @@ class Gain:
 def paired_gain(pictures: Sequence[PairedErrors], resampling: Resampling) -> Gain:
     """The mean PSNR gain of `ours` over `theirs` with its percentile interval.
 
-    Raises TooLittleToJudge below the stated numbers of pictures and blocks.
+    Raises TooFewPictures below the minimum numbers of pictures and blocks.
     """
     blocks = sum(picture.values.size for picture in pictures)
     if len(pictures) < resampling.min_pictures or blocks < resampling.min_blocks:
         raise TooFewPictures(
-            f"{len(pictures)} pictures with {blocks} blocks are too few for a verdict; the rules "
-            f"ask for {resampling.min_pictures} pictures and {resampling.min_blocks} blocks: "
+            f"{len(pictures)} pictures with {blocks} blocks are too few to decide; the rules "
+            f"require {resampling.min_pictures} pictures and {resampling.min_blocks} blocks: "
             "gate on more held-out pictures"
         )
     means = _resampled_means(pictures, resampling)

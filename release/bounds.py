@@ -1,4 +1,4 @@
-"""What tiles and reduced precision cost here, measured against the canonical result."""
+"""Errors of tiling and reduced precision on this machine, against the canonical result."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from superres.model.seams import run_tiled, run_whole, seam_levels
 from superres.model.tiling import Geometry
 
 Array = npt.NDArray[Any]
-# As superres.model.backends.load_backend: a bundle, and by keyword the precision.
+# Signature of superres.model.backends.load_backend: a bundle, precision as a keyword.
 BackendLoader = Callable[..., Backend]
 
-PRECISION_QUANTILE = 0.999  # the share of values that a bundle's stated precision bound speaks of
+PRECISION_QUANTILE = 0.999  # the quantile of a bundle's stated precision bound
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredBounds:
-    """Errors in grey levels of 255: the largest of tiles, and of the precision that serving takes.
+    """Errors in grey levels of 255: the largest from tiling, and from the serving precision.
 
-    `precision_levels` is the level that 99.9% of the values stay within, 0 for fp32.
+    `precision_levels` is the 99.9% quantile, 0 for fp32.
     """
 
     seam_levels: float
@@ -35,10 +35,10 @@ class MeasuredBounds:
 def measure_bounds(
     bundle: Bundle, lr: Picture, served: Backend, load: BackendLoader
 ) -> MeasuredBounds:
-    """Run one low-resolution picture whole, in tiles and as served, and compare.
+    """Run one low-resolution picture whole, tiled and as served, and compare the outputs.
 
-    At most two by two of the smallest tiles are looked at: a seam is the same everywhere, and the
-    canonical result costs memory by the pixel.
+    Uses at most 2 x 2 of the smallest tiles: seams are the same everywhere, and the memory of the
+    canonical result grows with the pixels.
     """
     geometry = _smallest_tiles(bundle.info.geometry)
     crop_hwc = _unit_crop(lr, 2 * (geometry.buckets[0][0] - 2 * geometry.halo))

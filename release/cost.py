@@ -1,8 +1,8 @@
-"""What an answer costs, challenger and champion side by side in one run.
+"""Inference time and memory of challenger and champion, measured in one run.
 
-Seconds are medians of turns taken one after the other, so whatever else the machine does hits both
-alike. Memory is the most that the first answer of a freshly loaded model adds, beside its weights:
-what is allocated then is kept or asked for again with every later answer.
+Seconds are medians over alternating rounds, so other load on the machine affects both models
+alike. Memory is the peak that the first inference of a freshly loaded model adds, plus its
+weights: later inferences reuse or allocate the same amount.
 """
 
 import ctypes
@@ -17,16 +17,16 @@ from superres.image.codecs import Picture
 from superres.model.bundle import WEIGHTS_FILE
 from superres.model.upscaler import Upscaler
 
-SIDE = 96  # LR pixels of the picture that is timed: a few of the smallest tiles
+SIDE = 96  # LR pixels a side of the timed picture: a few of the smallest tiles
 
 Clock = Callable[[], float]
-# Runs something and says how many bytes it added at most, None where nobody can tell.
+# Runs a function and returns the peak bytes that it added, None where that cannot be measured.
 MemoryProbe = Callable[[Callable[[], object]], int | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """Of one model: median seconds for the same picture, and bytes at most (None: not known)."""
+    """Median seconds and peak bytes of one model on one picture (None: not known)."""
 
     seconds: float
     memory_bytes: int | None
@@ -34,7 +34,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredCosts:
-    """Of both, on one picture of `pixels`, over `rounds` turns each."""
+    """Costs of both models on one picture of `pixels`, over `rounds` rounds."""
 
     pixels: int
     rounds: int
@@ -43,7 +43,7 @@ class MeasuredCosts:
 
 
 class Meter:
-    """Measures costs by a clock and a memory probe."""
+    """Measures costs with a clock and a memory probe."""
 
     def __init__(self, clock: Clock = time.perf_counter, memory: MemoryProbe | None = None) -> None:
         self._clock = clock
@@ -52,20 +52,20 @@ class Meter:
     def measure(
         self, challenger: Upscaler, champion: Upscaler | None, lr: Picture, rounds: int
     ) -> MeasuredCosts:
-        """Run both in turns on the picture's upper left corner; neither may have run before."""
+        """Alternate both models on the picture's upper left corner; neither may have run before."""
         picture = Picture(rgb_hwc=lr.rgb_hwc[:SIDE, :SIDE])
-        # The champion goes first: what the runtime loads once must not count against the newcomer.
+        # The champion runs first: what the runtime loads once must not count for the challenger.
         models = [model for model in (champion, challenger) if model is not None]
         memory = {id(model): self._memory_of(model, picture) for model in models}
-        taken: dict[int, list[float]] = {id(model): [] for model in models}
+        seconds: dict[int, list[float]] = {id(model): [] for model in models}
         for _ in range(rounds):
             for model in models:
                 began = self._clock()
                 model.upscale(picture)
-                taken[id(model)].append(self._clock() - began)
+                seconds[id(model)].append(self._clock() - began)
 
         def cost(model: Upscaler) -> Cost:
-            return Cost(seconds=median(taken[id(model)]), memory_bytes=memory[id(model)])
+            return Cost(seconds=median(seconds[id(model)]), memory_bytes=memory[id(model)])
 
         return MeasuredCosts(
             pixels=picture.pixels,
@@ -75,7 +75,7 @@ class Meter:
         )
 
     def _memory_of(self, model: Upscaler, picture: Picture) -> int | None:
-        """The first answer, which compiles and allocates and is not timed."""
+        """Peak memory of the first inference, which compiles and allocates and is not timed."""
         probe = self._memory or _probe_of(model)
         added = probe(lambda: model.upscale(picture))
         weights = (model.bundle.root / WEIGHTS_FILE).stat().st_size
@@ -87,7 +87,7 @@ def _probe_of(model: Upscaler) -> MemoryProbe:
 
 
 def device_memory(run: Callable[[], object]) -> int | None:
-    """By the allocator of the CUDA device."""
+    """Peak bytes added, from the allocator of the CUDA device."""
     import torch
 
     before = torch.cuda.memory_allocated()
@@ -97,9 +97,9 @@ def device_memory(run: Callable[[], object]) -> int | None:
 
 
 def process_memory(run: Callable[[], object]) -> int | None:
-    """By the kernel's high-water mark of this process, which Linux lets its owner reset."""
+    """Peak bytes added, from this process's resettable high-water mark in /proc (Linux)."""
     with suppress(OSError, AttributeError):
-        # Give freed memory back first, or the run would reuse it and seem to need none.
+        # Return freed memory to the system first, or the run would reuse it and seem to need none.
         ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5")

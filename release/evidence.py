@@ -1,4 +1,4 @@
-"""What the gate found, bound to the bytes that it judged: `evidence.json`."""
+"""`evidence.json`: the gate's result, bound to the bytes of the judged bundles."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ from release.bootstrap import Gain
 from release.bounds import MeasuredBounds
 from release.cost import MeasuredCosts
 from release.rules import Rules
-from release.trial import Figures
+from release.trial import PictureMetrics
 from superres.common.errors import SharplineError
 from superres.common.files import write_json
 
@@ -17,22 +17,22 @@ EVIDENCE_FILE = "evidence.json"
 
 
 class BrokenEvidence(SharplineError):
-    """A file that is no evidence, or says of itself what it cannot be."""
+    """A file is not valid evidence, or contradicts itself."""
 
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-class Contender(_Strict):
-    """A version of the model and the sha256 that binds the evidence to its bytes."""
+class VersionRef(_Strict):
+    """A model version and the bundle id (sha256) that binds the evidence to its bytes."""
 
     version: int
     bundle_id: str
 
 
 class Outcome(_Strict):
-    """One rule, what it asked for and what was found; `passed` is None where it was not judged."""
+    """One rule's limit and measured value; `passed` is None where the rule was not judged."""
 
     rule: str
     passed: bool | None
@@ -42,22 +42,22 @@ class Outcome(_Strict):
 
 
 class PictureRecord(_Strict):
-    """One picture's figures and the features of its low-resolution input.
+    """One picture's metrics and the features of its low-resolution input.
 
-    `perception` holds by figure what challenger, champion and bicubic have.
+    `perception` maps metric and model (challenger, champion, bicubic) to a value.
     """
 
     name: str
     blocks: int
-    challenger: Figures
-    champion: Figures | None
-    bicubic: Figures
+    challenger: PictureMetrics
+    champion: PictureMetrics | None
+    bicubic: PictureMetrics
     features: dict[str, float]
     perception: dict[str, dict[str, float]]
 
 
 class Runtime(_Strict):
-    """Where the models ran, and the versions of what ran them."""
+    """The backend and device that ran the models, and software versions."""
 
     backend: str
     device: str
@@ -66,15 +66,15 @@ class Runtime(_Strict):
 
 
 class Evidence(_Strict):
-    """A judgement of one version against the champion of its time, and all that led to it."""
+    """The gate's decision on one version against the champion of that time, with all inputs."""
 
     format_version: int
     model: str
     created: str
     seconds: float
     passed: bool
-    challenger: Contender
-    champion: Contender | None
+    challenger: VersionRef
+    champion: VersionRef | None
     protocol: dict[str, str | int]
     gain_over_champion: Gain | None
     gain_over_bicubic: Gain | None
@@ -86,9 +86,9 @@ class Evidence(_Strict):
     rules: Rules
 
     @model_validator(mode="after")
-    def _agrees_with_itself(self) -> "Evidence":
+    def _check_passed(self) -> "Evidence":
         if self.passed != all_passed(self.outcomes):
-            raise ValueError("it does not pass by its own outcomes")
+            raise ValueError("`passed` contradicts the outcomes")
         return self
 
     @property
@@ -97,15 +97,15 @@ class Evidence(_Strict):
         return tuple(outcome.why for outcome in self.outcomes if outcome.passed is False)
 
     @property
-    def gain_over_rival(self) -> Gain | None:
-        """The gain over the one to beat: the champion, or bicubic where there was none."""
+    def gain_over_baseline(self) -> Gain | None:
+        """The gain over the baseline: the champion, or bicubic where there was none."""
         return self.gain_over_bicubic if self.champion is None else self.gain_over_champion
 
 
 def all_passed(outcomes: tuple[Outcome, ...]) -> bool:
     """Whether something was judged and nothing failed."""
-    verdicts = [outcome.passed for outcome in outcomes]
-    return True in verdicts and False not in verdicts
+    results = [outcome.passed for outcome in outcomes]
+    return True in results and False not in results
 
 
 def write_evidence(folder: Path, evidence: Evidence) -> Path:
@@ -116,20 +116,20 @@ def write_evidence(folder: Path, evidence: Evidence) -> Path:
 
 
 def evidence_path(path: Path) -> Path:
-    """The evidence file itself, given it or its folder. Raises BrokenEvidence without one."""
+    """The evidence file of a path to the file or its folder. Raises BrokenEvidence if missing."""
     file = path / EVIDENCE_FILE if path.is_dir() else path
     if not file.is_file():
-        raise BrokenEvidence(f"there is no evidence at {path}; make some with `sharpline gate`")
+        raise BrokenEvidence(f"there is no evidence at {path}; run `sharpline gate` first")
     return file
 
 
 def read_evidence(path: Path) -> Evidence:
-    """The evidence in a file. Raises BrokenEvidence where it is damaged or contradicts itself."""
+    """Read evidence. Raises BrokenEvidence where the file is damaged or contradicts itself."""
     try:
         return Evidence.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise BrokenEvidence(
-            f"{path} is no evidence of this version of Sharpline ({reason}); run `sharpline gate` "
-            "again"
+            f"{path} is not evidence that this version of Sharpline reads ({reason}); run "
+            "`sharpline gate` again"
         ) from error

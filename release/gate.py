@@ -1,4 +1,4 @@
-"""Judge a challenger: fetch both models, score them in one run, apply the rules, keep evidence."""
+"""The gate: fetch both models, score them in one run, apply the rules, write evidence."""
 
 import tempfile
 import time
@@ -12,10 +12,10 @@ from pathlib import Path
 from release.bounds import BackendLoader, MeasuredBounds, measure_bounds
 from release.cost import MeasuredCosts, Meter
 from release.evidence import (
-    Contender,
     Evidence,
     PictureRecord,
     Runtime,
+    VersionRef,
     all_passed,
     evidence_path,
     write_evidence,
@@ -39,13 +39,13 @@ from superres.quality.metrics import load_metrics, weights_folder
 SOFTWARE = ("sharpline", "numpy", "torch", "openvino", "scikit-image", "mlflow-skinny", "pillow")
 SPLIT = "validation"
 
-# As superres.quality.metrics.load_metrics: names and a folder of weights.
-FigureLoader = Callable[[Iterable[str], Path | None], tuple[tuple[Metric, ...], dict[str, str]]]
+# Signature of superres.quality.metrics.load_metrics: names and a folder of weights.
+MetricLoader = Callable[[Iterable[str], Path | None], tuple[tuple[Metric, ...], dict[str, str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateDecision:
-    """What the gate says of a version; without evidence where there was nothing to judge."""
+    """The gate's decision on a version; `evidence` is None where there was nothing to judge."""
 
     version: Version
     passed: bool
@@ -55,10 +55,10 @@ class GateDecision:
 
 
 class Gate:
-    """Judges versions of a registry; evidence appears in the folder `evidence`.
+    """Judges versions of a registry; writes evidence into the folder `evidence`.
 
-    `load` makes the backends, by default as serving would; `meter` measures what answers cost, and
-    `load_figures` makes perceptual figures and says why others cannot be had.
+    `load` makes the backends, by default as serving does; `meter` measures time and memory;
+    `metric_loader` returns perceptual metrics, and the reasons why others are unavailable.
     """
 
     def __init__(
@@ -67,45 +67,45 @@ class Gate:
         evidence: Path,
         load: BackendLoader = load_backend,
         meter: Meter | None = None,
-        load_figures: FigureLoader = load_metrics,
+        metric_loader: MetricLoader = load_metrics,
     ) -> None:
         self._registry = registry
         self._evidence = evidence
         self._load = load
         self._meter = meter or Meter()
-        self._load_figures = load_figures
+        self._metric_loader = metric_loader
 
     def judge(
         self, model: str, number: int | None, data: Path, rules: Rules | None
     ) -> GateDecision:
-        """Judge version `number` (the challenger without one) on the held-out pictures of `data`.
+        """Judge version `number` (default: the challenger) on the held-out pictures of `data`.
 
-        Without rules, those that fit the model's kind and the data. The evidence is logged beside
-        the bundle, and the version is bound to it. Raises SharplineError where the models or the
-        pictures cannot be had, UsageError where the rules are for another kind of model.
+        `rules` default to those of the model's kind and the data. The evidence is logged to the
+        bundle's run, and the version is bound to it. Raises SharplineError where the models or
+        pictures are unavailable, UsageError where the rules are for another kind of model.
         """
-        challenger, champion = self._contenders(model, number)
+        challenger, champion = self._versions(model, number)
         if champion == challenger:
             why = f"{challenger} is the champion already: there is nothing to judge"
             return GateDecision(
                 version=challenger, passed=False, reasons=(why,), evidence=None, gain_psnr=None
             )
-        found, folder = self._found(challenger, champion, data, rules)
+        evidence, folder = self._evaluate(challenger, champion, data, rules)
         self._registry.bind_evidence(challenger, evidence_path(folder))
         try:
             self._registry.log_evidence(challenger, folder)
         except RegistryUnavailable as error:
             say(f"the evidence is at {folder} but could not be logged: {error}")
-        gain = found.gain_over_rival
+        gain = evidence.gain_over_baseline
         return GateDecision(
             version=challenger,
-            passed=found.passed,
-            reasons=found.reasons,
+            passed=evidence.passed,
+            reasons=evidence.reasons,
             evidence=evidence_path(folder),
             gain_psnr=None if gain is None else gain.mean_db,
         )
 
-    def _contenders(self, model: str, number: int | None) -> tuple[Version, Version | None]:
+    def _versions(self, model: str, number: int | None) -> tuple[Version, Version | None]:
         state = self._registry.state(model)
         if number is not None:
             return self._registry.version(model, number), state.champion
@@ -115,18 +115,18 @@ class Gate:
             )
         return state.challenger, state.champion
 
-    def _found(
-        self, challenger: Version, champion: Version | None, data: Path, asked: Rules | None
+    def _evaluate(
+        self, challenger: Version, champion: Version | None, data: Path, rules: Rules | None
     ) -> tuple[Evidence, Path]:
-        """Fetch, score, apply the rules, and write the evidence folder."""
+        """Fetch and score both models, apply the rules and write the evidence folder."""
         began = time.monotonic()
         created = datetime.now(UTC)
         with tempfile.TemporaryDirectory(prefix="sharpline-gate-") as scratch:
             ours = self._registry.fetch(challenger, Path(scratch) / "challenger")
             theirs = champion and self._registry.fetch(champion, Path(scratch) / "champion")
-            rules = asked or load_rules(rules_for(data, ours.info.training))
+            rules = rules or load_rules(rules_for(data, ours.info.training))
             _require_kind(rules, ours)
-            trial, bounds, costs, runtime = self._tried(ours, theirs, data, rules)
+            trial, bounds, costs, runtime = self._run_models(ours, theirs, data, rules)
         judgement = judge(
             rules,
             trial,
@@ -137,14 +137,14 @@ class Gate:
                 challenger=ours.info.licence, champion=theirs.info.licence if theirs else None
             ),
         )
-        found = Evidence(
+        evidence = Evidence(
             format_version=2,
             model=challenger.model,
             created=created.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - began, 3),
             passed=all_passed(judgement.outcomes),
-            challenger=_contender(challenger),
-            champion=champion and _contender(champion),
+            challenger=_version_ref(challenger),
+            champion=champion and _version_ref(champion),
             protocol=trial.protocol.as_dict(),
             gain_over_champion=judgement.over_champion,
             gain_over_bicubic=judgement.over_bicubic,
@@ -158,26 +158,28 @@ class Gate:
         stamp = created.strftime("%Y%m%dT%H%M%S%f")
         folder = self._evidence / f"{challenger.model}-v{challenger.number}-{stamp}"
         with staged_folder(folder) as staging:
-            write_report(staging, found, trial.worst, trial.best)
-            write_evidence(staging, found)
-        return found, folder
+            write_report(staging, evidence, trial.worst, trial.best)
+            write_evidence(staging, evidence)
+        return evidence, folder
 
-    def _tried(
+    def _run_models(
         self, ours: Bundle, theirs: Bundle | None, data: Path, rules: Rules
     ) -> tuple[Trial, MeasuredBounds, MeasuredCosts, Runtime]:
-        """Run both models, as serving would run them, on the validation pictures."""
+        """Run both models, configured as in serving, on the validation pictures."""
         scale = ours.info.scale
         if theirs is not None and theirs.info.scale != scale:
             raise SharplineError(
-                f"the challenger enlarges {scale} times, the champion {theirs.info.scale} times: "
-                "they cannot be compared; register the challenger under a name of its own"
+                f"the challenger has scale {scale}, the champion scale {theirs.info.scale}: they "
+                "cannot be compared; register the challenger under another name"
             )
         held_out = find_held_out(str(data))
-        figures, refused = self._load_figures(sorted(rules.perceptual_figures), weights_folder())
+        metrics, unavailable = self._metric_loader(
+            sorted(rules.perceptual_metrics), weights_folder()
+        )
         with self._backend(ours) as backend, self._champion(theirs) as champion:
             challenger = Upscaler(ours, backend)
             first = next(iter(held_out.pairs(scale, SPLIT).pairs))
-            # Before anything else runs: the first answer is what shows a model's memory.
+            # Before anything else runs: a model's memory is measured on its first inference.
             costs = self._meter.measure(challenger, champion, first.lr, rules.cost.rounds)
             trial = run_trial(
                 challenger,
@@ -185,9 +187,9 @@ class Gate:
                 held_out.pairs(scale, SPLIT),
                 rules.channel,
                 rules.resampling.block_pixels,
-                figures,
+                metrics,
             )
-            trial = replace(trial, unmeasured={**refused, **trial.unmeasured})
+            trial = replace(trial, unmeasured={**unavailable, **trial.unmeasured})
             bounds = measure_bounds(ours, first.lr, backend, self._load)
             runtime = Runtime(
                 backend=backend.name,
@@ -214,8 +216,8 @@ class Gate:
             yield Upscaler(bundle, backend)
 
 
-def _contender(version: Version) -> Contender:
-    return Contender(version=version.number, bundle_id=version.bundle_id)
+def _version_ref(version: Version) -> VersionRef:
+    return VersionRef(version=version.number, bundle_id=version.bundle_id)
 
 
 def _record(picture: PictureTrial) -> PictureRecord:
@@ -231,19 +233,19 @@ def _record(picture: PictureTrial) -> PictureRecord:
 
 
 def _require_kind(rules: Rules, bundle: Bundle) -> None:
-    """Rules of one kind say nothing of a model of the other. Raises UsageError."""
-    kind = GAN if bundle.info.training.invents_detail else DEFAULT
+    """Raises UsageError where the rules are for the other kind of model."""
+    kind = GAN if bundle.info.training.is_adversarial else DEFAULT
     if rules.kind != kind:
         how = "with" if kind == GAN else "without"
         raise UsageError(
-            f"{bundle.info.name} was trained {how} a discriminator: rules of kind {kind} judge it, "
-            f"and {rules.name} is of kind {rules.kind}; leave out --rules"
+            f"{bundle.info.name} was trained {how} a discriminator and needs rules of kind {kind}, "
+            f"but {rules.name} is of kind {rules.kind}; leave out --rules"
         )
 
 
 def _software() -> dict[str, str]:
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in SOFTWARE:
         with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions

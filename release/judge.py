@@ -1,4 +1,4 @@
-"""The rules applied to a trial: one outcome each, with the reason in words."""
+"""Apply the rules to a trial: one outcome for each rule, with a reason."""
 
 from dataclasses import dataclass
 from statistics import fmean
@@ -9,16 +9,16 @@ from release.cost import MeasuredCosts
 from release.evidence import Outcome
 from release.perception import judge_perception, judge_slice
 from release.rules import CostLimits, Floor, Resampling, Rules, Slice
-from release.trial import Rival, Trial
+from release.trial import Baseline, Trial
 from superres.model.bundle import Bounds, Licence
 
 MEGABYTE = 1_000_000
-NOT_THIS_KIND = "a model that makes up detail is not judged on it"
+NOT_THIS_KIND = "the rule is not for models trained with a discriminator"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """Every rule's outcome, and the gains that they rest on."""
+    """Every rule's outcome, and the measured gains."""
 
     outcomes: tuple[Outcome, ...]
     over_champion: Gain | None
@@ -27,7 +27,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Licences:
-    """What may be done with the weights of both, as their bundles state it."""
+    """The weight licences of both models, as their bundles state them."""
 
     challenger: Licence
     champion: Licence | None
@@ -41,23 +41,23 @@ def judge(
     costs: MeasuredCosts,
     licences: Licences,
 ) -> Judgement:
-    """Apply every rule; nothing is left out, what cannot be judged says so."""
-    gains: dict[Rival, Gain | None] = {"champion": None, "bicubic": None}
+    """Apply every rule; a rule that cannot be judged has an outcome that says why."""
+    gains: dict[Baseline, Gain | None] = {"champion": None, "bicubic": None}
     outcomes: list[Outcome] = []
-    limits: tuple[tuple[Rival, float | None], ...] = (
+    limits: tuple[tuple[Baseline, float | None], ...] = (
         ("champion", rules.min_gain_over_champion_db),
         ("bicubic", rules.min_gain_over_bicubic_db),
     )
-    for rival, limit in limits:
-        outcome, gains[rival] = _gain(rules, trial, rival, limit)
+    for baseline, limit in limits:
+        outcome, gains[baseline] = _gain(rules, trial, baseline, limit)
         outcomes.append(outcome)
     outcomes.append(_ssim(rules, trial))
     if rules.perception is not None:
         outcomes += judge_perception(rules.perception, trial, rules.resampling)
-    for part in rules.slices:
-        if part.max_loss_db is not None:
-            outcomes.append(_slice(rules, trial, part, part.max_loss_db))
-        outcomes += judge_slice(part, trial, rules.resampling)
+    for slice_ in rules.slices:
+        if slice_.max_loss_db is not None:
+            outcomes.append(_slice(rules, trial, slice_, slice_.max_loss_db))
+        outcomes += judge_slice(slice_, trial, rules.resampling)
     outcomes += [
         *(_floor(trial, floor) for floor in rules.floors),
         _bound("seams", rules.max_seam_levels, stated.seam_levels, measured.seam_levels),
@@ -77,81 +77,83 @@ def judge(
 
 
 def _gain(
-    rules: Rules, trial: Trial, rival: Rival, limit: float | None
+    rules: Rules, trial: Trial, baseline: Baseline, limit: float | None
 ) -> tuple[Outcome, Gain | None]:
-    rule = f"gain over {rival}"
-    if rival == "champion" and trial.rival == "bicubic":
-        why = "there is no champion yet: bicubic is the one to beat"
+    rule = f"gain over {baseline}"
+    if baseline == "champion" and trial.baseline == "bicubic":
+        why = "there is no champion yet: bicubic is the baseline"
         return _not_judged(rule, limit, why), None
     try:
-        gain = paired_gain([picture.against(rival) for picture in trial.pictures], rules.resampling)
+        gain = paired_gain(
+            [picture.against(baseline) for picture in trial.pictures], rules.resampling
+        )
     except TooFewPictures as error:
         passed = False if limit is not None else None
         outcome = Outcome(rule=rule, passed=passed, value=None, limit=limit, why=str(error))
         return outcome, None
-    found = (
-        f"{gain.mean_db:+.3f} dB over {rival} on {gain.pictures} pictures; with "
+    measured = (
+        f"{gain.mean_db:+.3f} dB over {baseline} on {gain.pictures} pictures; with "
         f"{gain.confidence:.0%} confidence at least {gain.lower_db:+.3f} dB"
     )
     if limit is None:
-        return _not_judged(rule, None, f"{found}; {NOT_THIS_KIND}"), gain
+        return _not_judged(rule, None, f"{measured}; {NOT_THIS_KIND}"), gain
     passed = gain.lower_db >= limit
-    why = f"{found}, and {limit:+.3f} dB {'was' if passed else 'is'} asked for"
+    why = f"{measured}; {limit:+.3f} dB {'was' if passed else 'is'} required"
     return Outcome(rule=rule, passed=passed, value=gain.lower_db, limit=limit, why=why), gain
 
 
 def _ssim(rules: Rules, trial: Trial) -> Outcome:
     ours = fmean(picture.challenger.ssim for picture in trial.pictures)
     theirs = fmean((picture.champion or picture.bicubic).ssim for picture in trial.pictures)
-    rule, loss, limit = f"SSIM against {trial.rival}", theirs - ours, rules.max_ssim_loss
-    found = f"mean SSIM {ours:.4f} against {theirs:.4f}"
+    rule, loss, limit = f"SSIM against {trial.baseline}", theirs - ours, rules.max_ssim_loss
+    measured = f"mean SSIM {ours:.4f} against {theirs:.4f}"
     if limit is None:
-        return _not_judged(rule, None, f"{found}; {NOT_THIS_KIND}")
+        return _not_judged(rule, None, f"{measured}; {NOT_THIS_KIND}")
     return Outcome(
         rule=rule,
         passed=loss <= limit,
         value=loss,
         limit=limit,
-        why=f"{found}; {limit} may be lost",
+        why=f"{measured}; a loss of {limit} is allowed",
     )
 
 
-def _slice(rules: Rules, trial: Trial, part: Slice, max_loss_db: float) -> Outcome:
-    rule, limit = f"no loss on {part.name} pictures", -max_loss_db
-    members = [picture for picture in trial.pictures if part.holds(picture.features)]
-    if len(members) < part.min_pictures:
-        why = f"{len(members)} {part.name} pictures, fewer than the {part.min_pictures} needed"
+def _slice(rules: Rules, trial: Trial, slice_: Slice, max_loss_db: float) -> Outcome:
+    rule, limit = f"no loss on {slice_.name} pictures", -max_loss_db
+    members = [picture for picture in trial.pictures if slice_.contains(picture.features)]
+    if len(members) < slice_.min_pictures:
+        why = f"{len(members)} {slice_.name} pictures, fewer than the {slice_.min_pictures} needed"
         return _not_judged(rule, limit, why)
     try:
         gain = paired_gain(
-            [picture.against(trial.rival) for picture in members],
-            _for_slice(rules.resampling, part),
+            [picture.against(trial.baseline) for picture in members],
+            _for_slice(rules.resampling, slice_),
         )
     except TooFewPictures as error:
         return _not_judged(rule, limit, str(error))
     why = (
-        f"{gain.mean_db:+.3f} dB against {trial.rival} on {len(members)} {part.name} pictures, at "
-        f"least {gain.lower_db:+.3f} dB; {limit:+.3f} dB is the limit"
+        f"{gain.mean_db:+.3f} dB against {trial.baseline} on {len(members)} {slice_.name} "
+        f"pictures, at least {gain.lower_db:+.3f} dB; {limit:+.3f} dB is the limit"
     )
     return Outcome(
         rule=rule, passed=gain.lower_db >= limit, value=gain.lower_db, limit=limit, why=why
     )
 
 
-def _for_slice(resampling: Resampling, part: Slice) -> Resampling:
-    """The slice's own least number of pictures, and blocks in proportion."""
-    share = part.min_pictures / resampling.min_pictures
-    least = {
-        "min_pictures": part.min_pictures,
+def _for_slice(resampling: Resampling, slice_: Slice) -> Resampling:
+    """The slice's own minimum number of pictures, and blocks in proportion."""
+    share = slice_.min_pictures / resampling.min_pictures
+    min_numbers = {
+        "min_pictures": slice_.min_pictures,
         "min_blocks": round(resampling.min_blocks * share),
     }
-    return resampling.model_copy(update=least)
+    return resampling.model_copy(update=min_numbers)
 
 
 def _floor(trial: Trial, floor: Floor) -> Outcome:
-    asked = floor.protocol
-    rule = f"floor on {asked.dataset} x{asked.scale} {asked.channel.upper()}"
-    if not asked.matches(trial.protocol):
+    protocol = floor.protocol
+    rule = f"floor on {protocol.dataset} x{protocol.scale} {protocol.channel.upper()}"
+    if not protocol.matches(trial.protocol):
         return _not_judged(rule, floor.psnr, f"this run is on {trial.protocol}")
     psnr = fmean(picture.challenger.psnr for picture in trial.pictures)
     ssim = fmean(picture.challenger.ssim for picture in trial.pictures)
@@ -160,7 +162,7 @@ def _floor(trial: Trial, floor: Floor) -> Outcome:
         passed=psnr >= floor.psnr and ssim >= floor.ssim,
         value=psnr,
         limit=floor.psnr,
-        why=f"{psnr:.2f} dB / {ssim:.4f}; at least {floor.psnr} dB / {floor.ssim} is asked for",
+        why=f"{psnr:.2f} dB / {ssim:.4f}; at least {floor.psnr} dB / {floor.ssim} is required",
     )
 
 
@@ -172,7 +174,7 @@ def _bound(what: str, limit: float, stated: float, measured: float) -> Outcome:
         value=value,
         limit=limit,
         why=f"{what}: {stated:.3f} grey levels stated, {measured:.3f} measured here; at most "
-        f"{limit} may be",
+        f"{limit} is allowed",
     )
 
 
@@ -180,7 +182,7 @@ def _speed(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
     rule, limit = "speed against champion", limits.max_seconds_ratio
     ours, champion = costs.challenger.seconds, costs.champion
     if champion is None:
-        return _not_judged(rule, limit, f"there is no champion yet; an answer took {ours:.3f} s")
+        return _not_judged(rule, limit, f"there is no champion yet; inference took {ours:.3f} s")
     ratio = ours / champion.seconds
     return Outcome(
         rule=rule,
@@ -188,7 +190,7 @@ def _speed(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
         value=ratio,
         limit=limit,
         why=f"{ours:.3f} s against {champion.seconds:.3f} s for the same picture, medians of "
-        f"{costs.rounds} turns; at most {limit} times as long is allowed",
+        f"{costs.rounds} rounds; at most {limit} times as long is allowed",
     )
 
 
@@ -199,7 +201,7 @@ def _memory(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
         return _not_judged(rule, limit, "there is no champion yet")
     theirs = champion.memory_bytes
     if ours is None or theirs is None:
-        return _not_judged(rule, limit, "this system does not tell what a process needs")
+        return _not_judged(rule, limit, "this system does not report the memory of a process")
     ratio = ours / max(theirs, 1)
     free = limits.free_megabytes
     return Outcome(
@@ -213,18 +215,18 @@ def _memory(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
 
 
 def _licence(rules: Rules, licences: Licences) -> Outcome:
-    rule, asked = "licence", rules.commercial_use
+    rule, required = "licence", rules.commercial_use
     ours, champion = licences.challenger, licences.champion
     why = f"commercial use: {ours.commercial_use}"
-    passed: bool = asked != "yes" or ours.commercial_use == "yes"
-    if asked == "as the champion" and champion is not None:
+    passed: bool = required != "yes" or ours.commercial_use == "yes"
+    if required == "as the champion" and champion is not None:
         order = ("no", "unclear", "yes")
         passed = order.index(ours.commercial_use) >= order.index(champion.commercial_use)
         why += f", the champion's: {champion.commercial_use}"
     if not ours.weights.strip():
         passed, why = False, "the bundle states no licence for its weights"
     return Outcome(
-        rule=rule, passed=passed, value=None, limit=None, why=f"{why}; asked for: {asked}"
+        rule=rule, passed=passed, value=None, limit=None, why=f"{why}; required: {required}"
     )
 
 

@@ -1,4 +1,4 @@
-"""MLflow's client with short timeouts; the one import of mlflow in this package."""
+"""MLflow's client with short timeouts; the only import of mlflow in this package."""
 
 import os
 from collections.abc import Callable, Generator
@@ -8,8 +8,8 @@ from typing import Any
 from release.versions import NotRegistered, RegistryUnavailable
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
-# MLflow's client would otherwise retry for minutes, draw bars and call home. Whoever runs the
-# command may still set each of these.
+# MLflow's client would otherwise retry for minutes, draw progress bars and send telemetry. The
+# environment overrides each of these.
 CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -21,7 +21,7 @@ CLIENT_SETTINGS = {
 
 
 def connect(uri: str) -> Any:
-    """A client of the tracking server and registry at `uri`."""
+    """A client for the tracking server and registry at `uri`."""
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow.tracking import MlflowClient
@@ -30,10 +30,11 @@ def connect(uri: str) -> Any:
 
 
 @contextmanager
-def translated(uri: str) -> Generator[None]:
-    """What MLflow and its HTTP client raise, as this package's errors.
+def translate_errors(uri: str) -> Generator[None]:
+    """Raise errors of MLflow and its HTTP client as this package's errors.
 
-    Raises NotRegistered for what the registry does not have, RegistryAway for all else.
+    Raises NotRegistered for objects that the registry does not have, RegistryUnavailable for every
+    other error.
     """
     from mlflow.exceptions import MlflowException, RestException
 
@@ -44,16 +45,16 @@ def translated(uri: str) -> Generator[None]:
             raise NotRegistered(f"{error.message}; register a bundle first") from error
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RegistryUnavailable(
-            f"the registry at {uri} failed ({reason}); see that it runs and try again"
+            f"the registry at {uri} failed ({reason}); check that it runs and try again"
         ) from error
 
 
-def or_none(ask: Callable[[], Any]) -> Any:
-    """What `ask` gets, or None where the registry has no such thing."""
+def or_none(call: Callable[[], Any]) -> Any:
+    """The result of `call()`, or None where the registry has no such object."""
     from mlflow.exceptions import RestException
 
     try:
-        return ask()
+        return call()
     except RestException as error:
         if error.error_code == ABSENT:
             return None

@@ -1,4 +1,4 @@
-"""The rules for models that make up detail: perceptual figures, and PSNR only from below."""
+"""Rules for models trained with a discriminator: perceptual metrics, and a floor on PSNR."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -7,111 +7,111 @@ import numpy as np
 
 from release.evidence import Outcome
 from release.rules import Perception, PerceptualGain, Resampling, Slice
-from release.trial import PictureTrial, Rival, Trial
+from release.trial import Baseline, PictureTrial, Trial
 from superres.quality.blocks import Floats
 from superres.quality.intervals import Interval, percentiles
 
 
 def judge_perception(perception: Perception, trial: Trial, resampling: Resampling) -> list[Outcome]:
-    """Every figure against champion and bicubic, and the floor of PSNR."""
+    """Every metric against champion and bicubic, and the floor on PSNR."""
     return [
         *(
-            _gain(asked, trial, rival, resampling)
-            for asked in perception.figures
-            for rival in ("champion", "bicubic")
+            _gain(gain_rule, trial, baseline, resampling)
+            for gain_rule in perception.figures
+            for baseline in ("champion", "bicubic")
         ),
         _floor(perception, trial),
     ]
 
 
-def judge_slice(part: Slice, trial: Trial, resampling: Resampling) -> list[Outcome]:
-    """No loss on one kind of picture, by every figure that the slice names."""
-    members = [picture for picture in trial.pictures if part.holds(picture.features)]
+def judge_slice(slice_: Slice, trial: Trial, resampling: Resampling) -> list[Outcome]:
+    """No loss on one slice, by every metric that the slice names."""
+    members = [picture for picture in trial.pictures if slice_.contains(picture.features)]
     return [
-        _slice_outcome(part, figure, limit, members, trial, resampling)
-        for figure, limit in (part.max_loss or {}).items()
+        _slice_outcome(slice_, metric, limit, members, trial, resampling)
+        for metric, limit in (slice_.max_loss or {}).items()
     ]
 
 
-def _gain(asked: PerceptualGain, trial: Trial, rival: Rival, resampling: Resampling) -> Outcome:
-    figure, rule = asked.figure, f"{asked.figure} gain over {rival}"
-    limit = asked.min_gain_over_bicubic
-    if rival == "champion":
-        limit = asked.min_gain_over_champion
-        if trial.rival == "bicubic":
-            why = "not judged: there is no champion yet: bicubic is the one to beat"
+def _gain(
+    gain_rule: PerceptualGain, trial: Trial, baseline: Baseline, resampling: Resampling
+) -> Outcome:
+    metric, rule = gain_rule.figure, f"{gain_rule.figure} gain over {baseline}"
+    limit = gain_rule.min_gain_over_bicubic
+    if baseline == "champion":
+        limit = gain_rule.min_gain_over_champion
+        if trial.baseline == "bicubic":
+            why = "not judged: there is no champion yet: bicubic is the baseline"
             return Outcome(rule=rule, passed=None, value=None, limit=limit, why=why)
-    if figure in trial.unmeasured:
-        why = f"{figure} cannot be measured, so nobody can say that it got better: "
-        return Outcome(
-            rule=rule, passed=False, value=None, limit=limit, why=why + trial.unmeasured[figure]
-        )
+    if metric in trial.unmeasured:
+        why = f"{metric} could not be measured, so no gain is shown: {trial.unmeasured[metric]}"
+        return Outcome(rule=rule, passed=False, value=None, limit=limit, why=why)
     if len(trial.pictures) < resampling.min_pictures:
         why = (
-            f"{len(trial.pictures)} pictures are too few for a verdict; the rules ask for "
+            f"{len(trial.pictures)} pictures are too few to decide; the rules require "
             f"{resampling.min_pictures}: gate on more held-out pictures"
         )
         return Outcome(rule=rule, passed=False, value=None, limit=limit, why=why)
-    mean, interval = _mean_gain(trial.pictures, figure, rival, resampling)
+    mean, interval = _mean_gain(trial.pictures, metric, baseline, resampling)
     return Outcome(
         rule=rule,
         passed=interval.lower >= limit,
         value=interval.lower,
         limit=limit,
-        why=f"{figure} better by {mean:+.4f} than {rival} on {len(trial.pictures)} pictures; with "
-        f"{resampling.confidence:.0%} confidence at least {interval.lower:+.4f}, and {limit:+.4f} "
-        "is asked for",
+        why=f"{metric} better by {mean:+.4f} than {baseline} on {len(trial.pictures)} pictures; "
+        f"with {resampling.confidence:.0%} confidence at least {interval.lower:+.4f}; "
+        f"{limit:+.4f} is required",
     )
 
 
 def _floor(perception: Perception, trial: Trial) -> Outcome:
     ours = fmean(picture.challenger.psnr for picture in trial.pictures)
     theirs = fmean(picture.bicubic.psnr for picture in trial.pictures)
-    least = perception.min_psnr_over_bicubic_db
+    limit = perception.min_psnr_over_bicubic_db
     return Outcome(
         rule="PSNR floor of bicubic",
-        passed=ours - theirs >= least,
+        passed=ours - theirs >= limit,
         value=ours - theirs,
-        limit=least,
-        why=f"mean PSNR {ours:.3f} dB against bicubic's {theirs:.3f} dB; at least {least:+.3f} dB "
-        "above it is asked for",
+        limit=limit,
+        why=f"mean PSNR {ours:.3f} dB against bicubic's {theirs:.3f} dB; a difference of at least "
+        f"{limit:+.3f} dB is required",
     )
 
 
 def _slice_outcome(
-    part: Slice,
-    figure: str,
+    slice_: Slice,
+    metric: str,
     max_loss: float,
     members: Sequence[PictureTrial],
     trial: Trial,
     resampling: Resampling,
 ) -> Outcome:
-    rule, limit = f"no {figure} loss on {part.name} pictures", -max_loss
+    rule, limit = f"no {metric} loss on {slice_.name} pictures", -max_loss
     why = ""
-    if len(members) < part.min_pictures:
-        why = f"{len(members)} {part.name} pictures, fewer than the {part.min_pictures} needed"
-    elif figure in trial.unmeasured:
-        why = trial.unmeasured[figure]
+    if len(members) < slice_.min_pictures:
+        why = f"{len(members)} {slice_.name} pictures, fewer than the {slice_.min_pictures} needed"
+    elif metric in trial.unmeasured:
+        why = trial.unmeasured[metric]
     if why:
         return Outcome(rule=rule, passed=None, value=None, limit=limit, why=f"not judged: {why}")
-    mean, interval = _mean_gain(members, figure, trial.rival, resampling)
+    mean, interval = _mean_gain(members, metric, trial.baseline, resampling)
     return Outcome(
         rule=rule,
         passed=interval.lower >= limit,
         value=interval.lower,
         limit=limit,
-        why=f"{figure} better by {mean:+.4f} than {trial.rival} on {len(members)} {part.name} "
+        why=f"{metric} better by {mean:+.4f} than {trial.baseline} on {len(members)} {slice_.name} "
         f"pictures, at least {interval.lower:+.4f}; {limit:+.4f} is the limit",
     )
 
 
 def _mean_gain(
-    pictures: Sequence[PictureTrial], figure: str, rival: Rival, resampling: Resampling
+    pictures: Sequence[PictureTrial], metric: str, baseline: Baseline, resampling: Resampling
 ) -> tuple[float, Interval]:
-    """Of a figure that falls where a model is better, with the paired interval over pictures."""
+    """Mean gain of a lower-is-better metric, with its paired interval over pictures."""
     gains: Floats = np.array(
         [
-            picture.perception[figure][rival] - picture.perception[figure]["challenger"]
+            picture.perception[metric][baseline] - picture.perception[metric]["challenger"]
             for picture in pictures
         ]
     )

@@ -1,10 +1,10 @@
-"""Promotion, its way back, and who stands beside the champion, each under the model's lock."""
+"""Promotion, rollback, and canary and shadow rollouts, each under the model's lock."""
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from release.evidence import Contender, Evidence, evidence_path, read_evidence
+from release.evidence import Evidence, VersionRef, evidence_path, read_evidence
 from release.registry import Registry
 from release.versions import AliasMoved, NotRegistered, ReleaseState, RolloutKind, Version
 from superres.common.errors import SharplineError
@@ -12,123 +12,124 @@ from superres.common.files import sha256_file
 
 
 class EvidenceMissing(SharplineError):
-    """The evidence does not let this version answer clients, or there is none."""
+    """No evidence, or evidence that does not allow this version to serve clients."""
 
 
 class RolloutRefused(SharplineError):
-    """The version cannot stand beside the champion."""
+    """The version cannot be canary or shadow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
-    """Who is champion now and who was before; `changed` is False where it was so already."""
+    """The current and the previous champion; `changed` is False where nothing changed."""
 
     champion: Version
-    before: Version | None
+    previous: Version | None
     changed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
-    """Who is canary or shadow now and who was before; None is nobody.
+    """The current and the previous canary or shadow version; None where there is none.
 
-    `percent` is the share of clients in [0, 99] that `now` answers, 0 unless it is the canary.
+    `percent` is the share of clients in [0, 99] that a canary serves, 0 for a shadow.
     """
 
     model: str
-    now: Version | None
-    before: Version | None
+    current: Version | None
+    previous: Version | None
     percent: int
     changed: bool
 
 
 def promote(registry: Registry, model: str, number: int | None, evidence: Path) -> Promotion:
-    """Make the version that `evidence` speaks of the champion, and the champion `previous`.
+    """Make the version of the evidence the champion, and the current champion `previous`.
 
-    Raises NotProven where the evidence did not pass, speaks of another model, version or bundle, is
-    not the newest that the gate wrote for this version, or compares with a champion of the past;
-    BrokenBundle where the registry no longer holds the bytes that were judged.
+    Raises EvidenceMissing where the evidence did not pass, is about another model, version or
+    bundle, is not the newest that the gate wrote for this version, or compares with a former
+    champion; BrokenBundle where the registry no longer holds the judged bytes.
     """
     verified = _verified_evidence(registry, model, number, evidence)
     version, compared = verified.version, verified.evidence.champion
     with registry.lock(model):
         state = registry.state(model)
-        if state.champion == version and _same(state.previous, compared):
-            # The same promotion once more, by a step that was tried again: it is done.
-            _withdraw(registry, state, version)
-            return Promotion(champion=version, before=state.previous, changed=False)
+        if state.champion == version and _same_bundle(state.previous, compared):
+            # A retried step: the promotion is already done.
+            _clear_rollouts(registry, state, version)
+            return Promotion(champion=version, previous=state.previous, changed=False)
         verified.require_current(registry, state)
-        # In this order a crash between the two leaves the champion as it was.
+        # In this order a crash between the two leaves the champion unchanged.
         registry.move_alias(model, "previous", state.champion, expected=state.previous)
         registry.move_alias(model, "champion", version, expected=state.champion)
         if state.challenger == version:
             registry.move_alias(model, "challenger", None, expected=version)
-        # Last, so that the clients of a canary that is promoted never fall back in between.
-        _withdraw(registry, state, version)
+        # Last, so that the clients of a promoted canary never get the old champion in between.
+        _clear_rollouts(registry, state, version)
         registry.record(version, "promoted")
-    return Promotion(champion=version, before=state.champion)
+    return Promotion(champion=version, previous=state.champion)
 
 
 def rollback(registry: Registry, model: str) -> Promotion:
-    """Make the previous champion champion again; nobody is `previous` then.
+    """Make the previous champion the champion again, and remove the alias `previous`.
 
-    The version that falls loses its evidence: to come back it must pass the gate anew, so that a
-    step tried again does not undo what a person decided. Raises NotRegistered where there is no
-    previous champion.
+    The demoted version loses its evidence and must pass the gate again, so that a retried step
+    does not undo an operator's rollback. Raises NotRegistered where there is no previous champion.
     """
     with registry.lock(model):
         state = registry.state(model)
-        previous, fallen = state.previous, state.champion
+        previous, demoted = state.previous, state.champion
         if previous is None:
-            raise NotRegistered(f"{model} has no previous champion to go back to")
-        if fallen is not None:
-            registry.bind_evidence(fallen, None)
-            # First, so that it answers nobody from the moment on that it is no champion.
-            _withdraw(registry, state, fallen)
-        registry.move_alias(model, "champion", previous, expected=fallen)
+            raise NotRegistered(f"{model} has no previous champion to roll back to")
+        if demoted is not None:
+            registry.bind_evidence(demoted, None)
+            # First, so that it serves no client as a canary once it is not the champion.
+            _clear_rollouts(registry, state, demoted)
+        registry.move_alias(model, "champion", previous, expected=demoted)
         registry.move_alias(model, "previous", None, expected=previous)
-        _withdraw(registry, state, previous)
-        if fallen is not None:
-            registry.record(fallen, "rolled_back", f"{previous} is champion again")
-    return Promotion(champion=previous, before=fallen)
+        _clear_rollouts(registry, state, previous)
+        if demoted is not None:
+            registry.record(demoted, "rolled_back", f"{previous} is champion again")
+    return Promotion(champion=previous, previous=demoted)
 
 
 def set_canary(
     registry: Registry, model: str, number: int, percent: int, evidence: Path | None
 ) -> Rollout:
-    """Let a version answer `percent` of the clients, 1 to 99, in the champion's place.
+    """Serve `percent` of the clients, 1 to 99, with a version instead of the champion.
 
-    It answers clients, so it needs what a promotion needs: the newest passing evidence for its very
-    bytes, against the champion of now. Only a canary whose share does not grow needs none: to
-    expose fewer clients must be easy. Raises NotProven without; NotBeside for the champion itself
-    or where there is no champion; NotRegistered for a version that does not exist.
+    Needs the same evidence as a promotion: the newest, passing, for exactly its bytes, against the
+    current champion. A canary whose share does not grow needs none, because reducing exposure must
+    be easy. Raises EvidenceMissing without evidence; RolloutRefused for the champion itself or
+    where there is no champion; NotRegistered for an unknown version.
     """
     verified = None if evidence is None else _verified_evidence(registry, model, number, evidence)
     version = registry.version(model, number) if verified is None else verified.version
     with registry.lock(model):
         state = registry.state(model)
         _require_rollout_allowed(state, version)
-        held = state.canary_percent or 0 if state.canary == version else 0
+        current_percent = state.canary_percent or 0 if state.canary == version else 0
         if verified is not None:
             verified.require_current(registry, state)
-        elif percent > held:
+        elif percent > current_percent:
             raise EvidenceMissing(
-                f"{version} of {model} would answer clients, and there is no proof that it may: "
-                f"run `sharpline gate {model} --version {number} --on PICTURES` and name what it "
-                "wrote with --evidence"
+                f"{version} of {model} would serve clients and has no passing evidence: run "
+                f"`sharpline gate {model} --version {number} --on PICTURES` and give its evidence "
+                "with --evidence"
             )
-        changed = percent != held
+        changed = percent != current_percent
         if changed:
             registry.set_canary(model, version, percent)
             registry.record(version, "canary", f"{percent} percent")
-    return Rollout(model=model, now=version, before=state.canary, percent=percent, changed=changed)
+    return Rollout(
+        model=model, current=version, previous=state.canary, percent=percent, changed=changed
+    )
 
 
 def set_shadow(registry: Registry, model: str, number: int) -> Rollout:
-    """Have a version compared with the champion on live tiles.
+    """Compare a version with the champion on live tiles.
 
-    It answers nobody, so it needs no proof. Raises NotBeside for the champion itself or where there
-    is no champion, NotRegistered for a version that does not exist.
+    It serves no client, so it needs no evidence. Raises RolloutRefused for the champion itself or
+    where there is no champion, NotRegistered for an unknown version.
     """
     version = registry.version(model, number)
     with registry.lock(model):
@@ -138,19 +139,21 @@ def set_shadow(registry: Registry, model: str, number: int) -> Rollout:
         if changed:
             registry.set_shadow(model, version)
             registry.record(version, "shadow")
-    return Rollout(model=model, now=version, before=state.shadow, percent=0, changed=changed)
+    return Rollout(model=model, current=version, previous=state.shadow, percent=0, changed=changed)
 
 
 def clear(registry: Registry, model: str, rollout: RolloutKind) -> Rollout:
-    """Let nobody be canary, or shadow, of a model. Raises NotRegistered for an unknown model."""
+    """End the canary or shadow of a model. Raises NotRegistered for an unknown model."""
     with registry.lock(model):
         state = registry.state(model)
-        before: Version | None = getattr(state, rollout)
-        # Also where nobody is: a tag may name a version that is gone.
+        previous: Version | None = getattr(state, rollout)
+        # Also where there is none: a tag may name a deleted version.
         registry.clear(model, rollout)
-        if before is not None:
-            registry.record(before, f"{rollout}_off")
-    return Rollout(model=model, now=None, before=before, percent=0, changed=before is not None)
+        if previous is not None:
+            registry.record(previous, f"{rollout}_off")
+    return Rollout(
+        model=model, current=None, previous=previous, percent=0, changed=previous is not None
+    )
 
 
 def make_champion(registry: Registry, version: Version) -> bool:
@@ -175,20 +178,20 @@ def make_challenger(registry: Registry, version: Version) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _VerifiedEvidence:
-    """Passing evidence about a version, whose bytes the registry still holds."""
+    """Passing evidence for a version whose bytes the registry still holds."""
 
     version: Version
     evidence: Evidence
     path: Path
 
     def require_current(self, registry: Registry, state: ReleaseState) -> None:
-        """Raise NotProven where the gate or the champion has moved on; under the lock."""
+        """Raise EvidenceMissing where newer evidence or another champion exists; needs the lock."""
         model = self.version.model
         _require_newest(registry.version(model, self.version.number), self.path)
-        if not _same(state.champion, self.evidence.champion):
+        if not _same_bundle(state.champion, self.evidence.champion):
             raise EvidenceMissing(
-                f"the champion of {model} is {state.champion or 'nobody'} now, but the evidence "
-                f"compares with {_described(self.evidence.champion)}; run `sharpline gate {model}` "
+                f"the champion of {model} is {state.champion or 'none'} now, but the evidence "
+                f"compares with {_describe(self.evidence.champion)}; run `sharpline gate {model}` "
                 "again"
             )
 
@@ -196,36 +199,35 @@ class _VerifiedEvidence:
 def _verified_evidence(
     registry: Registry, model: str, number: int | None, evidence: Path
 ) -> _VerifiedEvidence:
-    """Read the evidence and fetch the bytes that it speaks of; raises as `promote` does."""
+    """Read the evidence and fetch and verify its bundle; raises as `promote` does."""
     path = evidence_path(evidence)
-    found = read_evidence(path)
-    version = registry.version(model, found.challenger.version if number is None else number)
-    _require_about(found, version)
-    with tempfile.TemporaryDirectory(prefix="sharpline-proof-") as scratch:
+    content = read_evidence(path)
+    version = registry.version(model, content.challenger.version if number is None else number)
+    _require_match(content, version)
+    with tempfile.TemporaryDirectory(prefix="sharpline-verify-") as scratch:
         registry.fetch(version, Path(scratch) / "bundle")
-    return _VerifiedEvidence(version=version, evidence=found, path=path)
+    return _VerifiedEvidence(version=version, evidence=content, path=path)
 
 
 def _require_rollout_allowed(state: ReleaseState, version: Version) -> None:
     if state.champion is None:
         raise RolloutRefused(
-            f"{state.model} has no champion to stand beside, so nothing of it is served; "
-            "promote a version first"
+            f"{state.model} has no champion, so it is not served; promote a version first"
         )
     if state.champion == version:
-        raise RolloutRefused(f"{version} of {state.model} is the champion: it answers everybody")
+        raise RolloutRefused(f"{version} of {state.model} is the champion and serves all clients")
 
 
-def _withdraw(registry: Registry, state: ReleaseState, version: Version) -> None:
-    """Take a version from beside the champion, where it stands there."""
+def _clear_rollouts(registry: Registry, state: ReleaseState, version: Version) -> None:
+    """End the canary and the shadow where they are this version."""
     if state.canary == version:
         registry.clear(state.model, "canary")
     if state.shadow == version:
         registry.clear(state.model, "shadow")
 
 
-def _require_about(evidence: Evidence, version: Version) -> None:
-    """Raise NotProven unless the evidence passed and speaks of exactly this version's bytes."""
+def _require_match(evidence: Evidence, version: Version) -> None:
+    """Raise EvidenceMissing unless the evidence passed and is for exactly this version's bytes."""
     if evidence.model != version.model:
         raise EvidenceMissing(f"this is evidence about {evidence.model}, not about {version.model}")
     if evidence.challenger.bundle_id != version.bundle_id:
@@ -242,15 +244,15 @@ def _require_about(evidence: Evidence, version: Version) -> None:
 def _require_newest(version: Version, path: Path) -> None:
     if version.evidence_sha256 != sha256_file(path):
         raise EvidenceMissing(
-            f"{path} is not what the gate last found about {version} of {version.model}: it was "
-            "changed, or is older than that; run `sharpline gate` again"
+            f"{path} is not the gate's newest evidence for {version} of {version.model}: it was "
+            "changed or is older; run `sharpline gate` again"
         )
 
 
-def _same(version: Version | None, contender: Contender | None) -> bool:
+def _same_bundle(version: Version | None, reference: VersionRef | None) -> bool:
     ours = None if version is None else version.bundle_id
-    return ours == (None if contender is None else contender.bundle_id)
+    return ours == (None if reference is None else reference.bundle_id)
 
 
-def _described(contender: Contender | None) -> str:
-    return "nobody" if contender is None else f"version {contender.version}"
+def _describe(reference: VersionRef | None) -> str:
+    return "no champion" if reference is None else f"version {reference.version}"

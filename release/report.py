@@ -1,4 +1,4 @@
-"""The gate's finding for people: report.md and crops of the worst and the best picture."""
+"""The gate's human-readable report: report.md and crops of the worst and the best picture."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from release.evidence import Evidence, Outcome
-from release.trial import Figures, TrialExample
+from release.trial import PictureMetrics, TrialExample
 from superres.common.files import write_bytes
 from superres.image.codecs import Picture, write
 
 Array = npt.NDArray[Any]
 
 GAP_PIXELS = 6
-ENLARGED = 2  # each pixel of a crop is shown as so many a side
+ENLARGED = 2  # factor by which crops are enlarged, nearest-neighbour
 MARKS = {True: "passed", False: "**refused**", None: "not judged"}
 
 
@@ -26,7 +26,7 @@ def write_report(folder: Path, evidence: Evidence, worst: TrialExample, best: Tr
 
 
 def side_by_side(panels_hwc: tuple[Array, ...]) -> Picture:
-    """Crops of one size in a row, white between them, each pixel enlarged unblurred."""
+    """Crops of one size in a row with white gaps, enlarged by nearest neighbour."""
     gap_hwc = np.full_like(panels_hwc[0][:, :1], np.iinfo(panels_hwc[0].dtype).max)
     gap_hwc = gap_hwc.repeat(GAP_PIXELS // ENLARGED, axis=1)
     row = [part for panel_hwc in panels_hwc for part in (gap_hwc, panel_hwc)][1:]
@@ -47,7 +47,7 @@ def _markdown(evidence: Evidence, worst: TrialExample, best: TrialExample) -> st
         f"{evidence.protocol['border']}, {evidence.protocol['resampler']}), by the rules "
         f"`{evidence.rules.name}`, at {evidence.created}.",
         "",
-        "| rule | outcome | found | limit | why |",
+        "| rule | outcome | value | limit | why |",
         "|---|---|---|---|---|",
         *(_row(outcome) for outcome in evidence.outcomes),
         "",
@@ -56,21 +56,21 @@ def _markdown(evidence: Evidence, worst: TrialExample, best: TrialExample) -> st
         "| picture | bicubic | champion | challenger |",
         "|---|---|---|---|",
         *(
-            f"| {picture.name} | {_figures(picture.bicubic)} | {_figures(picture.champion)} "
-            f"| {_figures(picture.challenger)} |"
+            f"| {picture.name} | {_metrics(picture.bicubic)} | {_metrics(picture.champion)} "
+            f"| {_metrics(picture.challenger)} |"
             for picture in evidence.pictures
         ),
         "",
         *_perception(evidence),
         f"Crops from left to right: {order}.",
         "",
-        f"Least gain, {worst.name} ({worst.gain_db:+.2f} dB), where it gained least:",
+        f"Smallest gain: {worst.name} ({worst.gain_db:+.2f} dB), at its smallest gain:",
         "",
-        "![least gain](worst.png)",
+        "![smallest gain](worst.png)",
         "",
-        f"Most gain, {best.name} ({best.gain_db:+.2f} dB), where it gained most:",
+        f"Largest gain: {best.name} ({best.gain_db:+.2f} dB), at its largest gain:",
         "",
-        "![most gain](best.png)",
+        "![largest gain](best.png)",
         "",
         f"Challenger's bundle: `{evidence.challenger.bundle_id}`",
         *([f"Champion's bundle: `{champion.bundle_id}`"] if champion else []),
@@ -80,30 +80,30 @@ def _markdown(evidence: Evidence, worst: TrialExample, best: TrialExample) -> st
 
 
 def _row(outcome: Outcome) -> str:
-    found = "" if outcome.value is None else f"{outcome.value:.3f}"
+    value = "" if outcome.value is None else f"{outcome.value:.3f}"
     limit = "" if outcome.limit is None else f"{outcome.limit:.3f}"
-    return f"| {outcome.rule} | {MARKS[outcome.passed]} | {found} | {limit} | {outcome.why} |"
+    return f"| {outcome.rule} | {MARKS[outcome.passed]} | {value} | {limit} | {outcome.why} |"
 
 
-def _figures(figures: Figures | None) -> str:
-    return "" if figures is None else f"{figures.psnr:.2f} / {figures.ssim:.4f}"
+def _metrics(metrics: PictureMetrics | None) -> str:
+    return "" if metrics is None else f"{metrics.psnr:.2f} / {metrics.ssim:.4f}"
 
 
 def _perception(evidence: Evidence) -> list[str]:
-    """The perceptual figures of every picture, where the rules asked for any."""
+    """A table of every picture's perceptual metrics; empty where the rules need none."""
     if not any(picture.perception for picture in evidence.pictures):
         return []
     lines = [
-        "Perceptual figures, lower is better:",
+        "Perceptual metrics, lower is better:",
         "",
-        "| picture | figure | bicubic | champion | challenger |",
+        "| picture | metric | bicubic | champion | challenger |",
         "|---|---|---|---|---|",
     ]
     for picture in evidence.pictures:
         for name, values in picture.perception.items():
             cells = (
-                f"{values[who]:.4f}" if who in values else ""
-                for who in ("bicubic", "champion", "challenger")
+                f"{values[model]:.4f}" if model in values else ""
+                for model in ("bicubic", "champion", "challenger")
             )
             lines.append(f"| {picture.name} | {name} | {' | '.join(cells)} |")
     return [*lines, ""]

@@ -1,4 +1,4 @@
-"""The gate's rules: one complete YAML file, nothing inherited, nothing unknown."""
+"""The gate's rules: one complete YAML file, without inheritance or unknown keys."""
 
 from importlib import resources
 from pathlib import Path
@@ -23,9 +23,9 @@ class _Strict(BaseModel):
 
 
 class Resampling(_Strict):
-    """How the bootstrap draws, and below how many pictures and blocks it says nothing.
+    """Parameters of the bootstrap, and its minimum numbers of pictures and blocks.
 
-    `confidence` is that of the two-sided interval, `block_pixels` the least side of a block.
+    `confidence` is that of the two-sided interval, `block_pixels` the minimum side of a block.
     """
 
     confidence: float = Field(gt=0.5, lt=1)
@@ -37,7 +37,7 @@ class Resampling(_Strict):
 
 
 class NamedProtocol(_Strict):
-    """The protocol that a floor speaks of."""
+    """The protocol that a floor applies to."""
 
     dataset: str
     scale: int
@@ -46,12 +46,12 @@ class NamedProtocol(_Strict):
     resampler: str
 
     def matches(self, protocol: Protocol) -> bool:
-        """Whether a run under `protocol` is one that this floor speaks of."""
+        """Whether `protocol` has these fields."""
         return all(getattr(protocol, field) == value for field, value in self)
 
 
 class Floor(_Strict):
-    """Mean figures that a model must reach on a named protocol."""
+    """Minimum mean PSNR and SSIM on a protocol."""
 
     protocol: NamedProtocol
     psnr: float
@@ -59,9 +59,9 @@ class Floor(_Strict):
 
 
 class Slice(_Strict):
-    """Pictures of one kind, on which a model may lose at most so much.
+    """Pictures selected by a feature, with the maximum loss on them.
 
-    `max_loss_db` is of PSNR; `max_loss` of a perceptual figure, by its name.
+    `max_loss_db` is a loss of PSNR; `max_loss` maps perceptual metrics to losses.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Slice(_Strict):
     max_loss: dict[PerceptualName, float] | None = None
 
     @model_validator(mode="after")
-    def _says_which(self) -> "Slice":
+    def _check_limits(self) -> "Slice":
         if self.feature not in FEATURES:
             raise ValueError(f"no feature {self.feature!r}; there are {', '.join(FEATURES)}")
         if self.at_least is None and self.at_most is None:
@@ -82,7 +82,7 @@ class Slice(_Strict):
             raise ValueError(f"slice {self.name!r} states either max_loss_db or max_loss")
         return self
 
-    def holds(self, features: dict[str, float]) -> bool:
+    def contains(self, features: dict[str, float]) -> bool:
         """Whether a picture with these features belongs to the slice."""
         value = features[self.feature]
         above = self.at_least is None or value >= self.at_least
@@ -90,9 +90,9 @@ class Slice(_Strict):
 
 
 class PerceptualGain(_Strict):
-    """What a model must gain on a perceptual figure, at least, at the interval's lower end.
+    """Minimum gains on a perceptual metric, at the interval's lower end.
 
-    Gains are positive where the model is better, though the figures themselves are lower then.
+    A gain is positive where the model is better, that is, where the metric is lower.
     """
 
     figure: PerceptualName
@@ -101,9 +101,9 @@ class PerceptualGain(_Strict):
 
 
 class Perception(_Strict):
-    """How a model that makes up detail is judged: by these figures, and by PSNR only from below.
+    """Rules for models trained with a discriminator: perceptual gains, and a floor on PSNR.
 
-    `min_psnr_over_bicubic_db` is of the means over all pictures.
+    `min_psnr_over_bicubic_db` compares the means over all pictures.
     """
 
     figures: list[PerceptualGain] = Field(min_length=1)
@@ -111,9 +111,9 @@ class Perception(_Strict):
 
 
 class CostLimits(_Strict):
-    """What an answer may cost, as a multiple of what the champion's costs.
+    """Maximum inference time and memory, as ratios to the champion's.
 
-    Seconds are medians over `rounds` turns. Memory under `free_megabytes` more is not minded.
+    Seconds are medians over `rounds` rounds. Up to `free_megabytes` more memory always passes.
     """
 
     rounds: int = Field(ge=3)
@@ -123,11 +123,12 @@ class CostLimits(_Strict):
 
 
 class Rules(_Strict):
-    """What a model must show before it goes live. Gains are of the interval's lower end.
+    """Requirements for promotion. Gains are the interval's lower end.
 
-    `kind` says which models the rules are for: judged on PSNR and SSIM, or, trained against a
-    discriminator, on perceptual figures. null is what a kind does not ask for. `commercial_use`
-    asks that the weights' licence allow it, or allow no less than the champion's.
+    `kind` selects the models: `psnr` models are judged on PSNR and SSIM, `gan` models (trained
+    with a discriminator) on perceptual metrics. null disables a rule that the kind does not use.
+    `commercial_use` requires a licence that allows it, or one that allows no less than the
+    champion's.
     """
 
     name: str
@@ -146,29 +147,29 @@ class Rules(_Strict):
     commercial_use: Literal["as the champion", "yes", "any"]
 
     @model_validator(mode="after")
-    def _judges_its_kind(self) -> "Rules":
+    def _check_kind(self) -> "Rules":
         if (self.kind == "gan") != (self.perception is not None):
-            raise ValueError("perception is what rules of kind gan state, and only they")
+            raise ValueError("rules of kind gan, and only they, state perception")
         if self.kind == "psnr" and None in (
             self.min_gain_over_champion_db,
             self.min_gain_over_bicubic_db,
             self.max_ssim_loss,
         ):
             raise ValueError("rules of kind psnr state both gains and max_ssim_loss")
-        measured = self.perceptual_figures
-        if foreign := [part.name for part in self.slices if set(part.max_loss or ()) - measured]:
-            raise ValueError(f"slice {foreign[0]!r} is about a figure that perception does not ask")
+        measured = self.perceptual_metrics
+        if unmeasured := [each.name for each in self.slices if set(each.max_loss or ()) - measured]:
+            raise ValueError(f"slice {unmeasured[0]!r} names a metric that perception does not")
         return self
 
     @property
-    def perceptual_figures(self) -> frozenset[str]:
-        """The names of the figures that must be measured beside PSNR and SSIM."""
-        asked = self.perception.figures if self.perception else []
-        return frozenset(each.figure for each in asked)
+    def perceptual_metrics(self) -> frozenset[str]:
+        """Names of the metrics to measure besides PSNR and SSIM."""
+        gains = self.perception.figures if self.perception else []
+        return frozenset(gain.figure for gain in gains)
 
 
 def load_rules(path: Path) -> Rules:
-    """The rules in a YAML file. Raises UsageError naming the file and the key that is wrong."""
+    """Load rules from a YAML file. Raises UsageError naming the file and the invalid key."""
     try:
         return Rules.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
@@ -178,19 +179,19 @@ def load_rules(path: Path) -> Rules:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"{path} is no set of gate rules: {where}: {first['msg']}") from error
+        raise UsageError(f"{path} is not a gate rules file: {where}: {first['msg']}") from error
 
 
 def rules_for(data: Path, training: Training) -> Path:
-    """The rules that fit a model and the pictures: by kind of model, then by the data's source.
+    """Path of the shipped rules for a model and a dataset: by model kind, then by data source.
 
-    A model that was trained to make up detail has rules of its own whatever the pictures; any other
-    those named after the dataset's source, else the usual ones.
+    A model trained with a discriminator has its own rules for all data; any other gets the rules
+    named after the dataset's source, else the default rules.
     """
     folder = Path(str(resources.files("release"))) / "rules"
-    # Only a file that is there counts: a source may be any text, a path even.
-    own = {path.stem: path for path in folder.glob("*.yaml")}
-    if training.invents_detail:
-        return own[GAN]
+    # Only existing files count: a source may be any text, even a path.
+    shipped = {path.stem: path for path in folder.glob("*.yaml")}
+    if training.is_adversarial:
+        return shipped[GAN]
     source = read_info(data).source if (data / INFO_NAME).is_file() else DEFAULT
-    return own[DEFAULT] if source == GAN else own.get(source, own[DEFAULT])
+    return shipped[DEFAULT] if source == GAN else shipped.get(source, shipped[DEFAULT])

@@ -1,4 +1,4 @@
-"""Challenger, champion and bicubic on the same held-out pictures, in one run."""
+"""Scores challenger, champion and bicubic on the same held-out pictures, in one run."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ from release.bootstrap import PairedErrors
 from superres.analysis.degradation_features import measure
 from superres.common.console import track
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import EvaluatedPair, PairSet, answers
+from superres.evaluation.evaluate import EvaluatedPair, PairSet, evaluate_pairs
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, psnr_of_mse, squared_error
 from superres.quality.blocks import Floats, Grid
@@ -21,15 +21,15 @@ from superres.quality.intervals import MIN_ERROR
 from superres.quality.metric import Metric, NotMeasurable
 
 Array = npt.NDArray[Any]
-Rival = Literal["champion", "bicubic"]
+Baseline = Literal["champion", "bicubic"]
 
 MAX_PSNR = psnr_of_mse(MIN_ERROR)
 CROP_PIXELS = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Figures:
-    """PSNR in dB, at most that of an error too small to matter, and SSIM."""
+class PictureMetrics:
+    """PSNR in dB, capped at MAX_PSNR, and SSIM."""
 
     psnr: float
     ssim: float
@@ -37,38 +37,38 @@ class Figures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureTrial:
-    """How everybody did on one picture.
+    """Results of all models on one picture.
 
-    `features` are those of the low-resolution input, `errors` the sums of squared errors per block
-    by competitor, `counts` the pixels per block, `perception` by figure what each competitor has.
+    `features` are those of the low-resolution input, `errors` maps models to sums of squared
+    errors per block, `counts` are pixels per block, `perception` maps metric and model to a value.
     """
 
     name: str
     features: dict[str, float]
-    challenger: Figures
-    champion: Figures | None
-    bicubic: Figures
+    challenger: PictureMetrics
+    champion: PictureMetrics | None
+    bicubic: PictureMetrics
     errors: Mapping[str, Floats]
     counts: Floats
     perception: Mapping[str, Mapping[str, float]] = field(
         default_factory=dict[str, Mapping[str, float]]
     )
 
-    def against(self, rival: Rival) -> PairedErrors:
-        """The challenger's and the rival's errors, block by block."""
+    def against(self, baseline: Baseline) -> PairedErrors:
+        """The challenger's and the baseline's errors, block by block."""
         return PairedErrors(
             name=self.name,
             ours=self.errors["challenger"],
-            theirs=self.errors[rival],
+            theirs=self.errors[baseline],
             values=self.counts,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialExample:
-    """The same telling crop of every competitor, side by side, for a person to look at.
+    """The same crop of every output, for the report.
 
-    `panels` go bicubic, champion (where there is one), challenger, truth.
+    `panels` are bicubic, champion (where there is one), challenger, truth.
     """
 
     name: str
@@ -78,13 +78,13 @@ class TrialExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """The whole run; `rival` is the one to beat.
+    """The whole run; `baseline` is the model to beat.
 
-    `unmeasured` says of perceptual figures that were asked for why there are none.
+    `unmeasured` maps each required perceptual metric that could not be measured to the reason.
     """
 
     protocol: Protocol
-    rival: Rival
+    baseline: Baseline
     pictures: tuple[PictureTrial, ...]
     worst: TrialExample
     best: TrialExample
@@ -97,36 +97,36 @@ def run_trial(
     pairs: PairSet,
     channel: str,
     block_pixels: int,
-    figures: Sequence[Metric] = (),
+    metrics: Sequence[Metric] = (),
 ) -> Trial:
-    """Score both models and bicubic picture by picture; only two pictures' crops are kept.
+    """Score both models and bicubic picture by picture; keep the crops of two pictures only.
 
-    `figures` are measured beside PSNR and SSIM; one that a picture cannot have is given up for all.
+    `metrics` are measured besides PSNR and SSIM; one that fails on a picture is dropped for all.
 
     Raises SharplineError where there is no pair or one does not fit the scale.
     """
     protocol = pairs.protocol(channel)
-    rival: Rival = "bicubic" if champion is None else "champion"
+    baseline: Baseline = "bicubic" if champion is None else "champion"
     pictures: list[PictureTrial] = []
     worst: TrialExample | None = None
     best: TrialExample | None = None
     unmeasured: dict[str, str] = {}
-    for ours, theirs in _both(challenger, champion, pairs, protocol):
+    for ours, theirs in _evaluated_pairs(challenger, champion, pairs, protocol):
         picture, grid = _picture_trial(ours, theirs, protocol, block_pixels)
-        wanted = [figure for figure in figures if figure.name not in unmeasured]
-        perception = _perception(ours, theirs, protocol, wanted, unmeasured)
+        measurable = [metric for metric in metrics if metric.name not in unmeasured]
+        perception = _perception(ours, theirs, protocol, measurable, unmeasured)
         picture = replace(picture, perception=perception)
         pictures.append(picture)
-        gain_db = picture.challenger.psnr - _rival_figures(picture).psnr
+        gain_db = picture.challenger.psnr - _baseline_metrics(picture).psnr
         if worst is None or gain_db < worst.gain_db:
-            worst = _example(picture, grid, rival, ours, theirs, gain_db, best=False)
+            worst = _example(picture, grid, baseline, ours, theirs, gain_db, best=False)
         if best is None or gain_db > best.gain_db:
-            best = _example(picture, grid, rival, ours, theirs, gain_db, best=True)
+            best = _example(picture, grid, baseline, ours, theirs, gain_db, best=True)
     if worst is None or best is None:
         raise SharplineError("there is no held-out picture to judge on")
     return Trial(
         protocol=protocol,
-        rival=rival,
+        baseline=baseline,
         pictures=tuple(pictures),
         worst=worst,
         best=best,
@@ -134,18 +134,18 @@ def run_trial(
     )
 
 
-def _both(
+def _evaluated_pairs(
     challenger: Upscaler, champion: Upscaler | None, pairs: PairSet, protocol: Protocol
 ) -> Iterator[tuple[EvaluatedPair, EvaluatedPair | None]]:
-    """Both answers to each pair, each pair read once."""
+    """Both models' outputs for each pair; each pair is read once."""
     tracked = track(pairs.pairs, "judging", total=len(pairs.names))
     if champion is None:
-        return zip(answers(challenger, tracked, protocol), repeat(None), strict=False)
-    # In lockstep, so that no more than one pair waits for the slower one.
+        return zip(evaluate_pairs(challenger, tracked, protocol), repeat(None), strict=False)
+    # In lockstep, so that at most one pair is buffered.
     for_ours, for_theirs = tee(tracked)
     return zip(
-        answers(challenger, for_ours, protocol),
-        answers(champion, for_theirs, protocol),
+        evaluate_pairs(challenger, for_ours, protocol),
+        evaluate_pairs(champion, for_theirs, protocol),
         strict=True,
     )
 
@@ -154,22 +154,22 @@ def _picture_trial(
     ours: EvaluatedPair, theirs: EvaluatedPair | None, protocol: Protocol, block_pixels: int
 ) -> tuple[PictureTrial, Grid]:
     truth_hwc = ours.pair.hr.rgb_hwc
-    answers_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
+    outputs_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
     if theirs is not None:
-        answers_hwc["champion"] = theirs.rgb_hwc
-    maps = {
-        who: squared_error(answer_hwc, truth_hwc, protocol)
-        for who, answer_hwc in answers_hwc.items()
+        outputs_hwc["champion"] = theirs.rgb_hwc
+    errors_hw = {
+        model: squared_error(output_hwc, truth_hwc, protocol)
+        for model, output_hwc in outputs_hwc.items()
     }
-    height, width = maps["challenger"].shape
+    height, width = errors_hw["challenger"].shape
     grid = Grid.over(height, width, block_pixels)
     picture = PictureTrial(
         name=ours.pair.name,
         features=measure(ours.pair.lr.rgb_hwc),
-        challenger=_figures(ours.score.psnr, ours.score.ssim),
-        champion=None if theirs is None else _figures(theirs.score.psnr, theirs.score.ssim),
-        bicubic=_figures(ours.score.bicubic_psnr, ours.score.bicubic_ssim),
-        errors={who: grid.sums(error_hw) for who, error_hw in maps.items()},
+        challenger=_metrics(ours.score.psnr, ours.score.ssim),
+        champion=None if theirs is None else _metrics(theirs.score.psnr, theirs.score.ssim),
+        bicubic=_metrics(ours.score.bicubic_psnr, ours.score.bicubic_ssim),
+        errors={model: grid.sums(error_hw) for model, error_hw in errors_hw.items()},
         counts=grid.counts,
     )
     return picture, grid
@@ -179,53 +179,53 @@ def _perception(
     ours: EvaluatedPair,
     theirs: EvaluatedPair | None,
     protocol: Protocol,
-    figures: Sequence[Metric],
+    metrics: Sequence[Metric],
     unmeasured: dict[str, str],
 ) -> dict[str, dict[str, float]]:
-    """By figure what each competitor has; a figure that fails goes into `unmeasured`."""
-    answers_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
+    """Values by metric and model; a metric that fails goes into `unmeasured`."""
+    outputs_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
     if theirs is not None:
-        answers_hwc["champion"] = theirs.rgb_hwc
+        outputs_hwc["champion"] = theirs.rgb_hwc
     truth_hwc = ours.pair.hr.rgb_hwc
-    found: dict[str, dict[str, float]] = {}
-    for figure in figures:
+    values: dict[str, dict[str, float]] = {}
+    for metric in metrics:
         try:
-            found[figure.name] = {
-                who: figure.compute(answer_hwc, truth_hwc, protocol)
-                for who, answer_hwc in answers_hwc.items()
+            values[metric.name] = {
+                model: metric.compute(output_hwc, truth_hwc, protocol)
+                for model, output_hwc in outputs_hwc.items()
             }
         except NotMeasurable as error:
-            unmeasured[figure.name] = f"{ours.pair.name}: {error}"
-    return found
+            unmeasured[metric.name] = f"{ours.pair.name}: {error}"
+    return values
 
 
-def _figures(psnr: float, ssim: float) -> Figures:
-    return Figures(psnr=psnr if math.isfinite(psnr) else MAX_PSNR, ssim=ssim)
+def _metrics(psnr: float, ssim: float) -> PictureMetrics:
+    return PictureMetrics(psnr=psnr if math.isfinite(psnr) else MAX_PSNR, ssim=ssim)
 
 
-def _rival_figures(picture: PictureTrial) -> Figures:
+def _baseline_metrics(picture: PictureTrial) -> PictureMetrics:
     return picture.bicubic if picture.champion is None else picture.champion
 
 
 def _example(
     picture: PictureTrial,
     grid: Grid,
-    rival: Rival,
+    baseline: Baseline,
     ours: EvaluatedPair,
     theirs: EvaluatedPair | None,
     gain_db: float,
     *,
     best: bool,
 ) -> TrialExample:
-    """Crops around the block where the challenger gained most, or least."""
-    pair = picture.against(rival)
+    """Crops around the block with the challenger's largest or smallest gain."""
+    pair = picture.against(baseline)
     gains = np.log(pair.theirs + MIN_ERROR) - np.log(pair.ours + MIN_ERROR)
     centre = grid.centre(int(np.argmax(gains) if best else np.argmin(gains)))
-    shown = [ours.bicubic_hwc, ours.rgb_hwc, ours.pair.hr.rgb_hwc]
+    pictures_hwc = [ours.bicubic_hwc, ours.rgb_hwc, ours.pair.hr.rgb_hwc]
     if theirs is not None:
-        shown.insert(1, theirs.rgb_hwc)
+        pictures_hwc.insert(1, theirs.rgb_hwc)
     # Copies, so that the crops do not keep the whole pictures in memory.
-    panels = tuple(_crop(panel_hwc, centre).copy() for panel_hwc in shown)
+    panels = tuple(_crop(picture_hwc, centre).copy() for picture_hwc in pictures_hwc)
     return TrialExample(name=picture.name, gain_db=gain_db, panels=panels)
 
 

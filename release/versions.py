@@ -1,4 +1,4 @@
-"""What the registry holds: versions of models, who stands where, and what can go wrong."""
+"""Types of the registry: model versions, the release state of a model, errors."""
 
 import re
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any, Literal
 from superres.common.errors import SharplineError
 
 Alias = Literal["champion", "challenger", "previous"]
-RolloutKind = Literal["canary", "shadow"]  # what stands beside a champion, as a tag of the model
+RolloutKind = Literal["canary", "shadow"]  # stored as tags of the model, not as aliases
 
 BUNDLE_TAG, EVIDENCE_TAG = "bundle_id", "evidence_sha256"
 CANARY_TAG, CANARY_PERCENT_TAG, SHADOW_TAG = "canary", "canary_percent", "shadow"
@@ -16,7 +16,7 @@ BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class RegistryUnavailable(SharplineError):
-    """The registry does not answer, or not in a usable way; trying again later may help."""
+    """The registry does not respond, or returns an error; a retry may succeed."""
 
 
 class NotRegistered(SharplineError):
@@ -24,15 +24,15 @@ class NotRegistered(SharplineError):
 
 
 class AliasMoved(SharplineError):
-    """Somebody else moved an alias since it was last read."""
+    """Another client moved an alias since it was last read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """One version of a registered model and the bytes it stands for.
+    """One version of a registered model and its bundle id.
 
-    `evidence_sha256` is that of the newest evidence.json which the gate wrote for this version; it
-    may change, so it takes no part in comparisons.
+    `evidence_sha256` is that of the newest evidence.json that the gate wrote for this version; it
+    may change, so comparisons ignore it.
     """
 
     model: str
@@ -47,9 +47,9 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleaseState:
-    """Which versions of a model stand where; None where nobody does.
+    """The version of each role of a model; None where there is none.
 
-    `canary_percent` is the share of requests in [0, 100] that goes to the canary.
+    `canary_percent` is the share of clients in [0, 100] that the canary serves.
     """
 
     model: str
@@ -62,13 +62,13 @@ class ReleaseState:
 
 
 def version_of(entity: Any) -> Version:
-    """MLflow's model version as ours. Raises NotRegistered where it stands for no bundle."""
-    tags = texts(entity.tags)
+    """Convert MLflow's model version. Raises NotRegistered where it has no bundle id."""
+    tags = to_strings(entity.tags)
     bundle_id = tags.get(BUNDLE_TAG, "")
-    # The id becomes a folder name, so nothing but a SHA-256 may pass.
+    # The id becomes a folder name, so only a SHA-256 is accepted.
     if not BUNDLE_ID.fullmatch(bundle_id):
         raise NotRegistered(
-            f"version {entity.version} of {entity.name} names no bundle; enter one with "
+            f"version {entity.version} of {entity.name} has no bundle id; register a bundle with "
             "`sharpline register`"
         )
     return Version(
@@ -81,21 +81,21 @@ def version_of(entity: Any) -> Version:
 
 
 def numbers_of(entity: Any) -> dict[str, int]:
-    """The version numbers that a registered model's aliases and tags name, and the percentage.
+    """The version numbers in a registered model's aliases and tags, and the canary percentage.
 
-    Tags that hold no number are as good as absent: a person may have typed them.
+    Non-numeric tags are ignored: a user may have typed them.
     """
-    tags = texts(entity.tags)
-    named = {
+    tags = to_strings(entity.tags)
+    rollouts = {
         name: tags[name] for name in (CANARY_TAG, CANARY_PERCENT_TAG, SHADOW_TAG) if name in tags
     }
     return {
         name: int(text)
-        for name, text in {**named, **texts(entity.aliases)}.items()
+        for name, text in {**rollouts, **to_strings(entity.aliases)}.items()
         if text.isdecimal()
     }
 
 
-def texts(pairs: Mapping[Any, Any] | None) -> dict[str, str]:
-    """Tags or aliases with both sides as text."""
+def to_strings(pairs: Mapping[Any, Any] | None) -> dict[str, str]:
+    """Tags or aliases with keys and values as strings."""
     return {str(key): str(value) for key, value in (pairs or {}).items()}

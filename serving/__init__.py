@@ -1,1 +1,1 @@
-"""Pictures in, pictures out."""
+"""The HTTP server that enhances pictures."""

@@ -1,4 +1,4 @@
-"""The one place where the server is put together."""
+"""Builds the FastAPI app from its components."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -19,20 +19,20 @@ from serving.enhance.enhancer import Enhancer, EnhancerParts
 from serving.enhance.shadow import ShadowRunner
 from serving.http.request_log import RequestMetrics
 from serving.http.routes import enhance, health, jobs, models, pages, results, uploads, v2
-from serving.http.routes.documents import ANSWER_HEADERS
+from serving.http.routes.documents import RESPONSE_HEADERS
 from serving.http.security import (
     REQUEST_ID,
     InternalErrorMiddleware,
     SecurityMiddleware,
+    error_response,
     hosts_of,
-    refused,
 )
 from serving.jobs.jobs import Jobs
 from serving.jobs.webhooks import AddressGuard
 from serving.jobs.work import JobPictureWork
 from serving.models.loaded import BackendLoader
 from serving.models.reload import Models
-from serving.reporter import Reporter, show_when_scraped
+from serving.reporter import Reporter, register_gauges
 from serving.requests.client_address import ClientAddresses
 from serving.requests.keys import KeyRing
 from serving.requests.options import describe
@@ -47,9 +47,9 @@ from superres.model.backends import devices_of
 
 
 def create_app(settings: Settings, *, load_backend: BackendLoader | None = None) -> FastAPI:
-    """A server that is ready to be run; its threads start and end with its lifespan.
+    """The app; its threads start and stop with its lifespan.
 
-    `load_backend` replaces how a bundle is put on a device.
+    `load_backend` replaces the loader of backends, for tests.
     """
     services = _wire(settings, load_backend)
     app = FastAPI(
@@ -58,14 +58,14 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
         lifespan=_lifespan(services),
         docs_url=None,
         redoc_url=None,
-        summary="Small or damaged pictures in, large clean ones out",
+        summary="Image super-resolution and restoration",
     )
     app.state.services = services
-    for room in (enhance, jobs, results, uploads, models, health, pages, v2):
-        app.include_router(room.router)
+    for module in (enhance, jobs, results, uploads, models, health, pages, v2):
+        app.include_router(module.router)
     app.include_router(v2.guarded)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
-    _answer_errors(app)
+    _register_error_handlers(app)
     app.add_middleware(InternalErrorMiddleware)
     origins = settings.security.allow_origins
     app.add_middleware(SecurityMiddleware, allow_origins=origins, hosts=hosts_of(settings))
@@ -75,7 +75,7 @@ def create_app(settings: Settings, *, load_backend: BackendLoader | None = None)
             allow_origins=origins,
             allow_methods=["DELETE", "GET", "POST", "PUT"],
             allow_headers=["Authorization", "Idempotency-Key", "Prefer", REQUEST_ID],
-            expose_headers=[*ANSWER_HEADERS, REQUEST_ID, "Location", "Retry-After"],
+            expose_headers=[*RESPONSE_HEADERS, REQUEST_ID, "Location", "Retry-After"],
         )
     app.add_middleware(RequestMetrics, metrics=services.metrics)
     return app
@@ -116,7 +116,7 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
     )
     guard = AddressGuard(settings.jobs.webhook_networks)
     jobs = Jobs(settings.jobs, work, lambda: admission.draining, guard)
-    show_when_scraped(
+    register_gauges(
         metrics,
         scheduler=scheduler,
         admission=admission,
@@ -154,7 +154,7 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
         finally:
             services.admission.drain()
             await services.jobs.stop()
-            # The watcher first: it may be waiting for the engine to warm a model up.
+            # Before the engines: the thread may be warming up a model on one.
             await in_thread(services.models.stop_watching)
             await services.shadows.stop()
             await in_thread(services.engines.stop)
@@ -163,13 +163,13 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
     return lifespan
 
 
-def _answer_errors(app: FastAPI) -> None:
-    """Every error as a problem, whoever raised it."""
+def _register_error_handlers(app: FastAPI) -> None:
+    """Turn every exception into a problem response."""
 
     @app.exception_handler(errors.ServingError)
     @app.exception_handler(PictureError)
     async def refuse(request: Request, error: errors.ServingError | PictureError) -> Response:
-        return refused(error, request.scope)
+        return error_response(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def bad_options(request: Request, error: RequestValidationError) -> Response:

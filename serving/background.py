@@ -1,4 +1,4 @@
-"""Work that is done again and again beside the requests, until the server leaves."""
+"""Periodic background tasks of the server."""
 
 import asyncio
 import contextlib
@@ -11,35 +11,35 @@ log = logging.getLogger(__name__)
 
 
 class BackgroundTasks:
-    """Turns that begin anew as long as the server stays; on the event loop."""
+    """Calls functions repeatedly on the event loop until the server stops."""
 
-    def __init__(self, fault_seconds: float) -> None:
-        """`fault_seconds` pass before a turn that failed is tried again."""
-        self._fault_seconds = fault_seconds
-        self.leaving = asyncio.Event()
+    def __init__(self, retry_seconds: float) -> None:
+        """`retry_seconds` is the delay before a call that failed is retried."""
+        self._retry_seconds = retry_seconds
+        self.stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, *turns: Callable[[], Awaitable[None]]) -> None:
-        """Begin with every turn."""
-        self._tasks = [asyncio.create_task(self._forever(turn)) for turn in turns]
+    def start(self, *functions: Callable[[], Awaitable[None]]) -> None:
+        """Start one task for each function."""
+        self._tasks = [asyncio.create_task(self._repeat(function)) for function in functions]
 
     async def stop(self) -> None:
-        """Let every turn come to its end, and begin none."""
-        self.leaving.set()
+        """Wait for the running calls and start no more."""
+        self.stopping.set()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def pause(self, seconds: float) -> None:
-        """Wait, but no longer than the server stays."""
+        """Sleep, or return early when the server stops."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.leaving.wait(), seconds)
+            await asyncio.wait_for(self.stopping.wait(), seconds)
 
-    async def _forever(self, turn: Callable[[], Awaitable[None]]) -> None:
-        while not self.leaving.is_set():
+    async def _repeat(self, function: Callable[[], Awaitable[None]]) -> None:
+        while not self.stopping.is_set():
             try:
-                await turn()
+                await function()
             except RetryLater as error:
-                log.warning("jobs: %s; it is tried again", error)
-                await self.pause(self._fault_seconds)
+                log.warning("jobs: %s; retrying", error)
+                await self.pause(self._retry_seconds)
             except Exception:
-                log.exception("jobs: a turn failed and is tried again")
-                await self.pause(self._fault_seconds)
+                log.exception("jobs: a background task failed; retrying")
+                await self.pause(self._retry_seconds)

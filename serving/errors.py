@@ -1,6 +1,6 @@
-"""Every refusal of the server, each with a status and a stable label.
+"""The server's errors, each with an HTTP status and a stable label.
 
-`serving.problems` puts them on the wire.
+`serving.problems` turns them into responses.
 """
 
 import math
@@ -9,7 +9,7 @@ from superres.common.errors import SharplineError
 
 
 class ServingError(SharplineError):
-    """A request that gets no picture; the message is the `detail` that its client reads."""
+    """A request that fails; the message is the `detail` of its problem response."""
 
     status = 500
     label = "internal-error"
@@ -20,7 +20,7 @@ class ServingError(SharplineError):
 
 
 class ClientError(ServingError):
-    """The request itself is at fault; sending it again unchanged will not help."""
+    """The request is invalid; a retry of the same request fails too."""
 
     status = 400
     label = "bad-request"
@@ -39,7 +39,7 @@ class BadMultipart(ClientError):
 
 class BadKey(ClientError):
     status, label = 401, "bad-key"
-    advice = "Send `Authorization: Bearer KEY` with a key that `sharpline keys add` has made."
+    advice = "Send `Authorization: Bearer KEY` with a key made by `sharpline keys add`."
 
     def headers(self) -> dict[str, str]:
         return {"WWW-Authenticate": "Bearer"}
@@ -47,32 +47,32 @@ class BadKey(ClientError):
 
 class WrongHost(ClientError):
     status, label = 421, "wrong-host"
-    advice = "The server does not go by this name; add it to SHARPLINE_SECURITY__ALLOW_HOSTS."
+    advice = "The Host header is not allowed; add the name to SHARPLINE_SECURITY__ALLOW_HOSTS."
 
 
 class CrossSite(ClientError):
     status, label = 403, "cross-site"
-    advice = "Pages of other sites may not call; allow theirs in SHARPLINE_SECURITY__ALLOW_ORIGINS."
+    advice = "The page's origin is not allowed; add it to SHARPLINE_SECURITY__ALLOW_ORIGINS."
 
 
 class NotFound(ClientError):
     status, label = 404, "not-found"
-    advice = "See /docs for the addresses that exist."
+    advice = "See /docs for the existing paths."
 
 
 class UnknownModel(ClientError):
     status, label = 404, "unknown-model"
-    advice = "GET /v1/models lists the models that are served."
+    advice = "GET /v1/models lists the served models."
 
 
 class MethodNotAllowed(ClientError):
     status, label = 405, "method-not-allowed"
-    advice = "See /docs for the methods of each address."
+    advice = "See /docs for the methods of each path."
 
 
 class NotAcceptable(ClientError):
     status, label = 406, "not-acceptable"
-    advice = "Accept one of the media types that /docs lists, or name a `format`."
+    advice = "Accept one of the media types that /docs lists, or set `format`."
 
 
 class SlowBody(ClientError):
@@ -86,8 +86,8 @@ class EncodedBody(ClientError):
 
 
 class ClientGone(ClientError):
-    status, label = 499, "client-gone"  # nginx's number; nobody is left to read it
-    advice = "The client closed the connection before its answer was ready."
+    status, label = 499, "client-gone"  # nginx's status code; no client receives it
+    advice = "The client closed the connection before the response was ready."
 
 
 class BadOptions(ClientError):
@@ -102,37 +102,37 @@ class AnswerTooLarge(ClientError):
 
 class UnknownJob(ClientError):
     status, label = 404, "unknown-job"
-    advice = "There is no such job of yours; one that is over is forgotten after its time to live."
+    advice = "You have no such job; a finished job is deleted after its time to live."
 
 
 class UnknownUpload(ClientError):
     status, label = 404, "unknown-upload"
-    advice = "Announce the picture with POST /v1/uploads and use the address that it answers."
+    advice = "Create an upload with POST /v1/uploads and use the URL of its response."
 
 
 class JobNotFinished(ClientError):
     status, label = 409, "job-not-finished"
-    advice = "Ask for the job's state, or follow its events, and fetch the result once it is done."
+    advice = "Poll the job's state or follow its events; fetch the result once the job is done."
 
 
 class JobGone(ClientError):
     status, label = 410, "job-gone"
-    advice = "The job was deleted, with its pictures; send the picture again for another result."
+    advice = "The job and its pictures were deleted; submit the picture again."
 
 
 class UploadGone(ClientError):
     status, label = 410, "upload-gone"
-    advice = "An upload serves one job within its time; announce the picture again."
+    advice = "An upload can be used by one job before it expires; create another upload."
 
 
 class BadSignature(ClientError):
     status, label = 403, "bad-signature"
-    advice = "Use the signed address as it was given; it ends at the time that it names."
+    advice = "Use the signed URL unchanged and before it expires."
 
 
 class ForbiddenAddress(ClientError):
     status, label = 403, "forbidden-address"
-    advice = "A webhook goes to public addresses; allow others in SHARPLINE_JOBS__WEBHOOK_NETWORKS."
+    advice = "Webhooks need a public address; allow others in SHARPLINE_JOBS__WEBHOOK_NETWORKS."
 
 
 class BadTensor(ClientError):
@@ -142,26 +142,26 @@ class BadTensor(ClientError):
 
 class IdempotencyKeyReused(ClientError):
     status, label = 422, "idempotency-key-reused"
-    advice = "Use a new Idempotency-Key for another request; repeat a request unchanged."
+    advice = "Use a new Idempotency-Key for another request; retry a request unchanged."
 
 
 class UploadMismatch(ClientError):
     status, label = 422, "upload-mismatch"
-    advice = "The bytes are not those that were announced; nothing was kept, send them again."
+    advice = "The size or sha256 differs from the upload's; nothing was stored, send it again."
 
 
 class StorageFull(ServingError):
     status, label = 507, "storage-full"
-    advice = "The server's disk is full; nothing was kept. Its keeper has to make room."
+    advice = "The server's disk is full and nothing was stored; its operator has to free space."
 
 
 class JobFailed(ServingError):
     label = "job-failed"
-    advice = "The job was begun several times and never ended; the server's log has more."
+    advice = "The job was started several times and never finished; see the server's log."
 
 
 class RetryLater(ServingError):
-    """The server cannot take the request now; `seconds` is when to come back."""
+    """The server cannot accept the request now; `seconds` is the time until a retry."""
 
     status, label = 503, "unavailable"
     advice = "Send the same request again after Retry-After seconds."
@@ -192,14 +192,14 @@ class Draining(RetryLater):
 
 class DeadlinePassed(ServingError):
     status, label = 504, "deadline-passed"
-    advice = "The answer was not ready in time; try again when the server has less to do."
+    advice = "The answer was not ready in time; retry when the server is less busy."
 
 
 class ModelFailed(ServingError):
     label = "model-failed"
-    advice = "The network failed on this picture's tiles; the server's log has the reason."
+    advice = "The network failed on this picture's tiles; see the server's log for the reason."
 
 
 class Inconsistent(ServingError):
     label = "inconsistent-answer"
-    advice = "The answer did not fit its picture and was held back; the server's log has more."
+    advice = "The answer did not match its picture and was discarded; see the server's log."

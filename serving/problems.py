@@ -1,6 +1,6 @@
-"""Errors on the wire: RFC 9457 problem details, and what /problems/LABEL says of each kind.
+"""Errors as RFC 9457 problem details, and the explanations under /problems/LABEL.
 
-A problem's `type` is `/problems/LABEL`, an address of this server that explains it.
+A problem's `type` is `/problems/LABEL`, a URL of this server with its explanation.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -100,13 +100,13 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
     )
 }
 _PICTURE_ADVICE = {
-    NotAPicture.label: "A file's name does not matter, its content decides: open it in a picture "
-    "program, save it as PNG or JPEG and send that.",
-    BrokenPicture.label: "The file is damaged or not as its header says; save it again and resend.",
+    NotAPicture.label: "A file's name does not matter, its content decides: open it in an image "
+    "editor, save it as PNG or JPEG and send that.",
+    BrokenPicture.label: "The file is damaged or contradicts its header; save it again and resend.",
     TooManyPixels.label: "Send a picture within the limit that the detail states.",
     TooManyBytes.label: "Send a body within the limit that the detail states.",
-    FormatCannotHold.label: "Choose another `format`; png holds every answer. Where only the size "
-    "is too much, on_too_large=shrink makes it fit.",
+    FormatCannotHold.label: "Choose another `format`; png can hold every answer. If only the size "
+    "is the problem, on_too_large=shrink makes it fit.",
 }
 
 
@@ -123,7 +123,7 @@ class Problem(BaseModel):
 
 
 class Explanation(BaseModel):
-    """What `/problems/LABEL` says of a kind of problem."""
+    """The response of `/problems/LABEL`."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -134,7 +134,7 @@ class Explanation(BaseModel):
 
 
 def explain(label: str) -> Explanation:
-    """The explanation of a label. Raises NotFound for one that is no problem of ours."""
+    """The explanation of a label. Raises NotFound for an unknown label."""
     if label not in PROBLEMS:
         raise NotFound(f"there is no kind of problem called {label[:64]!r}")
     error = PROBLEMS[label]
@@ -145,14 +145,14 @@ def explain(label: str) -> Explanation:
 
 
 def title_of(label: str) -> str:
-    """`too-many-pixels` as a short sentence."""
+    """The title of a label: `too-many-pixels` becomes `Too many pixels`."""
     return label.replace("-", " ").capitalize()
 
 
 def problem_of(
     error: ServingError | PictureError, instance: str | None = None
 ) -> dict[str, str | int]:
-    """The error as RFC 9457's members; a PictureError has its own status."""
+    """The error as a dict of RFC 9457's members; a PictureError has its own status."""
     problem = Problem(
         type=TYPE_PREFIX + error.label,
         title=title_of(error.label),
@@ -166,7 +166,7 @@ def problem_of(
 def problem_response(
     error: ServingError | PictureError, instance: str | None = None, *, as_error: bool = False
 ) -> JSONResponse:
-    """The error as `application/problem+json`; `as_error` repeats its detail under that key."""
+    """The error as `application/problem+json`; `as_error` copies its detail to the key `error`."""
     headers = error.headers() if isinstance(error, ServingError) else {}
     problem = problem_of(error, instance)
     if as_error:

@@ -1,4 +1,4 @@
-"""What the parts of the server report, written into the metrics; only this module knows both."""
+"""Writes the events of the server's components into the metrics."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ LabelledValues = Mapping[tuple[str, ...], float]
 
 
 class Reporter:
-    """Hears of stages, batches and models (see the Watcher of each) and counts them."""
+    """The observer of every component (see the `*Observer` protocols); updates the metrics."""
 
     def __init__(self, metrics: Metrics, costs: CostModel) -> None:
         self._metrics = metrics
@@ -30,13 +30,13 @@ class Reporter:
         model_version: ModelVersion,
         *,
         waste_ratio: float,
-        taken: int,
-        given: int,
+        input_pixels: int,
+        output_pixels: int,
         seconds: float,
     ) -> None:
         self._metrics.tile_waste.labels(model_version.name).observe(waste_ratio)
-        self._metrics.pixels.labels("in").inc(taken)
-        self._metrics.pixels.labels("out").inc(given)
+        self._metrics.pixels.labels("in").inc(input_pixels)
+        self._metrics.pixels.labels("out").inc(output_pixels)
         self._metrics.version_pictures.labels(
             model_version.name, model_version.version, model_version.role
         ).inc()
@@ -65,7 +65,7 @@ class Reporter:
     def batch_failed(self, model: str) -> None:
         self._metrics.batch_failures.labels(model).inc()
 
-    def memory_ran_out(self, model: str) -> None:
+    def out_of_memory(self, model: str) -> None:
         self._metrics.memory_retries.labels(model).inc()
 
     def shadow_done(
@@ -75,8 +75,8 @@ class Reporter:
         if levels is not None:
             self._metrics.shadow_difference.labels(name, version).observe(levels)
 
-    def model_wanted(self, model: str) -> None:
-        # A counter that first appears at 1 shows Prometheus no increase, and alerts sleep on.
+    def model_desired(self, model: str) -> None:
+        # Start at 0: Prometheus sees no increase in a counter that first appears at 1.
         for counter in (
             self._metrics.model_swaps,
             self._metrics.model_refusals,
@@ -95,7 +95,7 @@ class Reporter:
         self._metrics.model_refusals.labels(model).inc()
 
 
-def show_when_scraped(
+def register_gauges(
     metrics: Metrics,
     *,
     scheduler: Scheduler,
@@ -105,7 +105,7 @@ def show_when_scraped(
     costs: CostModel,
     jobs: Jobs,
 ) -> None:
-    """Let /metrics read what these know at the moment of the scrape."""
+    """Register the gauges whose values are read from these components at each scrape."""
     readers: dict[str, Callable[[], LabelledValues]] = {
         "sharpline_pictures_in_flight": lambda: {(): admission.in_flight},
         "sharpline_queue_tiles": lambda: _queued(scheduler, models),
@@ -128,24 +128,24 @@ def show_when_scraped(
         "sharpline_jobs": jobs.counts,
     }
     for name, read in readers.items():
-        metrics.read_when_scraped(name, read)
+        metrics.add_callback_gauge(name, read)
 
 
 def device_memory() -> LabelledValues:
-    """Bytes of every GPU that torch has begun to use, by device and kind; torch is not loaded."""
+    """Memory of every GPU in bytes, by device and kind; empty unless torch uses CUDA already."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
-    figures: dict[tuple[str, ...], float] = {}
+    memory: dict[tuple[str, ...], float] = {}
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
-        figures[f"cuda:{number}", "total"] = total
-        figures[f"cuda:{number}", "used"] = total - free
-    return figures
+        memory[f"cuda:{number}", "total"] = total
+        memory[f"cuda:{number}", "used"] = total - free
+    return memory
 
 
 def _queued(scheduler: Scheduler, models: Models) -> LabelledValues:
-    """Waiting tiles of every served model; one that was just replaced counts under its name."""
+    """Queued tiles by model name; tiles of a replaced version count under the same name."""
     queued = {(name,): 0.0 for name in models.champions}
     for model, tiles in scheduler.queued_tiles().items():
         if isinstance(model, LoadedModel):

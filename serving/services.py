@@ -1,4 +1,4 @@
-"""What an app is made of, handed to its routes as one thing."""
+"""The components of an app, passed to its routes as one object."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -23,7 +23,7 @@ from serving.telemetry.metrics import Metrics
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """Everything that `create_app` wires together."""
+    """The components that `create_app` builds."""
 
     settings: Settings
     keys: KeyRing
@@ -42,5 +42,5 @@ class Services:
 
 
 def services_of(request: Request) -> Services:
-    """The services of the app that answers this request."""
+    """The services of the app that handles this request."""
     return cast(Services, request.app.state.services)

@@ -1,8 +1,8 @@
-"""Blocking calls on worker threads: what they open belongs to somebody, however the wait ends.
+"""Blocking calls on worker threads that leak nothing when the awaiting coroutine is cancelled.
 
-Cancelling a coroutine does not end the thread that it waits for (`asyncio.Task.cancel` passes
-through anyio's own shield). What that thread returns a moment later, an open file or a connection,
-would then be nobody's.
+Cancelling a coroutine does not stop the thread it waits for (`asyncio.Task.cancel` passes through
+anyio's own shield). Without an owner, a file or connection that the thread then returns would stay
+open.
 """
 
 import asyncio
@@ -22,60 +22,60 @@ async def in_thread(
     limiter: CapacityLimiter | None = None,
     discard: Callable[[Result], object] | None = None,
 ) -> Result:
-    """What `call` returns, run on a worker thread.
+    """Run `call` on a worker thread and return its result.
 
-    A coroutine that is cancelled meanwhile leaves once the call has ended, however often it is
-    cancelled, so that whoever tidies up after it meets nothing that still runs; the result is then
-    handed to `discard`, which closes what it holds. Raises what `call` raises, and CancelledError.
+    A cancelled coroutine waits for the call to end, however often it is cancelled, so that no call
+    is still running during clean-up; the result then goes to `discard`, which closes it. Raises
+    what `call` raises, and CancelledError.
     """
     handover = _Handover(discard)
-    calling = asyncio.ensure_future(
-        to_thread.run_sync(lambda: handover.give(call()), limiter=limiter)
+    future = asyncio.ensure_future(
+        to_thread.run_sync(lambda: handover.put(call()), limiter=limiter)
     )
     try:
-        await asyncio.shield(calling)
+        await asyncio.shield(future)
     except BaseException:
-        while not calling.done():
+        while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({calling})
-        if not calling.cancelled():
-            calling.exception()  # retrieved: who was cancelled is told of that alone
-        handover.leave()
+                await asyncio.wait({future})
+        if not future.cancelled():
+            future.exception()  # retrieved, so that asyncio does not log it
+        handover.abandon()
         raise
     return handover.take()
 
 
 class _Handover(Generic[Result]):
-    """A result on its way from a thread to a coroutine, which may leave before it comes.
+    """Passes a result from a thread to a coroutine that may be cancelled before.
 
-    A closing event loop cancels every task, the one that waits for the thread included, so the
-    thread itself has to find out that nobody waits.
+    A closing event loop cancels every task, including the one that waits for the thread, so the
+    thread itself checks whether its result is still awaited.
     """
 
     def __init__(self, discard: Callable[[Result], object] | None) -> None:
         self._discard = discard
         self._lock = threading.Lock()
         self._results: list[Result] = []
-        self._left = False
+        self._abandoned = False
 
-    def give(self, result: Result) -> None:
-        """Called on the thread."""
+    def put(self, result: Result) -> None:
+        """Store the result; called on the thread."""
         with self._lock:
             self._results.append(result)
-            left = self._left
-        if left:
-            self._drop()
+            abandoned = self._abandoned
+        if abandoned:
+            self._discard_results()
 
-    def leave(self) -> None:
-        """Called by a coroutine that will not take the result."""
+    def abandon(self) -> None:
+        """Discard the result; called by a cancelled coroutine."""
         with self._lock:
-            self._left = True
-        self._drop()
+            self._abandoned = True
+        self._discard_results()
 
     def take(self) -> Result:
         return self._results.pop()
 
-    def _drop(self) -> None:
+    def _discard_results(self) -> None:
         with self._lock:
             results, self._results = self._results, []
         for result in results:

@@ -1,1 +1,1 @@
-"""The front door: one command, `sharpline`."""
+"""The `sharpline` command, the local stack and the HTTP client."""

@@ -1,4 +1,4 @@
-"""One command, `sharpline`: a table of sub-commands, each behind its own room's `cli` module."""
+"""The `sharpline` command: a table of sub-commands, each imported when it runs."""
 
 import importlib
 import sys
@@ -10,7 +10,7 @@ from superres.common.errors import MissingExtra, SharplineError
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Where a sub-command lives: `module:function(argv) -> exit code`, and the extra it needs."""
+    """A sub-command: its `module:function(argv) -> exit code`, summary and required extra."""
 
     target: str
     summary: str
@@ -18,57 +18,59 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {
-    "demo": Command("sharpline.local.cli:demo", "run the whole loop once, for real", "all"),
-    "up": Command("sharpline.local.cli:up", "run the whole loop and stay up", "all"),
-    "doctor": Command("sharpline.local.cli:doctor", "say what this machine has and lacks", "all"),
+    "demo": Command("sharpline.local.cli:demo", "run the whole loop once", "all"),
+    "up": Command("sharpline.local.cli:up", "run the whole loop until Ctrl-C", "all"),
+    "doctor": Command("sharpline.local.cli:doctor", "check this machine's requirements", "all"),
     "enhance": Command(
         "superres.cli.enhance:enhance", "enlarge pictures or folders of them", "serve"
     ),
     "evaluate": Command("superres.cli.evaluate:evaluate", "score a model on pictures", "release"),
     "data": Command("training.data.cli:data", "build and inspect sets of training pairs", "train"),
     "train": Command("training.cli:train", "train a recipe into a bundle", "train"),
-    "client": Command("sharpline.client.cli:client", "have a server enlarge pictures", "serve"),
-    "passport": Command("sharpline.passport:passport", "say what made a picture", "all"),
-    "register": Command("release.cli:register", "enter a bundle in the registry", "release"),
+    "client": Command("sharpline.client.cli:client", "enlarge pictures with a server", "serve"),
+    "passport": Command("sharpline.passport:passport", "show which models made a picture", "all"),
+    "register": Command("release.cli:register", "register a bundle as a version", "release"),
     "gate": Command("release.cli:gate", "judge a challenger against the champion", "release"),
-    "promote": Command("release.cli:promote", "make a proven version the champion", "release"),
-    "rollback": Command("release.cli:rollback", "return to the champion before", "release"),
-    "canary": Command("release.cli:canary", "let a version answer some clients", "release"),
+    "promote": Command("release.cli:promote", "make a version the champion", "release"),
+    "rollback": Command("release.cli:rollback", "restore the previous champion", "release"),
+    "canary": Command("release.cli:canary", "serve some clients with a version", "release"),
     "shadow": Command("release.cli:shadow", "compare a version on live pictures", "release"),
     "models pull": Command(
         "training.weights.cli:pull", "fetch official weights as a bundle", "train"
     ),
     "models import": Command(
-        "training.weights.cli:import_", "make a bundle of a file of weights", "train"
+        "training.weights.cli:import_", "convert a weights file to a bundle", "train"
     ),
-    "models follow": Command("release.cli:follow", "keep a folder like the registry", "release"),
-    "keys": Command("serving.cli.keys:keys", "say who may call the server", "serve"),
-    "serve": Command("serving.cli.serve:serve", "answer pictures over HTTP", "serve"),
-    "bench": Command("superres.cli.bench:bench", "say how fast models are here", "serve"),
-    "drift": Command("serving.cli.drift:drift", "compare live pictures with training's", "serve"),
+    "models follow": Command(
+        "release.cli:follow", "sync a model folder with the registry", "release"
+    ),
+    "keys": Command("serving.cli.keys:keys", "manage API keys", "serve"),
+    "serve": Command("serving.cli.serve:serve", "serve models over HTTP", "serve"),
+    "bench": Command("superres.cli.bench:bench", "measure model speed on this machine", "serve"),
+    "drift": Command("serving.cli.drift:drift", "show input drift of a server", "serve"),
 }
 
 
 def main() -> None:
-    """Run the sub-command named by the arguments; exit 0 done, 1 failed or refused, 2 misused."""
+    """Run the sub-command of the arguments; exit 0: success, 1: failed or refused, 2: usage."""
     sys.exit(run(sys.argv[1:]))
 
 
 def run(argv: list[str]) -> int:
-    """Dispatch `argv` (without the program's name) and return its exit code."""
+    """Dispatch `argv` (without the program name) and return the exit code."""
     if not argv or argv[0] in ("-h", "--help", "help"):
         show(usage())
         return 0 if argv else 2
-    for arguments in (2, 1):
-        command = COMMANDS.get(" ".join(argv[:arguments]))
+    for length in (2, 1):
+        command = COMMANDS.get(" ".join(argv[:length]))
         if command is not None:
-            return _call(command, argv[arguments:])
+            return _call(command, argv[length:])
     say(f"sharpline: no command {argv[0]!r}\n\n{usage()}")
     return 2
 
 
 def usage() -> str:
-    """The table of sub-commands as text."""
+    """The usage text: a table of sub-commands."""
     rows = [f"  {name:<15}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
@@ -76,7 +78,7 @@ def usage() -> str:
             "",
             *rows,
             "",
-            "sharpline COMMAND --help explains one of them.",
+            "Run sharpline COMMAND --help for details.",
         ]
     )
 

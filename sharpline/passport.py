@@ -1,4 +1,4 @@
-"""`sharpline passport`: which models made a picture, and what these were made of."""
+"""`sharpline passport`: which models made a picture, and their provenance."""
 
 import argparse
 import tempfile
@@ -16,7 +16,7 @@ from superres.image.picture import PictureError
 from superres.model.bundle import INFO_FILE, BrokenBundle, BundleInfo, load_bundle
 from superres.model.starters import STARTERS
 
-STORE = "by-sha"  # where `sharpline models follow` keeps bundles, by their id
+STORE = "by-sha"  # subfolder in which `sharpline models follow` stores bundles by id
 
 Use = Literal["yes", "no", "unclear"]
 USE_TEXTS: dict[Use, str] = {
@@ -27,16 +27,16 @@ USE_TEXTS: dict[Use, str] = {
 
 
 class NoPassport(SharplineError):
-    """A picture that says nothing of its making."""
+    """The picture has no passport."""
 
 
 class UnknownBundle(SharplineError):
-    """A bundle that is in none of the places that were looked into."""
+    """The bundle was not found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOrigin:
-    """A step of the chain and the bundle behind it; None where that was not found, and why."""
+    """A step of the chain and its bundle; `info` is None, with a `problem`, if it was not found."""
 
     step: Step
     info: BundleInfo | None
@@ -45,14 +45,14 @@ class StepOrigin:
 
 
 def passport(argv: Sequence[str]) -> int:
-    """Read which models made a picture, and follow each to its run, data, commit and licence."""
+    """Show which models made a picture, with the run, data, commit and licence of each."""
     arguments = _parser().parse_args(argv)
-    found = passport_of(arguments.file)
-    origins = [origin_of(step, arguments.models) for step in found.chain]
+    content = passport_of(arguments.file)
+    origins = [origin_of(step, arguments.models) for step in content.chain]
     if arguments.json:
-        emit(as_json(arguments.file, found, origins))
+        emit(as_json(arguments.file, content, origins))
     else:
-        for line in as_lines(arguments.file, found, origins):
+        for line in as_lines(arguments.file, content, origins):
             show(line)
     for problem in dict.fromkeys(origin.problem for origin in origins if origin.problem):
         say(f"sharpline: {problem}")
@@ -62,21 +62,21 @@ def passport(argv: Sequence[str]) -> int:
 def passport_of(path: Path) -> Passport:
     """A file's passport. Raises NoPassport, DamagedPassport or PictureError naming the file."""
     try:
-        found = read_passport(path.read_bytes())
+        content = read_passport(path.read_bytes())
     except OSError as error:
         raise SharplineError(f"cannot read {path}: {error.strerror}") from error
     except (DamagedPassport, PictureError) as error:
         raise type(error)(f"{path}: {error}") from error
-    if found is None:
+    if content is None:
         raise NoPassport(
-            f"{path} carries no passport: it was not made here, was made with passports switched "
-            "off, or a program that it went through dropped it"
+            f"{path} has no passport: it was not made with Sharpline, passports were switched off, "
+            "or another program removed it"
         )
-    return found
+    return content
 
 
 def origin_of(step: Step, folders: Sequence[Path]) -> StepOrigin:
-    """The bundle of a step from the folders, else from the registry where one is set."""
+    """Find the bundle of a step in the folders, then in the registry if one is set."""
     for path in _candidates(step, folders):
         if sha256_file(path / INFO_FILE) == step.bundle:
             try:
@@ -85,33 +85,33 @@ def origin_of(step: Step, folders: Sequence[Path]) -> StepOrigin:
                 return StepOrigin(step=step, info=None, problem=str(error))
             return StepOrigin(step=step, info=info, found_in=str(path))
     uri = mlflow_uri()
-    looked = [str(folder) for folder in folders]
+    searched = [str(folder) for folder in folders]
     if uri is not None:
         try:
             return _from_registry(step, uri)
         except UnknownBundle:
-            looked.append(f"the registry at {uri}")
+            searched.append(f"the registry at {uri}")
         except SharplineError as error:
             return StepOrigin(step=step, info=None, problem=str(error))
-    hint = "" if uri else ", or set SHARPLINE_MLFLOW_URI to look into the registry"
+    hint = "" if uri else ", or set SHARPLINE_MLFLOW_URI to search the registry"
     problem = (
-        f"the bundle {step.bundle[:12]} of {step.model} is not in {' nor in '.join(looked)}; name "
-        f"the folder that holds it with --models{hint}"
+        f"the bundle {step.bundle[:12]} of {step.model} is not in {' nor in '.join(searched)}; "
+        f"name its folder with --models{hint}"
     )
     return StepOrigin(step=step, info=None, problem=problem)
 
 
 def commercial_use(origins: Sequence[StepOrigin]) -> Use:
-    """What every model of the chain allows; unclear as soon as one of them cannot be found."""
+    """The strictest commercial use of the chain; `unclear` where a bundle was not found."""
     uses = {origin.info.licence.commercial_use if origin.info else "unclear" for origin in origins}
     return "no" if "no" in uses else "unclear" if "unclear" in uses else "yes"
 
 
-def as_json(file: Path, found: Passport, origins: Sequence[StepOrigin]) -> dict[str, object]:
-    """The answer for scripts: the passport, and each step's bundle, null where it is unknown."""
+def as_json(file: Path, content: Passport, origins: Sequence[StepOrigin]) -> dict[str, object]:
+    """The result as JSON: the passport, and each step's bundle, null where it is unknown."""
     return {
         "file": str(file),
-        "passport": found.model_dump(mode="json"),
+        "passport": content.model_dump(mode="json"),
         "origins": [
             {
                 "model": origin.step.model,
@@ -126,10 +126,10 @@ def as_json(file: Path, found: Passport, origins: Sequence[StepOrigin]) -> dict[
     }
 
 
-def as_lines(file: Path, found: Passport, origins: Sequence[StepOrigin]) -> Iterator[str]:
-    """The answer for people."""
-    count = len(found.chain)
-    yield f"{file} went through {count} model{'s' if count > 1 else ''}:"
+def as_lines(file: Path, content: Passport, origins: Sequence[StepOrigin]) -> Iterator[str]:
+    """The result as text."""
+    count = len(content.chain)
+    yield f"{file} was made with {count} model{'s' if count > 1 else ''}:"
     for number, origin in enumerate(origins, start=1):
         yield from _step_lines(number, origin)
     yield USE_TEXTS[commercial_use(origins)]
@@ -138,10 +138,10 @@ def as_lines(file: Path, found: Passport, origins: Sequence[StepOrigin]) -> Iter
 def _step_lines(number: int, origin: StepOrigin) -> Iterator[str]:
     step, info = origin.step, origin.info
     yield f"{number}. {step.model}, version {step.version}: {', '.join(step.did) or 'enlarged'}"
-    yield f"   request   {step.request or 'none: it was made from files'}"
+    yield f"   request   {step.request or 'none: made from files'}"
     yield f"   bundle    {step.bundle}"
     if info is None:
-        yield "   made of   unknown: the bundle was not found"
+        yield "   origin    unknown: the bundle was not found"
         return
     yield f"   found in  {origin.found_in}"
     yield f"   run       {info.mlflow_run or 'none: not trained under MLflow'}"
@@ -165,7 +165,7 @@ def _made(info: BundleInfo) -> dict[str, object]:
 
 
 def _candidates(step: Step, folders: Sequence[Path]) -> Iterator[Path]:
-    """Folders that may be the step's bundle, the one that bears its id first."""
+    """Folders that may be the step's bundle, the one named by its id first."""
     for folder in folders:
         for path in (folder / STORE / step.bundle, folder, *sorted(folder.glob("*"))):
             if (path / INFO_FILE).is_file():
@@ -173,11 +173,11 @@ def _candidates(step: Step, folders: Sequence[Path]) -> Iterator[Path]:
 
 
 def _from_registry(step: Step, uri: str) -> StepOrigin:
-    """Raises UnknownBundle, or what keeps the registry from answering."""
+    """Raises UnknownBundle, or the registry's error."""
     from release.registry import Registry
 
     registry = Registry(uri)
-    version = registry.holding(step.model, step.bundle)
+    version = registry.find_version(step.model, step.bundle)
     if version is None:
         raise UnknownBundle(f"the registry at {uri} does not hold the bundle {step.bundle[:12]}")
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,14 +187,14 @@ def _from_registry(step: Step, uri: str) -> StepOrigin:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sharpline passport", description=passport.__doc__)
-    parser.add_argument("file", type=Path, metavar="FILE", help="a picture that came out of here")
+    parser.add_argument("file", type=Path, metavar="FILE", help="a picture made with Sharpline")
     parser.add_argument(
         "--models",
         type=Path,
         nargs="+",
         default=[STARTERS],
         metavar="FOLDER",
-        help="where bundles lie, also as the server's models folder (default: the starters)",
+        help="bundles, folders of bundles or model folders (default: the starter models)",
     )
     parser.add_argument("--json", action="store_true")
     return parser

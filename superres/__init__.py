@@ -1,1 +1,1 @@
-"""What a picture, a model and a score are."""
+"""The core library: pictures, degradations, models, metrics and evaluation."""

@@ -1,4 +1,4 @@
-"""What every room's tests share: short and full counts, reference data, and what a marker needs."""
+"""Fixtures of all tests: Hypothesis profiles, reference data, servers; skips of markers."""
 
 import contextlib
 import hashlib
@@ -45,34 +45,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _keep_probes()
-    # A shell that starts a pipeline in the background has it ignore Ctrl-C, and what tests start
-    # would inherit that.
+    # A shell starts background pipelines with SIGINT ignored, which the tests' subprocesses would
+    # inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Networks as small as a test's gain nothing from threads, and on a busy machine each of their
-    # layers would wait for a thread that another process keeps from running.
+    # The tests' tiny networks gain nothing from threads, and on a busy machine every layer would
+    # wait for a thread that is not scheduled.
     os.environ.setdefault("SHARPLINE_THREADS", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # A shared machine's pauses are no defect of the code, so no example has a deadline. The short
-    # form tries the same examples every time, so that a run is as green as the one before; the full
-    # one goes on looking for others.
+    # No deadline, because shared machines pause. The short profile is deterministic, so that runs
+    # agree; the soak profile tries new examples.
     settings.register_profile("short", max_examples=25, deadline=None, derandomize=True)
     settings.register_profile("soak", max_examples=2000, deadline=None)
     settings.load_profile("soak" if config.getoption("--soak") else "short")
 
 
 def _keep_probes() -> None:
-    """SlipCover takes the probes of lines that were seen out again, from running code of every
-    thread: a server's threads can hang it for good. They cost little, so they stay.
-    """
+    """Keep SlipCover's probes: removing them from code that other threads run can hang a server."""
     from slipcover import pytest_plugin
 
-    measuring = pytest_plugin._slipcover_instance
-    if measuring is not None:
-        measuring.d_miss_threshold = 2**31 - 1
+    slipcover = pytest_plugin._slipcover_instance
+    if slipcover is not None:
+        slipcover.d_miss_threshold = 2**31 - 1
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "LoadFileScheduling | None":
-    """Files whose tests share an MLflow server go to one process, so that it is started once."""
+    """Schedule the files that share an MLflow server on one worker, so that it starts once."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -102,7 +99,7 @@ def soak(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture(scope="session")
 def reference_data() -> Path:
-    """The folder of reference pictures and weights; skips the test where there is none."""
+    """The folder of reference pictures and weights; skips the test if REFERENCE_DATA is not set."""
     folder = os.environ.get("REFERENCE_DATA")
     if not folder:
         pytest.skip("needs reference pictures: set REFERENCE_DATA to their folder")
@@ -111,9 +108,9 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope="session")
 def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MlflowServer"]:
-    """A real MLflow server, empty at first and shared by the whole test session.
+    """A real MLflow server, initially empty and shared by the test session.
 
-    A test that stops it starts it again.
+    A test that stops it must start it again.
     """
     server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
     server.start()
@@ -142,7 +139,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server and return once it answers."""
+        """Start the server and return once it is ready."""
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
             *("--port", str(self._port), "--allowed-hosts", "127.0.0.1:*"),
@@ -160,24 +157,24 @@ class MlflowServer:
             )
         deadline = time.monotonic() + 120
         with httpx.Client(base_url=self.uri, timeout=2) as client:
-            while not self._answers(client):
+            while not self._is_ready(client):
                 if self._process.poll() is not None or time.monotonic() > deadline:
                     self.stop()
                     log_end = (self._folder / "log").read_text()[-4000:]
                     pytest.fail(f"MLflow did not start:\n{log_end}")
                 time.sleep(0.1)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server and its workers; harmless where it is stopped already."""
+    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> None:
+        """Stop the server and its workers; no error if it is stopped already."""
         if self._process is None:
             return
-        # The group outlives its leader where a worker does, so ask the group in any case.
+        # A worker may outlive the leader, so signal the group in any case.
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, how)
+            os.killpg(self._process.pid, signal_number)
         self._process.wait(timeout=60)
         self._process = None
 
-    def _answers(self, client: httpx.Client) -> bool:
+    def _is_ready(self, client: httpx.Client) -> bool:
         try:
             return client.get("/health").status_code == 200
         except httpx.TransportError:
@@ -186,9 +183,9 @@ class MlflowServer:
 
 @pytest.fixture(scope="session")
 def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that Airflow has just created, to be copied: creating it is what takes the time.
+    """A migrated Airflow database to copy, because migrating is slow.
 
-    Every process of a test run uses the one that the first of them makes.
+    All workers of a test run share the one that the first of them creates.
     """
     from sharpline.local import airflow
     from sharpline.local.processes import Services
@@ -197,23 +194,23 @@ def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    whole = shared / "airflow.db"
+    database = shared / "airflow.db"
     with file_lock(shared / "airflow.lock", timeout_seconds=200):
-        if not whole.exists():
-            site = airflow.prepare(shared / "airflow", 0)
+        if not database.exists():
+            config = airflow.prepare(shared / "airflow", 0)
             with Services(shared / "airflow-logs") as services:
-                airflow.migrate(services, site, os.environ)
-            (site.home / "airflow.db").rename(whole)
-    return whole
+                airflow.migrate(services, config, os.environ)
+            (config.home / "airflow.db").rename(database)
+    return database
 
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bundle"]:
-    """A maker of the smallest bundles: `tiny_bundle(name=..., error_levels=..., scale=...)`.
+    """Factory of tiny bundles: `tiny_bundle(name=..., error_levels=..., scale=...)`.
 
-    The network repeats each pixel `scale` times a side and adds `error_levels` grey levels, so on
-    pictures made of such squares its score is known: 0 is perfect, more is worse. The same
-    arguments make the same bytes and so the same bundle id.
+    The network repeats each pixel `scale` times a side and adds `error_levels` grey levels, so its
+    error on pictures of repeated pixels is known: 0 is exact. The same arguments give the same
+    bytes and bundle id.
     """
 
     def make(
@@ -273,7 +270,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
             weights,
             Picture(rgb_hwc=lr),
             Picture(rgb_hwc=large),
-            f"# {name}\n\nA test's model: pixels repeated.\n",
+            f"# {name}\n\nTest model: repeats pixels.\n",
         )
 
     return make
@@ -308,16 +305,16 @@ class PictureServer:
         )
 
     def start(self, *, until: str = "/readyz") -> None:
-        """Start, and return once the address `until` answers 200."""
+        """Start, and return once a GET of `until` returns 200."""
         self._thread.start()
         self.wait_for(lambda: self.client.get(until).status_code == 200)
 
     def wait_for(self, condition: Callable[[], object]) -> None:
-        """Return once the condition holds; fails the test when it does not within a minute."""
+        """Return once the condition is true; fails the test after a minute."""
         deadline = time.monotonic() + 60
         while not condition():
             if time.monotonic() > deadline:
-                pytest.fail("waited a minute in vain for the picture server")
+                pytest.fail("timed out after a minute waiting for the picture server")
             time.sleep(0.01)
 
     def stop(self) -> None:
@@ -329,7 +326,7 @@ class PictureServer:
 
 @contextlib.contextmanager
 def picture_servers() -> Iterator[Callable[..., PictureServer]]:
-    """A maker of running servers, all of which are stopped when the block is left."""
+    """Factory of running servers, which are stopped when the block exits."""
     from serving.settings import Settings
 
     started: list[PictureServer] = []
@@ -343,13 +340,13 @@ def picture_servers() -> Iterator[Callable[..., PictureServer]]:
     ) -> PictureServer:
         models = {"folder": folder, "poll_seconds": 0.05, "backend": "torch", "device": "cpu"}
         jobs = {"folder": folder.with_name(f"{folder.name}-jobs")}
-        patient = {"queue": {"max_wait_seconds": 1e6}, "limits": {"deadline_seconds": 1e6}}
-        defaults = {"models": models, "jobs": jobs, **patient}
-        given = {
+        no_timeouts = {"queue": {"max_wait_seconds": 1e6}, "limits": {"deadline_seconds": 1e6}}
+        defaults = {"models": models, "jobs": jobs, **no_timeouts}
+        merged = {
             **settings,
             **{name: {**values, **settings.get(name, {})} for name, values in defaults.items()},
         }
-        server = PictureServer(Settings(**given), load_backend)
+        server = PictureServer(Settings(**merged), load_backend)
         started.append(server)
         server.start(until=until)
         return server
@@ -363,12 +360,12 @@ def picture_servers() -> Iterator[Callable[..., PictureServer]]:
 
 @pytest.fixture
 def picture_server() -> Iterator[Callable[..., PictureServer]]:
-    """A maker of running servers: `picture_server(folder, load_backend=..., **settings)`.
+    """Factory of running servers: `picture_server(folder, load_backend=..., **settings)`.
 
-    `settings` are sections of `serving.settings.Settings` as dicts, `until` the address that must
-    answer 200 first. It refuses nobody because the machine is slow at the moment, unless `queue` or
-    `limits` say so. All are stopped at the end of the test, or earlier by `stop`: one that nobody
-    asks any more still looks at its models twenty times a second.
+    `settings` are sections of `serving.settings.Settings` as dicts, `until` the path that must
+    return 200 first. Wait and deadline limits are off unless `queue` or `limits` set them. The
+    servers stop at the end of the test, or earlier by `stop`: an idle server still polls its models
+    twenty times a second.
     """
     with picture_servers() as start:
         yield start
@@ -376,32 +373,32 @@ def picture_server() -> Iterator[Callable[..., PictureServer]]:
 
 @pytest.fixture(scope="module")
 def module_picture_server() -> Iterator[Callable[..., PictureServer]]:
-    """The same for fixtures that the tests of a file share."""
+    """The same with module scope."""
     with picture_servers() as start:
         yield start
 
 
 @pytest.fixture(scope="session")
 def session_picture_server() -> Iterator[Callable[..., PictureServer]]:
-    """The same for fixtures that all tests share."""
+    """The same with session scope."""
     with picture_servers() as start:
         yield start
 
 
 class Mirror:
-    """A web server with archives of pictures, as a set's publisher or a company's mirror has.
+    """A web server with archives of pictures, like a publisher's server or a company's mirror.
 
-    `files` are what it gives, by name; `manners` how it treats whoever asks for one, by name:
-    ignores-range, cuts (breaks off at half and ignores Range), cuts-first (but goes on when asked
-    by Range), cuts-once, changes (another file after the first answer), lies (goes on elsewhere
-    than asked), wrong (other bytes), page, page-as-archive, stalls (at half), redirects, busy-once,
-    or a status as "404". `asked` holds each request's name and Range.
+    `files` holds the files by name, `behaviours` the behaviour for a file by name: ignores-range,
+    cuts (breaks off at half and ignores Range), cuts-first (but resumes by Range), cuts-once,
+    changes (another file after the first response), lies (resumes at another offset), wrong (other
+    bytes), page, page-as-archive, stalls (at half), redirects, busy-once, or a status as "404".
+    `requests` holds each request's name and Range header.
     """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
-        self.manners: dict[str, str] = {}
-        self.asked: list[tuple[str, str | None]] = []
+        self.behaviours: dict[str, str] = {}
+        self.requests: list[tuple[str, str | None]] = []
         self._stop = threading.Event()
         mirror = self
 
@@ -425,13 +422,13 @@ class Mirror:
         self._server.server_close()
         self._thread.join()
 
-    def offer(self, state: Path, *entries: "Entry") -> None:
-        """Make `entries` the own catalogue of a state folder."""
+    def write_catalogue(self, state: Path, *entries: "Entry") -> None:
+        """Write `entries` as the user catalogue of a state folder."""
         path = state / "sources" / "catalogue.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([entry.model_dump(mode="json") for entry in entries]))
 
-    def offer_div2k(
+    def write_div2k_catalogue(
         self,
         state: Path,
         *,
@@ -439,9 +436,9 @@ class Mirror:
         validation: "Sequence[npt.NDArray[np.uint8]]" = (),
         scales: Sequence[int] = (4,),
     ) -> None:
-        """Small archives of DIV2K's exact form, and its entry with their checksums.
+        """Serve small archives in DIV2K's layout; write its catalogue entry with their checksums.
 
-        Of the tracks there is bicubic at `scales`; the HR sides must be multiples of these.
+        Only the bicubic track is served, at `scales`; HR sides must be multiples of these.
         """
         from training.data.sources.public import PUBLIC
 
@@ -449,12 +446,12 @@ class Mirror:
         pictures = {"train": (1, train), "validation": (801, validation)}
         parts = []
         for part in entry.parts:
-            first, chosen = pictures[part.split]
-            if chosen and (
+            first, of_split = pictures[part.split]
+            if of_split and (
                 part.track is None or (part.track == "bicubic" and part.scale in scales)
             ):
-                parts.append(self._pack(part, first, chosen))
-        self.offer(state, entry.model_copy(update={"parts": tuple(parts)}))
+                parts.append(self._pack(part, first, of_split))
+        self.write_catalogue(state, entry.model_copy(update={"parts": tuple(parts)}))
 
     def _pack(
         self, part: "Part", first: int, pictures: "Sequence[npt.NDArray[np.uint8]]"
@@ -475,11 +472,11 @@ class Mirror:
             }
         )
         described = self.describe(copy.archives[0].name, archive)
-        fitted = copy.model_copy(update={"archives": (described,)})
-        return part.model_copy(update={"pictures": len(pictures), "copies": (fitted,)})
+        served_copy = copy.model_copy(update={"archives": (described,)})
+        return part.model_copy(update={"pictures": len(pictures), "copies": (served_copy,)})
 
     def describe(self, name: str, data: bytes, **facts: object) -> "Archive":
-        """Put a file on the server; its catalogue entry, with its true size and sha256."""
+        """Serve a file and return its catalogue entry with its size and sha256."""
         from training.data.sources.entries import Archive
 
         self.files[name] = data
@@ -490,48 +487,48 @@ class Mirror:
 
     def _answer(self, request: "http.server.BaseHTTPRequestHandler") -> None:
         name = request.path.partition("?")[0].rpartition("/")[2]
-        manner, asked = self.manners.get(name, ""), request.headers.get("Range")
-        self.asked.append((name, asked))
-        if manner in ("cuts-once", "busy-once", "changes"):
-            self.manners[name] = ""
-        if manner == "redirects" and not request.path.startswith("/elsewhere/"):
+        behaviour, range_header = self.behaviours.get(name, ""), request.headers.get("Range")
+        self.requests.append((name, range_header))
+        if behaviour in ("cuts-once", "busy-once", "changes"):
+            self.behaviours[name] = ""
+        if behaviour == "redirects" and not request.path.startswith("/elsewhere/"):
             self._send(request, 302, b"", Location=f"/elsewhere/{name}")
-        elif manner == "page":
+        elif behaviour == "page":
             self._send(request, 200, b"<html>sign in</html>", **{"Content-Type": "text/html"})
-        elif manner == "busy-once":
+        elif behaviour == "busy-once":
             self._send(request, 503, b"", **{"Retry-After": "0"})
-        elif manner.isdigit() or name not in self.files:
-            self._send(request, int(manner or 404), b"gone")
+        elif behaviour.isdigit() or name not in self.files:
+            self._send(request, int(behaviour or 404), b"gone")
         else:
-            self._give(request, name, manner, asked)
+            self._send_file(request, name, behaviour, range_header)
 
-    def _give(
+    def _send_file(
         self,
         request: "http.server.BaseHTTPRequestHandler",
         name: str,
-        manner: str,
-        asked: str | None,
+        behaviour: str,
+        range_header: str | None,
     ) -> None:
         data = self.files[name]
-        if manner == "wrong":
+        if behaviour == "wrong":
             data = data[:-1] + bytes([data[-1] ^ 1])
-        elif manner == "page-as-archive":
+        elif behaviour == "page-as-archive":
             data = b"<!doctype html><html>not here</html>"
         etag = f'"{hashlib.sha256(data).hexdigest()}"'
         fresh = request.headers.get("If-Range") in (None, etag)
         total, status, fields = len(data), 200, {"ETag": etag}
-        if asked and fresh and manner not in ("ignores-range", "cuts", "stalls"):
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
-            shown = start + 1 if manner == "lies" else start
+        if range_header and fresh and behaviour not in ("ignores-range", "cuts", "stalls"):
+            start = int(range_header.removeprefix("bytes=").rstrip("-"))
+            shown = start + 1 if behaviour == "lies" else start
             fields["Content-Range"] = f"bytes {shown}-{total - 1}/{total}"
             data, status = data[start:], 206
-        breaks_off = manner in ("cuts", "cuts-once", "changes", "stalls")
-        breaks_off |= manner == "cuts-first" and status == 200
+        breaks_off = behaviour in ("cuts", "cuts-once", "changes", "stalls")
+        breaks_off |= behaviour == "cuts-first" and status == 200
         sent = data[: len(data) // 2] if breaks_off else data
         self._send(request, status, sent, length=len(data), **fields)
-        if manner == "changes":
+        if behaviour == "changes":
             self.files[name] = self.files[name.replace(".zip", ".new.zip")]
-        if manner == "stalls":
+        if behaviour == "stalls":
             self._stop.wait(60)
         if len(sent) < len(data):
             request.close_connection = True
@@ -555,18 +552,18 @@ class Mirror:
 
 
 def zip_of(files: dict[str, bytes]) -> bytes:
-    """A zip archive of these paths and bytes, their folders before them; always the same bytes."""
-    packed = io.BytesIO()
+    """A deterministic zip archive of these paths and bytes, with folder entries first."""
+    buffer = io.BytesIO()
     folders = {f"{path.rpartition('/')[0]}/" for path in files if "/" in path}
-    with zipfile.ZipFile(packed, "w") as archive:
+    with zipfile.ZipFile(buffer, "w") as archive:
         for path, data in {**dict.fromkeys(sorted(folders), b""), **files}.items():
             archive.writestr(zipfile.ZipInfo(path), data)
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
 @pytest.fixture
 def mirror() -> Iterator[Mirror]:
-    """A local mirror of public sets of pictures."""
+    """A local mirror of public picture sets."""
     server = Mirror()
     yield server
     server.stop()

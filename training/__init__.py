@@ -1,1 +1,1 @@
-"""Recipes in, bundles out."""
+"""Training: recipes and datasets in, model bundles out."""

@@ -1,4 +1,4 @@
-"""`sharpline train`: words in, one JSON line out."""
+"""The command `sharpline train`."""
 
 import argparse
 import os
@@ -22,25 +22,25 @@ def train(argv: list[str]) -> int:
     parser.add_argument(
         "--init",
         metavar="WEIGHTS",
-        help="what to start from: a bundle, a .pth file, or registry:NAME[@ALIAS]",
+        help="initial weights: a bundle, a .pth file, or registry:NAME[@ALIAS]",
     )
     parser.add_argument(
         "--parent-run",
         default=os.environ.get(PARENT_RUN_VARIABLE, ""),
         type=_run_name,
         metavar="NAME",
-        help=f"the MLflow run to stand under, made if need be (default: {PARENT_RUN_VARIABLE})",
+        help=f"parent MLflow run, created if missing (default: {PARENT_RUN_VARIABLE})",
     )
     parser.add_argument("--profile", choices=("full", "finetune", "smoke"), default="full")
-    parser.add_argument("--minutes", type=float, help="time limit; the schedule follows it")
+    parser.add_argument("--minutes", type=float, help="time limit; the schedule adapts")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--out", type=Path, help="folder of runs (default: runs/ of the state)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run that broke off")
+    parser.add_argument("--out", type=Path, help="folder of runs (default: STATE/runs)")
+    parser.add_argument("--resume", action="store_true", help="resume the interrupted run")
     parser.add_argument(
         "--replay",
         type=Path,
         metavar="RUN",
-        help="only send to MLflow what RUN noted while MLflow was away",
+        help="train nothing; send RUN's unsent records to MLflow",
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
     arguments = parser.parse_args(argv)
@@ -50,9 +50,9 @@ def train(argv: list[str]) -> int:
     if arguments.replay is not None:
         result = replay(arguments.replay)
     elif arguments.recipe is None:
-        raise UsageError("the recipe is missing; there are: " + ", ".join(recipe_names()))
+        raise UsageError("the recipe is missing; available: " + ", ".join(recipe_names()))
     elif arguments.data is None:
-        raise UsageError("--data DATASET is missing; make one with `sharpline data build`")
+        raise UsageError("--data DATASET is missing; build one with `sharpline data build`")
     else:
         result = run(
             TrainingJob(
@@ -67,7 +67,7 @@ def train(argv: list[str]) -> int:
                 device=arguments.device,
             )
         )
-    if result:  # of several processes, one answers
+    if result:  # only rank 0 has a result
         print_result(result, arguments.json)
     return 0
 
@@ -75,5 +75,5 @@ def train(argv: list[str]) -> int:
 def _run_name(text: str) -> str | None:
     # A quote or backslash would need an escape that MLflow's search does not know.
     if not re.fullmatch(r"[^'\\\x00-\x1f]{0,250}", text):
-        raise argparse.ArgumentTypeError("a run's name has no quotes, backslashes or line ends")
+        raise argparse.ArgumentTypeError("a run name has no quotes, backslashes or line breaks")
     return text or None

@@ -1,4 +1,4 @@
-"""One training from words to bundle: check, train, validate, publish."""
+"""One training job: check the inputs, train, validate, publish the bundle."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ from training.bundles.publish import draft, publish
 from training.bundles.validate import ValidationResult, held_out, metrics, validate
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
-from training.loop.checkpoint import kept_bytes, refuse_without_space
+from training.loop.checkpoint import check_free_space, checkpoint_bytes
 from training.loop.context import LoopContext
-from training.loop.distributed import DistributedContext, device_of_this_rank, joined
+from training.loop.distributed import DistributedContext, device_for_rank, process_group
 from training.loop.loop import TrainingLoop
-from training.loop.preflight import of_recipe, refuse_closed_mlflow, refuse_impossible
+from training.loop.preflight import check_mlflow_access, check_training_plan, reraise_arch_errors
 from training.loop.state import weight_bytes
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs.folder import Run, RunKey, open_run, unfinished_run
@@ -43,10 +43,10 @@ DRAFT = "draft"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
-    """What `sharpline train` was asked for. `minutes` overrides the recipe's time limit.
+    """The arguments of `sharpline train`. `minutes` overrides the recipe's time limit.
 
-    `init` is what `training.weights.initial` resolves, `device` what `training.loop.distributed`
-    does; `parent_run` names the MLflow run to stand under.
+    `training.weights.initial` resolves `init`, `training.loop.distributed` resolves `device`;
+    `parent_run` is the name of the parent MLflow run.
     """
 
     recipe: str
@@ -61,12 +61,9 @@ class TrainingJob:
 
 
 def run(job: TrainingJob) -> dict[str, object]:
-    """Do a job and return its result; see `sharpline train --help`.
-
-    Under `torchrun` every process calls it; only rank 0's result says something.
-    """
-    device = device_of_this_rank(job.device)
-    with joined(device) as distributed:
+    """Run a job and return its result. Under `torchrun` only rank 0 returns a non-empty one."""
+    device = device_for_rank(job.device)
+    with process_group(device) as distributed:
         return _run(job, device, distributed)
 
 
@@ -76,9 +73,9 @@ def _run(
     recipe, stage = _stage(job)
     info = read_info(job.data)
     parent = resolve(job.init) if job.init else None
-    refuse_impossible(recipe, stage, info, job.data, parent, distributed)
+    check_training_plan(recipe, stage, info, job.data, parent, distributed)
     if (uri := mlflow_uri()) is not None:
-        refuse_closed_mlflow(uri)
+        check_mlflow_access(uri)
     samplers = _samplers(recipe, stage, Pack(job.data))
     torch.set_num_threads(cpu_threads())
     torch.manual_seed(recipe.seed)
@@ -90,12 +87,12 @@ def _run(
         info=info,
         parent=parent,
         start=start,
-        device=_named(device, distributed),
+        device=_device_name(device, distributed),
     )
-    this_run, known = distributed.from_first(
-        partial(_open, job, provenance, weight_bytes(net, recipe))
+    this_run, existed = distributed.from_rank_zero(
+        partial(_open_run, job, provenance, weight_bytes(net, recipe))
     )
-    with file_lock(this_run.folder / "lock") if distributed.first else nullcontext():
+    with file_lock(this_run.folder / "lock") if distributed.is_rank_zero else nullcontext():
         tracker = Tracker(
             this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=MachineMetrics()
         )
@@ -112,22 +109,22 @@ def _run(
                 validate=partial(_score, provenance, this_run, tracker, device),
             ),
         )
-        if known:
-            _go_on(loop, stage, distributed)
-        if not distributed.first:
+        if existed:
+            _resume(loop, stage, distributed)
+        if not distributed.is_rank_zero:
             loop.run()
             return {}
-        notes = run_metadata(
+        metadata = run_metadata(
             provenance, stage, name=this_run.folder.name, parent_run=job.parent_run
         )
-        with tracked(tracker, notes):
+        with tracked(tracker, metadata):
             tracker.artifacts(write_packages(this_run.folder), "environment")
             say(f"{recipe.name}: training in {this_run.folder}")
             return _train_and_publish(provenance, loop, this_run, tracker, device)
 
 
-def _open(job: TrainingJob, provenance: Provenance, weight_bytes: int) -> tuple[Run, bool]:
-    """The run's folder, with space for its checkpoints, and whether it was there before."""
+def _open_run(job: TrainingJob, provenance: Provenance, weight_bytes: int) -> tuple[Run, bool]:
+    """The run's folder, with space for its checkpoints, and whether it already existed."""
     recipe, parent = provenance.recipe, provenance.parent
     key = RunKey(
         recipe=recipe.as_dict(),
@@ -136,41 +133,35 @@ def _open(job: TrainingJob, provenance: Provenance, weight_bytes: int) -> tuple[
         parent_id=parent.id if parent else None,
         minutes=job.minutes,
     )
-    before = unfinished_run(job.runs, recipe.name, key) if job.resume else None
-    refuse_without_space(job.runs, weight_bytes, kept_bytes(before.checkpoints) if before else 0)
+    unfinished = unfinished_run(job.runs, recipe.name, key) if job.resume else None
+    check_free_space(
+        job.runs, weight_bytes, checkpoint_bytes(unfinished.checkpoints) if unfinished else 0
+    )
     return open_run(job.runs, recipe.name, key, resume=job.resume)
 
 
 def replay(folder: Path) -> dict[str, object]:
-    """Send to MLflow the notes of a run that it did not take; raises SharplineError where it is
-    away again."""
+    """Send a run's unsent records to MLflow; raises SharplineError if it is unavailable."""
     if not (folder / SPOOL_NAME).is_file():
-        raise UsageError(f"{folder} is no training's folder (it has no {SPOOL_NAME})")
+        raise UsageError(f"{folder} is not the folder of a run (it has no {SPOOL_NAME})")
     uri = mlflow_uri()
     if uri is None:
-        raise UsageError("set SHARPLINE_MLFLOW_URI to the address of the MLflow server")
+        raise UsageError("set SHARPLINE_MLFLOW_URI to the URL of the MLflow server")
     spool = Spool(folder)
     try:
         sent = send(spool, MlflowRemote(uri))
     except Exception as error:
-        raise SharplineError(f"MLflow at {uri} does not take the notes: {error}") from error
+        raise SharplineError(f"cannot send the records to MLflow at {uri}: {error}") from error
     return {"run_id": spool.run_id, "sent": sent}
 
 
-def _go_on(loop: TrainingLoop, stage: Stage, distributed: DistributedContext) -> None:
-    found = loop.resume()
-    if not distributed.first:
+def _resume(loop: TrainingLoop, stage: Stage, distributed: DistributedContext) -> None:
+    resumed = loop.resume()
+    if not distributed.is_rank_zero:
         return
-    say(
-        "going on with the run that broke off"
-        if found
-        else "nothing to go on from: starting from the beginning"
-    )
-    if found and stage.max_minutes is not None:
-        say(
-            "this stage also ends by the clock (max_minutes), so these will not be the very bits "
-            "that an unbroken run gives"
-        )
+    say("resuming the interrupted run" if resumed else "no checkpoint: starting from step 0")
+    if resumed and stage.max_minutes is not None:
+        say("this stage has a time limit (max_minutes): the result will not be bit-identical")
 
 
 def _train_and_publish(
@@ -196,7 +187,7 @@ def _train_and_publish(
     shutil.rmtree(candidate.root)
     tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
     tracker.artifacts(bundle.root, "bundle")
-    result = _result(bundle, run_id) | {"repeatable": trained.exact}
+    result = _result(bundle, run_id) | {"repeatable": trained.repeatable}
     this_run.finish(result)
     return result
 
@@ -209,16 +200,13 @@ def _score(
     weights: Mapping[str, Tensor],
     step: int,
 ) -> float | None:
-    """What an early stop goes by: the mean PSNR of the pictures held out.
-
-    A disk that is full is no reason to end a training that can still go on: None then.
-    """
+    """The score for early stopping: mean PSNR of the held-out pictures, None on a full disk."""
     try:
         _, validated = _validate_draft(provenance, this_run, tracker, device, weights, step)
     except SharplineError as error:
         if not isinstance(error.__cause__, OSError):
             raise
-        say(f"no validation at step {step}: {error}. Training goes on")
+        say(f"no validation at step {step}: {error}. Training continues")
         return None
     return validated.evaluation.psnr if validated else None
 
@@ -231,7 +219,7 @@ def _validate_draft(
     weights: Mapping[str, Tensor],
     step: int,
 ) -> tuple[Bundle, ValidationResult | None]:
-    """Score weights as serving would run them, and tell the tracker."""
+    """Score weights through the Upscaler, as serving runs them, and log the metrics."""
     candidate = draft(
         provenance, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
     )
@@ -239,7 +227,7 @@ def _validate_draft(
     pairs = held_out(provenance.dataset, provenance.profile)
     validated = validate(candidate, pairs, samples, device=str(device))
     if validated is None:
-        say("the dataset holds no pictures out: the bundle will have no scores")
+        say("the dataset has no held-out pictures: the bundle will have no scores")
         return candidate, None
     scored = validated.evaluation
     say(
@@ -262,25 +250,25 @@ def _stage(job: TrainingJob) -> tuple[Recipe, Stage]:
 
 
 def _samplers(recipe: Recipe, stage: Stage, pack: Pack) -> dict[int, CropSampler]:
-    """One for each of the stage's patches; raises where no picture is as large as one."""
+    """One sampler per patch side; raises SharplineError if every picture is too small."""
     samplers = {
         patch.side: CropSampler(pack, patch=patch.side, batch=stage.batch, seed=recipe.seed)
         for patch in stage.patches
     }
     for side, sampler in samplers.items():
         if sampler.skipped:
-            say(f"{sampler.skipped} pictures are smaller than a patch of {side}: never drawn from")
+            say(f"{sampler.skipped} pictures are smaller than a patch of {side}: not used for it")
     return samplers
 
 
 def _network(recipe: Recipe, parent: InitialWeights | None) -> tuple[nn.Module, str | None]:
-    """The network to train, and what it took over from what it starts from."""
-    with of_recipe(recipe):
+    """The network to train, and a report of the initial weights loaded into it."""
+    with reraise_arch_errors(recipe):
         net = build(recipe.arch.name, recipe.arch.parameters)
     if parent is None:
         return net, None
     start = load_initial(net, parent)
-    say(f"{recipe.name}: took {start}")
+    say(f"{recipe.name}: loaded {start}")
     return net, start
 
 
@@ -296,7 +284,7 @@ def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
     }
 
 
-def _named(device: torch.device, distributed: DistributedContext) -> str:
+def _device_name(device: torch.device, distributed: DistributedContext) -> str:
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if cuda else f"cpu, {torch.get_num_threads()} threads"
-    return name if distributed.count == 1 else f"{distributed.count} x {name}"
+    return name if distributed.world_size == 1 else f"{distributed.world_size} x {name}"

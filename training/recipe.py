@@ -1,4 +1,4 @@
-"""A recipe: one complete YAML file, nothing inherited, nothing unknown, nothing left out."""
+"""Recipes: complete YAML files. Every key is required, unknown keys are refused."""
 
 from difflib import get_close_matches
 from importlib import resources
@@ -20,23 +20,23 @@ class _Strict(BaseModel):
 
 
 class Arch(_Strict):
-    """A network of superres.model.archs and its constructor's arguments."""
+    """A network of superres.model.archs and its constructor arguments."""
 
     name: str
     parameters: dict[str, int | float | bool | str | list[int]]
 
 
 class PixelLoss(_Strict):
-    """A distance of output and truth, pixel by pixel (fft: frequency by frequency)."""
+    """A distance between output and ground truth per pixel (fft: per frequency)."""
 
     name: Literal["l1", "charbonnier", "mse", "fft"]
     weight: float = Field(gt=0)
 
 
 class PerceptualLoss(_Strict):
-    """L1 distance of VGG19's features before the activation, by layer and its weight.
+    """L1 distance between VGG19 features before the activation; `layers` maps layers to weights.
 
-    `vgg` is torchvision's weight file; null takes the one that SHARPLINE_VGG19 names.
+    `vgg` is the path of torchvision's weight file; null uses SHARPLINE_VGG19.
     """
 
     name: Literal["perceptual"]
@@ -46,8 +46,7 @@ class PerceptualLoss(_Strict):
 
 
 class GanLoss(_Strict):
-    """What the discriminator says: by itself (vanilla), or of output against truth (relativistic
-    average, as in ESRGAN)."""
+    """Adversarial loss: vanilla or relativistic average (as in ESRGAN)."""
 
     name: Literal["gan"]
     weight: float = Field(gt=0)
@@ -55,7 +54,8 @@ class GanLoss(_Strict):
 
 
 class LdlLoss(_Strict):
-    """L1 where artefacts are likely (Liang et al. 2022), told by comparing with the average."""
+    """L1 weighted by artefact likelihood, which the EMA network's output helps to estimate (Liang
+    et al. 2022)."""
 
     name: Literal["ldl"]
     weight: float = Field(gt=0)
@@ -65,7 +65,7 @@ Loss = Annotated[PixelLoss | PerceptualLoss | GanLoss | LdlLoss, Field(discrimin
 
 
 class Discriminator(_Strict):
-    """A network of basicsr that tells truth from output, and its rate; it follows the schedule."""
+    """A discriminator of basicsr and its learning rate, which follows the same schedule."""
 
     name: Literal["unet", "vgg"]
     parameters: dict[str, int | bool]
@@ -73,7 +73,7 @@ class Discriminator(_Strict):
 
 
 class Optimizer(_Strict):
-    """Of the network, and of the discriminator where there is one."""
+    """The optimizer of the generator and of the discriminator, if any."""
 
     name: Literal["adam", "adamw"]
     betas: list[float] = Field(min_length=2, max_length=2)
@@ -81,17 +81,19 @@ class Optimizer(_Strict):
 
 
 class Cosine(_Strict):
-    """Half a cosine from the learning rate down to a share of it."""
+    """Half a cosine from the learning rate down to the fraction `final` of it."""
 
     name: Literal["cosine"]
-    final: float = Field(gt=0, lt=1, description="as a share of the learning rate")
+    final: float = Field(gt=0, lt=1, description="fraction of the learning rate")
 
 
 class MultiStep(_Strict):
-    """The learning rate times `factor` at each milestone; none: it stays as it is."""
+    """The learning rate is multiplied by `factor` at each milestone; no milestones: constant."""
 
     name: Literal["multistep"]
-    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(description="shares of the stage")
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        description="fractions of the stage"
+    )
     factor: float = Field(gt=0, lt=1)
 
 
@@ -99,25 +101,25 @@ Schedule = Annotated[Cosine | MultiStep, Field(discriminator="name")]
 
 
 class Patch(_Strict):
-    """The side of an LR crop in pixels, from a share of the stage on."""
+    """The side of an LR crop in pixels, starting at the fraction `since` of the stage."""
 
     since: float = Field(ge=0, lt=1)
     side: int = Field(gt=0)
 
 
 class EarlyStop(_Strict):
-    """Stop after `patience` validations in a row that gain less than `min_gain` dB on the best."""
+    """Stop after `patience` validations in a row without a gain of `min_gain` dB on the best."""
 
     patience: int = Field(gt=0)
     min_gain: float = Field(ge=0)
 
 
 class Stage(_Strict):
-    """How long and how fast to train. Whichever of `steps` and `max_minutes` ends first ends it.
+    """Length, batch size and learning rate of a training; it ends at `steps` or `max_minutes`.
 
-    With a time limit the schedule follows the clock where the clock is ahead, so that the learning
-    rate always comes down to its end; such a stage cannot be repeated to the bit. `micro_batch`
-    crops go through the network at a time (null: the whole batch), to the same result.
+    With a time limit the schedule follows the clock where the clock is ahead of the steps, so the
+    learning rate always decays fully; such a stage is not bit-reproducible. `micro_batch` is the
+    number of crops per forward pass (null: the whole batch); gradients are accumulated.
     """
 
     steps: int = Field(gt=0)
@@ -132,24 +134,24 @@ class Stage(_Strict):
     early_stop: EarlyStop | None
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Stage":
+    def _check_consistency(self) -> "Stage":
         if self.patches[0].since != 0:
-            raise ValueError("the first of `patches` starts at 0.0")
+            raise ValueError("`since` of the first of `patches` must be 0.0")
         if any(later.since <= sooner.since for sooner, later in pairwise(self.patches)):
-            raise ValueError("`patches` stand in the order of `since`")
+            raise ValueError("`patches` must be in ascending order of `since`")
         if self.warmup_steps >= self.steps:
-            raise ValueError("`warmup_steps` is less than `steps`")
+            raise ValueError("`warmup_steps` must be less than `steps`")
         if self.micro_batch is not None and self.micro_batch > self.batch:
-            raise ValueError("`micro_batch` is not more than `batch`")
+            raise ValueError("`micro_batch` must be at most `batch`")
         return self
 
     def patch(self, progress: float) -> int:
-        """The side of an LR crop at a share of the stage."""
+        """The side of an LR crop at a fraction of the stage."""
         return next(patch.side for patch in reversed(self.patches) if patch.since <= progress)
 
 
-def _known_mix(value: object) -> object:
-    """Refuse a degradation that there is not while its key can still be named."""
+def _check_degradation(value: object) -> object:
+    """Validate the degradation here, so that the error names its key."""
     if isinstance(value, str | dict):
         try:
             parse(value)
@@ -159,11 +161,11 @@ def _known_mix(value: object) -> object:
 
 
 class Recipe(_Strict):
-    """Everything that a training is, but for its data.
+    """All hyperparameters of a training; everything but the data.
 
-    `degradation` makes the LR pictures while training, anew in every step; null takes those of the
-    dataset. `max_nan_skips` steps in a row may be left out because a loss or the gradient is no
-    number; one more ends the training.
+    `degradation` makes new LR crops in every step; null uses the dataset's LR pictures. Up to
+    `max_nan_skips` steps in a row may be skipped for a non-finite loss or gradient; one more ends
+    the training.
     """
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
@@ -172,11 +174,11 @@ class Recipe(_Strict):
     arch: Arch
     losses: list[Loss] = Field(min_length=1)
     discriminator: Discriminator | None
-    degradation: Annotated[str | dict[str, float] | None, BeforeValidator(_known_mix)]
+    degradation: Annotated[str | dict[str, float] | None, BeforeValidator(_check_degradation)]
     optimizer: Optimizer
     schedule: Schedule
     ema_decay: float = Field(ge=0, lt=1)
-    gradient_clip: float = Field(gt=0, description="greatest norm of all gradients together")
+    gradient_clip: float = Field(gt=0, description="maximum total norm of the gradients")
     max_nan_skips: int = Field(ge=0)
     precision: Literal["bf16", "fp32"]
     channels_last: bool
@@ -188,24 +190,24 @@ class Recipe(_Strict):
     smoke: Stage
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Recipe":
+    def _check_consistency(self) -> "Recipe":
         names = [loss.name for loss in self.losses]
         if len(set(names)) < len(names):
-            raise ValueError("each of `losses` stands once")
+            raise ValueError("each loss may be listed only once in `losses`")
         if ("gan" in names) != (self.discriminator is not None):
-            raise ValueError("a `discriminator` and a loss named gan need each other")
+            raise ValueError("`discriminator` and the loss gan require each other")
         if self.task == "super-resolution" and self.scale == 1:
-            raise ValueError("`task` is restoration where `scale` is 1")
+            raise ValueError("`task` must be restoration if `scale` is 1")
         if self.cuda_graphs and not self.compile:
-            raise ValueError("`cuda_graphs` needs `compile: true`, which records them")
+            raise ValueError("`cuda_graphs` needs `compile: true`")
         return self
 
     def stage(self, profile: Profile) -> Stage:
-        """The stage that a profile trains."""
+        """The stage of a profile."""
         return {"full": self.full, "finetune": self.finetune, "smoke": self.smoke}[profile]
 
     def mix(self) -> Mix | None:
-        """The degradation while training, None where the dataset's LR pictures are used."""
+        """The online degradation, None if the dataset's LR pictures are used."""
         return None if self.degradation is None else parse(self.degradation)
 
     def as_dict(self) -> dict[str, Any]:
@@ -214,7 +216,7 @@ class Recipe(_Strict):
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with Sharpline."""
+    """The names of the bundled recipes."""
     folder = resources.files("training") / "recipes"
     return sorted(
         path.name.removesuffix(".yaml") for path in folder.iterdir() if path.name.endswith(".yaml")
@@ -222,18 +224,18 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name_or_path: str) -> Recipe:
-    """A recipe by name, or from a YAML file.
+    """Load a recipe by name or from a YAML file.
 
-    Raises UsageError naming the key that is unknown, missing or out of its range.
+    Raises UsageError naming the key that is unknown, missing or out of range.
     """
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise UsageError(f"there is no recipe file {path}")
-        return parse_recipe(_text(path), origin=str(path))
+        return parse_recipe(_read_text(path), origin=str(path))
     if name_or_path not in recipe_names():
         raise UsageError(
-            f"no recipe {name_or_path!r}; there are: {', '.join(recipe_names())}, "
+            f"no recipe {name_or_path!r}; available: {', '.join(recipe_names())}, "
             "or give a YAML file"
         )
     text = resources.files("training").joinpath(f"recipes/{name_or_path}.yaml").read_text("utf-8")
@@ -241,40 +243,41 @@ def load_recipe(name_or_path: str) -> Recipe:
 
 
 def parse_recipe(text: str, *, origin: str) -> Recipe:
-    """A recipe from YAML text; `origin` is what errors call it."""
+    """Parse a recipe from YAML text; `origin` names it in errors."""
     try:
         return Recipe.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {origin} is not YAML: {error}") from error
     except ValidationError as error:
-        raise UsageError(f"recipe {origin}: {_what_is_wrong(error)}") from error
+        raise UsageError(f"recipe {origin}: {_describe_error(error)}") from error
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"recipe {path} cannot be read as text: {error}") from error
 
 
-def _what_is_wrong(error: ValidationError) -> str:
-    """One key and what is wrong with it: an unknown one before all, since a misspelt key is also
-    missing under its right name."""
-    found = error.errors()
-    first = min(found, key=lambda each: each["type"] != "extra_forbidden")
+def _describe_error(error: ValidationError) -> str:
+    """One key and its error. Unknown keys come first: a misspelt key is also reported missing."""
+    errors = error.errors()
+    first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
     *parents, last = first["loc"] or ("",)
     key = ".".join(map(str, first["loc"]))
     if not key and first["type"] == "model_type":
-        return "it is no mapping of keys to values; see docs/training.md for the keys"
+        return "it is not a mapping of keys to values; see docs/training.md for the keys"
     if first["type"] == "missing":
         return f"{key} is missing"
     if first["type"] == "extra_forbidden":
         missing = [
             str(each["loc"][-1])
-            for each in found
+            for each in errors
             if each["type"] == "missing" and [*each["loc"][:-1]] == parents
         ]
-        meant = get_close_matches(str(last), missing, n=1)
-        return f"{key} is not a key of recipes" + (f"; {meant[0]} is missing" if meant else "")
+        suggestions = get_close_matches(str(last), missing, n=1)
+        return f"{key} is not a recipe key" + (
+            f"; {suggestions[0]} is missing" if suggestions else ""
+        )
     reason = first["msg"].removeprefix("Value error, ")
-    return f"{key or 'as a whole it'} is wrong: {reason}"
+    return f"{key or 'the recipe'} is invalid: {reason}"

@@ -1,8 +1,8 @@
-"""What the CUDA backend does with each bundle: speed, memory, launches saved, and its error.
+"""Speed, memory and error of the CUDA backend for each bundle.
 
-For every bundle and precision a full batch of its largest bucket runs eagerly (`plain`) and the
-fast way (`fast`: compiled blocks, no concatenations, a graph per shape); both against float32
-without any of it. Then a picture of 1920x1080 goes through tiles. A few minutes on one device.
+For every bundle and precision a full batch of its largest bucket runs eagerly (`plain`) and
+optimised (`fast`: compiled blocks, no concatenations, a CUDA graph per shape), both compared with
+eager float32. Then a picture of 1920x1080 is upscaled in tiles. A few minutes on one device.
 The last line is the result as JSON.
 
     python bench/gpu/serving.py --models models
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
-    """One row per precision and way."""
+    """One row per precision and mode."""
     height, width = max(bundle.info.tile_buckets, key=lambda sides: sides[0] * sides[1])
     generator = np.random.default_rng(0)
     tiles = generator.integers(0, 256, (BATCH, height, width, 3), np.uint8)
@@ -59,7 +59,7 @@ def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
             backend.warm_up([(height, width)])
             warm_up_seconds = time.perf_counter() - began
             seconds = median_seconds(lambda b=backend: b.forward(tiles))
-            off = np.abs(backend.forward(tiles).astype(np.int16) - exact)
+            difference = np.abs(backend.forward(tiles).astype(np.int16) - exact)
             upscaler = Upscaler(bundle, backend)
             yield {
                 "model": bundle.info.name,
@@ -67,20 +67,20 @@ def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
                 "way": "fast" if fast else "plain",
                 "megapixels_per_second": round(megapixels / seconds, 1),
                 "full_hd_seconds": round(median_seconds(lambda u=upscaler: u.upscale(picture)), 3),
-                "levels_off_p999": float(np.percentile(off, 99.9)),
+                "levels_off_p999": float(np.percentile(difference, 99.9)),
                 "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
                 "warm_up_seconds": round(warm_up_seconds, 1),
             }
             backend.close()
 
 
-def median_seconds(work) -> float:
-    """Of a few runs, after one that compiles; every run ends with its results on the host."""
-    work()
+def median_seconds(function) -> float:
+    """The median of RUNS runs after a warm-up; every run ends with its results on the host."""
+    function()
     taken = []
     for _ in range(RUNS):
         began = time.perf_counter()
-        work()
+        function()
         taken.append(time.perf_counter() - began)
     return median(taken)
 

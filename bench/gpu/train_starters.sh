@@ -3,9 +3,9 @@
 #
 #   bench/gpu/train_starters.sh PICTURES MINUTES [OUT]
 #
-# PICTURES holds one folder of high-resolution pictures a source, each with a file LICENCE whose text
-# says under which; running this says that you may train on them. OUT (default build/starters) gets
-# the bundles and scores.jsonl. Set TEST to a folder of high-resolution test pictures to be scored on.
+# PICTURES has one folder of high-resolution pictures per source, each with their licence in a file
+# LICENCE; running this confirms that you may train on them. Bundles and scores.jsonl are written to OUT
+# (default build/starters). Set TEST to a folder of high-resolution pictures to evaluate on.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 pictures=${1:?give the folder of training folders} minutes=${2:?give the minutes for each model}

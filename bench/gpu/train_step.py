@@ -1,11 +1,11 @@
-"""Milliseconds of a training step on a CUDA device, as the loop itself does it.
+"""Milliseconds per training step on a CUDA device, with the code of the training loop.
 
     python bench/gpu/train_step.py --recipe esrgan_x4 --batch 16 --patch 32         # HR 128
     python bench/gpu/train_step.py --recipe swinir_light_x4 --batch 32 --patch 64
     python bench/gpu/train_step.py ... --compile --cuda-graphs
 
-Crops come from memory, so this is the step alone: upload, forward, losses, backward, the look at
-every loss, clipping, optimizer, average. The last line is the result as JSON.
+Crops come from memory, so this is the step alone: upload, forward, losses, backward, finiteness
+check, clipping, optimizer, EMA. The last line is the result as JSON.
 """
 
 import argparse
@@ -19,15 +19,15 @@ from superres.model.archs import build
 from training.data.packs.crops import Batch
 from training.loop.distributed import DistributedContext
 from training.loop.prefetch import BatchBuilder, to_device
-from training.loop.state import TrainState, layout
+from training.loop.state import TrainState, memory_format
 from training.loop.step import TrainStep
 from training.recipe import Patch, load_recipe
 
 WARM_UP_STEPS = 20
 
 
-class Noise:
-    """Crops of noise, drawn once."""
+class NoiseSampler:
+    """A sampler of noise crops, drawn once."""
 
     def __init__(self, batch: int, side: int, scale: int) -> None:
         draw = torch.Generator().manual_seed(0)
@@ -58,7 +58,7 @@ def main() -> None:
     train_state = TrainState(net, recipe, stage, device)
     train_step = TrainStep(train_state, recipe, stage.batch, DistributedContext(), device)
     batch_builder = BatchBuilder(
-        samplers={arguments.patch: Noise(stage.batch, arguments.patch, recipe.scale)},
+        samplers={arguments.patch: NoiseSampler(stage.batch, arguments.patch, recipe.scale)},
         side=lambda step: arguments.patch,
         degradation=None,
         batch=stage.batch,
@@ -71,7 +71,7 @@ def main() -> None:
         torch.cuda.synchronize()
         began = time.perf_counter()
         train_state.generator.set_learning_rate(0.5)
-        train_step(*to_device(host_batch, device, layout(recipe), recipe.scale))
+        train_step(*to_device(host_batch, device, memory_format(recipe), recipe.scale))
         train_state.ema.update(train_state.generator.net, step)
         torch.cuda.synchronize()
         if step > WARM_UP_STEPS:

@@ -1,4 +1,4 @@
-"""The Grafana dashboards as code: each function is one dashboard, each tuple one row of panels."""
+"""Grafana dashboards as code: one function per dashboard, one tuple per row of panels."""
 
 import itertools
 import string
@@ -17,7 +17,7 @@ PANEL_HEIGHT = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
-    """One panel over time: PromQL queries by legend, and the unit of their values."""
+    """One time series panel: PromQL queries by legend, and their unit."""
 
     title: str
     unit: str
@@ -38,20 +38,20 @@ TRAFFIC = (
     Graph(
         title="Problems per second",
         unit="reqps",
-        description="Refusals and failures by kind; /problems/KIND says what each means.",
+        description="Error responses by problem type; /problems/TYPE explains each.",
         queries={"{{problem}}": "sum by (problem) (rate(sharpline_problems_total[5m])) > 0"},
     ),
     Graph(
-        title="Requests that failed",
+        title="Error ratio",
         unit="percentunit",
-        description="Answers with a status of 500 or more, over all answers.",
+        description="Responses with a status of 500 or more, over all responses.",
         queries={
             "5 minutes": "sharpline:request_errors:ratio_rate5m",
             "1 hour": "sharpline:request_errors:ratio_rate1h",
         },
     ),
     Graph(
-        title="Time to an answer",
+        title="Request latency",
         unit="s",
         queries={
             "{{model}} median": 'sharpline:request_duration_seconds:p50_5m{model=~"$model"}',
@@ -61,16 +61,16 @@ TRAFFIC = (
 )
 DEVICE = (
     Graph(
-        title="Where a picture's time goes",
+        title="Time per stage",
         unit="s",
-        description="Mean seconds per stage; the network's include queueing.",
+        description="Mean seconds; the network stage includes queueing.",
         queries={"{{stage}}": "sharpline:stage_duration_seconds:mean_5m"},
     ),
     Graph(
-        title="Waiting and in flight",
+        title="Queue and in flight",
         unit="short",
         queries={
-            "tiles waiting, {{model}}": 'sum by (model) (sharpline_queue_tiles{model=~"$model"})',
+            "tiles queued, {{model}}": 'sum by (model) (sharpline_queue_tiles{model=~"$model"})',
             "pictures in flight": "sum(sharpline_pictures_in_flight)",
         },
     ),
@@ -82,19 +82,19 @@ DEVICE = (
         },
     ),
     Graph(
-        title="Batch fill",
+        title="Batch fill ratio",
         unit="percentunit",
         queries={"{{model}}": 'sharpline:batch_fill_ratio:mean_5m{model=~"$model"}'},
     ),
     Graph(
-        title="Time of a batch, p95",
+        title="Batch time, p95",
         unit="s",
         queries={"{{model}}": 'sharpline:batch_duration_seconds:p95_5m{model=~"$model"}'},
     ),
     Graph(
         title="Device time per megapixel",
         unit="s",
-        description="Of input given to the network, as the latest batches took it.",
+        description="Per megapixel of input, from the latest batches.",
         queries={
             "{{model}}": 'max by (model) (sharpline_model_seconds_per_megapixel{model=~"$model"})'
         },
@@ -108,7 +108,8 @@ DEVICE = (
         },
     ),
     Graph(
-        title="Pixels computed per pixel needed",
+        title="Tile overhead",
+        description="Pixels computed per pixel needed.",
         unit="short",
         queries={"{{model}}": 'sharpline:tile_waste_ratio:mean_5m{model=~"$model"}'},
     ),
@@ -117,54 +118,55 @@ QUALITY = (
     Graph(
         title="Error budget left",
         unit="percentunit",
-        description="Of the half per cent of the API's requests that may fail in 30 days.",
+        description="Share left of the 0.5% of API requests that may fail in 30 days.",
         queries={"left": "sharpline:error_budget_left:ratio30d"},
     ),
     Graph(
-        title="Distance of live pictures from the training pictures",
+        title="Input drift",
         unit="short",
-        description="In standard deviations of the training pictures; 1 starts a retraining.",
+        description="Distance of live pictures from the training pictures, in standard deviations "
+        "of the training pictures; above 1 in noise, blur or blockiness a training starts.",
         queries={"{{model}} {{feature}}": 'sharpline:input_drift:mean{model=~"$model"}'},
     ),
     Graph(
-        title="Pictures behind that distance",
+        title="Pictures in the drift window",
         unit="short",
         queries={"{{model}}": 'sum by (model) (sharpline_drift_pictures{model=~"$model"})'},
     ),
     Graph(
-        title="Consistency of answers with their inputs",
+        title="Consistency of outputs with their inputs",
         unit="dB",
-        description="PSNR of the answer, shrunk again, against the picture that came in.",
+        description="PSNR of the downscaled output against the input.",
         queries={"{{model}}": 'sharpline:consistency_db:min{model=~"$model"}'},
     ),
 )
 MODELS = (
     Graph(
-        title="Swaps and refusals of models in the last hour",
+        title="Model reloads and refusals in the last hour",
         unit="short",
         queries={
-            "swapped in, {{model}}": 'sharpline:model_swaps:increase1h{model=~"$model"}',
+            "reloaded, {{model}}": 'sharpline:model_swaps:increase1h{model=~"$model"}',
             "refused, {{model}}": 'sharpline:model_refusals:increase1h{model=~"$model"}',
         },
     ),
     Graph(
-        title="Batches that failed in the last hour",
+        title="Failed batches in the last hour",
         unit="short",
         queries={"{{model}}": 'sharpline:batch_failures:increase1h{model=~"$model"}'},
     ),
     Graph(
-        title="Alerts that fire",
+        title="Firing alerts",
         unit="short",
         queries={
             "{{alertname}} {{model}}": 'ALERTS{alertname=~"Sharpline.*", alertstate="firing"}'
         },
     ),
 )
-SERVED = 'max by (model, version, bundle) (sharpline_model_info{model=~"$model"})'
+SERVED_MODELS_QUERY = 'max by (model, version, bundle) (sharpline_model_info{model=~"$model"})'
 
 
 def serving() -> str:
-    """The dashboard of the picture server, as Grafana's JSON."""
+    """The dashboard of the picture server as Grafana JSON."""
     board = (
         dashboard.Dashboard("Sharpline serving")
         .uid("sharpline-serving")
@@ -197,7 +199,7 @@ def serving() -> str:
         board.with_row(dashboard.Row(title).id(next(ids)))
         for graph in graphs:
             board.with_panel(_panel(graph).id(next(ids)))
-    board.with_panel(_served().id(next(ids)))
+    board.with_panel(_served_models().id(next(ids)))
     return JSONEncoder(sort_keys=True, indent=2).encode(board.build()) + "\n"
 
 
@@ -223,12 +225,14 @@ def _queries(graph: Graph) -> Iterator[prometheus.Dataquery]:
         yield prometheus.Dataquery().ref_id(next(letters)).expr(expression).legend_format(legend)
 
 
-def _served() -> table.Panel:
+def _served_models() -> table.Panel:
     return (
         table.Panel()
-        .title("Models served now")
+        .title("Served models")
         .datasource(SOURCE)
         .span(GRID_WIDTH)
         .height(PANEL_HEIGHT)
-        .with_target(prometheus.Dataquery().ref_id("A").expr(SERVED).instant().format("table"))
+        .with_target(
+            prometheus.Dataquery().ref_id("A").expr(SERVED_MODELS_QUERY).instant().format("table")
+        )
     )

@@ -1,4 +1,4 @@
-"""Pictures become a dataset of training pairs: on a schedule, an alert, new pictures, by hand."""
+"""Builds a dataset of training pairs: on a schedule, on an alert, on new pictures, or manually."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ from airflow.sdk import AssetOrTimeSchedule, CronTriggerTimetable, Metadata, dag
 from pipelines.assets import PAIRS, PICTURES, RETRAIN
 from pipelines.events import dataset_extra, degradation_for
 from pipelines.parameters import PAIR_PARAMETERS
-from pipelines.retries import FETCHED, RETRIED
+from pipelines.retries import FETCH_RETRIES, STEP_RETRIES
 from pipelines.sources import choose_sources, parts_for
 from pipelines.steps import fetch_source, plan_pairs, step
 
@@ -19,7 +19,7 @@ TWICE_A_MONTH = CronTriggerTimetable("0 3 1,15 * *", timezone="UTC", run_immedia
     catchup=False,
     max_active_runs=1,
     params=PAIR_PARAMETERS,
-    default_args=RETRIED,
+    default_args=STEP_RETRIES,
     tags=["sharpline"],
 )
 def build_pairs():
@@ -29,7 +29,7 @@ def build_pairs():
         ti.xcom_push("names", sources.names)
         return sources.missing
 
-    @task(**FETCHED, map_index_template="{{ task.op_kwargs['name'] }}")
+    @task(**FETCH_RETRIES, map_index_template="{{ task.op_kwargs['name'] }}")
     def fetch(name, params=None):
         return fetch_source(name, parts_for(params), params["mirror"])
 

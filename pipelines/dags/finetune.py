@@ -1,11 +1,11 @@
-"""A new dataset becomes candidates: each recipe fine-tuned from its champion and registered."""
+"""Fine-tunes each recipe from its champion on a new dataset and registers the candidates."""
 
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import Metadata, Param, dag, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException
 
 from pipelines.assets import CANDIDATES, PAIRS
-from pipelines.events import candidates_extra, training_for
+from pipelines.events import candidates_extra, training_request
 from pipelines.steps import fine_tune, step
 
 RECIPES = ["compact_x4", "esrgan_small_x4", "swinir_light_x4"]
@@ -24,10 +24,10 @@ RECIPES = ["compact_x4", "esrgan_small_x4", "swinir_light_x4"]
 def finetune():
     @task(inlets=[PAIRS])
     def trainings(params=None, triggering_asset_events=None, inlet_events=None):
-        wanted = training_for(triggering_asset_events.get(PAIRS, []), inlet_events[PAIRS])
-        if wanted.reason_against:
-            raise AirflowSkipException(wanted.reason_against)
-        return [{"recipe": recipe, "data": wanted.path} for recipe in params["recipes"]]
+        request = training_request(triggering_asset_events.get(PAIRS, []), inlet_events[PAIRS])
+        if request.skip_reason:
+            raise AirflowSkipException(request.skip_reason)
+        return [{"recipe": recipe, "data": request.path} for recipe in params["recipes"]]
 
     @task(max_active_tis_per_dag=1, map_index_template="{{ task.op_kwargs['recipe'] }}")
     def train(recipe, data, params=None, dag_run=None):

@@ -1,4 +1,4 @@
-"""Candidates go live, or not: each faces the gate, and only the evidence of passing promotes."""
+"""Runs the gate on each candidate and promotes those that pass, on the gate's evidence."""
 
 from airflow.sdk import dag, task, task_group
 from airflow.sdk.exceptions import AirflowSkipException

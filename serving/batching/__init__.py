@@ -1,4 +1,4 @@
-"""Tiles of many requests in batches on the devices; knows neither HTTP nor pictures.
+"""Batches tiles of many requests and runs them on the devices; independent of HTTP and codecs.
 
-May import threads, settings and errors alone.
+May import threads, settings and errors only.
 """

@@ -1,8 +1,8 @@
-"""One thread owns one device: it runs what the scheduler deals out, and nothing else touches it.
+"""Runs batches: each device is used by the thread of its engine only.
 
-A batch that is too large for the device's memory is run in smaller parts, and its tiles in smaller
-tiles, with the same answer; a device that is lost ends the work of all, because only a new process
-can use it again.
+A batch that is too large for the device's memory is run in smaller parts, if necessary in smaller
+tiles, with the same result. A lost device fails every request, because only a new process can use
+it again.
 """
 
 import logging
@@ -27,34 +27,34 @@ Shape = tuple[str | int, ...]
 
 
 class Network(Protocol):
-    """What the model of a batch key must offer; `device_index` is that of the engine's device."""
+    """The interface of a batch key's model; `device_index` selects the engine's device."""
 
     name: str
 
     def forward(self, tiles_bhwc: Tile, device_index: int) -> Tile:
-        """Tiles (B, h, w, 3) in, (B, h * scale, w * scale, 3) out."""
+        """Enlarge tiles (B, h, w, 3) to (B, h * scale, w * scale, 3)."""
         ...
 
     def forward_in_parts(self, tile_hwc: Tile, device_index: int) -> Tile:
-        """One tile cut into smaller ones; only its core need be right.
+        """Enlarge one tile (h, w, 3) in smaller tiles; only its core must be exact.
 
-        Raises DeviceOutOfMemory where nothing smaller is left.
+        Raises DeviceOutOfMemory if the smallest tiles do not fit either.
         """
         ...
 
 
 class BatchObserver(Protocol):
-    """Hears how batches went."""
+    """Is notified of finished and failed batches."""
 
     def batch_done(self, model: str, *, fill_ratio: float, pixels: int, seconds: float) -> None: ...
 
     def batch_failed(self, model: str) -> None: ...
 
-    def memory_ran_out(self, model: str) -> None: ...
+    def out_of_memory(self, model: str) -> None: ...
 
 
 class Engine:
-    """Runs batches and errands, one at a time, on a thread of its own."""
+    """Runs batches and device tasks, one at a time, on its own thread."""
 
     def __init__(
         self, scheduler: Scheduler, observer: BatchObserver, device_index: int = 0
@@ -64,7 +64,7 @@ class Engine:
         self._device_index = device_index
         self._lock = threading.Lock()
         self._device_tasks: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._max_tiles: dict[Shape, int] = {}  # what the device's memory was seen to hold
+        self._max_tiles: dict[Shape, int] = {}  # that fit into the device's memory, once known
         self._stopping = False
         self._batch_began_seconds: float | None = None
         self._lost: DeviceLost | None = None
@@ -78,12 +78,12 @@ class Engine:
 
     @property
     def lost(self) -> DeviceLost | None:
-        """Why the device cannot be used again by this process."""
+        """Why this process cannot use the device again; None while it can."""
         return self._lost
 
     @property
     def busy_seconds(self) -> float:
-        """How long the batch at hand has been running."""
+        """Run time of the current batch so far; 0 if there is none."""
         began_seconds = self._batch_began_seconds
         return 0.0 if began_seconds is None else time.monotonic() - began_seconds
 
@@ -91,16 +91,16 @@ class Engine:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the batch at hand, then end the thread; whatever still waits is refused."""
+        """Finish the current batch and end the thread; fail everything that is still queued."""
         with self._lock:
             self._stopping = True
         self._scheduler.wake()
         self._thread.join()
 
     def call(self, task: Callable[[], Result]) -> Result:
-        """Run `task` on the engine's thread between batches and return what it returns.
+        """Run `task` on the engine's thread between batches and return its result.
 
-        Raises what it raises, or CancelledError where the engine stops first.
+        Raises what `task` raises, or CancelledError if the engine stops first.
         """
         future: Future[Result] = Future()
         with self._lock:
@@ -137,7 +137,7 @@ class Engine:
             except Exception as error:
                 future.set_exception(error)
                 if isinstance(error, DeviceLost):
-                    self._lose(error)
+                    self._mark_lost(error)
 
     def _run_batch(self, batch: Batch) -> None:
         network: Any = batch.batch_key.model
@@ -145,10 +145,10 @@ class Engine:
         try:
             results = self._forward(network, batch)
         except DeviceLost as error:
-            self._lose(error)
+            self._mark_lost(error)
             return
         except Exception as error:
-            # The fault may lie in any tile of the batch: its requests fail, the others go on.
+            # Any tile of the batch may be the cause: fail all of its requests, but no others.
             log.exception("a batch of %s failed", network.name)
             self._observer.batch_failed(network.name)
             self._scheduler.fail(
@@ -166,24 +166,24 @@ class Engine:
         self._scheduler.deliver(batch, results)
 
     def _forward(self, network: Network, batch: Batch) -> list[Tile]:
-        """The batch in as large parts as the device's memory holds; a tile may be a part's part."""
+        """Run the batch in the largest parts that fit into the device's memory."""
         tiles = batch.tiles
-        # By name: a new version of a model needs what the one before needed.
+        # By name: a new version of a model needs as much memory as the one before.
         shape = (network.name, *tiles[0].shape, str(tiles[0].dtype))
         results: list[Tile] = []
         while len(results) < len(tiles):
-            most = self._max_tiles.get(shape, len(tiles))
-            part = tiles[len(results) : len(results) + max(1, most)]
+            max_tiles = self._max_tiles.get(shape, len(tiles))
+            part = tiles[len(results) : len(results) + max(1, max_tiles)]
             try:
-                results += self._run_part(network, part, whole_tiles=most > 0)
+                results += self._run_part(network, part, whole_tiles=max_tiles > 0)
             except DeviceOutOfMemory:
-                if most == 0:
+                if max_tiles == 0:
                     raise
-                # Zero stands for less than one tile. It is remembered: trying again costs time.
+                # 0 means that not even one tile fits. Stored, because a retry costs time.
                 self._max_tiles[shape] = len(part) // 2
-                self._observer.memory_ran_out(network.name)
+                self._observer.out_of_memory(network.name)
                 log.warning(
-                    "%s: %d tiles of %dx%d are too many for the device's memory",
+                    "%s: %d tiles of %dx%d do not fit into the device's memory",
                     network.name,
                     len(part),
                     batch.batch_key.width,
@@ -198,19 +198,17 @@ class Engine:
             return [network.forward_in_parts(tile, self._device_index) for tile in tiles]
         results = network.forward(np.stack(tiles), self._device_index)
         if len(results) != len(tiles):
-            raise ValueError(f"{len(tiles)} tiles went in, {len(results)} came out")
+            raise ValueError(f"the network returned {len(results)} tiles for {len(tiles)}")
         return list(results)
 
-    def _lose(self, error: DeviceLost) -> None:
-        log.critical(
-            "device %d is lost, this process can do no more: %s", self._device_index, error
-        )
+    def _mark_lost(self, error: DeviceLost) -> None:
+        log.critical("device %d is lost, the process has to restart: %s", self._device_index, error)
         self._lost = error
-        self._stopping = True  # the thread ends, and with it every request
+        self._stopping = True  # ends the thread, which fails every request
 
 
 class Engines:
-    """One engine per device, as one."""
+    """One engine per device."""
 
     def __init__(
         self,
@@ -230,13 +228,13 @@ class Engines:
 
     @property
     def lost(self) -> DeviceLost | None:
-        """Why this process must end; None while every device can be used."""
+        """Why this process must end; None while every device works."""
         return next((engine.lost for engine in self._engines if engine.lost), None)
 
     def require_alive(self) -> None:
-        """Raise NotReady where only a new process helps."""
+        """Raise NotReady if only a restart of the process can help."""
         if self.lost:
-            raise NotReady("a device is lost and the server is about to end", seconds=10)
+            raise NotReady("a device is lost and the server is about to stop", seconds=10)
         if not all(engine.alive for engine in self._engines):
             raise NotReady("the engine has stopped", seconds=10)
         busy_seconds = max(engine.busy_seconds for engine in self._engines)
@@ -248,10 +246,10 @@ class Engines:
             engine.start()
 
     def stop(self) -> None:
-        """Finish the batches at hand, then end; whatever still waits is refused."""
+        """Finish the current batches and stop; fail everything that is still queued."""
         for engine in self._engines:
             engine.stop()
 
     def call(self, device_index: int, task: Callable[[], Result]) -> Result:
-        """Run `task` on the thread that owns the device of that number; see `Engine.call`."""
+        """Run `task` on the thread of that device's engine; see `Engine.call`."""
         return self._engines[device_index].call(task)

@@ -1,13 +1,12 @@
-"""Tiles of many requests in one batch: which go next, and when a batch is worth sending.
+"""Batches the tiles of many requests, with fair queueing between clients and between requests.
 
-The earliest deadline goes first among clients that were served about alike; who has had more than
-`fair_pixels` more than others waits for them. The same holds among the requests of one client, so
-neither fifty requests nor one huge picture starve anybody else's, or the client's own, small one.
-That is fair queueing by tags (Parekh and Gallager 1993, generalized processor sharing), on two
-levels: each is charged the pixels it was served, and one that arrives starts from what somebody
-present all along would have been served by now.
+Two levels of fair queueing by virtual time (Parekh and Gallager 1993, generalized processor
+sharing): clients, and the requests of each client. Every client and request is charged the pixels
+it was served; a new or idle one starts at the current virtual time. Within the same quantum of
+`fair_pixels`, the earliest deadline goes first. So neither fifty requests nor one huge picture
+starve the small pictures of other clients or of the same client.
 
-Background requests go one tile at a time and only while no other request is open.
+Background requests are served one tile at a time and only while no other request is open.
 """
 
 import itertools
@@ -26,24 +25,24 @@ from serving.batching.tiles import (
 )
 
 Clock = Callable[[], float]
-Rank = tuple[int, float, int]  # what was had in quanta, deadline, serial; the lowest goes next
+Rank = tuple[int, float, int]  # charged pixels in quanta, deadline, serial; the lowest goes first
 
 
 class FairShares:
-    """Who was served how much, in LR pixels; the tags of one level of fair queueing."""
+    """The virtual time of one level of fair queueing, in LR pixels."""
 
-    __slots__ = ("present", "served_pixels")
+    __slots__ = ("active", "served_pixels")
 
     def __init__(self) -> None:
-        self.served_pixels = 0.0  # what somebody present all along was served by now
-        self.present = 0
+        self.served_pixels = 0.0  # virtual time: service of a member that was always active
+        self.active = 0  # members with pending tiles
 
     def charge(self, pixels: int) -> None:
-        self.served_pixels += pixels / max(1, self.present)
+        self.served_pixels += pixels / max(1, self.active)
 
 
 class ClientQueue:
-    """Everything that one client has waiting; `charged` is comparable between clients."""
+    """The state of one client with open requests; `charged` is its virtual time in LR pixels."""
 
     __slots__ = ("charged", "requests", "waiting")
 
@@ -54,16 +53,15 @@ class ClientQueue:
 
 
 class Scheduler:
-    """Queues tiles per lane and deals them out in batches; safe to use from any thread."""
+    """Queues tiles by batch key and returns them in batches; thread-safe."""
 
     def __init__(self, limits: BatchLimits, clock: Clock = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
         self._changed = threading.Condition()
-        self._waiting: dict[
-            BatchKey, dict[int, TileRequest]
-        ] = {}  # by serial; all have pending tiles
-        self._background: dict[int, TileRequest] = {}  # the same, and in the order they came
+        # Requests with pending tiles, by serial.
+        self._waiting: dict[BatchKey, dict[int, TileRequest]] = {}
+        self._background: dict[int, TileRequest] = {}  # the same, in order of arrival
         self._open: dict[int, TileRequest] = {}
         self._clients: dict[str, ClientQueue] = {}  # those with open requests
         self._shares = FairShares()
@@ -79,10 +77,10 @@ class Scheduler:
         client: str = "",
         background: bool = False,
     ) -> TileRequest:
-        """Enter a request; `deadline_seconds` is on the scheduler's clock.
+        """Open a request; `deadline_seconds` is on the scheduler's clock.
 
-        `client` says who shares one client's part of the device. A background request is served
-        while nothing else is open.
+        Requests with the same `client` share one client's part of the device. A background request
+        is served while no other request is open.
         """
         with self._changed:
             request = TileRequest(
@@ -94,7 +92,7 @@ class Scheduler:
             return request
 
     def put(self, request: TileRequest, tiles: Iterable[tuple[int, Tile]]) -> None:
-        """Queue more tiles of a request; nothing happens once it is closed or has failed."""
+        """Queue tiles of a request; ignored once the request is closed or has failed."""
         with self._changed:
             if request.closed:
                 return
@@ -104,24 +102,24 @@ class Scheduler:
             if was_idle and request.pending:
                 self._enqueue(request)
             if request.pending:
-                self._changed.notify_all()  # one may take a batch and leave enough for another
+                self._changed.notify_all()  # there may be enough for several batches
 
     def close(self, request: TileRequest) -> None:
-        """Forget a request: its queued tiles are dropped and its receiver hears no more."""
+        """Close a request: drop its queued tiles and call its receiver no more."""
         with self._changed:
             self._close(request)
-            self._changed.notify_all()  # the background may have waited for this
+            self._changed.notify_all()  # background requests may be due now
 
     def take(self) -> Batch | None:
-        """The batch that is due now, if any; never blocks."""
+        """The batch that is due now, or None; never blocks."""
         with self._changed:
             due = [batch_key for batch_key in self._waiting if self._due_in_seconds(batch_key) <= 0]
             if due:
                 return self._fill(min(due, key=self._key_rank))
-            return self._one_of_background() if self._background_is_due() else None
+            return self._background_batch() if self._background_is_due() else None
 
     def next_batch(self, unless: Callable[[], bool] = lambda: False) -> Batch | None:
-        """Wait for the next batch. None after `stop`, or once `unless` holds (see `wake`)."""
+        """Wait for the next batch. None after `stop`, or once `unless()` is true (see `wake`)."""
         with self._changed:
             while not unless() and self._stopped is None:
                 batch = self.take()
@@ -131,7 +129,7 @@ class Scheduler:
             return None
 
     def wait_seconds(self) -> float | None:
-        """Seconds until a batch is due if nothing more is put; None where nothing is queued."""
+        """Seconds until a batch is due if no tiles are added; None if none are queued."""
         with self._changed:
             waits = [self._due_in_seconds(batch_key) for batch_key in self._waiting]
             if self._background_is_due():
@@ -139,18 +137,18 @@ class Scheduler:
             return max(0.0, min(waits)) if waits else None
 
     def deliver(self, batch: Batch, results: Sequence[Tile]) -> None:
-        """Hand each result to its request, in the order of the batch's slots."""
+        """Pass each result to its request's receiver; `results` are in the order of `items`."""
         for item, result in zip(batch.items, results, strict=True):
             if not item.request.closed:
                 item.request.receiver.done(item.index, result)
 
     def fail(self, batch: Batch, error: Exception) -> None:
-        """End the requests that had tiles in this batch, and no others."""
+        """Fail the requests that have tiles in this batch, and no others."""
         for request in {item.request.serial: item.request for item in batch.items}.values():
             self._fail(request, error)
 
     def wake(self) -> None:
-        """Let everybody in `next_batch` ask `unless` again."""
+        """Make every waiting `next_batch` evaluate `unless` again."""
         with self._changed:
             self._changed.notify_all()
 
@@ -164,7 +162,7 @@ class Scheduler:
             self._fail(request, error)
 
     def queued_tiles(self) -> dict[Hashable, int]:
-        """Tiles waiting now, by model; a model without any is absent."""
+        """The number of queued tiles by model; models without any are absent."""
         with self._changed:
             queued: dict[Hashable, int] = {}
             for batch_key, requests in self._waiting.items():
@@ -180,10 +178,10 @@ class Scheduler:
         return oldest_seconds + self._limits.max_wait_seconds - self._clock()
 
     def _background_is_due(self) -> bool:
-        # All that is open is in the background: nobody can be made to wait.
+        # Only while every open request is in the background: nothing else is delayed.
         return bool(self._background) and all(request.background for request in self._open.values())
 
-    def _one_of_background(self) -> Batch:
+    def _background_batch(self) -> Batch:
         request = next(iter(self._background.values()))
         index, tile, _ = request.pending.popleft()
         if not request.pending:
@@ -193,31 +191,32 @@ class Scheduler:
         )
 
     def _client_rank(self, request: TileRequest) -> Rank:
-        """Whose turn it is: `request` stands for its client."""
+        """The rank of the request's client."""
         quanta = int(self._clients[request.client].charged // self._limits.fair_pixels)
         return (quanta, request.deadline_seconds, request.serial)
 
     def _request_rank(self, request: TileRequest) -> Rank:
-        """Which request of a client is next."""
+        """The rank of a request among those of its client."""
         quanta = int(request.charged // self._limits.fair_pixels)
         return (quanta, request.deadline_seconds, request.serial)
 
-    def _first_of_each_client(self, batch_key: BatchKey) -> list[TileRequest]:
-        first: dict[str, TileRequest] = {}
+    def _next_of_each_client(self, batch_key: BatchKey) -> list[TileRequest]:
+        """The request of each client with the lowest rank."""
+        by_client: dict[str, TileRequest] = {}
         for request in self._waiting[batch_key].values():
-            known = first.get(request.client)
-            if known is None or self._request_rank(request) < self._request_rank(known):
-                first[request.client] = request
-        return list(first.values())
+            best = by_client.get(request.client)
+            if best is None or self._request_rank(request) < self._request_rank(best):
+                by_client[request.client] = request
+        return list(by_client.values())
 
     def _key_rank(self, batch_key: BatchKey) -> Rank:
-        return min(self._client_rank(request) for request in self._first_of_each_client(batch_key))
+        return min(self._client_rank(request) for request in self._next_of_each_client(batch_key))
 
     def _fill(self, batch_key: BatchKey) -> Batch:
         capacity = self._limits.tiles_in(batch_key)
         items: list[BatchItem] = []
         while batch_key in self._waiting and len(items) < capacity:
-            request = min(self._first_of_each_client(batch_key), key=self._client_rank)
+            request = min(self._next_of_each_client(batch_key), key=self._client_rank)
             index, tile, _ = request.pending.popleft()
             items.append(BatchItem(request, index, tile))
             client = self._clients[request.client]
@@ -230,16 +229,16 @@ class Scheduler:
         return Batch(batch_key=batch_key, items=tuple(items), capacity=capacity)
 
     def _enqueue(self, request: TileRequest) -> None:
-        """Who was idle saves up no credit: it rejoins at the present."""
+        """Queue a request; one that was idle gets no credit and starts at the virtual time."""
         if request.background:
             self._background[request.serial] = request
             return
         client = self._clients.setdefault(request.client, ClientQueue())
         if not client.waiting:
             client.charged = max(client.charged, self._shares.served_pixels)
-            self._shares.present += 1
+            self._shares.active += 1
         client.waiting += 1
-        client.requests.present += 1
+        client.requests.active += 1
         request.charged = max(request.charged, client.requests.served_pixels)
         self._waiting.setdefault(request.batch_key, {})[request.serial] = request
 
@@ -253,9 +252,9 @@ class Scheduler:
             del self._waiting[request.batch_key]
         client = self._clients[request.client]
         client.waiting -= 1
-        client.requests.present -= 1
+        client.requests.active -= 1
         if not client.waiting:
-            self._shares.present -= 1
+            self._shares.active -= 1
 
     def _close(self, request: TileRequest) -> None:
         request.closed = True

@@ -1,4 +1,4 @@
-"""Tiles on their way to a device: what may share a batch, whose they are, and the batch."""
+"""The types of batching: batch keys and limits, requests with pending tiles, batches."""
 
 from collections import deque
 from collections.abc import Hashable
@@ -26,9 +26,9 @@ class BatchKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """A batch goes when it holds `max_tiles` tiles or `max_pixels` LR pixels, or after the wait.
+    """A batch is due at `max_tiles` tiles, at `max_pixels` LR pixels or after `max_wait_seconds`.
 
-    `fair_pixels` is how far ahead of others an early deadline may bring a request.
+    An earlier deadline may exceed its fair share of the device by `fair_pixels` LR pixels.
     """
 
     max_tiles: int = 8
@@ -37,12 +37,12 @@ class BatchLimits:
     fair_pixels: int = 512 * 512
 
     def tiles_in(self, batch_key: BatchKey) -> int:
-        """How many tiles of this lane make a full batch; at least one."""
+        """The number of tiles in a full batch of this key; at least 1."""
         return max(1, min(self.max_tiles, self.max_pixels // batch_key.tile_pixels))
 
 
 class TileReceiver(Protocol):
-    """Hears of one request's tiles, on an engine's thread; must not block."""
+    """Receives the results of one request on an engine's thread; must not block."""
 
     def done(self, index: int, tile: Tile) -> None: ...
 
@@ -50,7 +50,7 @@ class TileReceiver(Protocol):
 
 
 class TileRequest:
-    """One picture's place in the queue; made by `Scheduler.open`."""
+    """The pending tiles of one picture; made by `Scheduler.open`."""
 
     __slots__ = (
         "background",
@@ -80,13 +80,13 @@ class TileRequest:
         self.background = background
         self.serial = serial
         self.pending: deque[tuple[int, Tile, float]] = deque()  # index, tile, when it was put
-        self.charged = 0.0  # LR pixels; comparable between requests of one client
+        self.charged = 0.0  # virtual time in LR pixels, among the requests of one client
         self.closed = False
 
 
 @dataclass(frozen=True, slots=True)
 class BatchItem:
-    """One tile of a batch and whose it is."""
+    """One tile of a batch and its request."""
 
     request: TileRequest
     index: int
@@ -95,7 +95,7 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Tiles of one lane to run together; `capacity` is what a full batch would hold."""
+    """Tiles with one batch key; `capacity` is the number of tiles in a full batch."""
 
     batch_key: BatchKey
     items: tuple[BatchItem, ...]

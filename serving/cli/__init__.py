@@ -1,4 +1,4 @@
 """The commands `sharpline serve`, `sharpline keys` and `sharpline drift`.
 
-May import everything of serving; nothing of serving imports it.
+May import all of serving; no other package of serving imports it.
 """

@@ -1,4 +1,4 @@
-"""`sharpline drift`: how far live pictures are from those that the models were trained on."""
+"""`sharpline drift`: the drift of live pictures from the models' training data."""
 
 import argparse
 from collections import defaultdict
@@ -16,12 +16,12 @@ HEADINGS = ("model", "pictures", "feature", "drift")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDrift:
-    """One model's live figures.
+    """One model's drift metrics.
 
-    `drift` has by feature the distance of the live mean from the training pictures' in their
-    standard deviations; it is empty where the server has seen too few pictures of late, or where
-    the bundle does not say what it was trained on. `consistency_db` is how well answers, shrunk,
-    fit their inputs.
+    `drift` maps each feature to the distance of the live mean from the training mean, in standard
+    deviations of the training data; it is empty if the server has seen too few recent pictures, or
+    if the bundle has no reference. `consistency_db` is the PSNR of downscaled outputs against
+    their inputs.
     """
 
     model: str
@@ -31,20 +31,20 @@ class ModelDrift:
 
 
 def drift(argv: list[str]) -> int:
-    """Show how far live pictures are from those that each model was trained on."""
+    """Show how far live pictures have drifted from each model's training data."""
     arguments = _parser().parse_args(argv)
-    found = read_drift(_fetched(arguments.url))
+    models = read_drift(_fetch_metrics(arguments.url))
     if arguments.json:
-        emit({"url": arguments.url, "models": [asdict(each) for each in found]})
+        emit({"url": arguments.url, "models": [asdict(each) for each in models]})
     else:
-        show(table(found) if found else "no picture was answered of late")
+        show(table(models) if models else "no recent pictures")
     return 0
 
 
 def read_drift(text: str) -> list[ModelDrift]:
-    """The drift figures in what /metrics answers, by model and the farthest feature first.
+    """The drift metrics in the text of /metrics, by model, the largest drift first.
 
-    Raises SharplineError for a text that is not the picture server's.
+    Raises SharplineError if the text is not a picture server's.
     """
     pictures: dict[str, int] = {}
     consistency: dict[str, float] = {}
@@ -59,8 +59,8 @@ def read_drift(text: str) -> list[ModelDrift]:
             features[sample.labels["model"]][sample.labels["feature"]] = sample.value
     except (ValueError, KeyError) as error:
         raise SharplineError(
-            "these are not the figures of a picture server; give --url the address that "
-            "`sharpline serve` says, without a path"
+            "these are not the metrics of a picture server; set --url to the address that "
+            "`sharpline serve` prints, without a path"
         ) from error
     return [
         ModelDrift(
@@ -73,35 +73,36 @@ def read_drift(text: str) -> list[ModelDrift]:
     ]
 
 
-def table(found: list[ModelDrift]) -> str:
-    """One line for each model and feature, under a line of headings."""
+def table(models: list[ModelDrift]) -> str:
+    """A table with one line for each model and feature."""
     rows: list[tuple[str, ...]] = [HEADINGS]
-    for each in found:
+    for each in models:
         head = (each.model, str(each.pictures))
-        rows += [(*head, feature, f"{far:.2f}") for feature, far in each.drift.items()]
+        rows += [(*head, feature, f"{value:.2f}") for feature, value in each.drift.items()]
         if not each.drift:
             rows.append((*head, "(too few pictures, or no reference in the bundle)", ""))
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = [
-        f"{model:<{widths[0]}}  {pictures:>{widths[1]}}  {feature:<{widths[2]}}  {far:>{widths[3]}}"
-        for model, pictures, feature, far in rows
+        f"{model:<{widths[0]}}  {pictures:>{widths[1]}}  {feature:<{widths[2]}}  "
+        f"{value:>{widths[3]}}"
+        for model, pictures, feature, value in rows
     ]
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _fetched(url: str) -> str:
-    """What the server at `url` says at /metrics. Raises SharplineError where it says nothing."""
+def _fetch_metrics(url: str) -> str:
+    """The text of /metrics of the server at `url`. Raises SharplineError or UsageError."""
     try:
-        answer = httpx.get(f"{url.rstrip('/')}/metrics", timeout=TIMEOUT_SECONDS)
-        answer.raise_for_status()
+        response = httpx.get(f"{url.rstrip('/')}/metrics", timeout=TIMEOUT_SECONDS)
+        response.raise_for_status()
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise UsageError(f"{url} is no address of a server: {error}") from error
+        raise UsageError(f"{url} is not a valid server URL: {error}") from error
     except httpx.HTTPError as error:
         raise SharplineError(
-            f"the picture server at {url} gives no figures ({error}); see that `sharpline serve` "
-            "runs there, or name another with --url"
+            f"cannot read the metrics of the picture server at {url} ({error}); check that "
+            "`sharpline serve` runs there, or set --url"
         ) from error
-    return answer.text
+    return response.text
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,8 +110,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--url",
         default="http://127.0.0.1:8000",
-        metavar="ADDRESS",
-        help="of the picture server (default: http://127.0.0.1:8000)",
+        metavar="URL",
+        help="URL of the picture server (default: http://127.0.0.1:8000)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON line")
     return parser

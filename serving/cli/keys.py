@@ -1,4 +1,4 @@
-"""`sharpline keys`: who may call the server."""
+"""`sharpline keys`: manage the server's API keys."""
 
 import argparse
 from pathlib import Path
@@ -10,9 +10,9 @@ from superres.common.errors import UsageError
 
 
 def keys(argv: list[str]) -> int:
-    """Add, list or revoke API keys; a running server follows within a second."""
+    """Add, list or revoke API keys; a running server reloads them within a second."""
     arguments = _parser().parse_args(argv)
-    return arguments.work(arguments)
+    return arguments.handler(arguments)
 
 
 def _add(arguments: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def _add(arguments: argparse.Namespace) -> int:
     if arguments.json:
         emit({**_described(key), "key": secret})
     else:
-        say(f"key {key.id} for {key.name} is in {path}; this is the only time it is shown:")
+        say(f"added key {key.id} for {key.name} to {path}; it is shown only this once:")
         show(secret)
     return 0
 
@@ -46,7 +46,7 @@ def _list(arguments: argparse.Namespace) -> int:
             f"{key.name}"
         )
     if not known:
-        say("no keys; `sharpline keys add NAME` makes one")
+        say("no keys; create one with `sharpline keys add NAME`")
     return 0
 
 
@@ -55,7 +55,7 @@ def _revoke(arguments: argparse.Namespace) -> int:
     if arguments.json:
         emit(_described(key))
     else:
-        say(f"key {key.id} of {key.name} is revoked")
+        say(f"revoked key {key.id} of {key.name}")
     return 0
 
 
@@ -70,34 +70,34 @@ def _quota(per_minute: int | None) -> str:
 def _file(arguments: argparse.Namespace) -> Path:
     path = arguments.file or load_settings().security.keys_file
     if path is None:
-        raise UsageError("name the file of keys: --file, or SHARPLINE_SECURITY__KEYS_FILE")
+        raise UsageError("set the key file with --file or SHARPLINE_SECURITY__KEYS_FILE")
     return path
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="sharpline keys", description=keys.__doc__)
     parts = parser.add_subparsers(required=True, metavar="add|list|revoke")
-    add = parts.add_parser("add", help="make a key and print it, once")
-    add.add_argument("name", help="whose key it is, for people")
+    add = parts.add_parser("add", help="create a key and print it once")
+    add.add_argument("name", help="a label for the key's owner")
     add.add_argument("--requests-per-minute", type=_positive, metavar="N")
-    add.add_argument("--pixels-per-minute", type=_positive, metavar="N", help="of answers")
-    add.add_argument("--waiting-jobs", type=_positive, metavar="N", help="at once, in the queue")
+    add.add_argument("--pixels-per-minute", type=_positive, metavar="N", help="output pixels")
+    add.add_argument("--waiting-jobs", type=_positive, metavar="N", help="most jobs in the queue")
     add.add_argument(
         "--highest-priority",
         type=int,
         choices=range(HIGHEST_PRIORITY + 1),
         default=HIGHEST_PRIORITY,
         metavar="N",
-        help=f"that its jobs get, 0 to {HIGHEST_PRIORITY} (default: {HIGHEST_PRIORITY})",
+        help=f"highest job priority, 0 to {HIGHEST_PRIORITY} (default: {HIGHEST_PRIORITY})",
     )
-    add.set_defaults(work=_add)
-    parts.add_parser("list", help="show the keys there are").set_defaults(work=_list)
-    revoke = parts.add_parser("revoke", help="take a key away")
-    revoke.add_argument("id", help="the 12 characters that `sharpline keys list` shows")
-    revoke.set_defaults(work=_revoke)
+    add.set_defaults(handler=_add)
+    parts.add_parser("list", help="list the keys").set_defaults(handler=_list)
+    revoke = parts.add_parser("revoke", help="revoke a key")
+    revoke.add_argument("id", help="the key's 12 characters in `sharpline keys list`")
+    revoke.set_defaults(handler=_revoke)
     for part in parts.choices.values():
         part.add_argument(
-            "--file", type=Path, help="file of keys (default: SHARPLINE_SECURITY__KEYS_FILE)"
+            "--file", type=Path, help="key file (default: SHARPLINE_SECURITY__KEYS_FILE)"
         )
         part.add_argument("--json", action="store_true")
     return parser

@@ -1,4 +1,4 @@
-"""`sharpline serve`: the server as a command."""
+"""`sharpline serve`: runs the picture server."""
 
 import argparse
 import os
@@ -20,12 +20,12 @@ from superres.common.console import emit, say
 from superres.common.errors import SharplineError, UsageError
 
 EXIT_LOST = 1
-LOST_SECONDS = 8.0  # from a device's loss to the end of the process, whatever hangs in it
-FLUSH_SECONDS = 5  # for the last answers to reach slow clients, after every picture is done
+LOST_SECONDS = 8.0  # the process exits this long after a device is lost, even if it hangs
+FLUSH_SECONDS = 5  # for the last responses to reach slow clients after the drain
 
 
 def serve(argv: list[str]) -> int:
-    """Answer pictures over HTTP until SIGTERM or Ctrl-C, then finish what is in flight."""
+    """Serve pictures over HTTP until SIGTERM or Ctrl-C, then finish the requests in flight."""
     arguments = _parser().parse_args(argv)
     settings = _settings(arguments)
     require_models(settings.models.folder)
@@ -40,49 +40,49 @@ def serve(argv: list[str]) -> int:
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # client_address reads them, from trusted proxies alone
+            proxy_headers=False,  # client_address reads them, from trusted proxies only
             timeout_graceful_shutdown=FLUSH_SECONDS,
         )
-        _announce(listener, settings, as_json=arguments.json)
+        _print_address(listener, settings, as_json=arguments.json)
         DrainingServer(config, services).run(sockets=[listener])
     if services.engines.lost:
-        say(f"ended, because a device is lost: {services.engines.lost}")
-        os._exit(EXIT_LOST)  # without the driver's own goodbye, which may never return
+        say(f"exiting: a device is lost: {services.engines.lost}")
+        os._exit(EXIT_LOST)  # skips the driver's exit handlers, which may hang
     say("stopped")
     return 0
 
 
 def refuse_without_keys(settings: Settings) -> None:
-    """Raise UsageError for a server that other machines reach and that anybody may use unasked."""
+    """Raise UsageError for a server that other machines can reach and that requires no key."""
     security = settings.security
     if security.keys_file is None and not security.open and not is_loopback(settings.host):
         raise UsageError(
-            f"on {settings.host} other machines could use the server without a key: name a file of "
-            "keys in SHARPLINE_SECURITY__KEYS_FILE (`sharpline keys add` writes it), or set "
-            "SHARPLINE_SECURITY__OPEN=true where something in front decides who gets through"
+            f"on {settings.host} other machines could use the server without a key: set "
+            "SHARPLINE_SECURITY__KEYS_FILE to a key file (`sharpline keys add` writes it), or set "
+            "SHARPLINE_SECURITY__OPEN=true if a proxy or network policy controls access"
         )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket. Raises SharplineError with what to do where the address cannot be had."""
+    """A bound socket. Raises SharplineError, with advice, if the address cannot be bound."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        # The library's own text repeats the address; a name that does not resolve has no number.
+        # str(error) repeats the address; a name that does not resolve has no usable errno.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise SharplineError(
-            f"cannot listen on {host}:{port}: {reason}; stop what uses it, or choose another "
-            "address with --host and --port (0 takes a free one)"
+            f"cannot listen on {host}:{port}: {reason}; stop the process that uses it, or choose "
+            "another address with --host and --port (0 picks a free port)"
         ) from error
 
 
 class DrainingServer(uvicorn.Server):
-    """Refuses new pictures from the first signal on, and leaves once those in flight are answered.
+    """Drains on the first signal: refuses new pictures and exits after those in flight.
 
-    It listens meanwhile, so that health checks and late clients hear 503 and not a closed door.
-    Where a device is lost it leaves at once: every picture has failed by then, and only a new
-    process can use the device again.
+    It keeps listening meanwhile, so health checks and new clients get 503 instead of a refused
+    connection. If a device is lost it exits at once: all pictures have failed by then, and only a
+    new process can use the device again.
     """
 
     def __init__(self, config: uvicorn.Config, services: Services) -> None:
@@ -99,7 +99,7 @@ class DrainingServer(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self._services.engines.lost and not self.should_exit:
-            end_within(LOST_SECONDS)
+            exit_within(LOST_SECONDS)
             self._services.admission.drain()
             self.should_exit = True
         if self._drain_began_seconds is not None:
@@ -113,50 +113,50 @@ class DrainingServer(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def end_within(seconds: float) -> None:
-    """End the process by then at the latest: a poisoned driver may hang in any call, exits too."""
+def exit_within(seconds: float) -> None:
+    """Kill the process after `seconds` at the latest: a broken driver may hang even at exit."""
     watchdog = threading.Timer(seconds, os._exit, [EXIT_LOST])
     watchdog.daemon = True
     watchdog.start()
 
 
-def _announce(listener: socket.socket, settings: Settings, *, as_json: bool) -> None:
-    """Say the real address; connections made from here on wait until the server takes them."""
+def _print_address(listener: socket.socket, settings: Settings, *, as_json: bool) -> None:
+    """Print the bound address; connections from now on wait until the server accepts them."""
     host, port = listener.getsockname()[:2]
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    say(f"serving {settings.models.folder} on {url}  (API: {url}/docs, figures: {url}/metrics)")
+    say(f"serving {settings.models.folder} on {url}  (API: {url}/docs, metrics: {url}/metrics)")
     if settings.security.keys_file is None and not is_loopback(settings.host):
-        say("no API keys: anybody who reaches this address may call (SHARPLINE_SECURITY__OPEN)")
+        say("no API keys: anyone who can reach this address may use it (SHARPLINE_SECURITY__OPEN)")
     if as_json:
         emit({"url": url, "host": host, "port": port})
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    given = {
+    overrides = {
         name: value
         for name, value in (("host", arguments.host), ("port", arguments.port))
         if value is not None
     }
     if arguments.models is not None:
-        given["models"] = {"folder": arguments.models}
-    return load_settings(**given)
+        overrides["models"] = {"folder": arguments.models}
+    return load_settings(**overrides)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sharpline serve",
-        description="Answer pictures over HTTP.",
-        epilog="Every other setting is an environment variable, see docs/settings.md.",
+        description="Serve pictures over HTTP.",
+        epilog="All other settings are environment variables, see docs/settings.md.",
     )
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, help="port; 0 takes a free one (default: 8000)")
+    parser.add_argument("--port", type=int, help="port; 0 picks a free one (default: 8000)")
     parser.add_argument(
         "--models",
         type=Path,
         metavar="FOLDER",
-        help="folder of models, or what `sharpline models follow` keeps (default: models)",
+        help="folder of models, or the one that `sharpline models follow` syncs (default: models)",
     )
     parser.add_argument(
-        "--json", action="store_true", help="print the address as one JSON line on standard output"
+        "--json", action="store_true", help="print the address as one JSON line to stdout"
     )
     return parser

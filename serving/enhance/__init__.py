@@ -1,4 +1,4 @@
-"""One picture from its bytes to its answer: admission, decoding, tiles, checks, encoding.
+"""Enhances one picture: admission, decoding, tiling, consistency check, encoding.
 
-May import models and what stands below it in docs/architecture.md.
+May import models and the packages below it in docs/architecture.md.
 """

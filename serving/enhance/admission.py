@@ -1,10 +1,10 @@
-"""Who may enter: places, bytes, answer pixels and time of the whole process, before the work.
+"""Admission control: limits on the slots, bytes, answer pixels and waiting time of the process.
 
-When a picture will be answered is predicted from what its model is known to cost and from what the
-others have left to do, shared fairly among clients as the scheduler does it. Who would have to wait
-too long is refused at once and told when it would be taken.
+The latency of a picture is predicted from the cost of its model and from the remaining work of the
+other requests, shared fairly among clients as in the scheduler. A request that would wait too long
+is refused at once with a Retry-After.
 
-Everything here runs on the event loop, so nothing needs a lock.
+Used on the event loop only, so it needs no lock.
 """
 
 import time
@@ -17,17 +17,17 @@ from serving.setting_groups import LimitSettings, QueueSettings
 from superres.image.codecs import LONGEST_SIDE, FormatCannotHold, Limits, TooManyBytes
 
 LONGEST_RETRY_SECONDS = 3600.0
-SEARCH_STEPS = 40  # of halving: from an hour to less than a microsecond
-RATE_MEMORY = 0.8  # of the former estimate, per answered picture
+BISECTION_STEPS = 40  # from an hour to less than a microsecond
+RATE_DECAY = 0.8  # weight of the previous estimate, per answered picture
 
 
 class AdmittedRequest:
-    """One admitted request and what it holds; given back as a whole when it leaves."""
+    """One admitted request and its reservations, which end with `Admission.admit`."""
 
-    def __init__(self, admission: "Admission", client: str, entered_seconds: float) -> None:
+    def __init__(self, admission: "Admission", client: str, admitted_seconds: float) -> None:
         self._admission = admission
         self.client = client
-        self.entered_seconds = entered_seconds
+        self.admitted_seconds = admitted_seconds
         self.bytes = 0
         self.answer_pixels = 0
         self._work_seconds = 0.0
@@ -35,36 +35,36 @@ class AdmittedRequest:
 
     @property
     def remaining_seconds(self) -> float:
-        """Of one device, for what is left of this picture."""
+        """Device time that the rest of this picture takes on one device."""
         return self._work_seconds * (1.0 - self._share_done)
 
     def reserve_bytes(self, count: int) -> None:
-        """Account for bytes of this body. Raises TooManyBytes, or QueueFull for the process."""
+        """Reserve memory for bytes of the body. Raises TooManyBytes or QueueFull."""
         self._admission.reserve_bytes(self, count)
 
     def reserve_answer(self, width: int, height: int, format: str) -> None:
-        """Account for an answer of this size in this format.
+        """Reserve memory for an answer of this size and format.
 
-        Raises AnswerTooLarge, FormatCannotHold, or QueueFull for the process.
+        Raises AnswerTooLarge, FormatCannotHold or QueueFull.
         """
         self._admission.reserve_answer(self, width, height, format)
 
     def reserve_work(self, model: str, pixels: int, deadline_seconds: float) -> None:
-        """Account for `pixels` LR pixels through a model, wanted by `deadline_seconds`.
+        """Reserve device time for `pixels` LR pixels of a model, to finish by `deadline_seconds`.
 
-        Raises QueueFull where the wait would be too long, with the time until it is not.
+        Raises QueueFull, with the time until a retry can succeed, if the wait would be too long.
         """
         self._work_seconds = self._admission.predicted_seconds(
             self, model, pixels, deadline_seconds
         )
 
     def work_done(self, share: float) -> None:
-        """Hear that a share of the work, 0 to 1, is done."""
+        """Set the share of the work that is done, 0 to 1."""
         self._share_done = min(1.0, share)
 
 
 class Admission:
-    """Lets requests in while there is room, and says when to come back while there is none."""
+    """Admits requests while there is capacity, else refuses them with a Retry-After."""
 
     def __init__(
         self,
@@ -79,10 +79,10 @@ class Admission:
         self._costs = costs
         self._device_count = device_count
         self._clock = clock
-        self._entries: set[AdmittedRequest] = set()
+        self._admitted: set[AdmittedRequest] = set()
         self._draining = False
         self._pixels_per_second: float | None = None
-        self._last_left_seconds = clock()
+        self._last_release_seconds = clock()
 
     @property
     def draining(self) -> bool:
@@ -91,58 +91,58 @@ class Admission:
     @property
     def in_flight(self) -> int:
         """Pictures admitted and not yet answered."""
-        return len(self._entries)
+        return len(self._admitted)
 
     @property
     def picture_limits(self) -> Limits:
-        """What `superres.image.codecs` refuses before it decodes."""
+        """The limits that `superres.image.codecs` checks before it decodes."""
         limits = self._limits
         return Limits(
             max_pixels=limits.max_pixels, max_bytes=limits.max_bytes, max_side=limits.max_side
         )
 
     def drain(self) -> None:
-        """Let nobody in from now on."""
+        """Refuse every request from now on."""
         self._draining = True
 
     def require_open(self) -> None:
-        """Raise Draining where nothing new is taken."""
+        """Raise Draining if the server is draining."""
         if self._draining:
             raise Draining("the server is shutting down", seconds=5)
 
     @contextmanager
     def admit(self, client: str = "") -> Generator[AdmittedRequest]:
-        """A place for one request of a client. Raises Draining or QueueFull."""
+        """Reserve a slot for one request of a client. Raises Draining or QueueFull."""
         self.require_open()
-        if len(self._entries) >= self._queue.max_pictures:
+        if len(self._admitted) >= self._queue.max_pictures:
             raise QueueFull(
-                f"{len(self._entries)} pictures are being worked on already",
-                seconds=self._seconds_until_one_leaves(),
+                f"{len(self._admitted)} pictures are in flight already",
+                seconds=self._seconds_until_free_slot(),
             )
-        own = sum(admitted.client == client for admitted in self._entries)
-        if own >= self._queue.max_pictures_per_client:
+        own_count = sum(admitted.client == client for admitted in self._admitted)
+        if own_count >= self._queue.max_pictures_per_client:
             raise QueueFull(
-                f"{own} pictures of this client are being worked on already",
-                seconds=self._seconds_until_one_leaves(),
+                f"{own_count} pictures of this client are in flight already",
+                seconds=self._seconds_until_free_slot(),
             )
         admitted = AdmittedRequest(self, client, self._clock())
-        self._entries.add(admitted)
+        self._admitted.add(admitted)
         try:
             yield admitted
         finally:
-            self._entries.discard(admitted)
-            self._learn_rate(admitted)
+            self._admitted.discard(admitted)
+            self._update_rate(admitted)
 
     def reserve_bytes(self, admitted: AdmittedRequest, count: int) -> None:
         if admitted.bytes + count > self._limits.max_bytes:
             raise TooManyBytes(
-                f"the body has more than the {self._limits.max_bytes:,} bytes that are taken"
+                f"the body has more than the {self._limits.max_bytes:,} bytes that are allowed"
             )
-        held = sum(other.bytes for other in self._entries)
-        if held + count > self._queue.max_bytes and held > admitted.bytes:
+        used_bytes = sum(other.bytes for other in self._admitted)
+        if used_bytes + count > self._queue.max_bytes and used_bytes > admitted.bytes:
             raise QueueFull(
-                "the pictures being worked on fill the memory set aside for uploads",
-                seconds=self._seconds_until_one_leaves(),
+                "the pictures in flight use up the memory for uploads",
+                seconds=self._seconds_until_free_slot(),
             )
         admitted.bytes += count
 
@@ -152,19 +152,19 @@ class Admission:
         if width * height > self._limits.max_answer_pixels:
             raise AnswerTooLarge(
                 f"the answer would have {width:,}x{height:,} pixels; at most "
-                f"{self._limits.max_answer_pixels:,} are given"
+                f"{self._limits.max_answer_pixels:,} are allowed"
             )
         if max(width, height) > LONGEST_SIDE[format]:
             raise FormatCannotHold(
-                f"{format} holds sides up to {LONGEST_SIDE[format]:,} pixels, the answer would "
+                f"{format} supports sides up to {LONGEST_SIDE[format]:,} pixels, the answer would "
                 f"have {width:,}x{height:,}; choose png"
             )
-        held = sum(other.answer_pixels for other in self._entries if other is not admitted)
-        # A picture that fits no budget beside others still runs when it is alone.
-        if held and held + width * height > self._queue.max_answer_pixels:
-            excess = held + width * height - self._queue.max_answer_pixels
+        used_pixels = sum(other.answer_pixels for other in self._admitted if other is not admitted)
+        # A picture above the limit still runs when it is the only one.
+        if used_pixels and used_pixels + width * height > self._queue.max_answer_pixels:
+            excess = used_pixels + width * height - self._queue.max_answer_pixels
             raise QueueFull(
-                "the pictures being worked on fill the memory set aside for answers",
+                "the pictures in flight use up the memory for answers",
                 seconds=self._seconds_for(excess),
             )
         admitted.answer_pixels = width * height
@@ -172,13 +172,13 @@ class Admission:
     def predicted_seconds(
         self, admitted: AdmittedRequest, model: str, pixels: int, deadline_seconds: float
     ) -> float:
-        """What `pixels` will take alone on one device; see `AdmittedRequest.reserve_work`."""
+        """Time of `pixels` on one idle device; see `AdmittedRequest.reserve_work`."""
         own_seconds = self._costs.seconds(model, pixels) or 0.0
         backlog: dict[str, float] = {}
-        for other in self._entries - {admitted}:
+        for other in self._admitted - {admitted}:
             backlog[other.client] = backlog.get(other.client, 0.0) + other.remaining_seconds
         if not any(backlog.values()):
-            # An idle server tries whatever comes: a wrong prediction could never be corrected.
+            # An idle server admits everything, or a wrong prediction could never be corrected.
             return own_seconds
         allowed_seconds = min(
             deadline_seconds - self._clock(),
@@ -190,8 +190,8 @@ class Admission:
         finish_seconds = self._finish_seconds(backlog, admitted.client, own_seconds, 0.0)
         if finish_seconds > allowed_seconds:
             raise QueueFull(
-                f"with those that are being worked on, the answer would take {finish_seconds:.1f} "
-                f"seconds; at most {allowed_seconds:.1f} are promised",
+                f"behind the pictures in flight the answer would take {finish_seconds:.1f} "
+                f"seconds; at most {allowed_seconds:.1f} are allowed",
                 seconds=self._seconds_until(backlog, admitted.client, own_seconds, allowed_seconds),
             )
         return own_seconds
@@ -199,20 +199,22 @@ class Admission:
     def _finish_seconds(
         self, backlog: Mapping[str, float], client: str, own_seconds: float, served: float
     ) -> float:
-        """When new work of a client would be done, once every client was `served` that long.
+        """Time to finish new work of a client, after every client was `served` that long.
 
-        Under fair shares nobody gets more than this client does until it is done.
+        Under fair sharing no other client gets more service than this one until it is finished.
         """
         left = {name: max(0.0, seconds - served) for name, seconds in backlog.items()}
-        mine = left.pop(client, 0.0) + own_seconds
-        return (mine + sum(min(seconds, mine) for seconds in left.values())) / self._device_count
+        own_total = left.pop(client, 0.0) + own_seconds
+        return (
+            own_total + sum(min(seconds, own_total) for seconds in left.values())
+        ) / self._device_count
 
     def _seconds_until(
         self, backlog: Mapping[str, float], client: str, own_seconds: float, allowed: float
     ) -> float:
-        """How long from now until the same request would be let in, if nobody else came."""
+        """Time until the same request would be admitted if no other request arrived."""
         low, high = 0.0, max(backlog.values())
-        for _ in range(SEARCH_STEPS):
+        for _ in range(BISECTION_STEPS):
             served = (low + high) / 2
             if self._finish_seconds(backlog, client, own_seconds, served) > allowed:
                 low = served
@@ -221,22 +223,22 @@ class Admission:
         seconds = sum(min(seconds, high) for seconds in backlog.values()) / self._device_count
         return min(LONGEST_RETRY_SECONDS, seconds)
 
-    def _learn_rate(self, admitted: AdmittedRequest) -> None:
-        """Pixels per second of the whole process, from what left since the last one left."""
+    def _update_rate(self, admitted: AdmittedRequest) -> None:
+        """Update the process's answer pixels per second with a request that has ended."""
         now_seconds = self._clock()
-        busy_seconds = now_seconds - max(self._last_left_seconds, admitted.entered_seconds)
-        self._last_left_seconds = now_seconds
+        busy_seconds = now_seconds - max(self._last_release_seconds, admitted.admitted_seconds)
+        self._last_release_seconds = now_seconds
         if not admitted.answer_pixels or busy_seconds <= 0:
             return
         rate = admitted.answer_pixels / busy_seconds
-        known = self._pixels_per_second
+        previous = self._pixels_per_second
         self._pixels_per_second = (
-            rate if known is None else RATE_MEMORY * known + (1 - RATE_MEMORY) * rate
+            rate if previous is None else RATE_DECAY * previous + (1 - RATE_DECAY) * rate
         )
 
-    def _seconds_until_one_leaves(self) -> float:
-        held = sum(admitted.answer_pixels for admitted in self._entries)
-        return self._seconds_for(held / max(1, len(self._entries)))
+    def _seconds_until_free_slot(self) -> float:
+        pixels = sum(admitted.answer_pixels for admitted in self._admitted)
+        return self._seconds_for(pixels / max(1, len(self._admitted)))
 
     def _seconds_for(self, pixels: float) -> float:
         if not self._pixels_per_second:

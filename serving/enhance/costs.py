@@ -1,36 +1,36 @@
-"""How long a model takes on this machine, learned from every batch that it runs."""
+"""Estimates the device time of a model on this machine from the batches that it ran."""
 
 import threading
 
-MEMORY = 0.9  # of what was seen before, per batch
+DECAY = 0.9  # weight of the previous totals, per batch
 
 
 class CostModel:
-    """Seconds of one device per LR pixel, by model name; safe to use from any thread.
+    """Device seconds per LR pixel, by model name; thread-safe.
 
-    Pixels are those given to the network, halos and rounding up to tiles included. Both are summed
-    and forgotten alike, so that a batch counts by its size: a moment in which the machine did
-    something else while one small tile ran says little about a large picture.
+    Pixels are those given to the network, halos and padding to tiles included. Seconds and pixels
+    are summed with the same decay, so a batch counts by its size: a pause of the machine during a
+    small batch hardly changes the estimate for a large picture.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen: dict[str, tuple[float, float]] = {}  # seconds and pixels
+        self._totals: dict[str, tuple[float, float]] = {}  # seconds and pixels
 
     def learn(self, model: str, pixels: int, seconds: float) -> None:
-        """Take in that `pixels` took `seconds`."""
+        """Add a batch of `pixels` that took `seconds`."""
         if pixels <= 0 or seconds <= 0:
             return
         with self._lock:
-            seen_seconds, seen_pixels = self._seen.get(model, (0.0, 0.0))
-            self._seen[model] = (MEMORY * seen_seconds + seconds, MEMORY * seen_pixels + pixels)
+            total_seconds, total_pixels = self._totals.get(model, (0.0, 0.0))
+            self._totals[model] = (DECAY * total_seconds + seconds, DECAY * total_pixels + pixels)
 
     def seconds(self, model: str, pixels: int) -> float | None:
-        """How long `pixels` will take alone; None for a model that has never run."""
-        seen = self._seen.get(model)
-        return None if seen is None else seen[0] / seen[1] * pixels
+        """Estimated time of `pixels` on an idle device; None for a model that has never run."""
+        totals = self._totals.get(model)
+        return None if totals is None else totals[0] / totals[1] * pixels
 
     def per_pixel(self) -> dict[str, float]:
-        """What is known, by model."""
+        """Seconds per LR pixel, by model name."""
         with self._lock:
-            return {model: seconds / pixels for model, (seconds, pixels) in self._seen.items()}
+            return {model: seconds / pixels for model, (seconds, pixels) in self._totals.items()}

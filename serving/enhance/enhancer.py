@@ -1,8 +1,7 @@
-"""One picture's way through the house: decode, split, queue, join, check, encode.
+"""The pipeline of one picture: decode, tile, queue, join, check, encode.
 
-The event loop only waits and passes on; everything that touches pixels runs in worker threads, a
-few at a time, and the networks on the engines' threads. The answer leaves in pieces while the rest
-is still being worked on.
+Everything that touches pixels runs on a few worker threads, the networks on the engines' threads;
+the event loop only waits. The answer is streamed in chunks while the rest is being computed.
 """
 
 import asyncio
@@ -30,19 +29,19 @@ from superres.model.tiling import TilePlan, plan
 
 Result = TypeVar("Result")
 
-BATCHES_AHEAD = 2  # of one picture's tiles in the queue; the rest are cut as these come back
+BATCHES_AHEAD = 2  # queued tiles of one picture, in batches; the rest are cut as these return
 
 
 class PictureObserver(Protocol):
-    """Hears what goes through."""
+    """Is notified of finished and failed pictures."""
 
     def picture_done(
         self,
         model_version: ModelVersion,
         *,
         waste_ratio: float,
-        taken: int,
-        given: int,
+        input_pixels: int,
+        output_pixels: int,
         seconds: float,
     ) -> None: ...
 
@@ -52,16 +51,16 @@ class PictureObserver(Protocol):
 
 
 class ShadowComparer(Protocol):
-    """Takes tiles that a shadow is to be compared on; must not block."""
+    """Compares a shadow with the champion on a few tiles; must not block."""
 
     def wants(self, model_version: ModelVersion) -> bool: ...
 
-    def compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None: ...
+    def compare(self, model_version: ModelVersion, tile_pairs: list[tuple[Tile, Tile]]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhancerParts:
-    """What an enhancer is made of."""
+    """The components of an enhancer."""
 
     scheduler: Scheduler
     limits: BatchLimits
@@ -73,54 +72,54 @@ class EnhancerParts:
 
 
 class Enhancer:
-    """Turns orders into answers."""
+    """Enhances pictures."""
 
     def __init__(self, parts: EnhancerParts) -> None:
         self._parts = parts
         self._workers = CapacityLimiter(parts.worker_threads)
-        # A refusal must not wait for a place behind pictures that are being encoded.
+        # Refusals must not wait for a thread that encodes a picture.
         self._light_workers = CapacityLimiter(2)
 
     async def in_worker(self, work: Callable[[], Result]) -> Result:
-        """Run `work` on a worker thread, waiting for a free one."""
+        """Run `work` on a worker thread, once one is free."""
         return await to_thread.run_sync(work, limiter=self._workers)
 
     async def in_light_worker(self, work: Callable[[], Result]) -> Result:
-        """The same for what takes a few milliseconds at most, apart from the heavy work."""
+        """Run `work` of a few milliseconds on a separate small thread pool."""
         return await to_thread.run_sync(work, limiter=self._light_workers)
 
     async def enhance(self, enhance_request: EnhanceRequest, stages: StageTimer) -> EnhanceResult:
-        """The answer as soon as its first piece is there.
+        """Enhance a picture; returns once the first chunk of the answer is ready.
 
-        Raises PictureError, DeadlinePassed, Inconsistent, or what the scheduler failed it with.
+        Raises PictureError, DeadlinePassed, Inconsistent, or the scheduler's error.
         """
         deadline = Deadline(enhance_request.deadline_seconds)
-        picture = await deadline.spend_on(self._decoded(enhance_request, stages))
-        strips = await deadline.spend_on(
-            self.in_worker(lambda: self._strips(picture, enhance_request))
+        picture = await deadline.run(self._decoded(enhance_request, stages))
+        assembler = await deadline.run(
+            self.in_worker(lambda: self._new_assembler(picture, enhance_request))
         )
-        chunks = self._chunks(strips, enhance_request, stages, deadline)
+        chunks = self._chunks(assembler, enhance_request, stages, deadline)
         try:
-            # An answer that may be flagged is held back, for its header comes before its pixels.
-            most = None if self._parts.consistency.action == "flag" else 1
-            first = await self._begin(chunks, strips, most)
+            # The flag is a header, so an answer that may be flagged is buffered completely.
+            max_chunks = None if self._parts.consistency.action == "flag" else 1
+            first = await self._first_chunks(chunks, assembler, max_chunks)
         except BaseException:
             await chunks.aclose()
             raise
         return EnhanceResult(
-            width=strips.width,
-            height=strips.height,
+            width=assembler.width,
+            height=assembler.height,
             chunks=BodyChunks(first, chunks),
-            size=sum(map(len, first)) if strips.complete else None,
-            consistency_result=strips.consistency_result,
+            size=sum(map(len, first)) if assembler.complete else None,
+            consistency_result=assembler.consistency_result,
             stage_seconds=dict(stages.seconds),
         )
 
-    async def _begin(
-        self, chunks: AsyncGenerator[bytes], strips: StripAssembler, most: int | None
+    async def _first_chunks(
+        self, chunks: AsyncGenerator[bytes], assembler: StripAssembler, max_chunks: int | None
     ) -> list[bytes]:
         first: list[bytes] = []
-        while not strips.complete and (most is None or len(first) < most):
+        while not assembler.complete and (max_chunks is None or len(first) < max_chunks):
             first.append(await anext(chunks))
         return first
 
@@ -128,106 +127,115 @@ class Enhancer:
         with stages("decode"):
             return await self.in_worker(enhance_request.read)
 
-    def _strips(self, picture: Picture, enhance_request: EnhanceRequest) -> StripAssembler:
+    def _new_assembler(self, picture: Picture, enhance_request: EnhanceRequest) -> StripAssembler:
         geometry = enhance_request.model_version.model.upscaler.geometry
         tile_plan = plan(picture.height, picture.width, geometry)
         return StripAssembler(picture, tile_plan, enhance_request, self._parts.consistency)
 
     async def _chunks(
         self,
-        strips: StripAssembler,
+        assembler: StripAssembler,
         enhance_request: EnhanceRequest,
         stages: StageTimer,
         deadline: "Deadline",
     ) -> AsyncGenerator[bytes]:
-        """The file, piece by piece; every tile goes through the queue, a few batches at once."""
+        """The chunks of the answer's file; a few batches of tiles are queued at once."""
         batch_key = batch_key_of(
-            enhance_request.model_version, strips.plan, str(strips.picture.rgb_hwc.dtype)
+            enhance_request.model_version, assembler.plan, str(assembler.picture.rgb_hwc.dtype)
         )
-        ahead = BATCHES_AHEAD * self._parts.limits.tiles_in(batch_key)
-        keep = self._parts.shadows.wants(enhance_request.model_version)
-        mailbox = ResultQueue()
+        tiles_ahead = BATCHES_AHEAD * self._parts.limits.tiles_in(batch_key)
+        keep_pairs = self._parts.shadows.wants(enhance_request.model_version)
+        result_queue = ResultQueue()
         request = self._parts.scheduler.open(
             batch_key,
             deadline_seconds=enhance_request.deadline_seconds,
-            receiver=mailbox,
+            receiver=result_queue,
             client=enhance_request.client,
             background=enhance_request.background,
         )
         results: list[tuple[int, Tile]] = []
         began_seconds = time.monotonic()
         try:
-            while not strips.complete:
-                chunk = await deadline.spend_on(
+            while not assembler.complete:
+                chunk = await deadline.run(
                     self.in_worker(
-                        partial(self._step, strips, request, results, len(results) or ahead, keep)
+                        partial(
+                            self._step,
+                            assembler,
+                            request,
+                            results,
+                            len(results) or tiles_ahead,
+                            keep_pairs,
+                        )
                     )
                 )
-                enhance_request.progress(strips.share_done)
-                if strips.complete:
-                    await self._finish(strips, enhance_request, stages, began_seconds)
+                enhance_request.progress(assembler.share_done)
+                if assembler.complete:
+                    await self._report(assembler, enhance_request, stages, began_seconds)
                 if chunk:
                     yield chunk
                 results = []
-                if strips.waits_for_device:
+                if assembler.waits_for_device:
                     waited_from_seconds = time.perf_counter()
-                    results = await deadline.spend_on(mailbox.take())
+                    results = await deadline.run(result_queue.take())
                     stages.add("network", time.perf_counter() - waited_from_seconds)
         except Exception:
             self._parts.observer.picture_failed(enhance_request.model_version)
             raise
         finally:
             self._parts.scheduler.close(request)
-            if strips.consistency_result.regions_off:
+            if assembler.consistency_result.inconsistent_regions:
                 self._parts.observer.inconsistent(
-                    enhance_request.model_version, strips.consistency_result.regions_off
+                    enhance_request.model_version, assembler.consistency_result.inconsistent_regions
                 )
-        if strips.kept:
-            self._parts.shadows.compare(enhance_request.model_version, strips.kept)
+        if assembler.tile_pairs:
+            self._parts.shadows.compare(enhance_request.model_version, assembler.tile_pairs)
 
     def _step(
         self,
-        strips: StripAssembler,
+        assembler: StripAssembler,
         request: TileRequest,
         results: list[tuple[int, Tile]],
-        free: int,
-        keep: bool,
+        count: int,
+        keep_pairs: bool,
     ) -> bytes:
-        """Put as many new tiles into the queue as have come back, then take these in."""
-        self._parts.scheduler.put(request, strips.cut(free))
-        return strips.add(results, keep=keep)
+        """Queue up to `count` new tiles, then add `results`; returns the next bytes of the file."""
+        self._parts.scheduler.put(request, assembler.cut(count))
+        return assembler.add(results, keep_pairs=keep_pairs)
 
-    async def _finish(
+    async def _report(
         self,
-        strips: StripAssembler,
+        assembler: StripAssembler,
         enhance_request: EnhanceRequest,
         stages: StageTimer,
         began_seconds: float,
     ) -> None:
-        """What is told of a picture before its last piece leaves."""
+        """Report a picture's metrics before its last chunk is sent."""
         parts = self._parts
-        parts.window.add(enhance_request.model_version.name, await self.in_worker(strips.observe))
-        stages.add("check", strips.check_seconds)
-        stages.add("encode", strips.encode_seconds)
-        stages.tell()
-        picture, tile_plan = strips.picture, strips.plan
+        parts.window.add(
+            enhance_request.model_version.name, await self.in_worker(assembler.observe)
+        )
+        stages.add("check", assembler.check_seconds)
+        stages.add("encode", assembler.encode_seconds)
+        stages.report()
+        picture, tile_plan = assembler.picture, assembler.plan
         parts.observer.picture_done(
             enhance_request.model_version,
             waste_ratio=tile_plan.waste_ratio,
-            taken=picture.pixels,
-            given=picture.pixels * tile_plan.scale**2,
+            input_pixels=picture.pixels,
+            output_pixels=picture.pixels * tile_plan.scale**2,
             seconds=time.monotonic() - began_seconds,
         )
 
 
 class Deadline:
-    """What is left until a deadline; only work counts, not the client's slowness in taking."""
+    """Time left for a picture; time that the client takes to receive does not count."""
 
     def __init__(self, deadline_seconds: float) -> None:
         self._seconds = deadline_seconds - time.monotonic()
 
-    async def spend_on(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Raises DeadlinePassed once nothing is left."""
+    async def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Await `work`. Raises DeadlinePassed once no time is left."""
         began_seconds = time.monotonic()
         try:
             async with asyncio.timeout(self._seconds):
@@ -239,11 +247,11 @@ class Deadline:
 
 
 class ResultQueue:
-    """Carries results from an engine's thread to the event loop that made it."""
+    """Passes results from an engine's thread to the event loop that created the queue."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._arrived = asyncio.Event()
+        self._available = asyncio.Event()
         self._results: deque[tuple[int, Tile]] = deque()
         self._error: Exception | None = None
 
@@ -256,19 +264,19 @@ class ResultQueue:
         self._wake()
 
     async def take(self) -> list[tuple[int, Tile]]:
-        """What has arrived since the last time, at least one. Raises what failed the request."""
-        await self._arrived.wait()
-        self._arrived.clear()
+        """Wait for results and return all of them. Raises the error that failed the request."""
+        await self._available.wait()
+        self._available.clear()
         if self._error is not None:
             raise self._error
         return [self._results.popleft() for _ in range(len(self._results))]
 
     def _wake(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-            self._loop.call_soon_threadsafe(self._arrived.set)
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._available.set)
 
 
 def batch_key_of(model_version: ModelVersion, tile_plan: TilePlan, dtype: str) -> BatchKey:
-    """What the tiles of a picture have in common with those that may share their batch."""
+    """The batch key of a picture's tiles."""
     height, width = tile_plan.bucket
     return BatchKey(model=model_version.model, height=height, width=width, dtype=dtype)

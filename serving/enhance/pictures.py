@@ -1,6 +1,6 @@
-"""What every way to an answer does with one picture: the routes' and the jobs'.
+"""The steps for one picture that routes and jobs share.
 
-What it is, which model it gets, what it will cost, the order to the enhancer, the answer's headers.
+Inspecting the upload, choosing the model, its cost, the request to the enhancer, response headers.
 """
 
 import math
@@ -23,7 +23,7 @@ from serving.enhance.request import (
 from serving.enhance.transform import OutputOptions, fitting_shrink, parse_region, shrunk_side
 from serving.models.reload import Models
 from serving.models.routing import ModelVersion
-from serving.models.selection import chosen_for, is_auto, min_scale, named_model
+from serving.models.selection import is_auto, min_scale, named_model, select_for_picture
 from serving.requests.body import Upload
 from serving.requests.negotiation import choose_format, content_disposition
 from serving.requests.options import Options
@@ -36,7 +36,7 @@ from superres.model.tiling import Geometry, best_bucket, computed_pixels
 
 
 class PictureServices(Protocol):
-    """What of the server has to do with a picture."""
+    """The services that these steps need."""
 
     @property
     def settings(self) -> Settings: ...
@@ -52,9 +52,9 @@ class PictureServices(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedPicture:
-    """One request once its header and options are known; sides as the file stores them.
+    """One inspected upload with its options; `width` and `height` are those stored in the file.
 
-    `earlier` is the passport that the upload carries, `embed` whether the answer's file gets one.
+    `earlier` is the upload's passport, `embed` whether the answer's file gets one.
     """
 
     upload: Upload
@@ -78,7 +78,7 @@ class ReceivedPicture:
         )
 
     def output_options(self, scale: int, max_answer_pixels: int) -> OutputOptions:
-        """What is done to the picture for a model of this scale."""
+        """The output options for a model of this scale."""
         options, shrink = self.options, 1.0
         if options.on_too_large == "shrink":
             shrink = fitting_shrink(self.width, self.height, scale, self.format, max_answer_pixels)
@@ -94,14 +94,14 @@ class ReceivedPicture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectedModel:
-    """The model, why `auto` took it, and the picture where it had to be decoded for that."""
+    """The model and, for `auto`, the reason for it and the decoded picture."""
 
     model_version: ModelVersion
     reason: str | None = None
     picture: Picture | None = None
 
 
-async def received(
+async def inspect_upload(
     services: PictureServices,
     upload: Upload,
     options: Options,
@@ -109,7 +109,7 @@ async def received(
     accept: str,
     longest_seconds: float,
 ) -> ReceivedPicture:
-    """What an upload is and what is asked of it. Raises PictureError, BadOptions, NotAcceptable."""
+    """Read an upload's header. Raises PictureError, BadOptions or NotAcceptable."""
     limits = services.admission.picture_limits
     header, earlier = await services.enhancer.in_light_worker(
         lambda: (inspect(upload.data, limits), earlier_passport(upload.data, limits))
@@ -135,15 +135,15 @@ async def choose(
     received: ReceivedPicture,
     client: str,
     admitted: AdmittedRequest,
-    held: ExitStack,
+    stack: ExitStack,
     stages: StageTimer,
 ) -> SelectedModel:
-    """The model, kept open until `held` ends; for `auto` the picture is decoded and looked at."""
+    """Choose the model, kept open until `stack` ends; `auto` decodes and examines the picture."""
     models, options = services.models, received.options
     if not is_auto(options):
         name = named_model(options, models.champions, models.default_name)
         return SelectedModel(
-            model_version=held.enter_context(models.use(name, options.scale, client))
+            model_version=stack.enter_context(models.use(name, options.scale, client))
         )
     scale = min_scale(options, models.champions)
     output_options = received.output_options(scale, services.settings.limits.max_answer_pixels)
@@ -151,16 +151,18 @@ async def choose(
     with stages("choose"):
         picture = await services.enhancer.in_worker(received.decoded)
         choice = await services.enhancer.in_worker(
-            lambda: chosen_for(picture, options, models.champions, services.costs.per_pixel())
+            lambda: select_for_picture(
+                picture, options, models.champions, services.costs.per_pixel()
+            )
         )
-    model_version = held.enter_context(models.use(choice.model, None, client))
+    model_version = stack.enter_context(models.use(choice.model, None, client))
     return SelectedModel(model_version=model_version, reason=choice.reason, picture=picture)
 
 
 def work_pixels(
     received: ReceivedPicture, output_options: OutputOptions, model_version: ModelVersion
 ) -> int:
-    """LR pixels that the network will see."""
+    """LR pixels that the network computes."""
     height, width = (
         shrunk_side(side, output_options.shrink) for side in (received.height, received.width)
     )
@@ -171,16 +173,16 @@ def work_pixels(
 
 
 def region_pixels(region: Region, height: int, width: int, geometry: Geometry) -> int:
-    """LR pixels of the tiles that the bounds of a region reach, never less than are computed."""
+    """LR pixels of the tiles that a region's bounds overlap: an upper bound of those computed."""
     tile_height, tile_width = best_bucket(height, width, geometry)
     left, top, right, bottom = region.bounds
-    rows = _tiles_met(top, bottom, height, tile_height - 2 * geometry.halo)
-    columns = _tiles_met(left, right, width, tile_width - 2 * geometry.halo)
+    rows = _tiles_overlapped(top, bottom, height, tile_height - 2 * geometry.halo)
+    columns = _tiles_overlapped(left, right, width, tile_width - 2 * geometry.halo)
     return rows * columns * tile_height * tile_width
 
 
-def _tiles_met(first: float, last: float, side: int, step: int) -> int:
-    """How many tiles with cores of `step` pixels a stretch of a side reaches; at least one."""
+def _tiles_overlapped(first: float, last: float, side: int, step: int) -> int:
+    """Number of tiles with cores of `step` pixels that `first` to `last` overlaps; at least 1."""
     begin, end = max(0, math.floor(first - REACH)), min(side, math.ceil(last + REACH))
     return max(1, math.ceil(end / step) - begin // step)
 
@@ -188,7 +190,7 @@ def _tiles_met(first: float, last: float, side: int, step: int) -> int:
 def answer_size(
     received: ReceivedPicture, output_options: OutputOptions, scale: int
 ) -> tuple[int, int]:
-    """Width and height of the answer."""
+    """Width and height of the answer in pixels."""
     width, height = (
         shrunk_side(side, output_options.shrink) for side in (received.width, received.height)
     )
@@ -204,7 +206,7 @@ def enhance_request_of(
     progress: Callable[[float], None],
     background: bool = False,
 ) -> EnhanceRequest:
-    """The order to the enhancer."""
+    """The request to the enhancer."""
     decoded = selected.picture
     text = passport_of(received, selected, output_options).text() if received.embed else None
 
@@ -228,7 +230,7 @@ def enhance_request_of(
 def passport_of(
     received: ReceivedPicture, selected: SelectedModel, output_options: OutputOptions
 ) -> Passport:
-    """What the answer says of its making, and its input of what came before."""
+    """The answer's passport: the input's passport and this step."""
     model_version = selected.model_version
     did = [
         f"enlarged x{model_version.scale}"
@@ -254,7 +256,7 @@ def headers_of(
     selected: SelectedModel,
     output_options: OutputOptions,
 ) -> dict[str, str]:
-    """What an answer tells of itself."""
+    """The response headers of an answer."""
     model_version = selected.model_version
     headers = {
         "Content-Disposition": content_disposition(received.upload.name, received.format),

@@ -1,4 +1,4 @@
-"""What is asked of the enhancer and what it answers; the routes speak to it in these words."""
+"""Request and result of the enhancer, and the timing of its stages."""
 
 import contextlib
 import time
@@ -15,13 +15,13 @@ from superres.image.region import Region
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhanceRequest:
-    """What one client asked for.
+    """One picture to enhance.
 
     `read` decodes (and shrinks, converts, ...) the upload on a worker thread and may raise
-    PictureError. `deadline_seconds` is on `time.monotonic`'s clock; `client` is the string that
-    the client's fair share goes by. Outside `region` (in pixels of what `read` returns) the answer
-    is resampled. `progress` hears the share of the work that is done, 0 to 1. What is in the
-    `background` is worked on while nothing else is.
+    PictureError. `deadline_seconds` is on `time.monotonic`'s clock; `client` identifies the client
+    for fair queueing. Outside `region` (in pixels of what `read` returns) the answer is resampled.
+    `progress` is called with the share of the work that is done, 0 to 1. A `background` request is
+    served while no other request is open.
     """
 
     read: Callable[[], Picture]
@@ -37,10 +37,10 @@ class EnhanceRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhanceResult:
-    """A picture on its way out, in pieces of its file; `size` is known once it is whole.
+    """An answer as a stream of chunks of its file; `size` in bytes is None while incomplete.
 
-    The first piece is there: what fails after it can only be told by breaking off. Whoever takes
-    an answer must take all of `chunks` or close them.
+    The first chunk is ready; a later failure can only abort the response. The caller must consume
+    all of `chunks` or close them.
     """
 
     width: int
@@ -52,13 +52,13 @@ class EnhanceResult:
 
 
 class StageObserver(Protocol):
-    """Hears how long the stages of a picture take."""
+    """Is notified of the duration of each stage of a picture."""
 
     def stage_done(self, stage: str, seconds: float) -> None: ...
 
 
 class StageTimer:
-    """Takes the time of each stage of one picture; a stage may go on in several parts."""
+    """Measures the stages of one picture; the parts of a stage are added up."""
 
     def __init__(self, observer: StageObserver) -> None:
         self._observer = observer
@@ -73,14 +73,14 @@ class StageTimer:
     def add(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
-    def tell(self) -> None:
-        """Report every stage; once, at the picture's end."""
+    def report(self) -> None:
+        """Report every stage to the observer; called once, at the end."""
         for stage, seconds in self.seconds.items():
             self._observer.stage_done(stage, seconds)
 
 
 def server_timing(stage_seconds: dict[str, float]) -> str:
-    """The header's value, in milliseconds (W3C Server Timing)."""
+    """The value of the header `Server-Timing`, in milliseconds (W3C Server Timing)."""
     return ", ".join(
         f"{stage};dur={seconds * 1000:.1f}" for stage, seconds in stage_seconds.items()
     )
@@ -89,5 +89,5 @@ def server_timing(stage_seconds: dict[str, float]) -> str:
 def consistency_header(consistency_result: ConsistencyResult) -> str:
     """The value of the header `Sharpline-Consistency`."""
     state = "ok" if consistency_result.ok else "violated"
-    worst_levels, regions = consistency_result.worst_levels, consistency_result.regions_off
+    worst_levels, regions = consistency_result.worst_levels, consistency_result.inconsistent_regions
     return f"{state}; worst-levels={worst_levels:.1f}; regions={regions}"

@@ -1,9 +1,9 @@
-"""A shadow model sees what the champion saw, after the answer and when nobody waits.
+"""Compares a shadow model with the champion on the same tiles, after the answer.
 
-A few tiles of a picture, with the champion's results, are kept until its answer is complete. They
-go through the shadow as background requests, which the scheduler serves one tile at a time while
-nothing else is open; so a shadow makes a picture wait for one tile's time at the most. Only
-numbers remain: how far its pixels are from the champion's, and whether they fit the input.
+A few tiles of a picture, with the champion's results, are kept until its answer is complete. The
+shadow runs on them as background requests, which the scheduler serves one tile at a time while no
+other request is open; so a shadow delays a picture by the time of one tile at most. Only numbers
+are kept: the difference from the champion's pixels, and whether they are consistent with the input.
 """
 
 import asyncio
@@ -24,17 +24,17 @@ from serving.models.routing import ModelVersion
 from serving.threads import in_thread
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
-from superres.model.tiling import Joiner, cut_one, plan
+from superres.model.tiling import Joiner, cut_tile, plan
 
 log = logging.getLogger(__name__)
 
 Outcome = Literal["compared", "inconsistent", "failed", "skipped"]
 
-MAX_WAITING = 4  # pictures whose tiles are held in memory; those that come then are skipped
+MAX_PENDING = 4  # pictures whose tiles are held in memory; further ones are skipped
 
 
 class ShadowObserver(Protocol):
-    """Hears how shadows compare."""
+    """Is notified of each comparison."""
 
     def shadow_done(
         self, name: str, version: str, outcome: Outcome, levels: float | None = None
@@ -43,7 +43,7 @@ class ShadowObserver(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """One tile's: mean distance from the champion in grey levels, and whether it fits its input."""
+    """One tile: mean absolute difference from the champion in grey levels, and consistency."""
 
     levels: float
     consistent: bool
@@ -62,64 +62,68 @@ class ShadowRunner:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wants(self, model_version: ModelVersion) -> bool:
-        """Whether tiles of this picture should be kept."""
+        """Whether to keep tiles of a picture of this model for comparison."""
         route = self._models.routes.get(model_version.name)
         return route is not None and route.shadow is not None and model_version.role == "champion"
 
-    def compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None:
-        """Begin to compare; `kept` holds tiles with their halo and the champion's cores."""
-        if len(self._tasks) >= MAX_WAITING:
+    def compare(self, model_version: ModelVersion, tile_pairs: list[tuple[Tile, Tile]]) -> None:
+        """Start a comparison; `tile_pairs` holds tiles with their halo and the champion's cores."""
+        if len(self._tasks) >= MAX_PENDING:
             route = self._models.routes.get(model_version.name)
             if route is not None and route.shadow is not None:
                 self._observer.shadow_done(model_version.name, route.shadow.version, "skipped")
             return
-        task = asyncio.create_task(self._compare(model_version, kept))
+        task = asyncio.create_task(self._compare(model_version, tile_pairs))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def stop(self) -> None:
-        """Give up whatever still waits."""
+        """Cancel all pending comparisons."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _compare(self, model_version: ModelVersion, kept: list[tuple[Tile, Tile]]) -> None:
+    async def _compare(
+        self, model_version: ModelVersion, tile_pairs: list[tuple[Tile, Tile]]
+    ) -> None:
         with self._models.use_shadow(model_version.name) as shadow:
             if shadow is None:
                 return
-            for tile_hwc, core_hwc in kept:
+            for tile_hwc, core_hwc in tile_pairs:
                 try:
-                    result_hwc = await self._answer(shadow, tile_hwc)
+                    result_hwc = await self._run_shadow(shadow, tile_hwc)
                     halo = model_version.model.upscaler.geometry.halo
                     tiles = tile_hwc, core_hwc, result_hwc
-                    found = await in_thread(partial(compared, *tiles, halo, self._limit_levels))
+                    comparison = await in_thread(
+                        partial(compare_tiles, *tiles, halo, self._limit_levels)
+                    )
                 except SharplineError as error:
                     log.warning("the shadow of %s failed: %s", model_version.name, error)
                     self._observer.shadow_done(model_version.name, shadow.version, "failed")
                     return
-                outcome: Outcome = "compared" if found.consistent else "inconsistent"
+                outcome: Outcome = "compared" if comparison.consistent else "inconsistent"
                 self._observer.shadow_done(
-                    model_version.name, shadow.version, outcome, found.levels
+                    model_version.name, shadow.version, outcome, comparison.levels
                 )
 
-    async def _answer(self, shadow: ModelVersion, tile_hwc: Tile) -> Tile:
-        """The shadow's result for a tile, as if the tile were a whole picture."""
+    async def _run_shadow(self, shadow: ModelVersion, tile_hwc: Tile) -> Tile:
+        """Run the shadow on a tile as if the tile were a whole picture."""
         height, width = tile_hwc.shape[:2]
         tile_plan = plan(height, width, shadow.model.upscaler.geometry)
         joiner = Joiner(tile_plan)
-        mailbox = ResultQueue()
+        result_queue = ResultQueue()
         request = self._scheduler.open(
             batch_key_of(shadow, tile_plan, str(tile_hwc.dtype)),
             deadline_seconds=math.inf,
-            receiver=mailbox,
+            receiver=result_queue,
             background=True,
         )
         try:
-            tiles = [(i, cut_one(tile_hwc, tile_plan, i)) for i in range(len(tile_plan.boxes))]
+            tiles = [(i, cut_tile(tile_hwc, tile_plan, i)) for i in range(len(tile_plan.boxes))]
             self._scheduler.put(request, tiles)
             missing = len(tiles)
             while missing:
-                results = await mailbox.take()
+                results = await result_queue.take()
                 missing -= len(results)
                 for index, result_hwc in results:
                     joiner.add(index, result_hwc)
@@ -128,17 +132,17 @@ class ShadowRunner:
             self._scheduler.close(request)
 
 
-def compared(
+def compare_tiles(
     tile_hwc: Tile, core_hwc: Tile, result_hwc: Tile, halo: int, limit_levels: float
 ) -> Comparison:
-    """What the shadow's result for a whole tile says beside the champion's core of it."""
+    """Compare the shadow's result for a whole tile with the champion's core of that tile."""
     scale = result_hwc.shape[0] // tile_hwc.shape[0]
     height, width = core_hwc.shape[0] // scale, core_hwc.shape[1] // scale
-    theirs = result_hwc[halo * scale :, halo * scale :][: height * scale, : width * scale]
+    shadow_core_hwc = result_hwc[halo * scale :, halo * scale :][: height * scale, : width * scale]
     lr_hwc = tile_hwc[halo:, halo:][:height, :width]
     to_levels = 255.0 / np.iinfo(core_hwc.dtype).max
-    levels = float(np.mean(np.abs(theirs.astype(np.float32) - core_hwc))) * to_levels
+    levels = float(np.mean(np.abs(shadow_core_hwc.astype(np.float32) - core_hwc))) * to_levels
     consistency_result = check_strip(
-        Picture(rgb_hwc=lr_hwc), theirs, top=0, scale=scale, limit_levels=limit_levels
+        Picture(rgb_hwc=lr_hwc), shadow_core_hwc, top=0, scale=scale, limit_levels=limit_levels
     )
     return Comparison(levels=levels, consistent=consistency_result.ok)

@@ -1,8 +1,8 @@
-"""The way of one picture's tiles to the bytes of its answer; runs on worker threads.
+"""Assembles one picture's tiles into the bytes of its answer; runs on worker threads.
 
-Tiles are cut as the device comes to want them, results are joined into stripes of rows, and each
-stripe is checked against its input and encoded before the next one exists. So what a picture holds
-in memory is its input, a few tiles and the stripes that are not complete.
+Tiles are cut on demand, results are joined into strips of rows, and each strip is checked against
+its input and encoded before the next one exists. So a picture needs memory for its input, a few
+tiles and the incomplete strips only.
 """
 
 import time
@@ -21,13 +21,13 @@ from superres.image.box import Box
 from superres.image.codecs import Picture
 from superres.image.region import Region
 from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip, resampled_rows
-from superres.model.tiling import Joiner, TilePlan, core_of, cut_one
+from superres.model.tiling import Joiner, TilePlan, core_of, cut_tile
 
-KEPT_TILES = 2  # of each picture, with their results, for a shadow to be compared with
+SHADOW_PAIRS = 2  # tiles of each picture that are kept with their results for a shadow
 
 
 class StripAssembler:
-    """Where one picture stands between its tiles and its file."""
+    """Cuts the tiles of one picture, joins their results into strips and encodes these."""
 
     def __init__(
         self,
@@ -41,16 +41,16 @@ class StripAssembler:
         self._settings = settings
         self._joiner = Joiner(tile_plan)
         self._region = enhance_request.region
-        self._next_tile = 0  # that is to be cut
-        self._at_device = 0  # tiles that were cut and have not come back
+        self._next_tile = 0  # index of the next tile to cut
+        self._in_flight = 0  # tiles that were cut and have no result yet
         self._frame = enlarged_frame(picture, tile_plan.scale)
         self._encoder = StripEncoder(
             self._frame, enhance_request.format, quality=enhance_request.quality
         )
         self._sample = ConsistencySample(picture, tile_plan.scale)
-        self._top = 0  # of the next stripe, in rows of the input
-        self._kept_every = max(1, len(tile_plan.boxes) // KEPT_TILES)
-        self.kept: list[tuple[Tile, Tile]] = []
+        self._top = 0  # of the next strip, in rows of the input
+        self._pair_interval = max(1, len(tile_plan.boxes) // SHADOW_PAIRS)
+        self.tile_pairs: list[tuple[Tile, Tile]] = []
         self.tiles_done = 0
         self.consistency_result = ConsistencyResult()
         self.check_seconds = 0.0
@@ -66,7 +66,7 @@ class StripAssembler:
 
     @property
     def waits_for_device(self) -> bool:
-        return self._at_device > 0
+        return self._in_flight > 0
 
     @property
     def complete(self) -> bool:
@@ -79,38 +79,43 @@ class StripAssembler:
     def cut(self, count: int) -> list[tuple[int, Tile]]:
         """The next tiles for the device, at most `count`.
 
-        Tiles that the region leaves out are passed over, about a stripe of them at a time.
+        Tiles outside the region are skipped, at most a row of tiles per call.
         """
         tiles: list[tuple[int, Tile]] = []
-        left_out = 0
+        skipped = 0
         while (
             self._next_tile < len(self.plan.boxes)
             and len(tiles) < count
-            and left_out < self.plan.columns
+            and skipped < self.plan.columns
         ):
             index, box = self._next_tile, self.plan.boxes[self._next_tile]
             self._next_tile += 1
             if self._region is None or self._region.touches(box):
-                tiles.append((index, cut_one(self.picture.rgb_hwc, self.plan, index)))
+                tiles.append((index, cut_tile(self.picture.rgb_hwc, self.plan, index)))
             else:
                 self._joiner.add_core(index, self._blank(box))
                 self.tiles_done += 1
-                left_out += 1
-        self._at_device += len(tiles)
+                skipped += 1
+        self._in_flight += len(tiles)
         return tiles
 
-    def add(self, results: Iterable[tuple[int, Tile]], *, keep: bool = False) -> bytes:
-        """Take results in; returns what of the file they finish, its end included.
+    def add(self, results: Iterable[tuple[int, Tile]], *, keep_pairs: bool = False) -> bytes:
+        """Add results; returns the bytes of the file that are complete now.
 
-        Raises Inconsistent for a stripe that may not leave. `keep` holds on to a few tiles.
+        `keep_pairs` keeps a few tiles for a shadow. Raises Inconsistent for a strip that fails the
+        check.
         """
         for index, result_hwc in results:
             core_hwc = core_of(result_hwc, self.plan, index)
-            if keep and index % self._kept_every == 0 and len(self.kept) < KEPT_TILES:
-                tile_hwc = cut_one(self.picture.rgb_hwc, self.plan, index)
-                self.kept.append((tile_hwc, core_hwc.copy()))
+            if (
+                keep_pairs
+                and index % self._pair_interval == 0
+                and len(self.tile_pairs) < SHADOW_PAIRS
+            ):
+                tile_hwc = cut_tile(self.picture.rgb_hwc, self.plan, index)
+                self.tile_pairs.append((tile_hwc, core_hwc.copy()))
             self._joiner.add_core(index, core_hwc)
-            self._at_device -= 1
+            self._in_flight -= 1
             self.tiles_done += 1
         chunks = [self._finish(strip_hwc) for strip_hwc in self._joiner.strips()]
         if self.complete:
@@ -118,7 +123,7 @@ class StripAssembler:
         return b"".join(chunks)
 
     def observe(self) -> Observation:
-        """What is remembered of this picture once its answer is complete."""
+        """The observation for drift detection, once the answer is complete."""
         return Observation(features=measure(self.picture.rgb_hwc), consistency_db=self._sample.db())
 
     def _finish(self, strip_hwc: Tile) -> bytes:
@@ -134,7 +139,7 @@ class StripAssembler:
         return self._timed_encode(lambda: self._encoder.add(strip))
 
     def _blank(self, box: Box) -> Tile:
-        """Stands for what `_blended` takes no pixel of; costs no memory."""
+        """A placeholder for a tile outside the region; uses no memory."""
         shape = (box.height * self.plan.scale, box.width * self.plan.scale, 3)
         return np.broadcast_to(np.zeros((), self.picture.rgb_hwc.dtype), shape)
 
@@ -142,22 +147,22 @@ class StripAssembler:
         """The model's pixels inside the region, resampled ones outside."""
         scale = self.plan.scale
         height, width = len(strip_hwc) // scale, self.picture.width
-        around_hwc = resampled_rows(self.picture.rgb_hwc, slice(top, top + height), scale)
+        resampled_hwc = resampled_rows(self.picture.rgb_hwc, slice(top, top + height), scale)
         box = Box(top=top, left=0, height=height, width=width)
-        return region.blended(box, scale, strip_hwc, around_hwc)
+        return region.blended(box, scale, strip_hwc, resampled_hwc)
 
     def _check(self, strip_hwc: Tile, top: int) -> None:
         if self._settings.action == "off":
             return
         limit = self._settings.max_levels
-        found = check_strip(
+        strip_result = check_strip(
             self.picture, strip_hwc, top=top, scale=self.plan.scale, limit_levels=limit
         )
-        self.consistency_result = self.consistency_result.combined_with(found)
-        if not found.ok and self._settings.action == "refuse":
+        self.consistency_result = self.consistency_result.combined_with(strip_result)
+        if not strip_result.ok and self._settings.action == "refuse":
             raise Inconsistent(
-                f"{found.regions_off} regions of the answer are not those of the picture that was "
-                f"sent: up to {found.worst_levels:.0f} grey levels off, {limit:g} are allowed"
+                f"{strip_result.inconsistent_regions} regions of the answer do not match the "
+                f"input: error up to {strip_result.worst_levels:.0f} grey levels, {limit:g} allowed"
             )
 
     def _timed_encode(self, encode: Callable[[], bytes]) -> bytes:

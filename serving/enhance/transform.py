@@ -1,4 +1,4 @@
-"""What a client asked for beside the model, and what that does to a picture before the model."""
+"""Output options of a request, and the transforms of a picture before the model."""
 
 import math
 from dataclasses import dataclass, replace
@@ -14,8 +14,8 @@ from superres.image.resize import imresize
 
 Array = NDArray[Any]
 
-ROUNDING = 1e-6  # pixels that floating point may miss a whole number by
-BAND = 256  # rows or columns that are shrunk at once
+ROUNDING = 1e-6  # tolerance in pixels for floating-point errors of whole numbers
+BAND = 256  # rows or columns that are resized at once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ class OutputOptions:
     shrink: float = 1.0
 
     def prepare(self, picture: Picture) -> Picture:
-        """The picture as the model gets it. Raises PictureError, or BadOptions for the region."""
+        """The picture for the model. Raises PictureError, or BadOptions for the region."""
         check_format_holds(picture, self.format)
         if self.region is not None:
             try:
@@ -48,7 +48,7 @@ class OutputOptions:
 
 
 def parse_region(text: str | None) -> Region | None:
-    """The region that a client wrote. Raises BadOptions."""
+    """The region of the option's text. Raises BadOptions."""
     if text is None:
         return None
     try:
@@ -58,9 +58,9 @@ def parse_region(text: str | None) -> Region | None:
 
 
 def fitting_shrink(width: int, height: int, scale: int, format: str, max_pixels: int) -> float:
-    """What the input's sides must be multiplied by for the answer to fit; 1 where it fits as it is.
+    """The factor for the input's sides that makes the answer fit; 1 if it fits without.
 
-    An answer fits with at most `max_pixels` pixels and sides that the format holds.
+    An answer fits with at most `max_pixels` pixels and sides that the format supports.
     """
     by_pixels = math.sqrt(max_pixels / (width * height)) / scale
     if by_pixels * min(width, height) < 1:  # the short side stays at one pixel
@@ -68,14 +68,14 @@ def fitting_shrink(width: int, height: int, scale: int, format: str, max_pixels:
     factor = min(by_pixels, LONGEST_SIDE[format] / (scale * max(width, height)))
     if factor >= 1:
         return 1.0
-    most = max(1, max_pixels // scale**2)  # of input pixels; nothing is smaller than one
-    while shrunk_side(width, factor) * shrunk_side(height, factor) > most:
+    max_input_pixels = max(1, max_pixels // scale**2)
+    while shrunk_side(width, factor) * shrunk_side(height, factor) > max_input_pixels:
         factor *= 1 - ROUNDING  # rounding took a side up to a whole number
     return factor
 
 
 def shrunk_side(side: int, shrink: float) -> int:
-    """A side of the input after shrinking; never nothing."""
+    """A side of the input after shrinking; at least 1."""
     return side if shrink >= 1 else max(1, math.floor(side * shrink + ROUNDING))
 
 
@@ -91,7 +91,7 @@ def _shrunk(picture: Picture, shrink: float) -> Picture:
 
 
 def _resized(plane: Array, height: int, width: int) -> Array:
-    """`imresize`, rows first, in bands: 50 megapixels of floats at once would take a gigabyte."""
+    """`imresize` in bands, rows first: 50 megapixels of floats at once would take a gigabyte."""
     bands = [plane[:, left : left + BAND] for left in range(0, plane.shape[1], BAND)]
     low = np.concatenate([imresize(band, size=(height, band.shape[1])) for band in bands], axis=1)
     bands = [low[top : top + BAND] for top in range(0, height, BAND)]

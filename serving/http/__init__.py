@@ -1,4 +1,4 @@
-"""What a client meets on the wire: routes, responses, access control and security headers.
+"""The HTTP layer: routes, responses, access control and security headers.
 
-May import services and what stands below it in docs/architecture.md.
+May import services and the packages below it in docs/architecture.md.
 """

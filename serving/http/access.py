@@ -1,4 +1,4 @@
-"""Who calls: every route of the API asks for a key where the server has keys, and counts it."""
+"""API key authentication and request quotas of the API's routes."""
 
 from typing import Annotated
 
@@ -11,7 +11,7 @@ from serving.services import services_of
 BEARER = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
-    description="A key that `sharpline keys add` made; needed where the server has a file of keys",
+    description="A key created by `sharpline keys add`; required if the server has a key file",
 )
 
 
@@ -19,7 +19,7 @@ async def require_key(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
 ) -> None:
-    """Know the caller and count the request. Raises BadKey or QuotaExceeded."""
+    """Authenticate the caller and charge the request. Raises BadKey or QuotaExceeded."""
     services = services_of(request)
     request.state.client = f"ip:{services.clients.address_of(request)}"
     caller = services.keys.caller(credentials.credentials if credentials else None)
@@ -30,10 +30,10 @@ async def require_key(
 
 
 def client_of(request: Request) -> str:
-    """What fair shares and canaries go by: `key:ID` where there is a key, else `ip:ADDRESS`."""
+    """The client's id for fair sharing and canaries: `key:ID` with a key, else `ip:ADDRESS`."""
     return request.state.client
 
 
 def caller_of(request: Request) -> Caller:
-    """The caller, with its quota."""
+    """The caller with its quotas."""
     return request.state.caller

@@ -1,4 +1,4 @@
-"""Every request counted, timed, and written as one line of the log."""
+"""Request metrics and the access log: one line per request."""
 
 import logging
 import time
@@ -10,11 +10,11 @@ from serving.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-QUIET_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})  # asked every few seconds
+QUIET_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/metrics"})  # polled every few seconds
 
 
 class RequestMetrics:
-    """Counts every request and its time under its route's template, and logs one line of it."""
+    """Middleware that counts, times and logs every request under its route's template."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -27,14 +27,14 @@ class RequestMetrics:
         started_seconds = time.perf_counter()
         status = 500
 
-        async def send_and_note(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send_and_record)
         finally:
             seconds = time.perf_counter() - started_seconds
             state = scope.get("state", {})
@@ -54,6 +54,6 @@ class RequestMetrics:
                 "model": model or None,
                 "problem": state.get("problem"),
             }
-            told = {name: value for name, value in fields.items() if value is not None}
+            logged = {name: value for name, value in fields.items() if value is not None}
             level = logging.DEBUG if route in QUIET_ROUTES else logging.INFO
-            log.log(level, "request", extra={FIELDS: told})
+            log.log(level, "request", extra={FIELDS: logged})

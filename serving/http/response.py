@@ -1,9 +1,9 @@
-"""An answer on the wire, piece by piece while the rest is still being worked on.
+"""Streams a response chunk by chunk while the rest of the picture is still being computed.
 
-What fails after the first byte can no longer have a status. Then the connection is broken off: the
-transfer is chunked and its last chunk never comes, which every client reports as an error, so no
-part of a picture passes for the whole of it. HTTP/1.0 has no chunks, an end there is always the
-end; its clients get the answer once it is whole, with its length.
+A failure after the first byte can no longer change the status. The connection is then closed
+without the last chunk of the chunked transfer, which every client reports as an error, so a partial
+picture is never taken for a complete one. HTTP/1.0 has no chunked transfer: its clients get the
+complete response with its length.
 """
 
 import asyncio
@@ -23,52 +23,52 @@ log = logging.getLogger(__name__)
 
 
 class ResponseObserver(Protocol):
-    """Hears of answers that were broken off."""
+    """Is notified of aborted responses."""
 
     def answer_cut(self, reason: str) -> None: ...
 
 
 class PictureResponse(Response):
-    """Sends an answer; `held` is closed once it is sent or broken off."""
+    """Sends a picture; `resources` is closed once it is sent or aborted."""
 
     def __init__(
         self,
         answer: EnhanceResult,
-        held: contextlib.ExitStack,
+        resources: contextlib.ExitStack,
         observer: ResponseObserver,
         *,
         media_type: str,
         headers: Mapping[str, str],
-        taking_seconds: float,
+        send_timeout_seconds: float,
     ) -> None:
         super().__init__(media_type=media_type, headers=dict(headers))
-        del self.headers["content-length"]  # that of the empty body which Response was given
+        del self.headers["content-length"]  # set by Response for its empty body
         self._answer = answer
-        self._held = held
+        self._resources = resources
         self._observer = observer
-        self._taking_seconds = taking_seconds
+        self._send_timeout_seconds = send_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._held:
+        with self._resources:
             async with contextlib.aclosing(self._answer.chunks):
                 sending = asyncio.create_task(self._send(scope, send))
                 try:
-                    await self._watched(sending, receive)
+                    await self._until_disconnect(sending, receive)
                 except Exception as error:
                     reason = reason_of(error)
                     self._observer.answer_cut(reason)
                     scope.setdefault("state", {})["cut"] = reason
                     if not isinstance(error, SharplineError | TimeoutError):
                         raise
-                    # An app that returns before its last piece makes the server close the
-                    # connection; an exception would do the same with a traceback in the log.
-                    log.warning("an answer was broken off: %s", error or reason)
+                    # Returning before the last chunk makes the server close the connection; an
+                    # exception would do the same with a traceback in the log.
+                    log.warning("response aborted: %s", error or reason)
 
     async def _send(self, scope: Scope, send: Send) -> None:
         chunks, size = self._answer.chunks, self._answer.size
         if size is None and scope["http_version"] == "1.0":
             whole = b"".join([chunk async for chunk in chunks])
-            chunks, size = _only(whole), len(whole)
+            chunks, size = _single_chunk(whole), len(whole)
         if size is not None:
             self.headers["content-length"] = str(size)
         await send(
@@ -79,26 +79,26 @@ class PictureResponse(Response):
             }
         )
         async for chunk in chunks:
-            # A client that takes nothing holds memory and a place that others wait for.
-            async with asyncio.timeout(self._taking_seconds):
+            # A client that receives nothing occupies memory and an admission slot.
+            async with asyncio.timeout(self._send_timeout_seconds):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _watched(self, sending: "asyncio.Task[None]", receive: Receive) -> None:
-        gone = asyncio.create_task(_gone(receive))
+    async def _until_disconnect(self, sending: "asyncio.Task[None]", receive: Receive) -> None:
+        disconnected = asyncio.create_task(_disconnected(receive))
         try:
-            await asyncio.wait({sending, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, disconnected}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
-                raise ClientGone("the client went away before its answer was complete")
+                raise ClientGone("the client disconnected before its response was complete")
             sending.result()
         finally:
-            for task in (sending, gone):
+            for task in (sending, disconnected):
                 task.cancel()
-            await asyncio.gather(sending, gone, return_exceptions=True)
+            await asyncio.gather(sending, disconnected, return_exceptions=True)
 
 
 class ClosingResponse(StreamingResponse):
-    """Streams what an async generator yields and closes it, also when the client has left."""
+    """Streams an async generator and closes it, also when the client disconnects."""
 
     def __init__(self, chunks: AsyncGenerator[str | bytes], **given: Any) -> None:
         super().__init__(chunks, **given)
@@ -110,16 +110,16 @@ class ClosingResponse(StreamingResponse):
 
 
 def reason_of(error: Exception) -> str:
-    """A bounded word for what broke an answer off."""
+    """The reason of an aborted response, as a metric label of bounded cardinality."""
     if isinstance(error, TimeoutError):
         return "slow-client"
     return getattr(error, "label", "internal-error")
 
 
-async def _gone(receive: Receive) -> None:
+async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _only(whole: bytes) -> AsyncIterator[bytes]:
+async def _single_chunk(whole: bytes) -> AsyncIterator[bytes]:
     yield whole

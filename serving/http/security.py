@@ -1,4 +1,4 @@
-"""What surrounds every answer: security headers, its id, and which hosts and sites may ask."""
+"""Security middleware: response headers, request ids, allowed hosts and origins."""
 
 import logging
 import re
@@ -19,7 +19,7 @@ from superres.image.codecs import PictureError
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "X-Request-ID"
-_SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _TRACE_PARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 
 SECURITY_HEADERS = {
@@ -35,42 +35,42 @@ SECURITY_HEADERS = {
 
 
 def instance_of(scope: Scope) -> str | None:
-    """What a problem's `instance` says: the request's id, as the log and the header have it."""
+    """A problem's `instance`: the request id, as in the log and the header."""
     request_id = scope.get("state", {}).get("request_id")
     return None if request_id is None else f"urn:request:{request_id}"
 
 
 def request_id_of(headers: Headers) -> str:
-    """The client's own id where it is sane, its trace's (W3C Trace Context), or else a new one."""
-    given = headers.get(REQUEST_ID, "")
-    if _SANE_ID.fullmatch(given):
-        return given
+    """The client's request id if valid, else its trace id (W3C Trace Context), else a new one."""
+    sent_id = headers.get(REQUEST_ID, "")
+    if _VALID_ID.fullmatch(sent_id):
+        return sent_id
     trace = _TRACE_PARENT.fullmatch(headers.get("traceparent", ""))
     return trace[1] if trace else uuid.uuid4().hex
 
 
 def hosts_of(settings: Settings) -> frozenset[str] | None:
-    """The names that the server goes by; None for any.
+    """The host names that the server accepts; None for any.
 
-    A server that only this machine can reach is still reached by every page in its browsers, under
-    a name that its owner lets point here (DNS rebinding); so it goes by local names alone.
+    A server that listens on loopback can still be reached by web pages in a local browser, through
+    DNS rebinding; so it accepts local names only.
     """
     if settings.security.allow_hosts:
         return frozenset(host_name(name) for name in settings.security.allow_hosts)
     return LOOPBACK_NAMES | {settings.host.lower()} if is_loopback(settings.host) else None
 
 
-def refused(error: ServingError | PictureError, scope: Scope) -> Response:
-    """The answer that tells of an error; its kind goes into the request's count and log line."""
+def error_response(error: ServingError | PictureError, scope: Scope) -> Response:
+    """The problem response of an error; records its label for the request's metrics and log."""
     scope.setdefault("state", {})["problem"] = error.label
-    # Clients of the Open Inference Protocol look for the detail elsewhere than RFC 9457 puts it.
+    # The Open Inference Protocol has the detail in `error`, unlike RFC 9457.
     return problem_response(error, instance_of(scope), as_error=scope["path"].startswith("/v2"))
 
 
 class SecurityMiddleware:
-    """Adds the headers and the request's id; refuses wrong names and posts of other sites' pages.
+    """Adds security headers and the request id; refuses unknown hosts and cross-site posts.
 
-    `hosts` are the names that the server goes by, None for any.
+    `hosts` are the accepted host names, None for any.
     """
 
     def __init__(
@@ -101,24 +101,24 @@ class SecurityMiddleware:
             await send(message)
 
         refusal = self._refusal(scope, headers)
-        app = self._app if refusal is None else refused(refusal, scope)
+        app = self._app if refusal is None else error_response(refusal, scope)
         await app(scope, receive, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> ServingError | None:
         if self._hosts is not None and host_name(headers.get("host", "")) not in self._hosts:
-            return WrongHost("the server does not go by the name in the Host header")
-        # A page of another site sent this; CORS alone would hide only the answer.
+            return WrongHost("the name in the Host header is not allowed")
+        # Sent by a page of another site; CORS alone would only hide the response.
         if (
             scope["method"] == "POST"
             and headers.get("sec-fetch-site") == "cross-site"
             and headers.get("origin") not in self._allow_origins
         ):
-            return CrossSite("this page's site may not send pictures here")
+            return CrossSite("pages of this origin may not send pictures here")
         return None
 
 
 class InternalErrorMiddleware:
-    """Turns an error that nothing foresaw into a problem; the log alone learns what it was."""
+    """Turns an unexpected error into a problem response; details go only to the log."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -127,18 +127,18 @@ class InternalErrorMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        started = False
 
-        async def send_and_note(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_and_record(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note)
+            await self._app(scope, receive, send_and_record)
         except Exception:
-            if begun:
+            if started:
                 raise
             log.exception("%s %s failed", scope["method"], scope["path"])
-            fault = ServingError("the server failed; its log has more")
-            await refused(fault, scope)(scope, receive, send)
+            error = ServingError("the server failed; see its log")
+            await error_response(error, scope)(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Asynchronous jobs: pictures handed over now, enhanced in the background, fetched later.
+"""Asynchronous jobs: pictures are submitted, enhanced in the background and fetched later.
 
-May import enhance and what stands below it in docs/architecture.md.
+May import enhance and the packages below it in docs/architecture.md.
 """

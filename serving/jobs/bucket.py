@@ -1,8 +1,8 @@
-"""Pictures that wait in a bucket of S3, or of a server that speaks its language.
+"""Blob store in an S3 bucket, or in a bucket of an S3-compatible server.
 
-The one import of boto3, which is loaded where a bucket is set. Blobs of up to one part are sent as
-they are, longer ones as parts, so that no more than a part is ever in memory; an object that has
-its name is whole. A bucket that keeps versions is refused: what is deleted there is still there.
+The only module that imports boto3; it is loaded only where a bucket is set. Blobs of up to one
+part are sent by `put_object`, longer ones by multipart upload, so at most one part is in memory;
+an object that exists is complete. Buckets with versioning are refused: they keep deleted objects.
 """
 
 import asyncio
@@ -26,94 +26,96 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Discard = Callable[[dict[str, Any]], object]
 
-PART_BYTES = 8 << 20  # S3 wants 5 MiB at the least, and at most 10,000 of them
-LONGEST_ADDRESS_SECONDS = 7 * 86_400  # of a signature
+PART_BYTES = 8 << 20  # S3 takes at most 10,000 parts of at least 5 MiB
+MAX_PRESIGN_SECONDS = 7 * 86_400
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 5, 30, 3
-MAX_AT_ONCE = 16  # connections
-DEFAULT_REGION = "us-east-1"  # of servers that are not AWS's, which have no regions
-MAX_DELETED = 1000  # by one request
-NOT_THERE = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
-NO_ROOM = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507"})
-UNFINISHED = "?"  # between a blob and the id of the upload that was to become it
+MAX_CONNECTIONS = 16
+DEFAULT_REGION = "us-east-1"  # for S3-compatible servers, which have no regions
+MAX_DELETED = 1000  # objects per request
+NOT_FOUND_CODES = frozenset({"NoSuchKey", "NotFound", "404", "NoSuchUpload"})
+STORAGE_FULL_CODES = frozenset({"XMinioStorageFull", "QuotaExceeded", "InsufficientStorage", "507"})
+UPLOAD_SEPARATOR = "?"  # between a blob's name and the id of its unfinished multipart upload
 
 
 class BucketStore:
     """Blobs as objects `prefix/blob`; a `serving.jobs.store.Store` and its `PresignedUrls`."""
 
-    def __init__(self, address: str, endpoint: str | None, *, direct: bool) -> None:
-        """`address` is `bucket` or `bucket/prefix`. Raises SharplineError for one of no use."""
-        self._bucket, _, prefix = address.partition("/")
+    def __init__(self, location: str, endpoint: str | None, *, direct: bool) -> None:
+        """`location` is `bucket` or `bucket/prefix`. Raises SharplineError if it is unusable."""
+        self._bucket, _, prefix = location.partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._clients_may = direct
+        self._presigned_allowed = direct
         self._s3: Any = _client(endpoint)
         self._require_usable()
 
     @property
-    def direct(self) -> PresignedUrls | None:
-        return self if self._clients_may else None
+    def presigned_urls(self) -> PresignedUrls | None:
+        return self if self._presigned_allowed else None
 
     async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> WrittenBlob:
         digest, count, part = hashlib.sha256(), 0, bytearray()
-        parts = _Parts(self, checked(blob))
+        writer = _MultipartWriter(self, checked(blob))
         try:
             async for chunk in chunks:
                 digest.update(chunk)
                 count += len(chunk)
                 part += chunk
                 while len(part) > PART_BYTES:
-                    await parts.add(bytes(part[:PART_BYTES]))
+                    await writer.add(bytes(part[:PART_BYTES]))
                     del part[:PART_BYTES]
-            await parts.finish(bytes(part))
+            await writer.finish(bytes(part))
         except BaseException:
-            await asyncio.shield(parts.drop())
+            await asyncio.shield(writer.abort())
             raise
         return WrittenBlob(count, digest.hexdigest())
 
     async def read(self, blob: str) -> AsyncGenerator[bytes]:
-        answer = await self.ask(
-            "get_object", discard=lambda answer: answer["Body"].close(), Key=self.key(checked(blob))
+        response = await self.request(
+            "get_object",
+            discard=lambda response: response["Body"].close(),
+            Key=self.key(checked(blob)),
         )
-        body = answer["Body"]
+        body = response["Body"]
         try:
-            while chunk := await _told(partial(body.read, CHUNK_BYTES)):
+            while chunk := await _call_s3(partial(body.read, CHUNK_BYTES)):
                 yield chunk
         finally:
             body.close()
 
     async def delete(self, blobs: list[str]) -> None:
-        unfinished = [blob for blob in blobs if UNFINISHED in blob]
+        unfinished = [blob for blob in blobs if UPLOAD_SEPARATOR in blob]
         for each in unfinished:
-            blob, _, upload = each.partition(UNFINISHED)
-            await self.drop(blob, upload)
-        whole = [{"Key": self.key(blob)} for blob in blobs if UNFINISHED not in blob]
-        for start in range(0, len(whole), MAX_DELETED):
-            some = {"Objects": whole[start : start + MAX_DELETED], "Quiet": True}
-            answer = await self.ask("delete_objects", Delete=some)
-            for error in answer.get("Errors", ()):
+            blob, _, upload = each.partition(UPLOAD_SEPARATOR)
+            await self.abort(blob, upload)
+        objects = [{"Key": self.key(blob)} for blob in blobs if UPLOAD_SEPARATOR not in blob]
+        for start in range(0, len(objects), MAX_DELETED):
+            batch = {"Objects": objects[start : start + MAX_DELETED], "Quiet": True}
+            response = await self.request("delete_objects", Delete=batch)
+            for error in response.get("Errors", ()):
                 raise NotReady(f"the bucket did not delete a picture ({error.get('Code')})")
 
     async def modified_times(self) -> dict[str, str]:
         modified_times: dict[str, str] = {}
         for page in await self._pages("list_objects_v2", Prefix=self._prefix):
-            for found in page.get("Contents", ()):
-                modified_times[self._blob(found["Key"])] = (
-                    f"{found['LastModified']}-{found['Size']}"
+            for entry in page.get("Contents", ()):
+                modified_times[self._blob(entry["Key"])] = (
+                    f"{entry['LastModified']}-{entry['Size']}"
                 )
         for page in await self._pages("list_multipart_uploads", Prefix=self._prefix):
-            for found in page.get("Uploads", ()):
-                key, upload = found["Key"], found["UploadId"]
-                parts = await self.ask("list_parts", Key=key, UploadId=upload)
+            for entry in page.get("Uploads", ()):
+                key, upload = entry["Key"], entry["UploadId"]
+                parts = await self.request("list_parts", Key=key, UploadId=upload)
                 sizes = [part["Size"] for part in parts.get("Parts", ())]
-                modified_times[f"{self._blob(key)}{UNFINISHED}{upload}"] = (
+                modified_times[f"{self._blob(key)}{UPLOAD_SEPARATOR}{upload}"] = (
                     f"{len(sizes)}-{sum(sizes)}"
                 )
         return modified_times
 
     def put_url(self, blob: str, seconds: float) -> str:
-        return self._signed("put_object", seconds, Key=self.key(checked(blob)))
+        return self._presigned("put_object", seconds, Key=self.key(checked(blob)))
 
     def get_url(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
-        return self._signed(
+        return self._presigned(
             "get_object",
             seconds,
             Key=self.key(checked(blob)),
@@ -122,55 +124,55 @@ class BucketStore:
             ResponseCacheControl="no-store",
         )
 
-    async def take_over(self, blob: str, new: str) -> int | None:
+    async def move(self, blob: str, new: str) -> int | None:
         key = self.key(checked(blob))
         try:
-            found = await self.ask("head_object", Key=key)
+            head = await self.request("head_object", Key=key)
             source = {"Bucket": self._bucket, "Key": key}
-            await self.ask(
+            await self.request(
                 "copy_object",
                 Key=self.key(checked(new)),
                 CopySource=source,
-                CopySourceIfMatch=found["ETag"],  # what is sent over it meanwhile is not what came
+                CopySourceIfMatch=head["ETag"],  # fails if the client has overwritten the object
             )
         except JobGone:
             return None
         await self.delete([blob])
-        return found["ContentLength"]
+        return head["ContentLength"]
 
     def key(self, blob: str) -> str:
-        """The object that a blob is."""
+        """The key of a blob's object."""
         return self._prefix + blob
 
-    async def ask(
-        self, operation: str, *, discard: Discard | None = None, **given: Any
+    async def request(
+        self, operation: str, *, discard: Discard | None = None, **parameters: Any
     ) -> dict[str, Any]:
-        """One request. Raises JobGone, StorageFull or NotReady.
+        """Call S3. Raises JobGone, StorageFull or NotReady.
 
-        An answer that comes after its caller was cancelled goes to `discard`.
+        A response that arrives after the caller was cancelled is passed to `discard`.
         """
         call = getattr(self._s3, operation)
-        return await _told(partial(call, Bucket=self._bucket, **given), discard)
+        return await _call_s3(partial(call, Bucket=self._bucket, **parameters), discard)
 
-    async def drop(self, blob: str, upload: str) -> None:
-        """Remove the parts of an upload that came to nothing."""
+    async def abort(self, blob: str, upload: str) -> None:
+        """Abort a multipart upload, which removes its parts."""
         try:
-            await self.ask("abort_multipart_upload", Key=self.key(blob), UploadId=upload)
+            await self.request("abort_multipart_upload", Key=self.key(blob), UploadId=upload)
         except JobGone:
             return
 
     def _blob(self, key: str) -> str:
         return key.removeprefix(self._prefix)
 
-    async def _pages(self, operation: str, **given: Any) -> list[dict[str, Any]]:
-        pages = self._s3.get_paginator(operation).paginate(Bucket=self._bucket, **given)
-        return await _told(lambda: list(pages))
+    async def _pages(self, operation: str, **parameters: Any) -> list[dict[str, Any]]:
+        pages = self._s3.get_paginator(operation).paginate(Bucket=self._bucket, **parameters)
+        return await _call_s3(lambda: list(pages))
 
-    def _signed(self, operation: str, seconds: float, **given: Any) -> str:
+    def _presigned(self, operation: str, seconds: float, **parameters: Any) -> str:
         return self._s3.generate_presigned_url(
             operation,
-            Params={"Bucket": self._bucket, **given},
-            ExpiresIn=max(1, min(int(seconds), LONGEST_ADDRESS_SECONDS)),
+            Params={"Bucket": self._bucket, **parameters},
+            ExpiresIn=max(1, min(int(seconds), MAX_PRESIGN_SECONDS)),
         )
 
     def _require_usable(self) -> None:
@@ -181,79 +183,82 @@ class BucketStore:
             raise SharplineError(f"the bucket {self._bucket} cannot be used: {error}") from error
         if versions is not None:
             raise SharplineError(
-                f"the bucket {self._bucket} keeps versions ({versions}): pictures that are deleted "
-                "would still be there; take another"
+                f"the bucket {self._bucket} has versioning ({versions}), so deleted pictures would "
+                "be kept; use another bucket"
             )
 
 
-class _Parts:
-    """A blob on its way into the bucket."""
+class _MultipartWriter:
+    """Writes one blob, by `put_object` or as a multipart upload."""
 
     def __init__(self, store: BucketStore, blob: str) -> None:
         self._store = store
         self._blob = blob
         self._upload: str | None = None
-        self._done: list[dict[str, Any]] = []
+        self._completed: list[dict[str, Any]] = []
 
     async def add(self, part: bytes) -> None:
-        """Send one part; the first begins the upload."""
+        """Send one part; the first one creates the upload."""
         if self._upload is None:
-            begun = await self._store.ask(
-                "create_multipart_upload", discard=self._begin, **self._key
+            started = await self._store.request(
+                "create_multipart_upload", discard=self._set_upload, **self._key
             )
-            self._begin(begun)
-        number = len(self._done) + 1
-        answer = await self._store.ask(
+            self._set_upload(started)
+        number = len(self._completed) + 1
+        response = await self._store.request(
             "upload_part", **self._key, UploadId=self._upload, PartNumber=number, Body=part
         )
-        self._done.append({"PartNumber": number, "ETag": answer["ETag"]})
+        self._completed.append({"PartNumber": number, "ETag": response["ETag"]})
 
-    def _begin(self, begun: dict[str, Any]) -> None:
-        """Know the upload, also one that began for a writer who was cancelled: `drop` ends it."""
-        self._upload = begun["UploadId"]
+    def _set_upload(self, started: dict[str, Any]) -> None:
+        """Also called when the writer was cancelled meanwhile, so that `abort` finds the upload."""
+        self._upload = started["UploadId"]
 
     async def finish(self, rest: bytes) -> None:
-        """Send what is left; the object has its name after that."""
+        """Send the rest and complete the object."""
         if self._upload is None:
-            await self._store.ask("put_object", **self._key, Body=rest)
+            await self._store.request("put_object", **self._key, Body=rest)
             return
         await self.add(rest)
-        done = {"Parts": self._done}
-        await self._store.ask(
-            "complete_multipart_upload", **self._key, UploadId=self._upload, MultipartUpload=done
+        completed = {"Parts": self._completed}
+        await self._store.request(
+            "complete_multipart_upload",
+            **self._key,
+            UploadId=self._upload,
+            MultipartUpload=completed,
         )
 
-    async def drop(self) -> None:
-        """Leave no part of a blob that came to nothing; what is away now is swept later."""
+    async def abort(self) -> None:
+        """Remove the unfinished blob; if the bucket is unreachable, a sweep removes it later."""
         try:
             if self._upload is None:
                 await self._store.delete([self._blob])
             else:
-                await self._store.drop(self._blob, self._upload)
+                await self._store.abort(self._blob, self._upload)
         except NotReady as error:
-            log.warning("parts of a picture stay in the bucket for a while: %s", error)
+            log.warning("could not remove an unfinished picture from the bucket yet: %s", error)
 
     @property
     def _key(self) -> dict[str, Any]:
         return {"Key": self._store.key(self._blob)}
 
 
-async def _told(
+async def _call_s3(
     call: Callable[[], Result], discard: Callable[[Result], object] | None = None
 ) -> Result:
-    """What boto3 answers, on a thread, with its errors as ours."""
+    """Run a boto3 call on a worker thread and translate its errors."""
     try:
         return await in_thread(call, discard=discard)
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in NOT_THERE:
-            raise JobGone("the picture is no longer here") from error
-        if code in NO_ROOM:
-            raise StorageFull("there is no room for this picture") from error
+        if code in NOT_FOUND_CODES:
+            raise JobGone("the picture was deleted") from error
+        if code in STORAGE_FULL_CODES:
+            raise StorageFull("there is no space left for this picture") from error
         log.error("the bucket refused a request: %s", error)
-        raise NotReady("the bucket of pictures refused a request; the log says why") from error
+        raise NotReady("the picture bucket refused a request; see the server's log") from error
     except BotoCoreError as error:
-        raise NotReady("the bucket of pictures cannot be reached") from error
+        raise NotReady("the picture bucket cannot be reached") from error
 
 
 def _client(endpoint: str | None) -> Any:
@@ -264,8 +269,8 @@ def _client(endpoint: str | None) -> Any:
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-        max_pool_connections=MAX_AT_ONCE,
-        # What servers other than AWS's may not know.
+        max_pool_connections=MAX_CONNECTIONS,
+        # S3-compatible servers may not support virtual-hosted addresses and checksums.
         s3={"addressing_style": "path" if endpoint else "auto"},
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",

@@ -1,4 +1,4 @@
-"""Connections to the database of jobs, SQLite or Postgres: reading, and writing in transactions."""
+"""Connections to the jobs database, SQLite or Postgres: reads, and writes in transactions."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -15,9 +15,9 @@ WAIT_FOR_LOCK_SECONDS = 10.0
 
 
 class Connections:
-    """The database behind the jobs table; safe to use from any thread and from several processes.
+    """The database of the jobs table; safe to use from any thread and from several processes.
 
-    `url` is SQLAlchemy's, e.g. `sqlite:///folder/jobs.db` or `postgresql+psycopg://host/name`.
+    `url` is a SQLAlchemy URL: `sqlite:///folder/jobs.db` or `postgresql+psycopg://host/name`.
     """
 
     def __init__(self, url: str, clock: Callable[[], int] | None = None) -> None:
@@ -28,31 +28,31 @@ class Connections:
             Path(self._url.database).parent.mkdir(parents=True, exist_ok=True)
         connect = {"timeout": WAIT_FOR_LOCK_SECONDS} if self._sqlite else {}
         self._engine = sa.create_engine(self._url, connect_args=connect, pool_pre_ping=True)
-        # A look at Postgres needs no transaction, which would be two more messages.
-        self._reader = self._engine
+        # Reads on Postgres run in autocommit mode, which saves two round trips.
+        self._read_engine = self._engine
         if not self._sqlite:
-            self._reader = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+            self._read_engine = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         if self._sqlite:
             event.listen(self._engine, "connect", _set_up_sqlite)
             event.listen(self._engine, "begin", _begin_sqlite)
-        # One writer at a time is all SQLite has; threads queue here rather than poll its file.
-        self._one_writer = threading.Lock()
+        # SQLite has one writer at a time; threads queue on this lock instead of polling the file.
+        self._write_lock = threading.Lock()
         self._create()
 
     def close(self) -> None:
         self._engine.dispose()
 
-    def forget(self) -> None:
-        """Let SQLite's write-ahead log hold nothing of what was removed."""
+    def truncate_wal(self) -> None:
+        """Empty SQLite's write-ahead log, so that no deleted row is left in it."""
         if self._sqlite:
-            with self._one_writer, self._engine.connect() as connection:
-                connection.exec_driver_sql("COMMIT")  # a checkpoint runs in no transaction
+            with self._write_lock, self._engine.connect() as connection:
+                connection.exec_driver_sql("COMMIT")  # a checkpoint cannot run in a transaction
                 connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
                 connection.exec_driver_sql("BEGIN")
 
     def _create(self) -> None:
         if self._sqlite:
-            # Replicas that start together: the first makes the tables, under the write lock.
+            # Of replicas that start together, the first creates the tables, under the write lock.
             with self._writing() as connection:
                 create_all(connection)
             return
@@ -61,35 +61,35 @@ class Connections:
             create_all(connection)
 
     @contextmanager
-    def _writing(self, *, promised: bool = True) -> Iterator[sa.Connection]:
-        """A transaction. What was promised outlives a power cut; a lease may be lost in one.
+    def _writing(self, *, durable: bool = True) -> Iterator[sa.Connection]:
+        """A write transaction. A durable one survives a power cut.
 
-        Its holder is gone as well then, or finds that its token is.
+        Leases need not be: after a power cut the holder is gone too, or finds its token replaced.
         """
         if not self._sqlite:
             with self._engine.begin() as connection:
-                if not promised:
+                if not durable:
                     connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
                 yield connection
             return
         with (
-            self._one_writer,
+            self._write_lock,
             self._engine.connect() as connection,
-            connection.execution_options(synchronous="FULL" if promised else "NORMAL").begin(),
+            connection.execution_options(synchronous="FULL" if durable else "NORMAL").begin(),
         ):
             yield connection
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
-        with self._reader.connect() as connection:
+        with self._read_engine.connect() as connection:
             yield connection
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # this module says when a transaction begins
+    connection.isolation_level = None  # transactions are begun by `_begin_sqlite`
     for pragma in (
         "journal_mode=WAL",
-        "secure_delete=ON",  # what is removed is overwritten
+        "secure_delete=ON",  # deleted rows are overwritten
     ):
         connection.execute(f"PRAGMA {pragma}")
 

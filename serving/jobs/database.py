@@ -1,4 +1,4 @@
-"""The jobs table as the event loop uses it, and how those are woken who wait for its changes."""
+"""The jobs table for use on the event loop, and in-process notifications of its changes."""
 
 import asyncio
 import contextlib
@@ -15,58 +15,59 @@ from serving.threads import in_thread
 
 Result = TypeVar("Result")
 
-THREADS = 4  # that calls of the table wait on
+THREADS = 4  # for calls of the table
 
 
 class DatabaseUnavailable(NotReady):
-    """The table of jobs cannot be reached now; what it was told before holds."""
+    """The jobs database cannot be reached now; committed changes are kept."""
 
 
-class Changes:
-    """Wakes those in this process who wait for something to change, by its name."""
+class Notifier:
+    """In-process publish/subscribe: `notify` sets the event of every subscriber of a name."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._events: dict[str, set[asyncio.Event]] = {}
 
-    def tell(self, name: str = "") -> None:
-        for event in self._waiting.get(name, ()):
+    def notify(self, name: str = "") -> None:
+        for event in self._events.get(name, ()):
             event.set()
 
     @contextlib.contextmanager
-    def listen(self, name: str = "") -> Generator[asyncio.Event]:
-        """An event that is set at every change from now on."""
+    def subscribe(self, name: str = "") -> Generator[asyncio.Event]:
+        """An event that every later `notify` sets."""
         event = asyncio.Event()
-        self._waiting.setdefault(name, set()).add(event)
+        self._events.setdefault(name, set()).add(event)
         try:
             yield event
         finally:
-            self._waiting[name].discard(event)
-            if not self._waiting[name]:
-                del self._waiting[name]
+            self._events[name].discard(event)
+            if not self._events[name]:
+                del self._events[name]
 
 
 class Database:
-    """The table from the event loop: every call on one of a few threads."""
+    """Runs every call of the jobs table on one of a few worker threads."""
 
     def __init__(self, table: JobTable) -> None:
         self.table = table
         self._threads = CapacityLimiter(THREADS)
 
     async def __call__(self, call: Callable[..., Result], *arguments: Any, **named: Any) -> Result:
-        """What the table answers. Raises DatabaseAway, StorageFull, and what `call` raises.
+        """The call's result. Raises DatabaseUnavailable, StorageFull, and what `call` raises.
 
-        Who is cancelled leaves when the call is over, so a closed table has no connection in use.
+        A cancelled caller returns only after the call has ended, so no connection is in use when
+        the table is closed.
         """
         try:
             return await in_thread(partial(call, *arguments, **named), limiter=self._threads)
         except OperationalError as error:
             if _is_full(error):
-                raise StorageFull("there is no room to note this down") from error
-            raise DatabaseUnavailable("the table of jobs cannot be reached") from error
+                raise StorageFull("the jobs database is full") from error
+            raise DatabaseUnavailable("the jobs database cannot be reached") from error
 
 
 def _is_full(error: OperationalError) -> bool:
-    """Whether SQLite or Postgres said that the disk is full."""
+    """Whether SQLite or Postgres reports a full disk."""
     return (
         getattr(error.orig, "sqlite_errorname", "") == "SQLITE_FULL"
         or getattr(error.orig, "sqlstate", "") == "53100"

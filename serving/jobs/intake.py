@@ -1,4 +1,4 @@
-"""Pictures that arrive for a job: out of a body, straight into the store, chunk by chunk."""
+"""Streams the pictures of a job's request body into the store, chunk by chunk."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredInput:
-    """One picture in the store, under the name that its client gave."""
+    """One stored picture; `name` is the client's file name."""
 
     blob: str
     name: str
@@ -29,7 +29,7 @@ class StoredInput:
 
 @dataclass(slots=True)
 class StoredInputs:
-    """Everything of one body; whoever has it removes the blobs of what comes to nothing."""
+    """Pictures and form fields of one body; the caller deletes the blobs if there is no job."""
 
     pictures: list[StoredInput] = field(default_factory=list)
     fields: dict[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class StoredInputs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """What one body may be: bytes of each picture, pictures, seconds until it is there."""
+    """Limits of one body: bytes of each picture, number of pictures, seconds to receive it."""
 
     max_bytes: int
     max_pictures: int
@@ -49,63 +49,63 @@ class BodyLimits:
 
 
 async def store_inputs(request: Request, store: Store, limits: BodyLimits) -> StoredInputs:
-    """The pictures of a body, the body itself or every field `file` of a form; all or none stay.
+    """Store the pictures of a body: the body itself, or every form field `file`; all or none.
 
     Raises EncodedBody, TooManyBytes, SlowBody, EmptyBody, BadMultipart, ClientGone, StorageFull.
     """
-    arrivals = StoredInputs()
+    inputs = StoredInputs()
     media_type, parameters = parse_options_header(request.headers.get("content-type", ""))
     try:
         async with asyncio.timeout(limits.seconds):
             if media_type == b"multipart/form-data":
                 form = _StreamedForm(parameters.get(b"boundary", b""), limits)
-                await form.store(body_of(request), store, arrivals)
+                await form.store(stream_body(request), store, inputs)
             else:
-                chunks = limited(body_of(request), limits.max_bytes)
-                await _store_one(chunks, "", store, arrivals)
+                chunks = limit_bytes(stream_body(request), limits.max_bytes)
+                await _store_one(chunks, "", store, inputs)
     except BaseException as error:
-        await store.delete(arrivals.blobs)
+        await store.delete(inputs.blobs)
         if isinstance(error, TimeoutError):
-            raise SlowBody(f"the body was not there after {limits.seconds:g} seconds") from None
+            raise SlowBody(f"the body did not arrive within {limits.seconds:g} seconds") from None
         raise
-    return arrivals
+    return inputs
 
 
-async def body_of(request: Request) -> AsyncGenerator[bytes]:
+async def stream_body(request: Request) -> AsyncGenerator[bytes]:
     """A request's body as it arrives. Raises EncodedBody and ClientGone."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise EncodedBody(f"a body with Content-Encoding {encoding[:40]!r} is not taken")
+        raise EncodedBody(f"a body with Content-Encoding {encoding[:40]!r} is not accepted")
     try:
         async for chunk in request.stream():
             if chunk:
                 yield chunk
     except ClientDisconnect:
-        raise ClientGone("the client went away before its body was there") from None
+        raise ClientGone("the client disconnected before its body had arrived") from None
 
 
-async def limited(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerator[bytes]:
-    """The chunks, of at most so many bytes together. Raises TooManyBytes."""
+async def limit_bytes(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncGenerator[bytes]:
+    """The chunks, up to `max_bytes` in total. Raises TooManyBytes."""
     count = 0
     async for chunk in chunks:
         count += len(chunk)
         if count > max_bytes:
-            raise TooManyBytes(f"a picture has more than the {max_bytes:,} bytes that are taken")
+            raise TooManyBytes(f"a picture has more than the {max_bytes:,} bytes allowed")
         yield chunk
 
 
 async def _store_one(
-    chunks: AsyncIterator[bytes], name: str, store: Store, arrivals: StoredInputs
+    chunks: AsyncIterator[bytes], name: str, store: Store, inputs: StoredInputs
 ) -> None:
     blob = new_blob()
     written = await store.write(blob, chunks)
-    arrivals.pictures.append(StoredInput(blob=blob, name=name, written=written))
+    inputs.pictures.append(StoredInput(blob=blob, name=name, written=written))
     if not written.bytes:
         raise EmptyBody("a picture is empty")
 
 
 class _StreamedForm:
-    """A form whose files go to the store while later parts are still on their way."""
+    """A multipart form whose files are stored while later parts are still arriving."""
 
     def __init__(self, boundary: bytes, limits: BodyLimits) -> None:
         self._limits = limits
@@ -115,36 +115,34 @@ class _StreamedForm:
         self._disposition: dict[bytes, bytes] = {}
         self._content = bytearray()
         self._ended = False
-        self._found: list[tuple[str, bytes]] = []  # begin, data, end of files, in their order
+        self._parsed: list[tuple[str, bytes]] = []  # "begin", "data" and "end" events of files
         self._fields: dict[str, str] = {}
         try:
             self._parser = MultipartParser(boundary, self._callbacks())
         except FormParserError as error:
             raise BadMultipart(f"the multipart body cannot be read: {error}") from error
 
-    async def store(
-        self, chunks: AsyncIterator[bytes], store: Store, arrivals: StoredInputs
-    ) -> None:
-        """Everything of the form into the store and `arrivals`."""
+    async def store(self, chunks: AsyncIterator[bytes], store: Store, inputs: StoredInputs) -> None:
+        """Put the form's files into the store, and both files and fields into `inputs`."""
         events = self._events(chunks)
         async for kind, value in events:
             if kind != "begin":
                 continue
-            if len(arrivals.pictures) >= self._limits.max_pictures:
-                raise BadMultipart(f"at most {self._limits.max_pictures} pictures make one job")
-            picture = limited(_until_end(events), self._limits.max_bytes)
-            await _store_one(picture, value.decode("utf-8", "replace"), store, arrivals)
+            if len(inputs.pictures) >= self._limits.max_pictures:
+                raise BadMultipart(f"a job takes at most {self._limits.max_pictures} pictures")
+            picture = limit_bytes(_until_end(events), self._limits.max_bytes)
+            await _store_one(picture, value.decode("utf-8", "replace"), store, inputs)
         if not self._ended:
             raise BadMultipart("the multipart body ends before its last boundary")
-        if not arrivals.pictures:
+        if not inputs.pictures:
             raise BadMultipart(f"the form must have a field {FILE_FIELD!r} with a picture")
-        arrivals.fields = self._fields
+        inputs.fields = self._fields
 
     async def _events(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[tuple[str, bytes]]:
         async for chunk in chunks:
             self._parse(chunk)
-            found, self._found = self._found, []
-            for event in found:
+            parsed, self._parsed = self._parsed, []
+            for event in parsed:
                 yield event
         try:
             self._parser.finalize()
@@ -189,11 +187,11 @@ class _StreamedForm:
 
     def _on_headers(self) -> None:
         if self._is_file:
-            self._found.append(("begin", self._disposition.get(b"filename", b"")))
+            self._parsed.append(("begin", self._disposition.get(b"filename", b"")))
 
     def _on_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
-            self._found.append(("data", data[start:end]))
+            self._parsed.append(("data", data[start:end]))
             return
         self._content += data[start:end]
         if len(self._content) > MAX_FIELD_BYTES:
@@ -201,7 +199,7 @@ class _StreamedForm:
 
     def _end_part(self) -> None:
         if self._is_file:
-            self._found.append(("end", b""))
+            self._parsed.append(("end", b""))
             return
         name = self._disposition.get(b"name", b"").decode("utf-8", "replace")
         self._fields[name] = self._content.decode("utf-8", "replace")

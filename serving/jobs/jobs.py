@@ -1,4 +1,4 @@
-"""Jobs as the routes see them: handed in, looked at, fetched, deleted."""
+"""Jobs for the routes: submit, show, follow, fetch and delete."""
 
 import asyncio
 import contextlib
@@ -16,13 +16,13 @@ from serving.jobs.views import JobView, Receipt, iso_time, view_of
 from serving.jobs.webhooks import secret_text
 from serving.requests.options import Options
 
-POLL_SECONDS = 1.0  # between looks at a job that another replica works on
+POLL_SECONDS = 1.0  # for changes of a job that runs on another replica
 RECEIPT = "receipt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobSubmission:
-    """What a client asks of a job, beside its pictures."""
+    """A client's request for a job, without the pictures."""
 
     client: str
     options: Options
@@ -30,50 +30,48 @@ class JobSubmission:
     idempotency_key: str | None = None
     webhook: str | None = None
     priority: int = 5
-    max_waiting: int | None = None  # jobs of this client; None for what everybody may have
+    max_queued: int | None = None  # jobs of this client; None for the server's limit
     delete_on_fetch: bool = False
 
 
 class Jobs(LazyJobServices):
-    """Everything about jobs; used on the event loop."""
+    """All operations on jobs; used on the event loop."""
 
     async def submit(
         self, submission: JobSubmission, inputs: list[Input], fingerprints: list[str]
     ) -> Job:
-        """Enter a job, or find the one that this idempotency key has made.
+        """Queue a job, or return the one that this idempotency key created.
 
-        `fingerprints` tell the inputs' contents apart. Where the job is refused or not new, the
-        inputs' blobs are removed. Raises ForbiddenAddress for the webhook,
-        UploadMismatch, and what `JobTable.add` does.
+        `fingerprints` identify the inputs' contents. If the job is refused or not new, the inputs'
+        blobs are deleted. Raises ForbiddenAddress for the webhook, UploadMismatch, and what
+        `JobTable.add` does.
         """
         parts = await self._open()
         blobs = [each.blob for each in inputs if each.blob is not None]
         try:
             if submission.webhook is not None:
                 await self._guard.check(submission.webhook)
-            sent = [each.upload for each in inputs if each.upload is not None]
-            await parts.uploads.fetch_sent(submission.client, sent)
+            uploads = [each.upload for each in inputs if each.upload is not None]
+            await parts.uploads.claim_direct_uploads(submission.client, uploads)
             new = self._new(submission, inputs, fingerprints, parts.database.table.now_ms())
             job, is_new = await parts.database(
                 parts.database.table.add,
                 new,
-                max_queued=submission.max_waiting or self._settings.max_queued_per_client,
+                max_queued=submission.max_queued or self._settings.max_queued_per_client,
             )
-        except (
-            DatabaseUnavailable
-        ):  # the job may have been entered; if not, a sweep finds its blobs
+        except DatabaseUnavailable:  # the insert may be committed; if not, a sweep finds the blobs
             raise
         except ServingError:
             await parts.store.delete(blobs)
             raise
         if is_new:
-            self._arrivals.tell()
+            self._new_jobs.notify()
         else:
             await parts.store.delete(blobs)
         return job
 
     async def find(self, job_id: str, client: str | None) -> Job:
-        """A job of this client; None stands for who need not say. Raises UnknownJob."""
+        """A job of this client; None skips the check of the owner. Raises UnknownJob."""
         parts = await self._open()
         job = await parts.database(parts.database.table.get, job_id)
         if job is None or (client is not None and job.client != client):
@@ -81,10 +79,10 @@ class Jobs(LazyJobServices):
         return job
 
     async def view(self, job: Job, *, pictures: bool = True) -> JobView:
-        """The job as it is shown, with its pictures or without."""
+        """The job as its client sees it, with or without its pictures."""
         parts = await self._open()
         progress = await parts.database(parts.database.table.progress, job, pictures=pictures)
-        secret = parts.signer.derived("webhook", job.client)
+        secret = parts.signer.derive_secret("webhook", job.client)
         return view_of(
             job,
             progress,
@@ -94,14 +92,14 @@ class Jobs(LazyJobServices):
         )
 
     async def watch(self, job: Job) -> AsyncGenerator[JobView]:
-        """The job without its pictures, now and after every change, as long as `follow` goes."""
+        """Like `follow`, but yields the job's view without its pictures."""
         async with contextlib.aclosing(self.follow(job)) as changes:
             async for now in changes:
                 yield await self.view(now, pictures=False)
 
     async def follow(self, job: Job) -> AsyncGenerator[Job]:
-        """The job now and after every change, until it is over or the server leaves."""
-        with self._changes.listen(job.id) as changed:
+        """Yield the job now and after every change, until it finishes or the server drains."""
+        with self._job_changes.subscribe(job.id) as changed:
             while True:
                 changed.clear()
                 yield job
@@ -112,7 +110,7 @@ class Jobs(LazyJobServices):
                 job = await self.find(job.id, None)
 
     async def wait(self, job: Job, seconds: float) -> Job:
-        """The job once it is over, or after so many seconds."""
+        """The job once it is finished, or after `seconds` at the latest."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds), contextlib.aclosing(self.follow(job)) as changes:
                 async for now in changes:
@@ -120,7 +118,7 @@ class Jobs(LazyJobServices):
         return job
 
     async def result(self, job: Job, n: int) -> JobPicture:
-        """A picture whose result is there. Raises JobGone, JobNotOver, UnknownJob."""
+        """A picture that is finished. Raises JobGone, JobNotFinished, UnknownJob."""
         if job.erased:
             raise JobGone(f"the job was {job.state}")
         parts = await self._open()
@@ -128,28 +126,29 @@ class Jobs(LazyJobServices):
         if picture is None:
             raise UnknownJob(f"the job has no picture {n}")
         if picture.result_blob is None and picture.result_bytes is not None:
-            raise JobGone("the result was fetched, and is deleted")
+            raise JobGone("the result was deleted after it was fetched")
         if not picture.finished and not job.finished:
             raise JobNotFinished(f"the job is {job.state}")
         return picture
 
-    async def address(self, job: Job, picture: JobPicture) -> str | None:
-        """Where a result can be fetched without this server; None where it has to be here.
+    async def download_url(self, job: Job, picture: JobPicture) -> str | None:
+        """The presigned URL of a result; None if it has to be fetched from this server.
 
-        What is to be deleted on fetch goes through here, which has to see that it was fetched.
+        A result that is deleted on fetch has none, because the server has to see the fetch.
         """
-        direct = (await self._open()).store.direct
-        if direct is None or picture.result_blob is None or job.request.get("delete_on_fetch"):
+        presigned_urls = (await self._open()).store.presigned_urls
+        on_fetch = job.request.get("delete_on_fetch")
+        if presigned_urls is None or picture.result_blob is None or on_fetch:
             return None
         table = (await self._open()).database.table
         left_seconds = (job.expires_ms - table.now_ms()) / 1000
-        return direct.get_url(picture.result_blob, left_seconds, picture.headers)
+        return presigned_urls.get_url(picture.result_blob, left_seconds, picture.headers)
 
     async def read(self, job: Job, picture: JobPicture) -> AsyncGenerator[bytes]:
-        """A result's bytes; one that is to be deleted on fetch is gone after the last.
+        """Yield a result's bytes; with `delete_on_fetch` it is deleted after the last one.
 
-        The last byte goes alone: it is asked for once the connection has taken the others. Many
-        clients hang up as soon as they have it, which must not call the deletion off.
+        The last byte is a chunk of its own, requested once all others are sent. Many clients close
+        the connection as soon as they have it, which must not prevent the deletion.
         """
         parts = await self._open()
         assert picture.result_blob is not None
@@ -167,12 +166,12 @@ class Jobs(LazyJobServices):
                     yield chunk[-1:]
         finally:
             if not left and job.request.get("delete_on_fetch"):
-                task = asyncio.create_task(self._drop(job, picture))
-                self._dropping.add(task)
-                task.add_done_callback(self._dropping.discard)
+                task = asyncio.create_task(self._delete_fetched(job, picture))
+                self._deletions.add(task)
+                task.add_done_callback(self._deletions.discard)
 
-    async def _drop(self, job: Job, picture: JobPicture) -> None:
-        """Delete a result that was fetched, and the job with its last one."""
+    async def _delete_fetched(self, job: Job, picture: JobPicture) -> None:
+        """Delete a fetched result, and the job after its last result."""
         parts = await self._open()
         blob, left = await parts.database(parts.database.table.drop_result, job.id, picture.n)
         if blob is not None:
@@ -181,10 +180,10 @@ class Jobs(LazyJobServices):
             await self.erase(job)
 
     async def erase(self, job: Job) -> Receipt:
-        """Cancel or delete a job with everything that is its; the receipt says when.
+        """Cancel or delete a job with all its data; the receipt states the time.
 
-        There is a receipt once every blob is gone, and not before: where the store cannot be
-        reached, or the process is killed, another call goes on.
+        The receipt is created after every blob is deleted: if the store cannot be reached or the
+        process is killed, the next call continues the deletion.
         """
         parts = await self._open()
         table = parts.database.table
@@ -202,20 +201,20 @@ class Jobs(LazyJobServices):
             }
             signed = parts.signer.signed(RECEIPT, facts)
             await parts.database(table.erase, job.id, receipt=signed)
-            await parts.database(table.forget)
-            self._changes.tell(job.id)
+            await parts.database(table.truncate_wal)
+            self._job_changes.notify(job.id)
         erased = await self.find(job.id, None)
         assert erased.receipt is not None
         return Receipt(**erased.receipt)
 
     async def result_url_is_valid(self, job_id: str, n: int, ends: int, signature: str) -> bool:
-        """Whether a signed address of a result is one of ours, and not yet at its end."""
+        """Whether a signed result URL is authentic and has not expired."""
         parts = await self._open()
-        verify = parts.signer.verify("result", f"{job_id}:{n}:{ends}", signature)
-        return verify and ends > parts.database.table.now_ms()
+        verified = parts.signer.verify("result", f"{job_id}:{n}:{ends}", signature)
+        return verified and ends > parts.database.table.now_ms()
 
     async def is_authentic(self, receipt: Receipt) -> bool:
-        """Whether this server, or one with its key, made the receipt."""
+        """Whether the receipt was signed with this server's key."""
         return (await self._open()).signer.is_signed(RECEIPT, receipt.model_dump())
 
     def _new(
@@ -229,12 +228,12 @@ class Jobs(LazyJobServices):
         if submission.webhook is not None:
             request["webhook"] = submission.webhook
         names = [each.name for each in inputs]
-        whole = json.dumps([request, submission.priority, names, fingerprints], sort_keys=True)
+        canonical = json.dumps([request, submission.priority, names, fingerprints], sort_keys=True)
         return NewJob(
             client=submission.client,
             request=request,
             inputs=tuple(inputs),
-            fingerprint=hashlib.sha256(whole.encode()).hexdigest(),
+            fingerprint=hashlib.sha256(canonical.encode()).hexdigest(),
             expires_ms=now_ms + int(self._settings.wait_seconds * 1000),
             priority=submission.priority,
             idempotency_key=submission.idempotency_key,

@@ -1,10 +1,10 @@
 """Leases: which worker holds which job, and what it may write.
 
-A lease is a random token in the job's row; its holder raises a counter, the beat, and whatever it
-writes names the token. Another replica takes a job back once it has seen the same token and beat
-for the lease's length on a clock of its own that cannot jump, so no replica compares its time with
-another's. A holder that comes back too late finds its token gone, and nothing that it brings is
-kept: a result is committed once or never.
+A lease is a random token in the job's row. Its holder increments a heartbeat counter, and every
+write names the token. A replica reclaims a job after it has seen the same token and heartbeat for
+the lease's length on its own monotonic clock, so replicas never compare clocks. A holder that
+returns too late finds its token replaced and its writes rejected: a result is committed at most
+once.
 """
 
 import json
@@ -14,44 +14,47 @@ from typing import Any
 import sqlalchemy as sa
 
 from serving.jobs.connections import Connections
-from serving.jobs.queries import changed, held
+from serving.jobs.queries import held_by, update_job
 from serving.jobs.rows import JOBS, PICTURES, Job, Lease, State
 
 
 class Leases(Connections):
-    """The next job under a lease, signs of life, results and ends."""
+    """Claims, heartbeats, results and the ends of leases."""
 
     def claim(self) -> Lease | None:
-        """The lease on the job that is next, if any waits."""
-        chosen = (
+        """Lease the next job; None if the queue is empty."""
+        next_job = (
             sa.select(JOBS.c.id)
             .where(JOBS.c.state == "queued")
             .order_by(JOBS.c.rank, JOBS.c.turn, JOBS.c.id)
             .limit(1)
         )
         if self._sqlite:
-            with self._reading() as connection:  # an idle replica must not lock others out
-                if connection.execute(chosen).first() is None:
+            with self._reading() as connection:  # so that idle replicas take no write lock
+                if connection.execute(next_job).first() is None:
                     return None
         token = secrets.token_hex(16)
-        free = chosen.with_for_update(skip_locked=True)  # nothing on SQLite, of one writer
-        taken = (
+        unlocked = next_job.with_for_update(skip_locked=True)  # no effect on SQLite
+        claimed = (
             sa.update(JOBS)
-            .where(JOBS.c.id == free.scalar_subquery())
+            .where(JOBS.c.id == unlocked.scalar_subquery())
             .values(state="running", token=token, heartbeat=0, attempts=JOBS.c.attempts + 1)
             .returning(JOBS.c.id)
         )
-        with self._writing(promised=False) as connection:
-            job_id = connection.execute(taken).scalar()
+        with self._writing(durable=False) as connection:
+            job_id = connection.execute(claimed).scalar()
         return None if job_id is None else Lease(job_id, token)
 
     def heartbeat(
         self, lease: Lease, tiles_done: int, tiles_total: int, making: str | None = None
     ) -> bool:
-        """Say that the work goes on, and which blob it writes; False where the lease is lost."""
-        return self._change(
+        """Renew the lease and record progress; False if the lease is lost.
+
+        `making` is the result blob that is being written.
+        """
+        return self._update(
             lease,
-            promised=False,
+            durable=False,
             heartbeat=JOBS.c.heartbeat + 1,
             tiles_done=tiles_done,
             tiles_total=tiles_total,
@@ -69,13 +72,17 @@ class Leases(Connections):
         problem: dict[str, Any] | None = None,
         tiles: tuple[int, int] = (0, 0),
     ) -> bool:
-        """Commit one picture's result or problem; False, and nothing kept, without the lease.
+        """Commit one picture's result or problem; without the lease write nothing, return False.
 
-        `tiles` are those of the picture that were done, and all.
+        `tiles` are the picture's finished tiles and all its tiles.
         """
-        sign = {"heartbeat": JOBS.c.heartbeat + 1, "tiles_done": tiles[0], "tiles_total": tiles[1]}
+        progress = {
+            "heartbeat": JOBS.c.heartbeat + 1,
+            "tiles_done": tiles[0],
+            "tiles_total": tiles[1],
+        }
         with self._writing() as connection:
-            if not changed(connection, held(lease), **sign):
+            if not update_job(connection, held_by(lease), **progress):
                 return False
             connection.execute(
                 sa.update(PICTURES)
@@ -97,28 +104,29 @@ class Leases(Connections):
         *,
         expires_ms: int,
         problem: dict[str, Any] | None = None,
-        hook: bool = False,
+        webhook: bool = False,
     ) -> bool:
-        """End the job; its webhook, if it has one, is due from now on. False without the lease.
+        """End the job and make its webhook due, if it has one. False without the lease.
 
-        Its pictures are on the disk already; an end that a power cut takes is found anew from them.
+        The pictures are durable already: if a power cut loses this write, the job is finished
+        again from them.
         """
         now_ms = self.now_ms()
-        return self._change(
+        return self._update(
             lease,
-            promised=False,
+            durable=False,
             state=state,
             token=None,
             making=None,
             finished_ms=now_ms,
             expires_ms=expires_ms,
             problem=None if problem is None else json.dumps(problem),
-            webhook_due_ms=now_ms if hook else None,
+            webhook_due_ms=now_ms if webhook else None,
         )
 
     def release(self, lease: Lease, *, turns: int = 0) -> bool:
-        """Give the job back to the queue, `turns` later, and without counting the attempt."""
-        return self._change(
+        """Put the job back into the queue, `turns` later, without counting the attempt."""
+        return self._update(
             lease,
             state="queued",
             token=None,
@@ -127,8 +135,8 @@ class Leases(Connections):
             turn=JOBS.c.turn + turns,
         )
 
-    def is_awaited(self, job: Job) -> bool:
-        """Whether another job would be next if this running one had its next turn."""
+    def should_preempt(self, job: Job) -> bool:
+        """Whether a queued job comes before this running job's next turn."""
         next_turn = sa.tuple_(sa.literal(job.rank), sa.literal(job.turn + 1))
         other = sa.select(JOBS.c.id).where(
             JOBS.c.state == "queued", sa.tuple_(JOBS.c.rank, JOBS.c.turn) <= next_turn
@@ -137,7 +145,7 @@ class Leases(Connections):
             return connection.execute(other.limit(1)).first() is not None
 
     def running(self) -> list[tuple[Lease, int]]:
-        """Every lease there is, with its beat."""
+        """Every current lease with its heartbeat."""
         query = sa.select(JOBS.c.id, JOBS.c.token, JOBS.c.heartbeat).where(
             JOBS.c.state == "running"
         )
@@ -145,11 +153,11 @@ class Leases(Connections):
             return [(Lease(row.id, row.token), row.heartbeat) for row in connection.execute(query)]
 
     def reclaim(self, lease: Lease, heartbeat: int) -> bool:
-        """Queue a job again whose holder has been silent; False where it beat meanwhile."""
+        """Queue a job again whose heartbeat stopped; False if there was a heartbeat meanwhile."""
         with self._writing() as connection:
-            silent = sa.and_(held(lease), JOBS.c.heartbeat == heartbeat)
-            return changed(connection, silent, state="queued", token=None, making=None)
+            silent = sa.and_(held_by(lease), JOBS.c.heartbeat == heartbeat)
+            return update_job(connection, silent, state="queued", token=None, making=None)
 
-    def _change(self, lease: Lease, *, promised: bool = True, **changes: Any) -> bool:
-        with self._writing(promised=promised) as connection:
-            return changed(connection, held(lease), **changes)
+    def _update(self, lease: Lease, *, durable: bool = True, **changes: Any) -> bool:
+        with self._writing(durable=durable) as connection:
+            return update_job(connection, held_by(lease), **changes)

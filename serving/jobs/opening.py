@@ -1,7 +1,7 @@
-"""The parts of jobs, opened when they are first needed.
+"""Opens the job services when they are first needed.
 
-Nothing is opened before the first job, upload, or restart over a folder that has jobs: a server
-that is only asked to enhance writes nowhere.
+Nothing is opened before the first job or upload, or a restart over a folder with jobs: a server
+that only gets synchronous requests writes no files.
 """
 
 import asyncio
@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from serving.background import BackgroundTasks
 from serving.errors import NotReady
-from serving.jobs.database import Changes
+from serving.jobs.database import Notifier
 from serving.jobs.runner import PictureWork
-from serving.jobs.services import JobServices, build_job_services, was_used
+from serving.jobs.services import JobServices, build_job_services, has_jobs
 from serving.jobs.store import Store
 from serving.jobs.uploads import Uploads
 from serving.jobs.webhooks import AddressGuard
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class LazyJobServices:
-    """The table, the store, the runner and the rest, opened once and closed at the end."""
+    """The job services, opened once and closed at shutdown."""
 
     def __init__(
         self,
@@ -39,39 +39,39 @@ class LazyJobServices:
         self._settings = settings
         self._draining = draining
         self._guard = guard
-        self._arrivals = Changes()
-        self._changes = Changes()
+        self._new_jobs = Notifier()
+        self._job_changes = Notifier()
         self._build = partial(
             build_job_services,
             settings,
             work=work,
             draining=draining,
             guard=guard,
-            arrivals=self._arrivals,
-            changes=self._changes,
+            new_jobs=self._new_jobs,
+            job_changes=self._job_changes,
         )
-        self._opening = asyncio.Lock()
-        self._opened: JobServices | None = None
+        self._lock = asyncio.Lock()
+        self._services: JobServices | None = None
         self._opener = BackgroundTasks(settings.poll_seconds)
-        self._dropping: set[asyncio.Task[None]] = set()
+        self._deletions: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Go on with what an earlier process has left, if there is anything."""
-        if was_used(self._settings):
-            self._opener.start(self._open_at_last)
+        """Open the services now if an earlier process may have left jobs."""
+        if has_jobs(self._settings):
+            self._opener.start(self._open_with_retries)
 
     async def stop(self) -> None:
-        """Give back what is worked on; another replica, or the next process, goes on with it."""
+        """Release running jobs; another replica, or the next process, continues them."""
         await self._opener.stop()
-        if self._opened is not None:
-            await asyncio.gather(*self._dropping, return_exceptions=True)
-            await self._opened.runner.stop()
-            await self._opened.reaper.stop()
-            await in_thread(self._opened.database.table.close)
+        if self._services is not None:
+            await asyncio.gather(*self._deletions, return_exceptions=True)
+            await self._services.runner.stop()
+            await self._services.reaper.stop()
+            await in_thread(self._services.database.table.close)
 
     def counts(self) -> dict[tuple[str, ...], float]:
-        """Jobs by state, as they were a moment ago; none where there are no jobs."""
-        return {} if self._opened is None else self._opened.reaper.counts
+        """Jobs by state, at most a moment old; empty before the services are opened."""
+        return {} if self._services is None else self._services.reaper.counts
 
     async def store(self) -> Store:
         return (await self._open()).store
@@ -79,21 +79,21 @@ class LazyJobServices:
     async def uploads(self) -> Uploads:
         return (await self._open()).uploads
 
-    async def _open_at_last(self) -> None:
-        """Jobs wait in a table that may be away for a while; pictures are served meanwhile."""
+    async def _open_with_retries(self) -> None:
+        """The database may be unavailable at start; synchronous requests are served meanwhile."""
         await self._open()
-        await self._opener.leaving.wait()
+        await self._opener.stopping.wait()
 
     async def _open(self) -> JobServices:
-        async with self._opening:
-            if self._opened is None:
+        async with self._lock:
+            if self._services is None:
                 try:
-                    self._opened = await in_thread(
+                    self._services = await in_thread(
                         self._build, discard=lambda services: services.database.table.close()
                     )
                 except (SharplineError, OSError, SQLAlchemyError) as error:
-                    log.error("jobs cannot be kept: %s", error)
-                    raise NotReady("this server has no place for jobs; its log says why") from None
-                self._opened.runner.start()
-                self._opened.reaper.start()
-            return self._opened
+                    log.error("the job services cannot be opened: %s", error)
+                    raise NotReady("jobs are not available; see the server's log") from None
+                self._services.runner.start()
+                self._services.reaper.start()
+            return self._services

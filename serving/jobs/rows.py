@@ -1,4 +1,4 @@
-"""The jobs table's columns and rows: jobs, their pictures, and uploads that wait for a job."""
+"""The jobs database's tables and rows: jobs, their pictures, and uploads without a job."""
 
 import json
 import secrets
@@ -20,7 +20,7 @@ JOBS = sa.Table(
     sa.Column("id", sa.String(32), primary_key=True),
     sa.Column("client", sa.String(80), nullable=False),
     sa.Column("state", sa.String(9), nullable=False),
-    sa.Column("rank", sa.SmallInteger, nullable=False),  # the highest priority has the lowest
+    sa.Column("rank", sa.SmallInteger, nullable=False),  # 0 is the highest priority
     sa.Column("turn", sa.BigInteger, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
@@ -30,7 +30,7 @@ JOBS = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_done", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_total", sa.Integer, nullable=False, default=0),
-    sa.Column("making", sa.String(64)),  # the result that its holder is just writing
+    sa.Column("making", sa.String(64)),  # the result blob that the lease holder is writing
     sa.Column("request", sa.Text),
     sa.Column("idempotency_key", sa.String(255)),
     sa.Column("fingerprint", sa.String(64), nullable=False),
@@ -84,13 +84,13 @@ UPLOADS = sa.Table(
 )
 
 
-NAMING = (PICTURES.c.input_blob, PICTURES.c.result_blob, UPLOADS.c.blob, JOBS.c.making)
+BLOB_COLUMNS = (PICTURES.c.input_blob, PICTURES.c.result_blob, UPLOADS.c.blob, JOBS.c.making)
 
 
 class SteadyClock:
-    """Milliseconds of the calendar as it was at the start, carried on by a clock that never jumps.
+    """Unix time in milliseconds: the wall clock at the start, continued by a monotonic clock.
 
-    A calendar that is set anew while the server runs makes nothing expire early or live for ever.
+    So nothing expires early or late when the wall clock is set while the server runs.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class SteadyClock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One picture of a job: a blob, or an upload that becomes the job's."""
+    """One input picture of a new job: a blob, or the id of an upload."""
 
     blob: str | None = None
     name: str = ""
@@ -116,7 +116,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewJob:
-    """A job as its client hands it in; `fingerprint` is equal for equal requests."""
+    """A job to be queued; equal requests have equal `fingerprint`s."""
 
     client: str
     request: dict[str, Any]
@@ -129,9 +129,9 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPicture:
-    """One picture of a job as it stands; exactly one of result and problem once it is over.
+    """One picture of a job; a finished one has either a result or a problem.
 
-    A result that was fetched and deleted has its `result_bytes` left.
+    A result that was fetched and deleted keeps its `result_bytes`.
     """
 
     n: int
@@ -174,13 +174,13 @@ class Job:
 
     @property
     def erased(self) -> bool:
-        """Whether its pictures are gone, or about to be."""
+        """Whether its pictures are deleted, or about to be."""
         return self.state in ERASED
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to work on a job, as long as the job's row names its token."""
+    """The right to work on a job while the job's row has this token."""
 
     job_id: str
     token: str
@@ -188,7 +188,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A picture that was announced and may have arrived."""
+    """An upload; `stored` says whether its bytes have arrived."""
 
     id: str
     client: str
@@ -201,9 +201,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobProgress:
-    """What there is to show of a job: pictures answered or failed, all, and the place in the queue.
+    """A job's progress: finished pictures, all pictures, and the position in the queue.
 
-    `queue_position` is None for a job that does not wait.
+    `queue_position` is None for a job that is not queued.
     """
 
     pictures: tuple[JobPicture, ...]
@@ -214,25 +214,25 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class RemovedJobs:
-    """What was taken out of the table, and the blobs that nobody names any more."""
+    """Jobs removed from the table, and the blobs that are no longer named."""
 
     job_ids: list[str] = field(default_factory=list)
     blobs: list[str] = field(default_factory=list)
 
 
 def new_id(now_ms: int) -> str:
-    """32 hex digits in the order of time, 80 bits of which nobody can guess."""
+    """32 hex digits, sortable by time, with 80 random bits."""
     return f"{now_ms:012x}{secrets.token_hex(10)}"
 
 
 def create_all(connection: sa.Connection) -> None:
-    """The tables; those that an earlier version has made get the columns that they lack."""
+    """Create the tables; add missing columns to tables of an earlier version."""
     inspector = sa.inspect(connection)
     for table in METADATA.tables.values():
         if inspector.has_table(table.name):
-            known = {column["name"] for column in inspector.get_columns(table.name)}
+            existing = {column["name"] for column in inspector.get_columns(table.name)}
             for column in table.columns:
-                if column.name not in known:
+                if column.name not in existing:
                     kind = column.type.compile(connection.dialect)
                     connection.execute(
                         sa.DDL(f"ALTER TABLE {table.name} ADD COLUMN {column.name} {kind}")

@@ -1,9 +1,9 @@
-"""What there is of jobs once they are in use, put together as the settings say."""
+"""Builds the job services from the settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from serving.jobs.database import Changes, Database
+from serving.jobs.database import Database, Notifier
 from serving.jobs.reaper import Reaper
 from serving.jobs.runner import PictureWork, Runner, RunnerParts
 from serving.jobs.store import FolderStore, Store
@@ -21,7 +21,7 @@ KEY = "signing.key"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobServices:
-    """The parts; the runner and the keeper wait to be started."""
+    """The job services; the runner and the reaper are not started yet."""
 
     database: Database
     store: Store
@@ -31,8 +31,8 @@ class JobServices:
     reaper: Reaper
 
 
-def was_used(settings: JobSettings) -> bool:
-    """Whether jobs may be there from before."""
+def has_jobs(settings: JobSettings) -> bool:
+    """Whether an earlier process may have left jobs."""
     return settings.database is not None or (settings.folder / DATABASE).exists()
 
 
@@ -42,13 +42,13 @@ def build_job_services(
     work: PictureWork,
     draining: Callable[[], bool],
     guard: AddressGuard,
-    arrivals: Changes,
-    changes: Changes,
+    new_jobs: Notifier,
+    job_changes: Notifier,
 ) -> JobServices:
-    """Open the table and the store. Raises SharplineError, OSError or SQLAlchemyError."""
+    """Open the database and the store. Raises SharplineError, OSError or SQLAlchemyError."""
     if None in (settings.bucket, settings.database, settings.signing_key):
-        settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # no other user looks in
-    store = _store_of(settings)  # a folder is marked as clients' before anything else is in it
+        settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # for this user only
+    store = _store_of(settings)  # first, because it marks the folder as clients' data
     signer = load_signer(settings.signing_key or settings.folder / KEY)
     url = settings.database or f"sqlite:///{(settings.folder / DATABASE).absolute()}"
     database = Database(JobTable(url))
@@ -57,8 +57,8 @@ def build_job_services(
             database=database,
             store=store,
             work=work,
-            arrivals=arrivals,
-            changes=changes,
+            new_jobs=new_jobs,
+            job_changes=job_changes,
             settings=settings,
             draining=draining,
         )
@@ -68,8 +68,8 @@ def build_job_services(
         store,
         signer,
         Webhooks(GuardedNetwork(guard), settings.webhook_seconds),
-        arrivals=arrivals,
-        changes=changes,
+        new_jobs=new_jobs,
+        job_changes=job_changes,
         settings=settings,
     )
     return JobServices(

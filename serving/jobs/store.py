@@ -1,8 +1,8 @@
-"""Pictures that wait: blobs, streamed in and out, never whole in memory.
+"""Blob stores for the pictures of jobs; blobs are streamed, never whole in memory.
 
-What a store does, and the one that is a folder; `serving.jobs.bucket` has the one on S3. In the
-folder a blob is written under a temporary name, synced and renamed, so that one that has its name
-is whole. The folder carries the mark of clients' pictures: training never reads it.
+The `Store` protocol and the store in a folder; `serving.jobs.bucket` has the one on S3. In the
+folder a blob is written to a temporary file, synced and renamed, so a blob that exists is complete.
+The folder is marked as clients' data, which training never reads.
 """
 
 import contextlib
@@ -23,80 +23,80 @@ from superres.dataset.consent import MARKER, mark_as_clients
 
 CHUNK_BYTES = 1 << 20
 _BLOB = re.compile(r"[0-9a-f]{32}")
-_KEPT = re.compile(r"\.?([0-9a-f]{32})(\.partial|\?.+)?")  # whole, or not finished
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_STORED_NAME = re.compile(r"\.?([0-9a-f]{32})(\.partial|\?.+)?")  # complete or unfinished
+_STORAGE_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
 class WrittenBlob:
-    """What a blob came to be."""
+    """Size and checksum of a blob that was written."""
 
     bytes: int
     sha256: str
 
 
 class Store(Protocol):
-    """Where blobs are kept; a blob's name is 32 hex digits that `new_blob` drew."""
+    """A blob store; a blob's name is 32 hex digits from `new_blob`."""
 
     async def write(self, blob: str, chunks: AsyncIterator[bytes]) -> WrittenBlob:
-        """Keep all chunks or nothing. Raises StorageFull, or what the chunks raise."""
+        """Store all chunks or nothing. Raises StorageFull, or what the chunks raise."""
         ...
 
     def read(self, blob: str) -> AsyncGenerator[bytes]:
-        """The blob in chunks; close the generator. Raises JobGone where there is none."""
+        """The blob in chunks; close the generator. Raises JobGone if there is no such blob."""
         ...
 
     async def delete(self, blobs: list[str]) -> None:
-        """Remove blobs for good; one that is not there is no matter."""
+        """Delete blobs permanently; missing ones are ignored."""
         ...
 
     async def modified_times(self) -> dict[str, str]:
-        """Everything that is kept, by name, unfinished blobs included.
+        """A modification marker of every stored name, unfinished blobs included.
 
-        The value changes whenever something is added to what has the name.
+        The marker changes whenever data is added under that name.
         """
         ...
 
     @property
-    def direct(self) -> "PresignedUrls | None":
-        """How clients reach blobs without this server, where they can."""
+    def presigned_urls(self) -> "PresignedUrls | None":
+        """Presigned URLs, if clients may use the store directly."""
         ...
 
 
 class PresignedUrls(Protocol):
-    """A store that clients send to and fetch from by themselves, under signed addresses."""
+    """A store that clients upload to and download from directly, with presigned URLs."""
 
     def put_url(self, blob: str, seconds: float) -> str:
-        """Where a client may PUT this blob for so long."""
+        """A URL to PUT this blob, valid for `seconds`."""
         ...
 
     def get_url(self, blob: str, seconds: float, headers: Mapping[str, str]) -> str:
-        """Where a client may GET it; Content-Type and Content-Disposition are those given."""
+        """A URL to GET it; the response has the Content-Type and -Disposition of `headers`."""
         ...
 
-    async def take_over(self, blob: str, new: str) -> int | None:
-        """Copy what a client sent to a name that no client can write to, and remove it.
+    async def move(self, blob: str, new: str) -> int | None:
+        """Move what a client uploaded to a name that no client can write to.
 
-        Its bytes; None where nothing was sent.
+        Returns its size in bytes; None if nothing was uploaded.
         """
         ...
 
 
 def blob_of(name: str) -> str | None:
-    """The blob that something kept is, or was to become; None for what is no blob of ours."""
-    found = _KEPT.fullmatch(name)
-    return found[1] if found else None
+    """The blob of a stored name, complete or unfinished; None for a foreign file."""
+    match = _STORED_NAME.fullmatch(name)
+    return match[1] if match else None
 
 
 def new_blob() -> str:
-    """A name for a blob that nobody can guess."""
+    """A random name for a blob, 128 bits."""
     return secrets.token_hex(16)
 
 
 class FolderStore:
     """Blobs as files of one folder."""
 
-    direct = None
+    presigned_urls = None
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -106,12 +106,12 @@ class FolderStore:
         path, temporary = self._folder / blob, self._folder / f".{checked(blob)}.partial"
         digest, count, file = hashlib.sha256(), 0, None
 
-        def begin() -> None:
+        def create() -> None:
             nonlocal file
             file = temporary.open("xb")
 
         try:
-            await in_thread(begin)
+            await in_thread(create)
             assert file is not None
             async for chunk in chunks:
                 await in_thread(partial(_add, file, digest, chunk))
@@ -121,8 +121,8 @@ class FolderStore:
             if file is not None:
                 _close(file)
             _remove([temporary, path])
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise StorageFull("there is no room for this picture") from error
+            if isinstance(error, OSError) and error.errno in _STORAGE_FULL_ERRNOS:
+                raise StorageFull("there is no space left for this picture") from error
             raise
         return WrittenBlob(count, digest.hexdigest())
 
@@ -132,7 +132,7 @@ class FolderStore:
                 partial((self._folder / checked(blob)).open, "rb"), discard=_close
             )
         except FileNotFoundError:
-            raise JobGone("the picture is no longer here") from None
+            raise JobGone("the picture was deleted") from None
         try:
             while chunk := await in_thread(partial(file.read, CHUNK_BYTES)):
                 yield chunk
@@ -144,28 +144,28 @@ class FolderStore:
         await in_thread(partial(_remove, paths))
 
     async def modified_times(self) -> dict[str, str]:
-        return await in_thread(partial(_stamps, self._folder))
+        return await in_thread(partial(_modified_times, self._folder))
 
 
 def checked(blob: str) -> str:
-    """The name, where it is one. Raises ValueError."""
+    """The name, if it is valid. Raises ValueError."""
     if not _BLOB.fullmatch(blob):
-        raise ValueError(f"{blob!r} is no name of a blob")
+        raise ValueError(f"{blob!r} is not a valid blob name")
     return blob
 
 
 def _add(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
     file.write(chunk)
-    file.flush()  # who looks sees it grow
+    file.flush()  # so that `modified_times` sees the growth
     digest.update(chunk)
 
 
 def _finish(file: BinaryIO, temporary: Path, path: Path) -> None:
-    """Give the file its name once every byte of it is on the disk."""
+    """Sync the file, then rename it."""
     os.fsync(file.fileno())
     file.close()
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)  # a name is on the disk once its folder is
+    folder = os.open(path.parent, os.O_RDONLY)  # the rename is durable once the folder is synced
     try:
         os.fsync(folder)
     finally:
@@ -173,12 +173,12 @@ def _finish(file: BinaryIO, temporary: Path, path: Path) -> None:
 
 
 def _close(file: BinaryIO) -> None:
-    """Close a file that is to go; what of it found no room is no matter."""
+    """Close a file that will be deleted; ignore data that cannot be flushed."""
     with contextlib.suppress(OSError):
         file.close()
 
 
-def _stamps(folder: Path) -> dict[str, str]:
+def _modified_times(folder: Path) -> dict[str, str]:
     modified_times: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -195,7 +195,7 @@ def _remove(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-async def all_of(store: Store, blob: str) -> bytes:
-    """A whole blob; for what needs all of it at once, which a codec does."""
+async def read_all(store: Store, blob: str) -> bytes:
+    """A whole blob in memory, as decoders need it."""
     async with contextlib.aclosing(store.read(blob)) as chunks:
         return b"".join([chunk async for chunk in chunks])

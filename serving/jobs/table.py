@@ -1,9 +1,9 @@
-"""The jobs table, on SQLite or Postgres: jobs entered, looked at, erased and expired.
+"""The jobs table, on SQLite or Postgres: jobs are added, read, erased and expired.
 
-A job is queued, running under a lease, or over. Who is next: the highest priority, then fair turns
-among clients (a client's second waiting job has its turn after everybody's first), then age. The
-turn is given when the job is entered, so that a claim reads one row of one index. A job of many
-pictures has a turn for each of them.
+A job is queued, running under a lease, or finished. The queue is ordered by priority, then
+round-robin among clients (a client's second queued job comes after every client's first), then by
+age. A job gets its turn when it is added, so a claim reads one row of one index. A job of many
+pictures takes a turn for each of them.
 """
 
 import json
@@ -17,8 +17,8 @@ from serving.errors import IdempotencyKeyReused, QuotaExceeded
 from serving.jobs.leases import Leases
 from serving.jobs.queries import blobs_of, counts_of, one_job, pictures_of, queue_position_of
 from serving.jobs.rows import (
+    BLOB_COLUMNS,
     JOBS,
-    NAMING,
     PICTURES,
     UPLOADS,
     Job,
@@ -29,42 +29,43 @@ from serving.jobs.rows import (
     new_id,
     picture_of,
 )
-from serving.jobs.upload_rows import UploadRows, taken
+from serving.jobs.upload_rows import UploadRows, consume_upload
 from serving.jobs.webhook_rows import WebhookRows
 from serving.requests.keys import HIGHEST_PRIORITY
 
-MAX_WAITING = 10_000  # that are counted for the metrics
+MAX_COUNTED = 10_000  # queued jobs; counting for the metrics stops there
 
 
 class JobTable(Leases, UploadRows, WebhookRows):
-    """Every statement about jobs; safe to use from any thread and from several processes."""
+    """The jobs database; safe to use from any thread and from several processes."""
 
     def add(self, new: NewJob, *, max_queued: int) -> tuple[Job, bool]:
-        """Enter a job, or find the one that the same idempotency key has made before.
+        """Queue a job, or return the one that this idempotency key created.
 
-        Returns the job and whether it is new. Raises KeyReused where the key came with another
-        request, QuotaExceeded beyond `max_queued` waiting jobs of this client; UnknownUpload,
-        UploadGone or UploadMismatch for an upload that is another's, too old, or not there yet.
+        Returns the job and whether it is new. Raises IdempotencyKeyReused if the key was used for
+        another request; QuotaExceeded beyond `max_queued` queued jobs of this client;
+        UnknownUpload, UploadGone or UploadMismatch for an upload that is another client's, has
+        expired, or has not arrived.
         """
         try:
             with self._writing() as connection:
-                known = self._known(connection, new)
-                if known is not None:
-                    return known, False
+                existing = self._existing(connection, new)
+                if existing is not None:
+                    return existing, False
                 return self._insert(connection, new, max_queued), True
-        except IntegrityError:  # on Postgres the same key may have been entered meanwhile
+        except IntegrityError:  # on Postgres another transaction may have added the same key
             with self._writing() as connection:
-                known = self._known(connection, new)
-            if known is None:
+                existing = self._existing(connection, new)
+            if existing is None:
                 raise
-            return known, False
+            return existing, False
 
     def get(self, job_id: str) -> Job | None:
         with self._reading() as connection:
             return one_job(connection, JOBS.c.id == job_id)
 
     def pictures(self, job_id: str) -> list[JobPicture]:
-        """A job's pictures in their order."""
+        """A job's pictures, in order."""
         with self._reading() as connection:
             return pictures_of(connection, job_id)
 
@@ -75,7 +76,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
             return None if row is None else picture_of(row)
 
     def progress(self, job: Job, *, pictures: bool = True) -> JobProgress:
-        """What there is to show of a job, with its pictures or their numbers alone."""
+        """A job's progress, with its pictures or only their counts."""
         shown: list[JobPicture] = []
         with self._reading() as connection:
             if pictures and not job.erased:
@@ -89,10 +90,10 @@ class JobTable(Leases, UploadRows, WebhookRows):
         )
 
     def cancel(self, job_id: str, *, expires_ms: int) -> bool:
-        """Begin to erase a job; False where there is none, or its receipt is there already.
+        """Start erasing a job; False if there is none, or if it has its receipt already.
 
-        Nobody works on it, fetches from it or is told of it any more: its lease ends here, and a
-        job that was not over is cancelled. Its row goes at `expires_ms`, or earlier.
+        Its lease ends, its results can no longer be fetched and its webhook is dropped; a job that
+        was not finished is cancelled. The row is removed at `expires_ms` or earlier.
         """
         with self._writing() as connection:
             job = one_job(connection, JOBS.c.id == job_id, lock=True)
@@ -113,20 +114,19 @@ class JobTable(Leases, UploadRows, WebhookRows):
             return True
 
     def blobs(self, job_id: str) -> list[str]:
-        """Every blob that a job names."""
+        """Every blob of a job."""
         with self._reading() as connection:
             return blobs_of(connection, [job_id])
 
     def erase(self, job_id: str, *, receipt: dict[str, Any]) -> None:
-        """Forget the pictures of a job that `cancel` was called for; the first receipt is kept."""
+        """Delete the picture rows of a job after `cancel`; the first receipt is kept."""
         with self._writing() as connection:
             connection.execute(sa.delete(PICTURES).where(PICTURES.c.job_id == job_id))
             first = sa.and_(JOBS.c.id == job_id, JOBS.c.receipt.is_(None))
-            kept = sa.update(JOBS).where(first).values(receipt=json.dumps(receipt))
-            connection.execute(kept)
+            connection.execute(sa.update(JOBS).where(first).values(receipt=json.dumps(receipt)))
 
     def drop_result(self, job_id: str, n: int) -> tuple[str | None, int]:
-        """Forget one result that was fetched; its blob, and how many results are left."""
+        """Clear one fetched result; returns its blob and the number of results left."""
         this = sa.and_(PICTURES.c.job_id == job_id, PICTURES.c.n == n)
         left = sa.select(sa.func.count()).where(
             PICTURES.c.job_id == job_id, PICTURES.c.result_blob.is_not(None)
@@ -136,53 +136,55 @@ class JobTable(Leases, UploadRows, WebhookRows):
             connection.execute(sa.update(PICTURES).where(this).values(result_blob=None))
             return blob, connection.execute(left).scalar_one()
 
-    def expire(self, most: int) -> RemovedJobs:
-        """Remove jobs and uploads whose time is over, at most so many of each."""
+    def expire(self, limit: int) -> RemovedJobs:
+        """Remove expired jobs and uploads, at most `limit` of each."""
         with self._writing() as connection:
             now_ms = self.now_ms()
-            due = sa.select(JOBS.c.id).where(JOBS.c.expires_ms <= now_ms).limit(most)
-            job_ids = list(connection.execute(due).scalars())
+            expired = sa.select(JOBS.c.id).where(JOBS.c.expires_ms <= now_ms).limit(limit)
+            job_ids = list(connection.execute(expired).scalars())
             blobs = blobs_of(connection, job_ids)
-            late = sa.select(UPLOADS.c.id, UPLOADS.c.blob)
-            late = late.where(UPLOADS.c.expires_ms <= now_ms).limit(most)
-            uploads = connection.execute(late).all()
+            expired_uploads = sa.select(UPLOADS.c.id, UPLOADS.c.blob)
+            expired_uploads = expired_uploads.where(UPLOADS.c.expires_ms <= now_ms).limit(limit)
+            uploads = connection.execute(expired_uploads).all()
             connection.execute(sa.delete(PICTURES).where(PICTURES.c.job_id.in_(job_ids)))
             connection.execute(sa.delete(JOBS).where(JOBS.c.id.in_(job_ids)))
-            gone = [row.id for row in uploads]
-            connection.execute(sa.delete(UPLOADS).where(UPLOADS.c.id.in_(gone)))
+            upload_ids = [row.id for row in uploads]
+            connection.execute(sa.delete(UPLOADS).where(UPLOADS.c.id.in_(upload_ids)))
             return RemovedJobs(job_ids, blobs + [row.blob for row in uploads])
 
-    def unknown_blobs(self, blobs: Sequence[str]) -> list[str]:
-        """Those of these blobs that no job and no upload names."""
-        known: set[str] = set()
+    def orphan_blobs(self, blobs: Sequence[str]) -> list[str]:
+        """The given blobs that no job and no upload names."""
+        named: set[str] = set()
         with self._reading() as connection:
-            for column in NAMING:
-                known.update(
+            for column in BLOB_COLUMNS:
+                named.update(
                     connection.execute(sa.select(column).where(column.in_(blobs))).scalars()
                 )
-        return [blob for blob in blobs if blob not in known]
+        return [blob for blob in blobs if blob not in named]
 
-    def waiting(self) -> int:
-        """Jobs in the queue; at most MAX_WAITING are counted."""
-        some = sa.select(sa.literal(1)).select_from(JOBS).where(JOBS.c.state == "queued")
-        counted = sa.select(sa.func.count()).select_from(some.limit(MAX_WAITING).subquery())
+    def count_queued(self) -> int:
+        """Jobs in the queue, at most MAX_COUNTED."""
+        queued = sa.select(sa.literal(1)).select_from(JOBS).where(JOBS.c.state == "queued")
+        counted = sa.select(sa.func.count()).select_from(queued.limit(MAX_COUNTED).subquery())
         with self._reading() as connection:
             return connection.execute(counted).scalar_one()
 
-    def _known(self, connection: sa.Connection, new: NewJob) -> Job | None:
+    def _existing(self, connection: sa.Connection, new: NewJob) -> Job | None:
         if new.idempotency_key is None:
             return None
         same = sa.and_(JOBS.c.client == new.client, JOBS.c.idempotency_key == new.idempotency_key)
         job = one_job(connection, same)
         if job is not None and job.fingerprint != new.fingerprint:
-            raise IdempotencyKeyReused("this Idempotency-Key came with another request before")
+            raise IdempotencyKeyReused("this Idempotency-Key was used for another request")
         return job
 
     def _insert(self, connection: sa.Connection, new: NewJob, max_queued: int) -> Job:
         now_ms = self.now_ms()
-        self._require_room(connection, new.client, max_queued)
+        self._require_quota(connection, new.client, max_queued)
         blobs = [
-            each.blob if each.upload is None else taken(connection, new.client, each.upload, now_ms)
+            each.blob
+            if each.upload is None
+            else consume_upload(connection, new.client, each.upload, now_ms)
             for each in new.inputs
         ]
         rank = HIGHEST_PRIORITY - new.priority
@@ -210,23 +212,23 @@ class JobTable(Leases, UploadRows, WebhookRows):
         assert job is not None
         return job
 
-    def _require_room(self, connection: sa.Connection, client: str, max_queued: int) -> None:
-        waiting = (
+    def _require_quota(self, connection: sa.Connection, client: str, max_queued: int) -> None:
+        queued = (
             sa.select(sa.literal(1))
             .select_from(JOBS)
             .where(JOBS.c.client == client, JOBS.c.state == "queued")
             .limit(max_queued)
             .subquery()
         )
-        count = connection.execute(sa.select(sa.func.count()).select_from(waiting)).scalar_one()
+        count = connection.execute(sa.select(sa.func.count()).select_from(queued)).scalar_one()
         if count >= max_queued:
-            raise QuotaExceeded(f"{max_queued} jobs of this client wait already", seconds=30)
+            raise QuotaExceeded(f"this client has {max_queued} queued jobs already", seconds=30)
 
 
 def next_turn(connection: sa.Connection, client: str, rank: int) -> int:
-    """After this client's last waiting job, and not before anybody's who waits."""
-    waiting = sa.and_(JOBS.c.state == "queued", JOBS.c.rank == rank)
-    first = connection.execute(sa.select(sa.func.min(JOBS.c.turn)).where(waiting)).scalar()
-    own = sa.select(sa.func.max(JOBS.c.turn)).where(waiting, JOBS.c.client == client)
+    """The turn after this client's last queued job, but not before the first queued one."""
+    queued = sa.and_(JOBS.c.state == "queued", JOBS.c.rank == rank)
+    first = connection.execute(sa.select(sa.func.min(JOBS.c.turn)).where(queued)).scalar()
+    own = sa.select(sa.func.max(JOBS.c.turn)).where(queued, JOBS.c.client == client)
     last = connection.execute(own).scalar()
     return max(first or 0, 0 if last is None else last + 1)

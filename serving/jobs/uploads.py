@@ -1,4 +1,4 @@
-"""Uploads: a picture announced, sent to this server or straight to the bucket, checked, kept."""
+"""Uploads: pictures sent to this server or directly to the bucket, and verified, for later jobs."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from serving.setting_groups import JobSettings
 
 
 class Uploads:
-    """Pictures between their announcement and their job; used on the event loop."""
+    """Creates, receives and verifies uploads; used on the event loop."""
 
     def __init__(
         self, database: Database, store: Store, signer: Signer, settings: JobSettings
@@ -25,7 +25,7 @@ class Uploads:
         self._settings = settings
 
     async def create(self, client: str, size: int, sha256: str | None) -> tuple[Upload, str]:
-        """A new upload, and the address that its bytes go to; without a host it is one of ours."""
+        """A new upload and the signed URL for its bytes; a URL without a host is this server's."""
         now_ms = self._table.now_ms()
         upload = Upload(
             id=new_id(now_ms),
@@ -37,18 +37,18 @@ class Uploads:
             stored=False,
         )
         await self._db(self._table.add_upload, upload)
-        direct = self._store.direct
-        if direct is not None:
-            return upload, direct.put_url(upload.blob, self._settings.upload_seconds)
+        presigned_urls = self._store.presigned_urls
+        if presigned_urls is not None:
+            return upload, presigned_urls.put_url(upload.blob, self._settings.upload_seconds)
         signature = self._signer.sign("upload", f"{upload.id}:{upload.expires_ms}")
         return upload, f"/v1/uploads/{upload.id}?ends={upload.expires_ms}&signature={signature}"
 
     def url_is_valid(self, upload_id: str, ends: int, signature: str) -> bool:
-        """Whether `create` has made this address."""
+        """Whether `create` signed this URL."""
         return self._signer.verify("upload", f"{upload_id}:{ends}", signature)
 
-    async def waiting(self, upload_id: str) -> Upload:
-        """An upload that waits for its bytes. Raises UnknownUpload, UploadGone."""
+    async def pending(self, upload_id: str) -> Upload:
+        """An upload whose bytes have not arrived. Raises UnknownUpload, UploadGone."""
         upload = await self._db(self._table.upload, upload_id)
         if upload is None:
             raise UnknownUpload(f"there is no upload {upload_id[:64]!r}")
@@ -58,45 +58,45 @@ class Uploads:
             raise UploadGone("the upload's bytes have arrived already")
         return upload
 
-    async def keep(self, upload: Upload, chunks: AsyncIterator[bytes]) -> None:
-        """Take an upload's bytes. Raises UploadMismatch where they are not those announced.
+    async def receive(self, upload: Upload, chunks: AsyncIterator[bytes]) -> None:
+        """Store an upload's bytes. Raises UploadMismatch if they are not those declared.
 
-        A client whose line broke sends again while its first try still hangs here: each try has a
-        blob of its own, and the first that is whole is kept.
+        A client may retry while its first attempt still hangs here: each attempt writes a blob of
+        its own, and the first complete one is kept.
         """
         blob = new_blob()
         written = await self._store.write(blob, chunks)
-        await self._settle(upload, blob, written)
+        await self._accept(upload, blob, written)
 
-    async def fetch_sent(self, client: str, upload_ids: list[str]) -> None:
-        """Take over what clients have sent straight to the bucket. Raises UploadMismatch.
+    async def claim_direct_uploads(self, client: str, upload_ids: list[str]) -> None:
+        """Verify uploads that were sent directly to the bucket. Raises UploadMismatch.
 
-        Others' uploads, and those that are not there, are left for the job's entry to refuse.
+        Other clients' uploads and missing ones are skipped; `JobTable.add` refuses them.
         """
-        direct = self._store.direct
-        if direct is None:
+        presigned_urls = self._store.presigned_urls
+        if presigned_urls is None:
             return
         for upload_id in upload_ids:
             upload = await self._db(self._table.upload, upload_id)
             if upload is None or upload.client != client or upload.stored:
                 continue
             blob = new_blob()
-            size = await direct.take_over(upload.blob, blob)
+            size = await presigned_urls.move(upload.blob, blob)
             if size is None:
                 continue
             sha256 = upload.sha256
             if sha256 is not None and size == upload.bytes:
                 sha256 = await self._sha256(blob)
-            await self._settle(upload, blob, WrittenBlob(size, sha256 or ""))
+            await self._accept(upload, blob, WrittenBlob(size, sha256 or ""))
 
-    async def _settle(self, upload: Upload, blob: str, written: WrittenBlob) -> None:
-        """Keep the blob where it is what was announced, and nobody else was first."""
+    async def _accept(self, upload: Upload, blob: str, written: WrittenBlob) -> None:
+        """Keep the blob if it is what was declared and no other attempt was first."""
         fault = None
         if written.bytes != upload.bytes:
-            fault = f"{upload.bytes:,} bytes were announced, {written.bytes:,} came"
+            fault = f"{upload.bytes:,} bytes were declared, {written.bytes:,} received"
         elif upload.sha256 is not None and written.sha256 != upload.sha256:
-            fault = f"the SHA-256 of what came is {written.sha256}"
-        if fault is None and await self._db(self._table.upload_stored, upload.id, blob):
+            fault = f"the SHA-256 of the received bytes is {written.sha256}"
+        if fault is None and await self._db(self._table.mark_stored, upload.id, blob):
             return
         await self._store.delete([blob])
         if fault is not None:

@@ -1,4 +1,4 @@
-"""A job as its client sees it: states, progress, signed addresses, receipts."""
+"""A job as its client sees it: state, progress, signed URLs, receipt."""
 
 from datetime import UTC, datetime
 from typing import Literal
@@ -14,7 +14,7 @@ PictureState = Literal["waiting", "done", "failed", "fetched"]
 
 
 class Progress(BaseModel):
-    """How far a job is; tiles are those of the picture that is being worked on."""
+    """A job's progress; tiles are those of the picture being processed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,12 +33,12 @@ class PictureView(BaseModel):
     name: str
     state: PictureState
     bytes: int | None = None
-    result: str | None = Field(None, description="signed address; needs no key, and ends")
+    result: str | None = Field(None, description="signed URL; needs no key, and expires")
     problem: Problem | None = None
 
 
 class Receipt(BaseModel):
-    """What proves a deletion; `POST /v1/receipts/verify` knows it again."""
+    """Signed proof of a deletion; `POST /v1/receipts/verify` checks it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,7 +61,7 @@ class JobView(BaseModel):
     finished: str | None = None
     expires: str
     queue_position: int | None = Field(
-        None, description="in the queue, from 1; at most 1000 are counted"
+        None, description="position in the queue, from 1; counted up to 1000"
     )
     progress: Progress
     pictures: list[PictureView] = []
@@ -80,7 +80,7 @@ def view_of(
     webhook_secret: str | None,
     signer: Signer,
 ) -> JobView:
-    """The job with its progress; `tiles` are done, and all, of the picture that is worked on."""
+    """The job with its progress; `tiles` are the current picture's finished and all tiles."""
     return JobView(
         id=job.id,
         state=job.state,
@@ -109,17 +109,17 @@ def iso_time(ms: int) -> str:
 
 def _picture_view(signer: Signer, job: Job, picture: JobPicture) -> PictureView:
     state = _state_of(picture)
-    link = None
+    url = None
     if state == "done":
         ends = job.expires_ms
         signature = signer.sign("result", f"{job.id}:{picture.n}:{ends}")
-        link = f"/v1/jobs/{job.id}/result?n={picture.n}&ends={ends}&signature={signature}"
+        url = f"/v1/jobs/{job.id}/result?n={picture.n}&ends={ends}&signature={signature}"
     return PictureView(
         n=picture.n,
         name=picture.name,
         state=state,
         bytes=picture.result_bytes,
-        result=link,
+        result=url,
         problem=None if picture.problem is None else Problem(**picture.problem),
     )
 

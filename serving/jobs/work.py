@@ -1,4 +1,4 @@
-"""What a job does with one picture: the synchronous way, in the background."""
+"""Enhances one picture of a job, by the same path as a synchronous request."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, asynccontextmanager
@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from serving.enhance.admission import Admission
 from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer
-from serving.enhance.pictures import answer_size, choose, enhance_request_of, headers_of, received
+from serving.enhance.pictures import (
+    answer_size,
+    choose,
+    enhance_request_of,
+    headers_of,
+    inspect_upload,
+)
 from serving.enhance.request import StageObserver, StageTimer
 from serving.enhance.transform import shrunk_side
 from serving.jobs.rows import Job, JobPicture
@@ -21,15 +27,15 @@ from serving.settings import Settings
 from serving.telemetry.logs import request_id_now
 from superres.model.tiling import plan
 
-CLIENT = "jobs"  # in admission: their places and memory are counted apart from their clients'
+CLIENT = "jobs"  # for admission: all jobs count as one client
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobPictureWork:
-    """Answers pictures of jobs; a `serving.jobs.runner.PictureWork`.
+    """Enhances pictures of jobs; a `serving.jobs.runner.PictureWork`.
 
-    A picture holds a place and its memory like a request, but no time: nobody is refused because
-    of work that gives way.
+    A picture takes a slot and memory like a request, but reserves no compute time: background
+    work yields to requests, so no request is refused because of it.
     """
 
     settings: Settings
@@ -47,31 +53,33 @@ class JobPictureWork:
         request_id_now.set(job.id)
         self.models.require_ready()
         stages = StageTimer(self.reporter)
-        with ExitStack() as held:
-            admitted = held.enter_context(self.admission.admit(CLIENT))
+        with ExitStack() as resources:
+            admitted = resources.enter_context(self.admission.admit(CLIENT))
             admitted.reserve_bytes(len(data))
-            known = await received(
+            received_picture = await inspect_upload(
                 self,
                 Upload(data=data, name=picture.name),
                 Options.model_validate(job.request["options"]),
                 accept=job.request["accept"],
                 longest_seconds=self.settings.jobs.picture_seconds,
             )
-            selected = await choose(self, known, job.client, admitted, held, stages)
+            selected = await choose(self, received_picture, job.client, admitted, resources, stages)
             model_version = selected.model_version
-            output_options = known.output_options(
+            output_options = received_picture.output_options(
                 model_version.scale, self.settings.limits.max_answer_pixels
             )
             admitted.reserve_answer(
-                *answer_size(known, output_options, model_version.scale), known.format
+                *answer_size(received_picture, output_options, model_version.scale),
+                received_picture.format,
             )
             self.keys.charge_pixels(job.client, admitted.answer_pixels)
             height, width = (
-                shrunk_side(side, output_options.shrink) for side in (known.height, known.width)
+                shrunk_side(side, output_options.shrink)
+                for side in (received_picture.height, received_picture.width)
             )
             tiles = len(plan(height, width, model_version.model.upscaler.geometry).boxes)
             enhance_request = enhance_request_of(
-                known,
+                received_picture,
                 selected,
                 output_options,
                 client=job.client,
@@ -80,6 +88,6 @@ class JobPictureWork:
             )
             answer = await self.enhancer.enhance(enhance_request, stages)
             async with aclosing(answer.chunks):
-                headers = headers_of(answer, known, selected, output_options)
-                headers["Content-Type"] = MEDIA_TYPES[known.format]
+                headers = headers_of(answer, received_picture, selected, output_options)
+                headers["Content-Type"] = MEDIA_TYPES[received_picture.format]
                 yield PictureResult(headers=headers, chunks=answer.chunks)

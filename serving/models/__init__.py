@@ -1,4 +1,4 @@
-"""The served models: what the model folder asks for, loaded, verified, routed, selected.
+"""The served models: reading the model folder, loading, verification, routing and selection.
 
-May import batching and what stands below it in docs/architecture.md.
+May import batching and the packages below it in docs/architecture.md.
 """

@@ -1,4 +1,4 @@
-"""What the model folder asks to be served: what its index.json names, or else all bundles in it."""
+"""Reads the model folder: the models of its index.json or, without one, all bundles in it."""
 
 import json
 from dataclasses import dataclass
@@ -11,17 +11,17 @@ from superres.model.bundle import INFO_FILE, load_bundle
 
 INDEX_FILE = "index.json"
 STORE = "by-sha"
-UNREGISTERED = "local"  # the version of a bundle that no registry has numbered
+UNREGISTERED = "local"  # the version of a bundle without a registry version
 
 Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 class BrokenFolder(SharplineError):
-    """The model folder as a whole cannot be read."""
+    """The model folder cannot be read."""
 
 
 class IndexEntry(BaseModel):
-    """One name in index.json; values are bundle ids, `versions` the registry's numbers of them."""
+    """One model of index.json; values are bundle ids, `versions` maps them to registry versions."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -35,7 +35,7 @@ class IndexEntry(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedBundle:
-    """One bundle of a name; `bundle_id` is None where only the bundle knows."""
+    """One bundle of a model; `bundle_id` is None if there is no index."""
 
     version: str
     path: Path
@@ -44,10 +44,10 @@ class IndexedBundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredModel:
-    """What the folder asks for under one name.
+    """The desired state of one model.
 
-    The champion answers, the canary instead of it for `canary_percent` of the clients; the shadow
-    is only compared, and `previous` kept ready for going back.
+    The champion serves requests, except for `canary_percent` of the clients, which the canary
+    serves. The shadow is only compared, `previous` stays loaded for a rollback.
     """
 
     name: str
@@ -62,7 +62,7 @@ _INDEX = TypeAdapter(dict[str, IndexEntry])
 
 
 def read_folder(folder: Path) -> dict[str, DesiredModel]:
-    """What the folder asks for, by name. Raises BrokenFolder."""
+    """The desired models of the folder, by name. Raises BrokenFolder."""
     if not folder.is_dir():
         raise BrokenFolder(f"there is no models folder {folder}; name one with --models")
     index = folder / INDEX_FILE
@@ -70,8 +70,8 @@ def read_folder(folder: Path) -> dict[str, DesiredModel]:
         return _from_index(folder, index)
     desired: dict[str, DesiredModel] = {}
     for path in _bundles_in(folder):
-        name = _stated_name(path)
-        # A second bundle of a name is asked for under its folder's, and refused with the reason.
+        name = _declared_name(path)
+        # A second bundle of a name goes under its folder's name and is refused later.
         name = path.name if name in desired else name
         desired[name] = DesiredModel(
             name=name, champion=IndexedBundle(version=UNREGISTERED, path=path)
@@ -80,32 +80,31 @@ def read_folder(folder: Path) -> dict[str, DesiredModel]:
 
 
 def fingerprint(folder: Path) -> Fingerprint:
-    """Changes whenever `read_folder` or a bundle it names might; costs a few stat calls."""
+    """A value that changes with the index and the bundles; costs a few stat calls."""
     paths = [folder / INDEX_FILE]
     for bundle in [*_bundles_in(folder), *_bundles_in(folder / STORE)]:
         paths += [bundle / INFO_FILE, *bundle.glob("*.safetensors")]
-    marks: list[tuple[str, int, int, int]] = []
+    stats: list[tuple[str, int, int, int]] = []
     for path in paths:
         try:
             stat = path.stat()
         except OSError:
-            continue  # just replaced; the next look sees it
-        marks.append((str(path), stat.st_mtime_ns, stat.st_ino, stat.st_size))
-    return tuple(marks)
+            continue  # just replaced; the next poll sees it
+        stats.append((str(path), stat.st_mtime_ns, stat.st_ino, stat.st_size))
+    return tuple(stats)
 
 
 def require_models(folder: Path) -> None:
-    """Refuse to start over a folder from which nothing could ever be served.
+    """Raise BrokenFolder if no model of the folder can be served, with the reason for each bundle.
 
-    A folder that is empty, or has an index, may be filled by `sharpline models follow` later.
-    Raises BrokenFolder naming each bundle that cannot be used and why.
+    An empty folder or one with an index passes: `sharpline models follow` may fill it later.
     """
     desired = read_folder(folder)
     if not desired:
         if (folder / INDEX_FILE).is_file() or not any(folder.iterdir()):
             return
         raise BrokenFolder(
-            f"{folder} holds no model: put a bundle's folder into it, or fill it "
+            f"{folder} holds no model: put a bundle's folder into it or fill it "
             f"with `sharpline models follow --to {folder}`"
         )
     faults = []
@@ -128,8 +127,8 @@ def _bundles_in(folder: Path) -> list[Path]:
     )
 
 
-def _stated_name(bundle: Path) -> str:
-    """What a bundle calls itself; its folder's name where it cannot say."""
+def _declared_name(bundle: Path) -> str:
+    """The name in the bundle's description, or its folder's name if that cannot be read."""
     try:
         return str(json.loads((bundle / INFO_FILE).read_bytes())["name"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -141,7 +140,7 @@ def _from_index(folder: Path, index: Path) -> dict[str, DesiredModel]:
         entries = _INDEX.validate_python(json.loads(index.read_bytes()))
     except (OSError, ValueError, ValidationError) as error:
         raise BrokenFolder(
-            f"{index} cannot be read ({error}); `sharpline models follow` writes it anew"
+            f"{index} cannot be read ({error}); `sharpline models follow` rewrites it"
         ) from error
     return {
         name: _desired_model(folder, name, entry)
@@ -158,7 +157,7 @@ def _desired_model(folder: Path, name: str, entry: IndexEntry) -> DesiredModel:
         return IndexedBundle(version=version, path=folder / STORE / bundle_id, bundle_id=bundle_id)
 
     champion = indexed(entry.champion)
-    assert champion is not None  # a name without one is left out
+    assert champion is not None  # `_from_index` skips models without one
     return DesiredModel(
         name=name,
         champion=champion,

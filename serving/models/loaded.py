@@ -1,7 +1,7 @@
-"""One model on every device: proven before it serves, closed after its last request.
+"""One model on every device: verified before it serves, closed after its last request.
 
-A bundle is loaded, warmed up shape by shape, and must repeat the golden answer that it gave when it
-was made, within the bounds that it states.
+A bundle is loaded, warmed up for each tile shape and must reproduce its golden output within the
+bounds that it states.
 """
 
 import threading
@@ -18,28 +18,28 @@ from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
 from superres.model.backends import Backend, DeviceOutOfMemory
 from superres.model.bundle import Bundle
-from superres.model.tiling import in_parts
+from superres.model.tiling import run_in_parts
 from superres.model.upscaler import Upscaler
 
 Result = TypeVar("Result")
-BackendLoader = Callable[[Bundle, str], Backend]  # the string names a device
+BackendLoader = Callable[[Bundle, str], Backend]  # bundle and device
 
-ROUNDING_LEVELS = 1.0  # the golden answer and ours are each rounded to whole levels
-GOLDEN_SHARE = 99.9  # per cent of values that a precision bound speaks of
+ROUNDING_LEVELS = 1.0  # both outputs are rounded to whole levels
+GOLDEN_PERCENTILE = 99.9  # of the differences; the one that a precision bound limits
 
 
 class GoldenMismatch(SharplineError):
-    """A model does not repeat the answer that it gave when it was made."""
+    """A model does not reproduce its golden output."""
 
 
 class RunOnDevice(Protocol):
-    """Runs a function on the thread that owns the device of that number."""
+    """Runs a function on the thread of that device's engine."""
 
     def __call__(self, device_index: int, task: Callable[[], Result], /) -> Result: ...
 
 
 class LoadedModel:
-    """A proven bundle, one backend per device; closed once it is retired and nobody uses it."""
+    """A verified bundle with one backend per device; closed once retired and unused."""
 
     def __init__(self, bundle: Bundle, backends: Sequence[Backend]) -> None:
         self.bundle = bundle
@@ -54,7 +54,7 @@ class LoadedModel:
         return self._backends[device_index].forward(tiles_bhwc)
 
     def forward_in_parts(self, tile_hwc: Tile, device_index: int = 0) -> Tile:
-        """One tile through the largest smaller bucket that the device's memory holds."""
+        """Run one tile in the largest smaller bucket that fits into the device's memory."""
         height, width = tile_hwc.shape[:2]
         smaller = [
             bucket
@@ -64,7 +64,7 @@ class LoadedModel:
         backend = self._backends[device_index]
         for bucket in sorted(smaller, key=lambda sides: -sides[0] * sides[1]):
             try:
-                return in_parts(
+                return run_in_parts(
                     tile_hwc,
                     self.upscaler.geometry,
                     bucket,
@@ -72,27 +72,27 @@ class LoadedModel:
                 )
             except DeviceOutOfMemory:
                 continue
-        raise DeviceOutOfMemory(f"not even the smallest tile of {self.name} fits into memory")
+        raise DeviceOutOfMemory(f"the smallest tile of {self.name} does not fit into memory")
 
     @contextmanager
     def in_use(self) -> Generator[None]:
-        """Keep the model open, even if another takes its place meanwhile."""
+        """Keep the model open, even if it is replaced meanwhile."""
         with self._lock:
             self._users += 1
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
     def retire(self) -> None:
-        """Close as soon as the last user has gone."""
+        """Close the model once it has no users."""
         with self._lock:
             self._retired = True
             close = self._users == 0
         if close:
             self._close()
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         with self._lock:
             self._users -= 1
             close = self._retired and self._users == 0
@@ -106,7 +106,7 @@ class LoadedModel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifiedModel:
-    """A model that repeated its golden answer, and how long that took."""
+    """A model that reproduced its golden output, and how long that took."""
 
     model: LoadedModel
     pixels: int  # LR, as given to the network
@@ -116,9 +116,9 @@ class VerifiedModel:
 def load_verified(
     bundle: Bundle, load: BackendLoader, on_device: RunOnDevice, devices: Sequence[str]
 ) -> VerifiedModel:
-    """Load a bundle, warm it up and replay its golden pair on every device.
+    """Load a bundle, warm it up and check its golden output on every device.
 
-    Batches of others go in between. Raises WrongAnswer, or whatever loading and running it raise.
+    Other batches run in between. Raises GoldenMismatch, or what loading and running it raise.
     """
     backends: list[Backend] = []
     try:
@@ -130,8 +130,8 @@ def load_verified(
             for bucket in bundle.info.tile_buckets:
                 on_device(device_index, lambda b=backend, shape=bucket: b.warm_up([shape]))
             upscaler = Upscaler(bundle, backend)
-            answer, seconds = on_device(device_index, lambda up=upscaler: _timed(up, golden_input))
-            require_golden(answer, golden_output, bundle, backend.precision)
+            output, seconds = on_device(device_index, lambda up=upscaler: _timed(up, golden_input))
+            require_golden(output, golden_output, bundle, backend.precision)
             tile_plan, _ = upscaler.split(golden_input)
             pixels = len(tile_plan.boxes) * tile_plan.bucket[0] * tile_plan.bucket[1]
     except BaseException:
@@ -143,23 +143,26 @@ def load_verified(
 
 def _timed(upscaler: Upscaler, picture: Picture) -> tuple[Picture, float]:
     began_seconds = time.perf_counter()
-    answer = upscaler.upscale(picture)
-    return answer, time.perf_counter() - began_seconds
+    output = upscaler.upscale(picture)
+    return output, time.perf_counter() - began_seconds
 
 
-def require_golden(answer: Picture, golden: Picture, bundle: Bundle, precision: str) -> None:
-    """Raise WrongAnswer where the answer is further from the golden one than the bundle states."""
-    if answer.rgb_hwc.shape != golden.rgb_hwc.shape:
+def require_golden(output: Picture, golden: Picture, bundle: Bundle, precision: str) -> None:
+    """Raise GoldenMismatch if the output exceeds the bundle's bounds around the golden output."""
+    if output.rgb_hwc.shape != golden.rgb_hwc.shape:
         raise GoldenMismatch(
-            f"the golden answer has shape {golden.rgb_hwc.shape}, this one {answer.rgb_hwc.shape}"
+            f"the golden output has shape {golden.rgb_hwc.shape}, the model's has "
+            f"{output.rgb_hwc.shape}"
         )
     bounds = bundle.info.bounds
     allowed = bounds.seam_levels + bounds.precision_levels.get(precision, 0.0) + ROUNDING_LEVELS
     levels = 255.0 / np.iinfo(golden.rgb_hwc.dtype).max
-    off = np.abs(answer.rgb_hwc.astype(np.float64) - golden.rgb_hwc.astype(np.float64)) * levels
-    worst = float(np.percentile(off, GOLDEN_SHARE))
+    differences = (
+        np.abs(output.rgb_hwc.astype(np.float64) - golden.rgb_hwc.astype(np.float64)) * levels
+    )
+    worst = float(np.percentile(differences, GOLDEN_PERCENTILE))
     if not worst <= allowed:
         raise GoldenMismatch(
-            f"the golden answer is missed by {worst:.2f} levels, {allowed:.2f} are "
-            f"allowed; the weights or this machine's {precision} arithmetic are bad"
+            f"the output differs from the golden output by {worst:.2f} levels, {allowed:.2f} are "
+            f"allowed; the weights or this machine's {precision} arithmetic are faulty"
         )

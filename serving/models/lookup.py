@@ -1,4 +1,4 @@
-"""What is served now, and which of it a request gets."""
+"""The models that are served now, and the choice of one for a request."""
 
 import threading
 from collections.abc import Generator, Mapping
@@ -11,13 +11,13 @@ from serving.setting_groups import ModelSettings
 
 
 class ServedModels:
-    """Champions, canaries and shadows by name; a request keeps the model it began with."""
+    """Champions, canaries and shadows by name; a request keeps the model it started with."""
 
     def __init__(self, settings: ModelSettings) -> None:
         self._settings = settings
-        self._routes: Mapping[str, ModelRoute] = {}  # replaced whole, never changed
+        self._routes: Mapping[str, ModelRoute] = {}  # replaced as a whole, never mutated
         self._problems: Mapping[str, str] = {}
-        self._awaited: frozenset[str] = frozenset()  # desired, not yet served or refused
+        self._loading: frozenset[str] = frozenset()  # desired, not yet served or refused
         self._loaded_once = threading.Event()
 
     @property
@@ -37,12 +37,12 @@ class ServedModels:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """Why a model that the folder asks for is not served; the folder's own under its path."""
+        """Why desired models are not served, by name; the folder's own problem under its path."""
         return self._problems
 
     @property
     def loaded_once(self) -> bool:
-        """Whether the folder has been gone through once."""
+        """Whether every model of the folder was loaded or refused once."""
         return self._loaded_once.is_set()
 
     def require_ready(self) -> None:
@@ -58,7 +58,7 @@ class ServedModels:
     def use(
         self, name: str | None = None, scale: int | None = None, client: str = ""
     ) -> Generator[ModelVersion]:
-        """The model of that name, or the best match, kept open for the caller.
+        """The model of that name or the best match, kept open for the caller.
 
         Raises NotReady, UnknownModel or BadOptions.
         """
@@ -66,14 +66,14 @@ class ServedModels:
             route = self._choose(name, scale)
             model_version = route.for_client(client)
             with model_version.model.in_use():
-                # A swap may have come between choosing and taking hold: then choose again.
+                # If the model was swapped in between, choose again.
                 if self._routes.get(model_version.name) is route:
                     yield model_version
                     return
 
     @contextmanager
     def use_shadow(self, name: str) -> Generator[ModelVersion | None]:
-        """The shadow of that name, kept open for the caller; None where there is none (now)."""
+        """The shadow of that name, kept open for the caller; None if there is none (any more)."""
         route = self._routes.get(name)
         if route is None or route.shadow is None:
             yield None
@@ -86,23 +86,23 @@ class ServedModels:
         self.require_ready()
         routes = self._routes
         if name is not None and name not in routes:
-            if name in self._awaited:
+            if name in self._loading:
                 raise NotReady(f"model {name} is still being loaded", seconds=5)
             raise UnknownModel(
-                f"no model {name[:64]!r} is served; there are: " + ", ".join(sorted(routes))
+                f"no model {name[:64]!r} is served; available: " + ", ".join(sorted(routes))
             )
-        named = [routes[name]] if name is not None else list(routes.values())
-        fitting = [one for one in named if scale in (None, one.champion.scale)]
-        if not fitting:
-            if name is None and self._awaited:
+        candidates = [routes[name]] if name is not None else list(routes.values())
+        matching = [route for route in candidates if scale in (None, route.champion.scale)]
+        if not matching:
+            if name is None and self._loading:
                 raise NotReady("some models are still being loaded", seconds=5)
-            scales = sorted({one.champion.scale for one in named})
+            scales = sorted({route.champion.scale for route in candidates})
             raise BadOptions(
-                f"scale {scale} is not offered here; there is: "
-                + ", ".join(str(offered) for offered in scales)
+                f"scale {scale} is not available; available: "
+                + ", ".join(str(available) for available in scales)
             )
-        return min(fitting, key=lambda one: self._by_preference(one.champion))
+        return min(matching, key=lambda route: self._by_preference(route.champion))
 
     def _by_preference(self, model: "ModelVersion | DesiredModel") -> tuple[bool, str]:
-        """The default goes first, in loading as in choosing."""
+        """Sort key: the default model first, for loading and for choosing."""
         return (model.name != self._settings.default, model.name)

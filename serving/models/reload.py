@@ -1,8 +1,8 @@
-"""Hot reload: models found in the folder, proven, then swapped in between two batches.
+"""Hot reload: new models of the folder are verified, then swapped in between two batches.
 
-A new model is loaded, verified and warmed up, and must repeat its golden answer, before it takes
-over; one that fails is refused and the old one serves on. A request keeps the model it began with.
-The model before stays loaded, so that going back to it is instant.
+A new model is loaded, warmed up and must reproduce its golden output before it replaces the old
+one; if it fails, the old one stays in service. A request keeps the model it started with. The
+previous model stays loaded, so that a rollback is instant.
 """
 
 import logging
@@ -39,9 +39,9 @@ ROLLOUT_ROLES: tuple[Role, ...] = ("canary", "shadow")
 
 
 class ModelObserver(Protocol):
-    """Hears what becomes of new models."""
+    """Is notified of the loading of models."""
 
-    def model_wanted(self, model: str) -> None: ...
+    def model_desired(self, model: str) -> None: ...
 
     def model_verified(self, model: str, *, pixels: int, seconds: float) -> None: ...
 
@@ -51,7 +51,7 @@ class ModelObserver(Protocol):
 
 
 class Models(ServedModels):
-    """Makes the served models those that the folder asks for."""
+    """Keeps the served models in line with the model folder."""
 
     def __init__(
         self,
@@ -64,59 +64,59 @@ class Models(ServedModels):
         super().__init__(settings)
         self._on_device = on_device
         self._observer = observer
-        self._load = load or self._load_as_set
+        self._load = load or self._load_backend
         self._devices = devices or devices_of(settings.backend, settings.device)
         self._loaded: dict[str, dict[str, LoadedModel]] = {}  # by name and bundle id
-        self._before: dict[str, str] = {}  # id of the champion before, by name
-        self._seen: Fingerprint | None = None
+        self._previous: dict[str, str] = {}  # bundle id of the previous champion, by name
+        self._fingerprint: Fingerprint | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="models", daemon=True)
 
     def start(self) -> None:
-        """Begin to watch the folder on a thread of its own."""
+        """Start the thread that polls the folder."""
         self._thread.start()
 
     def stop_watching(self) -> None:
-        """End the thread; the engine must run until then, as a model may be warming up on it."""
+        """Stop the thread; the engines must still run, since a model may be warming up on one."""
         self._stopping.set()
         self._thread.join()
 
     def close(self) -> None:
-        """Let every model go."""
+        """Retire every model."""
         for loaded in self._loaded.values():
             for model in loaded.values():
                 model.retire()
 
     def refresh(self) -> None:
-        """Look at the folder once, and make what is served follow it."""
+        """Poll the folder once and update the served models."""
         self._poll()
         self._loaded_once.set()
 
     def _poll(self) -> None:
-        seen = fingerprint(self._settings.folder)
-        if seen == self._seen:
+        current = fingerprint(self._settings.folder)
+        if current == self._fingerprint:
             return
-        self._seen = seen
+        self._fingerprint = current
         try:
             desired = read_folder(self._settings.folder)
         except BrokenFolder as error:
-            log.error("the models folder cannot be read, so nothing changes: %s", error)
+            log.error("the models folder cannot be read, the served models stay: %s", error)
             self._problems = {str(self._settings.folder): str(error)}
             return
-        self._awaited = frozenset(desired)
-        in_order = sorted(desired.values(), key=self._by_preference)
+        self._loading = frozenset(desired)
+        ordered = sorted(desired.values(), key=self._by_preference)
         problems: dict[str, str] = {}
-        for desired_model in in_order:
-            self._observer.model_wanted(desired_model.name)
-            problems.update(self._follow_champion(desired_model))
-            self._awaited -= {desired_model.name}
+        for desired_model in ordered:
+            self._observer.model_desired(desired_model.name)
+            problems.update(self._update_champion(desired_model))
+            self._loading -= {desired_model.name}
             if self._stopping.is_set():
                 return
         for name in set(self._routes) - set(desired):
-            self._withdraw(name)
-        # Whoever waits for a champion has been helped; these can take their time.
-        for desired_model in in_order:
-            problems.update(self._follow_rollouts(desired_model))
+            self._remove(name)
+        # After the champions, because requests wait for those only.
+        for desired_model in ordered:
+            problems.update(self._update_rollouts(desired_model))
             if self._stopping.is_set():
                 return
         self._problems = problems
@@ -126,12 +126,12 @@ class Models(ServedModels):
             try:
                 self.refresh()
             except OSError:
-                log.exception("the models folder cannot be looked at; trying again")
+                log.exception("the models folder cannot be polled; retrying")
             self._stopping.wait(self._settings.poll_seconds)
 
-    def _follow_champion(self, desired_model: DesiredModel) -> dict[str, str]:
-        """Serve the champion that is asked for; says why under its name where it is refused."""
-        model, problems = self._prepared(desired_model, desired_model.champion, desired_model.name)
+    def _update_champion(self, desired_model: DesiredModel) -> dict[str, str]:
+        """Serve the desired champion; returns the problem by name if it is refused."""
+        model, problems = self._prepare(desired_model, desired_model.champion, desired_model.name)
         if model is None:
             return problems
         model_version = ModelVersion(
@@ -139,12 +139,12 @@ class Models(ServedModels):
         )
         route = self._routes.get(desired_model.name)
         if route is None:
-            self._put(ModelRoute(champion=model_version))
+            self._set_route(ModelRoute(champion=model_version))
         else:
-            self._put(replace(route, champion=model_version))
+            self._set_route(replace(route, champion=model_version))
             if route.champion.model is model:
                 return {}
-            self._before[desired_model.name] = route.champion.model.bundle.id
+            self._previous[desired_model.name] = route.champion.model.bundle.id
         self._observer.model_swapped(desired_model.name)
         log.info(
             "model %s serves version %s (bundle %.12s)",
@@ -154,8 +154,8 @@ class Models(ServedModels):
         )
         return {}
 
-    def _follow_rollouts(self, desired_model: DesiredModel) -> dict[str, str]:
-        """Canary, shadow and the model to go back to; lets everything else of the name go."""
+    def _update_rollouts(self, desired_model: DesiredModel) -> dict[str, str]:
+        """Load canary, shadow and previous model; retire every other version of the model."""
         problems: dict[str, str] = {}
         versions: dict[Role, ModelVersion | None] = {}
         for role in ROLLOUT_ROLES:
@@ -164,7 +164,7 @@ class Models(ServedModels):
             problems.update(problem)
         route = self._routes.get(desired_model.name)
         if route is not None:
-            self._put(
+            self._set_route(
                 replace(
                     route,
                     canary=versions["canary"],
@@ -173,7 +173,7 @@ class Models(ServedModels):
                 )
             )
         if desired_model.previous is not None:
-            _, problem = self._prepared(
+            _, problem = self._prepare(
                 desired_model, desired_model.previous, f"{desired_model.name} previous"
             )
             problems.update(problem)
@@ -188,7 +188,7 @@ class Models(ServedModels):
         if indexed is None or route is None:
             return None, {}
         label = f"{desired_model.name} {role}"
-        model, problems = self._prepared(desired_model, indexed, label)
+        model, problems = self._prepare(desired_model, indexed, label)
         if model is None:
             return None, problems
         if model.bundle.info.scale != route.champion.scale:
@@ -198,13 +198,13 @@ class Models(ServedModels):
         )
         return model_version, {}
 
-    def _prepared(
+    def _prepare(
         self, desired_model: DesiredModel, indexed: IndexedBundle, label: str
     ) -> tuple[LoadedModel | None, dict[str, str]]:
-        """The model proven and loaded, now or before; else the reason, under `label`."""
+        """The verified model, loaded if necessary; or None and the problem under `label`."""
         try:
             bundle = load_bundle(indexed.path)
-            _require_what_was_asked(bundle, desired_model.name, indexed)
+            _require_match(bundle, desired_model.name, indexed)
             loaded = self._loaded.setdefault(desired_model.name, {})
             if bundle.id not in loaded:
                 verified = load_verified(bundle, self._load, self._on_device, self._devices)
@@ -213,19 +213,19 @@ class Models(ServedModels):
                 )
                 loaded[bundle.id] = verified.model
             return loaded[bundle.id], {}
-        except Exception as error:  # whatever is wrong with a new model, the old one serves on
-            foreseen = isinstance(error, SharplineError)
-            log.error("model %s is refused: %s", label, error, exc_info=None if foreseen else error)
+        except Exception as error:  # whatever the fault, the old model stays in service
+            expected = isinstance(error, SharplineError)
+            log.error("model %s is refused: %s", label, error, exc_info=None if expected else error)
             self._observer.model_refused(desired_model.name)
             return None, {label: str(error) or type(error).__name__}
 
-    def _put(self, route: ModelRoute) -> None:
+    def _set_route(self, route: ModelRoute) -> None:
         self._routes = {**self._routes, route.champion.name: route}
 
     def _retire_others(self, desired_model: DesiredModel) -> None:
         route = self._routes.get(desired_model.name)
         kept = {
-            self._before.get(desired_model.name),
+            self._previous.get(desired_model.name),
             desired_model.previous and desired_model.previous.bundle_id,
         }
         if route is not None:
@@ -233,13 +233,13 @@ class Models(ServedModels):
         loaded = self._loaded.get(desired_model.name, {})
         _retire(loaded.pop(bundle_id) for bundle_id in set(loaded) - kept)
 
-    def _withdraw(self, name: str) -> None:
-        self._routes = {other: kept for other, kept in self._routes.items() if other != name}
-        self._before.pop(name, None)
+    def _remove(self, name: str) -> None:
+        self._routes = {other: route for other, route in self._routes.items() if other != name}
+        self._previous.pop(name, None)
         _retire(self._loaded.pop(name, {}).values())
-        log.info("model %s is served no more", name)
+        log.info("model %s is no longer served", name)
 
-    def _load_as_set(self, bundle: Bundle, device: str) -> Backend:
+    def _load_backend(self, bundle: Bundle, device: str) -> Backend:
         settings = self._settings
         return load_backend(
             bundle, backend=settings.backend, device=device, precision=settings.precision
@@ -251,10 +251,10 @@ def _retire(models: Iterable[LoadedModel]) -> None:
         model.retire()
 
 
-def _require_what_was_asked(bundle: Bundle, name: str, indexed: IndexedBundle) -> None:
+def _require_match(bundle: Bundle, name: str, indexed: IndexedBundle) -> None:
     if indexed.bundle_id is not None and bundle.id != indexed.bundle_id:
         raise GoldenMismatch(
-            f"{indexed.path} holds bundle {bundle.id[:12]}, not the one the index names"
+            f"{indexed.path} holds bundle {bundle.id[:12]}, not {indexed.bundle_id[:12]}"
         )
     if bundle.info.name != name:
         raise GoldenMismatch(

@@ -1,7 +1,6 @@
-"""What stands behind a name: the champion, and at times a canary and a shadow beside it.
+"""The versions of a served model: the champion, and during a rollout a canary and a shadow.
 
-A canary answers instead of the champion for a share of the clients, always the same ones; a shadow
-answers nobody.
+A canary serves a percentage of the clients, always the same ones; a shadow serves no requests.
 """
 
 import hashlib
@@ -15,7 +14,7 @@ Role = Literal["champion", "canary", "shadow"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelVersion:
-    """A model as it is served now, under the registry's version of it."""
+    """A loaded model with its registry version and role."""
 
     name: str
     version: str
@@ -29,7 +28,7 @@ class ModelVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRoute:
-    """What stands behind one name."""
+    """The versions of one model name."""
 
     champion: ModelVersion
     canary: ModelVersion | None = None
@@ -37,7 +36,7 @@ class ModelRoute:
     shadow: ModelVersion | None = None
 
     def versions(self) -> list[ModelVersion]:
-        """Champion, canary and shadow, as far as there are such."""
+        """Champion, canary and shadow, those that exist."""
         return [
             model_version
             for model_version in (self.champion, self.canary, self.shadow)
@@ -45,7 +44,7 @@ class ModelRoute:
         ]
 
     def for_client(self, client: str) -> ModelVersion:
-        """The canary for its share of the clients, else the champion."""
+        """The canary for its percentage of the clients, else the champion."""
         if self.canary is not None and in_percentage(
             self.canary_percent, f"{self.champion.name}:{client}"
         ):
@@ -54,6 +53,6 @@ class ModelRoute:
 
 
 def in_percentage(percent: float, key: str) -> bool:
-    """Whether `key` is among the given share of all keys; the same ones stay in as it grows."""
-    drawn = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
-    return drawn < percent / 100 * 2**64
+    """Whether the hash of `key` is in that percentage; keys stay in as the percentage grows."""
+    hashed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
+    return hashed < percent / 100 * 2**64

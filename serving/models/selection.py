@@ -1,4 +1,4 @@
-"""Which of the served models a request gets: by name, by task and scale, or by the picture."""
+"""Selects a served model for a request: by name, by task and scale, or by the picture."""
 
 from collections.abc import Mapping
 
@@ -19,9 +19,9 @@ from superres.image.codecs import Picture
 def named_model(
     options: Options, champions: Mapping[str, ModelVersion], default_name: str | None
 ) -> str | None:
-    """The name to ask the models for; None leaves it to them. Raises BadOptions.
+    """The model's name; None selects the best match in `ServedModels.use`. Raises BadOptions.
 
-    A task narrows the choice: to the default model where that does it, else to the first by name.
+    For a task it is the default model if that has the task, else the first such model by name.
     """
     if options.task is None:
         return options.model
@@ -30,29 +30,29 @@ def named_model(
         if model_version is not None and _task_of(model_version) != options.task:
             raise BadOptions(f"model {options.model} is for {_task_of(model_version)}")
         return options.model
-    fitting = sorted(
+    matching = sorted(
         name
         for name, model_version in champions.items()
         if _task_of(model_version) == options.task and options.scale in (None, model_version.scale)
     )
-    if not fitting:
+    if not matching:
         tasks = ", ".join(sorted({_task_of(model_version) for model_version in champions.values()}))
         raise BadOptions(f"no model does this task at this scale; the tasks are: {tasks}")
-    return default_name if default_name in fitting else fitting[0]
+    return default_name if default_name in matching else matching[0]
 
 
 def min_scale(options: Options, champions: Mapping[str, ModelVersion]) -> int:
-    """The smallest scale that `auto` may come to; what the picture needs at the least."""
+    """The smallest scale that `auto` may select."""
     return options.scale or min(model_version.scale for model_version in champions.values())
 
 
-def chosen_for(
+def select_for_picture(
     picture: Picture,
     options: Options,
     champions: Mapping[str, ModelVersion],
     seconds_per_pixel: Mapping[str, float],
 ) -> ModelChoice:
-    """The model that suits the picture, and why. Raises BadOptions where none does."""
+    """The model for the picture, and the reason. Raises BadOptions if none fits."""
     candidates = [
         Candidate.of(
             model_version.model.bundle.info,
@@ -72,7 +72,7 @@ def chosen_for(
 
 
 def is_auto(options: Options) -> bool:
-    """Whether the picture decides."""
+    """Whether the model is selected by the picture."""
     return options.model == AUTO
 
 

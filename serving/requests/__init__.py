@@ -1,4 +1,4 @@
-"""A request taken apart: body, options, accepted formats, API keys, signatures, tensors.
+"""Request parsing: body, options, accepted formats, API keys, signatures, tensors.
 
-May import telemetry and what stands below it in docs/architecture.md.
+May import telemetry and the packages below it in docs/architecture.md.
 """

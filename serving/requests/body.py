@@ -1,4 +1,4 @@
-"""A request's body: read within its limits, taken out of a multipart form where it is in one."""
+"""Reads a request's body within its limits, and parses multipart forms."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -19,19 +19,19 @@ FILE_FIELD = "file"
 
 
 class ByteBudget(Protocol):
-    """Keeps the bytes that a request holds within those of the whole process."""
+    """The memory budget of one request within that of the process."""
 
     @property
     def bytes(self) -> int: ...
 
     def reserve_bytes(self, count: int) -> None:
-        """Hold so many more. Raises TooManyBytes or QueueFull."""
+        """Reserve `count` more bytes. Raises TooManyBytes or QueueFull."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A picture's bytes, the file name its client gave (never a path here), and form fields."""
+    """A picture's bytes, the client's file name (never used as a path), and form fields."""
 
     data: bytes
     name: str = ""
@@ -39,14 +39,14 @@ class Upload:
 
 
 async def read_body(request: Request, budget: ByteBudget, timeout_seconds: float) -> bytes:
-    """The whole body, held against `budget` as it arrives.
+    """The whole body; its bytes are reserved in `budget` as they arrive.
 
-    Raises EncodedBody, TooManyBytes (before reading where the length is declared), QueueFull,
+    Raises EncodedBody, TooManyBytes (before reading, if the length is declared), QueueFull,
     SlowBody, EmptyBody or ClientGone.
     """
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise EncodedBody(f"a body with Content-Encoding {encoding[:40]!r} is not taken")
+        raise EncodedBody(f"a body with Content-Encoding {encoding[:40]!r} is not accepted")
     declared = request.headers.get("content-length", "")
     declared_bytes = int(declared) if declared.isdigit() else 0
     budget.reserve_bytes(declared_bytes)
@@ -57,16 +57,16 @@ async def read_body(request: Request, budget: ByteBudget, timeout_seconds: float
                 budget.reserve_bytes(max(0, len(body) + len(chunk) - budget.bytes))
                 body += chunk
     except TimeoutError:
-        raise SlowBody(f"the body was not there after {timeout_seconds:g} seconds") from None
+        raise SlowBody(f"the body did not arrive within {timeout_seconds:g} seconds") from None
     except ClientDisconnect:
-        raise ClientGone("the client went away before its body was there") from None
+        raise ClientGone("the client disconnected before its body had arrived") from None
     if not body:
         raise EmptyBody("the body is empty")
     return bytes(body)
 
 
 def unpack(content_type: str, body: bytes) -> Upload:
-    """The picture in a body: the body itself, or the field `file` of a multipart form.
+    """Extract the picture: the body itself, or the field `file` of a multipart form.
 
     Raises BadMultipart, or EmptyBody for an empty file.
     """
@@ -85,7 +85,7 @@ def unpack(content_type: str, body: bytes) -> Upload:
 
 
 class _Form:
-    """Collects the parts of a form as the parser meets them."""
+    """Collects the parts of a form from the parser's callbacks."""
 
     def __init__(self) -> None:
         self._parts = 0
@@ -113,7 +113,7 @@ class _Form:
             raise BadMultipart("the multipart body ends before its last boundary")
         if len(self._files) != 1:
             raise BadMultipart(
-                f"the form must have one field {FILE_FIELD!r} with the picture; "
+                f"the form must have exactly one field {FILE_FIELD!r}, with the picture; "
                 f"it has {len(self._files)}"
             )
         name, data = self._files[0]

@@ -1,11 +1,11 @@
-"""The bytes of an answer, piece by piece."""
+"""A response body in chunks."""
 
 from collections import deque
 from collections.abc import AsyncGenerator
 
 
 class BodyChunks:
-    """The pieces of a file: those that are there already, then those that are to come."""
+    """The chunks of a file: those that are ready, then those still to be computed."""
 
     def __init__(self, first: list[bytes], rest: AsyncGenerator[bytes]) -> None:
         self._first = deque(first)
@@ -18,5 +18,5 @@ class BodyChunks:
         return self._first.popleft() if self._first else await anext(self._rest)
 
     async def aclose(self) -> None:
-        """Give up what is to come; harmless at the end."""
+        """Cancel the remaining chunks; no-op at the end."""
         await self._rest.aclose()

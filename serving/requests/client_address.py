@@ -1,4 +1,4 @@
-"""The address that a request comes from, as far as proxies may be believed."""
+"""The client address of a request, behind trusted proxies."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -6,22 +6,22 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from starlette.requests import HTTPConnection
 
 Address = IPv4Address | IPv6Address
-IPV6_PREFIX = 64  # bits; whoever has one address of such a network has them all
+IPV6_PREFIX = 64  # bits; a client usually controls a whole network of this size
 UNKNOWN = "unknown"
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class ClientAddresses:
-    """Tells clients apart; `trusted_proxies` are the networks whose X-Forwarded-For counts."""
+    """Finds client addresses; X-Forwarded-For counts only from networks in `trusted_proxies`."""
 
     def __init__(self, trusted_proxies: Sequence[str] = ()) -> None:
         self._trusted = [ip_network(network, strict=False) for network in trusted_proxies]
 
     def address_of(self, connection: HTTPConnection) -> str:
-        """`203.0.113.7`, or an IPv6 network of 64 bits: the nearest hop that is no trusted proxy.
+        """The nearest hop that is not a trusted proxy: `203.0.113.7`, or an IPv6 /64 network.
 
-        The header is read from its end, because everything a proxy did not add itself may be made
-        up by the client.
+        The header is read from its end, because the client can forge everything that the trusted
+        proxies did not append.
         """
         peer = _parse(connection.client.host if connection.client else "")
         if peer is None:
@@ -42,7 +42,7 @@ class ClientAddresses:
 
 
 def host_name(header: str) -> str:
-    """The name in a Host header, without its port and in lower case."""
+    """The name in a Host header, without the port and in lower case."""
     name = header.strip().lower()
     if name.startswith("["):
         return name[1:].partition("]")[0]
@@ -50,7 +50,7 @@ def host_name(header: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on is reached from this machine alone."""
+    """Whether a listen address is reachable only from this machine."""
     if host in LOOPBACK_NAMES:
         return True
     address = _parse(host)

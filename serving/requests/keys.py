@@ -1,7 +1,7 @@
-"""API keys: known by their hashes, changed while the server runs, each with its own quota.
+"""API keys: stored as hashes, reloaded while the server runs, each with its own quota.
 
-The file holds no key, only the SHA-256 of each. A plain fast hash is enough: a key is 256 random
-bits, so there is nothing that a dictionary could guess, and every request can afford to check it.
+The file holds only the SHA-256 of each key. A fast hash is enough: a key has 256 random bits, so
+dictionary attacks do not apply, and checking it on every request is cheap.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 _KEY = re.compile(r"sl_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 MAX_KEYS = 10_000
 HIGHEST_PRIORITY = 9  # of a job
-CHECK_SECONDS = 1.0  # how often the file is looked at
+CHECK_SECONDS = 1.0  # between two checks of the file
 MINUTE_SECONDS = 60.0
 
 
 class BrokenKeys(SharplineError):
-    """The file of keys cannot be used."""
+    """The key file cannot be used."""
 
 
 class Key(BaseModel):
-    """What the file says of one key; a quota of None is no limit."""
+    """One key's record in the key file; a quota of None means no limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class Key(BaseModel):
 
 
 class KeyFile(BaseModel):
-    """The whole file."""
+    """The content of the key file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,7 +58,7 @@ class KeyFile(BaseModel):
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys in a file; none where there is no file. Raises BrokenKeys."""
+    """The keys in a file; none if the file does not exist. Raises BrokenKeys."""
     try:
         return KeyFile.model_validate_json(path.read_bytes()).keys
     except FileNotFoundError:
@@ -66,7 +66,7 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     except (OSError, ValidationError) as error:
         raise BrokenKeys(
             f"{path} cannot be read as a file of API keys ({type(error).__name__}); restore it, or "
-            "begin a new one with `sharpline keys add`"
+            "create a new one with `sharpline keys add`"
         ) from error
 
 
@@ -79,7 +79,7 @@ def add_key(
     waiting_jobs: int | None = None,
     highest_priority: int = HIGHEST_PRIORITY,
 ) -> tuple[Key, str]:
-    """Enter a new key; returns what the file says of it and the key itself, which no file keeps."""
+    """Add a new key; returns its record and the key itself, which is not stored."""
     key_id = secrets.token_hex(6)
     secret = f"sl_{key_id}_{secrets.token_urlsafe(32)}"
     key = Key(
@@ -98,14 +98,14 @@ def add_key(
 
 
 def revoke_key(path: Path, key_id: str) -> Key:
-    """Take a key out of the file. Raises UsageError where it is not there."""
+    """Remove a key from the file. Raises UsageError if it is not there."""
     with _locked(path):
         keys = read_keys(path)
-        gone = next((key for key in keys if key.id == key_id), None)
-        if gone is None:
+        revoked = next((key for key in keys if key.id == key_id), None)
+        if revoked is None:
             raise UsageError(f"{path} has no key {key_id!r}; `sharpline keys list` shows them")
-        _write(path, tuple(key for key in keys if key is not gone))
-    return gone
+        _write(path, tuple(key for key in keys if key is not revoked))
+    return revoked
 
 
 def _locked(path: Path):
@@ -121,7 +121,7 @@ def _digest(secret: str) -> str:
 
 
 class TokenBucket:
-    """A token bucket that holds a minute's worth; what costs more than it holds leaves a debt."""
+    """A token bucket of one minute's quota; a cost above its level leaves a debt."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float]) -> None:
         self._rate = per_minute / MINUTE_SECONDS
@@ -130,13 +130,13 @@ class TokenBucket:
         self._level = per_minute
         self._seen_seconds = clock()
 
-    def wait_seconds(self, least: float) -> float:
-        """Seconds until the bucket holds `least`, 0 where it does."""
+    def wait_seconds(self, minimum: float) -> float:
+        """Seconds until the bucket holds `minimum`; 0 if it does."""
         now_seconds = self._clock()
         gained = (now_seconds - self._seen_seconds) * self._rate
         self._level = min(self._size, self._level + gained)
         self._seen_seconds = now_seconds
-        return max(0.0, (least - self._level) / self._rate)
+        return max(0.0, (minimum - self._level) / self._rate)
 
     def take(self, cost: float) -> None:
         self._level -= cost
@@ -144,46 +144,46 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request: a key with its buckets, or nobody in particular."""
+    """The sender of a request: a key with its token buckets, or anonymous."""
 
     key: Key | None = None
     requests: TokenBucket | None = None
     pixels: TokenBucket | None = None
 
     def charge_request(self) -> None:
-        """Raises QuotaExceeded with the time until the next request is taken."""
+        """Raises QuotaExceeded with the time until the next request is accepted."""
         _charge(self.requests, 1.0, 1.0, "requests")
 
     def charge_pixels(self, count: int) -> None:
-        """Charge an answer of so many pixels; one over the whole quota is taken, and paid off.
+        """Charge `count` output pixels; more than the whole quota is accepted and leaves a debt.
 
-        Raises QuotaExceeded with the time until the next picture is taken.
+        Raises QuotaExceeded with the time until the next picture is accepted.
         """
         _charge(self.pixels, 0.0, float(count), "pixels")
 
 
-def _charge(bucket: TokenBucket | None, least: float, cost: float, what: str) -> None:
+def _charge(bucket: TokenBucket | None, minimum: float, cost: float, unit: str) -> None:
     if bucket is None:
         return
-    wait_seconds = bucket.wait_seconds(least)
+    wait_seconds = bucket.wait_seconds(minimum)
     if wait_seconds > 0:
-        raise QuotaExceeded(f"this key's {what} per minute are used up", seconds=wait_seconds)
+        raise QuotaExceeded(f"this key's {unit} per minute are used up", seconds=wait_seconds)
     bucket.take(cost)
 
 
 class KeyRing:
-    """The keys of a file as they are now; without a file everybody may call.
+    """The current keys of a file; without a file every caller is accepted.
 
-    Used on the event loop, so nothing needs a lock. A file that becomes unreadable leaves the keys
-    as they were, and the log says so.
+    Used on the event loop, so it needs no lock. If the file becomes unreadable, the last keys stay
+    valid and an error is logged.
     """
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         self._callers: Mapping[str, Caller] = {}
-        self._stamp: tuple[int, int, int] | None = None
-        self._looked_seconds = clock()
+        self._file_stat: tuple[int, int, int] | None = None
+        self._checked_seconds = clock()
         if path is not None:
             self._load(path)
 
@@ -193,56 +193,56 @@ class KeyRing:
         return self._path is not None
 
     def caller(self, credentials: str | None) -> Caller:
-        """Who these credentials belong to. Raises BadKey."""
+        """The caller with these credentials. Raises BadKey."""
         if self._path is None:
             return Caller()
         self._refresh(self._path)
         if credentials is None:
-            raise BadKey("this server wants an API key: send `Authorization: Bearer KEY`")
-        shape = _KEY.fullmatch(credentials)
-        known = self._callers.get(shape[1]) if shape else None
-        # An unknown id costs as much as a wrong secret, so time tells nothing about ids.
-        expected = known.key.sha256 if known is not None and known.key is not None else "0" * 64
-        right = hmac.compare_digest(_digest(credentials), expected)
-        if known is None or not right:
-            raise BadKey("this API key is not known here; it may have been revoked")
-        return known
+            raise BadKey("this server requires an API key: send `Authorization: Bearer KEY`")
+        match = _KEY.fullmatch(credentials)
+        caller = self._callers.get(match[1]) if match else None
+        # An unknown id takes as long as a wrong secret, so timing reveals no ids.
+        expected = caller.key.sha256 if caller is not None and caller.key is not None else "0" * 64
+        matches = hmac.compare_digest(_digest(credentials), expected)
+        if caller is None or not matches:
+            raise BadKey("this API key is unknown; it may have been revoked")
+        return caller
 
     def charge_pixels(self, client: str, count: int) -> None:
-        """Charge work that is done later for a client, `key:ID` where it has a key.
+        """Charge background work for a client, `key:ID` if it has a key.
 
-        Raises QuotaExceeded. A key that was revoked meanwhile has no quota to charge.
+        Raises QuotaExceeded. A key that was revoked meanwhile is not charged.
         """
-        known = self._callers.get(client.removeprefix("key:")) if client[:4] == "key:" else None
-        if known is not None:
-            known.charge_pixels(count)
+        caller = self._callers.get(client.removeprefix("key:")) if client[:4] == "key:" else None
+        if caller is not None:
+            caller.charge_pixels(count)
 
     def _refresh(self, path: Path) -> None:
         now_seconds = self._clock()
-        if now_seconds - self._looked_seconds < CHECK_SECONDS:
+        if now_seconds - self._checked_seconds < CHECK_SECONDS:
             return
-        self._looked_seconds = now_seconds
-        if _stamp_of(path) != self._stamp:
+        self._checked_seconds = now_seconds
+        if _stat_of(path) != self._file_stat:
             try:
                 self._load(path)
-                log.info("API keys read anew from %s: %d", path, len(self._callers))
+                log.info("API keys reloaded from %s: %d", path, len(self._callers))
             except BrokenKeys as error:
-                log.error("API keys stay as they were: %s", error)
+                log.error("API keys not reloaded: %s", error)
 
     def _load(self, path: Path) -> None:
-        stamp = _stamp_of(path)
+        stamp = _stat_of(path)
         if stamp is None:
             raise BrokenKeys(
-                f"there is no file of API keys {path}; make one with `sharpline keys add NAME`"
+                f"there is no key file {path}; create one with `sharpline keys add NAME`"
             )
         keys = read_keys(path)
-        self._stamp = stamp
+        self._file_stat = stamp
         self._callers = {key.id: self._caller_of(key) for key in keys}
 
     def _caller_of(self, key: Key) -> Caller:
         before = self._callers.get(key.id)
         if before is not None and before.key == key:
-            return before  # a quota is not filled up by writing the file
+            return before  # reloading the file does not reset a quota
         return Caller(
             key,
             TokenBucket(key.requests_per_minute, self._clock) if key.requests_per_minute else None,
@@ -250,7 +250,7 @@ class KeyRing:
         )
 
 
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+def _stat_of(path: Path) -> tuple[int, int, int] | None:
     try:
         stat = path.stat()
     except OSError:

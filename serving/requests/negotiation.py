@@ -1,4 +1,4 @@
-"""Which format an answer has, and under which name it is kept."""
+"""Content negotiation: the output format, and the download's file name."""
 
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -9,19 +9,19 @@ from superres.image.codecs import FORMAT_SUFFIXES, OUTPUT_FORMATS, clean_name
 MEDIA_TYPES = {format: f"image/{format}" for format in OUTPUT_FORMATS}
 
 
-def choose_format(asked: str | None, accept: str, input_format: str) -> str:
-    """`format` beats Accept, which beats the input's own format; PNG where that is not written.
+def choose_format(requested: str | None, accept: str, input_format: str) -> str:
+    """The option `format`, else by Accept, else the input's format (PNG if it is not supported).
 
-    Raises NotAcceptable where Accept names nothing that is written here (RFC 9110, 12.5.1).
+    Raises NotAcceptable if Accept allows no supported format (RFC 9110, 12.5.1).
     """
-    if asked is not None:
-        return asked
-    natural = input_format if input_format in OUTPUT_FORMATS else "png"
+    if requested is not None:
+        return requested
+    default = input_format if input_format in OUTPUT_FORMATS else "png"
     if not accept.strip():
-        return natural
-    options = {format: _quality_of(format, accept) for format in OUTPUT_FORMATS}
-    best = max(OUTPUT_FORMATS, key=lambda format: (options[format], format == natural))
-    if options[best] <= 0:
+        return default
+    weights = {format: _quality_of(format, accept) for format in OUTPUT_FORMATS}
+    best = max(OUTPUT_FORMATS, key=lambda format: (weights[format], format == default))
+    if weights[best] <= 0:
         raise NotAcceptable(
             f"Accept: {accept[:100]!r} allows none of " + ", ".join(MEDIA_TYPES.values())
         )
@@ -29,7 +29,7 @@ def choose_format(asked: str | None, accept: str, input_format: str) -> str:
 
 
 def _quality_of(format: str, accept: str) -> float:
-    """The weight that an Accept header gives to a format: its most specific range counts."""
+    """The weight of a format in an Accept header; its most specific media range counts."""
     best = (-1, 0.0)
     for part in accept.lower().split(","):
         media_range, *parameters = [chunk.strip() for chunk in part.split(";")]
@@ -51,7 +51,7 @@ def _weight(parameters: list[str]) -> float:
 
 
 def content_disposition(name: str, format: str) -> str:
-    """The download name: the upload's, cleaned, with the answer's suffix (RFC 6266 and 8187)."""
+    """The download name: the upload's, sanitized, with the output's suffix (RFC 6266, 8187)."""
     stem = PurePosixPath(clean_name(name)).stem if name else "picture"
     full = stem + FORMAT_SUFFIXES[format]
     plain = full.encode("ascii", "replace").decode().replace("?", "_")

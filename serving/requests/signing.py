@@ -1,6 +1,6 @@
-"""What the server signs so that it knows it again: addresses that end, and receipts of deletions.
+"""Signatures of the server: expiring URLs and receipts of deletions.
 
-HMAC-SHA256 with a key of 256 random bits. Replicas that share their jobs must share the key.
+HMAC-SHA256 with a key of 256 random bits. Replicas that share jobs must share the key.
 """
 
 import base64
@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from superres.common.errors import SharplineError
-from superres.common.files import writing
+from superres.common.files import translate_write_errors
 
 KEY_BYTES = 32
 
 
 class Signer:
-    """Signs and checks; a signature for one `purpose` is worth nothing for another."""
+    """Signs and verifies; a signature is valid only for its `purpose`."""
 
     def __init__(self, key: bytes) -> None:
         self._key = key
 
     def sign(self, purpose: str, text: str) -> str:
-        """43 characters that fit into an address."""
+        """The signature: 43 URL-safe characters."""
         digest = hmac.digest(self._key, f"{purpose}\n{text}".encode(), hashlib.sha256)
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
@@ -39,32 +39,32 @@ class Signer:
         return {**value, "signature": self.sign(purpose, _canonical(value))}
 
     def is_signed(self, purpose: str, value: Mapping[str, Any]) -> bool:
-        """Whether `signed` made this value, and nobody changed it since."""
+        """Whether `signed` returned this value, unchanged."""
         rest = {name: each for name, each in value.items() if name != "signature"}
         return self.verify(purpose, _canonical(rest), str(value.get("signature", "")))
 
-    def derived(self, purpose: str, text: str) -> bytes:
-        """32 bytes that only who has the key can tell; the same every time."""
+    def derive_secret(self, purpose: str, text: str) -> bytes:
+        """A secret of 32 bytes, derived from the key; deterministic."""
         return hmac.digest(self._key, f"{purpose}\n{text}".encode(), hashlib.sha256)
 
 
 def load_signer(path: Path) -> Signer:
-    """The signer with a file's key; a missing file is made, readable by its owner alone.
+    """The signer with a file's key; a missing file is created, readable only by its owner.
 
-    Raises SharplineError where the file cannot be made or is not a key.
+    Raises SharplineError if the file cannot be created or holds no key.
     """
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             _make_key(path)
         key = bytes.fromhex(path.read_text().strip())
     if len(key) < KEY_BYTES:
-        raise SharplineError(f"{path} must hold {KEY_BYTES} bytes as hexadecimal digits")
+        raise SharplineError(f"{path} must hold {KEY_BYTES} bytes in hexadecimal")
     return Signer(key)
 
 
 def _make_key(path: Path) -> None:
-    """Replicas that start together end up with one key: the first link wins."""
+    """Create the key file atomically: of replicas that start together, the first link wins."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.partial")
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,8 +1,8 @@
-"""Pictures as tensors: the messages of the Open Inference Protocol, version 2, over HTTP.
+"""Pictures as tensors: messages of the Open Inference Protocol, version 2, over HTTP.
 
-The protocol and its extension for binary tensors are KServe's and Triton's. One input `image` and
-one output `image`, (1, height, width, 3): UINT8 levels, or FP32 from 0 to 1, which are worked on as
-16 bits. In the binary extension the tensor's bytes follow the JSON header, little-endian.
+The protocol and its binary tensor extension are KServe's and Triton's. One input `image` and one
+output `image`, (1, height, width, 3): UINT8 levels, or FP32 in [0, 1], processed with 16 bits. In
+the binary extension the tensor's bytes follow the JSON header, little-endian.
 """
 
 import json
@@ -25,12 +25,12 @@ Array = NDArray[Any]
 TENSOR = "image"
 DTYPES = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 HEADER_LENGTH = "Inference-Header-Content-Length"
-MAX_JSON_BYTES = 16 * 2**20  # numbers in JSON take ten times their bytes in memory
-LARGEST_16 = 65_535
+MAX_JSON_BYTES = 16 * 2**20  # parsed JSON numbers take ten times as much memory
+UINT16_MAX = 65_535
 
 
 class Tensor(BaseModel):
-    """An input; `data` holds its numbers where the body does not, nested or in one list."""
+    """An input; without the binary extension `data` holds its values, nested or in one list."""
 
     name: str
     shape: list[StrictInt]
@@ -40,14 +40,14 @@ class Tensor(BaseModel):
 
 
 class Output(BaseModel):
-    """An output that is asked for."""
+    """A requested output."""
 
     name: str
     parameters: dict[str, Any] = {}
 
 
 class Inference(BaseModel):
-    """The JSON of a request; what others add to the protocol is passed over."""
+    """The JSON of a request; unknown fields are ignored."""
 
     id: str | None = Field(default=None, max_length=256)
     inputs: list[Tensor]
@@ -57,7 +57,7 @@ class Inference(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParsedInference:
-    """One request, understood; `binary` says how its answer is to leave."""
+    """A parsed request; `binary` asks for a response in the binary extension."""
 
     id: str | None
     picture: Picture
@@ -67,28 +67,28 @@ class ParsedInference:
 
 
 def parse(body: bytes, header_length: str | None, limits: Limits) -> ParsedInference:
-    """What a body asks for. Raises BadTensor, TooManyBytes or TooManyPixels."""
+    """Parse a request's body. Raises BadTensor, TooManyBytes or TooManyPixels."""
     header, rest = _split(body, header_length)
     if len(header) > MAX_JSON_BYTES:
         raise TooManyBytes(
-            f"JSON of {len(header):,} bytes; at most {MAX_JSON_BYTES:,} are taken: send larger "
+            f"JSON of {len(header):,} bytes; at most {MAX_JSON_BYTES:,} are allowed: send larger "
             "tensors with the binary extension"
         )
     try:
-        asked = Inference.model_validate_json(header)
+        inference = Inference.model_validate_json(header)
     except ValidationError as error:
         raise BadTensor(describe(error)) from error
-    if len(asked.inputs) != 1 or asked.inputs[0].name != TENSOR:
-        raise BadTensor(f"there is one input, {TENSOR!r}")
-    if any(output.name != TENSOR for output in asked.outputs or ()):
-        raise BadTensor(f"there is one output, {TENSOR!r}")
-    tensor = asked.inputs[0]
+    if len(inference.inputs) != 1 or inference.inputs[0].name != TENSOR:
+        raise BadTensor(f"exactly one input, {TENSOR!r}, is allowed")
+    if any(output.name != TENSOR for output in inference.outputs or ()):
+        raise BadTensor(f"the only output is {TENSOR!r}")
+    tensor = inference.inputs[0]
     return ParsedInference(
-        id=asked.id,
+        id=inference.id,
         picture=Picture(rgb_hwc=_pixels(tensor, rest, limits)),
         datatype=tensor.datatype,
-        binary=_wants_binary(asked),
-        deadline=asked.parameters.get("deadline"),
+        binary=_wants_binary(inference),
+        deadline=inference.parameters.get("deadline"),
     )
 
 
@@ -96,7 +96,7 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
     if not header_length.isascii() or not header_length.isdigit():
-        raise BadTensor(f"{HEADER_LENGTH} is a number of bytes")
+        raise BadTensor(f"{HEADER_LENGTH} must be a number of bytes")
     length = int(header_length)
     if length > len(body):
         raise BadTensor(f"{HEADER_LENGTH} says {length} bytes, the body has {len(body)}")
@@ -104,10 +104,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
 
 
 def _pixels(tensor: Tensor, rest: bytes, limits: Limits) -> Array:
-    """(height, width, 3), uint8 or for FP32 uint16."""
+    """(height, width, 3): uint8, or uint16 for FP32."""
     dtype = DTYPES.get(tensor.datatype)
     if dtype is None:
-        raise BadTensor(f"the datatype is one of {', '.join(DTYPES)}")
+        raise BadTensor(f"the datatype must be one of {', '.join(DTYPES)}")
     height, width = _sides(tensor.shape, limits)
     count = height * width * 3
     size = tensor.parameters.get("binary_data_size")
@@ -117,25 +117,25 @@ def _pixels(tensor: Tensor, rest: bytes, limits: Limits) -> Array:
         if tensor.data is not None or size != len(rest) or size != count * dtype.itemsize:
             raise BadTensor(
                 f"a {tensor.datatype} tensor of this shape has {count * dtype.itemsize} bytes; "
-                f"{size!r} are announced and {len(rest)} follow the JSON"
+                f"{size!r} are declared and {len(rest)} follow the JSON"
             )
         values = np.frombuffer(rest, dtype)
     if dtype.kind == "f":
-        # A NaN is not within anything.
+        # Comparisons with NaN are false.
         if not ((values >= 0) & (values <= 1)).all():
-            raise BadTensor("FP32 values are from 0 to 1")
-        values = np.rint(values * np.float32(LARGEST_16)).astype(np.uint16)
+            raise BadTensor("FP32 values must be from 0 to 1")
+        values = np.rint(values * np.float32(UINT16_MAX)).astype(np.uint16)
     return values.reshape(height, width, 3)
 
 
 def _sides(shape: list[int], limits: Limits) -> tuple[int, int]:
     if len(shape) != 4 or shape[0] != 1 or shape[3] != 3 or min(shape) < 1:
-        raise BadTensor("the shape is [1, height, width, 3]: one picture at a time")
+        raise BadTensor("the shape must be [1, height, width, 3]: one picture per request")
     height, width = shape[1:3]
     if max(height, width) > limits.max_side or height * width > limits.max_pixels:
         raise TooManyPixels(
-            f"{width:,}x{height:,} pixels are too many; at most {limits.max_pixels:,} in all and "
-            f"{limits.max_side:,} a side are taken"
+            f"{width:,}x{height:,} pixels are too many; at most {limits.max_pixels:,} pixels and "
+            f"{limits.max_side:,} per side are allowed"
         )
     return height, width
 
@@ -146,26 +146,26 @@ def _from_json(tensor: Tensor, dtype: "np.dtype[Any]", count: int, rest: bytes) 
     try:
         values = np.asarray(tensor.data).reshape(-1)
     except (ValueError, OverflowError) as error:
-        raise BadTensor("`data` is one list of numbers, or lists of the tensor's shape") from error
+        raise BadTensor("`data` must be a flat list or lists of the tensor's shape") from error
     if values.size != count:
         raise BadTensor(f"a tensor of this shape has {count} values, not {values.size}")
     if dtype.kind == "u":
         if values.dtype.kind not in "iu" or values.min() < 0 or values.max() > 255:
-            raise BadTensor("UINT8 values are whole numbers from 0 to 255")
+            raise BadTensor("UINT8 values must be integers from 0 to 255")
     elif values.dtype.kind not in "iuf":
-        raise BadTensor("FP32 values are numbers")
+        raise BadTensor("FP32 values must be numbers")
     return values.astype(dtype)
 
 
-def _wants_binary(asked: Inference) -> bool:
-    for output in asked.outputs or ():
+def _wants_binary(inference: Inference) -> bool:
+    for output in inference.outputs or ():
         if "binary_data" in output.parameters:
             return output.parameters["binary_data"] is True
-    return asked.parameters.get("binary_data_output") is True
+    return inference.parameters.get("binary_data_output") is True
 
 
 class TensorChunks(BodyChunks):
-    """An answer's rows on their way out as a message: its head, the rows' values, its tail."""
+    """The response message: its head, the values of the output's rows, its tail."""
 
     def __init__(
         self, chunks: BodyChunks, head: bytes, write: Callable[[bytes], bytes], tail: bytes
@@ -196,44 +196,52 @@ class TensorChunks(BodyChunks):
 
 
 def message(
-    asked: ParsedInference, *, model: str, version: str, height: int, width: int, chunks: BodyChunks
+    inference: ParsedInference,
+    *,
+    model: str,
+    version: str,
+    height: int,
+    width: int,
+    chunks: BodyChunks,
 ) -> tuple[TensorChunks, dict[str, str]]:
-    """An answer of raw rows as the protocol's response, and the headers that belong to it."""
-    dtype = DTYPES[asked.datatype]
+    """The protocol's response for an output of raw rows, and its HTTP headers."""
+    dtype = DTYPES[inference.datatype]
     shape = [1, height, width, 3]
-    output: dict[str, Any] = {"name": TENSOR, "datatype": asked.datatype, "shape": shape}
-    if asked.binary:
+    output: dict[str, Any] = {"name": TENSOR, "datatype": inference.datatype, "shape": shape}
+    if inference.binary:
         output["parameters"] = {"binary_data_size": math.prod(shape) * dtype.itemsize}
     answer: dict[str, Any] = {"model_name": model, "model_version": version}
-    if asked.id is not None:
-        answer["id"] = asked.id
+    if inference.id is not None:
+        answer["id"] = inference.id
     text = json.dumps({**answer, "outputs": [output]})
-    if asked.binary:
+    if inference.binary:
         head = text.encode()
         headers = {HEADER_LENGTH: str(len(head)), "Content-Type": "application/octet-stream"}
-        return TensorChunks(chunks, head, lambda rows: _values(rows, asked).tobytes(), b""), headers
+        return TensorChunks(
+            chunks, head, lambda rows: _values(rows, inference).tobytes(), b""
+        ), headers
     head = text.removesuffix("}]}").encode() + b', "data": ['
     headers = {"Content-Type": "application/json"}
-    return TensorChunks(chunks, head, _Numbers(asked), b"]}]}"), headers
+    return TensorChunks(chunks, head, _Numbers(inference), b"]}]}"), headers
 
 
 class _Numbers:
-    """Writes rows as numbers with commas between them, those between two pieces included."""
+    """Writes rows as comma-separated JSON numbers, across chunks."""
 
-    def __init__(self, asked: ParsedInference) -> None:
-        self._asked = asked
-        self._begun = False
+    def __init__(self, inference: ParsedInference) -> None:
+        self._inference = inference
+        self._started = False
 
     def __call__(self, rows: bytes) -> bytes:
-        values = _values(rows, self._asked)
+        values = _values(rows, self._inference)
         if not values.size:
             return b""
-        comma, self._begun = b"," if self._begun else b"", True
+        comma, self._started = b"," if self._started else b"", True
         return comma + ",".join(map(repr, values.tolist())).encode()
 
 
-def _values(rows: bytes, asked: ParsedInference) -> Array:
-    """Raw samples of the answer as the values that were asked for."""
-    if asked.datatype == "UINT8":
+def _values(rows: bytes, inference: ParsedInference) -> Array:
+    """Raw output samples as values of the requested datatype."""
+    if inference.datatype == "UINT8":
         return np.frombuffer(rows, np.uint8)
-    return (np.frombuffer(rows, np.uint16) / np.float32(LARGEST_16)).astype("<f4")
+    return (np.frombuffer(rows, np.uint16) / np.float32(UINT16_MAX)).astype("<f4")

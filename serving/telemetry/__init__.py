@@ -1,4 +1,4 @@
-"""What operators see: metrics, log lines, input drift, and background tasks.
+"""Metrics, logs and input drift.
 
-May import background and what stands below it in docs/architecture.md.
+May import background and the packages below it in docs/architecture.md.
 """

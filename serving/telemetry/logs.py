@@ -1,7 +1,7 @@
-"""The server's log: one line an event, with the request's id, and nothing of any picture.
+"""The server's log: one line per event, with the request id and no content of pictures.
 
-A line says which route, status, model and client, and how long it took. It never has a file's name,
-an option's value or a byte of a body: whoever reads logs need not be allowed to see pictures.
+A line has route, status, model, client and duration. It never has a file name, an option's value
+or a byte of a body, so reading logs needs no permission to see pictures.
 """
 
 import json
@@ -13,7 +13,7 @@ from serving.setting_groups import LogSettings
 
 request_id_now: ContextVar[str | None] = ContextVar("request_id_now", default=None)
 OWN_LOGGERS = ("serving", "superres")
-FIELDS = "fields"  # the attribute of a log record that holds what a line says beside its message
+FIELDS = "fields"  # the attribute of a log record with its key-value pairs
 
 
 class TextFormatter(logging.Formatter):
@@ -28,7 +28,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; an exception's trace is in `exception`."""
+    """One JSON object per line; an exception's traceback is in `exception`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -52,11 +52,11 @@ def _fields(record: logging.LogRecord) -> dict[str, object]:
 
 
 def configure_logs(settings: LogSettings) -> None:
-    """Send everything that is logged to standard error, in the format that is set."""
+    """Log to standard error in the format and from the level of `settings`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.format == "json" else TextFormatter())
     logging.basicConfig(level=settings.level.upper(), handlers=[handler], force=True)
-    for room in OWN_LOGGERS:
-        # OpenVINO lowers the root logger's voice while it converts a model, and requests go on.
-        logging.getLogger(room).setLevel(settings.level.upper())
-    logging.captureWarnings(True)  # a codec's warnings are lines like any other
+    for name in OWN_LOGGERS:
+        # OpenVINO raises the root logger's level while it converts a model.
+        logging.getLogger(name).setLevel(settings.level.upper())
+    logging.captureWarnings(True)  # codecs warn through `warnings`

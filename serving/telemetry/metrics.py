@@ -1,4 +1,4 @@
-"""The metrics of one app, in a registry of its own."""
+"""The metrics of one app and their Prometheus registry."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -18,10 +18,10 @@ from serving.telemetry.metrics_table import METRICS, MetricSpec
 
 
 class Metrics:
-    """The figures of one app and the registry that holds them."""
+    """The metrics of one app, in a registry of their own."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # a second series beside each figure, which nothing here reads
+        disable_created_metrics()  # a `_created` series for each metric, which nothing here reads
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -45,36 +45,34 @@ class Metrics:
         self.model_swaps = self._counter("sharpline_model_swaps_total")
         self.model_refusals = self._counter("sharpline_model_refusals_total")
 
-    def read_when_scraped(
+    def add_callback_gauge(
         self, name: str, read: Callable[[], Mapping[tuple[str, ...], float]]
     ) -> None:
-        """Show what `read` returns at each scrape, by label values."""
-        self.registry.register(_WhenScraped(METRICS[name], read))
+        """Add a gauge whose values, by label values, `read` returns at each scrape."""
+        self.registry.register(_CallbackGauge(METRICS[name], read))
 
     def text(self) -> bytes:
-        """The exposition that Prometheus scrapes."""
+        """The metrics in the Prometheus text format."""
         return generate_latest(self.registry)
 
     def _counter(self, name: str) -> Counter:
-        figure = METRICS[name]
-        return Counter(name, figure.help, figure.labels, registry=self.registry)
+        spec = METRICS[name]
+        return Counter(name, spec.help, spec.labels, registry=self.registry)
 
     def _histogram(self, name: str) -> Histogram:
-        figure = METRICS[name]
-        return Histogram(
-            name, figure.help, figure.labels, registry=self.registry, buckets=figure.buckets
-        )
+        spec = METRICS[name]
+        return Histogram(name, spec.help, spec.labels, registry=self.registry, buckets=spec.buckets)
 
 
-class _WhenScraped(Collector):
+class _CallbackGauge(Collector):
     def __init__(
-        self, figure: MetricSpec, read: Callable[[], Mapping[tuple[str, ...], float]]
+        self, spec: MetricSpec, read: Callable[[], Mapping[tuple[str, ...], float]]
     ) -> None:
-        self._figure = figure
+        self._spec = spec
         self._read = read
 
     def collect(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(self._figure.name, self._figure.help, labels=self._figure.labels)
+        family = GaugeMetricFamily(self._spec.name, self._spec.help, labels=self._spec.labels)
         for labels, value in self._read().items():
             family.add_metric(labels, value)
         yield family

@@ -1,7 +1,7 @@
-"""Every metric of the server, in one table; docs/metrics.md is made from it.
+"""Every metric of the server in one table, from which docs/metrics.md is generated.
 
-Base units, and labels of few values only: a model's name is a label because the operator chooses
-it, nothing that a client sends ever is.
+Units are base units. Labels have low cardinality: model names are labels because the operator
+chooses them; values that clients send are not.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 STAGES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LEVELS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-WASTES = (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 5.0, 10.0)
+WASTE_RATIOS = (1.0, 1.1, 1.2, 1.3, 1.4, 1.6, 1.8, 2.0, 2.5, 3.0, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSpec:
-    """One metric: what it is called, counts and is split by; `buckets` of a histogram."""
+    """One metric: name, kind, help text and labels; `buckets` of a histogram."""
 
     name: str
     kind: str
@@ -31,27 +31,27 @@ TABLE = (
         name="sharpline_requests_total",
         kind="counter",
         labels=("route", "status", "model"),
-        help="Requests answered; model is empty where none was chosen",
+        help="Requests answered; model is empty if none was selected",
     ),
     MetricSpec(
         name="sharpline_problems_total",
         kind="counter",
         labels=("problem",),
-        help="Requests refused or failed, by the kind of problem that they were told",
+        help="Requests refused or failed, by problem label",
     ),
     MetricSpec(
         name="sharpline_request_duration_seconds",
         kind="histogram",
         buckets=DURATIONS,
         labels=("route", "model"),
-        help="From a request's first byte to its answer's last",
+        help="From the first byte of the request to the last byte of the response",
     ),
     MetricSpec(
         name="sharpline_stage_duration_seconds",
         kind="histogram",
         buckets=STAGES,
         labels=("stage",),
-        help="One stage of a picture's way: read, choose (for auto), decode, network (queueing "
+        help="One stage of a picture: read, choose (for auto), decode, network (queueing "
         "included), check, encode",
     ),
     MetricSpec(
@@ -64,75 +64,75 @@ TABLE = (
     MetricSpec(
         name="sharpline_pictures_in_flight",
         kind="gauge",
-        help="Pictures admitted and not yet answered",
+        help="Pictures admitted and not yet answered completely",
     ),
     MetricSpec(
         name="sharpline_queue_tiles",
         kind="gauge",
         labels=("model",),
-        help="Tiles that wait for the device",
+        help="Tiles queued for a device",
     ),
     MetricSpec(
         name="sharpline_batch_fill_ratio",
         kind="histogram",
         buckets=RATIOS,
         labels=("model",),
-        help="Tiles in a batch over the tiles of a full one",
+        help="Tiles in a batch, divided by the tiles of a full batch",
     ),
     MetricSpec(
         name="sharpline_tile_waste_ratio",
         kind="histogram",
-        buckets=WASTES,
+        buckets=WASTE_RATIOS,
         labels=("model",),
-        help="Pixels given to the network over the picture's pixels",
+        help="Pixels given to the network, divided by the pixels of the picture",
     ),
     MetricSpec(
         name="sharpline_pixels_total",
         kind="counter",
         labels=("direction",),
-        help="Pixels taken in and given out",
+        help="Pixels of inputs and answers",
     ),
     MetricSpec(
         name="sharpline_model_info",
         kind="gauge",
         labels=("model", "version", "bundle"),
-        help="1 for each model that is served now",
+        help="1 for each served model",
     ),
     MetricSpec(
         name="sharpline_model_swaps_total",
         kind="counter",
         labels=("model",),
-        help="Times a newly loaded model began to serve",
+        help="Swaps to a newly loaded model",
     ),
     MetricSpec(
         name="sharpline_model_refusals_total",
         kind="counter",
         labels=("model",),
-        help="Times a new model was refused while the old one served on",
+        help="New models refused while the old one stayed in service",
     ),
     MetricSpec(
         name="sharpline_batch_failures_total",
         kind="counter",
         labels=("model",),
-        help="Batches that failed on the device",
+        help="Batches that failed on a device",
     ),
     MetricSpec(
         name="sharpline_memory_retries_total",
         kind="counter",
         labels=("model",),
-        help="Times a batch was too large for the device's memory and was run in smaller parts",
+        help="Batches too large for the device's memory, run again in smaller parts",
     ),
     MetricSpec(
         name="sharpline_answers_cut_total",
         kind="counter",
         labels=("reason",),
-        help="Answers broken off after their first byte, by problem label or as slow-client",
+        help="Responses aborted after their first byte, by problem label or as slow-client",
     ),
     MetricSpec(
         name="sharpline_inconsistent_regions_total",
         kind="counter",
         labels=("model", "version"),
-        help="Regions of answers that, shrunk, were not those of their input",
+        help="Regions of answers that, downscaled, do not match their input",
     ),
     MetricSpec(
         name="sharpline_version_pictures_total",
@@ -144,84 +144,84 @@ TABLE = (
         name="sharpline_version_failures_total",
         kind="counter",
         labels=("model", "version", "role"),
-        help="Pictures whose answer failed on the way, by version",
+        help="Pictures that failed while being enhanced, by version; role is champion or canary",
     ),
     MetricSpec(
         name="sharpline_version_duration_seconds",
         kind="histogram",
         buckets=DURATIONS,
         labels=("model", "version"),
-        help="From a picture's first tile to its answer's last piece, by version",
+        help="From the first tile of a picture to the last chunk of its answer, by version",
     ),
     MetricSpec(
         name="sharpline_shadow_tiles_total",
         kind="counter",
         labels=("model", "version", "outcome"),
-        help="Tiles on which a shadow was compared with its champion; outcome is compared, "
-        "inconsistent (does not fit its input), failed or skipped",
+        help="Tiles for the comparison of a shadow with its champion; outcome is compared, "
+        "inconsistent (does not match its input), failed or skipped",
     ),
     MetricSpec(
         name="sharpline_shadow_difference_levels",
         kind="histogram",
         buckets=LEVELS,
         labels=("model", "version"),
-        help="Mean distance of a shadow's tile from its champion's, in grey levels of 255",
+        help="Mean absolute difference between a shadow's tile and its champion's, in grey levels "
+        "of 255",
     ),
     MetricSpec(
         name="sharpline_model_seconds_per_megapixel",
         kind="gauge",
         labels=("model",),
-        help="Device time of a million low-resolution pixels through the model, as seen lately",
+        help="Device time of a million low-resolution pixels, averaged over recent batches",
     ),
     MetricSpec(
         name="sharpline_device_memory_bytes",
         kind="gauge",
         labels=("device", "kind"),
-        help="Memory of each GPU: total, and used by whatever runs on it; none without a GPU",
+        help="Memory of each GPU: total, and used by all of its processes; absent without a GPU",
     ),
     MetricSpec(
         name="sharpline_input_drift",
         kind="gauge",
         labels=("feature", "model"),
-        help="How far the mean of live pictures is from that of the training pictures, in "
-        "standard deviations of the training pictures",
+        help="Difference between the means of live and training pictures, in standard deviations "
+        "of the training pictures",
     ),
     MetricSpec(
         name="sharpline_drift_pictures",
         kind="gauge",
         labels=("model",),
-        help="Live pictures that the drift figure speaks of",
+        help="Live pictures in the drift window",
     ),
     MetricSpec(
         name="sharpline_consistency_db",
         kind="gauge",
         labels=("model",),
-        help="Mean PSNR, over the latest answers, of the answer shrunk to its input's size "
-        "against that input",
+        help="Mean PSNR of recent answers, downscaled to their input's size, against their input",
     ),
     MetricSpec(
         name="sharpline_jobs",
         kind="gauge",
         labels=("state",),
-        help="Jobs of all replicas that are queued (at most 10,000 are counted) or running; none "
-        "before the first job",
+        help="Queued (counted up to 10,000) or running jobs of all replicas; absent before the "
+        "first job",
     ),
 )
-METRICS = {figure.name: figure for figure in TABLE}
+METRICS = {spec.name: spec for spec in TABLE}
 
 
 def markdown() -> str:
-    """The table as docs/metrics.md."""
+    """The content of docs/metrics.md."""
     rows = [
-        f"| `{figure.name}` | {figure.kind} | {', '.join(figure.labels) or '-'} | {figure.help} |"
-        for figure in TABLE
+        f"| `{spec.name}` | {spec.kind} | {', '.join(spec.labels) or '-'} | {spec.help} |"
+        for spec in TABLE
     ]
     return "\n".join(
         [
             "# Metrics",
             "",
-            "What `GET /metrics` of the server shows, beside the usual `process_*` and `python_*`.",
-            "Made by `python -m serving.telemetry.metrics_table` from the table of that module.",
+            "The server's own metrics on `GET /metrics`, besides the usual `process_*` and",
+            "`python_*`. Generated by `python -m serving.telemetry.metrics_table`.",
             "",
             "| name | kind | labels | meaning |",
             "|---|---|---|---|",

@@ -1,4 +1,4 @@
-// The page's one job: send a picture, show what came back beside what was sent.
+// Sends a picture to /v1/enhance and compares the result with the input.
 
 import { parsed, selectable } from "./region.js";
 
@@ -20,7 +20,7 @@ const selection = selectable($("canvas"), $("picture"), $("selection"), (region)
 
 $("file").addEventListener("change", () => choose($("file").files[0]));
 $("model").addEventListener("change", estimate);
-$("format").addEventListener("change", dimQuality);
+$("format").addEventListener("change", updateQuality);
 $("quality").addEventListener("input", () => { $("quality-shown").value = $("quality").value; });
 $("part").addEventListener("change", () => {
   $("region-field").hidden = !$("part").checked;
@@ -37,7 +37,7 @@ $("key").addEventListener("change", () => {
   listModels();
 });
 $("cancel").addEventListener("click", () => running?.abort());
-$("order").addEventListener("submit", (event) => { event.preventDefault(); enhance(); });
+$("enhance-form").addEventListener("submit", (event) => { event.preventDefault(); enhance(); });
 
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
@@ -55,26 +55,28 @@ await listModels();
 
 async function listModels() {
   try {
-    const answer = await fetch("/v1/models", { headers: credentials() });
-    if (!answer.ok) {
-      await complainOf(answer);
+    const response = await fetch("/v1/models", { headers: credentials() });
+    if (!response.ok) {
+      await showProblem(response);
       return;
     }
-    ({ models } = await answer.json());
-    const chosen = $("model").value;
+    ({ models } = await response.json());
+    const selected = $("model").value;
     $("model").replaceChildren(
-      new Option("auto: looks at the picture", "auto"),
+      new Option("auto: selects by content", "auto"),
       ...models.map((model) => new Option(`${model.name} (${model.scale}×)`, model.name)));
-    if ([...$("model").options].some((option) => option.value === chosen)) $("model").value = chosen;
+    if ([...$("model").options].some((option) => option.value === selected)) {
+      $("model").value = selected;
+    }
     if (models.length === 0) {
-      say("The models are being loaded…");
+      showStatus("The models are being loaded…");
       setTimeout(listModels, 1000);
     } else {
-      say("");
+      showStatus("");
       $("fault").hidden = true;
     }
   } catch {
-    complain("The server does not answer", "Reload this page once it runs again");
+    showError("The server does not respond", "Reload this page when it is running again");
   }
   readyToSend();
 }
@@ -99,7 +101,7 @@ async function choose(file) {
   $("chosen-facts").textContent += " · choose another";
   readyToSend();
   estimate();
-  dimQuality();
+  updateQuality();
 }
 
 function readyToSend() { $("send").disabled = !picture || models.length === 0 || running !== null; }
@@ -109,10 +111,10 @@ function estimate() {
   const megapixels = $("preview").hidden
     ? 0 : ($("picture").naturalWidth * $("picture").naturalHeight) / 1e6;
   const seconds = (model?.seconds_per_megapixel ?? 0) * megapixels;
-  $("estimate").textContent = seconds ? `About ${Math.max(1, Math.round(seconds))} s of computing` : "";
+  $("estimate").textContent = seconds ? `About ${Math.max(1, Math.round(seconds))} s` : "";
 }
 
-function dimQuality() {
+function updateQuality() {
   const format = $("format").value || (picture?.type ?? "").replace("image/", "");
   $("quality").disabled = format !== "" && !LOSSY.has(format);
 }
@@ -120,33 +122,33 @@ function dimQuality() {
 async function enhance() {
   running = new AbortController();
   const started = performance.now();
-  const clock = setInterval(() => say(`Working… ${seconds(started)}`), 200);
+  const timer = setInterval(() => showStatus(`Enhancing… ${seconds(started)}`), 200);
   busy(true);
   try {
-    const answer = await fetch(`/v1/enhance?${options()}`, {
+    const response = await fetch(`/v1/enhance?${options()}`, {
       method: "POST", body: form(), headers: credentials(), signal: running.signal,
     });
-    if (answer.ok) await show(answer, await answer.blob(), started);
-    else await complainOf(answer);
+    if (response.ok) await show(response, await response.blob(), started);
+    else await showProblem(response);
   } catch (error) {
-    if (error.name === "AbortError") say("Cancelled.");
-    else complain("The connection to the server broke", "Nothing was changed; try again");
+    if (error.name === "AbortError") showStatus("Cancelled.");
+    else showError("The connection to the server was lost", "Try again");
   } finally {
-    clearInterval(clock);
+    clearInterval(timer);
     running = null;
     busy(false);
   }
 }
 
 function options() {
-  const chosen = new URLSearchParams({ model: $("model").value, quality: $("quality").value });
-  if ($("format").value) chosen.set("format", $("format").value);
+  const query = new URLSearchParams({ model: $("model").value, quality: $("quality").value });
+  if ($("format").value) query.set("format", $("format").value);
   const region = $("part").checked ? parsed($("region").value) : null;
-  if (region) chosen.set("region", [region.x, region.y, region.width, region.height].join(","));
-  if ($("shrink").checked) chosen.set("on_too_large", "shrink");
-  if ($("srgb").checked) chosen.set("icc", "srgb");
-  if ($("metadata").checked) chosen.set("keep_metadata", "true");
-  return chosen;
+  if (region) query.set("region", [region.x, region.y, region.width, region.height].join(","));
+  if ($("shrink").checked) query.set("on_too_large", "shrink");
+  if ($("srgb").checked) query.set("icc", "srgb");
+  if ($("metadata").checked) query.set("keep_metadata", "true");
+  return query;
 }
 
 function form() {
@@ -160,7 +162,7 @@ function credentials() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-async function show(answer, blob, started) {
+async function show(response, blob, started) {
   shownUrls.forEach(URL.revokeObjectURL);
   shownUrls = [URL.createObjectURL(picture), URL.createObjectURL(blob)];
   $("result").hidden = false;
@@ -169,22 +171,22 @@ async function show(answer, blob, started) {
   $("compare").classList.toggle("alone", !before);
   $("frame").hidden = !after;
   moveSplit();
-  const told = (name) => answer.headers.get(name);
-  const name = fileName(told("Content-Disposition"));
+  const header = (name) => response.headers.get(name);
+  const name = fileName(header("Content-Disposition"));
   Object.assign($("download"), { href: shownUrls[1], download: name });
-  const shrunk = told("Sharpline-Shrunk");
+  const shrunk = header("Sharpline-Shrunk");
   describe({
     Size: [before && sides($("before")), after && sides($("after"))].filter(Boolean).join(" → "),
-    Shrunk: shrunk && `the input's sides times ${shrunk}, so that the answer fits`,
-    Model: `${told("Sharpline-Model")}, version ${told("Sharpline-Version")}`,
-    Why: told("Sharpline-Reason"),
+    Shrunk: shrunk && `the input's sides by the factor ${shrunk}, so that the result fits`,
+    Model: `${header("Sharpline-Model")}, version ${header("Sharpline-Version")}`,
+    Reason: header("Sharpline-Reason"),
     Time: seconds(started),
     File: `${name}, ${megabytes(blob.size)}`,
   });
-  say("Done.");
+  showStatus("Done.");
   $("result").focus({ preventScroll: true });
-  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  $("result").scrollIntoView({ block: "start", behavior: calm ? "auto" : "smooth" });
+  const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  $("result").scrollIntoView({ block: "start", behavior: reducedMotion ? "auto" : "smooth" });
 }
 
 function loaded(image, url) {
@@ -196,8 +198,8 @@ function loaded(image, url) {
 }
 
 function describe(facts) {
-  const known = Object.entries(facts).filter(([, text]) => text);
-  $("facts").replaceChildren(...known.flatMap(([term, text]) => {
+  const present = Object.entries(facts).filter(([, text]) => text);
+  $("facts").replaceChildren(...present.flatMap(([term, text]) => {
     const pair = [document.createElement("dt"), document.createElement("dd")];
     pair[0].textContent = term;
     pair[1].textContent = text;
@@ -221,34 +223,35 @@ function busy(yes) {
   if (yes) $("fault").hidden = true;
 }
 
-// A problem says what was wrong; the address in its type says what to do about it.
-async function complainOf(answer) {
-  const problem = await answer.json().catch(() => ({}));
-  const wait = answer.headers.get("Retry-After");
-  $("key-field").hidden = answer.status !== 401 && !sessionStorage.getItem(KEY);
-  if (answer.status === 401) {
+// Shows a problem (RFC 9457) with the advice that its type's URL returns.
+async function showProblem(response) {
+  const problem = await response.json().catch(() => ({}));
+  const wait = response.headers.get("Retry-After");
+  $("key-field").hidden = response.status !== 401 && !sessionStorage.getItem(KEY);
+  if (response.status === 401) {
     $("key").focus();
-    const known = sessionStorage.getItem(KEY);
-    complain(known ? "This API key is not known here" : "This server wants an API key",
-      "enter yours in the field above");
+    const key = sessionStorage.getItem(KEY);
+    showError(key ? "This API key is unknown" : "This server requires an API key",
+      "enter your key in the field above");
     return;
   }
   const advice = problem.type?.startsWith("/problems/")
-    ? await fetch(problem.type).then((told) => told.json()).then((told) => told.advice).catch(() => "")
+    ? await fetch(problem.type).then((page) => page.json()).then(({ advice }) => advice)
+      .catch(() => "")
     : "";
-  complain(problem.title ?? `The server answered ${answer.status}`, problem.detail,
+  showError(problem.title ?? `The server responded ${response.status}`, problem.detail,
     wait ? `Try again in ${wait} s.` : advice);
 }
 
-function complain(title, detail = "", advice = "") {
-  say("");
+function showError(title, detail = "", advice = "") {
+  showStatus("");
   $("fault-title").textContent = title;
   $("fault-detail").textContent = detail && `${detail[0].toUpperCase()}${detail.slice(1)}.`;
   $("fault-advice").textContent = advice;
   $("fault").hidden = false;
 }
 
-function say(text) { $("status").textContent = text; }
+function showStatus(text) { $("status").textContent = text; }
 
 function sides(image) { return `${image.naturalWidth} × ${image.naturalHeight}`; }
 

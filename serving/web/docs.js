@@ -1,4 +1,4 @@
-// Draws openapi.json as a page, with nothing from any other host.
+// Renders openapi.json as a page, without assets from other hosts.
 
 const { paths } = await (await fetch("/openapi.json")).json();
 
@@ -18,24 +18,25 @@ function section(method, path, operation) {
     table("Parameters", ["name", "in", "values", "meaning"],
       (operation.parameters ?? []).map((each) =>
         [each.name, each.in, values(each.schema), marked(each.description ?? "")])),
-    table("Answers", ["status", "meaning"],
-      Object.entries(operation.responses).map(([status, answer]) => [status, meaning(answer)])));
+    table("Responses", ["status", "meaning"],
+      Object.entries(operation.responses).map(
+        ([status, response]) => [status, meaning(response)])));
 }
 
-// A refusal is one of some kinds of problem, each with a page of its own.
-function meaning(answer) {
-  const kinds = Object.keys(answer.content?.["application/problem+json"]?.examples ?? {});
-  if (kinds.length === 0) {
-    const types = Object.keys(answer.content ?? {}).join(", ");
-    return types ? `${answer.description}: ${types}` : answer.description;
+// An error response links to the pages of its problem types.
+function meaning(response) {
+  const labels = Object.keys(response.content?.["application/problem+json"]?.examples ?? {});
+  if (labels.length === 0) {
+    const types = Object.keys(response.content ?? {}).join(", ");
+    return types ? `${response.description}: ${types}` : response.description;
   }
-  return kinds.flatMap((kind, place) =>
-    [place ? ", " : "", element("a", { href: `/problems/${kind}` }, kind)]);
+  return labels.flatMap((label, index) =>
+    [index ? ", " : "", element("a", { href: `/problems/${label}` }, label)]);
 }
 
-// `words in backticks` as code.
+// Renders text in `backticks` as code.
 function marked(text) {
-  return text.split("`").map((part, place) => (place % 2 ? element("code", {}, part) : part));
+  return text.split("`").map((part, index) => (index % 2 ? element("code", {}, part) : part));
 }
 
 function bodies(body) {
@@ -43,12 +44,12 @@ function bodies(body) {
 }
 
 function values(schema) {
-  const kinds = (schema.anyOf ?? [schema]).filter((kind) => kind.type !== "null");
+  const types = (schema.anyOf ?? [schema]).filter((type) => type.type !== "null");
   const default_ = schema.default === undefined ? "" : ` (default ${schema.default})`;
-  return kinds.map((kind) => {
-    if (kind.enum) return kind.enum.join(" | ");
-    const range = kind.minimum === undefined ? "" : ` ${kind.minimum} to ${kind.maximum}`;
-    return kind.type + range;
+  return types.map((type) => {
+    if (type.enum) return type.enum.join(" | ");
+    const range = type.minimum === undefined ? "" : ` ${type.minimum} to ${type.maximum}`;
+    return type.type + range;
   }).join(" or ") + default_;
 }
 

@@ -1,7 +1,7 @@
-// Draws a rectangle on a picture and tells it in the picture's own pixels.
+// Rectangle selection on a picture.
 
-// `listen(region)` hears {x, y, width, height} in pixels of the picture, or null for none.
-export function selectable(canvas, image, box, listen) {
+// Calls `onSelect(region)` with {x, y, width, height} in pixels of the picture, or null for none.
+export function selectable(canvas, image, box, onSelect) {
   let start = null;
   let enabled = false;
 
@@ -9,38 +9,38 @@ export function selectable(canvas, image, box, listen) {
     if (!enabled) return;
     event.preventDefault();
     canvas.setPointerCapture(event.pointerId);
-    start = place(event);
+    start = pixelOf(event);
   });
   canvas.addEventListener("pointermove", (event) => {
-    if (start) show(rectangle(start, place(event)));
+    if (start) show(rectangle(start, pixelOf(event)));
   });
   canvas.addEventListener("pointerup", (event) => {
     if (!start) return;
-    const drawn = rectangle(start, place(event));
+    const drawn = rectangle(start, pixelOf(event));
     start = null;
     const large = drawn.width >= 2 && drawn.height >= 2;
     show(large ? drawn : null);
-    listen(large ? drawn : null);
+    onSelect(large ? drawn : null);
   });
   canvas.addEventListener("pointercancel", () => { start = null; });
 
-  function place(event) {
+  function pixelOf(event) {
     const bounds = image.getBoundingClientRect();
-    const within = (value, side) => Math.min(side, Math.max(0, Math.round(value * side)));
+    const clamped = (value, side) => Math.min(side, Math.max(0, Math.round(value * side)));
     return {
-      x: within((event.clientX - bounds.left) / bounds.width, image.naturalWidth),
-      y: within((event.clientY - bounds.top) / bounds.height, image.naturalHeight),
+      x: clamped((event.clientX - bounds.left) / bounds.width, image.naturalWidth),
+      y: clamped((event.clientY - bounds.top) / bounds.height, image.naturalHeight),
     };
   }
 
   function show(region) {
     box.hidden = !region;
     if (!region) return;
-    const share = (value, side) => `${(100 * value) / side}%`;
-    box.style.left = share(region.x, image.naturalWidth);
-    box.style.top = share(region.y, image.naturalHeight);
-    box.style.width = share(region.width, image.naturalWidth);
-    box.style.height = share(region.height, image.naturalHeight);
+    const percent = (value, side) => `${(100 * value) / side}%`;
+    box.style.left = percent(region.x, image.naturalWidth);
+    box.style.top = percent(region.y, image.naturalHeight);
+    box.style.width = percent(region.width, image.naturalWidth);
+    box.style.height = percent(region.height, image.naturalHeight);
   }
 
   return {
@@ -62,10 +62,10 @@ function rectangle(one, other) {
   };
 }
 
-// "x, y, width, height" as a rectangle; null where the text is none.
+// Parses "x, y, width, height"; null if the text is invalid.
 export function parsed(text) {
   const values = text.split(/[\s,]+/).filter(Boolean).map(Number);
   const [x, y, width, height] = values;
-  const right = values.length === 4 && values.every(Number.isFinite) && width > 0 && height > 0;
-  return right ? { x, y, width, height } : null;
+  const valid = values.length === 4 && values.every(Number.isFinite) && width > 0 && height > 0;
+  return valid ? { x, y, width, height } : null;
 }

@@ -1,4 +1,4 @@
-"""A client of the picture server: typed, sync and async, patient where the server asks for it."""
+"""Typed client of the picture server, sync and async, with retries that honour Retry-After."""
 
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import AsyncClient, Client

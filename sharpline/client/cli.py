@@ -1,4 +1,4 @@
-"""`sharpline client`: pictures through a server that runs elsewhere."""
+"""`sharpline client`: enhance pictures with a remote server."""
 
 import argparse
 import asyncio
@@ -18,18 +18,18 @@ KEY_VARIABLE, URL_VARIABLE = "SHARPLINE_KEY", "SHARPLINE_URL"
 
 
 def client(argv: Sequence[str]) -> int:
-    """Have a server enlarge pictures, or say which models it has."""
+    """Enlarge pictures with a server, or list its models."""
     arguments = _parser().parse_args(argv)
-    return arguments.work(arguments)
+    return arguments.handler(arguments)
 
 
 def _enhance(arguments: argparse.Namespace) -> int:
-    """Enlarge files and folders; a second run goes on where the first was stopped."""
+    """Enlarge files and folders; an interrupted run is resumed by running it again."""
     if arguments.workers < 1:
-        raise UsageError("--workers is at least 1")
-    report = asyncio.run(_enhanced(arguments))
+        raise UsageError("--workers must be at least 1")
+    report = asyncio.run(_enhance_inputs(arguments))
     for source, reason in report.failed.items():
-        say(f"left out {source}: {reason}")
+        say(f"failed {source}: {reason}")
     if arguments.json:
         emit(
             {
@@ -39,13 +39,13 @@ def _enhance(arguments: argparse.Namespace) -> int:
             }
         )
     else:
-        before = f", {len(report.skipped)} were there from before" if report.skipped else ""
+        skipped = f", {len(report.skipped)} already done" if report.skipped else ""
         failed = f", {len(report.failed)} failed" if report.failed else ""
-        show(f"{len(report.written)} pictures enlarged into {arguments.out}{before}{failed}")
+        show(f"{len(report.written)} pictures enlarged into {arguments.out}{skipped}{failed}")
     return 1 if report.failed else 0
 
 
-async def _enhanced(arguments: argparse.Namespace) -> FolderReport:
+async def _enhance_inputs(arguments: argparse.Namespace) -> FolderReport:
     options = EnhanceOptions(
         model=arguments.model,
         scale=arguments.scale,
@@ -74,21 +74,21 @@ async def _enhanced(arguments: argparse.Namespace) -> FolderReport:
 
 
 def _progress() -> Callable[[int, int], None]:
-    """A line now and then, and one at the end."""
+    """A progress line every few seconds, and one at the end."""
     last_seconds = time.monotonic()
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         nonlocal last_seconds
         now_seconds = time.monotonic()
         if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
             say(f"enlarging: {done}/{total}")
             last_seconds = now_seconds
 
-    return tell
+    return report
 
 
 def _models(arguments: argparse.Namespace) -> int:
-    """Say which models the server has."""
+    """List the server's models."""
     with Client(
         arguments.url,
         key=_key(arguments),
@@ -106,7 +106,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _key(arguments: argparse.Namespace) -> str | None:
-    """A key on the command line would stand in every list of processes."""
+    """Never from the command line, where every process list would show it."""
     if arguments.key_file is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:
@@ -117,7 +117,7 @@ def _key(arguments: argparse.Namespace) -> str | None:
 
 def _retry_policy(arguments: argparse.Namespace) -> RetryPolicy:
     if arguments.attempts < 1:
-        raise UsageError("--attempts is at least 1")
+        raise UsageError("--attempts must be at least 1")
     return RetryPolicy(attempts=arguments.attempts)
 
 
@@ -128,18 +128,18 @@ def _parser() -> argparse.ArgumentParser:
     enhance.add_argument("inputs", nargs="+", type=Path, metavar="IN", help="files or folders")
     enhance.add_argument("-o", "--out", type=Path, required=True, metavar="OUT_FOLDER")
     enhance.add_argument("--model", help="a model of the server, or auto")
-    enhance.add_argument("--scale", type=int, metavar="N", help="how many times")
-    enhance.add_argument("--region", help="x,y,width,height or corners: enlarge by the model here")
-    enhance.add_argument("--format", choices=OUTPUT_FORMATS, help="default: that of the input")
+    enhance.add_argument("--scale", type=int, metavar="N", help="only models of this scale")
+    enhance.add_argument("--region", help="x,y,width,height or corners: use the model only here")
+    enhance.add_argument("--format", choices=OUTPUT_FORMATS, help="default: the input's")
     enhance.add_argument("--quality", type=int, help="of JPEG, WebP and AVIF, 1 to 100")
     enhance.add_argument("--deadline", type=float, metavar="SECONDS", help="for each picture")
-    enhance.add_argument("--shrink", action="store_true", help="what is too large, not refuse it")
+    enhance.add_argument("--shrink", action="store_true", help="shrink pictures that are too large")
     enhance.add_argument("--keep-metadata", action="store_true", help="keep EXIF")
-    enhance.add_argument("--overwrite", action="store_true", help="also files that are not ours")
-    enhance.add_argument("--workers", type=int, default=4, help="pictures at once (default: 4)")
-    enhance.set_defaults(work=_enhance)
+    enhance.add_argument("--overwrite", action="store_true", help="replace other files as well")
+    enhance.add_argument("--workers", type=int, default=4, help="parallel requests (default: 4)")
+    enhance.set_defaults(handler=_enhance)
     models = commands.add_parser("models", help="list the models", description=_models.__doc__)
-    models.set_defaults(work=_models)
+    models.set_defaults(handler=_models)
     for command in (enhance, models):
         _add_connection(command)
     return parser
@@ -149,11 +149,11 @@ def _add_connection(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--url",
         default=os.environ.get(URL_VARIABLE) or URL,
-        help=f"of the server (default: {URL_VARIABLE}, else {URL})",
+        help=f"the server's URL (default: {URL_VARIABLE}, else {URL})",
     )
     command.add_argument(
-        "--key-file", type=Path, metavar="FILE", help=f"with the API key (else {KEY_VARIABLE})"
+        "--key-file", type=Path, metavar="FILE", help=f"file with the key (else {KEY_VARIABLE})"
     )
     command.add_argument("--timeout", type=float, default=TIMEOUT_SECONDS, metavar="SECONDS")
-    command.add_argument("--attempts", type=int, default=6, help="tries of each request")
+    command.add_argument("--attempts", type=int, default=6, help="per request (default: 6)")
     command.add_argument("--json", action="store_true")

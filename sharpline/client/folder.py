@@ -1,8 +1,8 @@
-"""A folder through the server, picture by picture, so that it can be stopped and gone on with.
+"""Enhances the pictures of a folder with a server; an interrupted run can be resumed.
 
-The ledger in the target folder says which answer stands for which input. Its line is written before
-the answer, with the answer's hash: a file is done when both are there and agree, whatever was
-killed in between. Files appear whole or not at all.
+The ledger in the target folder records which output belongs to which input. An entry is written
+before its output, with the output's hash: a picture is done when both exist and match, even after a
+kill in between. Files are written atomically.
 """
 
 import asyncio
@@ -17,16 +17,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sharpline.client.http import AsyncClient
 from sharpline.client.types import EnhanceOptions, RequestRefused
 from superres.common.errors import SharplineError
-from superres.common.files import sha256_bytes, sha256_file, write_bytes, writing
+from superres.common.files import sha256_bytes, sha256_file, translate_write_errors, write_bytes
 from superres.image.codecs import SUFFIX_FORMATS
 from superres.image.targets import PlannedFile, plan_files
 
 LEDGER = ".sharpline-ledger.jsonl"
-FATAL = frozenset({401, 403})  # of every picture alike: there is no use in sending the others
+FATAL = frozenset({401, 403})  # these would fail for every picture
 
 
 class LedgerEntry(BaseModel):
-    """One answer: the file's name, what it was made of, and what it holds."""
+    """One output: the file's name, its input and options, and its hash."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,7 +38,7 @@ class LedgerEntry(BaseModel):
 
 @dataclass(slots=True)
 class FolderReport:
-    """Answers that were written now, those from before, and why other pictures failed."""
+    """Outputs written by this run, those of earlier runs, and failures with their reasons."""
 
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
@@ -46,47 +46,47 @@ class FolderReport:
 
 
 class Ledger:
-    """What was done before; harmless where its last line was cut off."""
+    """The outputs so far; a truncated last line is ignored."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LEDGER
-        self._lines: dict[str, LedgerEntry] = {}
-        self._ours: set[tuple[str, str]] = set()  # of every answer so far, also replaced ones
+        self._entries: dict[str, LedgerEntry] = {}
+        self._written: set[tuple[str, str]] = set()  # (name, sha256) of all outputs ever written
         if self._path.is_file():
             for text in self._path.read_bytes().splitlines():
                 try:
-                    line = LedgerEntry.model_validate_json(text)
+                    entry = LedgerEntry.model_validate_json(text)
                 except ValidationError:
                     continue
-                self._take(line)
+                self._record(entry)
 
-    def knows(self, target: Path) -> bool:
-        """Whether the file is an answer of ours, and not somebody's own picture."""
-        return (target.name, sha256_file(target)) in self._ours
+    def wrote(self, target: Path) -> bool:
+        """Whether this command wrote the file."""
+        return (target.name, sha256_file(target)) in self._written
 
-    def has(self, target: Path, source_sha256: str, options: dict[str, str]) -> bool:
-        """Whether the file is the answer to this input and these wishes."""
-        line = self._lines.get(target.name)
-        if line is None or (line.source_sha256, line.options) != (source_sha256, options):
+    def is_done(self, target: Path, source_sha256: str, options: dict[str, str]) -> bool:
+        """Whether the file is the output of this input with these options."""
+        entry = self._entries.get(target.name)
+        if entry is None or (entry.source_sha256, entry.options) != (source_sha256, options):
             return False
-        return target.is_file() and sha256_file(target) == line.target_sha256
+        return target.is_file() and sha256_file(target) == entry.target_sha256
 
-    def add(self, line: LedgerEntry) -> None:
-        """Write a line and see that it is on the disk."""
-        self._take(line)
-        with writing(self._path):
+    def add(self, entry: LedgerEntry) -> None:
+        """Append an entry and sync it to disk."""
+        self._record(entry)
+        with translate_write_errors(self._path):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with self._path.open("a+b") as file:
-                # After a line that was cut off a new one must not begin in its middle.
-                cut_off = file.tell() and not self._path.read_bytes().endswith(b"\n")
-                text = json.dumps(line.model_dump(), sort_keys=True)
-                file.write(b"\n" * bool(cut_off) + text.encode() + b"\n")
+                # A truncated last line must not be continued.
+                truncated = file.tell() and not self._path.read_bytes().endswith(b"\n")
+                text = json.dumps(entry.model_dump(), sort_keys=True)
+                file.write(b"\n" * bool(truncated) + text.encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _take(self, line: LedgerEntry) -> None:
-        self._lines[line.target] = line
-        self._ours.add((line.target, line.target_sha256))
+    def _record(self, entry: LedgerEntry) -> None:
+        self._entries[entry.target] = entry
+        self._written.add((entry.target, entry.target_sha256))
 
 
 async def enhance_folder(
@@ -101,27 +101,27 @@ async def enhance_folder(
 ) -> FolderReport:
     """Enlarge files and the pictures of folders into `out`, `workers` at a time.
 
-    What the ledger of `out` knows to be done is skipped. One bad picture does not stop the others,
-    a server that is unavailable or a key that is refused does. `on_progress` gets the counts of
-    finished pictures and of all. Raises SharplineError, also for files in `out` that this command
-    did not write unless `overwrite`.
+    Pictures that the ledger of `out` lists as done are skipped. A bad picture does not stop the
+    others; an unavailable server or a refused key does. `on_progress` is called with the numbers of
+    finished pictures and of all pictures. Raises SharplineError, also for files in `out` that this
+    command did not write, unless `overwrite`.
     """
     options = options or EnhanceOptions()
     files = plan_files(inputs, out, options.format, overwrite=True)
     ledger = Ledger(out)
     if not overwrite:
         for file in files:
-            if file.target.exists() and not ledger.knows(file.target):
+            if file.target.exists() and not ledger.wrote(file.target):
                 raise SharplineError(
-                    f"{file.target} is there already and was not made by this command; give "
-                    "--overwrite to replace it"
+                    f"{file.target} exists and was not written by this command; use --overwrite "
+                    "to replace it"
                 )
     report = FolderReport()
     waiting = list(reversed(files))
 
     async def work() -> None:
         while waiting:
-            await _one(client, waiting.pop(), options, ledger, report)
+            await _enhance_file(client, waiting.pop(), options, ledger, report)
             finished = len(report.written) + len(report.skipped) + len(report.failed)
             on_progress(finished, len(files))
 
@@ -134,14 +134,14 @@ async def enhance_folder(
     return report
 
 
-async def _one(
+async def _enhance_file(
     client: AsyncClient,
     file: PlannedFile,
     options: EnhanceOptions,
     ledger: Ledger,
     report: FolderReport,
 ) -> None:
-    """Raises ServerAway, or Refused for what would be refused of every picture."""
+    """Raises ServerUnavailable, or RequestRefused if every picture would be refused."""
     query = {**options.query(), "format": SUFFIX_FORMATS[file.target.suffix.lower()]}
     try:
         data = await asyncio.to_thread(file.source.read_bytes)
@@ -149,11 +149,11 @@ async def _one(
         report.failed[str(file.source)] = f"cannot read it: {error.strerror}"
         return
     source_sha256 = sha256_bytes(data)
-    if await asyncio.to_thread(ledger.has, file.target, source_sha256, query):
+    if await asyncio.to_thread(ledger.is_done, file.target, source_sha256, query):
         report.skipped.append(file.target)
         return
     try:
-        answer = await client.enhance(data, options.with_format(query["format"]))
+        enhanced = await client.enhance(data, options.with_format(query["format"]))
     except RequestRefused as error:
         if error.status in FATAL:
             raise
@@ -164,8 +164,8 @@ async def _one(
             target=file.target.name,
             source_sha256=source_sha256,
             options=query,
-            target_sha256=sha256_bytes(answer.data),
+            target_sha256=sha256_bytes(enhanced.data),
         )
     )
-    await asyncio.to_thread(write_bytes, file.target, answer.data)
+    await asyncio.to_thread(write_bytes, file.target, enhanced.data)
     report.written.append(file.target)

@@ -1,4 +1,4 @@
-"""The two clients: the same requests over httpx, one waits, the other awaits."""
+"""The sync and the async client, over httpx."""
 
 import asyncio
 import time
@@ -22,19 +22,19 @@ from sharpline.client.types import (
 URL = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS = 300.0
 CONNECT_SECONDS = 10.0
-WAIT_SECONDS = 30.0  # of one request for a job's end; the server waits for so long
+WAIT_SECONDS = 30.0  # long polling: the server holds one request for a job so long
 
 
-class _Tries:
-    """Decides after each try whether there is another, and after how long."""
+class _Attempts:
+    """Decides after each attempt whether to retry, and after how long."""
 
     def __init__(self, retry_policy: RetryPolicy, url: str) -> None:
         self._retry_policy = retry_policy
         self._url = url
         self._attempt = 0
 
-    def after_answer(self, response: httpx.Response) -> float | None:
-        """Seconds to wait before the next try; None where the answer is good. Raises Refused."""
+    def after_response(self, response: httpx.Response) -> float | None:
+        """Seconds until the next attempt; None on success. Raises RequestRefused."""
         if response.is_success:
             return None
         self._attempt += 1
@@ -46,23 +46,23 @@ class _Tries:
         raise refusal_of(response)
 
     def after_error(self, error: httpx.TransportError) -> float:
-        """Seconds to wait before the next try. Raises ServerAway."""
+        """Seconds until the next attempt. Raises ServerUnavailable."""
         self._attempt += 1
         pause_seconds = self._retry_policy.pause_seconds(self._attempt)
         if pause_seconds is None or isinstance(error, httpx.UnsupportedProtocol):
             reason = str(error) or type(error).__name__
             raise ServerUnavailable(
-                f"{self._url} did not answer in {self._attempt} "
-                f"{'try' if self._attempt == 1 else 'tries'}: {reason}"
+                f"{self._url} did not respond after {self._attempt} "
+                f"{'attempt' if self._attempt == 1 else 'attempts'}: {reason}"
             ) from error
         return pause_seconds
 
 
 class Client:
-    """A picture server, asked in the calling thread; a context manager that closes connections.
+    """Synchronous client; a context manager that closes its connections.
 
     Every method raises RequestRefused or ServerUnavailable once `retry_policy` is exhausted.
-    Requests can be repeated without harm: enlarging changes nothing on the server.
+    Retries are safe: all requests are idempotent.
     """
 
     def __init__(
@@ -81,35 +81,43 @@ class Client:
         self._http = httpx.Client(transport=transport, **_settings(url, key, timeout_seconds))
 
     def enhance(self, picture: bytes, options: EnhanceOptions | None = None) -> Enhanced:
-        """One picture's file, enlarged."""
+        """Enlarge one picture file."""
         query = (options or EnhanceOptions()).query()
-        return Enhanced.of(self._ask("POST", "/v1/enhance", params=query, content=picture))
+        return Enhanced.from_response(
+            self._request("POST", "/v1/enhance", params=query, content=picture)
+        )
 
     def models(self) -> list[dict[str, Any]]:
-        """What is served, as GET /v1/models tells it."""
-        return self._ask("GET", "/v1/models").json()["models"]
+        """The served models, from GET /v1/models."""
+        return self._request("GET", "/v1/models").json()["models"]
 
     def submit(self, pictures: Mapping[str, bytes], options: EnhanceOptions | None = None) -> Job:
-        """Hand pictures over, by file name, to be worked on later; tried again it is one job."""
-        return Job.of(self._ask("POST", "/v1/jobs", **_submission(pictures, options)))
+        """Submit pictures, by file name, as a job; retries create no second job."""
+        return Job.from_response(
+            self._request("POST", "/v1/jobs", **_submission(pictures, options))
+        )
 
     def job(self, job_id: str, *, wait_seconds: float = 0.0) -> Job:
-        """How far a job is, once it is over or after `wait_seconds` (60 at the most)."""
-        return Job.of(self._ask("GET", f"/v1/jobs/{job_id}", params={"wait": wait_seconds}))
+        """The job, once it is finished or after `wait_seconds` (at most 60)."""
+        return Job.from_response(
+            self._request("GET", f"/v1/jobs/{job_id}", params={"wait": wait_seconds})
+        )
 
     def wait(self, job_id: str) -> Job:
-        """The job once it is over."""
+        """The job once it is finished."""
         while not (job := self.job(job_id, wait_seconds=WAIT_SECONDS)).finished:
             pass
         return job
 
     def fetch(self, job_id: str, n: int = 0) -> Enhanced:
-        """The answer to a job's picture. Raises Refused with the problem that it had instead."""
-        return Enhanced.of(self._ask("GET", f"/v1/jobs/{job_id}/result", params={"n": n}))
+        """The result of a job's picture. Raises RequestRefused with its problem if it failed."""
+        return Enhanced.from_response(
+            self._request("GET", f"/v1/jobs/{job_id}/result", params={"n": n})
+        )
 
     def delete(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job, or delete it with its pictures: the signed receipt."""
-        return self._ask("DELETE", f"/v1/jobs/{job_id}").json()
+        """Cancel a job, or delete it with its pictures; returns the signed receipt."""
+        return self._request("DELETE", f"/v1/jobs/{job_id}").json()
 
     def close(self) -> None:
         self._http.close()
@@ -125,14 +133,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
-        tries = _Tries(self._retry_policy, self._url)
+    def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        attempts = _Attempts(self._retry_policy, self._url)
         while True:
             try:
-                response = self._http.request(method, path, **given)
-                pause_seconds = tries.after_answer(response)
+                response = self._http.request(method, path, **arguments)
+                pause_seconds = attempts.after_response(response)
             except httpx.TransportError as error:
-                pause_seconds = tries.after_error(error)
+                pause_seconds = attempts.after_error(error)
             else:
                 if pause_seconds is None:
                     return response
@@ -140,7 +148,7 @@ class Client:
 
 
 class AsyncClient:
-    """The same on an event loop, for many pictures at once."""
+    """Asynchronous client with the same methods."""
 
     def __init__(
         self,
@@ -158,37 +166,45 @@ class AsyncClient:
         self._http = httpx.AsyncClient(transport=transport, **_settings(url, key, timeout_seconds))
 
     async def enhance(self, picture: bytes, options: EnhanceOptions | None = None) -> Enhanced:
-        """One picture's file, enlarged."""
+        """Enlarge one picture file."""
         query = (options or EnhanceOptions()).query()
-        return Enhanced.of(await self._ask("POST", "/v1/enhance", params=query, content=picture))
+        return Enhanced.from_response(
+            await self._request("POST", "/v1/enhance", params=query, content=picture)
+        )
 
     async def models(self) -> list[dict[str, Any]]:
-        """What is served, as GET /v1/models tells it."""
-        return (await self._ask("GET", "/v1/models")).json()["models"]
+        """The served models, from GET /v1/models."""
+        return (await self._request("GET", "/v1/models")).json()["models"]
 
     async def submit(
         self, pictures: Mapping[str, bytes], options: EnhanceOptions | None = None
     ) -> Job:
-        """Hand pictures over, by file name, to be worked on later; tried again it is one job."""
-        return Job.of(await self._ask("POST", "/v1/jobs", **_submission(pictures, options)))
+        """Submit pictures, by file name, as a job; retries create no second job."""
+        return Job.from_response(
+            await self._request("POST", "/v1/jobs", **_submission(pictures, options))
+        )
 
     async def job(self, job_id: str, *, wait_seconds: float = 0.0) -> Job:
-        """How far a job is, once it is over or after `wait_seconds` (60 at the most)."""
-        return Job.of(await self._ask("GET", f"/v1/jobs/{job_id}", params={"wait": wait_seconds}))
+        """The job, once it is finished or after `wait_seconds` (at most 60)."""
+        return Job.from_response(
+            await self._request("GET", f"/v1/jobs/{job_id}", params={"wait": wait_seconds})
+        )
 
     async def wait(self, job_id: str) -> Job:
-        """The job once it is over."""
+        """The job once it is finished."""
         while not (job := await self.job(job_id, wait_seconds=WAIT_SECONDS)).finished:
             pass
         return job
 
     async def fetch(self, job_id: str, n: int = 0) -> Enhanced:
-        """The answer to a job's picture. Raises Refused with the problem that it had instead."""
-        return Enhanced.of(await self._ask("GET", f"/v1/jobs/{job_id}/result", params={"n": n}))
+        """The result of a job's picture. Raises RequestRefused with its problem if it failed."""
+        return Enhanced.from_response(
+            await self._request("GET", f"/v1/jobs/{job_id}/result", params={"n": n})
+        )
 
     async def delete(self, job_id: str) -> dict[str, Any]:
-        """Cancel a job, or delete it with its pictures: the signed receipt."""
-        return (await self._ask("DELETE", f"/v1/jobs/{job_id}")).json()
+        """Cancel a job, or delete it with its pictures; returns the signed receipt."""
+        return (await self._request("DELETE", f"/v1/jobs/{job_id}")).json()
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -204,14 +220,14 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _ask(self, method: str, path: str, **given: Any) -> httpx.Response:
-        tries = _Tries(self._retry_policy, self._url)
+    async def _request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        attempts = _Attempts(self._retry_policy, self._url)
         while True:
             try:
-                response = await self._http.request(method, path, **given)
-                pause_seconds = tries.after_answer(response)
+                response = await self._http.request(method, path, **arguments)
+                pause_seconds = attempts.after_response(response)
             except httpx.TransportError as error:
-                pause_seconds = tries.after_error(error)
+                pause_seconds = attempts.after_error(error)
             else:
                 if pause_seconds is None:
                     return response

@@ -1,7 +1,4 @@
-"""What is asked of the picture server, what it answers, and how long to be patient with it.
-
-Nothing here opens a connection: both clients share it.
-"""
+"""Options, results, errors and the retry policy of both clients; no I/O."""
 
 import random
 from collections.abc import Callable
@@ -14,15 +11,13 @@ import httpx
 
 from superres.common.errors import SharplineError
 
-RETRY_STATUSES = frozenset(
-    {429, 502, 503}
-)  # what a busy or restarting server, or its proxy, answers
+RETRY_STATUSES = frozenset({429, 502, 503})  # of a busy or restarting server, or its proxy
 FIRST_PAUSE_SECONDS = 0.5
 MEDIA_PREFIX = "image/"
 
 
 class RequestRefused(SharplineError):
-    """The server answered with a problem (RFC 9457); `label` is the last part of its type."""
+    """The server responded with a problem (RFC 9457); `label` is the last part of its type."""
 
     def __init__(self, status: int, label: str, detail: str) -> None:
         super().__init__(f"{detail} ({status} {label})")
@@ -32,12 +27,12 @@ class RequestRefused(SharplineError):
 
 
 class ServerUnavailable(SharplineError):
-    """The server could not be reached, or broke its answer off, as often as it was tried."""
+    """The server could not be reached, or aborted its response, in every attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhanceOptions:
-    """The options of POST /v1/enhance; None leaves one to the server."""
+    """The options of POST /v1/enhance; None means the server's default."""
 
     model: str | None = None
     task: str | None = None
@@ -51,11 +46,11 @@ class EnhanceOptions:
     deadline: float | None = None
 
     def with_format(self, format: str) -> "EnhanceOptions":
-        """The same for an answer in this format."""
+        """A copy with this output format."""
         return replace(self, format=format)
 
     def query(self) -> dict[str, str]:
-        """As parameters of the address."""
+        """As query parameters."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         return {
             name: str(value).lower() if isinstance(value, bool) else str(value)
@@ -65,7 +60,7 @@ class EnhanceOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Enhanced:
-    """An enlarged picture and what made it; `chain` names every model, oldest first."""
+    """An enlarged picture and its model; `chain` names every model so far, oldest first."""
 
     data: bytes
     format: str
@@ -78,8 +73,8 @@ class Enhanced:
     reason: str | None = None
 
     @classmethod
-    def of(cls, response: httpx.Response) -> "Enhanced":
-        """From a whole answer."""
+    def from_response(cls, response: httpx.Response) -> "Enhanced":
+        """From a complete response."""
         headers = response.headers
         return cls(
             data=response.content,
@@ -96,7 +91,7 @@ class Enhanced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """Pictures that were handed over; `queue_position` is that in the queue while the job waits."""
+    """State and progress of a job; `queue_position` is None unless it is queued."""
 
     id: str
     state: str
@@ -109,12 +104,12 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will become of it."""
+        """Whether the job has ended."""
         return self.state not in ("queued", "running")
 
     @classmethod
-    def of(cls, response: httpx.Response) -> "Job":
-        """From the server's view of it."""
+    def from_response(cls, response: httpx.Response) -> "Job":
+        """From the server's JSON."""
         view = response.json()
         return cls(
             id=view["id"],
@@ -127,36 +122,35 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how long a request is tried.
+    """The number of attempts of a request and the pauses between them.
 
-    The server's Retry-After is obeyed to the second; one that asks for more than
-    `longest_pause_seconds` ends the trying. Without it pauses double, with chance in them so that
-    many clients do not come back at once.
+    The server's Retry-After is honoured exactly; one above `max_pause_seconds` ends the retries.
+    Without it the backoff is exponential, with jitter.
     """
 
     attempts: int = 6
-    longest_pause_seconds: float = 60.0
-    chance: Callable[[], float] = random.random
+    max_pause_seconds: float = 60.0
+    jitter: Callable[[], float] = random.random
 
     def pause_seconds(self, attempt: int, retry_after: str | None = None) -> float | None:
-        """How long to wait after the attempt of this number, from 1; None to give up."""
+        """Seconds to wait after this attempt, counted from 1; None to give up."""
         if attempt >= self.attempts:
             return None
-        asked = None if retry_after is None else _seconds_of(retry_after)
-        if asked is not None:
-            return asked if asked <= self.longest_pause_seconds else None
-        doubled = min(self.longest_pause_seconds, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
-        return doubled * (0.5 + 0.5 * self.chance())
+        server_seconds = None if retry_after is None else _seconds_of(retry_after)
+        if server_seconds is not None:
+            return server_seconds if server_seconds <= self.max_pause_seconds else None
+        doubled = min(self.max_pause_seconds, FIRST_PAUSE_SECONDS * 2 ** (attempt - 1))
+        return doubled * (0.5 + 0.5 * self.jitter())
 
 
 def refusal_of(response: httpx.Response) -> RequestRefused:
-    """The problem in an answer, or what can be said of one that holds none."""
+    """The problem in an error response; label `unknown` if it has none."""
     try:
         problem = response.json()
         label = str(problem["type"]).rpartition("/")[2]
         return RequestRefused(response.status_code, label, str(problem["detail"]))
     except (ValueError, KeyError, TypeError):
-        reason = f"the server answered {response.status_code} {response.reason_phrase}"
+        reason = f"the server responded {response.status_code} {response.reason_phrase}"
         return RequestRefused(response.status_code, "unknown", reason)
 
 

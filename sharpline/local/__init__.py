@@ -1,1 +1,1 @@
-"""The whole loop on one machine: start, run once or stay up, stop."""
+"""The local stack: every service of the loop on one machine."""

@@ -1,4 +1,4 @@
-"""Airflow on one machine: its four processes, configured by the environment alone."""
+"""Airflow on one machine: its four processes, configured by environment variables only."""
 
 import json
 import secrets
@@ -12,20 +12,20 @@ import httpx
 
 import pipelines
 from sharpline.local.processes import Service, Services
-from sharpline.local.supervisor import USUAL_GRACE, GracePeriods
+from sharpline.local.supervisor import DEFAULT_GRACE, GracePeriods
 from superres.common.files import write_json
 
 USER = "sharpline"
 DAGS = Path(pipelines.__file__).parent / "dags"
 MIGRATE_SECONDS = 180.0
 GRACES = {
-    # Asked to end, the scheduler waits for its tasks, a training among them; so they are asked soon
-    # too, and have the time then.
-    "scheduler": GracePeriods(command_seconds=5.0, others_seconds=12.0),
-    # The triggerer often hangs after its triggers have ended, and what they remember is stored.
-    "triggerer": GracePeriods(command_seconds=3.0, others_seconds=1.0),
+    # On SIGTERM the scheduler waits for its tasks, trainings included; so the tasks get SIGTERM
+    # soon after, and a longer grace period.
+    "scheduler": GracePeriods(command_seconds=5.0, descendants_seconds=12.0),
+    # The triggerer often hangs after its triggers have ended; their state is stored by then.
+    "triggerer": GracePeriods(command_seconds=3.0, descendants_seconds=1.0),
 }
-PARTS = {  # its log server would listen on every interface; the API server reads the files
+COMPONENTS = {  # no log servers: they listen on every interface; the API server reads the files
     "api-server": (),
     "scheduler": ("--skip-serve-logs",),
     "dag-processor": (),
@@ -34,8 +34,8 @@ PARTS = {  # its log server would listen on every interface; the API server read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AirflowSite:
-    """Where this Airflow keeps its state, where it listens, and who may log in."""
+class AirflowConfig:
+    """Home folder, port and secrets of this Airflow."""
 
     home: Path
     port: int
@@ -49,7 +49,7 @@ class AirflowSite:
         return f"http://127.0.0.1:{self.port}"
 
     def environment(self) -> dict[str, str]:
-        """Airflow's whole configuration; a user's own AIRFLOW__* settings do not reach it."""
+        """Airflow's configuration as environment variables; they override the user's own."""
         options = {
             "CORE__DAGS_FOLDER": DAGS,
             "CORE__LOAD_EXAMPLES": False,
@@ -68,25 +68,25 @@ class AirflowSite:
             "API__SECRET_KEY": self.api_secret,
             "API_AUTH__JWT_SECRET": self.jwt_secret,
             "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": 0.5,
-            # How often a worker looks whether its task is over: until then the slot is taken.
+            # How often a worker checks whether its task ended; until then it occupies its slot.
             "WORKERS__MIN_HEARTBEAT_INTERVAL": 1,
             "DAG_PROCESSOR__PARSING_PROCESSES": 1,
-            # A run that was given up is noticed only when its DAG's file is read again.
+            # A run that was marked as failed is noticed only when its DAG's file is parsed again.
             "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": 20,
             "LOGGING__COLORED_CONSOLE_LOG": False,
         }
-        named = {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
-        return named | {"AIRFLOW_HOME": str(self.home)}
+        variables = {f"AIRFLOW__{name}": str(value) for name, value in options.items()}
+        return variables | {"AIRFLOW_HOME": str(self.home)}
 
 
-def prepare(home: Path, port: int) -> AirflowSite:
-    """A site in `home` with secrets that are made once and kept in files only the owner reads."""
+def prepare(home: Path, port: int) -> AirflowConfig:
+    """The configuration in `home`; secrets are generated once, in files only the owner can read."""
     home.mkdir(parents=True, exist_ok=True)
     home.chmod(0o700)
-    kept = home / "secrets.json"
-    if not kept.exists():
+    secrets_file = home / "secrets.json"
+    if not secrets_file.exists():
         write_json(
-            kept,
+            secrets_file,
             {
                 "password": secrets.token_urlsafe(9),
                 "jwt_secret": secrets.token_hex(32),
@@ -94,46 +94,51 @@ def prepare(home: Path, port: int) -> AirflowSite:
                 "fernet_key": urlsafe_b64encode(secrets.token_bytes(32)).decode(),
             },
         )
-        kept.chmod(0o600)
-    site = AirflowSite(home=home, port=port, **json.loads(kept.read_text()))
-    write_json(home / "passwords.json", {USER: site.password})
-    return site
+        secrets_file.chmod(0o600)
+    config = AirflowConfig(home=home, port=port, **json.loads(secrets_file.read_text()))
+    write_json(home / "passwords.json", {USER: config.password})
+    return config
 
 
-def migrate(services: Services, site: AirflowSite, environment: Mapping[str, str]) -> None:
-    """Create or raise the database. Raises ServiceFailed with the end of its log."""
-    whole = {**environment, **site.environment()}
+def migrate(services: Services, config: AirflowConfig, environment: Mapping[str, str]) -> None:
+    """Create or migrate the database. Raises ServiceFailed with the end of its log."""
+    full_environment = {**environment, **config.environment()}
     services.run(
-        "airflow-db", command("db", "migrate"), environment=whole, timeout_seconds=MIGRATE_SECONDS
+        "airflow-db",
+        command("db", "migrate"),
+        environment=full_environment,
+        timeout_seconds=MIGRATE_SECONDS,
     )
 
 
-def start_parts(
-    services: Services, site: AirflowSite, environment: Mapping[str, str]
+def start_components(
+    services: Services, config: AirflowConfig, environment: Mapping[str, str]
 ) -> list[Service]:
-    """Start the four processes; the first of them is the API server."""
-    whole = {**environment, **site.environment()}
+    """Start the four processes; the first is the API server."""
+    full_environment = {**environment, **config.environment()}
     return [
         services.start(
-            f"airflow-{part}",
-            command(part, *options),
-            environment=whole,
-            grace=GRACES.get(part, USUAL_GRACE),
+            f"airflow-{component}",
+            command(component, *options),
+            environment=full_environment,
+            grace=GRACES.get(component, DEFAULT_GRACE),
         )
-        for part, options in PARTS.items()
+        for component, options in COMPONENTS.items()
     ]
 
 
 def command(*arguments: str) -> list[str]:
-    """An Airflow command line in this Python."""
+    """An Airflow command line with this Python."""
     return [sys.executable, "-m", "airflow", *arguments]
 
 
-def is_up(site: AirflowSite) -> bool:
-    """Whether the API answers and scheduler, dag-processor and triggerer report in."""
+def is_up(config: AirflowConfig) -> bool:
+    """Whether the API reports scheduler, dag-processor and triggerer as healthy."""
     try:
-        answer = httpx.get(f"{site.url}/api/v2/monitor/health", timeout=5).json()
+        response = httpx.get(f"{config.url}/api/v2/monitor/health", timeout=5).json()
     except (httpx.HTTPError, ValueError):
         return False
-    parts = ("metadatabase", "scheduler", "dag_processor", "triggerer")
-    return all((answer.get(part) or {}).get("status") == "healthy" for part in parts)
+    components = ("metadatabase", "scheduler", "dag_processor", "triggerer")
+    return all(
+        (response.get(component) or {}).get("status") == "healthy" for component in components
+    )

@@ -1,4 +1,4 @@
-"""The part of Airflow's REST API that the loop needs, typed."""
+"""Typed client for the part of Airflow's REST API that the loop needs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ FINISHED = frozenset({"success", "failed"})
 
 
 class AirflowRefused(SharplineError):
-    """Airflow answered a request with an error."""
+    """Airflow responded with an error."""
 
 
 class AirflowUnavailable(SharplineError):
-    """Airflow does not answer at this moment; ask again."""
+    """Airflow does not respond; a retry may succeed."""
 
 
 class StartedRunQueued(Exception):
-    """What a run announced cannot be told while a run that this started is queued."""
+    """A run's asset events are unavailable while a run that they triggered is queued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,27 +39,27 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One task of a run; a mapped task has one of these for each of its instances."""
+    """One task instance of a run; a mapped task has one for each index."""
 
     dag_id: str
     run_id: str
     task_id: str
-    map_index: int  # -1 where it is not mapped
-    map_name: str | None  # what this instance is about
+    map_index: int  # -1 where the task is not mapped
+    map_name: str | None  # Airflow's rendered_map_index
     state: str | None
     try_number: int
     seconds: float | None
 
     @property
     def name(self) -> str:
-        """The step for a person: `train compact_x4`."""
-        about = self.map_name or (str(self.map_index) if self.map_index >= 0 else "")
-        return f"{self.task_id.rsplit('.')[-1]} {about}".strip()
+        """Display name: `train compact_x4`."""
+        instance = self.map_name or (str(self.map_index) if self.map_index >= 0 else "")
+        return f"{self.task_id.rsplit('.')[-1]} {instance}".strip()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssetEvent:
-    """What a run announced, and the runs that this started."""
+    """An asset event that a run emitted, and the runs that it triggered."""
 
     uri: str
     extra: Mapping[str, Any]
@@ -81,115 +81,115 @@ class AirflowApi:
         self._client.close()
 
     def dag_ids(self) -> set[str]:
-        """The DAGs that have been read so far."""
+        """The DAGs that have been parsed so far."""
         return {dag["dag_id"] for dag in self._get("/dags")["dags"]}
 
     def import_errors(self) -> list[str]:
-        """Why DAG files could not be read."""
+        """Errors of DAG files that could not be imported."""
         return [error["stack_trace"] for error in self._get("/importErrors")["import_errors"]]
 
     def trigger(self, dag_id: str, run_id: str, parameters: Mapping[str, Any]) -> Run:
-        """Start a run; the same `run_id` again is the same run."""
+        """Start a run; idempotent by `run_id`."""
         body = {"dag_run_id": run_id, "logical_date": None, "conf": dict(parameters)}
-        answer = self._send("POST", f"/dags/{dag_id}/dagRuns", json=body)
-        if answer.status_code == httpx.codes.CONFLICT:
+        response = self._send("POST", f"/dags/{dag_id}/dagRuns", json=body)
+        if response.status_code == httpx.codes.CONFLICT:
             return self.run(dag_id, run_id)
-        return _run(_read(answer))
+        return _run(_json(response))
 
     def run(self, dag_id: str, run_id: str) -> Run:
-        """One run as it stands."""
+        """The current state of one run."""
         return _run(self._get(f"/dags/{dag_id}/dagRuns/{run_id}"))
 
     def unfinished(self) -> list[Run]:
-        """Runs of every DAG that are queued or at work."""
-        asked = {"state": ["queued", "running"]}
-        return [_run(found) for found in self._get("/dags/~/dagRuns", asked)["dag_runs"]]
+        """Runs of every DAG that are queued or running."""
+        params = {"state": ["queued", "running"]}
+        return [_run(data) for data in self._get("/dags/~/dagRuns", params)["dag_runs"]]
 
-    def give_up(self, run: Run) -> None:
+    def mark_failed(self, run: Run) -> None:
         """Mark a run and its unfinished tasks as failed."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}"
-        _read(self._send("PATCH", path, json={"state": "failed"}))
+        _json(self._send("PATCH", path, json={"state": "failed"}))
 
     def tasks(self, run: Run) -> list[Task]:
-        """The tasks of a run as they stand."""
+        """The current task instances of a run."""
         path = f"/dags/{run.dag_id}/dagRuns/{run.run_id}/taskInstances"
-        return [_task(found) for found in self._get(path)["task_instances"]]
+        return [_task(data) for data in self._get(path)["task_instances"]]
 
-    def events_of(self, run: Run) -> list[AssetEvent]:
-        """What a run announced so far.
+    def asset_events(self, run: Run) -> list[AssetEvent]:
+        """The asset events that a run emitted so far.
 
-        Raises StartedRunQueued while a run that it started is queued: Airflow 3.3 then answers
-        500, because a queued run has no start date.
+        Raises StartedRunQueued while a run that it triggered is queued: Airflow 3.3 then responds
+        with 500, because a queued run has no start date.
         """
-        asked = {"source_dag_id": run.dag_id, "source_run_id": run.run_id}
-        answer = self._send("GET", "/assets/events", params=asked)
-        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+        params = {"source_dag_id": run.dag_id, "source_run_id": run.run_id}
+        response = self._send("GET", "/assets/events", params=params)
+        if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             raise StartedRunQueued
-        return [_event(found) for found in _read(answer)["asset_events"]]
+        return [_event(data) for data in _json(response)["asset_events"]]
 
     def result(self, task: Task) -> Any:
-        """What a task returned; None where it returned nothing."""
+        """The return value of a task; None where it returned nothing."""
         path = f"{_task_path(task)}/xcomEntries/return_value"
-        answer = self._send("GET", path, params={"map_index": task.map_index})
-        return None if answer.status_code == httpx.codes.NOT_FOUND else _read(answer)["value"]
+        response = self._send("GET", path, params={"map_index": task.map_index})
+        return None if response.status_code == httpx.codes.NOT_FOUND else _json(response)["value"]
 
     def log_lines(self, task: Task) -> list[str]:
         """The log of a task's last attempt."""
         path = f"{_task_path(task)}/logs/{max(1, task.try_number)}"
-        asked = {"map_index": task.map_index, "full_content": True}
-        return list(_log_lines(self._get(path, asked)["content"]))
+        params = {"map_index": task.map_index, "full_content": True}
+        return list(_log_lines(self._get(path, params)["content"]))
 
-    def run_page(self, run: Run) -> str:
-        """Where a person sees this run."""
+    def run_url(self, run: Run) -> str:
+        """The run's page in Airflow's UI."""
         return f"{self.url}/dags/{run.dag_id}/runs/{run.run_id}"
 
-    def _get(self, path: str, asked: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        return _read(self._send("GET", path, params=asked))
+    def _get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        return _json(self._send("GET", path, params=params))
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            answer = self._client.request(method, f"/api/v2{path}", **options)
-            if answer.status_code == httpx.codes.UNAUTHORIZED:
+            response = self._client.request(method, f"/api/v2{path}", **options)
+            if response.status_code == httpx.codes.UNAUTHORIZED:
                 self._log_in()
-                answer = self._client.request(method, f"/api/v2{path}", **options)
+                response = self._client.request(method, f"/api/v2{path}", **options)
         except httpx.TransportError as error:
-            raise AirflowUnavailable(f"Airflow at {self.url} does not answer: {error}") from error
-        return answer
+            raise AirflowUnavailable(f"Airflow at {self.url} does not respond: {error}") from error
+        return response
 
     def _log_in(self) -> None:
-        token = _read(self._client.post("/auth/token", json=self._login))["access_token"]
+        token = _json(self._client.post("/auth/token", json=self._login))["access_token"]
         self._client.headers["Authorization"] = f"Bearer {token}"
 
 
-def _read(answer: httpx.Response) -> dict[str, Any]:
-    if answer.is_error:
+def _json(response: httpx.Response) -> dict[str, Any]:
+    if response.is_error:
         raise AirflowRefused(
-            f"Airflow answered {answer.status_code} to {answer.request.method} "
-            f"{answer.request.url}: {answer.text[:500]}"
+            f"Airflow responded with {response.status_code} to {response.request.method} "
+            f"{response.request.url}: {response.text[:500]}"
         )
-    return answer.json()
+    return response.json()
 
 
-def _run(found: Mapping[str, Any]) -> Run:
-    return Run(dag_id=found["dag_id"], run_id=found["dag_run_id"], state=found["state"])
+def _run(data: Mapping[str, Any]) -> Run:
+    return Run(dag_id=data["dag_id"], run_id=data["dag_run_id"], state=data["state"])
 
 
-def _task(found: Mapping[str, Any]) -> Task:
+def _task(data: Mapping[str, Any]) -> Task:
     return Task(
-        dag_id=found["dag_id"],
-        run_id=found["dag_run_id"],
-        task_id=found["task_id"],
-        map_index=found["map_index"],
-        map_name=found["rendered_map_index"],
-        state=found["state"],
-        try_number=found["try_number"],
-        seconds=found["duration"],
+        dag_id=data["dag_id"],
+        run_id=data["dag_run_id"],
+        task_id=data["task_id"],
+        map_index=data["map_index"],
+        map_name=data["rendered_map_index"],
+        state=data["state"],
+        try_number=data["try_number"],
+        seconds=data["duration"],
     )
 
 
-def _event(found: Mapping[str, Any]) -> AssetEvent:
-    started = tuple((run["dag_id"], run["run_id"]) for run in found["created_dagruns"])
-    return AssetEvent(uri=found["uri"], extra=found["extra"] or {}, started=started)
+def _event(data: Mapping[str, Any]) -> AssetEvent:
+    started = tuple((run["dag_id"], run["run_id"]) for run in data["created_dagruns"])
+    return AssetEvent(uri=data["uri"], extra=data["extra"] or {}, started=started)
 
 
 def _task_path(task: Task) -> str:

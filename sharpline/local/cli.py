@@ -8,7 +8,7 @@ from superres.common.environment import state_folder
 
 
 def demo(argv: Sequence[str]) -> int:
-    """Run the whole loop once, for real: pictures, training, gate, promotion, a served picture."""
+    """Run the whole loop once: pictures, training, gate, promotion, a served picture."""
     _parser("demo", demo).parse_args(argv)
     from sharpline.local import demo as local
 
@@ -17,12 +17,12 @@ def demo(argv: Sequence[str]) -> int:
 
 
 def up(argv: Sequence[str]) -> int:
-    """Run every service of the loop and stay up until Ctrl-C."""
+    """Run every service of the loop until Ctrl-C."""
     parser = _parser("up", up)
     parser.add_argument(
         "--no-loop",
         action="store_true",
-        help="start nothing by itself, though no dataset was built yet",
+        help="do not start a first cycle of the loop where no dataset exists yet",
     )
     arguments = parser.parse_args(argv)
     from sharpline.local import up as local
@@ -32,9 +32,9 @@ def up(argv: Sequence[str]) -> int:
 
 
 def doctor(argv: Sequence[str]) -> int:
-    """Say what this machine has and lacks; exit 1 where something needed is lacking."""
+    """Check this machine's requirements; exit 1 where a required one is missing."""
     parser = _parser("doctor", doctor)
-    parser.add_argument("--json", action="store_true", help="end with one JSON line")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON line")
     arguments = parser.parse_args(argv)
     from sharpline.local.doctor import examine
 
@@ -47,9 +47,9 @@ def doctor(argv: Sequence[str]) -> int:
     return 0 if healthy else 1
 
 
-def _parser(word: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
+def _parser(name: str, command: Callable[[Sequence[str]], int]) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
-        prog=f"sharpline {word}",
+        prog=f"sharpline {name}",
         description=command.__doc__,
         epilog="State is kept in SHARPLINE_STATE (default: .sharpline).",
     )

@@ -1,12 +1,12 @@
-"""`sharpline demo`: the whole loop once, for real, on this machine."""
+"""`sharpline demo`: the whole loop once, on this machine."""
 
 import time
 from pathlib import Path
 
-from sharpline.local import report, showcase, turn
+from sharpline.local import cycle, report, showcase
 from sharpline.local.outcome import Outcome
 from sharpline.local.showcase import ServedPicture
-from sharpline.local.stack import Ports, Stack, Tell, running
+from sharpline.local.stack import Log, Ports, Stack, running
 from superres.common.console import say, show
 from superres.evaluation.evaluate import Pair
 from superres.quality import Protocol
@@ -15,41 +15,44 @@ SCALE = 4
 
 
 def demo(state: Path) -> None:
-    """From pictures to promoted models to a served picture.
+    """Run one cycle of the loop, then enhance a held-out picture with each judged model.
 
     A model that the gate refuses is a result, shown with its reason. Raises SharplineError where
-    a step fails, after showing what the other steps came to.
+    a step fails, after showing the results of the other steps.
     """
-    tell = clocked()
-    with running(state, Ports(), watched=False, tell=tell) as stack, stack.airflow_api() as api:
-        loop, outcome = turn.take(api, stack, tell)
+    log = timed_log()
+    with (
+        running(state, Ports(), with_monitoring=False, log=log) as stack,
+        stack.airflow_api() as api,
+    ):
+        loop, outcome = cycle.run_cycle(api, stack, log)
         stack.await_server()
         pair, protocol = showcase.held_out(outcome.dataset, SCALE)
-        served = _serve_each(stack, outcome, pair, protocol, tell)
+        served = _serve_each(stack, outcome, pair, protocol, log)
         picture = state / "demo" / "before_after.png"
         if served:
-            best = max(served, key=lambda one: one.enhanced.psnr)
+            best = max(served, key=lambda each: each.enhanced.psnr)
             showcase.write_comparison(picture, pair, SCALE, best)
         show(report.table(served, outcome, protocol))
-        show(report.places(stack, api, loop, outcome, picture))
-        turn.require_success(api, loop)
-    tell("done")
+        show(report.locations(stack, api, loop, outcome, picture))
+        cycle.require_success(api, loop)
+    log("done")
 
 
-def clocked() -> Tell:
-    """A way to tell with the seconds that passed since now."""
+def timed_log() -> Log:
+    """A log function that prefixes the seconds since this call."""
     began = time.monotonic()
     return lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}")
 
 
 def _serve_each(
-    stack: Stack, outcome: Outcome, pair: Pair, protocol: Protocol, tell: Tell
+    stack: Stack, outcome: Outcome, pair: Pair, protocol: Protocol, log: Log
 ) -> list[ServedPicture]:
-    """One held-out picture through each model that was judged, promoted or not."""
+    """One held-out picture through each judged model, promoted or not."""
     served = []
     for decision in outcome.decisions:
         if decision.promoted:
-            turn.await_served(stack, decision.model, decision.bundle_id)
-            tell(f"the server picked up {decision.model} version {decision.version}")
+            cycle.await_served(stack, decision.model, decision.bundle_id)
+            log(f"the server picked up {decision.model} version {decision.version}")
         served.append(showcase.enhance(stack.server_url, decision.model, pair, protocol))
     return served

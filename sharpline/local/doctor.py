@@ -1,4 +1,4 @@
-"""`sharpline doctor`: what this machine has, what it lacks, and what to do about it."""
+"""`sharpline doctor`: checks this machine's requirements and suggests remedies."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from sharpline.local.processes import port_is_free
-from sharpline.local.up import USUAL
+from sharpline.local.up import DEFAULT_PORTS
 
 OLDEST, NEWEST = (3, 11), (3, 12)
 NEEDED_MEMORY_BYTES = 6 * 1024**3
@@ -33,7 +33,7 @@ DEBIAN = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at. `needed` things must be well for the loop to run; others help."""
+    """The result of one check. The loop runs only if every `needed` check is ok."""
 
     name: str
     ok: bool
@@ -45,13 +45,13 @@ class Finding:
         return asdict(self)
 
     def __str__(self) -> str:
-        mark = "ok   " if self.ok else "LACKS" if self.needed else "-    "
+        mark = "ok   " if self.ok else "FAIL " if self.needed else "-    "
         remedy = "" if self.ok or not self.remedy else f"; {self.remedy}"
         return f"{mark}  {self.name:<16}{self.found}{remedy}"
 
 
 def examine(state: Path) -> list[Finding]:
-    """Everything worth knowing before `demo` or `up` runs on the state folder `state`."""
+    """Run every check for `demo` and `up` on the state folder `state`."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -99,7 +99,7 @@ def _cores() -> Iterator[Finding]:
         needed=False,
         ok=cores >= 2,
         found=str(cores),
-        remedy="the loop runs on one core too, slowly",
+        remedy="the loop is slow on one core",
     )
 
 
@@ -160,28 +160,32 @@ def _gpu() -> Iterator[Finding]:
 
 
 def _ports() -> Iterator[Finding]:
-    usual = {"pictures": USUAL.server, "Airflow": USUAL.airflow, "MLflow": USUAL.mlflow}
-    for name, port in usual.items():
+    ports = {
+        "pictures": DEFAULT_PORTS.server,
+        "Airflow": DEFAULT_PORTS.airflow,
+        "MLflow": DEFAULT_PORTS.mlflow,
+    }
+    for name, port in ports.items():
         free = port_is_free(port)
         yield Finding(
             name=f"port {port}",
             needed=False,
             ok=free,
             found=f"for {name}: {'free' if free else 'in use'}",
-            remedy="up takes another and prints it",
+            remedy="up uses another port and prints it",
         )
 
 
 def _programs() -> Iterator[Finding]:
     for program, package in DEBIAN.items():
-        # Debian calls its alertmanager prometheus-alertmanager.
+        # Debian names the program prometheus-alertmanager.
         path = shutil.which(program) or shutil.which(f"prometheus-{program}")
         yield Finding(
             name=program,
             needed=False,
             ok=path is not None,
             found=path or "not installed",
-            remedy=f"alerts and their tests want it: apt-get install {package}",
+            remedy=f"needed for alerts and their tests: apt-get install {package}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Follows the loop through Airflow: from the run that was started to every run that came of it."""
+"""Follows one cycle of the loop in Airflow: from the first run to every run that it triggers."""
 
 import time
 from collections.abc import Callable
@@ -17,48 +17,49 @@ from superres.common.errors import SharplineError
 POLL_SECONDS = 1.0
 NEXT_RUN_SECONDS = 120.0
 QUEUED_SECONDS = 3600.0
-AWAY_SECONDS = 180.0
-SHOWN = {
+UNAVAILABLE_SECONDS = 180.0
+STATE_TEXTS = {
     "running": "running",
     "success": "done",
     "failed": "FAILED",
-    "upstream_failed": "not run, because a step before it failed",
+    "upstream_failed": "not run, because an upstream step failed",
     "skipped": "skipped",
-    "up_for_retry": "failed, will be tried again",
+    "up_for_retry": "failed, will be retried",
 }
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 class LoopStuck(SharplineError):
-    """What a run announced started nothing."""
+    """An asset event triggered no run in time."""
 
 
 @dataclass(slots=True, kw_only=True)
 class LoopProgress:
-    """The runs of one turn of the loop, in the order in which they began."""
+    """The runs of one cycle of the loop, in start order; all fields are keyed by run id."""
 
-    runs: dict[str, Run] = field(default_factory=dict)  # by run id, as the rest
+    runs: dict[str, Run] = field(default_factory=dict)
     tasks: dict[str, list[Task]] = field(default_factory=dict)
     events: dict[str, list[AssetEvent]] = field(default_factory=dict)
-    queued_behind: set[str] = field(default_factory=set)  # runs whose followers wait in a queue
+    queued_downstream: set[str] = field(default_factory=set)  # runs that triggered a queued run
 
     @property
     def finished(self) -> bool:
-        known = self.tasks.keys() >= self.runs.keys()
-        return known and self.ended and not self.unanswered and not self.queued_behind
+        if not self.tasks.keys() >= self.runs.keys() or not self.all_finished:
+            return False
+        return not self.unconsumed_events and not self.queued_downstream
 
     @property
-    def ended(self) -> bool:
-        """Whether no known run is at work; one that was announced may still have to begin."""
+    def all_finished(self) -> bool:
+        """Whether every known run has finished; a triggered run may still have to start."""
         return all(run.finished for run in self.runs.values())
 
     @property
-    def unanswered(self) -> list[AssetEvent]:
-        """Announcements that no run has picked up yet."""
+    def unconsumed_events(self) -> list[AssetEvent]:
+        """Asset events that have not triggered a run yet."""
         return [event for events in self.events.values() for event in events if not event.started]
 
-    def of(self, dag_id: str) -> list[Task]:
+    def tasks_of(self, dag_id: str) -> list[Task]:
         """The tasks of every run of one DAG."""
         return [task for tasks in self.tasks.values() for task in tasks if task.dag_id == dag_id]
 
@@ -68,66 +69,66 @@ class LoopProgress:
 
 
 def follow(
-    api: AirflowApi, first: Run, *, tell: Tell, check: Callable[[], None] = lambda: None
+    api: AirflowApi, first: Run, *, log: Log, check: Callable[[], None] = lambda: None
 ) -> LoopProgress:
-    """Watch until every run that came of `first` has ended, telling each change of a task.
+    """Poll until `first` and every run that it triggers has finished; log each task's state change.
 
-    `check` is called at each look and may raise (a service that died). Raises LoopStuck where an
-    announcement starts no run in time, AirflowAway where the API does not answer for long.
+    `check` is called at each poll and may raise (a service that died). Raises LoopStuck where an
+    asset event triggers no run in time, AirflowUnavailable where the API does not respond for long.
     """
     loop = LoopProgress(runs={first.run_id: first})
-    answered = changed = time.monotonic()
+    last_response = last_change = time.monotonic()
     while not loop.finished:
         check()
         try:
-            changed = time.monotonic() if _look(api, loop, tell) else changed
-            answered = time.monotonic()
+            last_change = time.monotonic() if _poll(api, loop, log) else last_change
+            last_response = time.monotonic()
         except AirflowUnavailable:
-            if time.monotonic() - answered > AWAY_SECONDS:
+            if time.monotonic() - last_response > UNAVAILABLE_SECONDS:
                 raise
-        _require_progress(loop, time.monotonic() - changed)
+        _require_progress(loop, time.monotonic() - last_change)
         if not loop.finished:
             time.sleep(POLL_SECONDS)
     return loop
 
 
 def _require_progress(loop: LoopProgress, idle_seconds: float) -> None:
-    patience = QUEUED_SECONDS if loop.queued_behind else NEXT_RUN_SECONDS
-    if loop.ended and idle_seconds > patience:
-        uris = ", ".join(sorted({event.uri for event in loop.unanswered})) or "what was announced"
+    timeout_seconds = QUEUED_SECONDS if loop.queued_downstream else NEXT_RUN_SECONDS
+    if loop.all_finished and idle_seconds > timeout_seconds:
+        uris = ", ".join(sorted({event.uri for event in loop.unconsumed_events}))
         raise LoopStuck(
-            f"no run picked up {uris}; see the log airflow-scheduler.log, and in Airflow whether "
-            "a DAG is paused"
+            f"no run was triggered by {uris or 'the asset events'}; see airflow-scheduler.log, and "
+            "in Airflow whether a DAG is paused"
         )
 
 
-def _look(api: AirflowApi, loop: LoopProgress, tell: Tell) -> bool:
-    """Bring `loop` up to date; returns whether anything changed."""
+def _poll(api: AirflowApi, loop: LoopProgress, log: Log) -> bool:
+    """Update `loop`; return whether anything changed."""
     changed = False
     for run_id, before in list(loop.runs.items()):
         if _is_settled(loop, before):
             continue
         run, tasks = api.run(before.dag_id, run_id), api.tasks(before)
-        changed |= _tell_changes(loop.tasks.get(run_id, []), tasks, tell)
-        changed |= _learn_events(api, loop, run)
+        changed |= _log_changes(loop.tasks.get(run_id, []), tasks, log)
+        changed |= _update_events(api, loop, run)
         loop.runs[run_id], loop.tasks[run_id] = run, tasks
     return changed
 
 
 def _is_settled(loop: LoopProgress, run: Run) -> bool:
-    if not run.finished or run.run_id not in loop.tasks or run.run_id in loop.queued_behind:
+    if not run.finished or run.run_id not in loop.tasks or run.run_id in loop.queued_downstream:
         return False
     return all(event.started for event in loop.events[run.run_id])
 
 
-def _learn_events(api: AirflowApi, loop: LoopProgress, run: Run) -> bool:
-    """Note what a run announced and the runs that this started; returns whether one is new."""
+def _update_events(api: AirflowApi, loop: LoopProgress, run: Run) -> bool:
+    """Update the events of a run and the runs that they triggered; return whether a run is new."""
     try:
-        events = api.events_of(run)
+        events = api.asset_events(run)
     except StartedRunQueued:
-        loop.queued_behind.add(run.run_id)
+        loop.queued_downstream.add(run.run_id)
         return False
-    loop.queued_behind.discard(run.run_id)
+    loop.queued_downstream.discard(run.run_id)
     loop.events[run.run_id] = events
     new = {run_id: dag_id for event in events for dag_id, run_id in event.started}
     new = {run_id: dag_id for run_id, dag_id in new.items() if run_id not in loop.runs}
@@ -136,11 +137,11 @@ def _learn_events(api: AirflowApi, loop: LoopProgress, run: Run) -> bool:
     return bool(new)
 
 
-def _tell_changes(before: list[Task], now: list[Task], tell: Tell) -> bool:
-    known = {(task.task_id, task.map_index): task.state for task in before}
-    changes = [task for task in now if task.state != known.get((task.task_id, task.map_index))]
+def _log_changes(before: list[Task], now: list[Task], log: Log) -> bool:
+    states = {(task.task_id, task.map_index): task.state for task in before}
+    changes = [task for task in now if task.state != states.get((task.task_id, task.map_index))]
     for task in changes:
-        if task.state in SHOWN:
+        if task.state in STATE_TEXTS:
             took = f" in {task.seconds:.0f} s" if task.state == "success" and task.seconds else ""
-            tell(f"{task.dag_id}: {task.name} {SHOWN[task.state]}{took}")
+            log(f"{task.dag_id}: {task.name} {STATE_TEXTS[task.state]}{took}")
     return bool(changes)

@@ -1,4 +1,4 @@
-"""The MLflow server on one machine: SQLite for what it knows, a folder for artifacts."""
+"""The MLflow server on one machine, with SQLite as backend store and a folder for artifacts."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Prometheus and Alertmanager on one machine, where they are installed, on the shipped rules."""
+"""Prometheus and Alertmanager on one machine, if installed, with the shipped rules."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from pipelines.steps import STARTERS
 from sharpline.local.processes import Service, Services
 
 SHIPPED = STARTERS.parent / "monitoring"
-KEEP = "30d"
+RETENTION = "30d"
 
 
 def prometheus_installed() -> bool:
@@ -40,7 +40,7 @@ def start_prometheus(
         "prometheus",
         f"--config.file={configuration / 'prometheus.yml'}",
         f"--storage.tsdb.path={root / 'data'}",
-        f"--storage.tsdb.retention.time={KEEP}",
+        f"--storage.tsdb.retention.time={RETENTION}",
         f"--web.listen-address=127.0.0.1:{port}",
     ]
     return services.start("prometheus", command, environment=environment)
@@ -49,7 +49,7 @@ def start_prometheus(
 def start_alertmanager(
     services: Services, root: Path, port: int, *, environment: Mapping[str, str]
 ) -> Service:
-    """Start Alertmanager alone, without the cluster port that it would open otherwise."""
+    """Start a single Alertmanager, without its cluster port."""
     command = [
         _alertmanager() or "alertmanager",
         f"--config.file={SHIPPED / 'alertmanager' / 'alertmanager.yml'}",
@@ -69,7 +69,7 @@ def answers(url: str) -> bool:
 
 
 def _alertmanager() -> str | None:
-    """The program's path; Debian puts its package's name before it."""
+    """The program's path; Debian names it prometheus-alertmanager."""
     return shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
 
 

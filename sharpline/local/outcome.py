@@ -1,4 +1,4 @@
-"""What one turn of the loop decided, read from the tasks and events that it left in Airflow."""
+"""The outcome of one cycle of the loop, read from its tasks and events in Airflow."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from superres.common.errors import SharplineError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What became of one recipe's candidate."""
+    """The outcome of one recipe's candidate."""
 
     model: str
     version: int
@@ -20,13 +20,13 @@ class Decision:
     train_seconds: float
     promoted: bool
     gain_psnr: float | None  # dB over the champion
-    reasons: tuple[str, ...]  # of a refusal
+    reasons: tuple[str, ...]  # why the gate refused it
     evidence: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The dataset that was built and what became of each candidate on it."""
+    """The dataset that was built and the outcome of each candidate."""
 
     dataset: Path
     dataset_id: str
@@ -35,25 +35,25 @@ class Outcome:
 
 
 def read_outcome(api: AirflowApi, loop: LoopProgress) -> Outcome:
-    """Raises SharplineError where the loop did not get as far as a dataset."""
-    built = [
+    """Raises SharplineError where the loop built no dataset."""
+    datasets = [
         event.extra for events in loop.events.values() for event in events if "path" in event.extra
     ]
-    if not built:
+    if not datasets:
         raise SharplineError("the loop ended without a dataset")
     return Outcome(
-        dataset=Path(built[0]["path"]),
-        dataset_id=built[0]["dataset"],
-        unchanged=built[0]["unchanged"],
+        dataset=Path(datasets[0]["path"]),
+        dataset_id=datasets[0]["dataset"],
+        unchanged=datasets[0]["unchanged"],
         decisions=tuple(_decisions(api, loop)),
     )
 
 
 def _decisions(api: AirflowApi, loop: LoopProgress) -> list[Decision]:
-    trained = _results(api, loop.of("finetune"), "train")
-    registered = _results(api, loop.of("finetune"), "register")
-    promoted = _results(api, loop.of("release"), "promote")
-    gate_results = _results(api, loop.of("release"), "gate")
+    trained = _results(api, loop.tasks_of("finetune"), "train")
+    registered = _results(api, loop.tasks_of("finetune"), "register")
+    promoted = _results(api, loop.tasks_of("release"), "promote")
+    gate_results = _results(api, loop.tasks_of("release"), "gate")
     return [
         Decision(
             model=model,
@@ -71,9 +71,9 @@ def _decisions(api: AirflowApi, loop: LoopProgress) -> list[Decision]:
 
 
 def _results(api: AirflowApi, tasks: list[Task], step: str) -> dict[str, dict[str, Any]]:
-    """What each successful instance of a step returned, by model."""
-    done = [
+    """The return value of each successful instance of a step, by model."""
+    successful = [
         task for task in tasks if task.task_id.rsplit(".")[-1] == step and task.state == "success"
     ]
-    results = [api.result(task) for task in done]
+    results = [api.result(task) for task in successful]
     return {result["model"]: result for result in results}

@@ -1,4 +1,4 @@
-"""Processes that start together and stop together, and leave nothing behind."""
+"""Supervised service processes: start, await readiness, and stop with all descendants."""
 
 import contextlib
 import random
@@ -14,34 +14,34 @@ from types import TracebackType
 from typing import Self
 
 from sharpline.local import supervisor
-from sharpline.local.supervisor import USUAL_GRACE, GracePeriods
+from sharpline.local.supervisor import DEFAULT_GRACE, GracePeriods
 from superres.common.errors import SharplineError
 
 POLL_SECONDS = 0.2
 TAIL_LINES = 15
-SUPERVISOR_SECONDS = 5.0  # for a keeper to notice, to kill what is left, and to go
+SUPERVISOR_SECONDS = 5.0  # for the supervisor to react, kill leftovers and exit
 
 
 class ServiceFailed(SharplineError):
-    """A service ended or did not get ready; the message shows the end of its log."""
+    """A service exited or did not get ready; the message has the end of its log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One running command, its keeper and its log."""
+    """One running command, its supervisor and its log."""
 
     name: str
     supervisor: subprocess.Popen[bytes]
     log: Path
-    grace: GracePeriods = USUAL_GRACE
+    grace: GracePeriods = DEFAULT_GRACE
 
     @property
     def stop_seconds(self) -> float:
-        """The longest that ending it can take."""
-        return self.grace.command_seconds + self.grace.others_seconds + SUPERVISOR_SECONDS
+        """The maximum time that stopping can take."""
+        return self.grace.command_seconds + self.grace.descendants_seconds + SUPERVISOR_SECONDS
 
     def await_ready(self, ready: Callable[[], bool], *, timeout_seconds: float) -> None:
-        """Return once `ready()`; raises ServiceFailed when the process ends or time is up."""
+        """Return once `ready()`; raises ServiceFailed if the process exits or on timeout."""
         deadline = time.monotonic() + timeout_seconds
         while not ready():
             self.check()
@@ -54,7 +54,7 @@ class Service:
                 self.supervisor.wait(timeout=POLL_SECONDS)
 
     def check(self) -> None:
-        """Raises ServiceFailed where the process has ended."""
+        """Raises ServiceFailed if the process has exited."""
         code = self.supervisor.poll()
         if code is not None:
             raise ServiceFailed(
@@ -63,16 +63,16 @@ class Service:
 
 
 class Services:
-    """Starts commands, each under a keeper in a session of its own, and stops them all.
+    """Starts commands, each under a supervisor in its own session, and stops them all.
 
-    A context manager; however the block is left, every process and its descendants are gone
-    afterwards. Should this process be killed outright, the keepers see to the same.
+    A context manager: leaving the block stops every process and its descendants. If this process
+    is killed with SIGKILL, the supervisors do the same.
     """
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
         self.running: list[Service] = []
-        self._lifeline = socket.socketpair()  # the keepers' end, ours
+        self._lifeline = socket.socketpair()  # the supervisors' end, this process's end
 
     def __enter__(self) -> Self:
         return self
@@ -91,14 +91,14 @@ class Services:
         command: Sequence[str | Path],
         *,
         environment: Mapping[str, str],
-        grace: GracePeriods = USUAL_GRACE,
+        grace: GracePeriods = DEFAULT_GRACE,
     ) -> Service:
-        """Start `command` with exactly this environment; it logs to LOGS/NAME.log."""
+        """Start `command` with exactly this environment; its output goes to LOGS/NAME.log."""
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
         lifeline_fd = self._lifeline[0].fileno()
         argv = [sys.executable, "-m", supervisor.__name__, str(lifeline_fd)]
-        argv += [str(grace.command_seconds), str(grace.others_seconds), *map(str, command)]
+        argv += [str(grace.command_seconds), str(grace.descendants_seconds), *map(str, command)]
         with log.open("wb") as file:
             process = subprocess.Popen(
                 argv,
@@ -121,7 +121,7 @@ class Services:
         environment: Mapping[str, str],
         timeout_seconds: float,
     ) -> None:
-        """Run `command` to its end; raises ServiceFailed where it fails or takes too long."""
+        """Run `command` to completion; raises ServiceFailed if it fails or on timeout."""
         service = self.start(name, command, environment=environment)
         with contextlib.suppress(subprocess.TimeoutExpired):
             service.supervisor.wait(timeout=timeout_seconds)
@@ -138,20 +138,20 @@ class Services:
         return next(service for service in self.running if service.name == name)
 
     def check(self) -> None:
-        """Raises ServiceFailed where one of the services has ended."""
+        """Raises ServiceFailed if one of the services has exited."""
         for service in self.running:
             service.check()
 
     def stop(self) -> None:
-        """End everything; returns when the last process is gone. Ctrl-C does not cut it short."""
+        """Stop everything; return when the last process has exited. Ctrl-C is ignored meanwhile."""
         with ignored(signal.SIGINT, signal.SIGTERM):
             for service in self.running:
                 service.supervisor.terminate()
             began = time.monotonic()
             for service in self.running:
-                left = began + service.stop_seconds - time.monotonic()
+                remaining = began + service.stop_seconds - time.monotonic()
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    service.supervisor.wait(timeout=max(1.0, left))
+                    service.supervisor.wait(timeout=max(1.0, remaining))
             self.running.clear()
             for end in self._lifeline:
                 end.close()
@@ -159,7 +159,7 @@ class Services:
 
 @contextlib.contextmanager
 def ignored(*numbers: signal.Signals) -> Iterator[None]:
-    """Ignore these signals for a while (in the main thread; elsewhere they do not arrive)."""
+    """Ignore these signals within the block; call it in the main thread."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
@@ -170,7 +170,7 @@ def ignored(*numbers: signal.Signals) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block the way Ctrl-C does."""
+    """Raise KeyboardInterrupt on SIGTERM and SIGHUP within the block, as for Ctrl-C."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -190,19 +190,19 @@ def tail(log: Path, lines: int = TAIL_LINES) -> str:
     return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])
 
 
-# Below what Linux and macOS by default give to connections and to who asks for any port: one that
-# is free now is free still when its server has started, half a minute later.
+# Below the default ephemeral port range of Linux and macOS: a port that is free now is still free
+# when its server has started, half a minute later.
 UNASSIGNED = range(20_000, 32_768)
 
 
 def choose_ports(*preferred: int) -> list[int]:
-    """One port on 127.0.0.1 for each preference: itself where free, else any; 0 means any."""
-    with contextlib.ExitStack() as held:
-        return [_hold(port, held) for port in preferred]
+    """A free port on 127.0.0.1 for each preference: itself if free, else any; 0 means any."""
+    with contextlib.ExitStack() as sockets:
+        return [_reserve_port(port, sockets) for port in preferred]
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen on 127.0.0.1:`port` now."""
+    """Whether a server can listen on 127.0.0.1:`port` now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex(("127.0.0.1", port)) != 0 and _can_bind(probe, port)
@@ -216,14 +216,14 @@ def _can_bind(probe: socket.socket, port: int) -> bool:
     return True
 
 
-def _hold(preferred: int, held: contextlib.ExitStack) -> int:
-    probe = held.enter_context(socket.socket())
+def _reserve_port(preferred: int, sockets: contextlib.ExitStack) -> int:
+    probe = sockets.enter_context(socket.socket())
     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    wanted = [preferred] if preferred else []
-    for port in (*wanted, *random.sample(UNASSIGNED, len(UNASSIGNED))):
+    candidates = [preferred] if preferred else []
+    for port in (*candidates, *random.sample(UNASSIGNED, len(UNASSIGNED))):
         if _can_bind(probe, port):
             return port
     raise SharplineError(
-        f"every port of 127.0.0.1 from {UNASSIGNED[0]} to {UNASSIGNED[-1]} is taken; "
-        "end some of what listens there"
+        f"every port of 127.0.0.1 from {UNASSIGNED[0]} to {UNASSIGNED[-1]} is in use; "
+        "stop some of the programs that listen there"
     )

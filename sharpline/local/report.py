@@ -1,4 +1,4 @@
-"""What `demo` and `up` show at the end: the table, and where everything can be seen."""
+"""The output of `demo` and `up`: the results table, paths and addresses."""
 
 import io
 import shutil
@@ -20,23 +20,23 @@ MIN_COLUMNS = 110
 
 
 def table(served: Sequence[ServedPicture], outcome: Outcome, protocol: Protocol) -> str:
-    """One row for each model, what the server answers now, and below it each decision in words."""
+    """A table with one row for each served picture, followed by one line for each decision."""
     grid = Table(title=f"A held-out picture through the server\n{protocol}", title_justify="left")
     for heading in ("picture", "model", "decision"):
         grid.add_column(heading)
     for heading in ("bicubic\ndB / SSIM", "model\ndB / SSIM", "gain\ndB", "seconds", "MP/s"):
         grid.add_column(heading, justify="right")
     decisions = {decision.model: decision for decision in outcome.decisions}
-    for one in served:
+    for served_picture in served:
         grid.add_row(
-            one.picture,
-            one.model,
-            "promoted" if decisions[one.model].promoted else "refused",
-            _figures(one.bicubic),
-            _figures(one.enhanced),
-            f"{one.enhanced.gain_over(one.bicubic):+.2f}",
-            f"{one.seconds:.2f}",
-            f"{one.megapixels / one.seconds:.2f}",
+            served_picture.picture,
+            served_picture.model,
+            "promoted" if decisions[served_picture.model].promoted else "refused",
+            _metrics(served_picture.bicubic),
+            _metrics(served_picture.enhanced),
+            f"{served_picture.enhanced.gain_over(served_picture.bicubic):+.2f}",
+            f"{served_picture.seconds:.2f}",
+            f"{served_picture.megapixels / served_picture.seconds:.2f}",
         )
     columns = max(MIN_COLUMNS, shutil.get_terminal_size().columns)
     text = io.StringIO()
@@ -45,18 +45,20 @@ def table(served: Sequence[ServedPicture], outcome: Outcome, protocol: Protocol)
 
 
 def decision_text(decision: Decision) -> str:
-    """`compact_x4 version 2 promoted`, or that it was refused and why."""
-    which = f"{decision.model} version {decision.version}"
+    """`compact_x4 version 2 promoted`, or `refused` with the reasons."""
+    candidate = f"{decision.model} version {decision.version}"
     if decision.promoted:
         gain = decision.gain_psnr
-        return f"{which} promoted" + ("" if gain is None else f", {gain:+.2f} dB on all pictures")
-    return f"{which} refused, its champion stays: {'; '.join(decision.reasons)}"
+        return f"{candidate} promoted" + (
+            "" if gain is None else f", {gain:+.2f} dB on all pictures"
+        )
+    return f"{candidate} refused, its champion stays: {'; '.join(decision.reasons)}"
 
 
-def places(
+def locations(
     stack: Stack, api: AirflowApi, loop: LoopProgress, outcome: Outcome, picture: Path
 ) -> str:
-    """Where the picture, the evidence and the runs of this turn are."""
+    """Paths of the picture, the dataset and the evidence, and ids of the runs of this cycle."""
     lines = [f"before and after  {picture}", f"dataset           {outcome.dataset}"]
     for decision in outcome.decisions:
         lines += [
@@ -65,15 +67,18 @@ def places(
             f"  MLflow run      {decision.mlflow_run or 'none'}",
         ]
     lines += ["Airflow runs"] + [f"  {run.dag_id:<14}  {run.run_id}" for run in loop.runs.values()]
-    return "\n".join([*lines, "", "To look at them in a browser: make up (it uses the same state)"])
+    return "\n".join([*lines, "", "To view them in a browser: make up (it uses the same state)"])
 
 
 def addresses(stack: Stack) -> str:
-    """Every page of a running stack and how to log in."""
+    """The addresses of a running stack, with the Airflow login."""
     rows = [
         ("pictures", stack.server_url),
         ("API", f"{stack.server_url}/docs"),
-        ("Airflow", f"{stack.site.url}  user {USER}, password {stack.site.password}"),
+        (
+            "Airflow",
+            f"{stack.airflow_config.url}  user {USER}, password {stack.airflow_config.password}",
+        ),
         ("MLflow", stack.mlflow_url),
         ("Prometheus", stack.prometheus_url or "not installed (apt-get install prometheus)"),
         (
@@ -85,5 +90,5 @@ def addresses(stack: Stack) -> str:
     return "\n".join(f"{name:<14}{where}" for name, where in rows)
 
 
-def _figures(score: Score) -> str:
+def _metrics(score: Score) -> str:
     return f"{score.psnr:.2f} / {score.ssim:.4f}"

@@ -1,4 +1,4 @@
-"""A held-out picture through the running server: how long it took, how close it came, a look."""
+"""Enhances a held-out picture with the running server: time, scores and a comparison picture."""
 
 import time
 from collections.abc import Sequence
@@ -26,32 +26,32 @@ LABEL_HEIGHT = 34
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedPicture:
-    """One answer of the server to a held-out picture."""
+    """The server's output for a held-out picture, with scores."""
 
     model: str
     bundle_id: str
     picture: str
-    answer: Picture
+    output: Picture
     bicubic: Score
     enhanced: Score
     seconds: float
-    megapixels: float  # of the answer
+    megapixels: float  # of the output
 
 
 def held_out(dataset: Path, scale: int) -> tuple[Pair, Protocol]:
-    """The first held-out pair of a dataset and the protocol that its scores follow."""
+    """The first held-out pair of a dataset and the protocol of its scores."""
     pairs = load_pairs(dataset, scale)
     return next(iter(pairs.pairs)), pairs.protocol("y")
 
 
 def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> ServedPicture:
-    """Send the pair's small picture through POST /v1/enhance and score what comes back.
+    """Send the pair's low-resolution picture to POST /v1/enhance and score the output.
 
-    Raises httpx.HTTPStatusError where the server refuses.
+    Raises httpx.HTTPStatusError for an error response.
     """
     body = encode(pair.lr, "png")
     began = time.perf_counter()
-    reply = httpx.post(
+    response = httpx.post(
         f"{server_url}/v1/enhance",
         params={"model": model, "format": "png"},
         content=body,
@@ -59,31 +59,31 @@ def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> Serv
         timeout=ENHANCE_TIMEOUT_SECONDS,
     )
     seconds = time.perf_counter() - began
-    reply.raise_for_status()
-    answer = decode(reply.content)
+    response.raise_for_status()
+    output = decode(response.content)
     enlarged = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
     return ServedPicture(
         model=model,
-        bundle_id=reply.headers["Sharpline-Bundle"],
+        bundle_id=response.headers["Sharpline-Bundle"],
         picture=pair.name,
-        answer=answer,
+        output=output,
         bicubic=score(enlarged, pair.hr.rgb_hwc, protocol),
-        enhanced=score(answer.rgb_hwc, pair.hr.rgb_hwc, protocol),
+        enhanced=score(output.rgb_hwc, pair.hr.rgb_hwc, protocol),
         seconds=seconds,
-        megapixels=answer.pixels / 1e6,
+        megapixels=output.pixels / 1e6,
     )
 
 
 def write_comparison(path: Path, pair: Pair, scale: int, served: ServedPicture) -> None:
-    """A PNG of four labelled panels on the most detailed square of the true picture."""
+    """Write a PNG of four labelled panels, cropped to the most detailed square of the truth."""
     size = min(PANEL, pair.hr.height, pair.hr.width)
-    top, left = busiest_square(pair.hr.rgb_hwc, size)
+    top, left = most_detailed_square(pair.hr.rgb_hwc, size)
     nearest = pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
     bicubic = imresize(pair.lr.rgb_hwc, scale=scale)
     panels = [
         (f"input, {pair.lr.width}x{pair.lr.height}", nearest),
         (f"bicubic  {served.bicubic.psnr:.2f} dB", bicubic),
-        (f"{served.model}  {served.enhanced.psnr:.2f} dB", served.answer.rgb_hwc),
+        (f"{served.model}  {served.enhanced.psnr:.2f} dB", served.output.rgb_hwc),
         ("the true picture", pair.hr.rgb_hwc),
     ]
     cut = [(label, hwc[top : top + size, left : left + size]) for label, hwc in panels]
@@ -91,10 +91,10 @@ def write_comparison(path: Path, pair: Pair, scale: int, served: ServedPicture) 
     write(path, Picture(rgb_hwc=_sheet(cut, size)))
 
 
-def busiest_square(rgb_hwc: Array, size: int) -> tuple[int, int]:
-    """Top and left of the `size` x `size` square whose pixels differ most from their neighbours.
+def most_detailed_square(rgb_hwc: Array, size: int) -> tuple[int, int]:
+    """Top and left of the `size` x `size` square with the largest sum of absolute gradients.
 
-    Chosen on the true picture alone, so that no model's answer has a say in what is shown.
+    Chosen on the true picture alone, independently of any model's output.
     """
     grey = rgb_hwc.astype(np.float64).mean(axis=2)
     edges = np.zeros_like(grey)

@@ -1,7 +1,7 @@
-"""Everything that runs on one machine: started in order, ready when handed out, stopped at the end.
+"""Starts every service of the local stack in order, awaits readiness and stops them at the end.
 
-What does not depend on each other starts at the same time: MLflow beside Airflow's database, the
-models' way into the registry and the folder beside Airflow's own processes.
+Independent steps overlap: MLflow starts during Airflow's database migration, and models are
+registered and fetched while Airflow's processes start.
 """
 
 import os
@@ -27,14 +27,14 @@ DAG_IDS = frozenset({"build_pairs", "finetune", "release"})
 NEEDED_BYTES = 2 * 1024**3
 READY_SECONDS = 240.0
 FOLLOW_SECONDS = 2
-SERVER_GRACE = GracePeriods(command_seconds=50.0)  # it answers the pictures in flight first
+SERVER_GRACE = GracePeriods(command_seconds=50.0)  # it finishes the requests in flight first
 
-Tell = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Ports on 127.0.0.1; as a wish, each is taken where it is free, and 0 is any."""
+    """Ports on 127.0.0.1. As a preference, each is used if free, and 0 means any."""
 
     server: int = 0
     airflow: int = 0
@@ -43,19 +43,19 @@ class Ports:
     alertmanager: int = 0
 
     def chosen(self) -> "Ports":
-        """Free ports, as near to the wish as can be had."""
+        """Free ports: each preferred one if free, else any."""
         names = ("server", "airflow", "mlflow", "prometheus", "alertmanager")
         return Ports(**dict(zip(names, choose_ports(*astuple(self)), strict=True)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """The services of one machine and where they are reached."""
+    """The services of one machine and their addresses."""
 
     state: Path
     ports: Ports
     services: Services
-    site: airflow.AirflowSite
+    airflow_config: airflow.AirflowConfig
     with_prometheus: bool
     with_alertmanager: bool
     environment: dict[str, str] = field(repr=False)
@@ -82,22 +82,22 @@ class Stack:
         return self.state / "models"
 
     def await_server(self) -> None:
-        """Return once the picture server has loaded its models and answers."""
+        """Return once the picture server has loaded its models and is ready."""
         _await(self.services.named("server"), lambda: _is_ready(self.server_url))
 
     def airflow_api(self) -> AirflowApi:
         """A new client of this Airflow."""
-        return AirflowApi(self.site.url, airflow.USER, self.site.password)
+        return AirflowApi(self.airflow_config.url, airflow.USER, self.airflow_config.password)
 
 
 @contextmanager
-def running(state: Path, preferred: Ports, *, watched: bool, tell: Tell) -> Iterator[Stack]:
-    """Start every service on the state folder `state`; all are gone when the block is left.
+def running(state: Path, preferred: Ports, *, with_monitoring: bool, log: Log) -> Iterator[Stack]:
+    """Start every service on the state folder `state`; leaving the block stops them all.
 
-    The picture server may still be loading its models, which takes it longest: `await_server`.
-    `watched` adds Prometheus and Alertmanager where they are installed. SIGTERM and SIGHUP leave
-    the block as Ctrl-C does. Raises SharplineError where another `demo` or `up` uses this state,
-    the disk is full, the starter models are missing, or a service does not get ready.
+    The picture server may still be loading its models; see `Stack.await_server`.
+    `with_monitoring` adds Prometheus and Alertmanager where they are installed. SIGTERM and SIGHUP
+    interrupt the block like Ctrl-C. Raises SharplineError where another `demo` or `up` uses this
+    state, the disk is full, the starter models are missing, or a service does not get ready.
     """
     _require_disk(state)
     with (
@@ -105,16 +105,16 @@ def running(state: Path, preferred: Ports, *, watched: bool, tell: Tell) -> Iter
         interruptible(),
         Services(state / "logs") as services,
     ):
-        stack = _plan(state, preferred.chosen(), services, watched=watched)
+        stack = _plan(state, preferred.chosen(), services, with_monitoring=with_monitoring)
         try:
-            _start(stack, tell)
+            _start(stack, log)
             yield stack
         finally:
-            tell("stopping everything that was started")
+            log("stopping all services")
 
 
-def _plan(state: Path, ports: Ports, services: Services, *, watched: bool) -> Stack:
-    with_prometheus = watched and monitoring.prometheus_installed()
+def _plan(state: Path, ports: Ports, services: Services, *, with_monitoring: bool) -> Stack:
+    with_prometheus = with_monitoring and monitoring.prometheus_installed()
     environment = dict(os.environ) | {
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "SHARPLINE_STATE": str(state),
@@ -126,28 +126,28 @@ def _plan(state: Path, ports: Ports, services: Services, *, watched: bool) -> St
         state=state,
         ports=ports,
         services=services,
-        site=airflow.prepare(state / "airflow", ports.airflow),
+        airflow_config=airflow.prepare(state / "airflow", ports.airflow),
         with_prometheus=with_prometheus,
         with_alertmanager=with_prometheus and monitoring.alertmanager_installed(),
         environment=environment,
     )
 
 
-def _start(stack: Stack, tell: Tell) -> None:
+def _start(stack: Stack, log: Log) -> None:
     services, environment = stack.services, stack.environment
-    tell("starting MLflow and Airflow")
+    log("starting MLflow and Airflow")
     registry = mlflow.start(services, stack.state / "mlflow", stack.ports.mlflow, environment)
-    watchers = list(_start_monitoring(stack))
-    airflow.migrate(services, stack.site, environment)
-    api_server, *_ = airflow.start_parts(services, stack.site, environment)
+    monitoring_services = list(_start_monitoring(stack))
+    airflow.migrate(services, stack.airflow_config, environment)
+    api_server, *_ = airflow.start_components(services, stack.airflow_config, environment)
     _await(registry, lambda: mlflow.answers(stack.mlflow_url))
-    tell("registering the starter models as first champions")
+    log("registering the starter models as first champions")
     _register_starters(stack)
-    tell("starting the follower and the picture server")
+    log("starting the follower and the picture server")
     _start_serving(stack)
-    for service, url in watchers:
+    for service, url in monitoring_services:
         _await(service, lambda url=url: monitoring.answers(url))
-    _await(api_server, lambda: airflow.is_up(stack.site))
+    _await(api_server, lambda: airflow.is_up(stack.airflow_config))
     _await_dags(stack, api_server)
 
 
@@ -155,7 +155,7 @@ def _register_starters(stack: Stack) -> None:
     starters = sorted(path.parent for path in STARTERS.glob("*/bundle.json"))
     if not starters:
         raise SharplineError(
-            f"{STARTERS} holds no models; run this from a whole checkout of the repository"
+            f"{STARTERS} holds no models; run this from a full checkout of the repository"
         )
     try:
         for starter in starters:
@@ -223,7 +223,6 @@ def _require_disk(state: Path) -> None:
     free = shutil.disk_usage(state).free
     if free < NEEDED_BYTES:
         raise SharplineError(
-            f"{state} has {free / 1024**3:.1f} GiB free and this needs "
-            f"{NEEDED_BYTES / 1024**3:.0f} GiB; free some, or set SHARPLINE_STATE "
-            "to a folder on a larger disk"
+            f"{state} has {free / 1024**3:.1f} GiB free, but {NEEDED_BYTES / 1024**3:.0f} GiB are "
+            "needed; free some, or set SHARPLINE_STATE to a folder on a larger disk"
         )

@@ -1,8 +1,8 @@
-"""Keeps one command: when its owner goes, however it goes, nothing of the command stays behind.
+"""Runs one command and stops it with all its descendants when its owner exits or is killed.
 
-It stands as a process of its own between the owner and the command. It adopts the command's orphans
-(as their subreaper) and holds the other end of the owner's lifeline socket: when the owner dies,
-even by SIGKILL, the socket closes and everything below is ended. Standard library only.
+The supervisor is a process between the owner and the command. As a subreaper it adopts the
+command's orphans, and it holds one end of the owner's lifeline socket: when the owner dies, even by
+SIGKILL, the socket closes and the supervisor stops every descendant. Standard library only.
 """
 
 import contextlib
@@ -18,25 +18,25 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
-KILL_SECONDS = 0.2  # until SIGKILL is sent again, to what was forked meanwhile
-ENDING = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+KILL_SECONDS = 0.2  # between SIGKILLs, for processes that were forked meanwhile
+STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GracePeriods:
-    """How long a command, and then whatever came of it, may take to end after SIGTERM."""
+    """Seconds between SIGTERM and SIGKILL for a command, and then for its descendants."""
 
     command_seconds: float = 10.0
-    others_seconds: float = 3.0
+    descendants_seconds: float = 3.0
 
 
-USUAL_GRACE = GracePeriods()
+DEFAULT_GRACE = GracePeriods()
 
 
 class Supervisor:
-    """Owns one command and every process that comes of it."""
+    """Owns one command and all its descendants."""
 
     def __init__(self, command: list[str], lifeline_fd: int, grace: GracePeriods) -> None:
         self.command = command
@@ -46,10 +46,10 @@ class Supervisor:
         self._signals = _signal_pipe()
 
     def run(self) -> int:
-        """Run the command to its end or the owner's; return once nothing of it is left."""
+        """Run until the command or the owner exits; return once no descendant is left."""
         libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self.pid = _spawn(self.command)
-        self._await(lambda: self.exit_code is not None, None, until_asked=True)
+        self._await(lambda: self.exit_code is not None, None, until_stopped=True)
         self._end()
         return 1 if self.exit_code is None else self.exit_code
 
@@ -57,24 +57,24 @@ class Supervisor:
         _send(signal.SIGTERM, [self.pid] if self.exit_code is None else [])
         self._await(lambda: self.exit_code is not None, self.grace.command_seconds)
         _send(signal.SIGTERM, descendants(os.getpid()))
-        self._await(_nothing_left, self.grace.others_seconds)
+        self._await(_nothing_left, self.grace.descendants_seconds)
         while not _nothing_left():
             _send(signal.SIGKILL, descendants(os.getpid()))
             self._await(_nothing_left, KILL_SECONDS)
 
     def _await(
-        self, done: Callable[[], bool], seconds: float | None, *, until_asked: bool = False
+        self, done: Callable[[], bool], seconds: float | None, *, until_stopped: bool = False
     ) -> None:
         deadline = None if seconds is None else time.monotonic() + seconds
-        watched = [self._signals, self.lifeline_fd] if until_asked else [self._signals]
+        descriptors = [self._signals, self.lifeline_fd] if until_stopped else [self._signals]
         while not done():
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left <= 0:
+            remaining = None if deadline is None else deadline - time.monotonic()
+            if remaining is not None and remaining <= 0:
                 return
-            ready, _, _ = select.select(watched, [], [], left)
-            came = os.read(self._signals, 4096) if self._signals in ready else b""
+            ready, _, _ = select.select(descriptors, [], [], remaining)
+            received = os.read(self._signals, 4096) if self._signals in ready else b""
             self._reap()
-            if until_asked and (self.lifeline_fd in ready or ENDING.intersection(came)):
+            if until_stopped and (self.lifeline_fd in ready or STOP_SIGNALS.intersection(received)):
                 return
 
     def _reap(self) -> None:
@@ -103,21 +103,21 @@ def _nothing_left() -> bool:
 def _signal_pipe() -> int:
     reading, writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in (*ENDING, signal.SIGCHLD):
+    for number in (*STOP_SIGNALS, signal.SIGCHLD):
         signal.signal(number, lambda *_: None)
     return reading
 
 
 def _spawn(command: list[str]) -> int:
-    keeper_pid = os.getpid()
+    supervisor_pid = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        for number in (*ENDING, signal.SIGCHLD, signal.SIGPIPE):
+        for number in (*STOP_SIGNALS, signal.SIGCHLD, signal.SIGPIPE):
             signal.signal(number, signal.SIG_DFL)
-        if os.getppid() == keeper_pid:
+        if os.getppid() == supervisor_pid:
             os.execvp(command[0], command)
     except OSError as error:
         sys.stderr.write(f"cannot start {command[0]}: {error.strerror}\n")
@@ -132,14 +132,14 @@ def _send(number: signal.Signals, pids: Iterable[int]) -> None:
 
 
 def main() -> None:
-    """`supervisor.py LIFELINE_FD COMMAND_SECONDS OTHERS_SECONDS COMMAND...`, see GracePeriods.
+    """`supervisor.py LIFELINE_FD COMMAND_SECONDS DESCENDANTS_SECONDS COMMAND...`, see GracePeriods.
 
-    Exits with the command's code, 128 + n by signal n.
+    Exits with the command's code, or 128 + n where signal n killed it.
     """
     lifeline_fd = int(sys.argv[1])
     os.set_inheritable(lifeline_fd, False)
-    command_seconds, others_seconds = map(float, sys.argv[2:4])
-    grace = GracePeriods(command_seconds=command_seconds, others_seconds=others_seconds)
+    command_seconds, descendants_seconds = map(float, sys.argv[2:4])
+    grace = GracePeriods(command_seconds=command_seconds, descendants_seconds=descendants_seconds)
     code = Supervisor(sys.argv[4:], lifeline_fd, grace).run()
     sys.exit(code if code >= 0 else 128 - code)
 

@@ -1,4 +1,4 @@
-"""What can be told from pixels: damage estimates, fingerprints, which model fits.
+"""Analysis of pixels: degradation features, fingerprints, model selection.
 
-May import degrade, quality and what stands below them; imports no torch.
+May import degrade, quality and the packages below them; imports no torch.
 """

@@ -1,9 +1,9 @@
-"""What a picture suffers from, as a few cheap numbers; nothing of the picture itself is kept.
+"""Cheap numeric features of a picture's degradation; no pixels are kept.
 
-Training states the distribution of these numbers over its low-resolution pictures, serving compares
-live pictures with it, `superres.analysis.model_selection` picks a model by `examine`. Every
+Training stores the distribution of the features over its low-resolution pictures, serving compares
+live pictures with it (drift), and `superres.analysis.model_selection` uses `examine`. Every
 function takes RGB (H, W, 3) uint8 or uint16 and works on a centre crop of at most CROP_SIDE pixels
-a side, so a large picture costs no more than a middling one.
+a side, which bounds the cost of large pictures.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,15 +14,15 @@ import numpy.typing as npt
 Luma = npt.NDArray[np.float32]
 
 CROP_SIDE = 1024
-MAX_BLOCKS = 2048  # more of them do not make JPEG's traces clearer
+MAX_BLOCKS = 2048  # more do not improve the estimate of the JPEG quality
 NO_JPEG = 100.0
-# Annex K of the JPEG standard at the lowest frequencies, row and column of the 8x8 block.
+# Annex K of the JPEG standard at the lowest frequencies, by row and column of the 8x8 block.
 LUMA_STEPS = {
     (0, 1): 11, (0, 2): 10, (0, 3): 16,
     (1, 0): 12, (1, 1): 12, (1, 2): 14,
     (2, 0): 14, (2, 1): 13, (2, 2): 16, (3, 0): 14,
 }  # fmt: skip
-# The orthonormal cosine transform of 8 values.
+# The orthonormal DCT of 8 values.
 DCT = (np.cos(np.pi * np.outer(np.arange(8), np.arange(1, 16, 2)) / 16) / 2).astype(np.float32)
 DCT[0] /= np.sqrt(2)
 SUMMARY = ("mean", "std", "p05", "p50", "p95")
@@ -31,8 +31,8 @@ SUMMARY = ("mean", "std", "p05", "p50", "p95")
 def measure(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> dict[str, float]:
     """The value of every feature in FEATURES for one picture of any size.
 
-    noise: standard deviation in 8-bit levels; blur: 0 sharp to 1 blurred; blockiness: 1 none, more
-    where steps gather on an 8-pixel grid; megapixels; brightness: 0 black to 1 white.
+    noise: standard deviation in 8-bit levels; blur: 0 sharp to 1 blurred; blockiness: 1 none,
+    higher if steps are larger on an 8-pixel grid; megapixels; brightness: 0 black to 1 white.
     """
     luma = _luma_levels(rgb_hwc)
     values = {name: feature(luma) for name, feature in _OF_LUMA.items()}
@@ -41,10 +41,10 @@ def measure(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> dict[str
 
 
 def examine(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> dict[str, float]:
-    """Every feature of `measure`, and two that tell damage from what the scene itself shows.
+    """Every feature of `measure`, and two that separate damage from scene content.
 
-    jpeg_quality: 1 to 96 of the last JPEG whose traces are still there, 100 where none are;
-    noise_floor: noise as in `measure`, but of the calmest parts, where texture does not count.
+    jpeg_quality: 1 to 96 of the last JPEG compression that left traces, 100 without traces;
+    noise_floor: noise as in `measure`, but of the smoothest blocks, so that texture is ignored.
     """
     luma = _luma_levels(rgb_hwc)
     own = {"jpeg_quality": _jpeg_quality(luma), "noise_floor": _noise_floor(luma)}
@@ -52,16 +52,16 @@ def examine(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> dict[str
 
 
 def summarise(measurements: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, deviation and percentiles of every feature over many pictures, keyed as in SUMMARY."""
+    """Mean, deviation and percentiles of every feature over the pictures, keyed as in SUMMARY."""
     if not measurements:
         return {}
     summary: dict[str, dict[str, float]] = {}
     for name in FEATURES:
         values = np.array([measured[name] for measured in measurements], dtype=np.float64)
         p05, p50, p95 = np.percentile(values, [5, 50, 95])
-        figures = (values.mean(), values.std(), p05, p50, p95)
+        statistics = (values.mean(), values.std(), p05, p50, p95)
         summary[name] = {
-            key: round(float(figure), 6) for key, figure in zip(SUMMARY, figures, strict=True)
+            key: round(float(value), 6) for key, value in zip(SUMMARY, statistics, strict=True)
         }
     return summary
 
@@ -70,7 +70,7 @@ def _luma_levels(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Lum
     """BT.601 luma of the centre crop, in 8-bit levels 0 to 255."""
     height, width = rgb_hwc.shape[:2]
     top, left = max(0, (height - CROP_SIDE) // 2), max(0, (width - CROP_SIDE) // 2)
-    # A crop on the picture's own 8-pixel grid keeps the phase that JPEG left, so none is lost.
+    # Aligned to 8 pixels, so that the crop keeps the phase of the JPEG grid.
     top, left = top - top % 8, left - left % 8
     crop = rgb_hwc[top : top + CROP_SIDE, left : left + CROP_SIDE].astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -80,7 +80,7 @@ def _luma_levels(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Lum
 
 
 def _noise(luma: Luma) -> float:
-    """Donoho's robust deviation: the median of the diagonal Haar detail over 0.6745."""
+    """Donoho's robust deviation: the median absolute diagonal Haar coefficient over 0.6745."""
     height, width = luma.shape[0] // 2 * 2, luma.shape[1] // 2 * 2
     if height == 0 or width == 0:
         return 0.0
@@ -95,9 +95,9 @@ def _diagonal_detail(luma: Luma) -> Luma:
 
 
 def _noise_floor(luma: Luma) -> float:
-    """The deviation of `_noise` in blocks of 16 pixels, at their lower sixth.
+    """The deviation of `_noise` in blocks of 16 pixels, at the quantile 1/6.
 
-    Blocks near black or white are left out: clipping hides the noise there.
+    Blocks near black or white are excluded: clipping hides the noise there.
     """
     side = 16
     blocks = _blocks(luma, side)
@@ -118,7 +118,7 @@ def _blocks(luma: Luma, side: int) -> Luma:
 
 
 def _blur(luma: Luma) -> float:
-    """Crete et al. 2007, "The blur effect": how little a further blur changes the picture."""
+    """Crete et al. 2007, "The blur effect": blurring a blurred picture again changes it little."""
     return max(_blur_along_rows(luma), _blur_along_rows(luma.T))
 
 
@@ -129,13 +129,13 @@ def _blur_along_rows(luma: Luma, taps: int = 9) -> float:
     total = np.cumsum(padded, axis=1)
     blurred = (total[:, taps:] - total[:, :-taps]) / taps
     steps, blurred_steps = np.abs(np.diff(luma, axis=1)), np.abs(np.diff(blurred, axis=1))
-    everything = float(steps.sum())
+    total_steps = float(steps.sum())
     lost = float(np.maximum(0.0, steps - blurred_steps).sum())
-    return (everything - lost) / everything if everything > 0 else 0.0
+    return (total_steps - lost) / total_steps if total_steps > 0 else 0.0
 
 
 def _blockiness(luma: Luma) -> float:
-    """Mean step across the strongest 8-pixel phase over the mean step elsewhere, both axes."""
+    """Mean step at the strongest 8-pixel phase over the mean step elsewhere, of both axes."""
     return (_grid_excess(luma) + _grid_excess(luma.T)) / 2
 
 
@@ -148,10 +148,10 @@ def _grid_excess(luma: Luma) -> float:
 
 
 def _phase_steps(luma: Luma) -> npt.NDArray[np.float64]:
-    """Mean step between columns by the phase of an 8-pixel grid; entry p is ahead of column p + 2.
+    """Mean step between columns by phase of an 8-pixel grid; entry p is before column p + 2.
 
-    A step counts minus its neighbours' mean: a slope has none, a block edge all of it. Clipping
-    keeps one strong edge of the scene from speaking for the whole column.
+    The mean of the neighbouring steps is subtracted, which removes slopes and keeps block edges.
+    Clipping keeps one strong edge of the scene from dominating its column.
     """
     steps = np.diff(luma, axis=1)
     excess = np.abs(steps[:, 1:-1] - (steps[:, :-2] + steps[:, 2:]) / 2)
@@ -160,10 +160,10 @@ def _phase_steps(luma: Luma) -> npt.NDArray[np.float64]:
 
 
 def _jpeg_quality(luma: Luma) -> float:
-    """The quality (libjpeg's scale) whose quantisation steps the blocks' coefficients stand on.
+    """The quality (libjpeg's scale) whose quantisation steps the blocks' coefficients fit.
 
-    The lowest one counts, since what stands on multiples of a large step also stands on those of
-    its divisors (after Fan and de Queiroz 2003, which maximises a likelihood instead).
+    The lowest fitting quality is returned, since multiples of a large step are also multiples of
+    its divisors (after Fan and de Queiroz 2003, who maximise a likelihood instead).
     """
     if min(luma.shape) < 24:
         return NO_JPEG
@@ -173,19 +173,19 @@ def _jpeg_quality(luma: Luma) -> float:
     blocks = blocks[(blocks.min(axis=(1, 2)) > 2) & (blocks.max(axis=(1, 2)) < 253)]
     blocks = blocks[:: max(1, len(blocks) // MAX_BLOCKS)]
     coefficients = DCT @ blocks @ DCT.T
-    ladder = list(range(5, 97))
-    likeness = [_on_steps(coefficients, quality) for quality in ladder]
-    for index, found in enumerate(likeness):
-        if found > 0.5:
-            # Steps a little too large fit almost as well: climb to the top of this peak.
-            while index + 1 < len(ladder) and likeness[index + 1] > likeness[index]:
+    qualities = list(range(5, 97))
+    scores = [_step_fit(coefficients, quality) for quality in qualities]
+    for index, score in enumerate(scores):
+        if score > 0.5:
+            # Slightly larger steps fit almost as well: climb to the top of this peak.
+            while index + 1 < len(qualities) and scores[index + 1] > scores[index]:
                 index += 1
-            return float(ladder[index])
+            return float(qualities[index])
     return NO_JPEG
 
 
-def _on_steps(coefficients: npt.NDArray[np.floating], quality: int) -> float:
-    """How well coefficients stand on the steps of a quality: 1 exactly, 0 by chance."""
+def _step_fit(coefficients: npt.NDArray[np.floating], quality: int) -> float:
+    """How well coefficients fit multiples of a quality's steps: 1 exactly, 0 by chance."""
     percent = 5000 / quality if quality < 50 else 200 - 2 * quality
     total, count = 0.0, 0
     for (row, column), base in LUMA_STEPS.items():
@@ -193,7 +193,7 @@ def _on_steps(coefficients: npt.NDArray[np.floating], quality: int) -> float:
         if step < 3:
             continue  # rounding to 8-bit RGB blurs such small steps
         values = coefficients[:, row, column]
-        values = values[np.abs(values) > step / 2]  # zeros stand on every step
+        values = values[np.abs(values) > step / 2]  # zeros fit every step
         total += float(np.cos(2 * np.pi * values / step).sum())
         count += values.size
     return total / count if count >= 24 else 0.0

@@ -1,7 +1,7 @@
-"""Which model a picture gets when it asks for `auto`: tables, and one function that reads them.
+"""Model selection for `auto`: rule tables and one function that applies them.
 
 `select_model` takes numbers only (`degradation_features.examine`, the request, the candidates): the
-command line and the server call the same function, and it needs no picture and no network.
+command line and the server call the same function; it needs no picture and no network.
 """
 
 import re
@@ -18,34 +18,34 @@ AUTO = "auto"
 
 
 class NoModelFits(SharplineError):
-    """No model there is does what was asked for."""
+    """No available model has the requested scale and task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DegradationRule:
-    """A damage, and the measured figure that gives it away: at least, or at most, `limit`."""
+    """A kind of damage and the threshold of the feature that indicates it."""
 
     damage: str
     feature: str
     when: Literal["at least", "at most"]
     limit: float
 
-    def holds(self, measured: Mapping[str, float]) -> bool:
-        """Whether the figures show this damage."""
+    def matches(self, measured: Mapping[str, float]) -> bool:
+        """Whether the measured features indicate this damage."""
         value = measured[self.feature]
         return value >= self.limit if self.when == "at least" else value <= self.limit
 
 
-# Limits lie between what clean photographs and damaged ones show after shrinking by four: of 42
-# clean ones none is taken for a JPEG or for noisy; nine in ten JPEGs of quality 75 and below
-# and of pictures with noise of 10 levels are found.
+# The limits separate clean from damaged photographs after shrinking by four: none of 42 clean ones
+# is classified as compressed or noisy; nine in ten of the JPEGs of quality 75 and below and of the
+# pictures with noise of 10 levels are detected.
 DEGRADATION_RULES = (
     DegradationRule(damage="compressed", feature="jpeg_quality", when="at most", limit=92.0),
     DegradationRule(damage="noisy", feature="noise_floor", when="at least", limit=6.0),
     DegradationRule(damage="blurred", feature="blur", when="at least", limit=0.45),
 )
 
-# What a model has learned to undo beside the shrinking, by the degradation it was trained with.
+# The damages that a model has learned to undo besides the shrinking, by its training degradation.
 TRAINED_FOR: Mapping[str, frozenset[str]] = {
     "bicubic": frozenset(),
     "bicubic_jpeg": frozenset({"compressed"}),
@@ -63,13 +63,13 @@ TRAINED_FOR: Mapping[str, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRule:
-    """Inputs of at most so many megapixels are enlarged by `scale` where no scale is asked for."""
+    """The default scale of inputs of at most `max_megapixels`."""
 
     max_megapixels: float
     scale: int
 
 
-# An answer of more than some 50 megapixels is rarely what anybody wants unasked.
+# Outputs of more than some 50 megapixels are rarely useful as a default.
 SIZE_RULES = (
     SizeRule(max_megapixels=3.0, scale=4),
     SizeRule(max_megapixels=float("inf"), scale=2),
@@ -78,7 +78,7 @@ SIZE_RULES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectionRequest:
-    """What was asked for; None leaves it to the rule. `deadline_seconds` is for the one picture."""
+    """The request; None leaves a choice to the rules. `deadline_seconds` is for one picture."""
 
     scale: int | None = None
     task: str | None = None
@@ -87,11 +87,11 @@ class SelectionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A model that could be taken.
+    """A model that may be selected.
 
-    `degradation` is what it was trained with; `psnr` its figures by protocol, which count only
-    between models that state the same one; `seconds_per_megapixel` is of input, None where nobody
-    has measured it yet.
+    `degradation` is what it was trained with; `psnr` holds its PSNR by protocol, compared only
+    between models with the same protocol; `seconds_per_megapixel` is of input, None if not
+    measured yet.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Candidate:
 
     @classmethod
     def of(cls, info: BundleInfo, seconds_per_megapixel: float | None = None) -> "Candidate":
-        """What a bundle says of itself."""
+        """The candidate of a bundle."""
         return cls(
             name=info.name,
             scale=info.scale,
@@ -115,14 +115,14 @@ class Candidate:
 
     @property
     def trained_for(self) -> frozenset[str]:
-        """The damages that its training showed it; a mix counts with all its kinds."""
+        """The damages in its training degradation; a mix counts with all its kinds."""
         kinds = re.findall(r"[a-z_]+", self.degradation)
         return frozenset().union(*(TRAINED_FOR.get(kind, frozenset()) for kind in kinds))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelChoice:
-    """The model to take and, for a person, why."""
+    """The selected model and the reason, as text."""
 
     model: str
     reason: str
@@ -131,19 +131,18 @@ class ModelChoice:
 def select_model(
     measured: Mapping[str, float], request: SelectionRequest, candidates: Sequence[Candidate]
 ) -> ModelChoice:
-    """The candidate for a picture with these figures (`degradation_features.examine`).
+    """Select the candidate for a picture with these features (`degradation_features.examine`).
 
-    In this order: of the scale and task; within the deadline; trained for the most of the damages
-    found; trained for the fewest others; the best by PSNR under the protocol that most of the rest
-    state; the first named. Raises NoModelFits.
+    Criteria in this order: scale and task; the deadline; training on the most of the detected
+    damages; training on the fewest others; the best PSNR under the protocol that most of the
+    remaining candidates state; the first named. Raises NoModelFits.
     """
     fitting = _of_task_and_scale(measured, request, candidates)
-    in_time, hurry = _within_deadline(measured, request, fitting)
-    rules = [rule for rule in DEGRADATION_RULES if rule.holds(measured)]
-    found = frozenset(rule.damage for rule in rules)
-    suited = _suited(found, in_time)
-    best = _best(suited)
-    return ModelChoice(model=best.name, reason=_reason(measured, rules, best, hurry))
+    in_time, deadline_note = _within_deadline(measured, request, fitting)
+    rules = [rule for rule in DEGRADATION_RULES if rule.matches(measured)]
+    damages = frozenset(rule.damage for rule in rules)
+    best = _best_psnr(_best_trained(damages, in_time))
+    return ModelChoice(model=best.name, reason=_reason(measured, rules, best, deadline_note))
 
 
 def _of_task_and_scale(
@@ -153,24 +152,24 @@ def _of_task_and_scale(
     scales = sorted({each.scale for each in of_task})
     scale = request.scale
     if scale is None and scales:
-        size = next(size for size in SIZE_RULES if measured["megapixels"] <= size.max_megapixels)
-        scale = max((each for each in scales if each <= size.scale), default=scales[0])
+        rule = next(rule for rule in SIZE_RULES if measured["megapixels"] <= rule.max_megapixels)
+        scale = max((each for each in scales if each <= rule.scale), default=scales[0])
     fitting = [each for each in of_task if each.scale == scale]
     if not fitting:
-        asked = " ".join(
+        requirement = " ".join(
             part
             for part in (f"of scale {request.scale}" if request.scale else "", request.task or "")
             if part
         )
-        there = ", ".join(f"{each.name} (x{each.scale}, {each.task})" for each in candidates)
-        raise NoModelFits(f"no model {asked or 'at all'}; there are: {there or 'none'}")
+        available = ", ".join(f"{each.name} (x{each.scale}, {each.task})" for each in candidates)
+        raise NoModelFits(f"no model {requirement or 'at all'}; there are: {available or 'none'}")
     return fitting
 
 
 def _within_deadline(
     measured: Mapping[str, float], request: SelectionRequest, candidates: list[Candidate]
 ) -> tuple[list[Candidate], str]:
-    """Those that are fast enough, or not known to be too slow; else the fastest alone."""
+    """The candidates that are fast enough or not measured; else only the fastest."""
     deadline = request.deadline_seconds
     if deadline is None:
         return candidates, ""
@@ -185,22 +184,22 @@ def _within_deadline(
         late = sorted({each.name for each in candidates} - {each.name for each in in_time})
         return in_time, f"; {', '.join(late)} would take longer than {deadline:g} s"
     fastest = min(candidates, key=seconds)
-    return [fastest], f"; none does it in {deadline:g} s, and this is the fastest"
+    return [fastest], f"; none takes at most {deadline:g} s, and this is the fastest"
 
 
-def _suited(found: frozenset[str], candidates: list[Candidate]) -> list[Candidate]:
-    """Those trained for the most of what was found and then for the least else."""
+def _best_trained(damages: frozenset[str], candidates: list[Candidate]) -> list[Candidate]:
+    """The candidates trained for the most of the damages, and then for the fewest others."""
 
     def fit(candidate: Candidate) -> tuple[int, int]:
-        learned = candidate.trained_for
-        return len(found & learned), -len(learned - found)
+        trained = candidate.trained_for
+        return len(damages & trained), -len(trained - damages)
 
     top = max(fit(each) for each in candidates)
     return [each for each in candidates if fit(each) == top]
 
 
-def _best(candidates: list[Candidate]) -> Candidate:
-    """By PSNR under the protocol that the most of them state; without one, the first named."""
+def _best_psnr(candidates: list[Candidate]) -> Candidate:
+    """The best PSNR under the protocol that most candidates state; without one, the first named."""
     stated = Counter(protocol for each in candidates for protocol in each.psnr)
     if not stated or max(stated.values()) == 1:
         return candidates[0]
@@ -212,19 +211,22 @@ def _best(candidates: list[Candidate]) -> Candidate:
 
 
 def _reason(
-    measured: Mapping[str, float], rules: Sequence[DegradationRule], best: Candidate, hurry: str
+    measured: Mapping[str, float],
+    rules: Sequence[DegradationRule],
+    best: Candidate,
+    deadline_note: str,
 ) -> str:
     if not rules:
-        seen = "no damage found"
+        findings = "no damage found"
     else:
-        seen = ", ".join(
+        findings = ", ".join(
             f"{rule.damage} ({rule.feature} {measured[rule.feature]:.3g}, {rule.when} "
             f"{rule.limit:g})"
             for rule in rules
         )
     untrained = [rule.damage for rule in rules if rule.damage not in best.trained_for]
     lacking = f", which was not trained for {' and '.join(untrained)} input" if untrained else ""
-    return f"{seen}: {best.name} ({best.degradation}){lacking}{hurry}"
+    return f"{findings}: {best.name} ({best.degradation}){lacking}{deadline_note}"
 
 
 def rule_tables() -> str:
@@ -234,17 +236,17 @@ def rule_tables() -> str:
         for rule in DEGRADATION_RULES
     ]
     sizes = [
-        f"| {'any more' if size.max_megapixels == float('inf') else f'{size.max_megapixels:g}'} "
-        f"| {size.scale} |"
-        for size in SIZE_RULES
+        f"| {'larger' if rule.max_megapixels == float('inf') else f'{rule.max_megapixels:g}'} "
+        f"| {rule.scale} |"
+        for rule in SIZE_RULES
     ]
     return "\n".join(
         [
-            "| damage | found where | models trained with |",
+            "| damage | detected by | models trained with |",
             "|---|---|---|",
             *rules,
             "",
-            "| input of at most, megapixels | scale, where none is asked for |",
+            "| input of at most, megapixels | default scale |",
             "|---|---|",
             *sizes,
         ]

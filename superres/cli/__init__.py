@@ -1,4 +1,4 @@
 """The commands `sharpline enhance`, `sharpline evaluate` and `sharpline bench`.
 
-May import everything of superres; nothing of superres imports it.
+May import every package of superres; none of them imports it.
 """

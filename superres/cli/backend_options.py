@@ -1,4 +1,4 @@
-"""The options of commands that run a model, and the upscaler that they ask for."""
+"""The options of commands that run a model, and the upscaler built from them."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`sharpline bench`: its words."""
+"""`sharpline bench`: the speed of models on this machine."""
 
 import argparse
 import re
@@ -13,8 +13,8 @@ from superres.model.starters import find_bundle, find_bundles
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Measure how long models take for one picture, on every backend that this machine has."""
-    from superres.model.benchmark import cpu_name, measured, noise_picture
+    """Measure how long models take for one picture, on every backend of this machine."""
+    from superres.model.benchmark import benchmark_bundle, cpu_name, noise_picture
 
     arguments = _parser().parse_args(argv)
     width, height = arguments.size
@@ -24,21 +24,21 @@ def bench(argv: Sequence[str]) -> int:
     if not arguments.json:
         show(f"{machine['cpu']}, {machine['threads']} threads, {width}x{height} pixels in\n")
         show("| model | backend | device | seconds | MP/s out |\n|---|---|---|---|---|")
-    speeds = []
+    results = []
     for bundle in bundles:
-        for speed in measured(bundle, picture, arguments.runs, arguments.device):
-            speeds.append(asdict(speed))
+        for result in benchmark_bundle(bundle, picture, arguments.runs, arguments.device):
+            results.append(asdict(result))
             if not arguments.json:
                 show(
-                    f"| {speed.model} | {speed.backend} {speed.precision} | {speed.device} "
-                    f"| {speed.seconds:.3f} | {speed.megapixels_per_second:.2f} |"
+                    f"| {result.model} | {result.backend} {result.precision} | {result.device} "
+                    f"| {result.seconds:.3f} | {result.megapixels_per_second:.2f} |"
                 )
     size = {"width": width, "height": height, "runs": arguments.runs}
-    result = {"machine": machine, "picture": size, "speeds": speeds}
+    document = {"machine": machine, "picture": size, "speeds": results}
     if arguments.out:
-        write_json(arguments.out, result)
+        write_json(arguments.out, document)
     if arguments.json:
-        emit(result)
+        emit(document)
     return 0
 
 
@@ -62,22 +62,22 @@ def _parser() -> argparse.ArgumentParser:
         type=_count,
         default=5,
         metavar="N",
-        help="the median of these is told (default: 5)",
+        help="number of runs whose median is reported (default: 5)",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda or cuda:N")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the figures as JSON too")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the results as JSON")
     parser.add_argument("--json", action="store_true")
     return parser
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
-    if found is None:
+    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)
+    if match is None:
         raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT in pixels, not {text!r}")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"runs are a number from 1, not {text!r}")
+        raise argparse.ArgumentTypeError(f"runs must be at least 1, not {text!r}")
     return int(text)

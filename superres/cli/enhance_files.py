@@ -1,4 +1,4 @@
-"""Pictures enlarged into files, by one model or by the one that fits each."""
+"""Enlarge picture files, with one model or with one selected per picture."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,16 +23,16 @@ from superres.image.targets import PlannedFile
 from superres.model.bundle import Bundle
 from superres.model.upscaler import Upscaler
 
-UNREGISTERED = "local"  # the version of a bundle that no registry has numbered
+UNREGISTERED = "local"  # the version of a bundle that is in no registry
 
 LoadUpscaler = Callable[[Bundle], Upscaler]
-# What enlarges a picture, and why it is that one.
+# Returns the upscaler for a picture and the reason for the choice.
 Pick = Callable[[Picture], tuple[Upscaler, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnhancedFile:
-    """An answer that was written, by which model and why that one."""
+    """A written output, the model that made it and why it was selected."""
 
     file: PlannedFile
     model: str
@@ -42,30 +42,30 @@ class EnhancedFile:
 def enhance_all(
     files: Sequence[PlannedFile], pick: Pick, *, quality: int, label: str, passports: bool = True
 ) -> tuple[list[EnhancedFile], dict[str, str]]:
-    """Answers written, and by file why others were not; one bad picture does not stop the rest.
+    """Enlarge files; returns the written ones and, by file, the reasons of failures.
 
-    With `passports` each file says which model made it.
+    One bad picture does not stop the rest. With `passports` each output carries a passport.
     """
-    done: list[EnhancedFile] = []
+    written: list[EnhancedFile] = []
     failed: dict[str, str] = {}
     for file in track(files, label):
         try:
             picture = read(file.source)
-            # Alpha that the target cannot hold is found out before minutes of work, not after.
+            # Fail on alpha that the format cannot hold before minutes of work, not after.
             check_format_holds(picture, SUFFIX_FORMATS[file.target.suffix.lower()])
             upscaler, reason = pick(picture)
-            answer = upscaler.upscale(picture)
+            output = upscaler.upscale(picture)
             if passports:
-                answer = replace(answer, passport=_passport(file.source, upscaler.bundle))
-            write(file.target, answer, quality=quality)
-            done.append(EnhancedFile(file=file, model=upscaler.bundle.info.name, reason=reason))
+                output = replace(output, passport=_passport(file.source, upscaler.bundle))
+            write(file.target, output, quality=quality)
+            written.append(EnhancedFile(file=file, model=upscaler.bundle.info.name, reason=reason))
         except SharplineError as error:
             failed[str(file.source)] = str(error)
-    return done, failed
+    return written, failed
 
 
 def _passport(source: Path, bundle: Bundle) -> str:
-    """The answer's passport, which goes on where the input's ended."""
+    """The output's passport: the input's chain and one more step."""
     info = bundle.info
     step = Step(
         model=info.name, version=UNREGISTERED, bundle=bundle.id, did=(f"enlarged x{info.scale}",)
@@ -84,7 +84,7 @@ class AutoSelector:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._bundles = {bundle.info.name: bundle for bundle in bundles}
-        self._wanted = request
+        self._request = request
         self._load = load
         self._clock = clock
         self._loaded: dict[str, Upscaler] = {}
@@ -96,18 +96,18 @@ class AutoSelector:
 
     def choice(self, picture: Picture) -> ModelChoice:
         """The model for a picture. Raises NoModelFits."""
-        return select_model(examine(picture.rgb_hwc), self._wanted, self._candidates)
+        return select_model(examine(picture.rgb_hwc), self._request, self._candidates)
 
     def _make_candidates(self) -> Iterator[Candidate]:
         for name, bundle in self._bundles.items():
-            # Only a deadline makes speed matter, and measuring it means loading every model.
-            timed = self._wanted.deadline_seconds is not None
-            fits = self._wanted.scale in (None, bundle.info.scale)
+            # Speed only matters with a deadline, and measuring it means loading every model.
+            timed = self._request.deadline_seconds is not None
+            fits = self._request.scale in (None, bundle.info.scale)
             seconds = self._seconds_per_megapixel(name) if timed and fits else None
             yield Candidate.of(bundle.info, seconds)
 
     def _seconds_per_megapixel(self, name: str) -> float:
-        """Of input, from the second of two runs of the smallest tile."""
+        """Seconds per megapixel of input, from the second of two runs of the smallest tile."""
         upscaler = self._upscaler(name)
         halo = upscaler.geometry.halo
         height, width = min(upscaler.geometry.buckets)

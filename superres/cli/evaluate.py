@@ -1,4 +1,4 @@
-"""`sharpline evaluate`: models scored on held-out pictures."""
+"""`sharpline evaluate`: score models on held-out pictures."""
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +15,13 @@ from superres.evaluation.tables import print_scorecards
 from superres.model.bundle import Bundle
 from superres.model.starters import find_bundle
 from superres.model.upscaler import Upscaler
-from superres.quality.metrics import NAMES, USUAL, load_metrics, weights_folder
+from superres.quality.metrics import DEFAULT_METRICS, METRIC_NAMES, load_metrics, weights_folder
 
-ALWAYS = ("psnr", "ssim")
+REQUIRED_METRICS = ("psnr", "ssim")
 
 
 def evaluate(argv: Sequence[str]) -> int:
-    """Score bundles on held-out pictures, by every figure that can be measured here."""
+    """Score bundles on held-out pictures, with every metric that is available here."""
     parser = argparse.ArgumentParser(prog="sharpline evaluate", description=evaluate.__doc__)
     parser.add_argument(
         "bundles", nargs="+", metavar="BUNDLE", help="a bundle folder, or a starter's name"
@@ -31,40 +31,42 @@ def evaluate(argv: Sequence[str]) -> int:
         nargs="+",
         required=True,
         metavar="PICTURES",
-        help="a folder of high-resolution pictures, a dataset, or a source that was fetched",
+        help="a folder of high-resolution pictures, a dataset, or a fetched source",
     )
     parser.add_argument("--channel", choices=("y", "rgb"), default="y")
-    parser.add_argument("--split", default="validation", help="of a dataset")
+    parser.add_argument("--split", default="validation", help="split of a dataset")
     parser.add_argument(
         "--figures",
-        default=",".join(USUAL),
-        help=f"some of {','.join(NAMES)}, with commas (default: %(default)s)",
+        default=",".join(DEFAULT_METRICS),
+        help=f"metrics, comma-separated: {','.join(METRIC_NAMES)} (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="weights of LPIPS, DISTS (and NIQE)"
     )
     parser.add_argument(
-        "--whole", action="store_true", help="score whole pictures, and say what tiles change"
+        "--whole",
+        action="store_true",
+        help="score whole-picture inference, and report how far tiles differ from it",
     )
-    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write a page to look at")
-    parser.add_argument("--table", action="store_true", help="a Markdown row for each bundle")
+    parser.add_argument("--report", type=Path, metavar="FOLDER", help="write an HTML report")
+    parser.add_argument("--table", action="store_true", help="one Markdown row per bundle")
     add_backend_options(parser, precision="fp32")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args(argv)
     options = EvaluateOptions(
         channel=arguments.channel,
         split=arguments.split,
-        figures=figure_names(arguments.figures, table=arguments.table),
+        metrics=metric_names(arguments.figures, table=arguments.table),
         weights=arguments.weights,
         whole=arguments.whole,
         report=arguments.report,
     )
     if arguments.report and len(arguments.bundles) * len(arguments.on) > 1:
-        raise UsageError("--report is about one bundle on one set; name one of each")
-    found = run(
+        raise UsageError("--report takes one bundle and one set")
+    cards = run(
         arguments.bundles, arguments.on, options, partial(load_upscaler, arguments=arguments)
     )
-    print_scorecards(found, as_json=arguments.json, as_table=arguments.table)
+    print_scorecards(cards, as_json=arguments.json, as_table=arguments.table)
     if arguments.report:
         say(f"report: {arguments.report / 'index.html'}")
     return 0
@@ -72,25 +74,25 @@ def evaluate(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateOptions:
-    """What to measure and how; `report` is the folder of a page to look at, None for none."""
+    """The metrics and how they are measured; `report` is the folder of the HTML report."""
 
     channel: str
     split: str
-    figures: tuple[str, ...]
+    metrics: tuple[str, ...]
     weights: Path | None
     whole: bool
     report: Path | None
 
 
-def figure_names(written: str, *, table: bool) -> tuple[str, ...]:
-    """Names written with commas; PSNR and SSIM come always, and alone in a table.
+def metric_names(text: str, *, table: bool) -> tuple[str, ...]:
+    """Parse comma-separated metric names; PSNR and SSIM are always included, alone in a table.
 
-    Raises UsageError for a name there is not.
+    Raises UsageError for an unknown name.
     """
-    names = [name.strip() for name in written.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in NAMES]:
-        raise UsageError(f"no figure {unknown[0]!r}; there are: {', '.join(NAMES)}")
-    return ALWAYS if table else tuple(dict.fromkeys([*ALWAYS, *names]))
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in METRIC_NAMES]:
+        raise UsageError(f"no metric {unknown[0]!r}; there are: {', '.join(METRIC_NAMES)}")
+    return REQUIRED_METRICS if table else tuple(dict.fromkeys([*REQUIRED_METRICS, *names]))
 
 
 def run(
@@ -99,20 +101,20 @@ def run(
     options: EvaluateOptions,
     load: Callable[[Bundle], Upscaler],
 ) -> list[Scorecard]:
-    """A scorecard of every bundle on every set, in the order of the words."""
-    found = [find_bundle(name) for name in bundles]
+    """A scorecard of every bundle on every set, in the order given."""
+    loaded = [find_bundle(name) for name in bundles]
     held_out = [find_held_out(name) for name in sets]
-    return [card for bundle in found for card in _of_bundle(bundle, held_out, options, load)]
+    return [card for bundle in loaded for card in _score_bundle(bundle, held_out, options, load)]
 
 
-def _of_bundle(
+def _score_bundle(
     bundle: Bundle,
     held_out: Sequence[HeldOut],
     options: EvaluateOptions,
     load: Callable[[Bundle], Upscaler],
 ) -> Iterator[Scorecard]:
     upscaler = load(bundle)
-    metrics, refused = load_metrics(options.figures, weights_folder(options.weights))
+    metrics, refused = load_metrics(options.metrics, weights_folder(options.weights))
     try:
         for pictures in held_out:
             pairs = pictures.pairs(bundle.info.scale, options.split)
@@ -129,7 +131,7 @@ def _of_bundle(
                 metrics,
                 refused=refused,
                 whole=options.whole,
-                compare_ways=options.whole or gallery is not None,
+                compare_tiling=options.whole or gallery is not None,
                 report=gallery.add if gallery is not None else lambda report: None,
             )
             if gallery is not None and options.report is not None:

@@ -1,4 +1,4 @@
-"""What every package needs: errors, console output, environment variables, files.
+"""Shared by every package: errors, console output, environment variables, files.
 
-Imports nothing of the project.
+Imports nothing else of the project.
 """

@@ -1,4 +1,4 @@
-"""What commands say: people read standard error, scripts read the last line of standard output."""
+"""Console output: messages on standard error, the result on the last line of standard output."""
 
 import json
 import sys
@@ -13,25 +13,25 @@ LOG_EVERY_SECONDS = 10.0
 
 
 def say(text: str) -> None:
-    """One line for a person, on standard error."""
+    """Write one line for a person to standard error."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def show(text: str) -> None:
-    """One line of a command's answer for a person, on standard output."""
+    """Write one line of a command's result for a person to standard output."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def emit(result: Mapping[str, object]) -> None:
-    """The result of a command as one JSON line on standard output."""
+    """Write the result of a command as one JSON line to standard output."""
     sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
-def in_units(size_bytes: int) -> str:
-    """A number of bytes for a person: 448993893 is 449 MB."""
+def format_bytes(size_bytes: int) -> str:
+    """Format a number of bytes for a person: 448993893 is 449 MB."""
     size, unit = float(size_bytes), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if size < 1000:
@@ -41,7 +41,7 @@ def in_units(size_bytes: int) -> str:
 
 
 def print_result(result: Mapping[str, object], as_json: bool) -> None:
-    """The result of a command: one JSON line for a script, or a line a key for a person."""
+    """Print the result of a command: one JSON line for scripts, or one line per key for people."""
     if as_json:
         emit(result)
         return
@@ -50,7 +50,7 @@ def print_result(result: Mapping[str, object], as_json: bool) -> None:
 
 
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-    """Pass `items` on, showing a progress bar on a terminal and sparse log lines elsewhere."""
+    """Yield `items`, showing a progress bar on a terminal and sparse log lines elsewhere."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
@@ -69,10 +69,10 @@ def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterat
 
 
 @contextmanager
-def counting(
+def track_bytes(
     label: str, total_bytes: int | None, done_bytes: int
 ) -> Iterator[Callable[[int], None]]:
-    """Show how many bytes of a transfer have come; call the result with the size of each piece.
+    """Show the progress of a transfer; call the yielded function with the size of each chunk.
 
     A progress bar on a terminal, sparse log lines elsewhere, as `track` does for items.
     """
@@ -86,7 +86,7 @@ def counting(
             task = bar.add_task(label, total=total_bytes, completed=done_bytes)
             yield lambda size: bar.advance(task, size)
         return
-    of = "" if total_bytes is None else f" of {in_units(total_bytes)}"
+    of = "" if total_bytes is None else f" of {format_bytes(total_bytes)}"
     last_seconds = time.monotonic()
 
     def count(size: int) -> None:
@@ -94,7 +94,7 @@ def counting(
         done_bytes += size
         now_seconds = time.monotonic()
         if done_bytes == total_bytes or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
-            say(f"{label}: {in_units(done_bytes)}{of}")
+            say(f"{label}: {format_bytes(done_bytes)}{of}")
             last_seconds = now_seconds
 
     yield count

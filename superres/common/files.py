@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: every write goes to a temporary name and is renamed."""
+"""Atomic file writes: every write goes to a temporary name and is renamed."""
 
 import fcntl
 import hashlib
@@ -26,12 +26,12 @@ def sha256_file(path: Path) -> str:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` so that `path` holds either all of it or what it held before.
+    """Write `data` atomically: `path` holds either all of it or its previous content.
 
-    Raises SharplineError where the folder cannot be written or the disk is full.
+    Raises SharplineError if the folder cannot be written or the disk is full.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with writing(path):
+    with translate_write_errors(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
@@ -46,8 +46,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a disk that is full or may not be written into a SharplineError that says so."""
+def translate_write_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block, such as a full or read-only disk, as SharplineError."""
     try:
         yield
     except OSError as error:
@@ -58,18 +58,18 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` atomically as indented JSON."""
     write_bytes(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
 @contextmanager
 def staged_folder(final: Path) -> Iterator[Path]:
-    """A new folder that becomes `final` by one rename on success and vanishes on error.
+    """A new folder that becomes `final` by one rename on success and is removed on error.
 
     An existing `final` is replaced; readers see the old folder or the new one, never a mixture.
-    Raises SharplineError where the folder cannot be made.
+    Raises SharplineError if the folder cannot be created.
     """
-    with writing(final):
+    with translate_write_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(
             tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=final.parent)
@@ -89,7 +89,7 @@ def staged_folder(final: Path) -> Iterator[Path]:
 
 
 def remove_abandoned(final: Path) -> None:
-    """Remove what killed processes left of `final`; only for who holds the lock on it."""
+    """Remove the temporary folders that killed processes left; call it with `final` locked."""
     for suffix in ("partial", "retired"):
         for abandoned in final.parent.glob(f".{final.name}.*.{suffix}"):
             shutil.rmtree(abandoned, ignore_errors=True)
@@ -97,12 +97,12 @@ def remove_abandoned(final: Path) -> None:
 
 @contextmanager
 def file_lock(path: Path, *, timeout_seconds: float = 0.0) -> Iterator[None]:
-    """Hold an exclusive advisory lock; the kernel frees it when the holder dies.
+    """Hold an exclusive advisory lock; the kernel releases it when the process dies.
 
-    Raises SharplineError when another process still holds it after `timeout_seconds`.
+    Raises SharplineError if another process still holds it after `timeout_seconds`.
     """
     deadline = time.monotonic() + timeout_seconds
-    with writing(path):
+    with translate_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a")
     with file:

@@ -1,4 +1,4 @@
-"""What a dataset folder holds: the manifest of its pairs, and the consent mark.
+"""The dataset folder: the manifest of its pairs, and the marker of clients' pictures.
 
 May import common; imports no torch.
 """

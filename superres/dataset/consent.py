@@ -1,7 +1,7 @@
-"""Pictures that clients sent are never training data: the folders that hold them carry a mark.
+"""Pictures that clients sent are never training data: their folders carry a marker file.
 
-Whatever keeps a client's picture calls `mark_as_clients` on its folder before the first one is
-written; whatever reads pictures to train on calls `refuse_clients_pictures` on each.
+Code that stores a client's picture calls `mark_as_clients` on the folder before the first write;
+code that reads training pictures calls `refuse_clients_pictures` on each.
 """
 
 import os
@@ -17,19 +17,19 @@ They are never training data: `sharpline data` refuses this folder as long as th
 
 
 class ClientsPictures(SharplineError):
-    """A picture or folder that may not become training data, because clients sent what is in it."""
+    """A picture or folder that may not become training data, because clients sent it."""
 
 
 def mark_as_clients(folder: Path) -> None:
-    """Make `folder` one that training never reads, with all that is below it; again is harmless."""
+    """Exclude `folder` and everything below it from training; idempotent."""
     if not (folder / MARKER).is_file():
         write_bytes(folder / MARKER, EXPLANATION)
 
 
 def refuse_clients_pictures(path: Path) -> None:
-    """Raise ClientsPictures where a file or folder lies in a marked folder, also through links."""
-    for way in {path.absolute(), path.resolve()}:
-        for folder in (way, *way.parents):
+    """Raise ClientsPictures if a file or folder lies in a marked folder, also through links."""
+    for candidate_path in {path.absolute(), path.resolve()}:
+        for folder in (candidate_path, *candidate_path.parents):
             if (folder / MARKER).exists():
                 raise ClientsPictures(
                     f"{path} lies in {folder}, where a service keeps pictures that clients sent; "
@@ -38,10 +38,10 @@ def refuse_clients_pictures(path: Path) -> None:
 
 
 def refuse_marked_below(folder: Path) -> None:
-    """Raise ClientsPictures where any folder below `folder` is marked."""
+    """Raise ClientsPictures if any folder below `folder` is marked."""
     for below, _, files in os.walk(folder):
         if MARKER in files:
             raise ClientsPictures(
                 f"{folder} holds {below}, where a service keeps pictures that clients sent; "
-                "they are not yours to train on: add a folder that holds your own alone"
+                "they are not yours to train on: add a folder that holds only your own"
             )

@@ -1,17 +1,17 @@
-"""The one schema of a pairs dataset: a folder with dataset.json, manifest.parquet, pairs, packs.
+"""The schema of a pairs dataset: a folder with dataset.json, manifest.parquet, pairs and packs.
 
-ID/dataset.json                                 what the set is (DatasetInfo)
+ID/dataset.json                                 description (DatasetInfo)
 ID/content.json                                 content and recipe; its sha256 begins with ID
-ID/manifest.parquet                             one row a pair (ManifestRow)
-ID/report.md                                    what was left out and why, for people
+ID/manifest.parquet                             one row per pair (ManifestRow)
+ID/report.md                                    which pictures were left out and why
 ID/pairs/{train,validation}/{HR,LR}/NAME.png    the pictures, readable by any toolkit
 ID/pairs/{train,validation}/MASK/NAME.png       where a degradation destroyed the scene
 ID/packs/train.{bin,json}                       the same pixels as uint8, for training
 
-A picture that was degraded several times has its second and later draws in LR-2, MASK-2 and so on.
+If a picture was degraded several times, its later draws are in LR-2, MASK-2 and so on.
 """
 
-# pyarrow has no types:
+# pyarrow has no type annotations:
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 # pyright: reportUnknownArgumentType=false, reportMissingTypeStubs=false
 
@@ -61,11 +61,11 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestRow:
-    """One pair. Paths are relative to the dataset folder, width and height those of the HR picture,
-    sha256 and bytes those of the PNG files, parameters the degradation's own as JSON.
+    """One pair. Paths are relative to the dataset folder; `width` and `height` are of the HR
+    picture, sha256 and bytes of the PNG files; `parameters` are the degradation's, as JSON.
 
-    `draw` counts the degradations of one picture from 1, so `name` and `draw` together are unique.
-    The mask is 255 where the scene is lost; its path and sha256 are empty where there is none.
+    `draw` counts the degradations of one picture from 1; `name` and `draw` together are unique.
+    The mask is 255 where the scene is lost; without a mask its path and sha256 are empty.
     """
 
     split: str
@@ -96,7 +96,7 @@ class ManifestRow:
 
 
 class LeftOut(BaseModel):
-    """A picture that is not in the set, and why; `duplicate_of` names the one that it repeats."""
+    """A picture that is not in the set, and why; `duplicate_of` names the picture it repeats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -106,7 +106,7 @@ class LeftOut(BaseModel):
 
 
 class NearDuplicate(BaseModel):
-    """Two pictures of one split that look alike and both stay."""
+    """Two pictures of one split that are near-duplicates and both stay."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,12 +115,12 @@ class NearDuplicate(BaseModel):
 
 
 class DatasetInfo(BaseModel):
-    """What a dataset is: enough to train on it, to compare with it and to state its lineage.
+    """The description of a dataset, for training, comparison and lineage.
 
-    `splits` counts pairs. `reference` holds, for each of superres.analysis.degradation_features,
-    the summary over the LR training pictures. `pack_sha256` is that of the pack's index, which
-    holds every picture's. `compared_with` counts the pictures of benchmarks and other folders that
-    none may repeat.
+    `splits` counts pairs. `reference` holds, for each feature of
+    superres.analysis.degradation_features, the summary over the LR training pictures.
+    `pack_sha256` is the sha256 of the pack's index, which holds the sha256 of every picture.
+    `compared_with` counts the benchmark and hold-out pictures that none may repeat.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -140,11 +140,11 @@ class DatasetInfo(BaseModel):
 
 
 def read_info(dataset: Path) -> DatasetInfo:
-    """The description of a dataset folder; raises SharplineError where it is none or is broken."""
+    """Read the description of a dataset folder; raises SharplineError if missing or broken."""
     path = dataset / INFO_NAME
     if not path.is_file():
         raise SharplineError(
-            f"{dataset} is no dataset folder (it has no {INFO_NAME}); make one "
+            f"{dataset} is not a dataset folder (it has no {INFO_NAME}); make one "
             "with `sharpline data build`"
         )
     try:
@@ -157,12 +157,12 @@ def read_info(dataset: Path) -> DatasetInfo:
 
 
 def write_info(dataset: Path, info: DatasetInfo) -> None:
-    """Write dataset.json, whole or not at all."""
+    """Write dataset.json atomically."""
     write_json(dataset / INFO_NAME, json.loads(info.model_dump_json()))
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """The rows of manifest.parquet (or of the dataset folder that holds one), in stored order."""
+    """Read the rows of manifest.parquet, given its path or the dataset folder, in stored order."""
     file = path / MANIFEST_NAME if path.is_dir() else path
     try:
         table = pq.read_table(file, schema=SCHEMA)

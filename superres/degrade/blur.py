@@ -1,4 +1,4 @@
-"""Filtering with a kernel, on a CPU and on a device."""
+"""Blur by convolution with a kernel, on a CPU or a device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ MOTION_LENGTHS = (4.0, 28.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blur:
-    """Filter each picture of a batch with its own kernel, borders reflected."""
+    """Convolve each picture of a batch with its own kernel, borders reflected."""
 
     kernel: Kernel
 
@@ -24,7 +24,7 @@ class Blur:
 
 
 def filtered(batch_bchw: Array, kernels: Sequence[Weights]) -> Array:
-    """Each picture convolved with its (odd) kernel by way of the Fourier transform."""
+    """Convolve each picture with its (odd) kernel by FFT."""
     xp = namespace(batch_bchw)
     height, width = batch_bchw.shape[-2:]
     reach = max(len(weights) for weights in kernels) // 2
@@ -40,13 +40,13 @@ def filtered(batch_bchw: Array, kernels: Sequence[Weights]) -> Array:
 
 
 def defocus(rng: np.random.Generator) -> list[Blur]:
-    """A lens out of focus; its radius is in pixels of the picture that is blurred."""
+    """Defocus; the radius is in pixels of the blurred picture."""
     radius = float(np.exp(rng.uniform(*np.log(DEFOCUS_RADII))))
     return [Blur(kernel=Defocus(radius=radius, softness=float(rng.uniform(0.2, 0.6))))]
 
 
 def motion(rng: np.random.Generator) -> list[Blur]:
-    """A shaking camera; the length of its way is in pixels of the picture that is blurred."""
+    """Motion blur; the length of the trajectory is in pixels of the blurred picture."""
     return [
         Blur(
             kernel=Motion(
@@ -59,8 +59,8 @@ def motion(rng: np.random.Generator) -> list[Blur]:
 
 
 def fast_length(length: int) -> int:
-    """The least length from `length` on without prime factors above 5: Fourier transforms of a
-    large prime's length are slow."""
+    """The smallest length from `length` on without prime factors above 5, for which the FFT is
+    fast."""
     while not _smooth(length):
         length += 1
     return length

@@ -1,4 +1,4 @@
-"""JPEG damage: by a real encoder, and by the same arithmetic on a CPU or a device."""
+"""JPEG compression: by a real encoder, or simulated with libjpeg's arithmetic on any device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from superres.image.encode import encode_jpeg
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
 QUALITIES = (10, 95)
-# How often each is met in the wild: encoders halve the colours unless they are told not to.
+# The assumed frequencies in the wild: encoders subsample chroma by default.
 SUBSAMPLINGS: dict[Subsampling, float] = {"4:2:0": 0.6, "4:2:2": 0.15, "4:4:4": 0.25}
-# Tables of another hand than libjpeg's: those that Photoshop writes at its named qualities.
+# Quantisation tables other than libjpeg's: those of Photoshop's quality presets.
 PHOTOSHOP_SHARE = 0.15
 PHOTOSHOP = ("web_low", "web_medium", "web_high", "web_very_high", "low", "medium", "high")
 
@@ -37,19 +37,20 @@ LUMA_TABLE = np.array(
 CHROMA_TABLE = np.full((8, 8), 99)
 CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
-# JFIF: rows give Y, Cb and Cr of RGB, and the other way round.
+# JFIF: RGB to YCbCr, and back.
 TO_YCBCR = np.array(
     [[0.299, 0.587, 0.114], [-0.168735892, -0.331264108, 0.5], [0.5, -0.418687589, -0.081312411]]
 )
 TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136286, -0.714136286], [1, 1.772, 0]])
-# Whole numbers in make ties common; lifted off them, no last bit decides to which side they go.
-OFF_TIES = 2.5e-4
+# Integer inputs make rounding ties common; the offset makes their rounding independent of float
+# error in the last bit.
+TIE_OFFSET = 2.5e-4
 CENTRE = np.array([0.0, 128.0, 128.0]).reshape(1, 3, 1, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Jpeg:
-    """One pass through libjpeg's arithmetic; in a batch the subsampling is common to all."""
+    """One simulated JPEG compression; all pictures of a batch have the same subsampling."""
 
     quality: int
     subsampling: Subsampling = "4:2:0"
@@ -57,12 +58,12 @@ class Jpeg:
     @staticmethod
     def run(batch_bchw: Array, steps: "Sequence[Jpeg]") -> Array:
         if len({step.subsampling for step in steps}) > 1:
-            raise ValueError("the pictures of one batch are subsampled alike")
+            raise ValueError("all pictures of a batch must have the same subsampling")
         return simulate(batch_bchw, [step.quality for step in steps], steps[0].subsampling)
 
 
 def compress(rgb_hwc_u8: Pixels, quality: int) -> Pixels:
-    """The picture after one pass through a JPEG encoder at `quality` (1 to 95)."""
+    """Encode the picture as JPEG at `quality` (1 to 95) and decode it."""
     return decode(encode(Picture(rgb_hwc=rgb_hwc_u8), "jpeg", quality=quality)).rgb_hwc
 
 
@@ -73,13 +74,13 @@ def compress_as(
     quality: int | None = None,
     photoshop: str | None = None,
 ) -> Pixels:
-    """The picture after a real encoder with libjpeg's tables at a quality, or Photoshop's."""
+    """Encode as JPEG with libjpeg's tables at a quality, or a Photoshop preset's, and decode."""
     data = encode_jpeg(rgb_hwc_u8, subsampling=subsampling, quality=quality, photoshop=photoshop)
     return decode(data).rgb_hwc
 
 
 def wild_jpeg(rgb_hwc_u8: Pixels, rng: np.random.Generator) -> Degraded:
-    """A real encoder with tables and a subsampling such as pictures in the wild have."""
+    """Compress with random tables and subsampling, as JPEGs in the wild have."""
     names = list(SUBSAMPLINGS)
     subsampling = names[int(rng.choice(len(names), p=list(SUBSAMPLINGS.values())))]
     quality = int(rng.integers(*QUALITIES, endpoint=True))
@@ -95,27 +96,27 @@ def wild_jpeg(rgb_hwc_u8: Pixels, rng: np.random.Generator) -> Degraded:
 
 
 def simulate(batch_bchw: Array, qualities: Sequence[int], subsampling: Subsampling) -> Array:
-    """What libjpeg makes of pictures (B, 3, H, W) in [0, 1], each at its quality.
+    """Simulate libjpeg on pictures (B, 3, H, W) in [0, 1], each at its quality.
 
-    Colour conversion, chroma halving, rounding and smooth upsampling are libjpeg's; its transform
-    in whole numbers is taken in floats, which moves a few values by a level or two.
+    Colour conversion, chroma subsampling, rounding and fancy upsampling are libjpeg's; its integer
+    DCT is computed in floats, which changes a few values by a level or two.
     """
     xp = namespace(batch_bchw)
     height, width = batch_bchw.shape[-2:]
     levels = _rounded(xp.clip(batch_bchw, 0, 1) * 255)
-    planes = _rounded(_mixed(TO_YCBCR, levels) + as_array_like(CENTRE, levels))
+    planes = _rounded(_convert_colours(TO_YCBCR, levels) + as_array_like(CENTRE, levels))
     down, right = {"4:4:4": (1, 1), "4:2:2": (1, 2), "4:2:0": (2, 2)}[subsampling]
     planes = _edge_padded(planes, -height % (8 * down), -width % (8 * right))
     luma = _quantised(planes[:, :1], [scaled_table(LUMA_TABLE, quality) for quality in qualities])
     chroma = _quantised(
-        _halved(planes[:, 1:], down, right),
+        _downsample_chroma(planes[:, 1:], down, right),
         [scaled_table(CHROMA_TABLE, quality) for quality in qualities],
     )
-    # libjpeg smooths over the samples that the picture needs, not over the padding behind them.
+    # libjpeg upsamples only the samples of the picture, not the padding.
     chroma = chroma[..., : -(-height // down), : -(-width // right)]
-    chroma = _doubled(chroma, down, right)[..., :height, :width]
+    chroma = _upsample_chroma(chroma, down, right)[..., :height, :width]
     planes = xp.concatenate((luma[..., :height, :width], chroma), 1)
-    rgb = _rounded(_mixed(TO_RGB, planes - as_array_like(CENTRE, planes)))
+    rgb = _rounded(_convert_colours(TO_RGB, planes - as_array_like(CENTRE, planes)))
     return xp.clip(rgb, 0, 255) / 255
 
 
@@ -126,37 +127,37 @@ def scaled_table(table: npt.NDArray[np.int64], quality: int) -> npt.NDArray[np.i
 
 
 def _quantised(planes_bchw: Array, tables: Sequence[npt.NDArray[np.int64]]) -> Array:
-    """Planes after transform, quantisation and back, in 8-pixel blocks and whole levels."""
+    """DCT, quantisation, dequantisation and inverse DCT of 8x8 blocks, rounded to levels."""
     xp = namespace(planes_bchw)
     table = as_array_like(
         [[np.tile(table, (1, planes_bchw.shape[-1] // 8))] for table in tables], planes_bchw
     )[:, :, None]
     basis = as_array_like(_cosines(), planes_bchw)
-    coefficients = _both_ways(planes_bchw - 128, basis)
+    coefficients = _transform_blocks(planes_bchw - 128, basis)
     shape = coefficients.shape
     blocks = coefficients.reshape(*shape[:2], -1, 8, shape[-1]) / table
-    whole = xp.sign(blocks) * _rounded(xp.abs(blocks)) * table
-    levels = _both_ways(whole.reshape(shape), basis.T) + 128
+    dequantised = xp.sign(blocks) * _rounded(xp.abs(blocks)) * table
+    levels = _transform_blocks(dequantised.reshape(shape), basis.T) + 128
     return xp.clip(_rounded(levels), 0, 255)
 
 
-def _both_ways(planes_bchw: Array, basis: Array) -> Array:
-    """Each 8-pixel block times the basis, down its columns and along its rows."""
+def _transform_blocks(planes_bchw: Array, basis: Array) -> Array:
+    """Multiply each 8x8 block by the basis along its columns and its rows."""
     shape = planes_bchw.shape
     down = basis @ planes_bchw.reshape(*shape[:2], -1, 8, shape[-1])
     return (down.reshape(*shape[:-1], -1, 8) @ basis.T).reshape(shape)
 
 
 def _cosines() -> npt.NDArray[np.float64]:
-    """The orthonormal cosine transform of 8 samples; frequencies along rows."""
-    frequency, place = np.mgrid[:8, :8]
-    basis = np.cos((2 * place + 1) * frequency * np.pi / 16) / 2
+    """The orthonormal DCT of 8 samples; one frequency per row."""
+    frequency, position = np.mgrid[:8, :8]
+    basis = np.cos((2 * position + 1) * frequency * np.pi / 16) / 2
     basis[0] /= np.sqrt(2)
     return basis
 
 
-def _halved(planes: Array, down: int, right: int) -> Array:
-    """Chroma at a coarser grid; libjpeg's bias alternates, so that rounding favours no side."""
+def _downsample_chroma(planes: Array, down: int, right: int) -> Array:
+    """Subsample chroma; libjpeg's bias alternates, so that rounding is unbiased."""
     if right == 1:
         return planes
     xp = namespace(planes)
@@ -167,22 +168,22 @@ def _halved(planes: Array, down: int, right: int) -> Array:
     return xp.floor((total[..., 0::2, :] + total[..., 1::2, :] + bias + 1) / 4)
 
 
-def _doubled(planes: Array, down: int, right: int) -> Array:
-    """Chroma at the fine grid: three parts of the near sample, one of the next."""
+def _upsample_chroma(planes: Array, down: int, right: int) -> Array:
+    """libjpeg's fancy upsampling of chroma: 3/4 nearest sample, 1/4 next nearest."""
     if right == 1:
         return planes
     xp = namespace(planes)
     if down == 1:
-        return xp.floor(_tripled(planes, -1, (1, 2)) / 4)
-    return xp.floor(_tripled(_tripled(planes, -2, (0, 0)), -1, (8, 7)) / 16)
+        return xp.floor(_upsample_axis(planes, -1, (1, 2)) / 4)
+    return xp.floor(_upsample_axis(_upsample_axis(planes, -2, (0, 0)), -1, (8, 7)) / 16)
 
 
-def _tripled(planes: Array, axis: int, biases: tuple[int, int]) -> Array:
-    """Twice the samples along an axis, each 3 * near + far + bias."""
+def _upsample_axis(planes: Array, axis: int, biases: tuple[int, int]) -> Array:
+    """Double the samples along an axis, each 3 * nearest + next nearest + bias."""
     xp = namespace(planes)
     length = planes.shape[axis]
-    before = _taken(planes, axis, np.maximum(np.arange(length) - 1, 0))
-    after = _taken(planes, axis, np.minimum(np.arange(length) + 1, length - 1))
+    before = _take(planes, axis, np.maximum(np.arange(length) - 1, 0))
+    after = _take(planes, axis, np.minimum(np.arange(length) + 1, length - 1))
     pair = (3 * planes + before + biases[0], 3 * planes + after + biases[1])
     stacked = xp.stack(pair, -1 if axis == -1 else -2)
     shape = list(planes.shape)
@@ -190,21 +191,21 @@ def _tripled(planes: Array, axis: int, biases: tuple[int, int]) -> Array:
     return stacked.reshape(shape)
 
 
-def _taken(planes: Array, axis: int, places: npt.NDArray[np.int64]) -> Array:
-    index = as_index_like(places, planes)
+def _take(planes: Array, axis: int, positions: npt.NDArray[np.int64]) -> Array:
+    index = as_index_like(positions, planes)
     return planes[..., index] if axis == -1 else planes[..., index, :]
 
 
-def _edge_padded(planes: Array, below: int, beyond: int) -> Array:
+def _edge_padded(planes: Array, below: int, right: int) -> Array:
     height, width = planes.shape[-2:]
-    planes = _taken(planes, -2, np.minimum(np.arange(height + below), height - 1))
-    return _taken(planes, -1, np.minimum(np.arange(width + beyond), width - 1))
+    planes = _take(planes, -2, np.minimum(np.arange(height + below), height - 1))
+    return _take(planes, -1, np.minimum(np.arange(width + right), width - 1))
 
 
-def _mixed(matrix: npt.NDArray[np.float64], planes_bchw: Array) -> Array:
+def _convert_colours(matrix: npt.NDArray[np.float64], planes_bchw: Array) -> Array:
     xp = namespace(planes_bchw)
     return xp.einsum("ij,bjhw->bihw", as_array_like(matrix, planes_bchw), planes_bchw)
 
 
 def _rounded(values: Array) -> Array:
-    return namespace(values).floor(values + (0.5 + OFF_TIES))
+    return namespace(values).floor(values + (0.5 + TIE_OFFSET))

@@ -1,7 +1,7 @@
-"""Blur kernels: what a lens, a shaking hand or a resampler does to a point of light.
+"""Blur kernels (point spread functions) of lenses, camera motion and resamplers.
 
-Each is a small frozen record of numbers whose `weights` are (size, size) float64 with the sum 1;
-x runs along columns, y along rows, angles are in radians, lengths in pixels.
+Each is a frozen dataclass whose `weights()` are (size, size) float64 with the sum 1; x runs along
+columns, y along rows, angles are in radians, lengths in pixels.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ Weights = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gaussian:
-    """A Gaussian with a deviation along each of its axes, turned by `rotation`.
+    """An anisotropic Gaussian, rotated by `rotation`.
 
-    `shift` moves its centre right and down, for a resampler that takes off-centre samples.
+    `shift` moves its centre right and down, to correct for decimation by an even factor.
     """
 
     size: int
@@ -36,7 +36,7 @@ class Gaussian:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generalized:
-    """A generalized Gaussian (Pascal et al. 2013); 1 is the Gaussian, less has heavy tails."""
+    """A generalized Gaussian (Pascal et al. 2013); Gaussian at shape 1, heavy-tailed below."""
 
     size: int
     sigma_x: float
@@ -51,7 +51,7 @@ class Generalized:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plateau:
-    """1 / (1 + r^(2 shape)): flat in the middle, the more so the larger its shape."""
+    """1 / (1 + r^(2 shape)): flat in the centre, flatter for a larger shape."""
 
     size: int
     sigma_x: float
@@ -66,9 +66,9 @@ class Plateau:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sinc:
-    """A circular low-pass that rings (Wang et al. 2021, equation 6); cutoff in radians, up to pi.
+    """A circular low-pass with ringing (Wang et al. 2021, equation 6); cutoff in radians, up to pi.
 
-    The identity kernel stands where the cutoff is 0.
+    Cutoff 0 is the identity kernel.
     """
 
     size: int
@@ -88,7 +88,7 @@ class Sinc:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defocus:
-    """A lens out of focus: a disc of light of this radius, its rim softened by `softness`."""
+    """Defocus: a disc of this radius, its edge blurred by a Gaussian of sigma `softness`."""
 
     radius: float
     softness: float
@@ -104,9 +104,9 @@ class Defocus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Motion:
-    """A shaking camera (Boracchi and Foi 2012): the way of a point while the shutter is open.
+    """Camera shake (Boracchi and Foi 2012): the trajectory of a point during the exposure.
 
-    `length` is that of the way in pixels, `unrest` from 0 (a straight pan) to 1 (a trembling hand).
+    `length` is the trajectory's in pixels, `unrest` from 0 (a straight pan) to 1 (strong tremor).
     """
 
     length: float
@@ -116,7 +116,7 @@ class Motion:
     STEPS = 400
 
     def weights(self) -> Weights:
-        x, y = self._way()
+        x, y = self._trajectory()
         reach = int(np.ceil(max(np.abs(x).max(), np.abs(y).max()))) + 1
         weights = np.zeros((2 * reach + 1, 2 * reach + 1))
         left, top = np.floor(x).astype(int), np.floor(y).astype(int)
@@ -126,22 +126,22 @@ class Motion:
                 np.add.at(weights, (reach + top + down, reach + left + right), share)
         return _normalised(weights)
 
-    def _way(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Where the point is at each moment, about the middle of its way."""
+    def _trajectory(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The point's positions over time, centred on their bounding box."""
         rng = np.random.default_rng(self.seed)
         heading = np.exp(1j * rng.uniform(0, 2 * pi))
         tremor = rng.normal(size=self.STEPS) + 1j * rng.normal(size=self.STEPS)
         jerks = rng.random(self.STEPS) < self.unrest * 2 / self.STEPS
-        velocity, place, way = heading, 0j, []
+        velocity, position, trajectory = heading, 0j, []
         for step in range(self.STEPS):
-            # A hand drifts, trembles and pulls back towards where it aimed, and at times it jerks.
-            velocity += self.unrest * (0.09 * tremor[step] - 0.1 * place / self.STEPS**1.5)
+            # Inertia, random tremor, a pull back to the origin, and occasional jerks.
+            velocity += self.unrest * (0.09 * tremor[step] - 0.1 * position / self.STEPS**1.5)
             if jerks[step]:
                 velocity *= np.exp(1j * (pi + rng.uniform(-1, 1)))
             velocity /= abs(velocity)
-            place += velocity
-            way.append(place)
-        points = np.array(way) * self.length / self.STEPS
+            position += velocity
+            trajectory.append(position)
+        points = np.array(trajectory) * self.length / self.STEPS
         points -= (points.real.max() + points.real.min()) / 2
         points -= 1j * (points.imag.max() + points.imag.min()) / 2
         return points.real, points.imag
@@ -151,20 +151,20 @@ Kernel = Gaussian | Generalized | Plateau | Sinc | Defocus | Motion
 
 
 def bessel_j1(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Bessel's J1 for 0 <= x <= 60 by its integral, exact to 1e-12: the integrand is periodic."""
+    """Bessel's J1 for 0 <= x <= 60 by its periodic integral, exact to 1e-12."""
     angles = (np.arange(128) + 0.5) * pi / 128
     return np.cos(angles - x[..., None] * np.sin(angles)).mean(axis=-1)
 
 
 def _grid(size: int) -> tuple[Weights, Weights]:
-    places = np.arange(size, dtype=np.float64) - (size - 1) / 2
-    return np.tile(places, (size, 1)), np.tile(places[:, None], (1, size))
+    positions = np.arange(size, dtype=np.float64) - (size - 1) / 2
+    return np.tile(positions, (size, 1)), np.tile(positions[:, None], (1, size))
 
 
 def _ellipse(
     size: int, sigma_x: float, sigma_y: float, rotation: float, shift: float = 0.0
 ) -> Weights:
-    """Squared distance from the centre in deviations, along axes turned by `rotation`."""
+    """Squared distance from the centre in standard deviations, along axes rotated by `rotation`."""
     x, y = _grid(size)
     x, y = x - shift, y - shift
     along = np.cos(rotation) * x + np.sin(rotation) * y

@@ -1,4 +1,4 @@
-"""Several degradations by weights, written `{real_esrgan: 0.7, bicubic: 0.3}`."""
+"""Weighted mixes of degradations, written `{real_esrgan: 0.7, bicubic: 0.3}`."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 
 from superres.common.errors import UsageError
 
-# Keeps the choice of a kind apart from what that kind then draws from the same seed.
-CHOICE = 0x6D6978
+# Makes the choice of a kind independent of the random numbers that the kind draws from the seed.
+CHOICE_SEED = 0x6D6978
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,26 +20,25 @@ class Mix:
 
     @property
     def text(self) -> str:
-        """The one spelling of this mix, which `parse_mix` reads back; one kind is its name."""
+        """The canonical text, which `parse_mix` parses; a single kind is its name."""
         if len(self.weights) == 1:
             return self.weights[0][0]
         return "{" + ", ".join(f"{kind}: {weight!r}" for kind, weight in self.weights) + "}"
 
     def choose(self, seed: int) -> str:
-        """The kind that a picture with this seed gets."""
+        """Draw a kind by the weights from a picture's seed."""
         if len(self.weights) == 1:
             return self.weights[0][0]
         shares = np.cumsum([weight for _, weight in self.weights])
-        place = np.random.default_rng([seed, CHOICE]).random() * shares[-1]
+        threshold = np.random.default_rng([seed, CHOICE_SEED]).random() * shares[-1]
         last = len(self.weights) - 1
-        return self.weights[min(int(np.searchsorted(shares, place, side="right")), last)][0]
+        return self.weights[min(int(np.searchsorted(shares, threshold, side="right")), last)][0]
 
 
 def parse_mix(written: str | Mapping[str, float], kinds: Collection[str]) -> Mix:
-    """A mix from a recipe's mapping, from its text, or from the name of one kind.
+    """Parse a recipe's mapping, its text, or the name of one kind.
 
-    Raises UsageError naming a kind that does not exist or stands twice, and a weight that is not a
-    number above 0.
+    Raises UsageError for an unknown or repeated kind, or a weight that is not a number above 0.
     """
     if isinstance(written, Mapping):
         entries = [(kind, weight) for kind, weight in written.items()]
@@ -48,7 +47,7 @@ def parse_mix(written: str | Mapping[str, float], kinds: Collection[str]) -> Mix
     else:
         entries = [(written, 1.0)]
     if not entries:
-        raise UsageError("a mix of no degradation; write {kind: weight, ...}")
+        raise UsageError("an empty mix; write {kind: weight, ...}")
     for kind, weight in entries:
         if kind not in kinds:
             raise UsageError(f"no degradation {kind!r}; choose one of {', '.join(sorted(kinds))}")
@@ -58,19 +57,19 @@ def parse_mix(written: str | Mapping[str, float], kinds: Collection[str]) -> Mix
             )
     names = [kind for kind, _ in entries]
     if twice := sorted({kind for kind in names if names.count(kind) > 1}):
-        raise UsageError(f"degradation {twice[0]!r} stands twice in the mix")
+        raise UsageError(f"degradation {twice[0]!r} is repeated in the mix")
     return Mix(weights=tuple(sorted((kind, float(weight)) for kind, weight in entries)))
 
 
 def _is_weight(value: object) -> bool:
-    """Whether this is a finite number above 0; YAML's `true` is none."""
+    """Whether this is a finite number above 0; YAML's `true` is not."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return isfinite(value) and value > 0
 
 
 def _entries(text: str) -> list[tuple[str, float | str]]:
-    """The pairs of a flow mapping, read by hand because YAML lets the last of two twins win."""
+    """The pairs of a flow mapping; not parsed by YAML, which keeps the last of duplicate keys."""
     inside = text.strip()
     if not inside.endswith("}"):
         raise UsageError(f"the mix {text!r} has no closing brace")

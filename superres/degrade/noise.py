@@ -1,4 +1,4 @@
-"""Noise of sensors and films, on a CPU and on a device."""
+"""Gaussian, Poisson and camera noise, on a CPU or a device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from superres.degrade.arrays import Array, as_array_like, namespace, normals, pe
 
 LUMA = (0.299, 0.587, 0.114)
 
-# Below this mean a Poisson count is found exactly, above it by its quantile's expansion.
+# Below this mean Poisson counts are exact, above it a quantile expansion approximates them.
 FEW_COUNTS = 4.0
-MAX_OF_FEW = 20
+MAX_FEW_COUNT = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GaussianNoise:
-    """Additive noise of a deviation in 8-bit levels; `grey` noise is the same in all channels.
+    """Additive Gaussian noise, sigma in 8-bit levels; `grey` noise is equal in all channels.
 
-    `mixing`, where given, is three rows that mix independent channels into correlated ones.
+    `mixing` is a 3x3 matrix that makes independent channels correlated, or None.
     """
 
     sigma_levels: float
@@ -29,7 +29,7 @@ class GaussianNoise:
     @staticmethod
     def run(batch_bchw: Array, steps: "Sequence[GaussianNoise]") -> Array:
         xp = namespace(batch_bchw)
-        field = _field(batch_bchw, [step.seed for step in steps])
+        field = _normal_field(batch_bchw, [step.seed for step in steps])
         field = _grey_where([step.grey for step in steps], field[:, :1], field)
         mixing = np.array([np.eye(3) if step.mixing is None else step.mixing for step in steps])
         if any(step.mixing is not None for step in steps):
@@ -40,10 +40,10 @@ class GaussianNoise:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoissonNoise:
-    """Shot noise: what counting photons adds, times `strength`.
+    """Poisson (shot) noise, times `strength`.
 
-    As in basicsr white is as many counts as the picture has distinct values, rounded up to a power
-    of two. `grey` noise is that of the luma, the same in all channels.
+    As in basicsr, white is as many counts as the picture has distinct values, rounded up to a power
+    of two. `grey` noise is that of the luma, equal in all channels.
     """
 
     strength: float
@@ -60,7 +60,9 @@ class PoissonNoise:
         source = _grey_where(grey, luma, clean)
         white = per_sample([0.0] * len(steps), clean) + _white_counts(source)
         seeds = [step.seed for step in steps]
-        counted = poisson_counts(source * white, _field(clean, seeds), _spread(clean, seeds))
+        counted = poisson_counts(
+            source * white, _normal_field(clean, seeds), _uniform_field(clean, seeds)
+        )
         noise = counted / white - source
         noise = _grey_where(grey, noise[:, :1], noise)
         strength = per_sample([step.strength for step in steps], clean)
@@ -71,7 +73,7 @@ class PoissonNoise:
 class CameraNoise:
     """A sensor's shot and read noise, added in linear light (Brooks et al. 2019, section 3.1).
 
-    Both are variances: `shot` of a full well times the light, `read` of the amplifier.
+    Both are variances: the total is `shot` times the light, plus `read`.
     """
 
     shot: float
@@ -84,12 +86,12 @@ class CameraNoise:
         light = linear(xp.clip(batch_bchw, 0, 1))
         shot = per_sample([step.shot for step in steps], light)
         read = per_sample([step.read for step in steps], light)
-        field = _field(light, [step.seed for step in steps])
+        field = _normal_field(light, [step.seed for step in steps])
         return encoded(xp.clip(light + xp.sqrt(light * shot + read) * field, 0, 1))
 
 
 def gaussian(rng: np.random.Generator) -> list[GaussianNoise]:
-    """White noise of 1 to 50 levels, as denoisers are compared on; one in five is grey."""
+    """Gaussian noise of 1 to 50 levels, as in denoising benchmarks; one in five is grey."""
     return [
         GaussianNoise(
             sigma_levels=float(rng.uniform(1, 50)),
@@ -100,7 +102,7 @@ def gaussian(rng: np.random.Generator) -> list[GaussianNoise]:
 
 
 def poisson(rng: np.random.Generator) -> list[PoissonNoise]:
-    """Shot noise of a bright to a very dim scene; one in five is grey."""
+    """Poisson noise of bright to very dim scenes; one in five is grey."""
     return [
         PoissonNoise(
             strength=float(rng.uniform(0.3, 4)), grey=bool(rng.random() < 0.2), seed=draw_seed(rng)
@@ -109,7 +111,7 @@ def poisson(rng: np.random.Generator) -> list[PoissonNoise]:
 
 
 def iso(rng: np.random.Generator) -> list[CameraNoise]:
-    """Shot and read noise as they go together on real sensors from ISO 100 to some 6400."""
+    """Shot and read noise, correlated as on real sensors from ISO 100 to about 6400."""
     log_shot = rng.uniform(np.log(1e-4), np.log(0.012))
     log_read = 2.18 * log_shot + 1.20 + rng.normal(0, 0.26)
     return [
@@ -118,15 +120,15 @@ def iso(rng: np.random.Generator) -> list[CameraNoise]:
 
 
 def draw_seed(rng: np.random.Generator) -> int:
-    """A seed of a noise field."""
+    """Draw the seed of a noise field."""
     return int(rng.integers(2**31))
 
 
 def poisson_counts(mean: Array, normal: Array, uniform: Array) -> Array:
-    """Counts of these means: exact where they are few, else by Cornish and Fisher's expansion.
+    """Poisson counts with these means: exact below FEW_COUNTS, else a Cornish-Fisher expansion.
 
-    The expansion is left unrounded: its mean and variance are those of the counts, and no count
-    can tip over on one device and not on another.
+    The expansion is not rounded: its mean and variance are right, and rounding could differ between
+    devices.
     """
     xp = namespace(mean)
     root = xp.sqrt(xp.clip(mean, FEW_COUNTS, None))
@@ -139,11 +141,11 @@ def poisson_counts(mean: Array, normal: Array, uniform: Array) -> Array:
 
 
 def _few_counts(mean: Array, uniform: Array) -> Array:
-    """Counts by going up the distribution until it passes `uniform`."""
+    """Poisson counts by inversion of the cumulative distribution at `uniform`."""
     xp = namespace(mean)
     probability = xp.exp(-mean)
     cumulated, counts = probability, xp.zeros_like(mean)
-    for count in range(1, MAX_OF_FEW):
+    for count in range(1, MAX_FEW_COUNT):
         counts = counts + xp.asarray(uniform > cumulated, dtype=mean.dtype)
         probability = probability * mean / count
         cumulated = cumulated + probability
@@ -168,24 +170,24 @@ def encoded(light: Array) -> Array:
     )
 
 
-def _field(batch_bchw: Array, seeds: Sequence[int]) -> Array:
+def _normal_field(batch_bchw: Array, seeds: Sequence[int]) -> Array:
     return normals(tuple(batch_bchw.shape[1:]), seeds, batch_bchw)
 
 
-def _spread(batch_bchw: Array, seeds: Sequence[int]) -> Array:
-    """Uniform fields independent of the normal ones of the same seeds."""
+def _uniform_field(batch_bchw: Array, seeds: Sequence[int]) -> Array:
+    """Uniform fields, independent of the normal fields of the same seeds."""
     return uniforms(tuple(batch_bchw.shape[1:]), [seed + 2**32 for seed in seeds], batch_bchw)[0]
 
 
-def _grey_where(grey: Sequence[bool], one_b1hw: Array, colour_bchw: Array) -> Array:
+def _grey_where(grey: Sequence[bool], grey_b1hw: Array, colour_bchw: Array) -> Array:
     xp = namespace(colour_bchw)
     return xp.where(
-        per_sample([float(value) for value in grey], colour_bchw) > 0.5, one_b1hw, colour_bchw
+        per_sample([float(value) for value in grey], colour_bchw) > 0.5, grey_b1hw, colour_bchw
     )
 
 
 def _white_counts(clean_bchw: Array) -> Array:
-    """For each picture the number of its distinct 8-bit values, up to the next power of two."""
+    """Per picture the number of distinct 8-bit values, rounded up to a power of two."""
     xp = namespace(clean_bchw)
     pictures = clean_bchw.shape[0]
     levels = xp.asarray(xp.floor(clean_bchw * 255 + 0.5), dtype=xp.int64).reshape(pictures, -1)

@@ -1,7 +1,7 @@
-"""An old photograph: its dyes or its silver fade, its paper yellows, and it was handled.
+"""The `old_photo` degradation: fading, yellowing, grain, and physical damage with a mask.
 
-What changes the whole picture (fading, yellowing, grain, softness, silver mirroring) a model has to
-undo; where the scene itself is gone (scratches, dust, hairs, folds) the mask says so.
+Global changes (fading, yellowing, grain, softness, silver mirroring) keep the scene visible; the
+mask marks where the scene is lost (scratches, dust, hairs, folds).
 """
 
 from dataclasses import asdict, dataclass
@@ -10,26 +10,26 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.degrade.blur import filtered
-from superres.degrade.damage import Damage, clouds, edges, fold, hair, scratch, speck
+from superres.degrade.damage import Damage, border_falloff, fold, hair, scratch, speck, value_noise
 from superres.degrade.kernels import Gaussian
 from superres.degrade.noise import LUMA, draw_seed
 from superres.degrade.result import Degraded, Pixels
 
 Rgb = npt.NDArray[np.float64]
 
-MIN_LIGHT = 0.01  # reflected by the blackest black of a print
-YELLOW = (0.04, 0.15, 0.42)  # how much of each channel a fully yellowed paper swallows
-SHEEN = (0.60, 0.66, 0.74)  # of silver that has come to the surface
+MIN_LIGHT = 0.01  # reflectance of a print's black
+YELLOW = (0.04, 0.15, 0.42)  # absorption of each channel by fully yellowed paper
+SHEEN = (0.60, 0.66, 0.74)  # colour of silver mirroring
 PAPER = (0.95, 0.94, 0.91)
 DIRT = (0.10, 0.09, 0.08)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ageing:
-    """What became of one print. Amounts run from 0 (as new) to 1; counts are of single marks.
+    """The parameters of one aged print. Amounts run from 0 (as new) to 1; marks are counts.
 
-    `grain_levels` is a deviation in 8-bit levels, `softness` one in pixels; `seed` lays out
-    everything that the numbers leave open.
+    `grain_levels` is a deviation in 8-bit levels, `softness` a sigma in pixels; `seed` determines
+    everything else, such as the positions of the marks.
     """
 
     monochrome: bool
@@ -46,14 +46,14 @@ class Ageing:
 
 
 def aged_photo(rgb_hwc_u8: Pixels, rng: np.random.Generator) -> Degraded:
-    """Age a picture (h, w, 3); the result's `damage_hw_u8` tells where the scene is lost."""
+    """Age a picture (h, w, 3); the result's `damage_hw_u8` marks where the scene is lost."""
     ageing = draw(rng)
     aged_u8, mask_hw_u8 = age(rgb_hwc_u8, ageing)
     return Degraded(lr_hwc_u8=aged_u8, parameters=asdict(ageing), damage_hw_u8=mask_hw_u8)
 
 
 def draw(rng: np.random.Generator) -> Ageing:
-    """Half of all prints are black and white; only silver can come to the surface as mirrors."""
+    """Draw the parameters; half of the prints are black and white, and only those mirror silver."""
     monochrome = bool(rng.random() < 0.5)
     return Ageing(
         monochrome=monochrome,
@@ -71,16 +71,16 @@ def draw(rng: np.random.Generator) -> Ageing:
 
 
 def age(rgb_hwc_u8: Pixels, ageing: Ageing) -> tuple[Pixels, npt.NDArray[np.uint8]]:
-    """The aged picture (h, w, 3) and the mask (h, w) of what must be filled in."""
+    """The aged picture (h, w, 3) and the mask (h, w) of where the scene is lost."""
     rng = np.random.default_rng(ageing.seed)
     rgb = _soft(rgb_hwc_u8 / 255.0, ageing.softness)
     rgb = _faded_silver(rgb, ageing) if ageing.monochrome else _faded_dyes(rgb, ageing, rng)
     rgb = _grained(rgb, ageing, rng)
-    rgb = _silvered(rgb, ageing, rng)
-    damage = _handled(rgb.shape[:2], ageing, rng)
+    rgb = _silver_mirrored(rgb, ageing, rng)
+    damage = _draw_damage(rgb.shape[:2], ageing, rng)
     rgb = rgb * (1 + damage.shade[..., None])
     rgb += damage.bare[..., None] * (_paper(rgb.shape[:2], rng) - rgb)
-    # What is bare is yellow paper, so it yellows too; dirt lies on top of all.
+    # Bare paper yellows too; dirt is on top.
     rgb = _yellowed(rgb, ageing, rng)
     rgb += damage.soiled[..., None] * (np.array(DIRT) - rgb)
     return np.floor(np.clip(rgb, 0, 1) * 255 + 0.5).astype(np.uint8), damage.mask()
@@ -93,14 +93,14 @@ def _soft(rgb: Rgb, sigma: float) -> Rgb:
 
 
 def _faded_dyes(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
-    """Each dye loses density at its own pace, the cyan one (red's) fastest."""
+    """Each dye loses density at its own rate, cyan (the red channel) fastest."""
     density = -np.log10(np.maximum(rgb, MIN_LIGHT))
-    pace = rng.uniform((0.6, 0.3, 0.35), (0.8, 0.55, 0.6))
-    return 10 ** -(density * (1 - ageing.fading * pace))
+    rate = rng.uniform((0.6, 0.3, 0.35), (0.8, 0.55, 0.6))
+    return 10 ** -(density * (1 - ageing.fading * rate))
 
 
 def _faded_silver(rgb: Rgb, ageing: Ageing) -> Rgb:
-    """Grey that turns brown as its silver thins out."""
+    """Black and white that turns brown as its silver fades."""
     luma = np.maximum(rgb @ np.array(LUMA), MIN_LIGHT)[..., None]
     density = -np.log10(luma) * (1 - 0.55 * ageing.fading)
     warmth = ageing.fading * np.array([-0.16, 0.0, 0.18])
@@ -108,7 +108,7 @@ def _faded_silver(rgb: Rgb, ageing: Ageing) -> Rgb:
 
 
 def _grained(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
-    """Grain shows most in the middle tones; clumps are a little larger than a pixel."""
+    """Grain, strongest in the midtones, with clumps slightly larger than a pixel."""
     height, width = rgb.shape[:2]
     field = rng.normal(size=(1, 1, height, width))
     sigma = rng.uniform(0.4, 0.9)
@@ -118,28 +118,30 @@ def _grained(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
     return rgb + strength * clumps[..., None]
 
 
-def _silvered(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
-    """A bluish sheen over the shadows, from the edges inwards."""
+def _silver_mirrored(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
+    """Silver mirroring: a bluish sheen over the shadows, strongest at the edges."""
     height, width = rgb.shape[:2]
-    patches = np.clip(1.6 * clouds(height, width, 6, rng) - 0.2, 0, 1)
+    patches = np.clip(1.6 * value_noise(height, width, 6, rng) - 0.2, 0, 1)
     shadows = np.clip(1 - 1.6 * rgb.mean(axis=-1), 0, 1)
-    sheen = ageing.silvering * edges(height, width, 0.16) * patches * shadows
+    sheen = ageing.silvering * border_falloff(height, width, 0.16) * patches * shadows
     return rgb + sheen[..., None] * (np.array(SHEEN) - rgb)
 
 
 def _yellowed(rgb: Rgb, ageing: Ageing, rng: np.random.Generator) -> Rgb:
-    """Paper yellows unevenly, and most where air reaches it."""
+    """Uneven yellowing, strongest at the edges."""
     height, width = rgb.shape[:2]
-    uneven = 0.65 + 0.3 * clouds(height, width, 3, rng) + 0.35 * edges(height, width, 0.12)
+    uneven = (
+        0.65 + 0.3 * value_noise(height, width, 3, rng) + 0.35 * border_falloff(height, width, 0.12)
+    )
     return rgb * (1 - ageing.yellowing * uneven[..., None] * np.array(YELLOW))
 
 
 def _paper(shape: tuple[int, ...], rng: np.random.Generator) -> Rgb:
-    """The white of bare paper, with its fibres."""
+    """The colour of bare paper, with fibre noise."""
     return np.array(PAPER) + rng.normal(0, 0.02, shape)[..., None]
 
 
-def _handled(shape: tuple[int, ...], ageing: Ageing, rng: np.random.Generator) -> Damage:
+def _draw_damage(shape: tuple[int, ...], ageing: Ageing, rng: np.random.Generator) -> Damage:
     damage = Damage(shape[0], shape[1])
     for mark, count in (
         (fold, ageing.folds),

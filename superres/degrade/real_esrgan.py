@@ -1,8 +1,7 @@
 """Real-ESRGAN's second-order degradation (Wang et al. 2021, "Real-ESRGAN", section 3).
 
-A picture is blurred, resized, made noisy and compressed, and then once more, as a picture is that
-somebody took, shared, and somebody else shared again. Ranges and odds are those that its authors
-trained their x4 network with.
+Two rounds of blur, resize, noise and JPEG, as for a picture that was shared repeatedly. Ranges and
+probabilities are those that the authors trained their x4 network with.
 """
 
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ QUALITIES = (30, 95)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """The ranges of one of the two rounds; a factor below 1 shrinks."""
+    """The parameter ranges of one of the two rounds; a factor below 1 shrinks."""
 
     sigmas: tuple[float, float]
     up_down_keep: tuple[float, float, float]
@@ -67,30 +66,30 @@ SECOND = Round(
 def draw(
     size: tuple[int, int], scale: int, own: np.random.Generator, shared: np.random.Generator
 ) -> list[Step]:
-    """The steps of a picture of `size` (height, width).
+    """Draw the steps for a picture of `size` (height, width).
 
-    What gives the row its form (sizes, order, kinds of noise) comes from `shared`, the rest from
-    `own`: pictures whose `shared` started alike can go through their steps as one batch.
+    The structure (sizes, order, kinds of noise) is drawn from `shared`, the other parameters from
+    `own`: pictures with the same seed of `shared` can run through their steps as one batch.
     """
-    goal = (size[0] // scale, size[1] // scale)
+    target = (size[0] // scale, size[1] // scale)
     steps: list[Step] = [Blur(kernel=draw_kernel(own, FIRST.sigmas))]
     steps += [_resize(size, FIRST, shared), _noise(FIRST, own, shared), _jpeg(own)]
     if shared.random() < SECOND_BLUR_SHARE:
         steps.append(Blur(kernel=draw_kernel(own, SECOND.sigmas)))
-    steps += [_resize(goal, SECOND, shared), _noise(SECOND, own, shared)]
-    # The last ringing is that of sharpening software: before or after the last compression.
-    settle = [
-        Resize(height=goal[0], width=goal[1], mode=_mode(shared)),
+    steps += [_resize(target, SECOND, shared), _noise(SECOND, own, shared)]
+    # The final sinc filter imitates sharpening, before or after the last compression.
+    final_resize = [
+        Resize(height=target[0], width=target[1], mode=_mode(shared)),
         Blur(kernel=_final_sinc(own)),
     ]
     last = _jpeg(own)
-    return [*steps, *settle, last] if shared.random() < 0.5 else [*steps, last, *settle]
+    return [*steps, *final_resize, last] if shared.random() < 0.5 else [*steps, last, *final_resize]
 
 
 def draw_batch(
     size: tuple[int, int], scale: int, seeds: Sequence[int], shared_seed: int
 ) -> list[list[Step]]:
-    """Rows of one form, one for each seed, for pictures of one size."""
+    """Step sequences of the same structure, one per seed, for pictures of one size."""
     return [
         draw(size, scale, np.random.default_rng(seed), np.random.default_rng(shared_seed))
         for seed in seeds
@@ -98,7 +97,7 @@ def draw_batch(
 
 
 def draw_kernel(rng: np.random.Generator, sigmas: tuple[float, float]) -> Kernel:
-    """One of the seven kernels, at the odds of KERNELS and SINC_SHARE."""
+    """Draw one of the seven kernels with the probabilities of KERNELS and SINC_SHARE."""
     size = _kernel_size(rng)
     if rng.random() < SINC_SHARE:
         least = pi / 3 if size < 13 else pi / 5
@@ -121,7 +120,7 @@ def draw_kernel(rng: np.random.Generator, sigmas: tuple[float, float]) -> Kernel
 
 
 def _shape(rng: np.random.Generator, shapes: tuple[float, float]) -> float:
-    """Below and above 1 equally often, however wide the two sides are."""
+    """Draw a shape, below and above 1 with equal probability."""
     sides = (shapes[0], 1.0), (1.0, shapes[1])
     return float(rng.uniform(*sides[int(rng.random() < 0.5)]))
 
@@ -136,8 +135,8 @@ def _final_sinc(rng: np.random.Generator) -> Kernel:
 
 
 def _resize(size: tuple[int, int], ranges: Round, rng: np.random.Generator) -> Resize:
-    way = int(rng.choice(3, p=ranges.up_down_keep))
-    factor = (rng.uniform(1, ranges.factors[1]), rng.uniform(ranges.factors[0], 1), 1.0)[way]
+    direction = int(rng.choice(3, p=ranges.up_down_keep))
+    factor = (rng.uniform(1, ranges.factors[1]), rng.uniform(ranges.factors[0], 1), 1.0)[direction]
     height, width = (max(1, round(side * factor)) for side in size)
     return Resize(height=height, width=width, mode=_mode(rng))
 

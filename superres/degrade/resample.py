@@ -1,7 +1,7 @@
-"""The resizings that a picture meets on its way through other people's software.
+"""Resizing as in common software, without antialiasing, for degradations.
 
-Unlike `superres.image.resize` these do not guard against aliasing, because most software does not:
-they equal torch's `interpolate` (align_corners off), which Real-ESRGAN degrades with.
+Unlike `superres.image.resize` these do not antialias, because most software does not: they equal
+torch's `interpolate` (align_corners=False), which Real-ESRGAN uses.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Taps = list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resize:
-    """Resize to (height, width); all pictures of a batch alike."""
+    """Resize all pictures of a batch to (height, width)."""
 
     height: int
     width: int
@@ -30,29 +30,29 @@ class Resize:
     @staticmethod
     def run(batch_bchw: Array, steps: "Sequence[Resize]") -> Array:
         if len(set(steps)) > 1:
-            raise ValueError("the pictures of one batch are resized alike")
+            raise ValueError("all pictures of a batch must be resized to the same size and mode")
         return resized(batch_bchw, (steps[0].height, steps[0].width), steps[0].mode)
 
 
 def resized(batch_bchw: Array, size: tuple[int, int], mode: Mode) -> Array:
-    """The batch at `size` (height, width); values may leave [0, 1] where the mode overshoots."""
+    """Resize a batch to `size` (height, width); bicubic may overshoot [0, 1]."""
     for axis in sorted((2, 3), key=lambda axis: size[axis - 2] / batch_bchw.shape[axis]):
         before, after = batch_bchw.shape[axis], size[axis - 2]
         if before == after:
             continue
         total = 0.0
         for index, weight in _taps(before, after, mode):
-            places, weights = as_index_like(index, batch_bchw), as_array_like(weight, batch_bchw)
+            positions, weights = as_index_like(index, batch_bchw), as_array_like(weight, batch_bchw)
             if axis == 2:
-                total = total + batch_bchw[:, :, places] * weights[:, None]
+                total = total + batch_bchw[:, :, positions] * weights[:, None]
             else:
-                total = total + batch_bchw[..., places] * weights
+                total = total + batch_bchw[..., positions] * weights
         batch_bchw = total
     return batch_bchw
 
 
 def _taps(before: int, after: int, mode: Mode) -> Taps:
-    """For each tap: the input index and the weight that it has in every output sample."""
+    """For each tap: its input index and weight in every output sample."""
     centres = (np.arange(after) + 0.5) * before / after - 0.5
     if mode == "nearest":
         return [(np.minimum(np.floor(centres + 0.5), before - 1).astype(np.int64), np.ones(after))]
@@ -71,7 +71,7 @@ def _taps(before: int, after: int, mode: Mode) -> Taps:
 
 
 def _area_taps(before: int, after: int) -> Taps:
-    """The mean of every input sample that an output sample touches."""
+    """The mean of all input samples that an output sample overlaps."""
     starts = np.arange(after) * before // after
     ends = -(-(np.arange(1, after + 1) * before) // after)
     counts = ends - starts
@@ -82,7 +82,7 @@ def _area_taps(before: int, after: int) -> Taps:
 
 
 def _sharp_cubic(distance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Keys' cubic with a = -0.75, as OpenCV and torch have it."""
+    """Keys' cubic with a = -0.75, as in OpenCV and torch."""
     a, d = -0.75, distance
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a

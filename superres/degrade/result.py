@@ -1,4 +1,4 @@
-"""What a degradation hands back."""
+"""The result of a degradation."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,10 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degraded:
-    """The low-resolution picture (h, w, 3) uint8 and, as plain JSON values, what made it.
+    """The low-resolution picture (h, w, 3) uint8 and the drawn parameters as JSON values.
 
-    `damage_hw_u8` (h, w) is 255 where the scene is lost and must be filled in, and None where a
-    degradation destroys nothing locally.
+    `damage_hw_u8` (h, w) is 255 where the scene is lost and must be inpainted; None for a
+    degradation without local damage.
     """
 
     lr_hwc_u8: Pixels

@@ -1,4 +1,4 @@
-"""Scores of a model on held-out pictures, and the page that shows them.
+"""Scores of a model on held-out pictures, and the HTML report.
 
-May import analysis and what stands below it in docs/architecture.md.
+May import analysis and the packages below it in docs/architecture.md.
 """

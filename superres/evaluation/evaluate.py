@@ -1,4 +1,4 @@
-"""A model on a set of pictures: scores per picture. Training, the gate and `evaluate` use this."""
+"""PSNR and SSIM of a model on pairs of pictures, for training, the gate and `evaluate`."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A low-resolution input and the truth, `scale` times its size."""
+    """A low-resolution input and its ground truth, `scale` times larger."""
 
     name: str
     lr: Picture
@@ -35,7 +35,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairSet:
-    """Pairs that are read one at a time, and how they were made."""
+    """Pairs, read one at a time, and how they were made."""
 
     dataset: str
     scale: int
@@ -44,7 +44,7 @@ class PairSet:
     pairs: Iterable[Pair]
 
     def protocol(self, channel: str) -> Protocol:
-        """The protocol of scores on these pairs; the border crop equals the scale."""
+        """The protocol for scores on these pairs; the border crop equals the scale."""
         if channel not in ("y", "rgb"):
             raise SharplineError(f"no channel {channel!r}; choose y or rgb")
         return Protocol(
@@ -58,7 +58,7 @@ class PairSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureScore:
-    """One picture's figures, beside plain bicubic enlargement of the same input."""
+    """One picture's PSNR and SSIM, and those of bicubic enlargement of the same input."""
 
     name: str
     psnr: float
@@ -69,7 +69,7 @@ class PictureScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluatedPair:
-    """A model's answer to one pair, beside bicubic's, and how both score."""
+    """A model's output for one pair, bicubic's, and the scores of both."""
 
     pair: Pair
     rgb_hwc: Array
@@ -104,31 +104,33 @@ class Evaluation:
 def evaluate(
     upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, *, whole: bool = False
 ) -> Evaluation:
-    """Score a model; `whole` runs the canonical whole-picture way instead of tiles as served.
+    """Score a model; `whole` runs canonical whole-picture inference instead of tiles.
 
-    Raises SharplineError where there is no picture or a pair's sizes do not fit the scale.
+    Raises SharplineError if there is no picture or a pair's sizes do not match the scale.
     """
-    scores = tuple(answer.score for answer in answers(upscaler, pairs, protocol, whole=whole))
+    scores = tuple(
+        evaluated.score for evaluated in evaluate_pairs(upscaler, pairs, protocol, whole=whole)
+    )
     if not scores:
         raise SharplineError("there is no picture to score a model on")
     return Evaluation(protocol=protocol, pictures=scores)
 
 
-def answers(
+def evaluate_pairs(
     upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, *, whole: bool = False
 ) -> Iterator[EvaluatedPair]:
-    """The pictures behind `evaluate`, one at a time, for those who look closer than at the means.
+    """Yield the evaluated pairs of `evaluate`, with pixels, one at a time.
 
-    Raises SharplineError where a pair's sizes do not fit the scale.
+    Raises SharplineError if a pair's sizes do not match the scale.
     """
     for pair in pairs:
         require_sizes(pair, protocol.scale)
         enlarged = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
-        yield scored(pair, enlarged, protocol)
+        yield score_pair(pair, enlarged, protocol)
 
 
-def scored(pair: Pair, enlarged: Picture, protocol: Protocol) -> EvaluatedPair:
-    """How a model's answer to a pair compares with its truth, beside bicubic's."""
+def score_pair(pair: Pair, enlarged: Picture, protocol: Protocol) -> EvaluatedPair:
+    """Score a model's output for a pair against the ground truth, and bicubic's."""
     truth = pair.hr.rgb_hwc
     bicubic_hwc = imresize(pair.lr.rgb_hwc, scale=protocol.scale)
     score = PictureScore(
@@ -142,18 +144,18 @@ def scored(pair: Pair, enlarged: Picture, protocol: Protocol) -> EvaluatedPair:
 
 
 def require_sizes(pair: Pair, scale: int) -> None:
-    """Raise SharplineError where the truth is not exactly `scale` times the input."""
+    """Raise SharplineError unless the ground truth is exactly `scale` times the input."""
     if (pair.hr.height, pair.hr.width) != (pair.lr.height * scale, pair.lr.width * scale):
         raise SharplineError(
-            f"{pair.name}: the low-resolution picture of {pair.lr.width}x{pair.lr.height} and the "
-            f"truth of {pair.hr.width}x{pair.hr.height} are not {scale} times apart"
+            f"{pair.name}: the ground truth of {pair.hr.width}x{pair.hr.height} is not {scale} "
+            f"times the low-resolution picture of {pair.lr.width}x{pair.lr.height}"
         )
 
 
 def load_pairs(path: Path, scale: int, split: str = "validation") -> PairSet:
-    """Pairs of a dataset folder's split, or of a plain folder of high-resolution pictures.
+    """Load pairs from a split of a dataset folder, or from a folder of high-resolution pictures.
 
-    A plain folder's inputs are made by MATLAB's bicubic. Raises SharplineError for an empty
+    The inputs of a plain folder are made by MATLAB's bicubic. Raises SharplineError for an empty
     folder, or a dataset of another scale.
     """
     if (path / INFO_NAME).is_file():
@@ -162,13 +164,13 @@ def load_pairs(path: Path, scale: int, split: str = "validation") -> PairSet:
 
 
 def pairs_from_folder(folder: Path, scale: int, name: str | None = None) -> PairSet:
-    """Every picture in `folder`, cropped to the scale, shrunk by MATLAB's bicubic.
+    """Every picture in `folder`, cropped to the scale and shrunk by MATLAB's bicubic.
 
-    The set goes by `name`, else by the folder's.
+    The set is named `name`, by default after the folder.
     """
     paths = list_pictures(folder)
     if not paths:
-        raise SharplineError(f"{folder} holds no pictures")
+        raise SharplineError(f"{folder} contains no pictures")
 
     def pairs() -> Iterator[Pair]:
         for path in paths:
@@ -213,12 +215,12 @@ def pairs_from_dataset(folder: Path, scale: int, split: str) -> PairSet:
 
 
 def _name(row: ManifestRow) -> str:
-    """The picture's name; of one that was degraded several times, with which time it is."""
+    """The picture's name, with the draw number from the second draw on."""
     return row.name if row.draw == 1 else f"{row.name} #{row.draw}"
 
 
 def cropped_to(hr: Picture, scale: int) -> Picture:
-    """The picture without the right and lower rest that `scale` does not divide."""
+    """Crop the picture on the right and at the bottom to multiples of `scale`."""
     height, width = hr.height // scale * scale, hr.width // scale * scale
     if min(height, width) < 1:
         raise SharplineError(f"{hr.name}: {hr.width}x{hr.height} is too small for scale {scale}")

@@ -1,4 +1,4 @@
-"""Which pictures `--on` means: a folder, a dataset by its id, or a source that was fetched."""
+"""Resolve `--on` to pictures: a folder, a dataset by its id, or a fetched source."""
 
 import json
 from dataclasses import dataclass
@@ -11,27 +11,27 @@ from superres.dataset.manifest import INFO_NAME
 from superres.evaluation.evaluate import PairSet, pairs_from_dataset, pairs_from_folder
 from superres.image.codecs import list_pictures
 
-# How the sets of papers call the folder of the high-resolution pictures within the set's own.
+# Usual names of a benchmark set's folder of high-resolution pictures.
 TRUTH_FOLDERS = ("hr", "gt", "original")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """Pictures to measure on: a dataset's folder, or a folder of HR pictures and the set's name."""
+    """Held-out pictures: a dataset folder, or a folder of HR pictures and the set's name."""
 
     name: str
     folder: Path
     is_dataset: bool
 
     def pairs(self, scale: int, split: str) -> PairSet:
-        """The pairs for a scale; a plain folder's inputs are made by MATLAB's bicubic."""
+        """The pairs for a scale; the inputs of a plain folder are made by MATLAB's bicubic."""
         if self.is_dataset:
             return pairs_from_dataset(self.folder, scale, split)
         return pairs_from_folder(self.folder, scale, self.name)
 
 
 def find_held_out(name: str) -> HeldOut:
-    """What a word of the command line means; UsageError says what there is."""
+    """Find held-out pictures by folder, dataset id or source name; UsageError lists the known."""
     path = Path(name)
     if path.is_dir():
         return _dataset(path) if (path / INFO_NAME).is_file() else _folder(path)
@@ -44,13 +44,13 @@ def find_held_out(name: str) -> HeldOut:
     sources = sorted(path.parent.name for path in state_folder().glob("sources/*/source.json"))
     datasets = sorted(path.parent.name for path in state_folder().glob(f"datasets/*/{INFO_NAME}"))
     raise UsageError(
-        f"{name} is no folder of pictures, dataset or source that is here; there are: "
-        f"{', '.join([*sources, *datasets]) or 'none'} (`sharpline data fetch` gets the well-known)"
+        f"{name} is not a folder of pictures, a dataset or a source; there are: "
+        f"{', '.join([*sources, *datasets]) or 'none'} (`sharpline data fetch` downloads sources)"
     )
 
 
 def set_name(folder: Path) -> str:
-    """What the set is called whose pictures lie in `folder`: set5 where that is set5/HR."""
+    """The name of the set in `folder`: set5 for set5/HR."""
     path = folder.resolve()
     return path.parent.name if path.name.lower() in TRUTH_FOLDERS else path.name
 
@@ -60,7 +60,7 @@ def _dataset(path: Path) -> HeldOut:
 
 
 def _folder(path: Path) -> HeldOut:
-    """A folder of pictures, or one that holds them in a folder of its own; set5/HR is set5."""
+    """A folder of pictures, or one with an HR folder; set5/HR is named set5."""
     path = path.resolve()
     if path.name.lower() in TRUTH_FOLDERS:
         return HeldOut(name=set_name(path), folder=path, is_dataset=False)
@@ -70,14 +70,14 @@ def _folder(path: Path) -> HeldOut:
 
 
 def _truth_of_source(source: Path) -> Path:
-    """The HR pictures of a source that was fetched (its validation split first) or added."""
+    """The HR pictures of a fetched source (its validation split if any) or an added one."""
     record: dict[str, Any] = json.loads((source / "source.json").read_text())
     if "folder" in record:
         return Path(record["folder"])
     parts = [part for part in record.get("parts", []) if part["part"] == "hr"]
     if not parts:
         raise SharplineError(
-            f"{source.name} is here without its HR pictures; `sharpline data fetch {source.name}`"
+            f"{source.name} lacks its HR pictures; run `sharpline data fetch {source.name}`"
         )
     held_out = [part for part in parts if part["split"] == "validation"]
     return source / (held_out or parts)[0]["folder"]

@@ -1,6 +1,6 @@
-"""All that is known of a model on a set of pictures: every figure with its protocol and interval.
+"""The scorecard of a model on a set: every metric with its protocol and confidence interval.
 
-`evaluate` is the quick way that training and the gate take; this is the long one, for people.
+Training and the gate use the faster `evaluate`; the scorecard is for people.
 """
 
 import math
@@ -12,9 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import EvaluatedPair, Pair, require_sizes, scored
+from superres.evaluation.evaluate import EvaluatedPair, Pair, require_sizes, score_pair
 from superres.model.bundle import Bundle
-from superres.model.seams import TiledAndWhole, both_ways
+from superres.model.seams import TiledAndWhole, run_tiled_and_whole
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch, require_same, squared_error
 from superres.quality.blocks import Grid
@@ -28,7 +28,7 @@ BLOCK_PIXELS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricPair:
-    """One figure of one picture: the model's, and that of bicubic enlargement."""
+    """A metric of one picture: the model's value and bicubic enlargement's."""
 
     ours: float
     bicubic: float
@@ -36,14 +36,15 @@ class MetricPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureCard:
-    """One picture's figures by metric; PSNR's intervals are over its blocks.
+    """One picture's metrics by name; PSNR's intervals are over its blocks.
 
-    `refused` says by metric why the picture does not have it; `seam_levels` is the largest
-    difference that tiles make, in grey levels of 255, None where only one way was run.
+    `refused` holds by metric name why it is undefined for the picture; `seam_levels` is the largest
+    difference between tiled and whole-picture inference, in grey levels of 255, None if only one of
+    them was run.
     """
 
     name: str
-    figures: Mapping[str, MetricPair]
+    metrics: Mapping[str, MetricPair]
     refused: Mapping[str, str]
     psnr_interval: Interval | None
     psnr_gain_interval: Interval | None
@@ -52,15 +53,15 @@ class PictureCard:
 
     @property
     def psnr_gain(self) -> float:
-        """In dB over bicubic; where both equal the truth, none."""
-        return _gain(self.figures["psnr"].ours, self.figures["psnr"].bicubic)
+        """PSNR gain over bicubic in dB; 0 if both equal the ground truth."""
+        return _gain(self.metrics["psnr"].ours, self.metrics["psnr"].bicubic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricSummary:
-    """One figure's mean over all pictures, with its interval, and its gain over bicubic's.
+    """A metric's mean over all pictures, with its interval, and its gain over bicubic.
 
-    Positive gains are better, whichever way the figure itself is.
+    Positive gains are better, whatever the metric's direction.
     """
 
     metric: Metric
@@ -72,12 +73,12 @@ class MetricSummary:
     gain_interval: Interval | None
 
     def better_by(self, other: "MetricSummary") -> float:
-        """How much better this mean is than another's. Raises ProtocolMismatch."""
+        """How much better this mean is than the other's. Raises ProtocolMismatch."""
         ours, theirs = self.metric, other.metric
         if (ours.name, ours.variant) != (theirs.name, theirs.variant):
             raise ProtocolMismatch(
                 f"{ours.title} ({ours.variant}) and {theirs.title} ({theirs.variant}) cannot be "
-                "compared; measure both again in one way"
+                "compared; measure both again with one variant"
             )
         require_same(self.protocol, other.protocol)
         return ours.gain(self.mean, other.mean)
@@ -85,36 +86,36 @@ class MetricSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorecard:
-    """A model's figures on a set; `refused` says by metric why there is no mean of it.
+    """A model's metrics on a set; `refused` holds by metric name why it has no mean.
 
-    `way` is how the scored answers were made: in tiles as served, or whole.
+    `mode` is how the scored outputs were computed: `tiled`, as in serving, or `whole`.
     """
 
     bundle: Bundle
     protocol: Protocol
-    way: str
-    figures: tuple[MetricSummary, ...]
+    mode: str
+    summaries: tuple[MetricSummary, ...]
     refused: Mapping[str, str]
     pictures: tuple[PictureCard, ...]
 
-    def figure(self, name: str) -> MetricSummary | None:
-        """A figure by the metric's name, None where it was refused or not asked for."""
-        return next((each for each in self.figures if each.metric.name == name), None)
+    def summary(self, name: str) -> MetricSummary | None:
+        """A summary by the metric's name, None if refused or not requested."""
+        return next((each for each in self.summaries if each.metric.name == name), None)
 
     @property
     def seam_levels(self) -> float | None:
-        """The largest difference that tiles make anywhere, in grey levels of 255."""
-        known = [card.seam_levels for card in self.pictures if card.seam_levels is not None]
-        return max(known, default=None)
+        """The largest difference between tiled and whole-picture inference, in levels of 255."""
+        levels = [card.seam_levels for card in self.pictures if card.seam_levels is not None]
+        return max(levels, default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureReport:
-    """A picture as it is scored, for those who want to see it; `ways` where both were run."""
+    """A scored picture with its pixels; `comparison` is None unless tiles were compared."""
 
-    answer: EvaluatedPair
+    evaluated: EvaluatedPair
     card: PictureCard
-    ways: TiledAndWhole | None
+    comparison: TiledAndWhole | None
 
 
 def make_scorecard(
@@ -125,96 +126,105 @@ def make_scorecard(
     *,
     refused: Mapping[str, str] | None = None,
     whole: bool = False,
-    compare_ways: bool = False,
+    compare_tiling: bool = False,
     report: Callable[[PictureReport], None] = lambda report: None,
 ) -> Scorecard:
-    """Score a model on pairs by every metric; `report` is shown each picture as it is done.
+    """Score a model on pairs by every metric; `report` is called with each scored picture.
 
-    `compare_ways` runs every picture in tiles and whole; `whole` says which of them is scored.
-    `refused` carries metrics that could not be loaded. Raises SharplineError where there is no
-    picture or a pair's sizes do not fit the scale.
+    `compare_tiling` runs every picture both in tiles and whole; `whole` selects which is scored.
+    `refused` holds the metrics that could not be loaded. Raises SharplineError if there is no
+    picture or a pair's sizes do not match the scale.
     """
     cards: list[PictureCard] = []
-    for answer, ways in _answers(upscaler, pairs, protocol, whole, compare_ways):
-        card = _card(answer, ways, protocol, metrics)
-        report(PictureReport(answer=answer, card=card, ways=ways))
+    for evaluated, comparison in _evaluate_pairs(upscaler, pairs, protocol, whole, compare_tiling):
+        card = _card(evaluated, comparison, protocol, metrics)
+        report(PictureReport(evaluated=evaluated, card=card, comparison=comparison))
         cards.append(card)
     if not cards:
         raise SharplineError("there is no picture to score a model on")
-    figures = [_figure(metric, cards, protocol) for metric in metrics]
-    small = {metric.name: _why_not(metric.name, cards) for metric in metrics}
+    summaries = [_summarise(metric, cards, protocol) for metric in metrics]
+    missing = {metric.name: _missing_reason(metric.name, cards) for metric in metrics}
     return Scorecard(
         bundle=upscaler.bundle,
         protocol=protocol,
-        way="whole" if whole else "tiled",
-        figures=tuple(figure for figure in figures if figure is not None),
-        refused={**(refused or {}), **{name: why for name, why in small.items() if why}},
+        mode="whole" if whole else "tiled",
+        summaries=tuple(summary for summary in summaries if summary is not None),
+        refused={**(refused or {}), **{name: why for name, why in missing.items() if why}},
         pictures=tuple(cards),
     )
 
 
-def _answers(
-    upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, whole: bool, compare_ways: bool
+def _evaluate_pairs(
+    upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, whole: bool, compare_tiling: bool
 ) -> Iterator[tuple[EvaluatedPair, TiledAndWhole | None]]:
     for pair in pairs:
         require_sizes(pair, protocol.scale)
-        if not compare_ways:
+        if not compare_tiling:
             enlarged = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
-            yield scored(pair, enlarged, protocol), None
+            yield score_pair(pair, enlarged, protocol), None
             continue
-        ways = both_ways(upscaler, pair.lr)
-        yield scored(pair, ways.whole if whole else ways.tiled, protocol), ways
+        comparison = run_tiled_and_whole(upscaler, pair.lr)
+        yield (
+            score_pair(pair, comparison.whole if whole else comparison.tiled, protocol),
+            comparison,
+        )
 
 
 def _card(
-    answer: EvaluatedPair, ways: TiledAndWhole | None, protocol: Protocol, metrics: Sequence[Metric]
+    evaluated: EvaluatedPair,
+    comparison: TiledAndWhole | None,
+    protocol: Protocol,
+    metrics: Sequence[Metric],
 ) -> PictureCard:
-    figures: dict[str, MetricPair] = {}
+    values: dict[str, MetricPair] = {}
     refused: dict[str, str] = {}
     for metric in metrics:
         try:
-            figures[metric.name] = _compared(metric, answer, protocol)
+            values[metric.name] = _metric_pair(metric, evaluated, protocol)
         except NotMeasurable as error:
             refused[metric.name] = str(error)
-    truth_hwc = answer.pair.hr.rgb_hwc
-    errors_hw = squared_error(answer.rgb_hwc, truth_hwc, protocol)
+    truth_hwc = evaluated.pair.hr.rgb_hwc
+    errors_hw = squared_error(evaluated.rgb_hwc, truth_hwc, protocol)
     height, width = errors_hw.shape
     grid = Grid.over(height, width, BLOCK_PIXELS)
     ours = grid.sums(errors_hw)
-    theirs = grid.sums(squared_error(answer.bicubic_hwc, truth_hwc, protocol))
+    theirs = grid.sums(squared_error(evaluated.bicubic_hwc, truth_hwc, protocol))
     change = None
-    if ways is not None:
-        both = [scored(answer.pair, way, protocol).score.psnr for way in (ways.tiled, ways.whole)]
+    if comparison is not None:
+        both = [
+            score_pair(evaluated.pair, mode, protocol).score.psnr
+            for mode in (comparison.tiled, comparison.whole)
+        ]
         change = _gain(*both)
     return PictureCard(
-        name=answer.pair.name,
-        figures=figures,
+        name=evaluated.pair.name,
+        metrics=values,
         refused=refused,
         psnr_interval=psnr_interval(ours, grid.counts),
         psnr_gain_interval=gain_interval(ours, theirs, grid.counts),
-        seam_levels=None if ways is None else float(ways.levels_hw.max()),
+        seam_levels=None if comparison is None else float(comparison.levels_hw.max()),
         seam_psnr_change=change,
     )
 
 
-def _compared(metric: Metric, answer: EvaluatedPair, protocol: Protocol) -> MetricPair:
-    score = answer.score
+def _metric_pair(metric: Metric, evaluated: EvaluatedPair, protocol: Protocol) -> MetricPair:
+    score = evaluated.score
     if metric.name == "psnr":
         return MetricPair(ours=score.psnr, bicubic=score.bicubic_psnr)
     if metric.name == "ssim":
         return MetricPair(ours=score.ssim, bicubic=score.bicubic_ssim)
-    truth_hwc = answer.pair.hr.rgb_hwc
+    truth_hwc = evaluated.pair.hr.rgb_hwc
     return MetricPair(
-        ours=metric.compute(answer.rgb_hwc, truth_hwc, protocol),
-        bicubic=metric.compute(answer.bicubic_hwc, truth_hwc, protocol),
+        ours=metric.compute(evaluated.rgb_hwc, truth_hwc, protocol),
+        bicubic=metric.compute(evaluated.bicubic_hwc, truth_hwc, protocol),
     )
 
 
-def _figure(
+def _summarise(
     metric: Metric, cards: Sequence[PictureCard], protocol: Protocol
 ) -> MetricSummary | None:
-    """The mean over every picture, None where one lacks it: a mean of some is another figure."""
-    pairs = [card.figures[metric.name] for card in cards if metric.name in card.figures]
+    """The mean over all pictures, None if one lacks the metric: partial means do not compare."""
+    pairs = [card.metrics[metric.name] for card in cards if metric.name in card.metrics]
     if len(pairs) < len(cards):
         return None
     ours, bicubic = [pair.ours for pair in pairs], [pair.bicubic for pair in pairs]
@@ -231,7 +241,7 @@ def _figure(
     )
 
 
-def _why_not(name: str, cards: Sequence[PictureCard]) -> str | None:
+def _missing_reason(name: str, cards: Sequence[PictureCard]) -> str | None:
     lacking = [card for card in cards if name in card.refused]
     if not lacking:
         return None
@@ -240,17 +250,17 @@ def _why_not(name: str, cards: Sequence[PictureCard]) -> str | None:
 
 
 def _gain(ours: float, theirs: float) -> float:
-    """The difference; two infinite figures are equal."""
+    """The difference; 0 for two infinite values."""
     return 0.0 if ours == theirs else ours - theirs
 
 
-def number(value: float, digits: int, *, signed: bool = False) -> str:
-    """A figure as text; the PSNR of equal pictures is `equal`."""
+def format_value(value: float, digits: int, *, signed: bool = False) -> str:
+    """A metric value as text; `equal` for the infinite PSNR of equal pictures."""
     if math.isinf(value):
         return "equal"
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
-def digits_of(figure: MetricSummary) -> int:
-    """Decimals that are worth showing."""
-    return 2 if figure.metric.name in ("psnr", "niqe") else 4
+def decimals_of(summary: MetricSummary) -> int:
+    """The number of decimals to show."""
+    return 2 if summary.metric.name in ("psnr", "niqe") else 4

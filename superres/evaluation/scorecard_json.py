@@ -1,4 +1,4 @@
-"""A scorecard for scripts."""
+"""A scorecard as JSON."""
 
 import math
 
@@ -7,12 +7,12 @@ from superres.quality.intervals import Interval
 
 
 def json_of(card: Scorecard) -> dict[str, object]:
-    """The scorecard as one JSON object; null stands for the PSNR of equal pictures."""
-    psnr, ssim = card.figure("psnr"), card.figure("ssim")
+    """The scorecard as one JSON object; the PSNR of equal pictures is null."""
+    psnr, ssim = card.summary("psnr"), card.summary("ssim")
     return {
         "model": card.bundle.info.name,
         "bundle": card.bundle.id,
-        "way": card.way,
+        "way": card.mode,
         "psnr": None if psnr is None else finite(psnr.mean),
         "ssim": None if ssim is None else finite(ssim.mean),
         "bicubic": {
@@ -20,28 +20,28 @@ def json_of(card: Scorecard) -> dict[str, object]:
             "ssim": None if ssim is None else finite(ssim.bicubic),
         },
         "protocol": card.protocol.as_dict(),
-        "figures": {figure.metric.name: _figure_json(figure) for figure in card.figures},
+        "figures": {summary.metric.name: _summary_json(summary) for summary in card.summaries},
         "refused": dict(card.refused),
         "seam_levels": card.seam_levels,
         "pictures": [_picture_json(picture) for picture in card.pictures],
     }
 
 
-def _figure_json(figure: MetricSummary) -> dict[str, object]:
+def _summary_json(summary: MetricSummary) -> dict[str, object]:
     return {
-        "mean": finite(figure.mean),
-        "interval": _interval_json(figure.interval),
-        "bicubic": finite(figure.bicubic),
-        "gain": finite(figure.gain),
-        "gain_interval": _interval_json(figure.gain_interval),
-        "better": figure.metric.better,
-        "variant": figure.metric.variant,
-        "protocol": figure.protocol.as_dict(),
+        "mean": finite(summary.mean),
+        "interval": _interval_json(summary.interval),
+        "bicubic": finite(summary.bicubic),
+        "gain": finite(summary.gain),
+        "gain_interval": _interval_json(summary.gain_interval),
+        "better": summary.metric.better,
+        "variant": summary.metric.variant,
+        "protocol": summary.protocol.as_dict(),
     }
 
 
 def _picture_json(picture: PictureCard) -> dict[str, object]:
-    psnr, ssim = picture.figures.get("psnr"), picture.figures.get("ssim")
+    psnr, ssim = picture.metrics.get("psnr"), picture.metrics.get("ssim")
     return {
         "name": picture.name,
         "psnr": None if psnr is None else finite(psnr.ours),
@@ -54,7 +54,7 @@ def _picture_json(picture: PictureCard) -> dict[str, object]:
         "psnr_gain_interval": _interval_json(picture.psnr_gain_interval),
         "figures": {
             name: {"model": finite(pair.ours), "bicubic": finite(pair.bicubic)}
-            for name, pair in picture.figures.items()
+            for name, pair in picture.metrics.items()
         },
         "refused": dict(picture.refused),
         "seam_levels": picture.seam_levels,
@@ -67,5 +67,5 @@ def _interval_json(interval: Interval | None) -> list[float | None] | None:
 
 
 def finite(value: float | None) -> float | None:
-    """JSON has no infinity, which is the PSNR of equal pictures: null stands for it."""
+    """None, JSON's null, for an infinite value (the PSNR of equal pictures)."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,15 +1,15 @@
-"""Scorecards as text: tables for people, Markdown for a page, JSON for scripts."""
+"""Scorecards as text: tables for a terminal, Markdown, JSON."""
 
 from collections.abc import Sequence
 
 from superres.common.console import emit, show
-from superres.evaluation.scorecard import MetricSummary, Scorecard, digits_of, number
+from superres.evaluation.scorecard import MetricSummary, Scorecard, decimals_of, format_value
 from superres.evaluation.scorecard_json import json_of
 from superres.model.bundle import Bundle
 
 
 def print_scorecards(cards: Sequence[Scorecard], *, as_json: bool, as_table: bool) -> None:
-    """Tell what was found: JSON for a script, Markdown for a page, tables for a person."""
+    """Print scorecards as JSON, as a Markdown table or as tables for a terminal."""
     if as_json:
         emit(_json(cards))
     elif as_table:
@@ -26,7 +26,7 @@ def _json(cards: Sequence[Scorecard]) -> dict[str, object]:
 
 
 def show_card(card: Scorecard) -> None:
-    """Every picture's PSNR and SSIM beside bicubic's, then every figure's mean and interval."""
+    """Print every picture's PSNR and SSIM and bicubic's, then every metric's mean and interval."""
     from rich.console import Console
     from rich.table import Table
 
@@ -36,50 +36,51 @@ def show_card(card: Scorecard) -> None:
         title=f"{card.bundle.info.name} on {card.protocol}",
     )
     for picture in card.pictures:
-        psnr, ssim = picture.figures["psnr"], picture.figures["ssim"]
+        psnr, ssim = picture.metrics["psnr"], picture.metrics["ssim"]
         interval = picture.psnr_gain_interval
         pictures.add_row(
             picture.name,
-            number(psnr.ours, 2),
-            number(picture.psnr_gain, 2, signed=True),
+            format_value(psnr.ours, 2),
+            format_value(picture.psnr_gain, 2, signed=True),
             "" if interval is None else _range(interval.lower, interval.upper, 2),
-            number(ssim.ours, 4),
-            number(psnr.bicubic, 2),
-            number(ssim.bicubic, 4),
+            format_value(ssim.ours, 4),
+            format_value(psnr.bicubic, 2),
+            format_value(ssim.bicubic, 4),
         )
     console.print(pictures)
     means = Table("mean", card.bundle.info.name, "95%", "bicubic", "gain", "95%")
-    for figure in card.figures:
-        means.add_row(*_figure_row(figure))
+    for summary in card.summaries:
+        means.add_row(*_summary_row(summary))
     console.print(means)
     for name, why in card.refused.items():
         show(f"no {name}: {why}")
     if card.seam_levels is not None:
-        show(f"tiles change at most {card.seam_levels:.3f} grey levels of 255")
+        show(f"tiles differ by at most {card.seam_levels:.3f} grey levels of 255")
 
 
-def _figure_row(figure: MetricSummary) -> tuple[str, ...]:
-    digits = digits_of(figure)
-    own, gained = figure.interval, figure.gain_interval
+def _summary_row(summary: MetricSummary) -> tuple[str, ...]:
+    digits = decimals_of(summary)
+    interval, gain_interval = summary.interval, summary.gain_interval
     return (
-        f"{figure.metric.title} {figure.metric.unit}".strip(),
-        number(figure.mean, digits),
-        "" if own is None else _range(own.lower, own.upper, digits, signed=False),
-        number(figure.bicubic, digits),
-        number(figure.gain, digits, signed=True),
-        "" if gained is None else _range(gained.lower, gained.upper, digits),
+        f"{summary.metric.title} {summary.metric.unit}".strip(),
+        format_value(summary.mean, digits),
+        "" if interval is None else _range(interval.lower, interval.upper, digits, signed=False),
+        format_value(summary.bicubic, digits),
+        format_value(summary.gain, digits, signed=True),
+        "" if gain_interval is None else _range(gain_interval.lower, gain_interval.upper, digits),
     )
 
 
 def _range(lower: float, upper: float, digits: int, *, signed: bool = True) -> str:
-    return f"{number(lower, digits, signed=signed)} to {number(upper, digits, signed=signed)}"
+    texts = (format_value(value, digits, signed=signed) for value in (lower, upper))
+    return " to ".join(texts)
 
 
 def markdown_table(cards: Sequence[Scorecard]) -> str:
-    """A row for each bundle, as in the README: what it is, and PSNR and SSIM on each set."""
+    """One row per bundle, as in the README: its network, and PSNR and SSIM on each set."""
     sets = list(dict.fromkeys(card.protocol.dataset for card in cards))
     names = list(dict.fromkeys(card.bundle.info.name for card in cards))
-    by_place = {(card.bundle.info.name, card.protocol.dataset): card for card in cards}
+    by_key = {(card.bundle.info.name, card.protocol.dataset): card for card in cards}
     titles = ["model", "network"]
     for each in sets:
         titles += [f"{each} PSNR dB / SSIM", "bicubic"]
@@ -88,10 +89,10 @@ def markdown_table(cards: Sequence[Scorecard]) -> str:
         f"|{'---|' * (len(titles) + 2)}",
     ]
     for name in names:
-        own = [by_place[name, each] for each in sets]
+        own = [by_key[name, each] for each in sets]
         bundle = own[0].bundle
-        figures = [cell for card in own for cell in _pair(card)]
-        cells = [f"`{name}`", network(bundle), *figures, trained(bundle), size(bundle)]
+        scores = [cell for card in own for cell in _pair(card)]
+        cells = [f"`{name}`", network(bundle), *scores, trained(bundle), size(bundle)]
         lines.append(f"| {' | '.join(cells)} |")
     first = cards[0].protocol
     devices = dict.fromkeys(card.bundle.info.training.device for card in cards)
@@ -104,24 +105,24 @@ def markdown_table(cards: Sequence[Scorecard]) -> str:
 
 
 def _pair(card: Scorecard) -> tuple[str, str]:
-    """PSNR and SSIM, and bicubic's."""
-    psnr, ssim = card.figure("psnr"), card.figure("ssim")
+    """The cells with PSNR and SSIM of the model and of bicubic."""
+    psnr, ssim = card.summary("psnr"), card.summary("ssim")
     if psnr is None or ssim is None:
         return "", ""
     return (
-        f"{number(psnr.mean, 2)} / {ssim.mean:.4f}",
-        f"{number(psnr.bicubic, 2)} / {ssim.bicubic:.4f}",
+        f"{format_value(psnr.mean, 2)} / {ssim.mean:.4f}",
+        f"{format_value(psnr.bicubic, 2)} / {ssim.bicubic:.4f}",
     )
 
 
 def network(bundle: Bundle) -> str:
-    """The network and how large it is."""
+    """The network and its number of weights."""
     weights = sum(int(value.size) for value in bundle.weights().values())
     return f"{bundle.info.arch.name}, {weights / 1e3:,.0f} k weights"
 
 
 def trained(bundle: Bundle) -> str:
-    """How long the weights were trained, and after which others they went on."""
+    """The training's steps, time and parent bundle."""
     training = bundle.info.training
     seconds = training.seconds
     time = f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
@@ -130,6 +131,6 @@ def trained(bundle: Bundle) -> str:
 
 
 def size(bundle: Bundle) -> str:
-    """What the bundle's files take."""
+    """The size of the bundle's files."""
     files = sum(path.stat().st_size for path in bundle.root.rglob("*") if path.is_file())
     return f"{files / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
 """Pictures: decoding, encoding, colour, metadata, resizing and regions.
 
-The only package that opens or writes picture files. May import common; imports no torch.
+The only package that reads or writes picture files. May import common; imports no torch.
 """

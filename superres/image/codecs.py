@@ -1,7 +1,7 @@
-"""Bytes to pixels and back: the only door to codecs.
+"""The public interface to the codecs: bytes to pixels and back.
 
-What is read is upright (EXIF orientation applied once), RGB, 8 or 16 bits; alpha is carried
-beside it, grey stays marked as grey, an ICC profile is kept, other metadata is dropped.
+Decoded pictures are upright (EXIF orientation applied once), RGB, 8 or 16 bits; alpha is a separate
+plane, grey pictures are flagged, an ICC profile is kept, other metadata is dropped.
 """
 
 import re
@@ -80,7 +80,7 @@ PICTURE_SUFFIXES = (*SUFFIX_FORMATS, ".gif", ".bmp")
 
 
 def read(path: Path, limits: Limits = DEFAULT_LIMITS) -> Picture:
-    """The picture in a file, named after it. Raises PictureError naming the file."""
+    """Decode a file; the picture's name is the file's. Raises PictureError naming the file."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -92,7 +92,7 @@ def read(path: Path, limits: Limits = DEFAULT_LIMITS) -> Picture:
 
 
 def write(path: Path, picture: Picture, *, quality: int = 95) -> None:
-    """Write a file whole or not at all; the suffix names the format."""
+    """Encode and write a file atomically; the suffix selects the format."""
     format = SUFFIX_FORMATS.get(path.suffix.lower())
     if format is None:
         raise FormatCannotHold(f"{path}: the suffix must be one of {', '.join(SUFFIX_FORMATS)}")
@@ -100,13 +100,13 @@ def write(path: Path, picture: Picture, *, quality: int = 95) -> None:
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Files in `folder` (not below it) with a picture's suffix, by name."""
+    """Files directly in `folder` with a picture's suffix, sorted by name."""
     if not folder.is_dir():
         raise SharplineError(f"{folder} is not a folder")
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def clean_name(name: str) -> str:
-    """A file name fit for a header or a disk: no folders, no control characters, 100 long."""
+    """A file name safe for headers and disks: no folders, no control characters, 100 long."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
     return re.sub(r"[^\w.\- ]", "_", last).strip(". ")[:100] or "picture"

@@ -1,4 +1,4 @@
-"""Colours from the profile that a picture carries to sRGB, at the depth that it has."""
+"""Conversion from a picture's ICC profile to sRGB, at its own bit depth."""
 
 from dataclasses import replace
 
@@ -8,10 +8,10 @@ from superres.image.picture import Array, BrokenPicture, Picture
 
 
 def to_srgb(picture: Picture) -> Picture:
-    """The picture in sRGB and without a profile, which is how every viewer takes it.
+    """Convert a picture to sRGB without a profile, which every viewer assumes.
 
-    A picture without a profile is taken for sRGB as it is. 8 bits stay 8 and 16 stay 16; grey stays
-    grey. Raises BrokenPicture where the profile cannot be used.
+    A picture without a profile is assumed to be sRGB. Bit depth and grey are kept. Raises
+    BrokenPicture if the profile cannot be used.
     """
     if picture.icc is None:
         return picture
@@ -30,12 +30,12 @@ def _converted(samples_hwc: Array, icc: bytes, depth: int) -> Array:
     image = image.copy(interpretation=kinds[samples_hwc.shape[2], depth])
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)  # type: ignore[arg-type]
     try:
-        # By way of Lab in floats: a transform straight from 16 bits to 16 runs through a table that
-        # is off by several of 255 levels in dark saturated colours.
+        # Through Lab in floats: a direct transform from 16 bits to 16 uses a lookup table that is
+        # off by several of 255 levels in dark saturated colours.
         lab = image.icc_import(embedded=True, intent="relative", pcs="lab")
         converted = lab.icc_export(output_profile="srgb", intent="relative", depth=depth)
         return np.atleast_3d(converted.numpy()).astype(samples_hwc.dtype, copy=False)
     except pyvips.Error as error:
         raise BrokenPicture(
-            "the picture's ICC profile cannot be converted to sRGB; ask for icc=keep"
+            "the picture's ICC profile cannot be converted to sRGB; use icc=keep"
         ) from error

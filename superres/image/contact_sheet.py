@@ -1,4 +1,4 @@
-"""A contact sheet: rows of pictures beside each other, each row with words that say what it is."""
+"""A contact sheet: rows of pictures side by side, each row with a title and lines of text."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -33,10 +33,10 @@ class SheetRow:
 
 def write_sheet(path: Path, title: str, subtitle: str, rows: Sequence[SheetRow]) -> None:
     """Draw the rows below each other and write the sheet; the suffix names the format."""
-    write(path, Picture(rgb_hwc=_drawn(title, subtitle, rows)), quality=92)
+    write(path, Picture(rgb_hwc=_draw_sheet(title, subtitle, rows)), quality=92)
 
 
-def _drawn(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Pixels:
+def _draw_sheet(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Pixels:
     from PIL import ImageDraw, ImageFont
 
     large, bold, small = (ImageFont.load_default(size) for size in (24, 17, 14))
@@ -60,8 +60,8 @@ def _drawn(title: str, subtitle: str, rows: Sequence[SheetRow]) -> Pixels:
         left = MARGIN + max(widths) + GAP
         draw.text((left, top), _plain(row.title), fill=INK, font=bold)
         for number, line in enumerate(_wrapped(row.lines, draw, small)):
-            place = (left, top + TITLE_LINE + number * LINE)
-            draw.text(place, line, fill=INK if not line.startswith(" ") else FAINT, font=small)
+            position = (left, top + TITLE_LINE + number * LINE)
+            draw.text(position, line, fill=INK if not line.startswith(" ") else FAINT, font=small)
         top += height + GAP
     return np.asarray(sheet)
 
@@ -72,7 +72,7 @@ def _row_height(row: SheetRow) -> int:
 
 
 def _wrapped(lines: Sequence[str], draw: Any, font: Any) -> list[str]:
-    """Lines cut between words where they are wider than the room for text."""
+    """Wrap lines at spaces to the width of the text column."""
     wrapped = []
     for line in lines:
         current = ""
@@ -87,6 +87,6 @@ def _wrapped(lines: Sequence[str], draw: Any, font: Any) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Letters without their accents: Pillow's own font has none of those."""
+    """Strip accents, which Pillow's default font lacks."""
     decomposed = unicodedata.normalize("NFKD", text)
     return "".join(letter for letter in decomposed if not unicodedata.combining(letter))

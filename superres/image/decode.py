@@ -1,4 +1,4 @@
-"""Files to pixels: the header is checked first, and whatever a decoder throws becomes a refusal."""
+"""Decoding: the header is checked first, and every decoder error becomes a PictureError."""
 
 import io
 from dataclasses import replace
@@ -35,9 +35,9 @@ from superres.image.png_header import (
     RGBA,
     bit_depth,
     colour_type,
+    has_metadata_after_pixels,
     require_all_rows,
     require_few_chunks,
-    speaks_behind_its_pixels,
 )
 
 if TYPE_CHECKING:
@@ -50,21 +50,21 @@ MAGIC = {
     "gif": (b"GIF87a", b"GIF89a"),
     "tiff": (b"II*\0", b"MM\0*"),
     "bmp": (b"BM",),
-    "avif": (b"avif", b"avis"),  # the brand, behind a box's length and kind
+    "avif": (b"avif", b"avis"),  # the brand, after a box's length and type
 }
-SHORTEST_FILE = 20  # bytes; anything less is a signature at best
+SHORTEST_FILE = 20  # bytes; anything shorter is at most a signature
 
 
 def inspect(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
-    """Read the header only, and refuse what is no picture, lies or is too large.
+    """Read the header only; refuse files that are no picture, inconsistent or too large.
 
     Raises TooManyBytes, NotAPicture, BrokenPicture or TooManyPixels.
     """
     if len(data) > limits.max_bytes:
         raise TooManyBytes(
-            f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are taken"
+            f"the file has {len(data):,} bytes; at most {limits.max_bytes:,} are allowed"
         )
-    return _opened(data, limits)[1]
+    return _open(data, limits)[1]
 
 
 def decode(
@@ -74,15 +74,15 @@ def decode(
     limits: Limits = DEFAULT_LIMITS,
     keep_metadata: bool = False,
 ) -> Picture:
-    """Pixels of a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF file; its content decides.
+    """Decode a PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF file, detected by its content.
 
-    Of several frames or pages the first is taken. EXIF is dropped unless `keep_metadata`. Raises
-    as `inspect` does, and BrokenPicture where the pixels cannot be decoded whole.
+    Only the first frame or page is decoded. EXIF is dropped unless `keep_metadata`. Raises as
+    `inspect` does, and BrokenPicture if the pixels cannot be decoded completely.
     """
     inspect(data, limits)
-    image, header = _opened(data, limits)
-    with _broken_if_it_fails():
-        if _is_for_vips(header.format, data, image):
+    image, header = _open(data, limits)
+    with _translate_decoder_errors():
+        if _needs_vips(header.format, data, image):
             picture = _decode_with_vips(data, image)
         else:
             if header.format == "png":
@@ -90,47 +90,47 @@ def decode(
             elif header.format == "jpeg":
                 require_few_scans(data)
             image.load()
-            picture = _picture(image)
+            picture = _decode_with_pillow(image)
         exif = kept_exif(image) if keep_metadata else None
         return replace(picture, name=name, exif=exif)
 
 
 def xmp_of(data: bytes, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The file's XMP packet as it stands there, empty where it has none; raises as `inspect`."""
-    image, header = _opened(data, limits)
-    with _broken_if_it_fails():
+    """The file's raw XMP packet, empty if it has none; raises as `inspect`."""
+    image, header = _open(data, limits)
+    with _translate_decoder_errors():
         tags = getattr(image, "tag_v2", {}) if header.format == "tiff" else {}
         packet = tags.get(TIFF_XMP) or image.info.get("xmp") or b""
-    if isinstance(packet, tuple):  # a TIFF may declare it as single bytes
+    if isinstance(packet, tuple):  # a TIFF may store it as a tuple of bytes
         packet = bytes(packet)
     return packet if isinstance(packet, bytes) else b""
 
 
-def _opened(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
+def _open(data: bytes, limits: Limits) -> "tuple[Image.Image, Header]":
     format = _sniff(data)
     if format == "png":
         require_few_chunks(data)
-    with _broken_if_it_fails():
-        image = _header_read(data, format)
+    with _translate_decoder_errors():
+        image = _open_header(data, format)
     header = Header(format=format, width=image.width, height=image.height)
     if min(image.size) < 1:
         raise BrokenPicture("the picture has no pixels")
     if max(image.size) > limits.max_side or image.width * image.height > limits.max_pixels:
         raise TooManyPixels(
             f"{image.width:,}x{image.height:,} pixels are too many; at most "
-            f"{limits.max_pixels:,} in all and {limits.max_side:,} a side are taken"
+            f"{limits.max_pixels:,} in all and {limits.max_side:,} per side are allowed"
         )
     return image, header
 
 
-def _header_read(data: bytes, format: str) -> "Image.Image":
+def _open_header(data: bytes, format: str) -> "Image.Image":
     from PIL import UnidentifiedImageError
 
     try:
         return pillow().open(io.BytesIO(data), formats=[format.upper()])
-    except UnidentifiedImageError as error:  # whose text is of a Python object
+    except UnidentifiedImageError as error:  # its message only names a Python object
         raise BrokenPicture(
-            f"the header is damaged, or this kind of {format} is not taken here; save the picture "
+            f"the header is damaged, or this kind of {format} is not supported; save the picture "
             "as RGB or grey and send that"
         ) from error
 
@@ -138,28 +138,28 @@ def _header_read(data: bytes, format: str) -> "Image.Image":
 def _sniff(data: bytes) -> str:
     for format, starts in MAGIC.items():
         if format == "avif":
-            known = data[4:8] == b"ftyp" and data[8:12] in starts
+            matches = data[4:8] == b"ftyp" and data[8:12] in starts
         else:
-            known = data.startswith(starts) and (format != "webp" or data[8:12] == b"WEBP")
-        if known and len(data) >= SHORTEST_FILE:
+            matches = data.startswith(starts) and (format != "webp" or data[8:12] == b"WEBP")
+        if matches and len(data) >= SHORTEST_FILE:
             return format
     raise NotAPicture(
-        "this is not a picture that is taken here; send PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
+        "this is not a supported picture; send PNG, JPEG, WebP, GIF, TIFF, BMP or AVIF"
     )
 
 
-def _is_for_vips(format: str, data: bytes, image: "Image.Image") -> bool:
-    """Whether the file has more than 8 bits a sample, which Pillow would cut without a word; or is
-    a PNG with a transparent grey, which Pillow finds at 8 bits alone; or a PNG of plain colours,
-    which libvips decodes in half the time and never fills up with black."""
+def _needs_vips(format: str, data: bytes, image: "Image.Image") -> bool:
+    """Whether libvips decodes the file: more than 8 bits per sample, which Pillow truncates
+    silently; a PNG with a transparent grey, which Pillow only supports at 8 bits; or an 8-bit RGB
+    or RGBA PNG, which libvips decodes in half the time and never pads with black."""
     if format == "png":
-        keyed = "transparency" in image.info
-        if keyed and colour_type(data) == GREY:
+        has_colour_key = "transparency" in image.info
+        if has_colour_key and colour_type(data) == GREY:
             return True
-        plain = image.mode in ("RGB", "RGBA") and not keyed
+        plain = image.mode in ("RGB", "RGBA") and not has_colour_key
         if bit_depth(data) == 8:
             colours = colour_type(data) in (RGB, RGBA)
-            return plain and colours and not speaks_behind_its_pixels(data)
+            return plain and colours and not has_metadata_after_pixels(data)
         return bit_depth(data) == 16 and image.mode != "I;16"
     if format == "tiff":
         depths = getattr(image, "tag_v2", {}).get(TIFF_BITS_PER_SAMPLE, (8,))
@@ -167,8 +167,8 @@ def _is_for_vips(format: str, data: bytes, image: "Image.Image") -> bool:
     return False
 
 
-class _broken_if_it_fails:  # noqa: N801 - reads as a statement
-    """Turn whatever a decoder throws at bad input into BrokenPicture."""
+class _translate_decoder_errors:  # noqa: N801 - used as a context manager
+    """Raise any error of a decoder as BrokenPicture."""
 
     def __enter__(self) -> None:
         return None
@@ -178,14 +178,12 @@ class _broken_if_it_fails:  # noqa: N801 - reads as a statement
             return
         if isinstance(error, MemoryError):
             return
-        arguments = " ".join(str(error).split())
-        raise BrokenPicture(
-            f"the picture is damaged and cannot be decoded ({arguments})"
-        ) from error
+        detail = " ".join(str(error).split())
+        raise BrokenPicture(f"the picture is damaged and cannot be decoded ({detail})") from error
 
 
 def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
-    """Colour files of 8 or 16 bits; `image` is Pillow's view of their header."""
+    """Decode a file of 8 or 16 bits; `image` is its header, opened by Pillow."""
     vips = pyvips()
     try:
         pixels = vips.Image.new_from_buffer(
@@ -193,20 +191,20 @@ def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
         ).numpy()
     except vips.Error:
         if image.format == "PNG":
-            require_all_rows(data)  # knows better what is wrong
+            require_all_rows(data)  # raises a more precise error
         raise
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise BrokenPicture("pictures of floating-point samples are not taken; save it as 16 bits")
+        raise BrokenPicture("floating-point samples are not supported; save it as 16 bits")
     rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(pixels))
     grey = pixels.ndim == 2 or pixels.shape[2] < 3
     picture = Picture(
         rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc_of(image, grey), dpi=dpi_of(image)
     )
-    return _upright(picture, orientation_of(image))
+    return _apply_orientation(picture, orientation_of(image))
 
 
 def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
-    """RGB and alpha of 1 to 4 channels."""
+    """Split 1 to 4 channels into RGB and alpha."""
     channels = samples_hwc.shape[2]
     alpha_hw = np.ascontiguousarray(samples_hwc[..., -1]) if channels in (2, 4) else None
     if channels < 3:
@@ -214,22 +212,22 @@ def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
     return np.ascontiguousarray(samples_hwc[..., :3]), alpha_hw
 
 
-def _picture(image: "Image.Image") -> Picture:
+def _decode_with_pillow(image: "Image.Image") -> Picture:
     plain = to_plain_mode(image)
     rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(np.asarray(plain)))
     grey = plain.mode in ("L", "LA", "I;16")
     picture = Picture(
         rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc_of(image, grey), dpi=dpi_of(image)
     )
-    return _upright(picture, orientation_of(image))
+    return _apply_orientation(picture, orientation_of(image))
 
 
-def _upright(picture: Picture, orientation: int) -> Picture:
-    """Apply EXIF orientation 2 to 8; anything else leaves the picture as it is."""
+def _apply_orientation(picture: Picture, orientation: int) -> Picture:
+    """Apply EXIF orientation 2 to 8; other values leave the picture unchanged."""
     if orientation not in range(2, 9):
         return picture
 
-    def turn(plane: Array) -> Array:
+    def oriented(plane: Array) -> Array:
         if orientation >= 5:
             plane = plane.swapaxes(0, 1)
         if orientation in (3, 4, 7, 8):
@@ -241,7 +239,7 @@ def _upright(picture: Picture, orientation: int) -> Picture:
     dpi = picture.dpi
     return replace(
         picture,
-        rgb_hwc=turn(picture.rgb_hwc),
-        alpha_hw=None if picture.alpha_hw is None else turn(picture.alpha_hw),
+        rgb_hwc=oriented(picture.rgb_hwc),
+        alpha_hw=None if picture.alpha_hw is None else oriented(picture.alpha_hw),
         dpi=(dpi[1], dpi[0]) if dpi and orientation >= 5 else dpi,
     )

@@ -1,4 +1,4 @@
-"""Pixels to files: PNG stripe by stripe, every other format once the whole picture is there."""
+"""Encoding: PNG strip by strip, every other format once the whole picture is available."""
 
 import io
 from collections.abc import Iterable, Iterator
@@ -12,9 +12,9 @@ from superres.image.picture import Array, FormatCannotHold, Picture
 from superres.image.pillow_modes import pillow
 from superres.image.png import METRES_PER_INCH, encode_png
 
-RAW = "raw"  # no file: rows of interleaved samples, for who wants numbers
+RAW = "raw"  # no file format: rows of interleaved samples
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "tiff", "avif")
-# AVIF files of longer sides can be written, but libavif, which browsers read them with, refuses.
+# Longer AVIF sides can be written, but libavif, which browsers use, refuses to read them.
 LONGEST_SIDE = {
     "png": 2**31 - 1,
     "jpeg": 65_500,
@@ -24,13 +24,13 @@ LONGEST_SIDE = {
     RAW: 2**31 - 1,
 }
 STRIP_ROWS = 256
-WEBP_METHOD = 2  # of 6; beyond it a file shrinks by a few per cent and takes several times as long
+WEBP_METHOD = 2  # of 6; higher ones save a few per cent and take several times as long
 AVIF_SPEED = 9  # of 10: as fast as WebP, and still the smaller file
 MAX_JPEG_DPI = 65_535
 
 
 def encode(picture: Picture, format: str, *, quality: int = 95) -> bytes:
-    """A whole file of the picture. Raises FormatCannotHold."""
+    """Encode the picture as a file. Raises FormatCannotHold."""
     return b"".join(encode_strips(picture, _row_strips(picture), format, quality=quality))
 
 
@@ -41,7 +41,7 @@ def encode_jpeg(
     quality: int | None = None,
     photoshop: str | None = None,
 ) -> bytes:
-    """A JPEG of 8-bit RGB with libjpeg's tables at a quality, or Photoshop's under that name.
+    """A JPEG of 8-bit RGB with libjpeg's tables at a quality, or a Photoshop preset's tables.
 
     `subsampling` is "4:4:4", "4:2:2" or "4:2:0".
     """
@@ -58,10 +58,10 @@ def encode_jpeg(
 def encode_strips(
     frame: Picture, strips: Iterable[Picture], format: str, *, quality: int = 95
 ) -> Iterator[bytes]:
-    """A file from stripes of rows that arrive one after the other.
+    """Encode strips of rows, in order from the top.
 
-    `frame` gives the size, depth and metadata of the whole; PNG is written as the stripes come,
-    the others once they are all there. Raises FormatCannotHold before anything is yielded.
+    `frame` gives the size, depth and metadata of the whole; PNG is written strip by strip, the
+    other formats after the last strip. Raises FormatCannotHold before anything is yielded.
     """
     check_format_holds(frame, format)
     if format == "png":
@@ -88,7 +88,7 @@ def encode_strips(
 
 
 def check_format_holds(frame: Picture, format: str) -> None:
-    """Raise FormatCannotHold where the format has no room for the picture's size or alpha."""
+    """Raise FormatCannotHold if the format does not support the picture's size or alpha."""
     if format not in LONGEST_SIDE:
         raise FormatCannotHold(
             f"{format!r} is not written here; choose one of {', '.join(OUTPUT_FORMATS)}"
@@ -123,17 +123,17 @@ def interleaved(strip: Picture) -> Array:
 
 
 def png_texts(frame: Picture) -> dict[str, str]:
-    """The notes in the picture's PNG file, by their keyword."""
+    """The text chunks of the picture's PNG file, by keyword."""
     return {} if frame.passport is None else {KEYWORD: frame.passport}
 
 
 def _encode_tiff(frame: Picture, samples: Array) -> bytes:
-    """8 or 16 bits, without loss; EXIF has no place in it here."""
+    """Lossless TIFF of 8 or 16 bits, without EXIF."""
     from pyvips import GValue
     from pyvips import Image as VipsImage
 
     if samples.shape[2] == 2 and samples.dtype == np.uint16:
-        samples = _grey_alpha_as_rgba(samples)  # many readers take no grey + alpha of 16 bits
+        samples = _grey_alpha_as_rgba(samples)  # many readers lack 16-bit grey + alpha
     kinds = {(True, 8): "b-w", (True, 16): "grey16", (False, 8): "srgb", (False, 16): "rgb16"}
     kind = kinds[samples.shape[2] < 3, frame.bit_depth]
     image = VipsImage.new_from_array(np.ascontiguousarray(samples)).copy(interpretation=kind)
@@ -152,7 +152,7 @@ def _encode_tiff(frame: Picture, samples: Array) -> bytes:
 
 
 def _encode_with_pillow(frame: Picture, samples: Array, format: str, quality: int) -> bytes:
-    """JPEG, WebP and AVIF, which hold 8 bits here: 16 are rounded to 8."""
+    """JPEG, WebP and AVIF at 8 bits; 16 bits are rounded to 8."""
     if samples.dtype == np.uint16:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if format == "jpeg" and frame.alpha_hw is not None:

@@ -1,4 +1,4 @@
-"""What a JPEG file's markers say, before a decoder is trusted with them (ITU-T T.81, annex B)."""
+"""Checks of a JPEG file's markers before decoding (ITU-T T.81, annex B)."""
 
 import re
 import struct
@@ -7,15 +7,15 @@ from superres.image.picture import BrokenPicture
 
 MAX_SCANS = 100  # real files have about ten
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
-# Neither a stuffed byte, a restart nor padding: those stand within a scan.
+# Not a stuffed byte, a restart marker or padding, which occur within a scan.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 
 
 def require_few_scans(data: bytes) -> None:
-    """Raise BrokenPicture for absurdly many scans.
+    """Raise BrokenPicture for more than MAX_SCANS scans.
 
-    Each of them goes over the whole picture, and twenty bytes are enough for one: a megabyte of
-    them would keep a decoder busy for many minutes.
+    A decoder passes over the whole picture for each scan, and a scan takes as little as twenty
+    bytes: a megabyte of them would occupy a decoder for many minutes.
     """
     position, scans = 2, 0
     while marker := MARKER.search(data, position):

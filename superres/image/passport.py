@@ -1,9 +1,9 @@
-"""A picture's passport: which models made it, written into the file that left the house.
+"""A picture's passport: the models that made it, embedded in the output file.
 
 In PNG it is the text chunk `Sharpline-Passport`, in JPEG, WebP, TIFF and AVIF a property of the XMP
-packet (ISO 16684-1); in both the same JSON. A picture that comes back keeps what was done to it
-before: its chain grows by a step each time. A passport is a claim, not a proof: whoever holds the
-file can take it out or change it.
+packet (ISO 16684-1); both hold the same JSON. A picture that is sent again keeps its chain, which
+grows by one step each time. A passport is a claim, not a proof: it is unsigned and can be removed
+or changed.
 """
 
 import html
@@ -19,38 +19,38 @@ from superres.image.picture import DEFAULT_LIMITS, Limits
 
 KEYWORD = "Sharpline-Passport"
 NAMESPACE = "urn:sharpline:passport"
-MAX_STEPS = 32  # the oldest are forgotten, so that a file sent round in a circle stops growing
+MAX_STEPS = 32  # older steps are dropped, so that a file enhanced repeatedly stops growing
 MAX_BYTES = 32_768  # as a packet; a JPEG segment holds 65,533
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IN_XMP = re.compile(rb"<sharpline:Passport>([^<]*)</sharpline:Passport>")
 
-Word = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,64}$")]
-Note = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,200}$")]
+ShortText = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,64}$")]
+LongText = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,200}$")]
 
 
 class DamagedPassport(SharplineError):
-    """A file has a passport, but not one that can be read."""
+    """A file has a passport that cannot be read."""
 
 
 class Step(BaseModel):
-    """One model's work on a picture; `did` says what was done around it, in order.
+    """One model applied to a picture; `did` lists the processing steps in order.
 
-    `version` is the registry's number, or `local`; `bundle` the bundle's id; `request` the id of
-    the request that was answered, None for work on files; `time` is ISO 8601 where it is told.
+    `version` is the registry's number, or `local`; `bundle` the bundle's id; `request` the request
+    id, None for work on files; `time` is ISO 8601, None if not stated.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    model: Word
-    version: Word
+    model: ShortText
+    version: ShortText
     bundle: str = Field(pattern=r"^[0-9a-f]{64}$")
-    request: Word | None = None
-    did: tuple[Note, ...] = Field(default=(), max_length=8)
-    time: Word | None = None
+    request: ShortText | None = None
+    did: tuple[LongText, ...] = Field(default=(), max_length=8)
+    time: ShortText | None = None
 
 
 class Passport(BaseModel):
-    """What was done to a picture, oldest first; the last step made the file that carries it."""
+    """The models applied to a picture, oldest first; the last step made this file."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -59,14 +59,14 @@ class Passport(BaseModel):
 
     @property
     def last(self) -> Step:
-        """The step that made the file."""
+        """The step that made this file."""
         return self.chain[-1]
 
     def text(self) -> str:
-        """The JSON that is written, ASCII: the last step's facts first, then the whole chain."""
+        """The embedded JSON, ASCII: the fields of the last step, then the whole chain."""
         last = self.last
         head = {"request": last.request, "model": last.model, "version": last.version}
-        return _Written(**head, bundle=last.bundle, chain=self.chain).model_dump_json(
+        return _PassportFile(**head, bundle=last.bundle, chain=self.chain).model_dump_json(
             exclude_none=True
         )
 
@@ -75,8 +75,8 @@ class Passport(BaseModel):
         return ", ".join(f"{step.model}@{step.bundle[:12]}" for step in self.chain)
 
 
-class _Written(BaseModel):
-    """The order of the keys in a file."""
+class _PassportFile(BaseModel):
+    """The JSON in a file, in key order."""
 
     service: str = "sharpline"
     request: str | None
@@ -87,7 +87,8 @@ class _Written(BaseModel):
 
 
 def extended(earlier: Passport | None, step: Step) -> Passport:
-    """A passport with one more step behind those of `earlier`; what finds no room is forgotten."""
+    """A passport with `step` appended to the chain of `earlier`; the oldest steps that do not fit
+    are dropped."""
     passport = Passport(chain=(*(earlier.chain if earlier else ()), step)[-MAX_STEPS:])
     while len(xmp_packet(passport.text())) > MAX_BYTES:
         passport = Passport(chain=passport.chain[1:])
@@ -95,7 +96,7 @@ def extended(earlier: Passport | None, step: Step) -> Passport:
 
 
 def parse(text: str) -> Passport:
-    """A passport from its JSON. Raises DamagedPassport."""
+    """Parse a passport's JSON. Raises DamagedPassport."""
     if len(text) > MAX_BYTES:
         raise DamagedPassport(f"the passport is damaged: it has more than {MAX_BYTES:,} bytes")
     try:
@@ -107,16 +108,16 @@ def parse(text: str) -> Passport:
 
 
 def read_passport(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Passport | None:
-    """The passport in a picture's file, None where it carries none.
+    """Read the passport of a picture's file, None if it has none.
 
-    Raises DamagedPassport for one that cannot be read, and PictureError where `data` is no picture.
+    Raises DamagedPassport if it cannot be read, and PictureError if `data` is not a picture.
     """
     text = _text_in_png(data) if data.startswith(PNG_SIGNATURE) else _text_in_xmp(data, limits)
     return None if text is None else parse(text)
 
 
 def earlier_passport(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Passport | None:
-    """The same for a picture that is to be enlarged: a damaged passport is as good as none."""
+    """As `read_passport` for a picture to enhance, but None for a damaged passport."""
     try:
         return read_passport(data, limits)
     except DamagedPassport:
@@ -124,7 +125,7 @@ def earlier_passport(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Passport |
 
 
 def xmp_packet(text: str) -> bytes:
-    """An XMP packet that holds a passport's JSON."""
+    """An XMP packet with a passport's JSON."""
     return (
         '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
         '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -137,7 +138,7 @@ def xmp_packet(text: str) -> bytes:
 
 
 def _text_in_png(data: bytes) -> str | None:
-    """Of an iTXt chunk without compression, as it is written here, or a tEXt chunk."""
+    """The text of an uncompressed iTXt chunk, as written here, or of a tEXt chunk."""
     keyword = KEYWORD.encode() + b"\0"
     for kind, body in _png_chunks(data):
         if kind not in (b"iTXt", b"tEXt") or not body.startswith(keyword):
@@ -152,7 +153,7 @@ def _text_in_png(data: bytes) -> str | None:
 
 
 def _itxt_text(rest: bytes) -> bytes:
-    """What follows the language and the translated keyword of an iTXt chunk."""
+    """The text after the language and the translated keyword of an iTXt chunk."""
     return rest.partition(b"\0")[2].partition(b"\0")[2]
 
 
@@ -166,8 +167,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _text_in_xmp(data: bytes, limits: Limits) -> str | None:
-    """The packet is searched, not parsed: a stranger's XML gets no parser here."""
+    """Search the packet with a regular expression: untrusted XML is never parsed."""
     from superres.image.decode import xmp_of
 
-    found = _IN_XMP.search(xmp_of(data, limits))
-    return None if found is None else html.unescape(found[1].decode("utf-8", "replace"))
+    match = _IN_XMP.search(xmp_of(data, limits))
+    return None if match is None else html.unescape(match[1].decode("utf-8", "replace"))

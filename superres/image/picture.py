@@ -1,4 +1,4 @@
-"""What a picture is inside the house, what is refused of one, and why."""
+"""The in-memory picture, its limits and its errors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ Array = NDArray[Any]
 
 
 class PictureError(SharplineError):
-    """A picture that cannot be taken or made; `status` and `label` are what HTTP answers."""
+    """A picture that cannot be decoded or encoded; `status` and `label` go into HTTP responses."""
 
     status = 422
     label = "broken-picture"
@@ -40,7 +40,7 @@ class FormatCannotHold(PictureError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What is refused before any pixel is decoded."""
+    """Limits checked before any pixel is decoded."""
 
     max_pixels: int = 50_000_000
     max_bytes: int = 64 * 2**20
@@ -52,7 +52,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a file says of itself; sides as stored, before any rotation."""
+    """A file's header; sides as stored, before EXIF orientation."""
 
     format: str
     width: int
@@ -61,12 +61,12 @@ class Header:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """Upright pixels and what must survive the way through a model.
+    """Upright pixels, and the metadata that is carried to the output.
 
     `rgb_hwc` is (H, W, 3) uint8 or uint16, `alpha_hw` (H, W) of the same dtype or None; a grey
     picture has equal channels and `grey` set; `dpi` is (horizontal, vertical); `exif` is a TIFF
-    block without thumbnail, orientation or sizes, where its keeping was asked for; `passport` is
-    the JSON (see superres.image.passport) that a file of this picture shall carry.
+    block without thumbnail, orientation or sizes, if metadata is kept; `passport` is the JSON to
+    embed in the file (see superres.image.passport).
     """
 
     rgb_hwc: Array
@@ -96,6 +96,6 @@ class Picture:
 
 
 def as_grey(rgb_hwc: Array) -> Array:
-    """Equal channels: the rounded mean of the three."""
+    """Three equal channels: the rounded mean of the input's."""
     total = rgb_hwc.astype(np.uint32).sum(axis=2, keepdims=True)
     return np.repeat(((2 * total + 3) // 6).astype(rgb_hwc.dtype), 3, axis=2)

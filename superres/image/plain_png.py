@@ -1,4 +1,4 @@
-"""PNG files that can stand in a dataset as they are: 8-bit RGB and nothing else that matters."""
+"""PNG files that a dataset can store unchanged: 8-bit RGB without metadata."""
 
 import struct
 
@@ -11,8 +11,8 @@ HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"sRGB"})
 def plain_rgb_png(data: bytes) -> bytes | None:
     """The file up to its last chunk, or None unless it is a PNG of 8-bit RGB without metadata.
 
-    A palette, transparency, a colour profile, an orientation or text makes it none. The pixels are
-    not looked at: `data` is of a picture that has been decoded.
+    None for a palette, transparency, a colour profile, an orientation or text. The pixels are not
+    checked: `data` must have been decoded before.
     """
     if not data.startswith(SIGNATURE) or data[24:26] != bytes((BITS, RGB)):
         return None

@@ -1,4 +1,4 @@
-"""A PNG encoder that works in stripes of rows: constant memory, and many times Pillow's speed.
+"""A PNG encoder that works in strips of rows: constant memory, and many times Pillow's speed.
 
 One fixed filter (Average) and the fastest deflate level cost about a tenth in size and save nine
 tenths of the time. The format is W3C's Portable Network Graphics, third edition.
@@ -25,10 +25,10 @@ class Deflater(Protocol):
 
 
 class PngWriter:
-    """Writes a PNG file piece by piece as stripes of rows are added from the top down.
+    """Writes a PNG file incrementally as strips of rows are added from the top down.
 
     `channels` is 1 to 4 (grey, grey + alpha, RGB, RGB + alpha), `bit_depth` 8 (uint8) or 16
-    (uint16); `texts` are readable notes by their keyword.
+    (uint16); `texts` are text chunks by keyword.
     """
 
     def __init__(
@@ -62,26 +62,26 @@ class PngWriter:
         self._header = b"".join(chunks)
 
     def begin(self) -> bytes:
-        """What comes before the first row."""
+        """The bytes before the first row."""
         return self._header
 
     def add(self, strip_hwc: NDArray[Any]) -> bytes:
-        """The next rows, (rows, width, channels), as far as they are compressed already."""
+        """Add rows (rows, width, channels); returns the bytes that are compressed so far."""
         rows = as_bytes(strip_hwc)
         self._rows_done += len(rows)
         pieces: list[bytes] = []
-        # A stripe of tiles may be much taller than what a cache holds.
+        # A strip of tiles may be much larger than the CPU cache.
         for top in range(0, len(rows), FILTER_ROWS):
             part = rows[top : top + FILTER_ROWS]
             filtered = average_filtered(part, self._above, self._bytes_per_pixel)
-            self._above = part[-1].copy()  # a view would keep the whole stripe in memory
+            self._above = part[-1].copy()  # a view would keep the whole strip in memory
             packed = self._deflater.compress(filtered)
             if packed:
                 pieces.append(chunk(b"IDAT", packed))
         return b"".join(pieces)
 
     def end(self) -> bytes:
-        """The rest. Raises ValueError when the rows do not add up to the height."""
+        """The remaining bytes. Raises ValueError if the rows do not add up to the height."""
         if self._rows_done != self._height:
             raise ValueError(f"{self._rows_done} rows given for a picture of {self._height}")
         return chunk(b"IDAT", self._deflater.flush()) + chunk(b"IEND", b"")
@@ -99,9 +99,9 @@ def encode_png(
     exif: bytes | None = None,
     texts: Mapping[str, str] | None = None,
 ) -> Iterator[bytes]:
-    """Yield a PNG file piece by piece from stripes of rows; see `PngWriter`.
+    """Yield a PNG file in chunks from strips of rows; see `PngWriter`.
 
-    Raises ValueError when the stripes do not add up to `height`.
+    Raises ValueError if the strips do not add up to `height`.
     """
     writer = PngWriter(
         height=height,
@@ -121,12 +121,12 @@ def encode_png(
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """Length, kind, body and CRC."""
+    """A PNG chunk: length, type, body and CRC."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def fastest_deflater() -> Deflater:
-    """isal's level 1 where that is installed, else zlib's."""
+    """isal's level 1 if installed, else zlib's."""
     try:
         from isal import isal_zlib
     except ImportError:
@@ -144,7 +144,7 @@ def as_bytes(strip_hwc: NDArray[Any]) -> NDArray[np.uint8]:
 def average_filtered(
     rows: NDArray[np.uint8], above: NDArray[np.uint8], bytes_per_pixel: int
 ) -> bytes:
-    """Each row less the mean of its left and upper neighbours, behind the filter's number."""
+    """The filter type, then each row minus the mean of its left and upper neighbours."""
     upper = np.concatenate((above[None], rows[:-1]))
     left = np.zeros_like(rows)
     left[:, bytes_per_pixel:] = rows[:, :-bytes_per_pixel]

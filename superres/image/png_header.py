@@ -1,4 +1,4 @@
-"""What a PNG file's chunks say, before a decoder is trusted with them."""
+"""Checks of a PNG file's chunks before decoding."""
 
 import struct
 import zlib
@@ -8,7 +8,7 @@ from itertools import dropwhile
 from superres.image.picture import BrokenPicture
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
-WHOLE = ((0, 0, 1, 1),)  # first row, first column, and the steps from there
+WHOLE = ((0, 0, 1, 1),)  # first row, first column, row step, column step
 ADAM7 = (
     (0, 0, 8, 8),
     (0, 4, 8, 8),
@@ -19,23 +19,23 @@ ADAM7 = (
     (1, 0, 2, 1),
 )
 METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt", b"iCCP", b"pHYs", b"tRNS")
-INFLATE_BYTES = 2**20  # at a time, so that counting costs no memory
+INFLATE_BYTES = 2**20  # inflated at a time, to bound memory
 MAX_CHUNKS = 1_000  # before the pixels; real files have fewer than thirty
 GREY, RGB, RGBA = 0, 2, 6  # colour types
 
 
 def bit_depth(data: bytes) -> int:
-    """Bits of a sample, as the header states."""
+    """Bits per sample, from the header."""
     return data[24]
 
 
 def colour_type(data: bytes) -> int:
-    """What a pixel is made of, as the header states."""
+    """The PNG colour type, from the header."""
     return data[25]
 
 
 def require_few_chunks(data: bytes) -> None:
-    """Refuse absurd numbers of chunks, which cost decoders minutes."""
+    """Raise BrokenPicture for more than MAX_CHUNKS chunks, which cost decoders minutes."""
     position, chunks = 8, 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -48,7 +48,7 @@ def require_few_chunks(data: bytes) -> None:
 
 
 def require_all_rows(data: bytes) -> None:
-    """Raise where the pixel data ends early: Pillow would fill the missing rows with black."""
+    """Raise BrokenPicture if the pixel data ends early: Pillow would pad the rows with black."""
     width, height, bit_depth, colour_type, _, _, interlaced = struct.unpack_from(
         ">IIBBBBB", data, 16
     )
@@ -59,22 +59,22 @@ def require_all_rows(data: bytes) -> None:
         for top, left, down, right in (ADAM7 if interlaced else WHOLE)
         if left < width
     )
-    inflater, found = zlib.decompressobj(), 0
+    inflater, inflated = zlib.decompressobj(), 0
     for body in _pixel_chunks(data):
         pending = body
-        while pending and found < expected:
-            found += len(inflater.decompress(pending, INFLATE_BYTES))
+        while pending and inflated < expected:
+            inflated += len(inflater.decompress(pending, INFLATE_BYTES))
             pending = inflater.unconsumed_tail
-        if found >= expected or inflater.eof:
+        if inflated >= expected or inflater.eof:
             break
-    if found < expected:
+    if inflated < expected:
         raise BrokenPicture(
-            f"the picture is damaged: its pixels end after {found:,} of {expected:,} bytes"
+            f"the picture is damaged: its pixels end after {inflated:,} of {expected:,} bytes"
         )
 
 
-def speaks_behind_its_pixels(data: bytes) -> bool:
-    """Whether metadata stand where only Pillow finds them, once it has decoded the pixels."""
+def has_metadata_after_pixels(data: bytes) -> bool:
+    """Whether metadata chunks follow the pixels, where only Pillow reads them, after decoding."""
     kinds = (kind for kind, _, _ in _chunks(data))
     return any(kind in METADATA for kind in dropwhile(lambda kind: kind != b"IDAT", kinds))
 
@@ -86,7 +86,7 @@ def _pixel_chunks(data: bytes) -> Iterator[bytes]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, start and length of each chunk's body, up to the end that the file states."""
+    """Type, start and length of each chunk's body, up to the IEND chunk."""
     position = 8
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)

@@ -1,4 +1,4 @@
-"""The one resampler: MATLAB's `imresize` with the cubic kernel, bit for bit on 8-bit pictures."""
+"""MATLAB's `imresize` with the cubic kernel, bit-exact on 8-bit pictures."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,17 +12,17 @@ Array = NDArray[Any]
 
 KERNEL_WIDTH = 4.0  # of Keys' cubic, in input samples
 BLOCK_VALUES = 32_768  # 256 KiB of doubles
-# Shrinking by these, the kernel's weights are whole multiples of 2^-16 at most.
+# For these factors the kernel's weights are multiples of 2^-16.
 EXACT_FACTORS = (2, 4, 8)
 
 
 def imresize(
     hwc: Array, *, scale: float | None = None, size: tuple[int, int] | None = None
 ) -> Array:
-    """Resample a picture with Keys' cubic (a = -0.5), widened against aliasing when shrinking.
+    """Resample a picture with Keys' cubic (a = -0.5), with antialiasing when shrinking.
 
     `hwc` is (H, W) or (H, W, C); uint8 and uint16 are rounded and clipped between the two passes
-    as MATLAB does, floats are neither. Give a `scale` (output sides are rounded up) or an output
+    as MATLAB does, floats are not. Give a `scale` (output sides are rounded up) or an output
     `size` (height, width). Returns the same dtype. Raises SharplineError for an empty result.
     """
     height, width = hwc.shape[:2]
@@ -37,7 +37,7 @@ def imresize(
     if min(out_height, out_width) < 1:
         raise SharplineError(f"a picture of {width}x{height} cannot shrink to nothing")
     lengths = (out_height, out_width)
-    # MATLAB treats the dimension that shrinks most first, rows first among equals.
+    # MATLAB resizes the dimension with the smallest scale first, rows first if equal.
     for axis in sorted((0, 1), key=lambda axis: scales[axis]):
         hwc = _resample(hwc, axis, lengths[axis], scales[axis])
     return hwc
@@ -56,7 +56,7 @@ def _resample(picture: Array, axis: int, out_length: int, scale: float) -> Array
 
 
 def _resample_rows(picture: Array, out_length: int, scale: float) -> Array:
-    """Along the first axis, a few rows at a time: what is added up stays in the CPU's cache."""
+    """Resample along the first axis in blocks of rows that fit the CPU cache."""
     dtype = np.float32 if picture.dtype == np.float32 else np.float64
     taps = [
         (index, weight.astype(dtype).reshape(-1, *[1] * (picture.ndim - 1)))
@@ -76,12 +76,11 @@ def _resample_rows(picture: Array, out_length: int, scale: float) -> Array:
 
 
 def _shrink_rows(picture: Array, factor: int) -> Array:
-    """Every `factor` rows of 8 bits to one, as `_resample_rows` does, in half its time.
+    """Shrink 8-bit rows by `factor`; bit-exact with `_resample_rows`, in half its time.
 
-    Floats of 32 bits give the same bits here, for every sum is exact: weights have at most 16 bits
-    behind the point, and adding goes from the outer taps, which are negative, inwards, so that no
-    sum on the way exceeds the last, which is cut off at 255. Of the taps those two that weigh the
-    same, on both sides of the middle, are added first.
+    float32 is exact here: weights have at most 16 fractional bits, and the taps are added from the
+    outer ones, which are negative, inwards, so that no partial sum exceeds the final one, which is
+    clipped at 255. The two taps of equal weight on both sides of the centre are added first.
     """
     values = picture.reshape(len(picture), -1)
     out_length, taps = len(picture) // factor, 4 * factor
@@ -92,8 +91,8 @@ def _shrink_rows(picture: Array, factor: int) -> Array:
     for top in range(0, out_length, step):
         count = min(step, out_length - top)
         first = top * factor - 3 * factor // 2
-        places = np.arange(first, first + (count + 3) * factor)
-        block = values[mirror[places % len(mirror)]].astype(np.float32)
+        positions = np.arange(first, first + (count + 3) * factor)
+        block = values[mirror[positions % len(mirror)]].astype(np.float32)
         total = np.zeros((count, values.shape[1]), np.float32)
         for tap, weight in enumerate(weights.astype(np.float32)):
             opposite = taps - 1 - tap
@@ -107,23 +106,23 @@ def _shrink_rows(picture: Array, factor: int) -> Array:
 def _taps(
     in_length: int, out_length: int, scale: float
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-    """For each kernel tap: the input index and the weight it has in every output sample."""
+    """For each kernel tap: its input index and weight in every output sample."""
     stretch = min(scale, 1.0)
     width = KERNEL_WIDTH / stretch
     centres = (np.arange(1, out_length + 1) / scale) + 0.5 * (1 - 1 / scale)
     left = np.floor(centres - width / 2)
-    places = left[:, None] + np.arange(int(np.ceil(width)) + 2)[None, :]
-    weights = stretch * cubic(stretch * (centres[:, None] - places))
+    positions = left[:, None] + np.arange(int(np.ceil(width)) + 2)[None, :]
+    weights = stretch * cubic(stretch * (centres[:, None] - positions))
     weights /= weights.sum(axis=1, keepdims=True)
     mirror = np.concatenate((np.arange(in_length), np.arange(in_length)[::-1]))
-    indices = mirror[np.mod(places.astype(np.intp) - 1, 2 * in_length)]
+    indices = mirror[np.mod(positions.astype(np.intp) - 1, 2 * in_length)]
     for tap in range(weights.shape[1]):
         if np.any(weights[:, tap]):
             yield indices[:, tap], weights[:, tap]
 
 
 def cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Keys (1981), equation 15, with a = -0.5."""
+    """Keys' cubic kernel (1981, equation 15) with a = -0.5."""
     d = np.abs(distance)
     near = 1.5 * d**3 - 2.5 * d**2 + 1
     far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2
@@ -131,7 +130,7 @@ def cubic(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def restore_dtype(values: NDArray[np.floating], dtype: np.dtype) -> Array:
-    """Round half away from zero and clip into an integer dtype; leave floats as they are."""
+    """Round half up and clip into an integer dtype; floats are not rounded."""
     if not np.issubdtype(dtype, np.integer):
         return values.astype(dtype, copy=False)
     top = np.iinfo(dtype).max

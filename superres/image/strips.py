@@ -1,4 +1,4 @@
-"""An enlarged picture that is never whole: stripes of rows go straight into the file."""
+"""Streaming output: strips of enlarged rows go into the file without holding the whole picture."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,11 +13,11 @@ from superres.image.resize import imresize
 
 Array = NDArray[Any]
 
-CONTEXT_ROWS = 4  # that the cubic kernel may reach beyond a stripe, and one more
+CONTEXT_ROWS = 4  # reach of the cubic kernel beyond a strip, plus one
 
 
 def enlarged_frame(picture: Picture, scale: int) -> Picture:
-    """Size and metadata of the enlarged picture; its pixels are there in name only."""
+    """Size and metadata of the enlarged picture; its pixels are a zero-stride placeholder."""
     height, width = picture.height * scale, picture.width * scale
     dtype = picture.rgb_hwc.dtype
     opaque = np.array(np.iinfo(dtype).max, dtype)
@@ -30,7 +30,7 @@ def enlarged_frame(picture: Picture, scale: int) -> Picture:
 
 
 def enlarged_strip(picture: Picture, rgb_hwc: Array, top: int, scale: int) -> Picture:
-    """The enlarged rows from `top` (of `picture`) on, as `upscaler.enlarged` makes them."""
+    """The enlarged rows from row `top` of `picture`, as `upscaler.enlarged` returns them."""
     rows = slice(top, top + len(rgb_hwc) // scale)
     alpha_hw = picture.alpha_hw
     return replace(
@@ -41,7 +41,7 @@ def enlarged_strip(picture: Picture, rgb_hwc: Array, top: int, scale: int) -> Pi
 
 
 def resampled_rows(picture_hwc: Array, rows: slice, scale: int) -> Array:
-    """`imresize(picture_hwc, scale=scale)`, the part that belongs to these rows of the picture."""
+    """The part of `imresize(picture_hwc, scale=scale)` that belongs to these input rows."""
     if scale == 1:
         return picture_hwc[rows]
     first = max(0, rows.start - CONTEXT_ROWS)
@@ -51,9 +51,9 @@ def resampled_rows(picture_hwc: Array, rows: slice, scale: int) -> Array:
 
 
 class StripEncoder:
-    """A file from stripes of rows, added as they come from the top down.
+    """Encodes strips of rows that are added from the top down.
 
-    PNG and raw rows come out stripe by stripe, the other formats at the end. `frame` gives size,
+    PNG and raw rows are returned strip by strip, the other formats at the end. `frame` gives size,
     depth and metadata of the whole. Raises FormatCannotHold.
     """
 
@@ -76,25 +76,25 @@ class StripEncoder:
                 exif=frame.exif,
                 texts=png_texts(frame),
             )
-            self._begun = self._png.begin()
+            self._header = self._png.begin()
         else:
-            self._begun = b""
+            self._header = b""
 
     def add(self, strip: Picture) -> bytes:
-        """What of the file is known now; nothing for a format that is written at the end."""
+        """Add a strip; returns the next bytes, empty for a format that is written at the end."""
         if self._format == RAW:
             self._raw_rows += strip.height
             return interleaved(strip).tobytes()
         if self._png is None:
             self._collected.append(strip)
             return b""
-        begun, self._begun = self._begun, b""
-        return begun + self._png.add(interleaved(strip))
+        header, self._header = self._header, b""
+        return header + self._png.add(interleaved(strip))
 
     def end(self) -> bytes:
-        """The rest of the file. Raises ValueError where rows are missing."""
+        """The rest of the file. Raises ValueError if rows are missing."""
         if self._png is not None:
-            return self._begun + self._png.end()
+            return self._header + self._png.end()
         strips, self._collected = self._collected, []
         rows = self._raw_rows + sum(strip.height for strip in strips)
         if rows != self._frame.height:

@@ -1,4 +1,4 @@
-"""Which file the answer of each input picture goes to."""
+"""The output file of each input picture."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from superres.image.codecs import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedFile:
-    """A picture and the file that its answer goes to."""
+    """An input picture and its output file."""
 
     source: Path
     target: Path
@@ -24,12 +24,12 @@ class PlannedFile:
 def plan_files(
     inputs: Iterable[Path], out: Path, format: str | None, *, overwrite: bool
 ) -> list[PlannedFile]:
-    """Each input picture with its target. Raises SharplineError before any work is done."""
+    """Plan the output file of each input picture. Raises SharplineError before any work is done."""
     files: dict[Path, PlannedFile] = {}
-    for given in inputs:
-        if not given.exists():
-            raise SharplineError(f"{given} does not exist")
-        for source in list_pictures(given) if given.is_dir() else [given]:
+    for entry in inputs:
+        if not entry.exists():
+            raise SharplineError(f"{entry} does not exist")
+        for source in list_pictures(entry) if entry.is_dir() else [entry]:
             target = out / (source.stem + _suffix(source, format))
             if target in files:
                 raise SharplineError(
@@ -38,10 +38,10 @@ def plan_files(
                 )
             if target.resolve() == source.resolve():
                 raise SharplineError(
-                    f"{source} would be overwritten by its own answer; choose another OUT_FOLDER"
+                    f"{source} would be overwritten by its own output; choose another OUT_FOLDER"
                 )
             if target.exists() and not overwrite:
-                raise SharplineError(f"{target} is there already; give --overwrite to replace it")
+                raise SharplineError(f"{target} already exists; use --overwrite to replace it")
             files[target] = PlannedFile(source=source, target=target)
     if not files:
         raise SharplineError(f"no pictures found (looked for {', '.join(PICTURE_SUFFIXES)})")

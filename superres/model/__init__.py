@@ -1,4 +1,4 @@
-"""A model: its bundle, network, backend, tiles and the upscaler that runs it.
+"""Models: bundles, networks, backends, tiling and the upscaler that runs a model.
 
 May import image, dataset and common. `bundle` and `tiling` import no torch.
 """

@@ -1,4 +1,4 @@
-"""How fast models are on this machine, by backend and precision."""
+"""Benchmarks of models on this machine, by backend and precision."""
 
 import platform
 import statistics
@@ -15,12 +15,12 @@ from superres.model.backends import BackendUnavailable, load_backend
 from superres.model.bundle import Bundle
 from superres.model.upscaler import Upscaler
 
-WAYS = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
+CONFIGURATIONS = (("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
-    """One model on one backend: median seconds for the picture, megapixels of its answer."""
+    """One model on one backend: median seconds per picture, megapixels of output per second."""
 
     model: str
     backend: str
@@ -30,14 +30,14 @@ class BenchmarkResult:
     megapixels_per_second: float
 
 
-def measured(
+def benchmark_bundle(
     bundle: Bundle, picture: Picture, runs: int, device: str = "auto"
 ) -> Iterator[BenchmarkResult]:
-    """The speed of one bundle on every backend and precision that this machine has.
+    """Benchmark one bundle on every backend and precision that is available.
 
-    The picture is cut, run and joined as serving does it. What cannot be had is said and left out.
+    The picture is cut, run and joined as in serving. Unavailable backends are logged and skipped.
     """
-    for name, precision in WAYS:
+    for name, precision in CONFIGURATIONS:
         try:
             backend = load_backend(bundle, backend=name, device=device, precision=precision)
         except BackendUnavailable as error:
@@ -57,24 +57,24 @@ def measured(
 
 
 def median_seconds(upscaler: Upscaler, picture: Picture, runs: int) -> float:
-    """Median wall time of one picture, after a run that compiles and allocates."""
+    """Median wall time of one picture, after a warm-up run."""
     upscaler.upscale(picture)
-    taken = []
+    seconds = []
     for _ in range(runs):
         began = time.perf_counter()
         upscaler.upscale(picture)
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
 
 
 def noise_picture(width: int, height: int) -> Picture:
-    """A picture of noise; a network's time does not depend on what it is shown."""
+    """A picture of noise; a network's run time does not depend on the content."""
     rgb_hwc = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Picture(rgb_hwc=rgb_hwc)
 
 
 def cpu_name() -> str:
-    """What the processor calls itself."""
+    """The processor's model name."""
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text().splitlines() if listing.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]

@@ -1,8 +1,8 @@
-"""The model bundle: a folder that holds everything needed to run, check and trace one model.
+"""The model bundle: a folder with everything needed to run, verify and trace one model.
 
 `weights.safetensors`, `golden/input.png`, `golden/output.png`, `MODEL_CARD.md` and `bundle.json`,
-which names them all with their sha256. The bundle's id is the sha256 of bundle.json, so one changed
-byte anywhere is another bundle. Nothing in it is executable: no pickle, no code.
+which lists them with their sha256. The bundle's id is the sha256 of bundle.json, so any changed
+byte is another bundle. Nothing in it is executable: no pickle, no code.
 """
 
 import json
@@ -29,26 +29,26 @@ CARD_FILE = "MODEL_CARD.md"
 
 
 class BrokenBundle(SharplineError):
-    """A folder that is no bundle, or no longer the one that was written."""
+    """A folder that is not a bundle, or whose files have changed."""
 
 
-class _Part(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Arch(_Part):
-    """A network of `superres.model.archs` and its constructor's parameters."""
+class Arch(_FrozenModel):
+    """A network of `superres.model.archs` and the parameters of its constructor."""
 
     name: str
     parameters: dict[str, Any]
 
 
-class Bounds(_Part):
-    """Largest errors against the canonical result, in grey levels of 255, as measured.
+class Bounds(_FrozenModel):
+    """Largest measured errors against the canonical output, in grey levels of 255.
 
-    `seam_levels` is for tiles against the whole picture; `precision_levels` holds, per reduced
-    precision, the level that 99.9% of the values stay within. `pictures` is how many they were
-    measured on, None in bundles that do not say.
+    `seam_levels` is of tiled against whole-picture inference; `precision_levels` holds, per reduced
+    precision, the level that 99.9% of the values stay within. `pictures` is the number of measured
+    pictures, None in older bundles.
     """
 
     seam_levels: float
@@ -56,16 +56,16 @@ class Bounds(_Part):
     pictures: int | None = None
 
 
-class Dataset(_Part):
-    """Pictures that a model learned from."""
+class Dataset(_FrozenModel):
+    """A dataset that a model was trained on."""
 
     id: str
     source: str
     licence: str
 
 
-class Spread(_Part):
-    """How a measured property was distributed over the training inputs."""
+class FeatureStats(_FrozenModel):
+    """The distribution of a feature over the training inputs."""
 
     mean: float
     std: float
@@ -74,16 +74,16 @@ class Spread(_Part):
     p95: float
 
 
-class Training(_Part):
-    """What made the weights; `reference` describes the inputs the model learned to handle.
+class Training(_FrozenModel):
+    """How the weights were trained; `reference` holds the feature distribution of the inputs.
 
-    `start` says what was taken over from other weights and what was not, `losses` what was
-    minimised. Fine-tunes add to `datasets`, so a source may stand there more than once.
+    `start` says which tensors were loaded from other weights and which were not, `losses` are the
+    training losses. Fine-tunes add to `datasets`, so a source may occur more than once.
     """
 
     datasets: tuple[Dataset, ...]
     degradation: str
-    reference: dict[str, Spread]
+    reference: dict[str, FeatureStats]
     steps: int
     seconds: float
     device: str
@@ -93,18 +93,18 @@ class Training(_Part):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Where the pictures came from, each once, in the order in which they were learned from."""
+        """The unique sources of the datasets, in training order."""
         return tuple(dict.fromkeys(dataset.source for dataset in self.datasets))
 
     @property
-    def invents_detail(self) -> bool:
-        """Whether it was trained against a discriminator: such a model is judged by other scores,
-        because it makes up texture that pixel by pixel is wrong."""
+    def is_adversarial(self) -> bool:
+        """Whether it was trained against a discriminator: such a model is evaluated by other
+        metrics, because its generated texture lowers PSNR."""
         return "gan" in self.losses
 
 
-class BundleScore(_Part):
-    """Mean figures under one protocol, beside plain bicubic enlargement of the same pictures."""
+class BundleScore(_FrozenModel):
+    """Mean PSNR and SSIM under one protocol, and those of bicubic enlargement."""
 
     protocol: dict[str, str | int]
     psnr: float
@@ -113,16 +113,16 @@ class BundleScore(_Part):
     bicubic_ssim: float
 
 
-class Licence(_Part):
-    """What may be done with the weights, given what they were trained on."""
+class Licence(_FrozenModel):
+    """The licence of the weights, considering the training data's."""
 
     weights: str
     lineage: tuple[str, ...]
     commercial_use: Literal["yes", "no", "unclear"]
 
 
-class BundleInfo(_Part):
-    """The content of bundle.json; lengths in low-resolution pixels."""
+class BundleInfo(_FrozenModel):
+    """The content of bundle.json; lengths are in low-resolution pixels."""
 
     format_version: Literal[1] = FORMAT_VERSION
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
@@ -144,7 +144,7 @@ class BundleInfo(_Part):
 
     @property
     def geometry(self) -> Geometry:
-        """What tiling must know."""
+        """The tiling geometry."""
         return Geometry(
             scale=self.scale,
             halo=self.halo,
@@ -173,14 +173,14 @@ class Bundle:
         return (self.root / CARD_FILE).read_text(encoding="utf-8")
 
     def golden(self) -> tuple[Picture, Picture]:
-        """A small input and the answer that the model gave to it when it was made."""
+        """A small input and the model's output for it when the bundle was made."""
         return read(self.root / GOLDEN_INPUT), read(self.root / GOLDEN_OUTPUT)
 
 
 def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
-    """Open a bundle folder; with `verify` every file is hashed and compared.
+    """Open a bundle folder; with `verify` the sha256 of every file is checked.
 
-    Raises BrokenBundle naming the file that is missing, changed, unlisted or not understood.
+    Raises BrokenBundle naming the file that is missing, changed, unlisted or invalid.
     """
     info_path = path / INFO_FILE
     if not info_path.is_file():
@@ -191,7 +191,7 @@ def load_bundle(path: Path, *, verify: bool = True) -> Bundle:
         _ = info.geometry
     except (ValueError, ValidationError) as error:
         raise BrokenBundle(
-            f"{info_path} is not a description this version reads: {error}"
+            f"{info_path} is not a description that this version reads: {error}"
         ) from error
     if verify:
         _verify(path, info.files)
@@ -227,7 +227,7 @@ def write_bundle(
     golden_output: Picture,
     card: str,
 ) -> Bundle:
-    """Write a bundle whole or not at all, filling in `draft`'s list of files; returns it loaded."""
+    """Write a bundle atomically, filling in `draft`'s list of files; returns the loaded bundle."""
     from safetensors.numpy import save
 
     contents = {

@@ -1,4 +1,4 @@
-"""Bundles by the words of a command line: a folder, or the name of one that ships."""
+"""Find bundles by folder, or by the name of a starter that ships with Sharpline."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ STARTERS = Path(__file__).resolve().parents[2] / "models"
 
 
 def find_bundle(name_or_folder: str) -> Bundle:
-    """A bundle by its folder, or a starter by its name; SharplineError names the choices."""
+    """Load a bundle by folder, or a starter by name; SharplineError lists the starters."""
     folder = Path(name_or_folder)
     if (folder / INFO_FILE).is_file():
         return load_bundle(folder)
@@ -25,7 +25,7 @@ def find_bundle(name_or_folder: str) -> Bundle:
 
 
 def find_bundles(folder: Path = STARTERS) -> list[Bundle]:
-    """Every bundle in a folder, by name; raises SharplineError where there is none."""
+    """Load every bundle in a folder, sorted by name; raises SharplineError if there is none."""
     bundles = [load_bundle(path.parent) for path in sorted(folder.glob(f"*/{INFO_FILE}"))]
     if not bundles:
         raise SharplineError(f"there are no model bundles in {folder}")

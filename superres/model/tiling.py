@@ -1,9 +1,10 @@
 """Cut a picture into tiles with a halo and join the results; numpy only.
 
-The canonical result of a network is `crop(net(reflect_pad(picture, halo)))`. A tile carries the
-same context, `halo` pixels on every side with the picture's borders reflected, so each core pixel
-sees what it sees in the whole. Tiles come in a few bucket shapes, so that tiles of different
-pictures can share a batch; all of them start on one grid that windows and pixel-unshuffling share.
+The canonical output of a network is `crop(net(reflect_pad(picture, halo)))`. A tile has the same
+context, `halo` pixels on every side with the picture's borders reflected, so each core pixel has
+the same receptive field as in the whole picture. Tiles have one of a few bucket shapes, so that
+tiles of different pictures can share a batch; all start on the grid of attention windows and
+pixel-unshuffling.
 """
 
 import math
@@ -18,18 +19,18 @@ from superres.image.box import Box
 
 Array = NDArray[Any]
 
-# Shapes that are not told apart more finely: a runtime prepares itself for each it meets.
+# Granularity of tile shapes: a runtime compiles kernels for each new shape.
 SHAPE_STEP = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """What a model asks of its tiles; lengths in low-resolution pixels.
+    """A model's requirements on tiles; lengths in low-resolution pixels.
 
     `buckets` are the tile shapes (height, width) including the halo. With `any_shape` they are only
-    examples: a tile may have any shape on the grid of at most the largest one's area. Raises
-    ValueError where the halo or a bucket leaves the grid of `size_multiple` and `window`, or a
-    bucket is all halo.
+    examples: a tile may have any shape on the grid of at most the largest bucket's area. Raises
+    ValueError if the halo or a bucket is not on the grid of `size_multiple` and `window`, or a
+    bucket has no core.
     """
 
     scale: int
@@ -53,13 +54,13 @@ class Geometry:
 
     @property
     def grid(self) -> int:
-        """Tiles start on multiples of this."""
+        """Tile positions and sides are multiples of this."""
         return math.lcm(self.size_multiple, self.window or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilePlan:
-    """How one picture is cut; `Joiner` undoes exactly this. Boxes go row by row."""
+    """The tiles of one picture, which `Joiner` joins; boxes are in row-major order."""
 
     boxes: tuple[Box, ...]
     columns: int
@@ -76,7 +77,7 @@ class TilePlan:
 
 
 def plan(height: int, width: int, geometry: Geometry) -> TilePlan:
-    """Cut a picture of `height` x `width` with the bucket that computes the fewest pixels."""
+    """Plan the tiles of a picture of `height` x `width` with the cheapest bucket."""
     halo = geometry.halo
     bucket = best_bucket(height, width, geometry)
     core_height, core_width = bucket[0] - 2 * halo, bucket[1] - 2 * halo
@@ -102,7 +103,7 @@ def plan(height: int, width: int, geometry: Geometry) -> TilePlan:
 
 
 def best_bucket(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
-    """The tile shape with which a picture of `height` x `width` computes the fewest pixels."""
+    """The tile shape that computes the fewest pixels for a picture of `height` x `width`."""
 
     def cost(bucket: tuple[int, int]) -> tuple[int, int]:
         tiles = _tile_count(height, width, bucket, geometry.halo)
@@ -113,14 +114,14 @@ def best_bucket(height: int, width: int, geometry: Geometry) -> tuple[int, int]:
 
 
 def _fitting_shapes(height: int, width: int, geometry: Geometry) -> Iterator[tuple[int, int]]:
-    """For every height of a tile the width that cuts the picture into equal columns."""
+    """For every tile height the width that divides the picture into equal columns."""
     step, edges = math.lcm(geometry.grid, SHAPE_STEP), 2 * geometry.halo
     max_pixels = max(bucket[0] * bucket[1] for bucket in geometry.buckets)
 
     def rounded_up(side: int) -> int:
         return math.ceil(side / step) * step
 
-    yield from geometry.buckets  # one of them fits even where the step is too coarse
+    yield from geometry.buckets  # fallback if no shape on the step fits
     for core_height in range(step, rounded_up(height) + 1, step):
         widest = (max_pixels // (core_height + edges) - edges) // step * step
         if widest < step:
@@ -130,7 +131,7 @@ def _fitting_shapes(height: int, width: int, geometry: Geometry) -> Iterator[tup
 
 
 def computed_pixels(height: int, width: int, geometry: Geometry) -> int:
-    """Pixels that the network is given for a picture of `height` x `width`, halos included."""
+    """Network input pixels for a picture of `height` x `width`, halos included."""
     bucket = best_bucket(height, width, geometry)
     return _tile_count(height, width, bucket, geometry.halo) * bucket[0] * bucket[1]
 
@@ -142,13 +143,13 @@ def _tile_count(height: int, width: int, bucket: tuple[int, int], halo: int) -> 
 
 
 def cut(rgb_hwc: Array, tile_plan: TilePlan) -> Iterator[Array]:
-    """Tiles of the plan's bucket shape in its order: (bucket height, bucket width, channels)."""
+    """The tiles in the plan's order, each (bucket height, bucket width, channels)."""
     for index in range(len(tile_plan.boxes)):
-        yield cut_one(rgb_hwc, tile_plan, index)
+        yield cut_tile(rgb_hwc, tile_plan, index)
 
 
-def cut_one(rgb_hwc: Array, tile_plan: TilePlan, index: int) -> Array:
-    """The tile at `index` alone."""
+def cut_tile(rgb_hwc: Array, tile_plan: TilePlan, index: int) -> Array:
+    """The tile at `index`."""
     box, halo = tile_plan.boxes[index], tile_plan.halo
     rows = reflected(box.top - halo, tile_plan.bucket[0], tile_plan.height)
     columns = reflected(box.left - halo, tile_plan.bucket[1], tile_plan.width)
@@ -168,7 +169,7 @@ def padded_whole(rgb_hwc: Array, geometry: Geometry) -> Array:
 
 
 def crop_whole(result_hwc: Array, height: int, width: int, geometry: Geometry) -> Array:
-    """Undo `padded_whole` on the network's answer for a picture of `height` x `width`."""
+    """Undo `padded_whole` on the network's output for a picture of `height` x `width`."""
     edge = geometry.halo * geometry.scale
     rows = slice(edge, edge + height * geometry.scale)
     columns = slice(edge, edge + width * geometry.scale)
@@ -176,29 +177,29 @@ def crop_whole(result_hwc: Array, height: int, width: int, geometry: Geometry) -
 
 
 def reflected(start: int, length: int, side: int) -> NDArray[np.intp]:
-    """Indices start .. start + length - 1 mirrored into [0, side), no border repeated."""
+    """Indices start .. start + length - 1 reflected into [0, side), without repeating borders."""
     period = max(2 * (side - 1), 1)
-    places = np.mod(np.arange(start, start + length), period)
-    return np.minimum(places, period - places) if side > 1 else np.zeros(length, np.intp)
+    positions = np.mod(np.arange(start, start + length), period)
+    return np.minimum(positions, period - positions) if side > 1 else np.zeros(length, np.intp)
 
 
 def core_of(result_hwc: Array, tile_plan: TilePlan, index: int) -> Array:
-    """The part of a tile's result that it alone contributes, without its halo."""
+    """The core of a tile's result, without its halo."""
     box, scale = tile_plan.boxes[index], tile_plan.scale
     edge = tile_plan.halo * scale
     return result_hwc[edge : edge + box.height * scale, edge : edge + box.width * scale]
 
 
-def in_parts(
+def run_in_parts(
     tile_hwc: Array,
     geometry: Geometry,
     bucket: tuple[int, int],
     forward: Callable[[Array], Array],
 ) -> Array:
-    """A tile's result from parts of the shape `bucket`, which must not be larger than the tile.
+    """Run a tile in parts of the shape `bucket`, which must not be larger than the tile.
 
-    The halo of the tile serves its parts as context, so the core is what the tile in one piece
-    gives; the result's own halo stays zero.
+    The tile's halo is the context of its parts, so the core equals that of the whole tile; the
+    result's halo stays zero.
     """
     (height, width), (part_height, part_width) = tile_hwc.shape[:2], bucket
     halo, scale = geometry.halo, geometry.scale
@@ -216,14 +217,14 @@ def in_parts(
 
 
 def _part_starts(side: int, part_side: int, halo: int) -> list[int]:
-    """Where parts begin so that their cores cover the tile's; the last one ends with the tile."""
+    """The parts' starts, so that their cores cover the tile's; the last part ends at the tile's."""
     step = part_side - 2 * halo
     starts = range(0, side - 2 * halo, step)
     return [min(start, side - part_side) for start in starts]
 
 
 class Joiner:
-    """Collects results in any order and gives back finished rows from the top down.
+    """Collects tile results in any order and yields finished rows from the top down.
 
     Results are (bucket height * scale, bucket width * scale, channels) of one dtype.
     """
@@ -237,18 +238,20 @@ class Joiner:
 
     @property
     def complete(self) -> bool:
-        """Whether every row has been given back."""
+        """Whether every row has been yielded."""
         return self._next_row == self._rows
 
     def add(self, index: int, result_hwc: Array) -> None:
-        """Take the result of the tile at `index`; its halo is dropped here."""
+        """Add the result of the tile at `index`; its halo is dropped."""
         self.add_core(index, core_of(result_hwc, self._plan, index))
 
     def add_core(self, index: int, core_hwc: Array) -> None:
-        """Take a tile's result that has no halo any more: (box height, box width) * scale."""
+        """Add a tile's result without halo: (box height, box width) * scale."""
         box, scale = self._plan.boxes[index], self._plan.scale
         if core_hwc.shape[:2] != (box.height * scale, box.width * scale):
-            raise ValueError(f"tile {index} came back as {core_hwc.shape}, too small for {box}")
+            raise ValueError(
+                f"the result of tile {index}, {core_hwc.shape}, is too small for {box}"
+            )
         row, column = divmod(index, self._plan.columns)
         cores = self._pending.setdefault(row, [None] * self._plan.columns)
         cores[column] = core_hwc
@@ -258,21 +261,21 @@ class Joiner:
             del self._pending[row]
 
     def strips(self) -> Iterator[Array]:
-        """Rows that are finished and not yet given back: (rows, width * scale, channels)."""
+        """Strips that are finished and not yet yielded: (rows, width * scale, channels)."""
         while self._next_row in self._finished:
             yield self._finished.pop(self._next_row)
             self._next_row += 1
 
     def result(self) -> Array:
-        """The whole answer, (H * scale, W * scale, channels); every tile must have been added."""
+        """The whole output, (H * scale, W * scale, channels); every tile must have been added."""
         strips = list(self.strips())
         if not self.complete:
-            raise ValueError(f"only {self._next_row} of {self._rows} rows of tiles are there")
+            raise ValueError(f"only {self._next_row} of {self._rows} rows of tiles are complete")
         return np.concatenate(strips)
 
 
 def join(results_hwc: Sequence[Array], tile_plan: TilePlan) -> Array:
-    """All results, in the plan's order, as one picture."""
+    """Join all results, in the plan's order, into one picture."""
     joiner = Joiner(tile_plan)
     for index, result in enumerate(results_hwc):
         joiner.add(index, result)

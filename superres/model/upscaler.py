@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 
 class Upscaler:
-    """A bundle's model on a backend, for whole pictures of any size."""
+    """A bundle's model on a backend, for pictures of any size."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
         self.bundle = bundle
@@ -27,7 +27,7 @@ class Upscaler:
         self.geometry = replace(bundle.info.geometry, any_shape=backend.any_shape)
 
     def split(self, picture: Picture) -> tuple[TilePlan, Iterator[Array]]:
-        """The plan and its tiles, each (bucket height, bucket width, 3) in the picture's dtype."""
+        """The plan and the tiles, each (bucket height, bucket width, 3) of the picture's dtype."""
         tile_plan = plan(picture.height, picture.width, self.geometry)
         return tile_plan, cut(picture.rgb_hwc, tile_plan)
 
@@ -43,12 +43,12 @@ class Upscaler:
         return enlarged(picture, joiner.result(), tile_plan.scale)
 
     def upscale(self, picture: Picture, batch: int = 8) -> Picture:
-        """The whole way for one picture, `batch` tiles at a time."""
+        """Enlarge a picture in tiles, `batch` at a time."""
         tile_plan, tiles = self.split(picture)
         return self.join(tile_plan, self._run(tiles, batch), picture)
 
     def whole(self, picture: Picture) -> Picture:
-        """The canonical answer: the whole picture in one piece, its halo reflected."""
+        """Canonical whole-picture inference, without tiles."""
         tile = padded_whole(picture.rgb_hwc, self.geometry)
         result_hwc = self.forward(tile[None])[0]
         rgb_hwc = crop_whole(result_hwc, picture.height, picture.width, self.geometry)
@@ -60,7 +60,7 @@ class Upscaler:
 
 
 def enlarged(picture: Picture, rgb_hwc: Array, scale: int) -> Picture:
-    """`picture` with enlarged pixels: grey stays grey, alpha is enlarged beside them."""
+    """`picture` with enlarged pixels; grey stays grey, alpha is resampled bicubically."""
     return replace(
         picture,
         rgb_hwc=as_grey(rgb_hwc) if picture.grey else rgb_hwc,

@@ -1,4 +1,4 @@
-"""Scores that carry their protocol: two figures measured differently refuse to be compared.
+"""Metrics and their protocols; scores of different protocols cannot be compared.
 
 May import image and common.
 """

@@ -1,4 +1,4 @@
-"""A picture's error map as a grid of blocks, the unit that the bootstrap draws."""
+"""A picture's error map as a grid of blocks, the units of the bootstrap."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Near-equal blocks over a picture, listed row by row.
+    """Near-equal blocks over a picture, in row-major order.
 
-    Blocks have at least the asked side (a smaller picture is one block), so no sliver at the border
-    counts as a block of its own.
+    Blocks have at least the requested side (a smaller picture is one block), so the border has no
+    narrow blocks.
     """
 
     rows: Indices

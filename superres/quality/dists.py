@@ -1,11 +1,11 @@
-"""DISTS (Ding et al. 2020): structure and texture as a network sees them, 0 is equal.
+"""DISTS (Ding et al. 2020): structure and texture similarity of deep features, 0 is equal.
 
-VGG16 with blurred pooling instead of its own; for every channel of every stage, the picture itself
-among them, the similarity of the means (texture) and the correlation (structure), weighted as
-fitted to people's judgements. Pictures are compared at their own size.
+VGG16 with blurred instead of max pooling; for every channel of every stage, including the picture
+itself, the similarity of the means (texture) and the correlation (structure), with weights fitted
+to human judgements. Pictures are compared at their own size.
 """
 
-# torch's stubs leave much unknown:
+# torch's stubs are incomplete:
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from pathlib import Path
@@ -30,7 +30,7 @@ from superres.quality.protocol import Protocol
 Array = NDArray[Any]
 
 WEIGHTS_FILE = "dists.pt"
-ADDRESS = "https://github.com/dingkeyan93/DISTS/raw/master/DISTS_pytorch/weights.pt"
+WEIGHTS_URL = "https://github.com/dingkeyan93/DISTS/raw/master/DISTS_pytorch/weights.pt"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STAGES = (3, *CHANNELS["vgg"])
 C1 = C2 = 1e-6
@@ -53,7 +53,7 @@ class BlurredPooling(nn.Module):
 
 
 class Dists(nn.Module):
-    """The distance of two batches (B, 3, H, W) in [0, 1], one figure each: (B,).
+    """The distance of two batches (B, 3, H, W) in [0, 1], one value per pair: (B,).
 
     `alpha` and `beta` weight texture and structure of all channels of all stages: (1475,) each.
     """
@@ -79,11 +79,11 @@ class Dists(nn.Module):
             self._stages(truth_bchw),
             strict=True,
         )
-        likeness = [
+        similarities = [
             _texture(test, truth) @ alpha + _structure(test, truth) @ beta
             for alpha, beta, test, truth in stages
         ]
-        return 1 - torch.stack(likeness).sum(dim=0)
+        return 1 - torch.stack(similarities).sum(dim=0)
 
     def _stages(self, bchw: Tensor) -> list[Tensor]:
         return [bchw, *self.trunk((bchw - self.mean) / self.deviation)]
@@ -105,14 +105,15 @@ def _structure(test: Tensor, truth: Tensor) -> Tensor:
 
 
 def load_dists(weights: Path) -> Metric:
-    """DISTS with the weights in a folder. Raises MetricUnavailable naming what is missing."""
+    """DISTS with the weights in a folder. Raises MetricUnavailable naming the missing file."""
     trunk, trunk_digest = load_trunk(weights, "vgg", BlurredPooling)
-    stored, digest = read_weights(weights / WEIGHTS_FILE, ADDRESS)
+    stored, digest = read_weights(weights / WEIGHTS_FILE, WEIGHTS_URL)
     try:
         alpha, beta = (stored[name].float().reshape(sum(STAGES)) for name in ("alpha", "beta"))
     except (KeyError, RuntimeError) as error:
         raise MetricUnavailable(
-            f"{weights / WEIGHTS_FILE} does not hold DISTS's weights ({error}); download {ADDRESS}"
+            f"{weights / WEIGHTS_FILE} does not hold DISTS's weights ({error}); "
+            f"download {WEIGHTS_URL}"
         ) from error
     network = Dists(trunk, alpha, beta).to(device()).eval()
 

@@ -1,9 +1,9 @@
-"""The trunks under LPIPS and DISTS: AlexNet and VGG16 up to their last convolution, frozen.
+"""The trunks of LPIPS and DISTS: AlexNet and VGG16 up to their last convolution, frozen.
 
-Keys are torchvision's, so its published weight files fit; torchvision itself is not needed.
+Keys are torchvision's, so its published weight files load; torchvision itself is not needed.
 """
 
-# torch's stubs leave much unknown:
+# torch's stubs are incomplete:
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import re
@@ -18,26 +18,26 @@ from torch import Tensor, nn
 from superres.common.files import sha256_file
 from superres.quality.metric import MetricUnavailable, NotMeasurable
 from superres.quality.protocol import Protocol
-from superres.quality.psnr_ssim import on_255
+from superres.quality.psnr_ssim import to_255
 
 Array = NDArray[Any]
 Trunk = Literal["alex", "vgg"]
 
-# What torchvision publishes; the eight letters in a name begin the file's sha256.
+# torchvision's files; the eight hex digits in a name are the beginning of the file's sha256.
 TRUNK_FILES: dict[Trunk, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
-TRUNK_ADDRESS = "https://download.pytorch.org/models/"
+TRUNK_URL = "https://download.pytorch.org/models/"
 CHANNELS: dict[Trunk, tuple[int, ...]] = {
     "alex": (64, 192, 384, 256, 256),
     "vgg": (64, 128, 256, 512, 512),
 }
-MIN_SIDE = 32  # smaller pictures vanish on their way through either trunk
+MIN_SIDE = 32  # smaller pictures shrink to nothing in either trunk
 
 
 class Features(nn.Module):
-    """A trunk that hands out the activations at the end of each of its five stages.
+    """A trunk that returns the activations at the end of each of its five stages.
 
-    `pool` makes what stands between VGG's stages, given the channels; by default its own
-    max-pooling. Takes (B, 3, H, W), normalised as its user says.
+    `pool` creates the pooling between VGG's stages from the number of channels; max-pooling by
+    default. Takes (B, 3, H, W), normalised by the caller.
     """
 
     def __init__(self, trunk: Trunk, pool: Callable[[int], nn.Module] | None = None) -> None:
@@ -47,12 +47,12 @@ class Features(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, bchw: Tensor) -> list[Tensor]:
-        found: list[Tensor] = []
-        for place, layer in enumerate(self.features):
+        activations: list[Tensor] = []
+        for index, layer in enumerate(self.features):
             bchw = layer(bchw)
-            if place in self._ends:
-                found.append(bchw)
-        return found
+            if index in self._ends:
+                activations.append(bchw)
+        return activations
 
 
 def _alexnet() -> tuple[list[nn.Module], set[int]]:
@@ -85,12 +85,12 @@ def _vgg16(pool: Callable[[int], nn.Module] | None) -> tuple[list[nn.Module], se
 def load_trunk(
     weights: Path, trunk: Trunk, pool: Callable[[int], nn.Module] | None = None
 ) -> tuple[Features, str]:
-    """The trunk with torchvision's weights out of a folder, and the beginning of their sha256.
+    """The trunk with torchvision's weights from a folder, and the beginning of their sha256.
 
-    Raises MetricUnavailable where the file is missing, damaged or of another network.
+    Raises MetricUnavailable if the file is missing, damaged or of another network.
     """
     name = TRUNK_FILES[trunk]
-    stored, digest = read_weights(weights / name, TRUNK_ADDRESS + name)
+    stored, digest = read_weights(weights / name, TRUNK_URL + name)
     network = Features(trunk, pool)
     own = network.state_dict()
     try:
@@ -99,45 +99,45 @@ def load_trunk(
     except (KeyError, RuntimeError) as error:
         raise MetricUnavailable(
             f"{weights / name} does not hold torchvision's network ({error}); download "
-            f"{TRUNK_ADDRESS}{name}"
+            f"{TRUNK_URL}{name}"
         ) from error
     return network.eval(), digest
 
 
-def read_weights(path: Path, address: str) -> tuple[Mapping[str, Tensor], str]:
-    """A weight file's tensors (nothing in it is run) and the first eight letters of its sha256.
+def read_weights(path: Path, url: str) -> tuple[Mapping[str, Tensor], str]:
+    """A weight file's tensors (weights_only) and the first eight hex digits of its sha256.
 
-    Raises MetricUnavailable with the address where the file is missing or damaged.
+    Raises MetricUnavailable with the URL if the file is missing or damaged.
     """
     if not path.is_file():
-        raise MetricUnavailable(f"{path} is not there: download {address} and save it so")
+        raise MetricUnavailable(f"{path} does not exist: download {url} and save it there")
     digest = sha256_file(path)
     stated = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     if stated and not digest.startswith(stated[1]):
         raise MetricUnavailable(
-            f"{path} is damaged: its sha256 begins with {digest[:8]}; download {address} again"
+            f"{path} is damaged: its sha256 begins with {digest[:8]}; download {url} again"
         )
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its parser stumbles over
+    except Exception as error:  # torch raises many types for an invalid file
         raise MetricUnavailable(
-            f"{path} holds no weights ({type(error).__name__}); download {address} again"
+            f"{path} holds no weights ({type(error).__name__}); download {url} again"
         ) from error
     return cast("Mapping[str, Tensor]", stored), digest[:8]
 
 
 def device() -> torch.device:
-    """Where such networks run: a GPU where there is one."""
+    """The device of metric networks: a GPU if available."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def unit_bchw(rgb_hwc: Array, protocol: Protocol) -> Tensor:
     """An RGB picture inside the protocol's border crop as (1, 3, H, W) in [0, 1].
 
-    Raises NotMeasurable where a side is shorter than MIN_SIDE.
+    Raises NotMeasurable if a side is shorter than MIN_SIDE.
     """
     border = protocol.border
-    values = on_255(rgb_hwc, protocol) / 255.0
+    values = to_255(rgb_hwc, protocol) / 255.0
     values = values[border : values.shape[0] - border, border : values.shape[1] - border]
     if min(values.shape[:2]) < MIN_SIDE:
         raise NotMeasurable(

@@ -1,10 +1,11 @@
-"""LPIPS 0.1 (Zhang et al. 2018): how far apart two pictures are to a network, 0 is equal.
+"""LPIPS 0.1 (Zhang et al. 2018): distance of two pictures in deep features, 0 is equal.
 
-Features of a classification network, each position brought to length one, squared differences
-weighted by channel as fitted to people's judgements, averaged over positions, summed over stages.
+Features of a classification network, normalised to unit length at each position; their squared
+differences with channel weights fitted to human judgements, averaged over positions and summed over
+stages.
 """
 
-# torch's stubs leave much unknown:
+# torch's stubs are incomplete:
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 from pathlib import Path
@@ -29,14 +30,14 @@ from superres.quality.protocol import Protocol
 Array = NDArray[Any]
 
 LINEAR_FILES: dict[Trunk, str] = {"alex": "lpips_alex.pth", "vgg": "lpips_vgg.pth"}
-LINEAR_ADDRESS = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/"
+LINEAR_URL = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/"
 # ImageNet's mean and deviation as the authors apply them, to values in [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 MIN_LENGTH = 1e-10
 
 
 class Lpips(nn.Module):
-    """The distance of two batches (B, 3, H, W) in [0, 1], one figure each: (B,).
+    """The distance of two batches (B, 3, H, W) in [0, 1], one value per pair: (B,).
 
     `linear` holds the channels' weights of each stage, (channels,) and at least 0.
     """
@@ -63,18 +64,19 @@ class Lpips(nn.Module):
         return torch.stack(parts).sum(dim=0)
 
     def _stages(self, bchw: Tensor) -> list[Tensor]:
-        found = self.trunk((2 * bchw - 1 - self.shift) / self.scale)
+        stages = self.trunk((2 * bchw - 1 - self.shift) / self.scale)
         return [
-            stage / (stage.square().sum(dim=1, keepdim=True).sqrt() + MIN_LENGTH) for stage in found
+            stage / (stage.square().sum(dim=1, keepdim=True).sqrt() + MIN_LENGTH)
+            for stage in stages
         ]
 
 
 def load_lpips(weights: Path, trunk: Trunk) -> Metric:
-    """LPIPS with the weights in a folder. Raises MetricUnavailable naming what is missing."""
+    """LPIPS with the weights in a folder. Raises MetricUnavailable naming the missing file."""
     features, trunk_digest = load_trunk(weights, trunk)
     path = weights / LINEAR_FILES[trunk]
-    address = f"{LINEAR_ADDRESS}{trunk}.pth"
-    stored, digest = read_weights(path, address)
+    url = f"{LINEAR_URL}{trunk}.pth"
+    stored, digest = read_weights(path, url)
     try:
         linear = [
             stored[f"lin{stage}.model.1.weight"].float().reshape(channels)
@@ -82,7 +84,7 @@ def load_lpips(weights: Path, trunk: Trunk) -> Metric:
         ]
     except (KeyError, RuntimeError) as error:
         raise MetricUnavailable(
-            f"{path} does not hold LPIPS's weights for {trunk} ({error}); download {address}"
+            f"{path} does not hold LPIPS's weights for {trunk} ({error}); download {url}"
         ) from error
     network = Lpips(features, linear).to(device()).eval()
 

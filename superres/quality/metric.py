@@ -1,4 +1,4 @@
-"""What a figure is: a name, which way is better, how exactly it was computed, and the function."""
+"""A metric: its name, direction, variant and function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,19 +13,19 @@ Array = NDArray[Any]
 
 
 class MetricUnavailable(SharplineError):
-    """A figure cannot be measured here; the message says what it lacks and where to get it."""
+    """A metric cannot be computed here; the message says what is missing and where to get it."""
 
 
 class NotMeasurable(SharplineError):
-    """This picture does not have the figure, mostly because it is too small."""
+    """The metric is undefined for this picture, usually because it is too small."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A figure of a picture (H, W, 3) against its truth, under a protocol.
+    """A metric of a picture (H, W, 3) against its ground truth, under a protocol.
 
     `variant` names formula and weights: values of different variants are not compared. `colour`
-    figures look at RGB whatever channel is asked for. `compute` raises NotMeasurable.
+    metrics use RGB whatever the protocol's channel. `compute` raises NotMeasurable.
     """
 
     name: str
@@ -37,5 +37,5 @@ class Metric:
     unit: str = ""
 
     def gain(self, ours: float, theirs: float) -> float:
-        """How much better `ours` is, whichever way is better."""
+        """How much better `ours` is; positive if better, for either direction."""
         return ours - theirs if self.better == "higher" else theirs - ours

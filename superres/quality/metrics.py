@@ -1,4 +1,4 @@
-"""Every figure by name, ready to be computed, or the reason why it cannot be."""
+"""Metrics by name, with the reasons for those that are unavailable."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -23,19 +23,19 @@ MS_SSIM = Metric(
 )
 
 
-def weights_folder(asked: Path | None = None) -> Path | None:
-    """Where the weights of LPIPS and DISTS lie: as asked, or as WEIGHTS_VARIABLE says."""
-    named = os.environ.get(WEIGHTS_VARIABLE)
-    return asked or (Path(named).expanduser() if named else None)
+def weights_folder(folder: Path | None = None) -> Path | None:
+    """The folder with the weights of LPIPS and DISTS: `folder`, else WEIGHTS_VARIABLE's."""
+    variable = os.environ.get(WEIGHTS_VARIABLE)
+    return folder or (Path(variable).expanduser() if variable else None)
 
 
 def _needs_folder(name: str, load: Callable[[Path], Metric]) -> Callable[[Path | None], Metric]:
-    """A loader for figures that rest on weights which nobody may ship for their authors."""
+    """A loader for metrics whose weights may not be redistributed."""
 
     def loader(weights: Path | None) -> Metric:
         if weights is None:
             raise MetricUnavailable(
-                f"{name} needs its authors' weights: name their folder with --weights or "
+                f"{name} needs its authors' weights: set their folder with --weights or "
                 f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files and their addresses"
             )
         return load(weights)
@@ -70,24 +70,24 @@ _LOADERS: dict[str, Callable[[Path | None], Metric]] = {
     "dists": _needs_folder("DISTS", _dists),
     "niqe": load_niqe,
 }
-NAMES = tuple(_LOADERS)
-USUAL = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "niqe")
+METRIC_NAMES = tuple(_LOADERS)
+DEFAULT_METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "niqe")
 
 
 def load_metric(name: str, weights: Path | None = None) -> Metric:
-    """A figure by name, with the weights in a folder (see `weights_folder`).
+    """A metric by name, with the weights in a folder (see `weights_folder`).
 
-    Raises MetricUnavailable saying what is missing, UsageError for a name there is not.
+    Raises MetricUnavailable saying what is missing, UsageError for an unknown name.
     """
     if name not in _LOADERS:
-        raise UsageError(f"no figure {name!r}; there are: {', '.join(NAMES)}")
+        raise UsageError(f"no metric {name!r}; there are: {', '.join(METRIC_NAMES)}")
     return _LOADERS[name](weights)
 
 
 def load_metrics(
     names: Iterable[str], weights: Path | None = None
 ) -> tuple[tuple[Metric, ...], dict[str, str]]:
-    """Those figures that can be had, and by name why the others cannot."""
+    """The available metrics, and by name the reasons why the others are unavailable."""
     ready: list[Metric] = []
     refused: dict[str, str] = {}
     for name in names:

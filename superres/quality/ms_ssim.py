@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 
 from superres.quality.metric import NotMeasurable
 from superres.quality.protocol import Protocol
-from superres.quality.psnr_ssim import prepared
+from superres.quality.psnr_ssim import to_protocol
 from superres.quality.window import local_means
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 
 VARIANT = "Wang 2003, 5 scales, gaussian-11-1.5"
-# Found by Wang et al. in an experiment with people, finest scale first.
+# Fitted by Wang et al. in a user study, finest scale first.
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11
 SIGMA = 1.5
@@ -25,10 +25,10 @@ MIN_SIDE = (WINDOW - 1) * 2 ** (len(WEIGHTS) - 1) + 1
 def ms_ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
     """Contrast and structure at five scales, luminance at the coarsest; 1 is equal.
 
-    The mean over channels. Raises NotMeasurable where a side is shorter than MIN_SIDE pixels
-    inside the border crop: there the coarsest scale would be smaller than the window.
+    The mean over channels. Raises NotMeasurable if a side is shorter than MIN_SIDE pixels inside
+    the border crop: the coarsest scale would be smaller than the window.
     """
-    test, truth = prepared(test_hwc, protocol), prepared(truth_hwc, protocol)
+    test, truth = to_protocol(test_hwc, protocol), to_protocol(truth_hwc, protocol)
     if min(test.shape[:2]) < MIN_SIDE:
         raise NotMeasurable(
             f"MS-SSIM needs sides of {MIN_SIDE} pixels inside the border crop of "
@@ -45,14 +45,14 @@ def _of_channel(test_hw: Floats, truth_hw: Floats) -> float:
         value = contrast_structure
         if number == len(WEIGHTS):
             value = luminance * contrast_structure
-        # A negative mean (the structure is inverted) has no real power; it counts as none at all.
+        # A negative mean (inverted structure) has no real power; it counts as 0.
         result *= max(float(value.mean()), 0.0) ** weight
         test_hw, truth_hw = _halved(test_hw), _halved(truth_hw)
     return result
 
 
 def _components(test_hw: Floats, truth_hw: Floats) -> tuple[Floats, Floats]:
-    """Luminance, and contrast times structure, at every whole position of the window."""
+    """Luminance, and contrast times structure, at every position where the window fits."""
     test_mean, truth_mean = _windowed(test_hw), _windowed(truth_hw)
     test_variance = _windowed(test_hw**2) - test_mean**2
     truth_variance = _windowed(truth_hw**2) - truth_mean**2
@@ -67,7 +67,7 @@ def _windowed(values_hw: Floats) -> Floats:
 
 
 def _halved(values_hw: Floats) -> Floats:
-    """Means of squares of two pixels; a last odd row or column is mirrored, as Wang's code does."""
+    """2x2 mean pooling; a last odd row or column is mirrored, as Wang's code does."""
     rows, columns = values_hw.shape
     even = np.pad(values_hw, ((0, rows % 2), (0, columns % 2)), mode="symmetric")
     return (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4

@@ -1,12 +1,12 @@
-"""NIQE (Mittal, Soundararajan and Bovik 2013): how unlike an unspoilt photograph, 0 is not at all.
+"""NIQE (Mittal, Soundararajan and Bovik 2013): distance from pristine photographs, 0 is best.
 
-It needs no truth. Local brightness and contrast are taken out, the statistics of what is left are
-fitted block by block at two scales, and the distance of their Gaussian from that of unspoilt
-photographs is the figure.
+A no-reference metric. Local mean and contrast are normalised, natural-scene statistics are fitted
+block by block at two scales, and NIQE is the distance of their Gaussian from that of pristine
+photographs.
 
-That Gaussian is the authors' own (125 photographs of theirs): figures of another one would not
-compare with anything published. basicsr's wheel carries it in numpy's format; it is read from there
-where basicsr is installed, or from a copy of the file elsewhere, and never made up.
+That Gaussian is the authors' (fitted to 125 photographs), since values by another one could not be
+compared with published ones. It is read from basicsr's wheel, which has it in numpy's format, or
+from a copy of the file.
 """
 
 import importlib.util
@@ -23,7 +23,7 @@ from superres.common.files import sha256_file
 from superres.image.resize import imresize
 from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable
 from superres.quality.protocol import Protocol
-from superres.quality.psnr_ssim import luma, on_255
+from superres.quality.psnr_ssim import luma, to_255
 from superres.quality.window import local_means
 
 Array = NDArray[Any]
@@ -31,16 +31,16 @@ Floats = NDArray[np.float64]
 
 MODEL_FILE = "niqe_pris_params.npz"
 BLOCK = 96  # pixels a side at the first scale, as the authors advise
-MIN_BLOCKS = 2  # a covariance of one is none
+MIN_BLOCKS = 2  # a covariance needs two samples
 WINDOW, SIGMA = 7, 7 / 6
-# Neighbours whose products are looked at: along rows, along columns and both diagonals.
+# Offsets of the neighbours in the products: along rows, columns and both diagonals.
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 SHAPES = np.arange(0.2, 10.001, 0.001)
 
 
 @dataclass(frozen=True, slots=True)
 class PristineModel:
-    """Mean (36,) and covariance (36, 36) of unspoilt photographs' features, and where from."""
+    """Mean (36,) and covariance (36, 36) of pristine photographs' features, and the sha256."""
 
     mean: Floats
     covariance: Floats
@@ -48,7 +48,7 @@ class PristineModel:
 
 
 def load_niqe(weights: Path | None) -> Metric:
-    """The figure, with the model in `weights` or else in basicsr. Raises MetricUnavailable."""
+    """NIQE with the model in `weights`, else in basicsr. Raises MetricUnavailable."""
     model = read_model(_model_file(weights))
 
     def compute(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
@@ -59,7 +59,7 @@ def load_niqe(weights: Path | None) -> Metric:
 
 
 def read_model(path: Path) -> PristineModel:
-    """The model in basicsr's file. Raises MetricUnavailable where it is another file."""
+    """Read the model from basicsr's file. Raises MetricUnavailable for another file."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             mean = stored["mu_pris_param"].astype(np.float64).reshape(36)
@@ -72,12 +72,12 @@ def read_model(path: Path) -> PristineModel:
 
 
 def niqe(rgb_hwc: Array, protocol: Protocol, model: PristineModel) -> float:
-    """The figure of an RGB picture's luma inside the protocol's border crop.
+    """NIQE of an RGB picture's luma inside the protocol's border crop.
 
     Raises NotMeasurable for a picture of fewer than MIN_BLOCKS blocks.
     """
     border = protocol.border
-    luma_hw = luma(on_255(rgb_hwc, protocol))[..., 0]
+    luma_hw = luma(to_255(rgb_hwc, protocol))[..., 0]
     luma_hw = luma_hw[border : luma_hw.shape[0] - border, border : luma_hw.shape[1] - border]
     rows, columns = luma_hw.shape[0] // BLOCK, luma_hw.shape[1] // BLOCK
     if rows * columns < MIN_BLOCKS:
@@ -86,19 +86,19 @@ def niqe(rgb_hwc: Array, protocol: Protocol, model: PristineModel) -> float:
             f"{border}; this picture leaves {luma_hw.shape[1]}x{luma_hw.shape[0]}"
         )
     features = block_features(luma_hw[: rows * BLOCK, : columns * BLOCK])
-    whole = features[np.isfinite(features).all(axis=1)]
-    if len(whole) < MIN_BLOCKS:
-        raise NotMeasurable("NIQE finds nothing to look at: the picture is flat")
+    finite = features[np.isfinite(features).all(axis=1)]
+    if len(finite) < MIN_BLOCKS:
+        raise NotMeasurable("NIQE is undefined: the picture is flat")
     difference = model.mean - np.nanmean(features, axis=0)
-    pooled = (model.covariance + np.cov(whole, rowvar=False)) / 2
-    # Equation 10; few blocks make a singular covariance, hence the pseudo-inverse.
+    pooled = (model.covariance + np.cov(finite, rowvar=False)) / 2
+    # Equation 10; with few blocks the covariance is singular, hence the pseudo-inverse.
     return float(np.sqrt(difference @ np.linalg.pinv(pooled) @ difference))
 
 
 def block_features(luma_hw: Floats) -> Floats:
     """The 36 features of every block, 18 at each of two scales; sides are multiples of BLOCK.
 
-    A block without any contrast has features that are no numbers.
+    The features of a block without contrast are non-finite.
     """
     coarse_hw = imresize(luma_hw / 255.0, scale=0.5) * 255.0
     scales = ((luma_hw, BLOCK), (coarse_hw, BLOCK // 2))
@@ -108,7 +108,7 @@ def block_features(luma_hw: Floats) -> Floats:
 
 
 def _normalised(values_hw: Floats) -> Floats:
-    """Equation 1: local mean and deviation taken out."""
+    """Equation 1: normalise local mean and deviation (MSCN coefficients)."""
     mean = local_means(values_hw, WINDOW, SIGMA, edges=True)
     squares = local_means(values_hw**2, WINDOW, SIGMA, edges=True)
     return (values_hw - mean) / (np.sqrt(np.abs(squares - mean**2)) + 1)
@@ -121,7 +121,7 @@ def _blocks(values_hw: Floats, side: int) -> Floats:
 
 
 def _features(blocks: Floats) -> Floats:
-    """Equations 4 to 8: the fits of the values and of products of neighbours: (blocks, 18)."""
+    """Equations 4 to 8: the fits of the values and of the products of neighbours: (blocks, 18)."""
     shape, left, right = _asymmetric_fit(blocks)
     columns = [shape, (left + right) / 2]
     for shift in NEIGHBOURS:
@@ -132,7 +132,7 @@ def _features(blocks: Floats) -> Floats:
 
 
 def _asymmetric_fit(blocks: Floats) -> tuple[Floats, Floats, Floats]:
-    """Shape and scales, left and right, of an asymmetric generalised Gaussian, by moments.
+    """Fit an asymmetric generalised Gaussian by moments: shape, left scale, right scale.
 
     After Lasmar, Stitou and Berthoumieu 2009; each of the three is (blocks,).
     """
@@ -140,14 +140,14 @@ def _asymmetric_fit(blocks: Floats) -> tuple[Floats, Floats, Floats]:
         left, right = _one_sided(blocks, blocks < 0), _one_sided(blocks, blocks > 0)
         ratio = left / right
         peakedness = np.abs(blocks).mean(axis=(1, 2)) ** 2 / (blocks**2).mean(axis=(1, 2))
-        sought: Floats = peakedness * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
+        target_ratio: Floats = peakedness * (ratio**3 + 1) * (ratio + 1) / (ratio**2 + 1) ** 2
     # The moment ratio rises with the shape, so the nearest entry is one of two neighbours.
     ratios = _moment_ratios()
-    above = np.clip(np.searchsorted(ratios, sought), 1, len(SHAPES) - 1)
-    nearer_below = sought - ratios[above - 1] <= ratios[above] - sought
+    above = np.clip(np.searchsorted(ratios, target_ratio), 1, len(SHAPES) - 1)
+    nearer_below = target_ratio - ratios[above - 1] <= ratios[above] - target_ratio
     shape = SHAPES[np.where(nearer_below, above - 1, above)]
     spread = np.sqrt(_gamma(1 / shape) / _gamma(3 / shape))
-    return np.where(np.isfinite(sought), shape, np.nan), left * spread, right * spread
+    return np.where(np.isfinite(target_ratio), shape, np.nan), left * spread, right * spread
 
 
 def _one_sided(blocks: Floats, side: NDArray[np.bool_]) -> Floats:
@@ -157,7 +157,7 @@ def _one_sided(blocks: Floats, side: NDArray[np.bool_]) -> Floats:
 
 @cache
 def _moment_ratios() -> Floats:
-    """Squared mean of the size over mean of the square, for every shape in SHAPES."""
+    """Squared mean of the absolute value over mean of the square, for every shape in SHAPES."""
     return _gamma(2 / SHAPES) ** 2 / (_gamma(1 / SHAPES) * _gamma(3 / SHAPES))
 
 
@@ -168,13 +168,13 @@ def _gamma(values: Floats) -> Floats:
 def _model_file(weights: Path | None) -> Path:
     if weights is not None and (weights / MODEL_FILE).is_file():
         return weights / MODEL_FILE
-    # Found, not imported: basicsr's import is slow, and one module alone may do it.
-    found = importlib.util.find_spec("basicsr")
-    for place in (found.submodule_search_locations or []) if found else []:
-        path = Path(place) / "metrics" / MODEL_FILE
+    # Located without importing: basicsr's import is slow and restricted to one module.
+    spec = importlib.util.find_spec("basicsr")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(location) / "metrics" / MODEL_FILE
         if path.is_file():
             return path
     raise MetricUnavailable(
-        f"NIQE needs the authors' model of unspoilt photographs, {MODEL_FILE} of basicsr: "
+        f"NIQE needs the authors' model of pristine photographs, {MODEL_FILE} of basicsr: "
         "pip install 'sharpline[train]', or put the file into the folder of --weights"
     )

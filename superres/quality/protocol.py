@@ -1,4 +1,4 @@
-"""How a score is measured: two figures measured differently refuse to be compared."""
+"""The protocol of a score: scores of different protocols cannot be compared."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -10,15 +10,15 @@ SSIM_VARIANT = "gaussian-11-1.5"
 
 
 class ProtocolMismatch(SharplineError):
-    """Two scores were measured in different ways."""
+    """Two scores were measured under different protocols."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
     """How a score is measured.
 
-    `border` pixels are cropped from every side of both pictures; `resampler` says how the
-    low-resolution input was made; `dataset` names the pictures.
+    `border` pixels are cropped from every side of both pictures; `resampler` is the degradation
+    that made the low-resolution input; `dataset` names the pictures.
     """
 
     dataset: str
@@ -44,7 +44,7 @@ class Protocol:
 
 
 def require_same(first: Protocol, second: Protocol) -> None:
-    """Raise ProtocolMismatch, naming each field that differs."""
+    """Raise ProtocolMismatch if the protocols differ, naming each such field."""
     different = [
         f"{field.name} ({getattr(first, field.name)} against {getattr(second, field.name)})"
         for field in fields(Protocol)

@@ -1,4 +1,4 @@
-"""PSNR and SSIM as the papers of super-resolution measure them."""
+"""PSNR and SSIM as in the super-resolution literature."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -41,7 +41,7 @@ def score(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> Score:
 
 def psnr(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
     """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    test, truth = prepared(test_hwc, protocol), prepared(truth_hwc, protocol)
+    test, truth = to_protocol(test_hwc, protocol), to_protocol(truth_hwc, protocol)
     return psnr_of_mse(float(np.mean((test - truth) ** 2)))
 
 
@@ -52,7 +52,7 @@ def psnr_of_mse(mse: float) -> float:
 
 def squared_error(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
     """Squared error per cropped pixel, averaged over channels: (H, W), on the 0 to 255 range."""
-    difference = prepared(test_hwc, protocol) - prepared(truth_hwc, protocol)
+    difference = to_protocol(test_hwc, protocol) - to_protocol(truth_hwc, protocol)
     return np.mean(difference**2, axis=2)
 
 
@@ -61,12 +61,12 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
 
     Raises SharplineError for pictures smaller than the window after cropping.
     """
-    # scikit-image has no types, and what it returns depends on its options.
+    # scikit-image has no type annotations, and its return type depends on the options.
     from skimage.metrics import (
         structural_similarity,  # pyright: ignore[reportUnknownVariableType]
     )
 
-    test, truth = prepared(test_hwc, protocol), prepared(truth_hwc, protocol)
+    test, truth = to_protocol(test_hwc, protocol), to_protocol(truth_hwc, protocol)
     if min(test.shape[:2]) < 11:
         raise SharplineError(
             f"SSIM needs at least 11x11 pixels inside the border crop of {protocol.border}; "
@@ -85,25 +85,25 @@ def ssim(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
 
 
 def luma(rgb_hwc_255: NDArray[np.float64]) -> NDArray[np.float64]:
-    """BT.601 luma, whole numbers from 16 to 235, of RGB on the 0 to 255 range: (H, W, 1).
+    """BT.601 luma, integers from 16 to 235, of RGB on the 0 to 255 range: (H, W, 1).
 
-    Rounded because MATLAB's rgb2ycbcr, with which the published tables were made, rounds 8-bit
-    pictures; unrounded luma scores about 0.01 dB and 0.001 higher.
+    Rounded because MATLAB's rgb2ycbcr, which the published tables use, rounds 8-bit pictures;
+    unrounded luma scores about 0.01 dB and 0.001 higher.
     """
     return np.floor(rgb_hwc_255 @ LUMA / 255.0 + LUMA_OFFSET + 0.5)[..., None]
 
 
-def prepared(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
-    """The picture cropped, on the 0 to 255 range, in the protocol's channel: (H, W, 1 or 3)."""
-    values = on_255(picture_hwc, protocol)
+def to_protocol(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
+    """Crop a picture and convert it to the protocol's channel, 0 to 255: (H, W, 1 or 3)."""
+    values = to_255(picture_hwc, protocol)
     if protocol.channel == "y":
         values = luma(values)
     border = protocol.border
     return values[border : values.shape[0] - border, border : values.shape[1] - border]
 
 
-def on_255(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
-    """The picture's values, of the protocol's bit depth, on the 0 to 255 range of 8 bits."""
+def to_255(picture_hwc: Array, protocol: Protocol) -> NDArray[np.float64]:
+    """Scale a picture of the protocol's bit depth to the 0 to 255 range."""
     values = picture_hwc.astype(np.float64)
     if protocol.bit_depth != 8:
         values *= 255.0 / (2**protocol.bit_depth - 1)

@@ -1,4 +1,4 @@
-"""Gaussian-weighted local means, under both MS-SSIM and NIQE."""
+"""Gaussian-weighted local means, shared by MS-SSIM and NIQE."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,10 +7,10 @@ Floats = NDArray[np.float64]
 
 
 def local_means(values_hw: Floats, width: int, sigma: float, *, edges: bool) -> Floats:
-    """Means under a Gaussian of `width` (odd) pixels a side.
+    """Local means under a Gaussian window of `width` (odd) pixels.
 
-    With `edges` the border is repeated outwards and the size stays (H, W); without, only positions
-    where the window lies inside give a mean: (H - width + 1, W - width + 1).
+    With `edges` the border is replicated and the size stays (H, W); without, only positions where
+    the window fits are computed: (H - width + 1, W - width + 1).
     """
     offsets = np.arange(width) - width // 2
     taps = np.exp(-(offsets**2) / (2 * sigma**2))

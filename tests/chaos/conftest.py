@@ -1,4 +1,4 @@
-"""Servers as processes of their own, over a device that breaks on command."""
+"""Servers in their own processes, with a fake device that tests can make fail."""
 
 import json
 import os
@@ -28,9 +28,9 @@ def models(tiny_bundle, tmp_path_factory):
 
 @pytest.fixture
 def fake_server(models, tmp_path):
-    """A maker of processes that are ready: `fake_server(**environment)` -> (process, url).
+    """Starts a server and waits for it to be ready: `fake_server(**environment)` -> (process, url).
 
-    What they log is in the file `process.log`: a pipe that nobody reads would fill and stop them.
+    They log to the file `process.log`: a pipe that is not read would fill and block them.
     """
     started = []
 
@@ -42,7 +42,7 @@ def fake_server(models, tmp_path):
                 env={
                     **os.environ,
                     "PYTHONPATH": str(FAKE_SERVER.parents[2]),
-                    # so that nothing asks torch for its devices, which takes seconds
+                    # without torch, whose import and device query take seconds
                     "SHARPLINE_MODELS__BACKEND": "openvino",
                     **environment,
                 },

@@ -1,7 +1,7 @@
-"""`sharpline serve` over a device made of numpy that breaks on command, as a process of its own.
+"""`sharpline serve` with a fake numpy device, for tests that need a process.
 
-A picture of value 13 loses the device. FAKE_SECONDS is the time of one tile; while the file
-FAKE_HOLD is there the device waits; FAKE_HANG makes the device hang when it is let go.
+A picture of value 13 loses the device. FAKE_SECONDS is the time of one tile; the device waits while
+the file FAKE_HOLD exists; with FAKE_HANG the device hangs when it is closed.
 """
 
 import os
@@ -43,7 +43,7 @@ class FakeBackend:
 def main():
     serve.create_app = lambda settings: app.create_app(settings, load_backend=FakeBackend)
     if "FAKE_HANG" in os.environ:
-        serve.LOST_SECONDS = 1.0  # the real one is nearly ten seconds
+        serve.LOST_SECONDS = 1.0  # the default is nearly ten seconds
     return serve.serve(["--port", "0", "--json", *sys.argv[1:]])
 
 

@@ -1,4 +1,4 @@
-"""Replicas that share their jobs are killed at random moments; nothing is lost or given twice."""
+"""Replicas that share jobs are killed at random; no job is lost or delivered twice."""
 
 import random
 import threading
@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bench.postgres import postgres, why_not_postgres
+from bench.postgres import postgres, postgres_unavailable_reason
 from superres.image.codecs import decode
 
 SHORT_KILLS, FULL_KILLS = {"sqlite": 3, "postgresql": 1}, 100
 JOBS_PER_KILL = 3
-TILE_SECONDS = 0.25  # a job's, so that the three keep two replicas at work for twice as long
-LONGEST_UNTIL_KILL_SECONDS = 0.8
-PATIENCE_SECONDS = 60
+TILE_SECONDS = 0.25  # of a job; three jobs keep two replicas busy for twice as long
+MAX_KILL_DELAY_SECONDS = 0.8
+TIMEOUT_SECONDS = 60
 
 
 class Replicas:
-    """Two servers over one folder and database, each replaced when it is killed."""
+    """Two servers with one folder and database; a killed one is replaced."""
 
     def __init__(self, start, folder, database):
         self._start = lambda: start(
@@ -35,7 +35,7 @@ class Replicas:
         self.running = [self._start(), self._start()]
 
     def kill_one(self):
-        """kill -9, then a new process in its place."""
+        """Kill one with SIGKILL and start a new process in its place."""
         index = random.randrange(2)
         process, _ = self.running[index]
         process.kill()
@@ -53,27 +53,27 @@ def database(request, tmp_path):
         (tmp_path / "jobs").mkdir()
         yield f"sqlite:///{tmp_path}/jobs/jobs.db"
         return
-    reason = why_not_postgres()
+    reason = postgres_unavailable_reason()
     if reason:
         pytest.skip(reason)
     with postgres() as url:
         yield url
 
 
-def ask(replicas, method, path, **how):
-    """The answer of whichever replica is there; a killed one's is asked for again."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+def send(replicas, method, path, **options):
+    """The response of a random replica; retried when a replica is killed."""
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
         try:
             url = random.choice(replicas.urls)
-            return httpx.request(method, url + path, timeout=60, **how)
+            return httpx.request(method, url + path, timeout=60, **options)
         except httpx.TransportError:
             if time.monotonic() > deadline:
                 pytest.fail(f"no replica answered {method} {path}")
 
 
 def submit(replicas, picture, key):
-    answer = ask(
+    answer = send(
         replicas,
         "POST",
         "/v1/jobs?format=png&delete_on_fetch=true",
@@ -84,38 +84,38 @@ def submit(replicas, picture, key):
     return answer.json()["id"]
 
 
-def test_killed_replicas_lose_nothing_and_give_nothing_twice(
+def test_killed_replicas_lose_no_job_and_deliver_none_twice(
     fake_server, flat_png, tmp_path, database, soak
 ):
     replicas = Replicas(fake_server, tmp_path / "jobs", database)
     kills = FULL_KILLS if soak else SHORT_KILLS[sa.make_url(database).get_backend_name()]
-    begun_again = 0
+    restarted = 0
     for number in range(kills):
-        # Pictures of one value each, so that every result says whose it is; 13 breaks the device.
+        # Pictures of one value each, which identifies their results; 13 loses the device.
         values = random.sample([value for value in range(256) if value != 13], JOBS_PER_KILL)
-        until_kill_seconds = random.uniform(0, LONGEST_UNTIL_KILL_SECONDS)
-        killer = threading.Timer(until_kill_seconds, replicas.kill_one)
+        kill_delay_seconds = random.uniform(0, MAX_KILL_DELAY_SECONDS)
+        killer = threading.Timer(kill_delay_seconds, replicas.kill_one)
         killer.start()
         keys = {value: f"picture-{number}-{value}" for value in values}
         jobs = {value: submit(replicas, flat_png(value), keys[value]) for value in values}
         for job_id in jobs.values():
             wait_for_end(replicas, job_id)
         killer.join()
-        begun_again += sum(attempts_of(database, job_id) > 1 for job_id in jobs.values())
+        restarted += sum(attempts_of(database, job_id) > 1 for job_id in jobs.values())
         for value, job_id in jobs.items():
-            # The key outlives the kill, and makes no second job.
+            # The idempotency key survives the kill and makes no second job.
             assert submit(replicas, flat_png(value), keys[value]) == job_id
             fetch_once(replicas, job_id, value)
     assert states_of(database) == {"deleted": kills * JOBS_PER_KILL}
-    if soak:  # else chance may have it that each was killed while it had nothing to do
-        assert begun_again > kills / 10
-    print(f"{kills} kills, {kills * JOBS_PER_KILL} jobs, {begun_again} of them taken over")  # noqa: T201
+    if soak:  # with few kills each may by chance hit an idle replica
+        assert restarted > kills / 10
+    print(f"{kills} kills, {kills * JOBS_PER_KILL} jobs, {restarted} of them taken over")  # noqa: T201
 
 
 def wait_for_end(replicas, job_id):
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while True:
-        job = ask(replicas, "GET", f"/v1/jobs/{job_id}?wait=10").json()
+        job = send(replicas, "GET", f"/v1/jobs/{job_id}?wait=10").json()
         if job["state"] == "done":
             return
         assert job["state"] in ("queued", "running"), job
@@ -123,13 +123,13 @@ def wait_for_end(replicas, job_id):
 
 
 def fetch_once(replicas, job_id, value):
-    """The job's own result, once."""
-    result = ask(replicas, "GET", f"/v1/jobs/{job_id}/result")
+    """Fetch the job's own result; a second fetch fails."""
+    result = send(replicas, "GET", f"/v1/jobs/{job_id}/result")
     assert result.status_code == 200
     assert np.all(decode(result.content).rgb_hwc == value)
-    # It is deleted once its last byte was sent, so a moment after the client has that.
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while ask(replicas, "GET", f"/v1/jobs/{job_id}").json()["state"] != "deleted":
+    # It is deleted after its last byte was sent, shortly after the client received it.
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while send(replicas, "GET", f"/v1/jobs/{job_id}").json()["state"] != "deleted":
         assert time.monotonic() < deadline
     for url in replicas.urls:
         again = httpx.get(f"{url}/v1/jobs/{job_id}/result", timeout=60)
@@ -142,7 +142,7 @@ def attempts_of(database, job_id):
 
 
 def states_of(database):
-    """How many jobs are in each state."""
+    """The number of jobs in each state."""
     return dict(map(tuple, rows(database, "SELECT state, count(*) FROM jobs GROUP BY state")))
 
 

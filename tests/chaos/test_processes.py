@@ -1,4 +1,4 @@
-"""What a server does as a process when its device dies, and when it is told to leave."""
+"""The server process when its device is lost, and on SIGTERM."""
 
 import signal
 import subprocess
@@ -9,45 +9,45 @@ import pytest
 
 from serving.cli.serve import LOST_SECONDS
 
-PATIENCE_SECONDS = 60
+TIMEOUT_SECONDS = 60
 
 
-def ask(url, data):
+def send(url, data):
     return httpx.post(f"{url}/v1/enhance", content=data, timeout=120)
 
 
 def outcome_of(url, data):
-    """The status, or what became of the connection."""
+    """The status code, or "aborted" if the connection was closed."""
     try:
-        return ask(url, data).status_code
+        return send(url, data).status_code
     except httpx.TransportError:
-        return "broken off"
+        return "aborted"
 
 
 @pytest.mark.parametrize("environment", [{}, {"FAKE_HANG": "1"}], ids=["clean", "driver hangs"])
-def test_lost_device_ends_the_process_in_time_and_with_an_error(fake_server, flat_png, environment):
+def test_lost_device_ends_the_process_in_time_with_an_error(fake_server, flat_png, environment):
     process, url = fake_server(**environment)
-    assert ask(url, flat_png(90)).status_code == 200
+    assert send(url, flat_png(90)).status_code == 200
     with ThreadPoolExecutor(4) as clients:
         fatal = clients.submit(outcome_of, url, flat_png(13))
-        assert fatal.result() in (503, "broken off")
+        assert fatal.result() in (503, "aborted")
     try:
-        code = process.wait(timeout=PATIENCE_SECONDS)
+        code = process.wait(timeout=TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         pytest.fail("the process outlived its device")
     assert code != 0
-    assert LOST_SECONDS < 10  # which is promised; on a busy machine the clock is no judge of it
+    assert LOST_SECONDS < 10  # the documented limit; measured times vary on a busy machine
     assert "device-side assert triggered" in process.log.read_text()
 
 
-def test_sigterm_answers_everything_that_was_let_in(fake_server, flat_png, soak, tmp_path):
+def test_sigterm_answers_every_admitted_request(fake_server, flat_png, soak, tmp_path):
     count = 500 if soak else 40
     hold = tmp_path / "hold"
     process, url = fake_server(
         FAKE_HOLD=str(hold),
         SHARPLINE_QUEUE__MAX_PICTURES=str(count),
         SHARPLINE_QUEUE__MAX_PICTURES_PER_CLIENT=str(count),
-        # However slow the machine is at the moment, nobody is refused for it.
+        # No request is refused, however slow the machine is.
         SHARPLINE_QUEUE__MAX_WAIT_SECONDS="1e6",
         SHARPLINE_LIMITS__DEADLINE_SECONDS="1e6",
     )
@@ -68,4 +68,4 @@ def test_sigterm_answers_everything_that_was_let_in(fake_server, flat_png, soak,
         hold.unlink()
         statuses = {answer.result().status_code for answer in answers}
     assert statuses == {200}
-    assert process.wait(timeout=PATIENCE_SECONDS) == 0
+    assert process.wait(timeout=TIMEOUT_SECONDS) == 0

@@ -1,9 +1,9 @@
-"""Damages small pictures at random and decodes them; a process of its own, so that it may crash.
+"""Damages small pictures at random and decodes them; in its own process, because it may crash.
 
     python tests/hostile/mutations.py FIRST COUNT PROGRESS_FILE
 
-PROGRESS_FILE holds the number that was worked on last. One line is written for each file whose
-decoding did anything but give a picture or raise a PictureError. `mutated(NUMBER)` is that file.
+PROGRESS_FILE holds the number of the current file. One line is written for each file whose decoding
+neither returned a picture nor raised a PictureError. `mutated(NUMBER)` is that file.
 """
 
 import faulthandler
@@ -23,11 +23,23 @@ from superres.image.codecs import Limits, PictureError, decode, to_srgb
 
 LIMITS = Limits(max_pixels=100_000, max_bytes=1_000_000, max_side=4_000)
 SIDES = (11, 14)
-EDGES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
+BOUNDARY_VALUES = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+)
 
 
 def originals():
-    """Sound files of every format and kind, with a profile and EXIF where the format has them."""
+    """Valid files of every format and kind, with a profile and EXIF if the format supports them."""
     rng = np.random.default_rng(3)
     rgba = Image.fromarray(rng.integers(0, 256, (*SIDES, 4), np.uint8))
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -61,61 +73,61 @@ def saved(rgba, format, mode, options):
 
 
 def mutated(number, files):
-    """The file of this number: always the same one."""
-    choose = random.Random(number)
-    data = bytearray(choose.choice(files))
-    for _ in range(choose.choice((1, 1, 2, 3, 8))):
-        MUTATIONS[choose.randrange(len(MUTATIONS))](data, choose)
-    sound_sums = data.startswith(b"\x89PNG") and choose.random() < 0.7
-    return with_sound_sums(bytes(data)) if sound_sums else bytes(data)
+    """The damaged file of this number; deterministic."""
+    rng = random.Random(number)
+    data = bytearray(rng.choice(files))
+    for _ in range(rng.choice((1, 1, 2, 3, 8))):
+        MUTATIONS[rng.randrange(len(MUTATIONS))](data, rng)
+    fix_checksums = data.startswith(b"\x89PNG") and rng.random() < 0.7
+    return with_valid_checksums(bytes(data)) if fix_checksums else bytes(data)
 
 
-def flip(data, choose):
+def flip(data, rng):
     if data:
-        data[choose.randrange(len(data))] ^= 1 << choose.randrange(8)
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
 
 
-def overwrite(data, choose):
-    place, width = choose.randrange(len(data) + 1), choose.choice((1, 2, 4))
-    value = choose.choice(EDGES) & (256**width - 1)
-    data[place : place + width] = value.to_bytes(width, choose.choice(("big", "little")))
+def overwrite(data, rng):
+    offset, width = rng.randrange(len(data) + 1), rng.choice((1, 2, 4))
+    value = rng.choice(BOUNDARY_VALUES) & (256**width - 1)
+    data[offset : offset + width] = value.to_bytes(width, rng.choice(("big", "little")))
 
 
-def cut(data, choose):
-    del data[choose.randrange(len(data) + 1) :]
+def cut(data, rng):
+    del data[rng.randrange(len(data) + 1) :]
 
 
-def drop(data, choose):
-    place = choose.randrange(len(data) + 1)
-    del data[place : place + choose.randrange(1, 40)]
+def drop(data, rng):
+    offset = rng.randrange(len(data) + 1)
+    del data[offset : offset + rng.randrange(1, 40)]
 
 
-def repeat(data, choose):
-    place, length = choose.randrange(len(data) + 1), choose.randrange(1, 60)
-    data[place:place] = data[place : place + length] * choose.choice((1, 2, 50))
+def repeat(data, rng):
+    offset, length = rng.randrange(len(data) + 1), rng.randrange(1, 60)
+    data[offset:offset] = data[offset : offset + length] * rng.choice((1, 2, 50))
 
 
-def scribble(data, choose):
-    place = choose.randrange(len(data) + 1)
-    data[place : place + choose.randrange(1, 20)] = choose.randbytes(choose.randrange(1, 20))
+def overwrite_random(data, rng):
+    offset = rng.randrange(len(data) + 1)
+    data[offset : offset + rng.randrange(1, 20)] = rng.randbytes(rng.randrange(1, 20))
 
 
-MUTATIONS = (flip, flip, flip, overwrite, overwrite, cut, drop, repeat, scribble)
+MUTATIONS = (flip, flip, flip, overwrite, overwrite, cut, drop, repeat, overwrite_random)
 
 
-def with_sound_sums(data):
-    """A PNG with its checksums made right again, so that what lies behind them is reached."""
-    parts, place = [data[:8]], 8
-    while place + 12 <= len(data):
-        (length,) = struct.unpack_from(">I", data, place)
-        body = data[place + 4 : place + 8 + length]
-        parts.append(data[place : place + 4] + body + struct.pack(">I", zlib.crc32(body)))
-        place += 12 + length
-    return b"".join([*parts, data[place:]])
+def with_valid_checksums(data):
+    """A PNG with corrected checksums, so that the decoder gets past them."""
+    parts, offset = [data[:8]], 8
+    while offset + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, offset)
+        body = data[offset + 4 : offset + 8 + length]
+        parts.append(data[offset : offset + 4] + body + struct.pack(">I", zlib.crc32(body)))
+        offset += 12 + length
+    return b"".join([*parts, data[offset:]])
 
 
 def fault_of(data):
-    """What is wrong with the decoder's answer; None where it is a picture or a clear refusal."""
+    """The fault of the decoder; None if it returns a valid picture or raises PictureError."""
     try:
         picture = decode(data, limits=LIMITS, keep_metadata=True)
         to_srgb(picture)
@@ -124,17 +136,17 @@ def fault_of(data):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     height, width = picture.rgb_hwc.shape[:2]
-    right = picture.rgb_hwc.shape == (height, width, 3) and picture.pixels <= LIMITS.max_pixels
+    valid = picture.rgb_hwc.shape == (height, width, 3) and picture.pixels <= LIMITS.max_pixels
     if picture.alpha_hw is not None:
-        right = right and picture.alpha_hw.shape == (height, width)
-        right = right and picture.alpha_hw.dtype == picture.rgb_hwc.dtype
-    return None if right else f"a picture of shape {picture.rgb_hwc.shape}"
+        valid = valid and picture.alpha_hw.shape == (height, width)
+        valid = valid and picture.alpha_hw.dtype == picture.rgb_hwc.dtype
+    return None if valid else f"a picture of shape {picture.rgb_hwc.shape}"
 
 
 def main(first, count, progress_file):
     faulthandler.enable()
     warnings.simplefilter("ignore")
-    files, told = originals(), 0
+    files, fault_count = originals(), 0
     with Path(progress_file).open("w") as progress:
         for number in range(first, first + count):
             progress.seek(0)
@@ -142,9 +154,9 @@ def main(first, count, progress_file):
             progress.flush()
             fault = fault_of(mutated(number, files))
             if fault is not None:
-                told += 1
+                fault_count += 1
                 sys.stdout.write(f"{number}: {fault}\n")
-    return min(told, 1)
+    return min(fault_count, 1)
 
 
 if __name__ == "__main__":

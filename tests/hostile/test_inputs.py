@@ -1,4 +1,4 @@
-"""Files that are broken, lie, explode or are merely strange: each gets its answer, none a 5xx."""
+"""Broken files, false headers, decompression bombs and unusual files: none gets a 5xx."""
 
 import io
 import pickle
@@ -62,7 +62,7 @@ def flipped_idat():
 
 
 def wide_bomb():
-    """20,000 x 20,000 pixels of one bit each: 50 MB of zeros in some 48 KB."""
+    """20,000 x 20,000 pixels of one bit each: 50 MB of zeros in about 48 KB."""
     packer = zlib.compressobj(9)
     row = b"\0" * (1 + 20_000 // 8)
     packed = b"".join(packer.compress(row * 1000) for _ in range(20)) + packer.flush()
@@ -90,50 +90,50 @@ def looping_tiff():
     data = bytearray(saved(picture(), "TIFF"))
     start = struct.unpack_from("<I", data, 4)[0]
     entries = struct.unpack_from("<H", data, start)[0]
-    struct.pack_into("<H", data, start, 1)  # one entry, then the pointer back to this very list
+    struct.pack_into("<H", data, start, 1)  # one entry, then a pointer back to this directory
     struct.pack_into("<I", data, start + 2 + 12, start)
     assert entries > 1
     return bytes(data)
 
 
-def lying_gif():
+def gif_with_wrong_size():
     data = bytearray(saved(picture("P"), "GIF"))
     struct.pack_into("<HH", data, 6, 65_535, 65_535)
     return bytes(data)
 
 
-def lying_avif():
-    """The box `ispe` says 65,535 squared; the picture inside is small."""
+def avif_with_wrong_size():
+    """The box `ispe` states 65,535 squared; the picture is small."""
     data = bytearray(saved(picture(), "AVIF"))
     struct.pack_into(">II", data, data.index(b"ispe") + 8, 65_535, 65_535)
     return bytes(data)
 
 
 def deep_tiff(width, height):
-    """A header alone, of as many bits and samples as Pillow opens."""
+    """A small TIFF whose header states this size."""
     data = bytearray(saved(Image.new("RGB", (4, 4)), "TIFF"))
     start = struct.unpack_from("<I", data, 4)[0]
     for entry in range(struct.unpack_from("<H", data, start)[0]):
-        place = start + 2 + 12 * entry
-        tag = struct.unpack_from("<H", data, place)[0]
+        offset = start + 2 + 12 * entry
+        tag = struct.unpack_from("<H", data, offset)[0]
         if tag in (256, 257):
-            struct.pack_into("<HII", data, place + 2, 4, 1, width if tag == 256 else height)
+            struct.pack_into("<HII", data, offset + 2, 4, 1, width if tag == 256 else height)
     return bytes(data)
 
 
 def many_scans():
-    """A progressive JPEG whose last scan comes 100,000 times; with more pixels, hours of work."""
+    """A progressive JPEG, its last scan repeated 100,000 times; more pixels would take hours."""
     data = saved(Image.new("L", (400, 400)), "JPEG", progressive=True)
     last_scan = data[data.rindex(b"\xff\xda") : -2]
     return data[:-2] + last_scan * 100_000 + b"\xff\xd9"
 
 
-def film_behind():
-    """As telephones write them: a film, in which whatever bytes may stand, behind the picture."""
+def video_appended():
+    """A JPEG with a video appended, as phones write them; its bytes may look like scans."""
     return saved(picture(), "JPEG", quality=100) + b"\xff\xda\0\x08" * 1000
 
 
-def zip_behind():
+def zip_appended():
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("payload.txt", "cargo")
@@ -147,13 +147,13 @@ SVG = (
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n"
 
 REFUSED = {
-    "one-bit PNG of 400 megapixels": (wide_bomb, 422, "too-many-pixels"),
-    "header says 65535 squared": (lambda: png(65_535, 65_535), 422, "too-many-pixels"),
-    "header says 2^31-1 squared": (lambda: png(2**31 - 1, 2**31 - 1), 422, "too-many-pixels"),
+    "1-bit PNG of 400 megapixels": (wide_bomb, 422, "too-many-pixels"),
+    "header states 65535 squared": (lambda: png(65_535, 65_535), 422, "too-many-pixels"),
+    "header states 2^31-1 squared": (lambda: png(2**31 - 1, 2**31 - 1), 422, "too-many-pixels"),
     "13000 squared": (lambda: png(13_000, 13_000), 422, "too-many-pixels"),
     "one side too long": (lambda: png(65_501, 1), 422, "too-many-pixels"),
-    "GIF header says 65535 squared": (lying_gif, 422, "too-many-pixels"),
-    "BMP header says 2^31-1 squared": (
+    "GIF header states 65535 squared": (gif_with_wrong_size, 422, "too-many-pixels"),
+    "BMP header states 2^31-1 squared": (
         lambda: (
             b"BM"
             + struct.pack("<IHHI", 90, 0, 0, 54)
@@ -173,10 +173,10 @@ REFUSED = {
     "half a JPEG": (lambda: half(saved(picture(), "JPEG")), 422, "broken-picture"),
     "half a WebP": (lambda: half(saved(picture(), "WEBP")), 422, "broken-picture"),
     "half an AVIF": (lambda: half(saved(picture(), "AVIF")), 422, "broken-picture"),
-    "AVIF whose boxes lie about its size": (lying_avif, 422, "broken-picture"),
-    "AVIF brand alone": (lambda: b"\0\0\0\x1cftypavif" + b"\0" * 40, 422, "broken-picture"),
-    "film in an MP4": (lambda: b"\0\0\0\x1cftypisom" + b"\0" * 40, 415, "not-a-picture"),
-    "TIFF header says 2^31-1 squared": (
+    "AVIF whose boxes state a wrong size": (avif_with_wrong_size, 422, "broken-picture"),
+    "AVIF brand only": (lambda: b"\0\0\0\x1cftypavif" + b"\0" * 40, 422, "broken-picture"),
+    "MP4 video": (lambda: b"\0\0\0\x1cftypisom" + b"\0" * 40, 415, "not-a-picture"),
+    "TIFF header states 2^31-1 squared": (
         lambda: deep_tiff(2**31 - 1, 2**31 - 1),
         422,
         "too-many-pixels",
@@ -185,8 +185,8 @@ REFUSED = {
     "half a TIFF": (lambda: half(saved(picture(), "TIFF")), 422, "broken-picture"),
     "half a BMP": (lambda: half(saved(picture(), "BMP")), 422, "broken-picture"),
     "flipped byte in IDAT": (flipped_idat, 422, "broken-picture"),
-    "colour type that is none": (lambda: png(4, 4, colour=5), 422, "broken-picture"),
-    "bit depth that is none": (lambda: png(4, 4, depth=7), 422, "broken-picture"),
+    "invalid colour type": (lambda: png(4, 4, colour=5), 422, "broken-picture"),
+    "invalid bit depth": (lambda: png(4, 4, depth=7), 422, "broken-picture"),
     "PNG without pixels": (
         lambda: SIGNATURE + header(4, 4) + chunk(b"IEND", b""),
         422,
@@ -194,10 +194,10 @@ REFUSED = {
     ),
     "TIFF whose directory points at itself": (looping_tiff, 422, "broken-picture"),
     "TIFF of floats": (lambda: saved(picture("L").convert("F"), "TIFF"), 422, "broken-picture"),
-    "nothing": (lambda: b"", 400, "empty-body"),
-    "PNG signature alone": (lambda: SIGNATURE, 415, "not-a-picture"),
-    "JPEG signature alone": (lambda: b"\xff\xd8\xff", 415, "not-a-picture"),
-    "RIFF that is a sound": (
+    "empty body": (lambda: b"", 400, "empty-body"),
+    "PNG signature only": (lambda: SIGNATURE, 415, "not-a-picture"),
+    "JPEG signature only": (lambda: b"\xff\xd8\xff", 415, "not-a-picture"),
+    "WAVE audio": (
         lambda: b"RIFF" + b"\0" * 4 + b"WAVE" + b"\0" * 60,
         415,
         "not-a-picture",
@@ -207,9 +207,9 @@ REFUSED = {
     "SVG with an external entity": (lambda: SVG, 415, "not-a-picture"),
     "EPS that reads files": (lambda: EPS, 415, "not-a-picture"),
     "PDF": (lambda: b"%PDF-1.7\n" + b"\0" * 100, 415, "not-a-picture"),
-    "ZIP": (lambda: zip_behind()[len(rgb_png()) :], 415, "not-a-picture"),
+    "ZIP": (lambda: zip_appended()[len(rgb_png()) :], 415, "not-a-picture"),
     "pickle": (lambda: pickle.dumps(print) + b"\0" * 40, 415, "not-a-picture"),
-    "answer over the cap": (
+    "answer over the limit": (
         lambda: saved(Image.new("RGB", (600, 600)), "PNG"),
         422,
         "answer-too-large",
@@ -219,7 +219,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_harm_is_refused(hostile_server, name):
+def test_hostile_input_is_refused(hostile_server, name):
     make, status, label = REFUSED[name]
     answer = hostile_server.client.post("/v1/enhance", content=make())
     assert answer.status_code == status, answer.text
@@ -230,7 +230,7 @@ def test_harm_is_refused(hostile_server, name):
 
 
 def upright(orientation):
-    """What a viewer shows of RGB stored under an EXIF orientation, by the EXIF standard's words."""
+    """RGB as displayed with an EXIF orientation, as the EXIF standard defines it."""
     turned = RGB.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else RGB
     turned = turned[::-1] if orientation in (3, 4, 7, 8) else turned
     return turned[:, ::-1] if orientation in (2, 3, 6, 7) else turned
@@ -282,28 +282,28 @@ CMYK_JPEG = saved(picture("CMYK"), "JPEG", quality=95)
 GIF = animated("GIF")
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
-TAKEN = {
+ACCEPTED = {
     **{
         f"EXIF orientation {number}": (lambda number=number: oriented(number), upright(number))
         for number in range(1, 9)
     },
     "EXIF orientation 99": (lambda: oriented(99), RGB),
-    "TIFF, whatever its name": (lambda: saved(picture(), "TIFF"), RGB),
-    "BMP, whatever its name": (lambda: saved(picture(), "BMP"), RGB),
+    "TIFF without a file name": (lambda: saved(picture(), "TIFF"), RGB),
+    "BMP without a file name": (lambda: saved(picture(), "BMP"), RGB),
     "AVIF": (lambda: AVIF, pillow_rgb(AVIF)),
     "no IEND": (lambda: rgb_png(end=False), RGB),
-    "ZIP behind the picture": (zip_behind, RGB),
-    "megabyte of nothing behind the picture": (lambda: rgb_png() + b"\0" * 1_000_000, RGB),
-    "film behind a JPEG": (film_behind, pillow_rgb(film_behind())),
+    "ZIP appended to a PNG": (zip_appended, RGB),
+    "megabyte of zeros appended to a PNG": (lambda: rgb_png() + b"\0" * 1_000_000, RGB),
+    "video appended to a JPEG": (video_appended, pillow_rgb(video_appended())),
     "CMYK JPEG": (lambda: CMYK_JPEG, pillow_rgb(CMYK_JPEG)),
     "animated GIF": (lambda: GIF, first_frame(GIF)),
     "animated PNG": (lambda: animated("PNG"), RGB),
     "animated WebP": (lambda: animated("WEBP"), RGB),
-    "grey and alpha": (lambda: saved(picture("LA"), "PNG"), grey_of(np.asarray(picture("L")))),
-    "grey of 16 bits": (lambda: saved(Image.fromarray(DEEP_GREY), "PNG"), grey_of(DEEP_GREY)),
-    "one bit": (lambda: saved(Image.fromarray(ONE_BIT).convert("1"), "PNG"), grey_of(ONE_BIT)),
+    "grey with alpha": (lambda: saved(picture("LA"), "PNG"), grey_of(np.asarray(picture("L")))),
+    "16-bit grey": (lambda: saved(Image.fromarray(DEEP_GREY), "PNG"), grey_of(DEEP_GREY)),
+    "1-bit": (lambda: saved(Image.fromarray(ONE_BIT).convert("1"), "PNG"), grey_of(ONE_BIT)),
     "palette": (lambda: saved(PALETTE, "PNG"), np.asarray(PALETTE.convert("RGB"))),
-    "palette with a clear colour": (transparent_palette, np.asarray(PALETTE.convert("RGB"))),
+    "palette with a transparent colour": (transparent_palette, np.asarray(PALETTE.convert("RGB"))),
     "garbage ICC profile": (lambda: saved(picture(), "PNG", icc_profile=b"junk" * 50), RGB),
     "sRGB ICC profile": (lambda: saved(picture(), "PNG", icc_profile=SRGB), RGB),
     "one pixel": (lambda: rgb_png(pixels=RGB[:1, :1]), RGB[:1, :1]),
@@ -318,16 +318,16 @@ TAKEN = {
 }
 
 
-@pytest.mark.parametrize("name", TAKEN)
-def test_strange_picture_is_answered_with_the_right_pixels(hostile_server, name):
-    make, rgb_hwc = TAKEN[name]
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_unusual_picture_is_answered_with_correct_pixels(hostile_server, name):
+    make, rgb_hwc = ACCEPTED[name]
     answer = hostile_server.client.post("/v1/enhance", params={"format": "png"}, content=make())
     assert answer.status_code == 200, answer.text
     large = decode(answer.content, limits=Limits(max_side=200_000))
     expected = rgb_hwc.repeat(2, axis=0).repeat(2, axis=1).astype(int)
     assert large.rgb_hwc.shape == expected.shape
     assert np.abs(large.rgb_hwc - expected).max() <= (1 if large.bit_depth == 16 else 0)
-    assert answer.content.endswith(chunk(b"IEND", b"")), "nothing hangs on behind the picture"
+    assert answer.content.endswith(chunk(b"IEND", b"")), "the answer has no appended data"
     assert Image.open(io.BytesIO(answer.content)).getexif().get(0x0112, 1) == 1
 
 
@@ -361,7 +361,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=b"}
         ({"Content-Encoding": "br"}, b"anything", 415, "encoded-body"),
     ],
 )
-def test_wrapping_that_means_harm_is_refused(hostile_server, headers, body, status, label):
+def test_hostile_multipart_or_encoding_is_refused(hostile_server, headers, body, status, label):
     answer = hostile_server.client.post("/v1/enhance", content=body, headers=headers)
     assert answer.status_code == status
     assert answer.json()["type"] == f"/problems/{label}"
@@ -380,7 +380,7 @@ def test_wrapping_that_means_harm_is_refused(hostile_server, headers, body, stat
         ('a"; filename=b.png', "a_"),
     ],
 )
-def test_file_name_is_cleaned_and_never_a_path(hostile_server, given, kept):
+def test_file_name_is_sanitized_and_never_a_path(hostile_server, given, kept):
     head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n\r\n'
     escaped = given.replace("\\", "\\\\").replace('"', '\\"').encode()
     body = head % escaped + rgb_png() + b"\r\n--b--\r\n"
@@ -394,23 +394,23 @@ def test_file_name_is_cleaned_and_never_a_path(hostile_server, given, kept):
 
 @pytest.mark.parametrize("name", ["picture.png", "picture.exe", "picture.svg", ""])
 @pytest.mark.parametrize("format", ["TIFF", "BMP", "GIF"])
-def test_content_decides_whatever_a_form_calls_the_file(hostile_server, format, name):
+def test_format_follows_the_content_not_the_file_name(hostile_server, format, name):
     files = {"file": (name or None, saved(picture("P" if format == "GIF" else "RGB"), format))}
     answer = hostile_server.client.post("/v1/enhance", params={"format": "png"}, files=files)
     assert answer.status_code == 200, answer.text
 
 
-def test_html_is_no_picture_whatever_a_form_calls_it(hostile_server):
+def test_html_is_refused_whatever_its_name_and_type(hostile_server):
     files = {"file": ("cat.jpg", b"<html><script>alert(1)</script></html>", "image/jpeg")}
     answer = hostile_server.client.post("/v1/enhance", files=files)
     assert answer.status_code == 415
     assert "script" not in answer.text
 
 
-def test_server_is_well_after_all_of_it(hostile_server):
+def test_server_still_works_after_hostile_inputs(hostile_server):
     assert hostile_server.client.get("/livez").status_code == 200
     answer = hostile_server.client.post("/v1/enhance", content=rgb_png())
     assert np.array_equal(decode(answer.content).rgb_hwc[::2, ::2], RGB)
     hostile_server.wait_for(lambda: hostile_server.services.admission.in_flight == 0)
-    figures = hostile_server.client.get("/metrics").text
-    assert 'route="/v1/enhance",status="5' not in figures
+    metrics = hostile_server.client.get("/metrics").text
+    assert 'route="/v1/enhance",status="5' not in metrics

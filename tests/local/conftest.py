@@ -1,4 +1,4 @@
-"""What tests of the local stack share: a stand-in for Airflow's REST API."""
+"""Fixtures of the local stack's tests: a fake of Airflow's REST API."""
 
 import json
 import threading
@@ -14,9 +14,9 @@ USER, PASSWORD, TOKEN = "sharpline", "secret", "token"
 
 
 class FakeAirflow:
-    """Runs, tasks and events as Airflow tells of them; `script` advances them one look at a time.
+    """Serves runs, tasks and events as Airflow does; `script` advances them at each poll.
 
-    Each request for a run takes the next callable off the script and calls it first.
+    Each request for a run first pops and calls the next callable of the script.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class FakeAirflow:
         self.script: deque[Callable[[], None]] = deque()
         self.triggered: list[dict[str, Any]] = []
         self.dags = ["build_pairs", "finetune", "release"]
-        self.silent = False
+        self.unresponsive = False
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -63,18 +63,18 @@ class FakeAirflow:
         self.tasks[run_id] = [*kept, task]
 
     def result(self, run_id: str, task_id: str, value: Any, index: int = -1) -> None:
-        """A task that succeeded with a result."""
+        """Set a successful task with a return value."""
         self.task(run_id, task_id, "success", index)
         self.results[run_id, task_id, index] = value
 
     def event(self, run_id: str, uri: str, extra: dict[str, Any], *started: str) -> None:
-        """What a run announced and the runs that this started."""
+        """Set the asset event of a run and the runs that it triggered."""
         runs = [{"dag_id": self.runs[name]["dag_id"], "run_id": name} for name in started]
         self.events[run_id] = [{"uri": uri, "extra": extra, "created_dagruns": runs}]
 
-    def answer(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
+    def respond(self, path: str, query: dict[str, list[str]]) -> tuple[int, Any]:
         """Status and body of a GET below /api/v2."""
-        words = path.strip("/").split("/")
+        segments = path.strip("/").split("/")
         if path == "/dags":
             return 200, {"dags": [{"dag_id": name} for name in self.dags]}
         if path == "/importErrors":
@@ -86,17 +86,17 @@ class FakeAirflow:
             return 200, {
                 "dag_runs": [r for r in self.runs.values() if r["state"] in query["state"]]
             }
-        if len(words) == 4:
+        if len(segments) == 4:
             if self.script:
                 self.script.popleft()()
-            return 200, self.runs[words[3]]
-        if words[-1] == "taskInstances":
-            return 200, {"task_instances": self.tasks[words[3]]}
-        if "xcomEntries" in words:
-            key = (words[3], words[5], int(query["map_index"][0]))
+            return 200, self.runs[segments[3]]
+        if segments[-1] == "taskInstances":
+            return 200, {"task_instances": self.tasks[segments[3]]}
+        if "xcomEntries" in segments:
+            key = (segments[3], segments[5], int(query["map_index"][0]))
             return (200, {"value": self.results[key]}) if key in self.results else (404, {})
-        if "logs" in words:
-            return 200, {"content": self.logs[words[5]]}
+        if "logs" in segments:
+            return 200, {"content": self.logs[segments[5]]}
         return 404, {"detail": path}
 
 
@@ -104,19 +104,19 @@ def _handler(fake: FakeAirflow) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             address = urlsplit(self.path)
-            if fake.silent:
+            if fake.unresponsive:
                 self.close_connection = True
             elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self._send(401, {})
             else:
                 path = address.path.removeprefix("/api/v2")
-                self._send(*fake.answer(path, parse_qs(address.query)))
+                self._send(*fake.respond(path, parse_qs(address.query)))
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if self.path == "/auth/token":
-                right = body == {"username": USER, "password": PASSWORD}
-                self._send(201, {"access_token": TOKEN}) if right else self._send(401, {})
+                valid = body == {"username": USER, "password": PASSWORD}
+                self._send(201, {"access_token": TOKEN}) if valid else self._send(401, {})
             elif self.headers.get("Authorization") != f"Bearer {TOKEN}":
                 self._send(401, {})
             else:
@@ -129,14 +129,14 @@ def _handler(fake: FakeAirflow) -> type[BaseHTTPRequestHandler]:
             self._send(200, run)
 
         def _trigger(self, dag_id: str, body: dict[str, Any]) -> None:
-            if body["dag_run_id"] in self.known():
+            if body["dag_run_id"] in self.triggered_ids():
                 self._send(409, {})
                 return
             fake.triggered.append(body)
             fake.run(dag_id, body["dag_run_id"], "queued")
             self._send(200, fake.runs[body["dag_run_id"]])
 
-        def known(self) -> set[str]:
+        def triggered_ids(self) -> set[str]:
             return {body["dag_run_id"] for body in fake.triggered}
 
         def _send(self, status: int, body: Any) -> None:
@@ -147,7 +147,7 @@ def _handler(fake: FakeAirflow) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
-            """Keep the test's output clean."""
+            """Log nothing."""
 
     return Handler
 

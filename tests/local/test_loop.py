@@ -1,12 +1,12 @@
-"""Following a turn of the loop: every run that came of the first one, each change told once."""
+"""Following one cycle of the loop: every triggered run, each state change logged once."""
 
 import pytest
 
 from sharpline.local import loop as loop_module
 from sharpline.local.airflow_api import AirflowApi, AirflowRefused, AirflowUnavailable
+from sharpline.local.cycle import LoopFailed, require_success
 from sharpline.local.loop import LoopStuck, follow
 from sharpline.local.outcome import read_outcome
-from sharpline.local.turn import LoopFailed, require_success
 from superres.common.errors import SharplineError
 
 PAIRS, CANDIDATES = "sharpline://dataset/pairs", "sharpline://models/candidates"
@@ -14,7 +14,7 @@ DATASET = {"path": "/data/d1", "dataset": "d1", "unchanged": False}
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def no_wait(monkeypatch):
     monkeypatch.setattr(loop_module, "POLL_SECONDS", 0.0)
 
 
@@ -34,7 +34,7 @@ def finish(airflow, run_id):
 
 
 def build(airflow):
-    """The run `first` builds a dataset, which starts the run `second` of finetune."""
+    """The run `first` builds a dataset, which triggers the run `second` of finetune."""
     airflow.task("first", "plan", "running")
     yield
     airflow.task("first", "plan", "success")
@@ -49,8 +49,8 @@ def build(airflow):
     yield
 
 
-def train(airflow, *, announced=("a",), failed=()):
-    for index, model in enumerate([*announced, *failed]):
+def train(airflow, *, trained=("a",), failed=()):
+    for index, model in enumerate([*trained, *failed]):
         result = {"model": model, "run_id": f"run-{model}", "seconds": 60.0}
         if model in failed:
             airflow.task("second", "candidate.train", "failed", index)
@@ -87,25 +87,25 @@ def release(airflow, **gate_results):
     yield
 
 
-def play(airflow, *acts):
-    """Each look at a run advances the acts by one."""
-    for act in acts:
-        airflow.script.extend(lambda act=act: next(act, None) for _ in range(3))
+def run_script(airflow, *stages):
+    """Each poll of a run advances the stages by one."""
+    for stage in stages:
+        airflow.script.extend(lambda stage=stage: next(stage, None) for _ in range(3))
 
 
-def test_a_whole_turn_is_followed_to_its_decisions(airflow, api, first):
-    play(
+def test_a_full_cycle_is_followed_to_its_decisions(airflow, api, first):
+    run_script(
         airflow,
         build(airflow),
-        train(airflow, announced=("a", "b")),
+        train(airflow, trained=("a", "b")),
         release(airflow, a=[], b=["no gain"]),
     )
-    told = []
-    loop = follow(api, first, tell=told.append)
+    logged = []
+    loop = follow(api, first, log=logged.append)
     assert list(loop.runs) == ["first", "second", "third"]
-    assert told.count("build_pairs: plan running") == 1
-    assert "build_pairs: build_shard 0 done in 3 s" in told
-    assert "release: promote 1 skipped" in told
+    assert logged.count("build_pairs: plan running") == 1
+    assert "build_pairs: build_shard 0 done in 3 s" in logged
+    assert "release: promote 1 skipped" in logged
 
     outcome = read_outcome(api, loop)
     assert outcome.dataset_id == "d1"
@@ -116,7 +116,7 @@ def test_a_whole_turn_is_followed_to_its_decisions(airflow, api, first):
     require_success(api, loop)
 
 
-def test_one_failed_training_is_named_with_its_log_and_the_rest_goes_on(airflow, api, first):
+def test_one_failed_training_is_reported_with_its_log_and_the_rest_continues(airflow, api, first):
     airflow.logs["candidate.train"] = [
         {"event": "step 1"},
         {
@@ -130,60 +130,60 @@ def test_one_failed_training_is_named_with_its_log_and_the_rest_goes_on(airflow,
         },
         "a plain line",
     ]
-    play(airflow, build(airflow), train(airflow, failed=("b",)), release(airflow, a=[]))
-    loop = follow(api, first, tell=lambda _: None)
+    run_script(airflow, build(airflow), train(airflow, failed=("b",)), release(airflow, a=[]))
+    loop = follow(api, first, log=lambda _: None)
     assert [decision.model for decision in read_outcome(api, loop).decisions] == ["a"]
-    with pytest.raises(LoopFailed, match=r"(?s)finetune: the step train 1 failed.*disk is full"):
+    with pytest.raises(LoopFailed, match=r"(?s)finetune: step train 1 failed.*disk is full"):
         require_success(api, loop)
 
 
-def test_a_run_that_fails_before_announcing_ends_the_turn(airflow, api, first):
+def test_a_run_that_fails_without_an_asset_event_ends_the_cycle(airflow, api, first):
     def fail():
         airflow.task("first", "plan", "failed")
         airflow.run("build_pairs", "first", "failed")
 
     airflow.script.append(fail)
-    loop = follow(api, first, tell=lambda _: None)
+    loop = follow(api, first, log=lambda _: None)
     assert [task.task_id for task in loop.failed] == ["plan"]
     with pytest.raises(SharplineError, match="without a dataset"):
         read_outcome(api, loop)
 
 
-def test_an_announcement_that_starts_nothing_is_reported(airflow, api, first, monkeypatch):
+def test_an_asset_event_that_triggers_no_run_is_an_error(airflow, api, first, monkeypatch):
     monkeypatch.setattr(loop_module, "NEXT_RUN_SECONDS", 0.2)
     airflow.event("first", PAIRS, DATASET)
     finish(airflow, "first")
-    with pytest.raises(LoopStuck, match=f"no run picked up {PAIRS}"):
-        follow(api, first, tell=lambda _: None)
+    with pytest.raises(LoopStuck, match=f"no run was triggered by {PAIRS}"):
+        follow(api, first, log=lambda _: None)
 
 
-def test_airflow_away_for_a_moment_is_survived(airflow, api, first):
-    def come_back(_):
-        airflow.silent = False
+def test_a_short_outage_of_airflow_is_survived(airflow, api, first):
+    def recover():
+        airflow.unresponsive = False
 
-    airflow.silent = True
+    airflow.unresponsive = True
     finish(airflow, "first")
-    looks = iter([lambda: None, lambda: None, lambda: come_back(None)])
-    loop = follow(api, first, tell=lambda _: None, check=lambda: next(looks, lambda: None)())
+    polls = iter([lambda: None, lambda: None, recover])
+    loop = follow(api, first, log=lambda _: None, check=lambda: next(polls, lambda: None)())
     assert loop.finished
 
 
-def test_airflow_away_for_long_is_reported(airflow, api, first, monkeypatch):
-    monkeypatch.setattr(loop_module, "AWAY_SECONDS", 0.1)
-    airflow.silent = True
-    with pytest.raises(AirflowUnavailable, match="does not answer"):
-        follow(api, first, tell=lambda _: None)
+def test_a_long_outage_of_airflow_is_an_error(airflow, api, first, monkeypatch):
+    monkeypatch.setattr(loop_module, "UNAVAILABLE_SECONDS", 0.1)
+    airflow.unresponsive = True
+    with pytest.raises(AirflowUnavailable, match="does not respond"):
+        follow(api, first, log=lambda _: None)
 
 
-def test_a_service_that_died_ends_the_watch(api, first):
+def test_a_dead_service_ends_following(api, first):
     def check():
         raise SharplineError("server ended with exit code 1")
 
     with pytest.raises(SharplineError, match="server ended"):
-        follow(api, first, tell=lambda _: None, check=check)
+        follow(api, first, log=lambda _: None, check=check)
 
 
-def test_the_same_run_id_is_the_same_run(airflow, api):
+def test_triggering_is_idempotent_by_run_id(airflow, api):
     assert api.trigger("build_pairs", "x", {"scale": 2}) == api.trigger("build_pairs", "x", {})
     assert [body["conf"] for body in airflow.triggered] == [{"scale": 2}]
 
@@ -196,7 +196,7 @@ def test_a_wrong_password_is_refused(airflow):
         client.dag_ids()
 
 
-def test_a_step_without_a_result_has_none(airflow, api, first):
+def test_the_result_of_a_task_without_one_is_none(airflow, api, first):
     airflow.task("first", "seal", "success")
     [task] = api.tasks(first)
     assert api.result(task) is None

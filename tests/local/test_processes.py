@@ -1,4 +1,4 @@
-"""Services start, get ready and stop, and leave nothing behind, however their owner ends."""
+"""Services start, get ready and stop with all descendants, also when their owner is killed."""
 
 import os
 import signal
@@ -19,9 +19,9 @@ from sharpline.local.processes import (
     port_is_free,
     tail,
 )
-from sharpline.local.supervisor import USUAL_GRACE, GracePeriods
+from sharpline.local.supervisor import DEFAULT_GRACE, GracePeriods
 
-# A command with a child in a session of its own that ignores SIGTERM: the worst tenant.
+# The worst case: a command with a child in its own session that ignores SIGTERM.
 STUBBORN = textwrap.dedent("""
     import pathlib, signal, subprocess, sys, time
     child = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
@@ -34,7 +34,7 @@ OWNER = textwrap.dedent("""
     import os, pathlib, sys, time
     from sharpline.local.processes import Services
     services = Services(pathlib.Path(sys.argv[1]))
-    services.start("tenant", [sys.executable, "-c", sys.argv[3], sys.argv[2], "stay"],
+    services.start("worker", [sys.executable, "-c", sys.argv[3], sys.argv[2], "stay"],
                    environment=os.environ)
     print("started", flush=True)
     time.sleep(600)
@@ -47,7 +47,7 @@ def services(tmp_path):
         yield running
 
 
-def start(services, name, code, *arguments, grace=USUAL_GRACE):
+def start(services, name, code, *arguments, grace=DEFAULT_GRACE):
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return services.start(name, command, environment=os.environ, grace=grace)
 
@@ -73,22 +73,22 @@ def pid_in(path: Path) -> int:
 
 
 def test_stop_ends_a_stubborn_grandchild_in_its_own_session(services, tmp_path, monkeypatch):
-    start(services, "tenant", STUBBORN, tmp_path / "pid", "stay")
+    start(services, "worker", STUBBORN, tmp_path / "pid", "stay")
     grandchild = pid_in(tmp_path / "pid")
     assert alive(grandchild)
     services.stop()
     assert not alive(grandchild)
 
 
-# On SIGTERM it waits for its child, as a scheduler does for its tasks; the child writes and ends.
-PATIENT = textwrap.dedent("""
+# On SIGTERM it waits for its child, as a scheduler does for its tasks; the child saves and exits.
+WAITS_FOR_CHILD = textwrap.dedent("""
     import pathlib, signal, subprocess, sys
     child = '''
     import pathlib, signal, sys
-    def leave(*_):
+    def save(*_):
         pathlib.Path(sys.argv[1] + ".saved").touch()
         sys.exit()
-    signal.signal(signal.SIGTERM, leave)
+    signal.signal(signal.SIGTERM, save)
     pathlib.Path(sys.argv[1]).write_text("ready")
     signal.pause()
     '''
@@ -97,33 +97,33 @@ PATIENT = textwrap.dedent("""
 """)
 
 
-def test_what_a_service_waits_for_is_asked_to_end_once_its_own_grace_is_over(services, tmp_path):
+def test_descendants_get_sigterm_after_the_commands_grace_period(services, tmp_path):
     ready = tmp_path / "ready"
-    grace = GracePeriods(command_seconds=0.0, others_seconds=60.0)
-    service = start(services, "patient", PATIENT, ready, grace=grace)
+    grace = GracePeriods(command_seconds=0.0, descendants_seconds=60.0)
+    service = start(services, "waiting", WAITS_FOR_CHILD, ready, grace=grace)
     await_true(lambda: ready.exists() and ready.read_text())
     services.stop()
     assert (tmp_path / "ready.saved").exists()
     assert service.supervisor.returncode == 0
 
 
-def test_a_service_that_needs_long_to_end_has_the_time_that_it_was_given(services):
-    given = start(
+def test_a_services_grace_periods_reach_its_supervisor(services):
+    slow = start(
         services, "slow", "import time; time.sleep(600)", grace=GracePeriods(command_seconds=50)
     )
-    usual = start(services, "usual", "import time; time.sleep(600)")
-    assert given.stop_seconds - usual.stop_seconds == 40.0
-    words = Path(f"/proc/{given.supervisor.pid}/cmdline").read_text().split("\0")
-    assert words[4:6] == ["50", "3.0"]
+    default = start(services, "default", "import time; time.sleep(600)")
+    assert slow.stop_seconds - default.stop_seconds == 40.0
+    arguments = Path(f"/proc/{slow.supervisor.pid}/cmdline").read_text().split("\0")
+    assert arguments[4:6] == ["50", "3.0"]
 
 
-def test_a_command_that_ends_by_itself_takes_its_children_along(services, tmp_path):
-    service = start(services, "tenant", STUBBORN, tmp_path / "pid", "leave")
+def test_descendants_are_stopped_when_a_command_exits_by_itself(services, tmp_path):
+    service = start(services, "worker", STUBBORN, tmp_path / "pid", "exit")
     assert service.supervisor.wait(timeout=60) == 0
     assert not alive(pid_in(tmp_path / "pid"))
 
 
-def test_killing_the_owner_outright_leaves_no_orphan(tmp_path):
+def test_killing_the_owner_leaves_no_orphan(tmp_path):
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path), str(tmp_path / "pid"), STUBBORN],
         stdout=subprocess.PIPE,
@@ -141,7 +141,7 @@ def test_await_ready_returns_as_soon_as_the_condition_holds(services, tmp_path):
     start(services, "quick", code, flag).await_ready(flag.exists, timeout_seconds=20)
 
 
-def test_a_service_that_dies_is_named_with_the_end_of_its_log(services):
+def test_a_dead_service_is_reported_with_the_end_of_its_log(services):
     service = start(services, "broken", "import sys; print('no such model'); sys.exit(3)")
     with pytest.raises(ServiceFailed, match=r"(?s)broken ended with exit code 3.*no such model"):
         service.await_ready(lambda: False, timeout_seconds=20)
@@ -149,15 +149,15 @@ def test_a_service_that_dies_is_named_with_the_end_of_its_log(services):
         services.check()
 
 
-def test_a_service_that_never_gets_ready_is_named(services):
+def test_a_service_that_never_gets_ready_is_an_error(services):
     service = start(services, "slow", "import time; time.sleep(600)")
     with pytest.raises(ServiceFailed, match="slow was not ready after 0 s"):
         service.await_ready(lambda: False, timeout_seconds=0.3)
 
 
-def test_a_command_that_does_not_exist_is_named(services):
-    service = services.start("ghost", ["/nowhere/ghost"], environment=os.environ)
-    with pytest.raises(ServiceFailed, match="cannot start /nowhere/ghost"):
+def test_a_missing_command_is_an_error(services):
+    service = services.start("missing", ["/nowhere/missing"], environment=os.environ)
+    with pytest.raises(ServiceFailed, match="cannot start /nowhere/missing"):
         service.await_ready(lambda: False, timeout_seconds=20)
 
 
@@ -166,7 +166,7 @@ def test_exit_by_signal_is_reported_as_a_shell_would(services):
     assert service.supervisor.wait(timeout=60) == 128 + signal.SIGKILL
 
 
-def test_chosen_ports_are_distinct_and_a_taken_preference_is_passed_over():
+def test_chosen_ports_are_distinct_and_a_preference_in_use_is_skipped():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -178,7 +178,7 @@ def test_chosen_ports_are_distinct_and_a_taken_preference_is_passed_over():
     assert all(port_is_free(port) for port in chosen)
 
 
-def test_a_free_preference_is_kept():
+def test_a_free_preference_is_used():
     [port] = choose_ports(0)
     assert choose_ports(port) == [port]
 
@@ -188,7 +188,7 @@ def test_sigterm_interrupts_like_ctrl_c():
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_tail_keeps_the_end(tmp_path):
+def test_tail_returns_the_last_lines(tmp_path):
     log = tmp_path / "x.log"
     log.write_text("\n".join(map(str, range(100))))
     assert tail(log, 2).split() == ["98", "99"]

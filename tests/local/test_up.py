@@ -1,6 +1,6 @@
-"""`sharpline up` with real Airflow, MLflow and, where installed, Prometheus; the work is a fake.
+"""`sharpline up` with real Airflow, MLflow and, if installed, Prometheus; the commands are fakes.
 
-One long test on purpose: starting these services is what takes the time.
+One long test on purpose, because starting these services is slow.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ UP = textwrap.dedent("""
     from pathlib import Path
     from sharpline.cli import run
     from sharpline.local import monitoring, stack, up
-    up.USUAL = stack.Ports()  # any: the usual ones belong to whoever else uses this machine
+    up.DEFAULT_PORTS = stack.Ports()  # any: the default ports may be in use
     stack.BIN, stack.STARTERS, monitoring.SHIPPED = map(Path, sys.argv[1:4])
     sys.exit(run(["up", "--no-loop"]))
 """)
@@ -47,7 +47,7 @@ groups:
 
 
 class Up:
-    """A running `sharpline up` and what it says."""
+    """A running `sharpline up` and its output."""
 
     def __init__(self, folder: Path, log: Path) -> None:
         self.state = folder / "state"
@@ -65,31 +65,31 @@ class Up:
     def await_true(self, condition, what, seconds=400):
         deadline = time.monotonic() + seconds
         while not condition():
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < deadline, f"{what} never came true:\n{self.said()}"
+            assert self.process.poll() is None, self.output()
+            assert time.monotonic() < deadline, f"{what} never came true:\n{self.output()}"
             time.sleep(0.2)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
-    def calls(self, *words) -> int:
-        """How often a command that begins with these words was run."""
+    def calls(self, *arguments) -> int:
+        """Number of commands run whose arguments start with these."""
         lines = (self.state / "calls.jsonl").read_text().splitlines()
-        return sum(json.loads(line)[: len(words)] == list(words) for line in lines)
+        return sum(json.loads(line)[: len(arguments)] == list(arguments) for line in lines)
 
     def processes(self) -> list[str]:
-        """Every live process that was started for this state, wherever it hangs in the tree."""
-        mark = f"SHARPLINE_STATE={self.state}".encode()
+        """Command lines of all live processes of this state, found by their environment."""
+        variable = f"SHARPLINE_STATE={self.state}".encode()
         return [
             (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
             for folder in Path("/proc").glob("[0-9]*")
-            if _has(folder / "environ", mark)
+            if _has(folder / "environ", variable)
         ]
 
 
-def _has(path: Path, mark: bytes) -> bool:
+def _has(path: Path, variable: bytes) -> bool:
     try:
-        return mark in path.read_bytes().split(b"\0")
+        return variable in path.read_bytes().split(b"\0")
     except OSError:
         return False
 
@@ -114,13 +114,13 @@ def up(tmp_path, airflow_database):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_an_alert_retrains_once_and_ctrl_c_leaves_nothing_behind(up):
-    up.await_true(lambda: "Ctrl-C stops everything" in up.said(), "being up")
-    log_in = re.search(r"Airflow +(\S+) +user (\w+), password (\S+)", up.said())
-    ports = [int(port) for port in re.findall(r"http://127.0.0.1:(\d+)", up.said())]
+    up.await_true(lambda: "Ctrl-C stops everything" in up.output(), "being up")
+    log_in = re.search(r"Airflow +(\S+) +user (\w+), password (\S+)", up.output())
+    ports = [int(port) for port in re.findall(r"http://127.0.0.1:(\d+)", up.output())]
     assert len(set(ports)) >= 3
     with AirflowApi(*log_in.groups()) as api:
         if shutil.which("prometheus"):
-            _alert_goes_round_the_loop(up)
+            _alert_starts_the_loop(up)
         else:
             api.trigger("build_pairs", "by-hand", {})
             up.await_true(lambda: up.calls("promote") == 3, "three promotions")
@@ -129,14 +129,14 @@ def test_an_alert_retrains_once_and_ctrl_c_leaves_nothing_behind(up):
     assert [port for port in ports if _listens(port)] == []
 
 
-def _alert_goes_round_the_loop(up):
+def _alert_starts_the_loop(up):
     up.await_true(lambda: up.calls("promote") == 3, "three promotions after an alert")
     noisy = "{bicubic_jpeg: 3, gaussian_noise: 1, iso_noise: 1, poisson_noise: 1}"
     assert up.calls("data", "plan", "sample", "--degrade", noisy) == 1
     assert up.calls("data", "seal") == 1
     with contextlib.closing(sqlite3.connect(up.state / "airflow" / "airflow.db")) as database:
         runs = database.execute("SELECT dag_id, run_type FROM dag_run").fetchall()
-        [(kept,)] = database.execute("SELECT value FROM asset_state_store").fetchall()
+        [(stored,)] = database.execute("SELECT value FROM asset_state_store").fetchall()
         [(extra,)] = database.execute(
             "SELECT extra FROM asset_event WHERE source_task_id = 'seal'"
         ).fetchall()
@@ -147,7 +147,7 @@ def _alert_goes_round_the_loop(up):
     assert json.loads(extra)["started_by"] == "alert"
     assert alert["labels"] == {"alertname": "Drift", "action": "retrain", "feature": "noise"}
     assert float(alert["value"]) == 1.5
-    assert list(json.loads(kept)) == [alert["key"]]
+    assert list(json.loads(stored)) == [alert["key"]]
 
 
 def _interrupt_while_training(up, api):
@@ -157,8 +157,8 @@ def _interrupt_while_training(up, api):
     up.await_true(linger.read_text, "a training at work")
     assert any("train" in command for command in up.processes())
     up.process.send_signal(signal.SIGINT)
-    assert up.process.wait(timeout=180) == 0, up.said()
-    assert "stopped" in up.said()
+    assert up.process.wait(timeout=180) == 0, up.output()
+    assert "stopped" in up.output()
 
 
 def _listens(port: int) -> bool:

@@ -1,4 +1,4 @@
-"""A real Prometheus and Alertmanager on free ports, on the project's own files made fast."""
+"""A real Prometheus and Alertmanager on free ports, with the project's files, sped up."""
 
 import contextlib
 import json
@@ -28,23 +28,23 @@ from serving.telemetry.metrics_table import TABLE
 from sharpline.local.processes import choose_ports
 
 MONITORING = Path(__file__).parents[2] / "monitoring"
-PATIENCE_SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 def _await_true(what: str, condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
-            if found := condition():
-                return found
+            if value := condition():
+                return value
         time.sleep(0.1)
-    pytest.fail(f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}")
+    pytest.fail(f"timed out after {TIMEOUT_SECONDS:.0f} s waiting for {what}")
 
 
 @pytest.fixture(scope="session")
 def await_true() -> Callable[[str, Callable[[], Any]], Any]:
-    """Wait until a condition holds, and give what it then was: a scrape that a busy machine is late
-    with takes it away again. Fails the test naming what never came.
+    """Wait until a condition is true and return its value, because a late scrape may make it false
+    again. Fails the test on timeout.
     """
     return _await_true
 
@@ -72,36 +72,36 @@ class Prometheus:
 
 
 class Exporter:
-    """Every figure of the server's table, for the tests to move as traffic would."""
+    """Exports every metric of the server's table; the tests set their values."""
 
     def __init__(self) -> None:
         kinds = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._figures = {
-            figure.name: kinds[figure.kind](
-                figure.name,
-                figure.help,
-                figure.labels,
+        self._metrics = {
+            metric.name: kinds[metric.kind](
+                metric.name,
+                metric.help,
+                metric.labels,
                 registry=self.registry,
-                **({"buckets": figure.buckets} if figure.buckets else {}),
+                **({"buckets": metric.buckets} if metric.buckets else {}),
             )
-            for figure in TABLE
+            for metric in TABLE
         }
 
     def __call__(self, name: str, **labels: str) -> Any:
-        figure = self._figures[name]
-        return figure.labels(**labels) if labels else figure
+        metric = self._metrics[name]
+        return metric.labels(**labels) if labels else metric
 
 
 @pytest.fixture(scope="module")
-def figure() -> Exporter:
+def metric() -> Exporter:
     return Exporter()
 
 
 @pytest.fixture(scope="module")
-def exporter_port(figure: Exporter) -> Iterator[int]:
-    server, thread = start_http_server(0, addr="127.0.0.1", registry=figure.registry)
+def exporter_port(metric: Exporter) -> Iterator[int]:
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=metric.registry)
     yield server.server_port
     server.shutdown()
     server.server_close()
@@ -110,23 +110,23 @@ def exporter_port(figure: Exporter) -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def notified() -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """A webhook that stands in for people: its port, and what it was told."""
-    told: list[dict[str, Any]] = []
+    """A webhook receiver of alerts: its port, and the notifications received."""
+    notifications: list[dict[str, Any]] = []
 
     class Webhook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            told.append(json.loads(body) | {"path": self.path})
+            notifications.append(json.loads(body) | {"path": self.path})
             self.send_response(200)
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    yield server.server_port, told
+    yield server.server_port, notifications
     server.shutdown()
     server.server_close()
     thread.join()
@@ -164,7 +164,7 @@ def alertmanager_port(
 def prometheus(
     exporter_port: int, alertmanager_port: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Prometheus]:
-    """Prometheus on a copy of the project's files: only targets and intervals differ."""
+    """Prometheus with a copy of the project's files, with other targets and intervals."""
     binary = _program("prometheus")
     folder = tmp_path_factory.mktemp("prometheus") / "config"
     shutil.copytree(MONITORING / "prometheus", folder)

@@ -1,4 +1,4 @@
-"""The monitoring files hold together: names, links, labels and what is made from code."""
+"""The monitoring files are consistent: names, links, labels and generated files."""
 
 import json
 import re
@@ -34,7 +34,7 @@ def dashboard_queries() -> list[str]:
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
-def test_alert_has_its_section_and_its_test(alert: dict[str, Any]) -> None:
+def test_alert_has_a_runbook_section_and_a_test(alert: dict[str, Any]) -> None:
     page, anchor = alert["annotations"]["runbook"].split("#")
     headings = re.findall(r"^## (.+)$", (ROOT / page).read_text(), re.MULTILINE)
     assert anchor in {heading.lower() for heading in headings}
@@ -48,51 +48,51 @@ def test_only_drift_and_quality_retrain() -> None:
     assert retraining == {"SharplineInputDrift", "SharplineQuality"}
 
 
-def test_drift_alert_watches_features_that_are_measured() -> None:
+def test_drift_alert_uses_measured_features() -> None:
     drift = next(alert for alert in ALERTS if alert["alert"] == "SharplineInputDrift")
-    watched = re.search(r'feature=~"([^"]+)"', drift["expr"])
-    assert watched is not None
-    assert set(watched[1].split("|")) < set(FEATURES)
+    features = re.search(r'feature=~"([^"]+)"', drift["expr"])
+    assert features is not None
+    assert set(features[1].split("|")) < set(FEATURES)
 
 
-def test_every_name_in_rules_and_dashboards_exists() -> None:
+def test_every_metric_in_rules_and_dashboards_exists() -> None:
     queries = dashboard_queries() + [alert["expr"] for alert in ALERTS]
     queries.append((PROMETHEUS / "rules.yml").read_text())
     used = set(re.findall(r"\bsharpline_\w+", " ".join(queries)))
-    shown = {figure.name for figure in TABLE}
-    shown |= {
-        f"{figure.name}_{part}"
-        for figure in TABLE
-        if figure.kind == "histogram"
+    exported = {metric.name for metric in TABLE}
+    exported |= {
+        f"{metric.name}_{part}"
+        for metric in TABLE
+        if metric.kind == "histogram"
         for part in ("bucket", "sum", "count")
     }
-    assert used <= shown
+    assert used <= exported
     assert set(re.findall(r"\bsharpline:\w+(?::\w+)*", " ".join(queries))) <= RECORDED
 
 
-def test_made_files_are_up_to_date() -> None:
-    answer = subprocess.run(
+def test_generated_files_are_up_to_date() -> None:
+    done = subprocess.run(
         [sys.executable, "-m", "monitoring.build", "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert answer.returncode == 0, answer.stderr
+    assert done.returncode == 0, done.stderr
 
 
-def test_stale_dashboard_is_named(tmp_path: Path) -> None:
+def test_stale_dashboard_is_reported(tmp_path: Path) -> None:
     for name in ("monitoring", "serving", "superres", "docs"):
         shutil.copytree(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "k8s/components/monitoring", tmp_path / "k8s/components/monitoring")
     path = tmp_path / "monitoring/grafana/dashboards/serving.json"
-    path.write_text(path.read_text().replace("Sharpline serving", "Mended by hand"))
+    path.write_text(path.read_text().replace("Sharpline serving", "Edited by hand"))
     check = [sys.executable, "-m", "monitoring.build", "--check"]
-    answer = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert answer.returncode == 1
-    assert "serving.json" in answer.stderr
-    assert "make generate" in answer.stderr
-    assert "metrics.md" not in answer.stderr
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "serving.json" in done.stderr
+    assert "make generate" in done.stderr
+    assert "metrics.md" not in done.stderr
 
 
 def monitoring_check(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -108,26 +108,24 @@ def monitoring_check(folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_rules_and_configurations_pass_their_own_tools() -> None:
-    answer = monitoring_check(ROOT)
-    assert answer.returncode == 0, answer.stderr
+def test_rules_and_configurations_pass_promtool_and_amtool() -> None:
+    done = monitoring_check(ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new", "named"),
+    ("file", "old", "new", "tool"),
     [
         ("prometheus/alerts.yml", "mean{feature", "mean{{feature", "promtool check"),
         ("prometheus/alerts.yml", "> 1\n", "> 2\n", "promtool test"),
         ("alertmanager/alertmanager.yml", "receiver: ticket", "receiver: nobody", "amtool"),
     ],
 )
-def test_broken_file_is_refused_by_name(
-    tmp_path: Path, file: str, old: str, new: str, named: str
-) -> None:
+def test_broken_file_is_reported(tmp_path: Path, file: str, old: str, new: str, tool: str) -> None:
     shutil.copytree(ROOT / "monitoring", tmp_path / "monitoring")
     path = tmp_path / "monitoring" / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    answer = monitoring_check(tmp_path)
-    assert answer.returncode == 1
-    assert f"{named}" in answer.stderr
+    done = monitoring_check(tmp_path)
+    assert done.returncode == 1
+    assert tool in done.stderr

@@ -1,4 +1,4 @@
-"""The server's figures through a real Prometheus and Alertmanager: dashboards, alerts, people."""
+"""The server's metrics in a real Prometheus and Alertmanager: dashboards, alerts, notifications."""
 
 import json
 import re
@@ -17,53 +17,53 @@ VERSION = {"model": MODEL, "version": "1"}
 AwaitTrue = Callable[[str, Callable[[], Any]], Any]
 
 
-def traffic(figure: Any) -> None:
-    """A little of everything that one picture moves, with inputs far from the training's."""
-    figure("sharpline_requests_total", route="/v1/enhance", status="200", model=MODEL).inc()
-    figure("sharpline_request_duration_seconds", route="/v1/enhance", model=MODEL).observe(0.4)
+def traffic(metric: Any) -> None:
+    """Update every metric as one request would, with inputs far from the training pictures."""
+    metric("sharpline_requests_total", route="/v1/enhance", status="200", model=MODEL).inc()
+    metric("sharpline_request_duration_seconds", route="/v1/enhance", model=MODEL).observe(0.4)
     for stage in ("read", "decode", "network", "encode"):
-        figure("sharpline_stage_duration_seconds", stage=stage).observe(0.1)
+        metric("sharpline_stage_duration_seconds", stage=stage).observe(0.1)
     for direction in ("in", "out"):
-        figure("sharpline_pixels_total", direction=direction).inc(1000)
-    figure("sharpline_batch_duration_seconds", model=MODEL).observe(0.2)
-    figure("sharpline_batch_fill_ratio", model=MODEL).observe(0.5)
-    figure("sharpline_tile_waste_ratio", model=MODEL).observe(1.3)
-    figure("sharpline_batch_failures_total", model=MODEL).inc(0)
-    figure("sharpline_model_swaps_total", model=MODEL).inc()
-    figure("sharpline_model_refusals_total", model=MODEL).inc(0)
-    figure("sharpline_pictures_in_flight").set(2)
-    figure("sharpline_queue_tiles", model=MODEL).set(3)
-    figure("sharpline_model_info", model=MODEL, version="1", bundle="b0").set(1)
-    figure("sharpline_input_drift", model=MODEL, feature="noise").set(1.6)
-    figure("sharpline_input_drift", model=MODEL, feature="blur").set(0.3)
-    figure("sharpline_drift_pictures", model=MODEL).set(200)
-    figure("sharpline_consistency_db", model=MODEL).set(34.0)
-    figure("sharpline_problems_total", problem="queue-full").inc()
-    figure("sharpline_memory_retries_total", model=MODEL).inc(0)
-    figure("sharpline_answers_cut_total", reason="slow-client").inc(0)
-    figure("sharpline_inconsistent_regions_total", **VERSION).inc(0)
-    figure("sharpline_version_pictures_total", role="champion", **VERSION).inc()
-    figure("sharpline_version_failures_total", role="champion", **VERSION).inc(0)
-    figure("sharpline_version_duration_seconds", **VERSION).observe(0.4)
-    figure("sharpline_shadow_tiles_total", outcome="compared", **VERSION).inc()
-    figure("sharpline_shadow_difference_levels", **VERSION).observe(0.5)
-    figure("sharpline_model_seconds_per_megapixel", model=MODEL).set(1.2)
-    figure("sharpline_device_memory_bytes", device="0", kind="used").set(1e9)
-    figure("sharpline_jobs", state="queued").set(2)
+        metric("sharpline_pixels_total", direction=direction).inc(1000)
+    metric("sharpline_batch_duration_seconds", model=MODEL).observe(0.2)
+    metric("sharpline_batch_fill_ratio", model=MODEL).observe(0.5)
+    metric("sharpline_tile_waste_ratio", model=MODEL).observe(1.3)
+    metric("sharpline_batch_failures_total", model=MODEL).inc(0)
+    metric("sharpline_model_swaps_total", model=MODEL).inc()
+    metric("sharpline_model_refusals_total", model=MODEL).inc(0)
+    metric("sharpline_pictures_in_flight").set(2)
+    metric("sharpline_queue_tiles", model=MODEL).set(3)
+    metric("sharpline_model_info", model=MODEL, version="1", bundle="b0").set(1)
+    metric("sharpline_input_drift", model=MODEL, feature="noise").set(1.6)
+    metric("sharpline_input_drift", model=MODEL, feature="blur").set(0.3)
+    metric("sharpline_drift_pictures", model=MODEL).set(200)
+    metric("sharpline_consistency_db", model=MODEL).set(34.0)
+    metric("sharpline_problems_total", problem="queue-full").inc()
+    metric("sharpline_memory_retries_total", model=MODEL).inc(0)
+    metric("sharpline_answers_cut_total", reason="slow-client").inc(0)
+    metric("sharpline_inconsistent_regions_total", **VERSION).inc(0)
+    metric("sharpline_version_pictures_total", role="champion", **VERSION).inc()
+    metric("sharpline_version_failures_total", role="champion", **VERSION).inc(0)
+    metric("sharpline_version_duration_seconds", **VERSION).observe(0.4)
+    metric("sharpline_shadow_tiles_total", outcome="compared", **VERSION).inc()
+    metric("sharpline_shadow_difference_levels", **VERSION).observe(0.5)
+    metric("sharpline_model_seconds_per_megapixel", model=MODEL).set(1.2)
+    metric("sharpline_device_memory_bytes", device="0", kind="used").set(1e9)
+    metric("sharpline_jobs", state="queued").set(2)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def flowing(figure: Any, prometheus: Any, await_true: AwaitTrue) -> None:
-    """Traffic that two scrapes have seen change, so that rates have values."""
+def metrics_flow(metric: Any, prometheus: Any, await_true: AwaitTrue) -> None:
+    """Traffic over two scrapes, so that rates have values."""
 
-    def counted() -> bool:
-        traffic(figure)
+    def has_rate() -> bool:
+        traffic(metric)
         return bool(prometheus.query("sharpline:request_duration_seconds:p95_5m > 0"))
 
-    await_true("two scrapes", counted)
+    await_true("two scrapes", has_rate)
 
 
-def test_every_figure_of_the_table_is_scraped(prometheus: Any, await_true: AwaitTrue) -> None:
+def test_every_metric_of_the_table_is_scraped(prometheus: Any, await_true: AwaitTrue) -> None:
     for row in TABLE:
         name = row.name + ("_count" if row.kind == "histogram" else "")
         await_true(name, partial(prometheus.query, name))
@@ -79,7 +79,7 @@ def dashboard_queries() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("panel", "expression"), dashboard_queries())
-def test_dashboard_query_answers(
+def test_dashboard_query_has_a_result(
     prometheus: Any, await_true: AwaitTrue, panel: str, expression: str
 ) -> None:
     assert panel
@@ -88,7 +88,7 @@ def test_dashboard_query_answers(
     await_true(expression, lambda: prometheus.query(expression))
 
 
-def test_drift_fires_the_retraining_alert_once_and_tells_people(
+def test_drift_fires_the_retraining_alert_once_and_notifies(
     prometheus: Any, await_true: AwaitTrue, notified: tuple[int, list[dict[str, Any]]]
 ) -> None:
     (alert,) = await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
@@ -101,35 +101,36 @@ def test_drift_fires_the_retraining_alert_once_and_tells_people(
     }
     assert not prometheus.firing("SharplineQuality")
 
-    told = notified[1]
+    notifications = notified[1]
     await_true(
         "a notification",
         lambda: any(
-            message["commonLabels"].get("alertname") == "SharplineInputDrift" for message in told
+            message["commonLabels"].get("alertname") == "SharplineInputDrift"
+            for message in notifications
         ),
     )
     message = next(
         message
-        for message in told
+        for message in notifications
         if message["commonLabels"].get("alertname") == "SharplineInputDrift"
     )
     assert message["path"] == "/ticket"
     assert message["commonAnnotations"]["runbook"].endswith("#sharplineinputdrift")
 
 
-def test_retraining_alert_ends_when_pictures_are_as_before(
-    prometheus: Any, await_true: AwaitTrue, figure: Any
+def test_retraining_alert_ends_when_drift_ends(
+    prometheus: Any, await_true: AwaitTrue, metric: Any
 ) -> None:
     await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
-    figure("sharpline_input_drift", model=MODEL, feature="noise").set(0.1)
+    metric("sharpline_input_drift", model=MODEL, feature="noise").set(0.1)
     await_true("its end", lambda: not prometheus.firing("SharplineInputDrift"))
 
 
-def test_failing_requests_page_someone(
-    prometheus: Any, await_true: AwaitTrue, figure: Any, notified: tuple[int, list[dict[str, Any]]]
+def test_failing_requests_send_a_page(
+    prometheus: Any, await_true: AwaitTrue, metric: Any, notified: tuple[int, list[dict[str, Any]]]
 ) -> None:
     def paged() -> bool:
-        figure("sharpline_requests_total", route="/v1/enhance", status="500", model=MODEL).inc(9)
+        metric("sharpline_requests_total", route="/v1/enhance", status="500", model=MODEL).inc(9)
         return any(message["path"] == "/page" for message in notified[1])
 
     await_true("a page", paged)

@@ -1,4 +1,4 @@
-"""What tests of the pipelines share: a stand-in for Prometheus."""
+"""Fixtures of the pipeline tests: a fake Prometheus and an Airflow home."""
 
 import json
 import threading
@@ -11,11 +11,11 @@ import pytest
 
 
 class FakePrometheus:
-    """Answers /api/v1/alerts with the alerts it was given; 503 while `away`."""
+    """Serves `alerts` at /api/v1/alerts; responds 503 while `unavailable`."""
 
     def __init__(self) -> None:
         self.alerts: list[dict[str, Any]] = []
-        self.away = False
+        self.unavailable = False
         self.polls = 0
         fake = self
 
@@ -23,7 +23,7 @@ class FakePrometheus:
             def do_GET(self) -> None:
                 fake.polls += 1
                 body = json.dumps({"status": "success", "data": {"alerts": fake.alerts}}).encode()
-                self.send_response(503 if fake.away else 200)
+                self.send_response(503 if fake.unavailable else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -46,7 +46,7 @@ class FakePrometheus:
 
 @pytest.fixture(scope="session")
 def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty AIRFLOW_HOME, in place before Airflow is first imported."""
+    """An empty AIRFLOW_HOME, set before Airflow is first imported."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("airflow")
         patch.setenv("AIRFLOW_HOME", str(home))

@@ -1,4 +1,4 @@
-"""Watched folders: what counts as content, and when it has come to rest."""
+"""Watched folders: what counts as content, and when it has settled."""
 
 import json
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.folders import Content, SettledContent, watched_contents
+from pipelines.folders import FolderContent, SettledContent, watched_contents
 
 
 @pytest.fixture
@@ -18,18 +18,18 @@ def inbox(tmp_path):
 
 
 def add(state, name, folder, **fields):
-    """The record that `sharpline data add` keeps of a source."""
+    """Write the record of a source as `sharpline data add` does."""
     record = {"kind": "added", "folder": str(folder), "lr_folder": None, "watched": True} | fields
-    place = state / "sources" / name
-    place.mkdir(parents=True)
-    (place / "source.json").write_text(json.dumps(record))
+    record_folder = state / "sources" / name
+    record_folder.mkdir(parents=True)
+    (record_folder / "source.json").write_text(json.dumps(record))
 
 
 def keys(state):
     return [content.key for content in watched_contents(state)]
 
 
-def test_only_sources_that_are_watched_and_hold_something_are_told(tmp_path, inbox):
+def test_only_watched_sources_with_files_are_listed(tmp_path, inbox):
     (tmp_path / "empty").mkdir()
     add(tmp_path, "inbox", inbox)
     add(tmp_path, "quiet", inbox, watched=False)
@@ -52,7 +52,7 @@ def test_without_any_source_nothing_is_watched(tmp_path):
 @pytest.mark.parametrize(
     "record", ["{", "[]", '{"watched": true}', '{"watched": true, "folder": 3}']
 )
-def test_a_broken_record_is_passed_over(tmp_path, inbox, record):
+def test_a_broken_record_is_skipped(tmp_path, inbox, record):
     add(tmp_path, "inbox", inbox)
     add(tmp_path, "broken", inbox)
     (tmp_path / "sources" / "broken" / "source.json").write_text(record)
@@ -60,7 +60,7 @@ def test_a_broken_record_is_passed_over(tmp_path, inbox, record):
 
 
 def rewrite(path, data):
-    """Other bytes of the same length in the same nanosecond would not show in a listing."""
+    """Write other bytes of the same length, and another modification time, as a listing shows."""
     path.write_bytes(data)
     os.utime(path, ns=(1, 1))
 
@@ -75,7 +75,7 @@ def rewrite(path, data):
     ],
     ids=["new", "renamed", "grown", "rewritten"],
 )
-def test_any_change_of_the_listing_is_another_key(tmp_path, inbox, change):
+def test_any_change_of_the_listing_changes_the_key(tmp_path, inbox, change):
     add(tmp_path, "inbox", inbox)
     before = keys(tmp_path)
     assert keys(tmp_path) == before
@@ -83,7 +83,7 @@ def test_any_change_of_the_listing_is_another_key(tmp_path, inbox, change):
     assert keys(tmp_path) != before
 
 
-def test_hidden_files_and_folders_are_no_content(tmp_path, inbox):
+def test_hidden_files_and_subfolders_are_not_content(tmp_path, inbox):
     add(tmp_path, "inbox", inbox)
     before = keys(tmp_path)
     (inbox / ".a.png.partial").write_bytes(b"half")
@@ -91,20 +91,20 @@ def test_hidden_files_and_folders_are_no_content(tmp_path, inbox):
     assert keys(tmp_path) == before
 
 
-def test_low_resolution_twins_are_content_too(tmp_path, inbox):
-    twins = tmp_path / "twins"
-    twins.mkdir()
-    add(tmp_path, "inbox", inbox, lr_folder=str(twins))
+def test_paired_low_resolution_pictures_are_content_too(tmp_path, inbox):
+    lr_folder = tmp_path / "LR"
+    lr_folder.mkdir()
+    add(tmp_path, "inbox", inbox, lr_folder=str(lr_folder))
     before = keys(tmp_path)
-    (twins / "a.png").write_bytes(b"small")
+    (lr_folder / "a.png").write_bytes(b"small")
     assert keys(tmp_path) != before
 
 
 def content(digest, source="inbox"):
-    return Content(source=source, folder=Path("/inbox"), files=1, digest=digest)
+    return FolderContent(source=source, folder=Path("/inbox"), files=1, digest=digest)
 
 
-def test_content_is_at_rest_once_every_look_saw_the_same():
+def test_content_is_settled_once_every_poll_saw_the_same():
     settling = SettledContent(settle_seconds=30)
     assert settling.settled([content("a")], now=0) == []
     assert settling.settled([content("b")], now=20) == []
@@ -112,7 +112,7 @@ def test_content_is_at_rest_once_every_look_saw_the_same():
     assert settling.settled([content("b")], now=50) == [content("b")]
 
 
-def test_content_that_comes_back_has_to_rest_anew():
+def test_content_that_comes_back_has_to_settle_again():
     settling = SettledContent(settle_seconds=30)
     settling.settled([content("a")], now=0)
     settling.settled([content("b")], now=20)

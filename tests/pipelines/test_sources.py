@@ -1,4 +1,4 @@
-"""Which sources a run reads: those asked for and the watched ones; absent ones are fetched."""
+"""The sources of a run: those of its parameters and the watched ones; missing ones are fetched."""
 
 import pytest
 
@@ -22,18 +22,18 @@ LISTED = [
 
 
 def chosen(source, *also, watched=False, degrade="bicubic", scale=4):
-    asked = {"source": source, "also": list(also), "watched": watched}
-    return choose_sources(asked | {"degrade": degrade, "scale": scale}, LISTED)
+    parameters = {"source": source, "also": list(also), "watched": watched}
+    return choose_sources(parameters | {"degrade": degrade, "scale": scale}, LISTED)
 
 
 @pytest.mark.parametrize("name", ["sample", "flickr2k", "mine"])
-def test_what_is_here_is_not_fetched(name):
+def test_local_sources_are_not_fetched(name):
     sources = chosen(name)
     assert sources.names == [name]
     assert sources.missing == []
 
 
-def test_what_the_catalogue_knows_and_is_not_here_is_fetched():
+def test_missing_catalogue_sources_are_fetched():
     sources = chosen("sample", "div2k")
     assert sources.names == ["sample", "div2k"]
     assert sources.missing == ["div2k"]
@@ -45,21 +45,21 @@ def test_what_the_catalogue_knows_and_is_not_here_is_fetched():
         ("given:bicubic", 4, []),
         ("given:bicubic", 2, ["flickr2k"]),
         ("given:unknown", 4, ["flickr2k"]),
-        ("given", 2, []),  # which track is left to planning to ask
+        ("given", 2, []),  # planning asks for the track
         ("jpeg", 2, []),
     ],
 )
-def test_a_track_that_is_asked_for_is_fetched_too(degrade, scale, missing):
+def test_a_requested_track_is_fetched_too(degrade, scale, missing):
     assert chosen("flickr2k", degrade=degrade, scale=scale).missing == missing
     assert chosen("mine", degrade=degrade, scale=scale).missing == []
 
 
-def test_watched_sources_join_last_and_once():
+def test_watched_sources_are_appended_once():
     assert chosen("sample", watched=True).names == ["sample", "inbox"]
     assert chosen("inbox", "sample", "inbox", watched=True).names == ["inbox", "sample"]
 
 
-def test_a_source_that_nobody_knows_is_left_to_planning_to_refuse():
+def test_an_unknown_source_is_left_for_planning_to_reject():
     sources = chosen("div3k")
     assert sources.names == ["div3k"]
     assert sources.missing == []

@@ -1,4 +1,4 @@
-"""A step is one command: its answer, its verdicts, its failures and its end."""
+"""A step is one command: its result, its exit codes, its failures and its termination."""
 
 import json
 import logging
@@ -35,7 +35,7 @@ def test_the_last_line_of_output_is_the_result():
     assert result == {"arguments": ["data", "plan", "--scale", "4", "--json"]}
 
 
-def test_what_a_command_says_goes_to_the_task_log_as_it_comes(caplog):
+def test_stderr_is_streamed_to_the_task_log(caplog):
     with caplog.at_level(logging.INFO, "pipelines.steps"):
         run("import sys; sys.stderr.write('step 1/2\\n\\nstep 2/2\\n'); print('{}')")
     assert [record.message for record in caplog.records[1:]] == ["step 1/2", "step 2/2"]
@@ -51,35 +51,35 @@ def test_a_failing_command_fails_with_the_end_of_its_log():
         """)
 
 
-def test_wrong_words_are_a_failure_even_where_a_refusal_is_an_answer():
+def test_a_usage_error_is_a_failure_even_with_result_codes():
     with pytest.raises(UsageFailed, match="failed with exit 2"):
         run("import sys; print('{}'); sys.exit(2)", result_codes=(0, 1))
 
 
-def test_only_wrong_words_are_beyond_another_try():
+def test_other_exit_codes_are_not_usage_errors():
     with pytest.raises(StepFailed) as failure:
         run("import sys; sys.exit(3)")
     assert not isinstance(failure.value, UsageFailed)
 
 
-def test_a_refusal_with_its_json_is_a_verdict():
+def test_a_refusal_with_json_is_a_result():
     code = "import sys; print('{\"passed\": false}'); sys.exit(1)"
     assert run(code, result_codes=(0, 1)) == {"passed": False}
 
 
 @pytest.mark.parametrize("output", ["", "not json", "[1, 2]"])
-def test_a_refusal_without_an_object_is_a_failure(output):
+def test_a_refusal_without_a_json_object_is_a_failure(output):
     with pytest.raises(StepFailed, match="failed with exit 1"):
         run(f"import sys; print({output!r}); sys.exit(1)", result_codes=(0, 1))
 
 
-def test_ending_well_without_a_result_is_a_failure():
+def test_success_without_a_result_is_a_failure():
     with pytest.raises(StepFailed, match="printed no result"):
         run("print('done')")
 
 
 def test_a_signal_is_named():
-    with pytest.raises(StepFailed, match="was ended by SIGKILL"):
+    with pytest.raises(StepFailed, match="was killed by SIGKILL"):
         run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
 
 
@@ -94,7 +94,7 @@ TASK = textwrap.dedent("""
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_killed_task_takes_its_command_along(number):
+def test_a_killed_task_kills_its_command(number):
     with subprocess.Popen(
         [sys.executable, "-u", "-c", TASK],
         stdout=subprocess.PIPE,
@@ -137,12 +137,12 @@ def test_training_starts_from_the_starter_where_there_is_no_champion(state, mode
 
 
 @pytest.mark.parametrize("champion", [None, "abc"])
-def test_fine_tuning_names_the_champion_only_where_there_is_one(state, monkeypatch, champion):
-    asked = []
-    monkeypatch.setattr(steps, "step", lambda *arguments: asked.extend(map(str, arguments)) or {})
+def test_fine_tuning_passes_the_champion_only_if_there_is_one(state, monkeypatch, champion):
+    passed = []
+    monkeypatch.setattr(steps, "step", lambda *arguments: passed.extend(map(str, arguments)) or {})
     write_index(state, compact_x4={"champion": champion})
     fine_tune("compact_x4", "/data/1", "finetune", "finetune by-hand-1")
-    assert asked[:4] == ["train", "compact_x4", "--data", "/data/1"]
-    assert asked[-6:-2] == ["--profile", "finetune", "--parent-run", "finetune by-hand-1"]
-    assert asked[-2:] == ["--out", str(state / "runs")]
-    assert ("--init" in asked) == (champion is not None)
+    assert passed[:4] == ["train", "compact_x4", "--data", "/data/1"]
+    assert passed[-6:-2] == ["--profile", "finetune", "--parent-run", "finetune by-hand-1"]
+    assert passed[-2:] == ["--out", str(state / "runs")]
+    assert ("--init" in passed) == (champion is not None)

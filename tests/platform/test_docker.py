@@ -1,4 +1,4 @@
-"""The images agree with the rest of the repository: targets, extras, pins, users, manifests."""
+"""The images match the rest of the repository: targets, extras, pins, users, manifests."""
 
 import re
 import subprocess
@@ -23,24 +23,24 @@ def stages() -> dict[str, tuple[str, str]]:
     }
 
 
-def whole(name: str) -> str:
-    """The instructions of a stage after those of the stages that it is built on."""
+def instructions_of(name: str) -> str:
+    """The instructions of a stage after those of its parent stages."""
     parent, body = stages()[name]
-    return (whole(parent) if parent in stages() else "") + body
+    return (instructions_of(parent) if parent in stages() else "") + body
 
 
 @pytest.mark.parametrize("image", IMAGES)
-def test_image_is_an_unprivileged_user_on_one_environment(image: str) -> None:
-    instructions = whole(image)
+def test_image_runs_as_an_unprivileged_user_with_one_environment(image: str) -> None:
+    instructions = instructions_of(image)
     assert re.findall(r"^USER (\S+)$", instructions, re.MULTILINE) == ["10001:10001"]
     assert f"COPY --from=build-{image} /opt/venv /opt/venv" in instructions
-    assert "-c constraints.txt" in whole(f"build-{image}")
+    assert "-c constraints.txt" in instructions_of(f"build-{image}")
     assert re.search(r"^ENTRYPOINT \[", instructions, re.MULTILINE)
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_image_installs_extras_that_exist(image: str) -> None:
-    extras = re.search(r"'\.\[(.+)\]'", whole(f"build-{image}"))
+    extras = re.search(r"'\.\[(.+)\]'", instructions_of(f"build-{image}"))
     assert extras is not None
     assert set(extras[1].split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 
@@ -51,11 +51,11 @@ def test_images_and_set_up_use_the_same_build_tools() -> None:
     assert f"pip install {tools[1]}\n" in DOCKERFILE
 
 
-def test_no_heredoc_is_copied() -> None:
+def test_dockerfile_has_no_heredoc() -> None:
     assert "<<" not in DOCKERFILE
 
 
-def test_context_holds_every_package_and_nothing_that_runs_leave() -> None:
+def test_context_has_every_package_and_no_runtime_files() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
     packages = {
@@ -80,7 +80,7 @@ def test_manifests_run_images_that_are_built() -> None:
         assert named == {f"sharpline/{image}" for image in used}
 
 
-def test_build_names_its_targets_and_options(tmp_path: Path) -> None:
+def test_build_passes_its_targets_and_options(tmp_path: Path) -> None:
     for name, script in (("docker", "exit 1"), ("podman", 'echo "podman $*"')):
         program = tmp_path / name
         program.write_text(f"#!/bin/bash\n{script}\n")

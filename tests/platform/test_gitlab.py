@@ -1,4 +1,4 @@
-"""The pipeline and the hooks only call make targets that exist, and their jobs fit together."""
+"""The pipeline and the hooks call existing make targets only, and job dependencies are valid."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ def targets() -> set[str]:
 
 
 def unknown_targets(command: str) -> list[str]:
-    """The words of a `make` command that are neither known targets nor VARIABLE=value."""
+    """The arguments of a `make` command that are neither known targets nor VARIABLE=value."""
     program, *arguments = command.split()
     assert program == "make", command
     return [word for word in arguments if "=" not in word and word not in targets()]
@@ -37,19 +37,19 @@ def test_job_calls_make_targets_only(name: str) -> None:
     assert [unknown_targets(command) for command in commands] == [[] for _ in commands]
 
 
-def test_unknown_target_is_found() -> None:
+def test_unknown_target_is_detected() -> None:
     assert unknown_targets("make tset TAG=1") == ["tset"]
 
 
 @pytest.mark.parametrize("name", sorted(targets()))
-def test_target_can_be_planned(name: str) -> None:
+def test_target_dry_runs(name: str) -> None:
     command = ["make", "--dry-run", "--assume-old=setup", name, "IMAGES="]
-    planned = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert planned.returncode == 0, planned.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", JOBS)
-def test_job_stands_in_a_stage_after_those_it_needs(name: str) -> None:
+def test_job_is_not_in_an_earlier_stage_than_its_needs(name: str) -> None:
     stages = PIPELINE["stages"]
     position = stages.index(JOBS[name]["stage"])
     for need in JOBS[name].get("needs", []):
@@ -57,13 +57,13 @@ def test_job_stands_in_a_stage_after_those_it_needs(name: str) -> None:
         assert stages.index(JOBS[needed]["stage"]) <= position
 
 
-def test_nothing_goes_live_by_itself() -> None:
+def test_gate_and_promotion_are_manual() -> None:
     for name in ("gate", "promote"):
         assert [rule["when"] for rule in JOBS[name]["rules"]] == ["manual"]
     assert JOBS["promote"]["resource_group"]
 
 
-def test_coverage_pattern_reads_the_line_that_coverage_prints() -> None:
+def test_coverage_pattern_matches_the_printed_summary() -> None:
     pattern = JOBS["test"]["coverage"].strip("/")
     line = "(summary)                                 24528        771        92"
     found = re.search(pattern, line)

@@ -1,4 +1,4 @@
-"""The import rules of pyproject.toml bite: a forbidden import planted in a copy is named."""
+"""The import rules of pyproject.toml work: forbidden imports planted in a copy are reported."""
 
 import ast
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 PACKAGES = ("sharpline", "superres", "training", "release", "serving", "pipelines")
 
-# One forbidden import for each rule: the file it is planted in, the import, what is named.
+# One forbidden import for each rule: the file, the import, the chain that must be reported.
 PLANTED = [
     ("superres/common/files.py", "import serving", "superres.common.files -> serving"),
     ("training/__init__.py", "import release", "training -> release"),
@@ -74,56 +74,56 @@ def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_planted_imports_are_refused_and_named(tmp_path: Path) -> None:
+def test_planted_imports_are_reported(tmp_path: Path) -> None:
     copy_tree(tmp_path)
     for file, statement, _ in PLANTED:
         path = tmp_path / file
         path.write_text(f"{path.read_text()}\n{statement}\n")
-    answer = lint_imports(tmp_path)
-    assert answer.returncode == 1
-    assert "0 kept" in answer.stdout
-    arguments = " ".join(answer.stdout.split())
-    for _, _, named in PLANTED:
-        assert named in arguments
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert "0 kept" in done.stdout
+    output = " ".join(done.stdout.split())
+    for _, _, chain in PLANTED:
+        assert chain in output
 
 
 def test_rules_name_only_modules_that_exist(tmp_path: Path) -> None:
     copy_tree(tmp_path)
     (tmp_path / "superres/model/tiling.py").unlink()
-    answer = lint_imports(tmp_path)
-    assert answer.returncode == 1
-    assert "superres.model.tiling" in answer.stdout
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
+    assert "superres.model.tiling" in done.stdout
 
 
-def test_every_new_subpackage_must_be_given_its_place(tmp_path: Path) -> None:
+def test_a_new_subpackage_must_be_added_to_the_order(tmp_path: Path) -> None:
     copy_tree(tmp_path)
     for package in ("superres", "serving", "training", "training/data"):
         (tmp_path / package / "unplaced.py").write_text("")
-    answer = lint_imports(tmp_path)
-    assert answer.returncode == 1
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1
     for package in ("superres", "serving", "training", "training.data"):
-        assert f"{package}.unplaced" in answer.stdout
+        assert f"{package}.unplaced" in done.stdout
 
 
 @pytest.mark.parametrize("package", ["superres", "serving", "training"])
-def test_every_subpackage_says_what_it_is_and_may_import(package: str) -> None:
-    found = [path for path in (ROOT / package).rglob("__init__.py") if path.parent.name != package]
-    assert len(found) > 5
-    for path in found:
+def test_every_subpackage_documents_its_content_and_imports(package: str) -> None:
+    paths = [path for path in (ROOT / package).rglob("__init__.py") if path.parent.name != package]
+    assert len(paths) > 5
+    for path in paths:
         docstring = ast.get_docstring(ast.parse(path.read_text())) or ""
         assert 2 <= len(docstring.splitlines()) <= 6, path
         assert re.search(r"\b(May import|Imports nothing)\b", " ".join(docstring.split())), path
 
 
 def names_in_first_column(package: str) -> list[str]:
-    """The modules that the architecture page's table of a package names, in their order."""
+    """The modules in the first column of the architecture page's table of a package, in order."""
     page = (ROOT / "docs/architecture.md").read_text()
     table = page.split(f"| {package} | |\n")[1].split("\n\n")[0]
     return re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines()))
 
 
 def names_in_row(package: str, name: str) -> list[str]:
-    """The modules that the row of a sub-package names, in their order."""
+    """The modules in the row of a sub-package, in order."""
     page = (ROOT / "docs/architecture.md").read_text()
     table = page.split(f"| {package} | |\n")[1]
     return re.findall(r"`(\w+)`", re.search(rf"^\| `{name}` \|(.*)$", table, re.MULTILINE)[1])
@@ -134,27 +134,27 @@ def names_in_row(package: str, name: str) -> list[str]:
 )
 def test_architecture_page_has_the_order_of_the_contract(package: str) -> None:
     (rule,) = [rule for rule in RULES["contracts"] if rule.get("containers") == [package]]
-    whole, _, part = package.partition(".")
-    shown = names_in_row(whole, part) if part else names_in_first_column(package)
-    assert shown == " ".join(rule["layers"]).replace("|", " ").split()
+    parent, _, child = package.partition(".")
+    names = names_in_row(parent, child) if child else names_in_first_column(package)
+    assert names == " ".join(rule["layers"]).replace("|", " ").split()
 
 
-def test_no_module_is_longer_than_a_subject() -> None:
-    """Networks and tables apart."""
-    apart = {"superres/model/archs/swinir.py"}
+def test_no_module_is_longer_than_300_lines() -> None:
+    """Except one network."""
+    exceptions = {"superres/model/archs/swinir.py"}
     long = {
         str(path.relative_to(ROOT)): len(path.read_text().splitlines())
         for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         if len(path.read_text().splitlines()) > 300
     }
-    assert set(long) <= apart, long
+    assert set(long) <= exceptions, long
 
 
-def test_clean_tree_is_kept() -> None:
-    answer = lint_imports(ROOT)
-    assert answer.returncode == 0, answer.stdout
-    assert "0 broken" in answer.stdout
+def test_the_tree_follows_the_rules() -> None:
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,4 +1,4 @@
-"""The manifests render, hold against the API's schemas, and what schemas miss is caught."""
+"""The manifests render, validate against the API's schemas, and pass the extra checks."""
 
 import shutil
 import subprocess
@@ -13,7 +13,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check(root: Path) -> list[str]:
-    """The faults of every overlay; what was rendered is in `root / "out"`."""
+    """The faults of every overlay; the rendered manifests are in `root / "out"`."""
     from check import check_overlay
 
     out = root / "out"
@@ -45,9 +45,9 @@ def command(*arguments: str, path: Path | None = None) -> subprocess.CompletedPr
     )
 
 
-def test_overlays_hold(copied: Path) -> None:
-    answer = command("--out", str(copied / "out"))
-    assert answer.returncode == 0, answer.stderr
+def test_overlays_are_valid(copied: Path) -> None:
+    done = command("--out", str(copied / "out"))
+    assert done.returncode == 0, done.stderr
     rendered = {
         path.stem: list(yaml.load_all(path.read_text(), LOADER))
         for path in (copied / "out").iterdir()
@@ -61,7 +61,7 @@ def test_overlays_hold(copied: Path) -> None:
         }
 
 
-def test_dashboards_reach_grafana_whole(copied: Path) -> None:
+def test_dashboards_reach_grafana_unchanged(copied: Path) -> None:
     assert check(copied) == []
     (dashboards,) = [
         resource
@@ -78,7 +78,7 @@ SERVE, NETWORK = "k8s/base/serve.yaml", "k8s/base/network.yaml"
 @pytest.mark.parametrize(
     ("file", "old", "new", "named"),
     [
-        (SERVE, "memory: 4Gi", "memory: 4Gib", "'4Gib' is no quantity"),
+        (SERVE, "memory: 4Gi", "memory: 4Gib", "'4Gib' is not a quantity"),
         (
             SERVE,
             "    app.kubernetes.io/component: serve\n  ports",
@@ -90,9 +90,9 @@ SERVE, NETWORK = "k8s/base/serve.yaml", "k8s/base/network.yaml"
             SERVE,
             "path: /livez\n              port: http",
             "path: /livez\n              port: web",
-            "serve.livenessProbe asks port 'web'",
+            "serve.livenessProbe uses port 'web'",
         ),
-        (SERVE, "SHARPLINE_MODELS__FOLDER", "SHARPLINE_MODEL_FOLDER", "nothing reads"),
+        (SERVE, "SHARPLINE_MODELS__FOLDER", "SHARPLINE_MODEL_FOLDER", "unknown setting"),
         (
             SERVE,
             "enableServiceLinks: false",
@@ -109,13 +109,13 @@ SERVE, NETWORK = "k8s/base/serve.yaml", "k8s/base/network.yaml"
             SERVE,
             "terminationGracePeriodSeconds: 120",
             "terminationGracePeriodSeconds: 30",
-            "is killed before its drain of 100 s",
+            "is shorter than its drain of 100 s",
         ),
         (
             SERVE,
             "name: serve-tmp\n              mountPath",
             "name: scratch\n              mountPath",
-            "serve mounts no volume 'scratch'",
+            "serve mounts the unknown volume 'scratch'",
         ),
         (SERVE, "periodSeconds: 10", "periodSecond: 10", "periodSecond"),
         (
@@ -134,13 +134,13 @@ SERVE, NETWORK = "k8s/base/serve.yaml", "k8s/base/network.yaml"
             "k8s/components/autoscale/autoscaler.yaml",
             "name: sharpline\n  minReplicas",
             "name: server\n  minReplicas",
-            "there is no Deployment/server",
+            "Deployment/server does not exist",
         ),
         (
             "k8s/components/autoscale/kustomization.yaml",
             "op: remove\n        path: /spec/replicas",
             "op: add\n        path: /spec/replicas\n        value: 3",
-            "which its autoscaler owns",
+            "which its autoscaler sets",
         ),
         (
             "k8s/components/monitoring/servicemonitor.yaml",
@@ -152,38 +152,38 @@ SERVE, NETWORK = "k8s/base/serve.yaml", "k8s/base/network.yaml"
             "k8s/overlays/train/kustomization.yaml",
             "parallelism: 2",
             "parallelism: 3",
-            "these are one number: completions 2, parallelism 3, MACHINES 2",
+            "must be equal: completions 2, parallelism 3, MACHINES 2",
         ),
         (
             "k8s/components/train/job.yaml",
             "subdomain: sharpline-train",
             "subdomain: train",
-            "there is no headless Service/train",
+            "headless Service/train does not exist",
         ),
         (
             "k8s/overlays/dev/kustomization.yaml",
             "../../base",
             "../../bass",
-            "dev: kustomize refuses",
+            "dev: kustomize failed",
         ),
     ],
 )
-def test_planted_fault_is_named(copied: Path, file: str, old: str, new: str, named: str) -> None:
+def test_planted_fault_is_reported(copied: Path, file: str, old: str, new: str, named: str) -> None:
     path = copied / file
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new, 1))
     assert named in "\n".join(check(copied))
 
 
-def test_faults_end_the_command_with_1(copied: Path) -> None:
+def test_the_command_exits_with_1_on_faults(copied: Path) -> None:
     path = copied / SERVE
     path.write_text(path.read_text().replace("memory: 4Gi", "memory: 4Gib", 1))
     overlays = ("--overlays", str(copied / "k8s/overlays"))
-    answer = command("--out", str(copied / "out"), *overlays)
-    assert answer.returncode == 1
-    assert "k8s: prod: Deployment/sharpline: " in answer.stderr
-    assert "'4Gib' is no quantity" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    done = command("--out", str(copied / "out"), *overlays)
+    assert done.returncode == 1
+    assert "k8s: prod: Deployment/sharpline: " in done.stderr
+    assert "'4Gib' is not a quantity" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -201,6 +201,6 @@ def test_component_renders_on_the_base(copied: Path, component: str, rendered: s
 
 def test_without_kubectl_the_target_fails_and_the_check_skips(tmp_path: Path) -> None:
     for flags, code in (([], 1), (["--skip-without-kubectl"], 0)):
-        answer = command("--out", str(tmp_path), *flags, path=tmp_path)
-        assert answer.returncode == code
-        assert "needs kubectl" in answer.stderr
+        done = command("--out", str(tmp_path), *flags, path=tmp_path)
+        assert done.returncode == code
+        assert "needs kubectl" in done.stderr

@@ -1,4 +1,4 @@
-"""`make setup` and the scripts that CI starts with, against stand-ins for Python, pip and df."""
+"""`make setup` and the CI scripts, with fake Python, pip and df programs."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# Answers the version question, makes a virtual environment holding itself, and logs every call.
+# A fake Python: accepts the version check, creates a virtual environment, and logs every call.
 PYTHON = """#!/bin/bash
 echo "$*" >> "$CALLS"
 case "$*" in
@@ -27,7 +27,7 @@ echo /dev/disk 1000 877 123 88% /
 
 
 class Checkout:
-    """A copy of the set-up files, and a PATH whose first folder the test fills."""
+    """A copy of the set-up files, and a PATH whose first folder has the test's fake programs."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.programs, self.calls_file = root / "repo", root / "bin", root / "calls"
@@ -87,7 +87,7 @@ def test_second_setup_does_nothing_until_the_pins_change(checkout: Checkout) -> 
     assert not any("venv" in call for call in checkout.calls)
 
 
-def test_failed_install_is_tried_again(checkout: Checkout) -> None:
+def test_failed_install_is_retried(checkout: Checkout) -> None:
     failed = checkout.make("setup", PIP_FAILS="1")
     assert failed.returncode != 0
     assert "could not be installed" in failed.stderr
@@ -95,7 +95,7 @@ def test_failed_install_is_tried_again(checkout: Checkout) -> None:
     assert any("-e .[all]" in call for call in checkout.calls)
 
 
-def test_unfit_pythons_are_named_and_nothing_is_left_behind(checkout: Checkout) -> None:
+def test_unsupported_pythons_are_an_error_and_leave_nothing(checkout: Checkout) -> None:
     for name in ("python3.11", "python3.12", "python3", "python"):
         checkout.program(name, TOO_NEW)
     failed = checkout.make("setup")
@@ -105,13 +105,13 @@ def test_unfit_pythons_are_named_and_nothing_is_left_behind(checkout: Checkout) 
     assert not (checkout.root / ".venv").exists()
 
 
-def test_next_name_is_tried_when_a_shim_has_no_interpreter(checkout: Checkout) -> None:
+def test_the_next_python_is_tried_when_a_shim_has_no_interpreter(checkout: Checkout) -> None:
     checkout.program("python3.11", TOO_NEW)
     assert checkout.make("setup").returncode == 0
     assert checkout.calls[0].startswith("-c")
 
 
-def test_full_disk_is_refused_before_anything_is_written(checkout: Checkout) -> None:
+def test_a_full_disk_is_an_error_before_anything_is_written(checkout: Checkout) -> None:
     checkout.program("df", LITTLE_DISK)
     failed = checkout.make("setup")
     assert failed.returncode != 0
@@ -165,7 +165,7 @@ def test_repeated_runs_are_counted_and_one_failure_fails_all(
     )
     runs = done.stdout.splitlines()
     assert checkout.calls == ["test"] * 3
-    assert [" beside a load: " in run for run in runs] == [True, False, False, False]
+    assert [" under load: " in run for run in runs] == [True, False, False, False]
     assert [number for number, run in enumerate(runs, 1) if ": FAILED in " in run] == (
         [fails_at] if fails_at else []
     )
@@ -173,11 +173,11 @@ def test_repeated_runs_are_counted_and_one_failure_fails_all(
     assert (done.returncode == 0) == (fails_at is None)
 
 
-@pytest.mark.parametrize("beside", [True, False])
-def test_ci_points_at_reference_data_only_where_it_lies(checkout: Checkout, beside: bool) -> None:
+@pytest.mark.parametrize("present", [True, False])
+def test_ci_sets_reference_data_only_if_present(checkout: Checkout, present: bool) -> None:
     checkout.program("make", '#!/bin/bash\necho "$* with ${REFERENCE_DATA:-none}"\n')
     shared = checkout.root.parent / "shared"
-    if beside:
+    if present:
         shared.mkdir()
     done = subprocess.run(
         ["bash", ".ci/run"],
@@ -188,32 +188,32 @@ def test_ci_points_at_reference_data_only_where_it_lies(checkout: Checkout, besi
         env={"PATH": f"{checkout.programs}:/usr/bin:/bin", "CI": "true"},
         timeout=60,
     )
-    expected = shared if beside else "none"
+    expected = shared if present else "none"
     assert done.stdout == f"system check test demo with {expected}\n"
 
 
-def test_missing_packages_are_named_where_they_cannot_be_installed(checkout: Checkout) -> None:
+def test_missing_packages_are_listed_if_they_cannot_be_installed(checkout: Checkout) -> None:
     checkout.program("dpkg-query", "#!/bin/bash\nexit 1\n")
     checkout.program("id", "#!/bin/bash\necho 1000\n")
     done = checkout.make("system")
     assert done.returncode == 0
-    assert "going on without chromium libgl1" in done.stderr
+    assert "continuing without chromium libgl1" in done.stderr
     assert "prometheus" in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("step", "given", "complaint"),
+    ("step", "variables", "message"),
     [
-        ("promote", {}, "which model?"),
+        ("promote", {}, "set MODEL"),
         ("promote", {"MODEL": "compact_x4"}, "SHARPLINE_MLFLOW_URI"),
         ("promote", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "EVIDENCE"),
         ("gate", {"MODEL": "compact_x4", "SHARPLINE_MLFLOW_URI": "http://x"}, "ON must name"),
     ],
 )
 def test_promotion_job_checks_its_own_preconditions(
-    checkout: Checkout, step: str, given: dict[str, str], complaint: str
+    checkout: Checkout, step: str, variables: dict[str, str], message: str
 ) -> None:
-    failed = checkout.make(step, **given)
+    failed = checkout.make(step, **variables)
     assert failed.returncode != 0
-    assert complaint in failed.stderr
+    assert message in failed.stderr
     assert not any("gate" in call or "promote" in call for call in checkout.calls)

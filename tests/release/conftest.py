@@ -1,4 +1,4 @@
-"""What the tests of this room share: a registry client, a model of one's own, a way to tamper."""
+"""Fixtures of the release tests: registry clients, a unique model name, damaged bundles."""
 
 import itertools
 from functools import partial
@@ -30,13 +30,13 @@ def registry(mlflow_server, tmp_path):
 
 @pytest.fixture
 def name():
-    """A model of the test's own in the shared registry."""
+    """A unique model name in the shared registry."""
     return f"m{uuid4().hex[:12]}"
 
 
 @pytest.fixture
 def client(mlflow_server):
-    """MLflow's own client, for what somebody else might do to the registry."""
+    """MLflow's own client, to act as another client of the registry."""
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=mlflow_server, registry_uri=mlflow_server)
@@ -44,7 +44,7 @@ def client(mlflow_server):
 
 @pytest.fixture
 def flip_byte(client):
-    """Turn one bit of a file of a version's bundle inside the registry."""
+    """Flip one bit of a file of a version's bundle in the registry."""
 
     def flip(version, file):
         path = Path(client.download_artifacts(version.run_id, f"bundle/{file}"))
@@ -57,7 +57,7 @@ def flip_byte(client):
 
 @pytest.fixture(scope="session")
 def held_out(tmp_path_factory):
-    """A maker of datasets on which `tiny_bundle` is perfect: each input pixel is a square of truth.
+    """Factory of datasets on which `tiny_bundle` is perfect: the HR picture repeats LR pixels.
 
     `held_out(pictures=3, source="made by hand")` returns the dataset's folder.
     """
@@ -82,13 +82,13 @@ def held_out(tmp_path_factory):
 
 @pytest.fixture
 def rules(shared_rules):
-    """Rules that three small pictures can satisfy."""
+    """Rules that three small pictures can pass."""
     return shared_rules
 
 
 @pytest.fixture(scope="session")
 def shared_rules():
-    """The same for properties, whose examples share their fixtures."""
+    """The same with session scope, for Hypothesis tests."""
     return Rules(
         name="test",
         kind="psnr",
@@ -115,8 +115,8 @@ def shared_rules():
 
 
 @pytest.fixture
-def contest(registry, tiny_bundle, name):
-    """A model whose champion is off by 8 grey levels and whose challenger by 4: 6.02 dB better.
+def two_versions(registry, tiny_bundle, name):
+    """A model whose champion is off by 8 grey levels and its challenger by 4: 6.02 dB better.
 
     Returns (champion, challenger) as registered versions.
     """
@@ -128,17 +128,17 @@ def contest(registry, tiny_bundle, name):
 
 
 @pytest.fixture
-def gated(registry, held_out, rules, tmp_path):
-    """Gate a model with the test's rules, on three pictures, with the backend that starts first.
+def run_gate(registry, held_out, rules, tmp_path):
+    """Gate a model with the test's rules, on three pictures, with the backend that starts fastest.
 
-    Networks as small as a test's take no time that could be compared, so each answer takes a second
-    by the clock and no memory.
+    The tiny networks of the tests run too fast to compare, so each inference takes one second on a
+    fake clock and no memory.
     """
-    usual = {"meter": Meter(itertools.count().__next__, lambda run: run() and 0)}
+    defaults = {"meter": Meter(itertools.count().__next__, lambda run: run() and 0)}
 
-    def judge(model, number=None, *, data=None, rules=rules, **given):
+    def judge(model, number=None, *, data=None, rules=rules, **options):
         load = partial(load_backend, backend="torch")
-        gate = Gate(registry, tmp_path / "evidence", load, **{**usual, **given})
+        gate = Gate(registry, tmp_path / "evidence", load, **{**defaults, **options})
         return gate.judge(model, number, data or held_out(), rules)
 
     return judge

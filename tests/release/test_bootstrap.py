@@ -1,4 +1,4 @@
-"""The law of the bootstrap: what it must say of equals, of better models and of too little data."""
+"""Properties of the bootstrap: equal models, better models, too little data."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def of(picture, ours, theirs):
 
 
 @given(sets_of_errors())
-def test_identical_models_gain_nothing_and_the_interval_says_so(pictures):
+def test_identical_models_have_gain_zero_and_an_interval_around_it(pictures):
     gain = paired_gain([of(p, p.ours, p.ours.copy()) for p in pictures], RESAMPLING)
     assert gain.mean_db == 0
     assert gain.lower_db <= 0 <= gain.upper_db
@@ -48,16 +48,16 @@ def test_identical_models_gain_nothing_and_the_interval_says_so(pictures):
 def test_a_uniformly_better_model_gains_exactly_its_margin_everywhere(pictures, margin_db):
     factor = 10 ** (-margin_db / 10)
     gain = paired_gain([of(p, p.theirs * factor, p.theirs) for p in pictures], RESAMPLING)
-    figures = [gain.mean_db, gain.lower_db, gain.upper_db]
-    assert figures == pytest.approx([margin_db] * 3, abs=1e-9)
+    values = [gain.mean_db, gain.lower_db, gain.upper_db]
+    assert values == pytest.approx([margin_db] * 3, abs=1e-9)
 
 
 @given(sets_of_errors())
-def test_swapping_the_competitors_mirrors_the_interval(pictures):
-    there = paired_gain(pictures, RESAMPLING)
-    back = paired_gain([of(p, p.theirs, p.ours) for p in pictures], RESAMPLING)
-    assert back.mean_db == pytest.approx(-there.mean_db, abs=1e-9)
-    assert (back.lower_db, back.upper_db) == pytest.approx((-there.upper_db, -there.lower_db))
+def test_swapping_the_models_mirrors_the_interval(pictures):
+    gain = paired_gain(pictures, RESAMPLING)
+    swapped = paired_gain([of(p, p.theirs, p.ours) for p in pictures], RESAMPLING)
+    assert swapped.mean_db == pytest.approx(-gain.mean_db, abs=1e-9)
+    assert (swapped.lower_db, swapped.upper_db) == pytest.approx((-gain.upper_db, -gain.lower_db))
 
 
 @given(sets_of_errors())
@@ -83,20 +83,20 @@ def test_more_confidence_never_narrows_the_interval(pictures, confidence):
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_claims():
-    """Exchangeable competitors, pictures of unlike difficulty: the true gain is zero."""
+    """Exchangeable models, pictures of different difficulty: the true gain is zero."""
     generator = np.random.default_rng(11)
     covered = 0
     for _ in range(200):
         pictures = []
         for index in range(24):
-            difficulty, favour = generator.uniform(20, 400), generator.normal(0, 0.1)
+            difficulty, bias = generator.uniform(20, 400), generator.normal(0, 0.1)
             blocks = difficulty * generator.gamma(2.0, 0.5, 12)
             noise = generator.normal(0, 0.05, (2, 12))
             pictures.append(
                 PairedErrors(
                     name=str(index),
                     values=np.ones(12),
-                    ours=blocks * np.exp(noise[0] + favour),
+                    ours=blocks * np.exp(noise[0] + bias),
                     theirs=blocks * np.exp(noise[1]),
                 )
             )
@@ -135,7 +135,7 @@ def test_too_few_pictures_or_blocks_are_not_judged(pictures, blocks, short):
         paired_gain(errors, RESAMPLING)
 
 
-def test_a_perfect_picture_gives_finite_figures():
+def test_a_perfect_picture_has_a_finite_gain():
     errors = [
         PairedErrors(name=str(i), values=np.ones(4), ours=np.zeros(4), theirs=np.ones(4))
         for i in range(2)
@@ -144,7 +144,7 @@ def test_a_perfect_picture_gives_finite_figures():
 
 
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 32))
-def test_blocks_cover_every_pixel_once_and_none_is_a_sliver(height, width, side):
+def test_blocks_cover_every_pixel_once_and_have_a_minimum_size(height, width, side):
     error = np.random.default_rng(height * width).uniform(0, 9, (height, width))
     grid = Grid.over(height, width, side)
     sums, counts = grid.sums(error), grid.counts

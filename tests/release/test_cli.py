@@ -1,4 +1,4 @@
-"""The commands as scripts see them: one JSON line, an exit code, and plain words for people."""
+"""The commands' interface: one JSON line, an exit code, and text output."""
 
 import json
 
@@ -10,21 +10,21 @@ from sharpline.cli import run
 
 @pytest.fixture
 def command(mlflow_server, tmp_path, monkeypatch, capsys):
-    """Run `sharpline WORDS`; returns the exit code, the JSON it printed and what it said."""
+    """Run `sharpline ARGUMENTS`; returns the exit code, the parsed JSON (or stdout) and stderr."""
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
 
     def sharpline(*arguments, as_json=True):
         code = run([*map(str, arguments), *(["--json"] if as_json else [])])
-        out, said = capsys.readouterr()
-        return code, json.loads(out.splitlines()[-1]) if as_json and out else out, said
+        out, error = capsys.readouterr()
+        return code, json.loads(out.splitlines()[-1]) if as_json and out else out, error
 
     return sharpline
 
 
 @pytest.fixture
 def rules_file(rules, tmp_path):
-    """The test's rules, without minding milliseconds that a busy machine adds to tiny networks."""
+    """The test's rules without a time limit: times of tiny networks vary on a busy machine."""
     cost = rules.cost.model_copy(update={"max_seconds_ratio": 1000.0})
     rules = rules.model_copy(update={"cost": cost})
     path = tmp_path / "rules.yaml"
@@ -32,7 +32,7 @@ def rules_file(rules, tmp_path):
     return path
 
 
-def test_the_way_from_bundle_to_champion_and_back(
+def test_register_gate_promote_and_roll_back(
     command, tiny_bundle, held_out, rules_file, name, tmp_path
 ):
     champion = tiny_bundle(name=name, error_levels=8)
@@ -61,12 +61,12 @@ def test_the_way_from_bundle_to_champion_and_back(
         0,
         {"model": name, "version": 1, "champion_before": 2},
     )
-    code, _, said = command("rollback", name)
+    code, _, error = command("rollback", name)
     assert code == 1
-    assert "no previous champion" in said
+    assert "no previous champion" in error
 
 
-def test_a_refusal_is_exit_code_1_with_its_reasons(
+def test_a_refused_version_exits_with_1_and_its_reasons(
     command, tiny_bundle, held_out, rules_file, name
 ):
     command("register", tiny_bundle(name=name, error_levels=4).root, "--first-champion")
@@ -74,12 +74,12 @@ def test_a_refusal_is_exit_code_1_with_its_reasons(
     code, decision, _ = command("gate", name, "--on", held_out(), "--rules", rules_file)
     assert (code, decision["passed"]) == (1, False)
     assert "-6.02" in decision["reasons"][0]
-    code, _, said = command("promote", name, "--evidence", decision["evidence"])
+    code, _, error = command("promote", name, "--evidence", decision["evidence"])
     assert code == 1
-    assert "the gate refused version 2" in said
+    assert "the gate refused version 2" in error
 
 
-def test_the_champion_at_the_gate_is_a_refusal_without_evidence(
+def test_gating_the_champion_is_refused_without_evidence(
     command, tiny_bundle, held_out, rules_file, name
 ):
     command("register", tiny_bundle(name=name).root, "--first-champion")
@@ -93,27 +93,27 @@ def test_the_champion_at_the_gate_is_a_refusal_without_evidence(
     assert f"{name} version 1: refused: version 1 is the champion already" in text
 
 
-def test_the_embedded_samples_own_rules_are_found(command, tiny_bundle, held_out, name):
+def test_the_sample_source_has_its_own_rules(command, tiny_bundle, held_out, name):
     command("register", tiny_bundle(name=name).root)
     code, decision, _ = command("gate", name, "--on", held_out(source="sample"))
     assert code == 1
-    assert "the rules ask for 3 pictures and 100 blocks" in decision["reasons"][0]
+    assert "the rules require 3 pictures and 100 blocks" in decision["reasons"][0]
 
 
 def test_a_second_first_champion_changes_nothing_and_says_so(command, tiny_bundle, name):
     command("register", tiny_bundle(name=name).root, "--first-champion")
     second = tiny_bundle(name=name, error_levels=5)
-    code, registered, said = command("register", second.root, "--first-champion")
+    code, registered, error = command("register", second.root, "--first-champion")
     assert (code, registered["version"], registered["alias"]) == (0, 2, None)
-    assert "has a champion already" in said
+    assert "has a champion already" in error
 
 
-def test_the_champion_registered_again_is_no_challenger(command, tiny_bundle, name):
+def test_registering_the_champion_again_sets_no_alias(command, tiny_bundle, name):
     bundle = tiny_bundle(name=name)
     command("register", bundle.root, "--first-champion")
-    code, registered, said = command("register", bundle.root)
+    code, registered, error = command("register", bundle.root)
     assert (code, registered["version"], registered["alias"]) == (0, 1, None)
-    assert "champion already" in said
+    assert "champion already" in error
 
 
 def test_following_once_fills_the_folder(command, tiny_bundle, name, tmp_path):
@@ -127,13 +127,13 @@ def test_following_once_fills_the_folder(command, tiny_bundle, name, tmp_path):
     assert f"{name}: {bundle.id}" in text
 
 
-def test_following_once_fails_where_the_registry_is_away(command, tmp_path, monkeypatch):
+def test_following_once_fails_where_the_registry_is_unavailable(command, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    code, _, said = command(
+    code, _, error = command(
         "models", "follow", "--to", tmp_path, "--once", "--registry", "http://127.0.0.1:9"
     )
     assert code == 1
-    assert "see that it runs" in said
+    assert "check that it runs" in error
 
 
 def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
@@ -141,9 +141,9 @@ def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
 
     monkeypatch.setattr("release.cli.LOCK_SECONDS", 0.0)
     with file_lock(tmp_path / ".models.follow.lock"):
-        code, _, said = command("models", "follow", "--to", tmp_path / "models", "--once")
+        code, _, error = command("models", "follow", "--to", tmp_path / "models", "--once")
     assert code == 1
-    assert "locked by another process" in said
+    assert "locked by another process" in error
 
 
 @pytest.mark.parametrize(
@@ -156,24 +156,24 @@ def test_two_followers_do_not_share_a_folder(command, tmp_path, monkeypatch):
         ("models", "follow", "--to", "x"),
     ],
 )
-def test_without_an_address_the_words_are_wrong(
+def test_a_missing_registry_address_exits_with_2(
     command, arguments, monkeypatch, tiny_bundle, tmp_path
 ):
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI")
     monkeypatch.chdir(tmp_path)
     bundle = str(tiny_bundle().root)
-    code, _, said = command(*(bundle if word == "BUNDLE" else word for word in arguments))
+    code, _, error = command(*(bundle if each == "BUNDLE" else each for each in arguments))
     assert code == 2
-    assert "set SHARPLINE_MLFLOW_URI" in said
+    assert "set SHARPLINE_MLFLOW_URI" in error
 
 
-def test_a_folder_that_is_no_bundle_is_named(command, tmp_path):
-    code, _, said = command("register", tmp_path)
+def test_registering_a_folder_that_is_not_a_bundle_fails(command, tmp_path):
+    code, _, error = command("register", tmp_path)
     assert code == 1
-    assert "is not a model bundle" in said
+    assert "is not a model bundle" in error
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "nan", "soon", "99999"])
-def test_an_absurd_interval_is_misuse(command, tmp_path, seconds):
+def test_an_invalid_interval_exits_with_2(command, tmp_path, seconds):
     with pytest.raises(SystemExit, match="2"):
         command("models", "follow", "--to", tmp_path, "--every", seconds)

@@ -1,4 +1,4 @@
-"""What answers cost is measured in turns, by a clock and a probe that a test can hold."""
+"""Inference time and memory are measured in rounds, here with a fake clock and memory probe."""
 
 from types import SimpleNamespace
 
@@ -10,7 +10,7 @@ from superres.image.codecs import Picture
 
 
 class Model:
-    """Takes the next of its seconds on a clock that stands otherwise."""
+    """Each run advances the fake clock by the next of its seconds."""
 
     def __init__(self, bundle, clock: list[float], log: list[str], seconds) -> None:
         self.bundle = bundle
@@ -26,7 +26,7 @@ class Model:
 
 @pytest.fixture
 def models(tiny_bundle):
-    """Challenger and champion, the clock that they share, and who ran when."""
+    """Challenger and champion, their shared clock, and the log of runs."""
     clock, log = [0.0], []
     challenger = Model(tiny_bundle(name="new"), clock, log, [50, 2, 9, 3])
     champion = Model(tiny_bundle(name="old"), clock, log, [70, 4, 1, 1])
@@ -36,44 +36,44 @@ def models(tiny_bundle):
 LR = Picture(rgb_hwc=np.zeros((150, 40, 3), np.uint8))
 
 
-def test_medians_of_turns_without_the_first_answer(models) -> None:
+def test_seconds_are_medians_of_rounds_without_the_first_run(models) -> None:
     challenger, champion, clock, log = models
     added = iter([100, 300])
     meter = Meter(lambda: clock[0], lambda run: run() and next(added))
-    found = meter.measure(challenger, champion, LR, rounds=3)
+    costs = meter.measure(challenger, champion, LR, rounds=3)
     assert log == ["old", "new"] * 4
-    assert (found.challenger.seconds, found.champion.seconds) == (3, 1)
+    assert (costs.challenger.seconds, costs.champion.seconds) == (3, 1)
     weights = (champion.bundle.root / "weights.safetensors").stat().st_size
-    assert found.champion.memory_bytes == 100 + weights
-    assert found.challenger.memory_bytes == 300 + weights
-    assert (found.pixels, found.rounds) == (SIDE * 40, 3)
+    assert costs.champion.memory_bytes == 100 + weights
+    assert costs.challenger.memory_bytes == 300 + weights
+    assert (costs.pixels, costs.rounds) == (SIDE * 40, 3)
 
 
-def test_without_a_champion_or_a_probe_there_is_less_to_say(models) -> None:
+def test_without_a_champion_or_a_probe_those_costs_are_none(models) -> None:
     challenger, _, clock, _ = models
 
-    def blind(run):
+    def no_probe(run):
         run()
 
-    found = Meter(lambda: clock[0], blind).measure(challenger, None, LR, rounds=3)
-    assert found.champion is None
-    assert found.challenger.memory_bytes is None
-    assert found.challenger.seconds == 3
+    costs = Meter(lambda: clock[0], no_probe).measure(challenger, None, LR, rounds=3)
+    assert costs.champion is None
+    assert costs.challenger.memory_bytes is None
+    assert costs.challenger.seconds == 3
 
 
-def test_the_process_knows_what_a_run_added(tmp_path) -> None:
+def test_process_memory_measures_what_a_run_adds(tmp_path) -> None:
     megabytes = 64
 
-    def take() -> None:
+    def allocate() -> None:
         np.ones(megabytes * 1_000_000, np.uint8).sum()
 
-    added = process_memory(take)
+    added = process_memory(allocate)
     if added is None:
-        pytest.skip("this system does not tell what a process needs")
+        pytest.skip("this system does not report the memory of a process")
     assert added == pytest.approx(megabytes * 1e6, rel=0.25)
 
 
-def test_a_system_without_a_high_water_mark_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_high_water_mark_the_function_still_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     from pathlib import Path
 
     ran = []

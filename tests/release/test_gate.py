@@ -1,4 +1,4 @@
-"""The gate on a real registry: who passes, who is refused and why, and what it leaves behind."""
+"""The gate on a real registry: decisions, reasons, evidence and reports."""
 
 import itertools
 import json
@@ -21,8 +21,8 @@ def outcome(evidence, rule):
     return next(found for found in evidence.outcomes if found.rule == rule)
 
 
-def test_a_better_challenger_passes_by_its_true_gain(gated, contest, name):
-    decision = gated(name)
+def test_a_better_challenger_passes_with_its_true_gain(run_gate, two_versions, name):
+    decision = run_gate(name)
     evidence = read_evidence(decision.evidence)
     # An offset of 4 levels instead of 8 halves the error's root everywhere: 20 log10 2 dB.
     assert decision.passed
@@ -30,24 +30,24 @@ def test_a_better_challenger_passes_by_its_true_gain(gated, contest, name):
     gain = evidence.gain_over_champion
     assert (gain.lower_db, gain.upper_db) == pytest.approx((gain.mean_db, gain.mean_db), abs=0.01)
     assert (gain.pictures, gain.blocks) == (3, 18)
-    assert evidence.challenger.bundle_id == contest[1].bundle_id
-    assert evidence.champion.bundle_id == contest[0].bundle_id
+    assert evidence.challenger.bundle_id == two_versions[1].bundle_id
+    assert evidence.champion.bundle_id == two_versions[0].bundle_id
 
 
-def test_a_worse_challenger_is_refused_with_the_figures(
-    gated, contest, registry, tiny_bundle, name
+def test_a_worse_challenger_is_refused_with_the_measured_loss(
+    run_gate, two_versions, registry, tiny_bundle, name
 ):
     worse = registry.register(tiny_bundle(name=name, error_levels=12))
-    decision = gated(name, worse.number)
+    decision = run_gate(name, worse.number)
     assert not decision.passed
     assert decision.gain_psnr == pytest.approx(20 * np.log10(8 / 12), abs=0.01)
     assert any("-3.5" in reason and "champion" in reason for reason in decision.reasons)
     assert read_evidence(decision.evidence).reasons == decision.reasons
 
 
-def test_without_a_champion_bicubic_is_the_one_to_beat(gated, registry, tiny_bundle, name):
+def test_without_a_champion_bicubic_is_the_baseline(run_gate, registry, tiny_bundle, name):
     version = registry.register(tiny_bundle(name=name, error_levels=2))
-    decision = gated(name, version.number)
+    decision = run_gate(name, version.number)
     evidence = read_evidence(decision.evidence)
     assert decision.passed
     assert evidence.champion is evidence.gain_over_champion is None
@@ -57,49 +57,51 @@ def test_without_a_champion_bicubic_is_the_one_to_beat(gated, registry, tiny_bun
 
 
 def test_without_a_champion_a_model_worse_than_bicubic_is_refused(
-    gated, registry, tiny_bundle, name, held_out
+    run_gate, registry, tiny_bundle, name, held_out
 ):
     version = registry.register(tiny_bundle(name=name, error_levels=6))
-    # Nearly flat pictures, where bicubic is hardly off and an offset of six levels is.
-    decision = gated(name, version.number, data=held_out(low=100, high=103))
+    # Nearly flat pictures: bicubic's error is small compared with an offset of six levels.
+    decision = run_gate(name, version.number, data=held_out(low=100, high=103))
     assert not decision.passed
     assert any("over bicubic" in reason for reason in decision.reasons)
 
 
-def test_too_few_pictures_are_refused_rather_than_judged(gated, contest, name, held_out):
-    decision = gated(name, data=held_out(pictures=1))
+def test_too_few_pictures_are_refused_rather_than_judged(run_gate, two_versions, name, held_out):
+    decision = run_gate(name, data=held_out(pictures=1))
     assert not decision.passed
     assert decision.gain_psnr is None
     assert "1 pictures with 6 blocks are too few" in decision.reasons[0]
 
 
-def test_the_champion_itself_is_not_judged_again(gated, contest, name):
-    decision = gated(name, contest[0].number)
+def test_the_champion_itself_is_not_judged_again(run_gate, two_versions, name):
+    decision = run_gate(name, two_versions[0].number)
     assert (decision.passed, decision.evidence) == (False, None)
     assert "champion already" in decision.reasons[0]
 
 
-def test_a_model_without_a_challenger_is_named(gated, registry, tiny_bundle, name):
+def test_a_model_without_a_challenger_is_an_error(run_gate, registry, tiny_bundle, name):
     registry.register(tiny_bundle(name=name))
     with pytest.raises(NotRegistered, match="no challenger"):
-        gated(name)
+        run_gate(name)
 
 
-def test_models_of_different_scales_are_not_compared(gated, contest, registry, tiny_bundle, name):
+def test_models_of_different_scales_are_not_compared(
+    run_gate, two_versions, registry, tiny_bundle, name
+):
     other = registry.register(tiny_bundle(name=name, scale=4))
-    with pytest.raises(SharplineError, match="enlarges 4 times, the champion 2"):
-        gated(name, other.number)
+    with pytest.raises(SharplineError, match="has scale 4, the champion scale 2"):
+        run_gate(name, other.number)
 
 
-def test_a_damaged_challenger_is_not_judged(gated, contest, name, flip_byte, tmp_path):
-    flip_byte(contest[1], "weights.safetensors")
+def test_a_damaged_challenger_is_not_judged(run_gate, two_versions, name, flip_byte, tmp_path):
+    flip_byte(two_versions[1], "weights.safetensors")
     with pytest.raises(BrokenBundle, match=r"weights\.safetensors"):
-        gated(name)
+        run_gate(name)
     assert not (tmp_path / "evidence").exists()
 
 
-def test_the_evidence_says_how_everything_was_measured(gated, contest, name):
-    evidence = read_evidence(gated(name).evidence)
+def test_the_evidence_records_protocol_features_and_runtime(run_gate, two_versions, name):
+    evidence = read_evidence(run_gate(name).evidence)
     assert evidence.protocol["dataset"] == "0123456789abcdef"
     assert evidence.protocol["resampler"] == "box"
     assert [picture.name for picture in evidence.pictures] == ["p0", "p1", "p2"]
@@ -109,8 +111,8 @@ def test_the_evidence_says_how_everything_was_measured(gated, contest, name):
     assert evidence.bounds.seam_levels < 0.01
 
 
-def test_the_report_shows_the_worst_and_the_best_picture(gated, contest, name):
-    folder = gated(name).evidence.parent
+def test_the_report_shows_the_worst_and_the_best_picture(run_gate, two_versions, name):
+    folder = run_gate(name).evidence.parent
     worst, report = read(folder / "worst.png"), (folder / "report.md").read_text()
     # Four panels of the whole 48 x 64 picture, twice enlarged, with three gaps of six pixels.
     assert (worst.height, worst.width) == (96, 4 * 128 + 3 * 6)
@@ -119,9 +121,9 @@ def test_the_report_shows_the_worst_and_the_best_picture(gated, contest, name):
     assert "bicubic, champion, challenger, truth" in report
 
 
-def test_the_evidence_lies_beside_the_bundle_in_the_registry(gated, contest, name, client):
-    decision = gated(name)
-    version = contest[1]
+def test_the_evidence_is_logged_to_the_run_of_the_bundle(run_gate, two_versions, name, client):
+    decision = run_gate(name)
+    version = two_versions[1]
     logged = client.list_artifacts(version.run_id, f"evidence/{decision.evidence.parent.name}")
     assert {item.path.rsplit("/", 1)[-1] for item in logged} == {
         "evidence.json",
@@ -131,42 +133,42 @@ def test_the_evidence_lies_beside_the_bundle_in_the_registry(gated, contest, nam
     }
 
 
-def test_a_registry_that_takes_no_artifacts_does_not_lose_the_verdict(
-    gated, contest, name, registry, monkeypatch, capsys
+def test_a_failed_upload_of_the_evidence_does_not_lose_the_decision(
+    run_gate, two_versions, name, registry, monkeypatch, capsys
 ):
     def full(version, folder):
         raise RegistryUnavailable("the disk of the registry is full")
 
     monkeypatch.setattr(registry, "log_evidence", full)
-    assert gated(name).passed
+    assert run_gate(name).passed
     assert "disk of the registry is full" in capsys.readouterr().err
 
 
-def test_evidence_that_contradicts_itself_is_no_evidence(
-    gated, contest, registry, tiny_bundle, name
+def test_evidence_that_contradicts_itself_is_refused(
+    run_gate, two_versions, registry, tiny_bundle, name
 ):
     worse = registry.register(tiny_bundle(name=name, error_levels=12))
-    path = gated(name, worse.number).evidence
+    path = run_gate(name, worse.number).evidence
     path.write_text(json.dumps(json.loads(path.read_text()) | {"passed": True}))
-    with pytest.raises(BrokenEvidence, match="does not pass by its own outcomes"):
+    with pytest.raises(BrokenEvidence, match="contradicts the outcomes"):
         read_evidence(path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"passed": true}'])
-def test_other_files_are_no_evidence(tmp_path, content):
+def test_other_files_are_refused_as_evidence(tmp_path, content):
     (tmp_path / "evidence.json").write_text(content)
     with pytest.raises(BrokenEvidence, match=r"evidence\.json"):
         read_evidence(evidence_path(tmp_path))
 
 
-def test_evidence_that_is_not_there_is_named(tmp_path):
+def test_missing_evidence_is_an_error(tmp_path):
     with pytest.raises(BrokenEvidence, match="sharpline gate"):
         evidence_path(tmp_path)
 
 
 @pytest.fixture
 def trained_against_a_discriminator(tiny_bundle, name, tmp_path):
-    """A maker of bundles whose losses say that they make up detail."""
+    """Factory of bundles whose losses include the adversarial loss."""
 
     def make(error_levels):
         plain = tiny_bundle(name=name, error_levels=error_levels)
@@ -182,8 +184,8 @@ def trained_against_a_discriminator(tiny_bundle, name, tmp_path):
     return make
 
 
-def fake_figures(names, weights):
-    """Figures that rise with the mean error, as if their weights were here."""
+def fake_metrics(names, weights):
+    """Fake metrics that equal the mean error, in place of metrics that need weights."""
 
     def compute(test_hwc, truth_hwc, protocol):
         return float(np.abs(test_hwc.astype(float) - truth_hwc).mean() / 255)
@@ -194,24 +196,24 @@ def fake_figures(names, weights):
     ), {}
 
 
-def test_a_model_that_makes_up_detail_cannot_pass_unseen(
-    gated, registry, trained_against_a_discriminator, name, monkeypatch
+def test_a_gan_model_cannot_pass_without_perceptual_metrics(
+    run_gate, registry, trained_against_a_discriminator, name, monkeypatch
 ):
     monkeypatch.delenv("SHARPLINE_METRIC_WEIGHTS", raising=False)
     version = registry.register(trained_against_a_discriminator(2))
-    decision = gated(name, version.number, rules=None)
+    decision = run_gate(name, version.number, rules=None)
     evidence = read_evidence(decision.evidence)
     assert not decision.passed
     assert evidence.rules.name == "gan"
-    for figure in ("lpips", "dists"):
-        found = outcome(evidence, f"{figure} gain over bicubic")
-        assert found.passed is False
-        assert "SHARPLINE_METRIC_WEIGHTS" in found.why
-        assert found.why in decision.reasons
+    for metric in ("lpips", "dists"):
+        gain = outcome(evidence, f"{metric} gain over bicubic")
+        assert gain.passed is False
+        assert "SHARPLINE_METRIC_WEIGHTS" in gain.why
+        assert gain.why in decision.reasons
 
 
-def test_a_model_that_makes_up_detail_passes_where_it_can_be_seen(
-    gated, registry, trained_against_a_discriminator, name, rules
+def test_a_gan_model_passes_with_perceptual_metrics(
+    run_gate, registry, trained_against_a_discriminator, name, rules
 ):
     champion, challenger = (
         registry.register(trained_against_a_discriminator(levels)) for levels in (8, 2)
@@ -219,7 +221,7 @@ def test_a_model_that_makes_up_detail_passes_where_it_can_be_seen(
     registry.move_alias(name, "champion", champion, expected=None)
     gan = load_rules(rules_for(Path("anywhere"), challenger_training()))
     gan = gan.model_copy(update={"resampling": rules.resampling, "slices": []})
-    decision = gated(name, challenger.number, rules=gan, load_figures=fake_figures)
+    decision = run_gate(name, challenger.number, rules=gan, metric_loader=fake_metrics)
     evidence = read_evidence(decision.evidence)
     assert decision.passed, decision.reasons
     gained = outcome(evidence, "lpips gain over champion")
@@ -234,18 +236,18 @@ def challenger_training():
     )
 
 
-def test_rules_of_another_kind_say_nothing_of_a_model(
-    gated, registry, trained_against_a_discriminator, name
+def test_rules_for_another_kind_of_model_are_refused(
+    run_gate, registry, trained_against_a_discriminator, name
 ):
     version = registry.register(trained_against_a_discriminator(2))
-    with pytest.raises(UsageError, match="with a discriminator: rules of kind gan"):
-        gated(name, version.number)
+    with pytest.raises(UsageError, match="with a discriminator and needs rules of kind gan"):
+        run_gate(name, version.number)
 
 
-def test_a_challenger_that_takes_twice_as_long_is_refused(gated, contest, name):
-    # The champion's turns come first: each takes one second, each of the challenger's two.
+def test_a_challenger_that_takes_twice_as_long_is_refused(run_gate, two_versions, name):
+    # The champion runs first in each round: it takes one second, the challenger two.
     now = itertools.accumulate(itertools.cycle([0, 1, 0, 2]))
-    decision = gated(name, meter=Meter(lambda: next(now), lambda run: run() and 0))
+    decision = run_gate(name, meter=Meter(lambda: next(now), lambda run: run() and 0))
     evidence = read_evidence(decision.evidence)
     assert not decision.passed
     assert outcome(evidence, "speed against champion").value == 2

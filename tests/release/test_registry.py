@@ -19,7 +19,7 @@ from superres.image.passport import Step, extended
 from superres.model.bundle import BrokenBundle
 
 
-def test_a_registered_bundle_comes_back_byte_for_byte(registry, tiny_bundle, name, tmp_path):
+def test_a_fetched_bundle_equals_the_registered_one(registry, tiny_bundle, name, tmp_path):
     bundle = tiny_bundle(name=name)
     version = registry.register(bundle)
     fetched = registry.fetch(version, tmp_path / "fetched")
@@ -34,18 +34,18 @@ def test_registering_the_same_bundle_again_makes_no_second_version(registry, tin
     assert (first.number, other.number, again) == (1, 2, first)
 
 
-def test_a_bundle_is_found_by_its_id_and_followed_from_a_passport(
+def test_a_bundle_is_found_by_its_id_and_from_a_passport(
     registry, tiny_bundle, name, monkeypatch, tmp_path, capsys
 ):
     bundle = tiny_bundle(name=name)
     version = registry.register(bundle)
-    assert registry.holding(name, bundle.id) == version
-    assert registry.holding(name, "0" * 64) is None
-    assert registry.holding("' or name != '", bundle.id) is None
+    assert registry.find_version(name, bundle.id) == version
+    assert registry.find_version(name, "0" * 64) is None
+    assert registry.find_version("' or name != '", bundle.id) is None
 
     step = Step(model=name, version="1", bundle=bundle.id)
-    shown = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8), passport=extended(None, step).text())
-    write(tmp_path / "a.png", shown)
+    picture = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8), passport=extended(None, step).text())
+    write(tmp_path / "a.png", picture)
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", registry.uri)
     arguments = [str(tmp_path / "a.png"), "--models", str(tmp_path)]
     assert run(["passport", *arguments]) == 0
@@ -53,14 +53,14 @@ def test_a_bundle_is_found_by_its_id_and_followed_from_a_passport(
     write(
         tmp_path / "a.png",
         replace(
-            shown, passport=extended(None, Step(model=name, version="9", bundle="0" * 64)).text()
+            picture, passport=extended(None, Step(model=name, version="9", bundle="0" * 64)).text()
         ),
     )
     assert run(["passport", *arguments]) == 1
     assert f"nor in the registry at {registry.uri}" in capsys.readouterr().err
 
 
-def test_bundles_registered_at_the_same_moment_become_one_version(registry, tiny_bundle, name):
+def test_a_bundle_registered_concurrently_becomes_one_version(registry, tiny_bundle, name):
     bundle = tiny_bundle(name=name)
     versions = []
     threads = [
@@ -74,7 +74,7 @@ def test_bundles_registered_at_the_same_moment_become_one_version(registry, tiny
     assert [version.number for version in versions] == [1, 1, 1]
 
 
-def test_a_bundle_joins_its_training_run_and_a_second_one_does_not_overwrite_it(
+def test_a_bundle_is_logged_to_its_training_run_and_a_second_one_does_not_overwrite_it(
     registry, client, tiny_bundle, name, tmp_path
 ):
     run_id = client.create_run("0").info.run_id
@@ -86,7 +86,7 @@ def test_a_bundle_joins_its_training_run_and_a_second_one_does_not_overwrite_it(
     assert registry.fetch(second, tmp_path / "second").id == second.bundle_id
 
 
-def test_a_run_that_another_registry_knows_is_replaced_by_a_new_one(registry, tiny_bundle, name):
+def test_an_unknown_training_run_is_replaced_by_a_new_one(registry, tiny_bundle, name):
     version = registry.register(tiny_bundle(name=name, mlflow_run="0" * 32))
     assert version.run_id != "0" * 32
 
@@ -97,7 +97,7 @@ def test_a_deleted_training_run_is_replaced_by_a_new_one(registry, client, tiny_
     assert registry.register(tiny_bundle(name=name, mlflow_run=run_id)).run_id != run_id
 
 
-def test_aliases_and_tags_say_who_stands_where(registry, client, tiny_bundle, name):
+def test_the_state_is_read_from_aliases_and_tags(registry, client, tiny_bundle, name):
     versions = [registry.register(tiny_bundle(name=name, error_levels=level)) for level in range(3)]
     registry.move_alias(name, "champion", versions[0], expected=None)
     registry.move_alias(name, "challenger", versions[1], expected=None)
@@ -112,26 +112,28 @@ def test_aliases_and_tags_say_who_stands_where(registry, client, tiny_bundle, na
     assert registry.state(name).challenger is None
 
 
-def test_an_alias_that_somebody_moved_is_not_overwritten(registry, tiny_bundle, name):
+def test_an_alias_that_another_client_moved_is_not_overwritten(registry, tiny_bundle, name):
     first, second = (
         registry.register(tiny_bundle(name=name, error_levels=level)) for level in (0, 1)
     )
     registry.move_alias(name, "champion", first, expected=None)
-    with pytest.raises(AliasMoved, match="now version 1, not nobody"):
+    with pytest.raises(AliasMoved, match="now version 1, not none"):
         registry.move_alias(name, "champion", second, expected=None)
     assert registry.state(name).champion == first
 
 
 def test_only_models_that_hold_bundles_are_listed(registry, client, tiny_bundle, name):
     registry.register(tiny_bundle(name=name))
-    stranger = f"stranger{uuid4().hex[:8]}"
-    client.create_registered_model(stranger)
+    unrelated = f"stranger{uuid4().hex[:8]}"
+    client.create_registered_model(unrelated)
     listed = registry.models()
     assert name in listed
-    assert stranger not in listed
+    assert unrelated not in listed
 
 
-def test_a_registered_model_made_by_somebody_else_is_adopted(registry, client, tiny_bundle, name):
+def test_a_registered_model_made_by_another_client_is_tagged_and_used(
+    registry, client, tiny_bundle, name
+):
     client.create_registered_model(name)
     registry.register(tiny_bundle(name=name))
     assert name in registry.models()
@@ -143,20 +145,20 @@ def test_a_version_without_a_bundle_is_refused(registry, client, name):
     client.create_model_version(
         name, f"{run.artifact_uri}/x", run_id=run.run_id, tags={"bundle_id": "../../etc"}
     )
-    with pytest.raises(NotRegistered, match="names no bundle"):
+    with pytest.raises(NotRegistered, match="has no bundle id"):
         registry.version(name, 1)
 
 
 @pytest.mark.parametrize(
-    "ask",
+    "call",
     [
         lambda registry, name: registry.state(name),
         lambda registry, name: registry.version(name, 4),
     ],
 )
-def test_unknown_models_and_versions_are_named(registry, name, ask):
+def test_unknown_models_and_versions_are_errors(registry, name, call):
     with pytest.raises(NotRegistered, match=name):
-        ask(registry, name)
+        call(registry, name)
 
 
 def test_a_flipped_byte_in_the_registry_is_refused_and_leaves_nothing(
@@ -169,7 +171,7 @@ def test_a_flipped_byte_in_the_registry_is_refused_and_leaves_nothing(
     assert list((tmp_path / "into").iterdir()) == []
 
 
-def test_a_whole_bundle_that_is_not_the_versions_own_is_refused(
+def test_a_bundle_with_another_id_than_the_versions_is_refused(
     registry, client, tiny_bundle, name, tmp_path
 ):
     version = registry.register(tiny_bundle(name=name))
@@ -180,15 +182,15 @@ def test_a_whole_bundle_that_is_not_the_versions_own_is_refused(
 
 
 @pytest.fixture
-def hangs_up():
-    """The address of a server that hangs up on everybody, and who has called."""
+def disconnecting_server():
+    """The address of a server that closes every connection, and the connections so far."""
     calls = []
 
-    class HangUp(socketserver.BaseRequestHandler):
+    class Disconnect(socketserver.BaseRequestHandler):
         def handle(self):
             calls.append(self.client_address)
 
-    with socketserver.TCPServer(("127.0.0.1", 0), HangUp) as server:
+    with socketserver.TCPServer(("127.0.0.1", 0), Disconnect) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         yield f"127.0.0.1:{server.server_address[1]}", calls
@@ -196,18 +198,20 @@ def hangs_up():
         thread.join()
 
 
-def test_a_registry_that_is_away_is_named_after_a_few_tries(hangs_up, tmp_path, tiny_bundle):
-    address, calls = hangs_up
+def test_an_unavailable_registry_is_an_error_after_a_few_retries(
+    disconnecting_server, tmp_path, tiny_bundle
+):
+    address, calls = disconnecting_server
     registry = Registry(f"http://{address}", locks=tmp_path)
     with pytest.raises(RegistryUnavailable, match=address):
         registry.models()
-    assert 1 <= len(calls) <= 3  # MLflow's own client would go on for minutes
-    with pytest.raises(RegistryUnavailable, match="see that it runs"):
+    assert 1 <= len(calls) <= 3  # MLflow's own client would retry for minutes
+    with pytest.raises(RegistryUnavailable, match="check that it runs"):
         registry.register(tiny_bundle())
     assert len(calls) <= 6
 
 
-def test_the_lock_serialises_and_a_name_cannot_leave_its_folder(registry, name, tmp_path):
+def test_the_lock_serialises_and_a_name_cannot_escape_its_folder(registry, name, tmp_path):
     order = []
 
     def second():
@@ -220,11 +224,11 @@ def test_the_lock_serialises_and_a_name_cannot_leave_its_folder(registry, name, 
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    with pytest.raises(SharplineError, match="no name of a model"):
+    with pytest.raises(SharplineError, match="not a model name"):
         registry.lock("../escape")
 
 
-def test_importing_the_room_loads_neither_mlflow_nor_torch():
+def test_importing_release_loads_neither_mlflow_nor_torch():
     code = (
         "import sys, release.cli, release.registry, release.follow; "
         "sys.exit(bool({'mlflow', 'torch'} & set(sys.modules)))"

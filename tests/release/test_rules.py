@@ -1,4 +1,4 @@
-"""Rules: the files that ship, what is refused in one, and what each rule says of a trial."""
+"""Rules: the shipped files, validation, and each rule's outcome on a trial."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from release.bounds import MeasuredBounds
 from release.cost import Cost, MeasuredCosts
 from release.judge import Licences, judge
 from release.rules import Floor, Perception, Slice, load_rules, rules_for
-from release.trial import Figures, PictureTrial, Trial, TrialExample
+from release.trial import PictureMetrics, PictureTrial, Trial, TrialExample
 from superres.analysis.degradation_features import FEATURES
 from superres.common.errors import UsageError
 from superres.model.bundle import Bounds, Licence, Training
@@ -21,16 +21,16 @@ from superres.quality.blocks import Grid
 
 SHIPPED = ("psnr", "sample", "gan")
 FIDELITY = SHIPPED[:2]
-COMPETITORS = ("challenger", "champion", "bicubic")
+MODELS = ("challenger", "champion", "bicubic")
 NOISY = {"name": "noisy", "feature": "noise", "at_least": 5.0, "min_pictures": 2,
          "max_loss_db": 0.1}  # fmt: skip
 
 
 @pytest.fixture
 def shipped(held_out):
-    chosen = {name: rules_for(held_out(source=name), trained()) for name in FIDELITY}
-    chosen["gan"] = rules_for(held_out(), trained("l1", "gan"))
-    return {name: load_rules(path) for name, path in chosen.items()}
+    paths = {name: rules_for(held_out(source=name), trained()) for name in FIDELITY}
+    paths["gan"] = rules_for(held_out(), trained("l1", "gan"))
+    return {name: load_rules(path) for name, path in paths.items()}
 
 
 def trained(*losses):
@@ -50,23 +50,23 @@ def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, lpips=(), *
     return PictureTrial(
         name=name,
         features={**dict.fromkeys(FEATURES, 0.0), **features},
-        challenger=Figures(psnr=40.0, ssim=ssim),
-        champion=Figures(psnr=37.0, ssim=0.9),
-        bicubic=Figures(psnr=34.0, ssim=0.8),
-        errors={who: grid.counts * error for who, error in errors.items()},
+        challenger=PictureMetrics(psnr=40.0, ssim=ssim),
+        champion=PictureMetrics(psnr=37.0, ssim=0.9),
+        bicubic=PictureMetrics(psnr=34.0, ssim=0.8),
+        errors={model: grid.counts * error for model, error in errors.items()},
         counts=grid.counts,
-        perception={"lpips": dict(zip(COMPETITORS, lpips, strict=True))} if lpips else {},
+        perception={"lpips": dict(zip(MODELS, lpips, strict=True))} if lpips else {},
     )
 
 
 def trial_of(*pictures, dataset="mine", **more):
-    exhibit = TrialExample(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
+    example = TrialExample(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
     return Trial(
         protocol=Protocol(dataset=dataset, scale=4, channel="y", border=4),
-        rival="champion",
+        baseline="champion",
         pictures=pictures,
-        worst=exhibit,
-        best=exhibit,
+        worst=example,
+        best=example,
         **more,
     )
 
@@ -87,9 +87,9 @@ def licence(commercial_use="no", weights="research"):
     return Licence(weights=weights, lineage=(), commercial_use=commercial_use)
 
 
-def judged(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, **more):
+def outcomes_of(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, **more):
     """The outcomes by rule."""
-    found = judge(
+    judgement = judge(
         rules,
         trial_of(*pictures, **{key: more[key] for key in ("dataset", "unmeasured") if key in more}),
         Bounds(seam_levels=seam, precision_levels={"bf16": precision}),
@@ -99,11 +99,11 @@ def judged(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, **more):
             challenger=more.get("licence", licence()), champion=more.get("champions", licence())
         ),
     )
-    return {outcome.rule: outcome for outcome in found.outcomes}
+    return {outcome.rule: outcome for outcome in judgement.outcomes}
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_rules_that_ship_are_whole_and_named_after_their_file(shipped, name):
+def test_the_shipped_rules_are_valid_and_named_after_their_file(shipped, name):
     assert shipped[name].name == name
     assert shipped[name].slices
 
@@ -117,16 +117,16 @@ def test_rules_are_chosen_by_the_source_of_the_dataset(held_out, tmp_path):
     assert rules_for(tmp_path, plain).stem == "psnr"
 
 
-def test_a_model_that_makes_up_detail_has_rules_of_its_own(held_out, tmp_path):
+def test_a_gan_model_has_its_own_rules(held_out, tmp_path):
     for data in (held_out(source="sample"), tmp_path):
         assert rules_for(data, trained("l1", "gan")).stem == "gan"
 
 
-def test_the_sample_rules_only_judge_smaller_sets(shipped):
-    usual, sample = (shipped[name].model_dump(mode="json") for name in FIDELITY)
-    differing = {key for key in usual if usual[key] != sample[key]}
-    judged = {"name", "resampling", "floors", "slices", "min_gain_over_bicubic_db", "cost"}
-    assert differing == judged
+def test_the_sample_rules_differ_only_where_few_pictures_need_it(shipped):
+    default, sample = (shipped[name].model_dump(mode="json") for name in FIDELITY)
+    differing = {key for key in default if default[key] != sample[key]}
+    expected = {"name", "resampling", "floors", "slices", "min_gain_over_bicubic_db", "cost"}
+    assert differing == expected
     assert sample["min_gain_over_bicubic_db"] >= 0
     assert sample["min_gain_over_champion_db"] > 0
 
@@ -164,7 +164,7 @@ def test_the_sample_rules_only_judge_smaller_sets(shipped):
         ),
     ],
 )
-def test_a_key_that_is_wrong_missing_or_unknown_is_named(tmp_path, rules, change, message):
+def test_an_invalid_missing_or_unknown_key_is_named(tmp_path, rules, change, message):
     content = {**rules.model_dump(mode="json"), **change}
     if change in ({"max_ssim_loss": None}, {"max_seam_levels": None}):
         content.pop(*change)
@@ -176,23 +176,23 @@ def test_a_key_that_is_wrong_missing_or_unknown_is_named(tmp_path, rules, change
 
 
 @pytest.mark.parametrize("content", ["a: [", "- 1", ""])
-def test_what_is_no_rules_file_is_refused(tmp_path, content):
+def test_an_invalid_rules_file_is_refused(tmp_path, content):
     path = tmp_path / "rules.yaml"
     path.write_text(content)
     with pytest.raises(UsageError, match=r"rules\.yaml"):
         load_rules(path)
 
 
-def test_a_rules_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_rules_file_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
         load_rules(tmp_path / "none.yaml")
 
 
 @given(gain_db=st.floats(-3, 3), limit=st.floats(-1, 1))
-def test_a_gain_passes_exactly_where_it_reaches_the_limit(shared_rules, gain_db, limit):
+def test_a_gain_passes_if_and_only_if_it_reaches_the_limit(shared_rules, gain_db, limit):
     rules = shared_rules.model_copy(update={"min_gain_over_champion_db": limit})
     pictures = [picture(str(i), ours=8.0 * 10 ** (-gain_db / 10)) for i in range(3)]
-    outcome = judged(rules, *pictures)["gain over champion"]
+    outcome = outcomes_of(rules, *pictures)["gain over champion"]
     assert outcome.value == pytest.approx(gain_db, abs=1e-6)
     if abs(gain_db - limit) > 1e-6:
         assert outcome.passed == (gain_db >= limit)
@@ -203,7 +203,7 @@ def test_a_loss_on_one_slice_is_refused_though_the_mean_gains(rules):
     rules = rules.model_copy(update={"slices": [dark]})
     bright = [picture(f"b{i}", ours=1.0, brightness=0.5) for i in range(6)]
     worse = [picture(f"d{i}", ours=9.0, brightness=0.1) for i in range(2)]
-    outcomes = judged(rules, *bright, *worse)
+    outcomes = outcomes_of(rules, *bright, *worse)
     slice_rule = outcomes["no loss on dark pictures"]
     assert outcomes["gain over champion"].passed is True
     assert slice_rule.passed is False
@@ -215,7 +215,7 @@ def test_a_slice_with_too_few_pictures_is_not_judged_and_says_how_many(rules):
     noisy = Slice(name="noisy", feature="noise", at_least=5.0, min_pictures=3, max_loss_db=0.1)
     rules = rules.model_copy(update={"slices": [noisy]})
     pictures = [picture(str(i), ours=99.0 if i < 2 else 1.0, noise=6.0 * (i < 2)) for i in range(9)]
-    outcome = judged(rules, *pictures)["no loss on noisy pictures"]
+    outcome = outcomes_of(rules, *pictures)["no loss on noisy pictures"]
     assert (outcome.passed, outcome.value) == (None, None)
     assert "2 noisy pictures, fewer than the 3" in outcome.why
 
@@ -225,13 +225,13 @@ def test_a_slice_of_tiny_pictures_is_not_judged(rules):
     dark = Slice(name="dark", feature="brightness", at_most=0.2, min_pictures=2, max_loss_db=0.1)
     rules = rules.model_copy(update={"slices": [dark], "resampling": resampling})
     pictures = [picture(str(i), brightness=0.1 if i < 2 else 0.5) for i in range(12)]
-    outcome = judged(rules, *pictures)["no loss on dark pictures"]
+    outcome = outcomes_of(rules, *pictures)["no loss on dark pictures"]
     assert outcome.passed is None
     assert "12 blocks are too few" in outcome.why
 
 
 @pytest.mark.parametrize(("psnr", "passed"), [(39.0, True), (41.0, False)])
-def test_a_floor_holds_on_its_own_protocol_only(rules, psnr, passed):
+def test_a_floor_applies_to_its_own_protocol_only(rules, psnr, passed):
     protocol = {
         "dataset": "set5",
         "scale": 4,
@@ -243,20 +243,20 @@ def test_a_floor_holds_on_its_own_protocol_only(rules, psnr, passed):
     rules = rules.model_copy(update={"floors": [floor]})
     pictures = [picture(str(i)) for i in range(3)]
     rule = "floor on set5 x4 Y"
-    assert judged(rules, *pictures, dataset="set5")[rule].passed is passed
-    elsewhere = judged(rules, *pictures, dataset="mine")[rule]
+    assert outcomes_of(rules, *pictures, dataset="set5")[rule].passed is passed
+    elsewhere = outcomes_of(rules, *pictures, dataset="mine")[rule]
     assert elsewhere.passed is None
     assert "mine, x4, Y" in elsewhere.why
 
 
 def test_a_loss_of_ssim_is_refused(rules):
-    outcome = judged(rules, *[picture(str(i), ssim=0.88) for i in range(3)])
+    outcome = outcomes_of(rules, *[picture(str(i), ssim=0.88) for i in range(3)])
     assert outcome["SSIM against champion"].passed is False
     assert outcome["SSIM against champion"].value == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize(
-    ("figures", "refused"),
+    ("bounds", "refused"),
     [
         ({}, set()),
         ({"seam": 1.5}, {"bound of seams"}),
@@ -265,13 +265,13 @@ def test_a_loss_of_ssim_is_refused(rules):
         ({"measured": 2.5}, {"bound of seams", "bound of precision bf16"}),
     ],
 )
-def test_bounds_count_as_stated_and_as_measured(rules, figures, refused):
-    outcomes = judged(rules, *[picture(str(i)) for i in range(3)], **figures)
+def test_stated_and_measured_bounds_are_both_checked(rules, bounds, refused):
+    outcomes = outcomes_of(rules, *[picture(str(i)) for i in range(3)], **bounds)
     assert {rule for rule, outcome in outcomes.items() if outcome.passed is False} == refused
 
 
-def test_too_little_data_says_what_would_be_enough(rules):
-    outcome = judged(rules, picture("alone"))["gain over champion"]
+def test_too_few_pictures_are_refused_with_the_required_numbers(rules):
+    outcome = outcomes_of(rules, picture("alone"))["gain over champion"]
     assert outcome.passed is False
     assert "2 pictures and 12 blocks" in outcome.why
 
@@ -281,15 +281,15 @@ def test_too_little_data_says_what_would_be_enough(rules):
     [
         ((1.4, 100), (1.0, 100), set()),
         ((1.6, 100), (1.0, 100), {"speed against champion"}),
-        ((1.0, 160), (1.0, 100), set()),  # 60 MB more are not minded
+        ((1.0, 160), (1.0, 100), set()),  # 60 MB more always pass
         ((1.0, 170), (1.0, 100), {"memory against champion"}),
         ((1.0, 1400), (1.0, 1000), set()),
         ((1.0, None), (1.0, 100), set()),
         ((9.0, 9000), None, set()),
     ],
 )
-def test_an_answer_may_not_cost_much_more_than_the_champions(rules, ours, champion, refused):
-    outcomes = judged(rules, *[picture(str(i)) for i in range(3)], costs=costs(ours, champion))
+def test_inference_may_not_cost_much_more_than_the_champions(rules, ours, champion, refused):
+    outcomes = outcomes_of(rules, *[picture(str(i)) for i in range(3)], costs=costs(ours, champion))
     assert {rule for rule, outcome in outcomes.items() if outcome.passed is False} == refused
     if champion is None:
         assert outcomes["speed against champion"].passed is None
@@ -297,7 +297,7 @@ def test_an_answer_may_not_cost_much_more_than_the_champions(rules, ours, champi
 
 
 @pytest.mark.parametrize(
-    ("asked", "ours", "champion", "passed"),
+    ("required", "ours", "champion", "passed"),
     [
         ("as the champion", "no", "no", True),
         ("as the champion", "no", "yes", False),
@@ -308,9 +308,9 @@ def test_an_answer_may_not_cost_much_more_than_the_champions(rules, ours, champi
         ("any", "no", "yes", True),
     ],
 )
-def test_a_licence_may_not_take_away_what_the_champions_gave(rules, asked, ours, champion, passed):
-    outcome = judged(
-        rules.model_copy(update={"commercial_use": asked}),
+def test_a_licence_may_not_be_stricter_than_required(rules, required, ours, champion, passed):
+    outcome = outcomes_of(
+        rules.model_copy(update={"commercial_use": required}),
         *[picture(str(i)) for i in range(3)],
         licence=licence(ours),
         champions=licence(champion),
@@ -320,13 +320,13 @@ def test_a_licence_may_not_take_away_what_the_champions_gave(rules, asked, ours,
 
 
 def test_weights_without_a_licence_are_refused(rules):
-    outcomes = judged(rules, *[picture(str(i)) for i in range(3)], licence=licence("yes", " "))
+    outcomes = outcomes_of(rules, *[picture(str(i)) for i in range(3)], licence=licence("yes", " "))
     assert outcomes["licence"].passed is False
 
 
 @pytest.fixture
 def gan_rules(rules):
-    """Rules for models that make up detail, which three pictures can satisfy."""
+    """Rules for GAN models that three pictures can pass."""
     perception = Perception.model_validate(
         {
             "figures": [
@@ -335,14 +335,16 @@ def gan_rules(rules):
             "min_psnr_over_bicubic_db": 0.0,
         }
     )
-    free = dict.fromkeys(("min_gain_over_champion_db", "min_gain_over_bicubic_db", "max_ssim_loss"))
-    return rules.model_copy(update={"kind": "gan", "perception": perception, **free})
+    nulls = dict.fromkeys(
+        ("min_gain_over_champion_db", "min_gain_over_bicubic_db", "max_ssim_loss")
+    )
+    return rules.model_copy(update={"kind": "gan", "perception": perception, **nulls})
 
 
-def test_a_model_that_makes_up_detail_is_judged_by_what_people_see(gan_rules):
-    # Worse than the champion by PSNR and SSIM, better to look at.
+def test_a_gan_model_is_judged_by_perceptual_metrics(gan_rules):
+    # Worse than the champion by PSNR and SSIM, better by LPIPS.
     pictures = [picture(str(i), ours=9.0, ssim=0.5, lpips=(0.1, 0.2, 0.4)) for i in range(3)]
-    outcomes = judged(gan_rules, *pictures)
+    outcomes = outcomes_of(gan_rules, *pictures)
     assert not [rule for rule, outcome in outcomes.items() if outcome.passed is False]
     assert outcomes["gain over champion"].passed is None
     assert outcomes["SSIM against champion"].passed is None
@@ -353,31 +355,34 @@ def test_a_model_that_makes_up_detail_is_judged_by_what_people_see(gan_rules):
 def test_perceptual_gains_are_those_of_the_intervals_lower_end(gan_rules):
     lpips = [(0.1, 0.2, 0.4), (0.2, 0.19, 0.4), (0.1, 0.2, 0.4)]
     pictures = [picture(str(i), lpips=values) for i, values in enumerate(lpips)]
-    outcome = judged(gan_rules, *pictures)["lpips gain over champion"]
+    outcome = outcomes_of(gan_rules, *pictures)["lpips gain over champion"]
     assert outcome.passed is False
     assert outcome.value == pytest.approx(-0.01)
     assert "+0.0633" in outcome.why
 
 
-def test_a_model_below_bicubics_psnr_has_lost_the_picture(gan_rules):
+def test_a_gan_model_below_bicubics_psnr_is_refused(gan_rules):
     def with_psnr(index):
         return replace(
-            picture(str(index), lpips=(0.1, 0.2, 0.4)), challenger=Figures(psnr=33.9, ssim=0.9)
+            picture(str(index), lpips=(0.1, 0.2, 0.4)),
+            challenger=PictureMetrics(psnr=33.9, ssim=0.9),
         )
 
-    outcome = judged(gan_rules, *map(with_psnr, range(3)))["PSNR floor of bicubic"]
+    outcome = outcomes_of(gan_rules, *map(with_psnr, range(3)))["PSNR floor of bicubic"]
     assert outcome.passed is False
     assert outcome.value == pytest.approx(-0.1)
 
 
-def test_what_cannot_be_seen_does_not_pass(gan_rules):
+def test_unmeasured_metrics_do_not_pass(gan_rules):
     pictures = [picture(str(i)) for i in range(3)]
-    outcomes = judged(gan_rules, *pictures, unmeasured={"lpips": "no weights: fetch them"})
-    for rival in ("champion", "bicubic"):
-        outcome = outcomes[f"lpips gain over {rival}"]
+    outcomes = outcomes_of(gan_rules, *pictures, unmeasured={"lpips": "no weights: fetch them"})
+    for baseline in ("champion", "bicubic"):
+        outcome = outcomes[f"lpips gain over {baseline}"]
         assert outcome.passed is False
-        assert "nobody can say that it got better: no weights: fetch them" in outcome.why
-    few = judged(gan_rules, picture("alone", lpips=(0.1, 0.2, 0.4)))["lpips gain over champion"]
+        assert "could not be measured, so no gain is shown: no weights: fetch them" in outcome.why
+    few = outcomes_of(gan_rules, picture("alone", lpips=(0.1, 0.2, 0.4)))[
+        "lpips gain over champion"
+    ]
     assert few.passed is False
     assert "too few" in few.why
 
@@ -385,11 +390,11 @@ def test_what_cannot_be_seen_does_not_pass(gan_rules):
 def test_a_perceptual_loss_on_one_slice_is_refused(gan_rules):
     part = Slice.model_validate({**NOISY, "max_loss_db": None, "max_loss": {"lpips": 0.005}})
     rules = gan_rules.model_copy(update={"slices": [part]})
-    calm = [picture(f"c{i}", lpips=(0.1, 0.3, 0.4)) for i in range(6)]
+    clean = [picture(f"c{i}", lpips=(0.1, 0.3, 0.4)) for i in range(6)]
     noisy = [picture(f"n{i}", lpips=(0.22, 0.2, 0.4), noise=9.0) for i in range(2)]
-    outcome = judged(rules, *calm, *noisy)["no lpips loss on noisy pictures"]
+    outcome = outcomes_of(rules, *clean, *noisy)["no lpips loss on noisy pictures"]
     assert outcome.passed is False
     assert outcome.value == pytest.approx(-0.02)
-    assert judged(rules, *calm)["no lpips loss on noisy pictures"].passed is None
-    unseen = judged(rules, *noisy, unmeasured={"lpips": "gone"})
-    assert "gone" in unseen["no lpips loss on noisy pictures"].why
+    assert outcomes_of(rules, *clean)["no lpips loss on noisy pictures"].passed is None
+    unmeasured = outcomes_of(rules, *noisy, unmeasured={"lpips": "no weights"})
+    assert "no weights" in unmeasured["no lpips loss on noisy pictures"].why

@@ -1,4 +1,4 @@
-"""What the tests of this room share: folders of models, pictures, and networks made of numpy."""
+"""Fixtures of the serving tests: model folders, pictures, numpy backends and S3 servers."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ from superres.model.bundle import write_bundle
 
 @pytest.fixture(scope="session")
 def repeated():
-    """What the tiny bundle's network answers: each pixel repeated, `levels` brighter."""
+    """The output of the tiny bundle's network: each pixel repeated, `levels` brighter."""
 
     def answer(rgb_hwc, scale=2, levels=0):
         large = rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1).astype(int)
@@ -53,7 +53,7 @@ def models_folder(tmp_path, tiny_bundle):
 
 
 class ModelFolder:
-    """What `sharpline models follow` keeps: bundles by id and an index."""
+    """A folder as `sharpline models follow` writes it: bundles by id and an index."""
 
     def __init__(self, root):
         self.root = root
@@ -106,7 +106,7 @@ def with_info(tmp_path):
 
 
 class NumpyBackend:
-    """A backend without a network: repeats pixels, on command slowly, wrongly or not at all."""
+    """A backend without a network: repeats pixels; can block at `gate` or fail on `poison`."""
 
     name, device, precision = "numpy", "cpu", "fp32"
     any_shape = False
@@ -115,7 +115,7 @@ class NumpyBackend:
         self.scale = bundle.info.scale
         self.gate = threading.Event()
         self.gate.set()
-        self.held = threading.Event()  # set once a batch waits at the gate
+        self.held = threading.Event()  # set once a batch waits for `gate`
         self.batches = []
         self.threads = set()
         self.poison = None
@@ -141,7 +141,7 @@ class NumpyBackend:
 
 @pytest.fixture
 def numpy_backends():
-    """A loader for `create_app` that remembers the backends it made."""
+    """A loader for `create_app` that keeps the backends it made in `made`."""
 
     class Loader:
         def __init__(self):
@@ -156,7 +156,7 @@ def numpy_backends():
 
 @pytest.fixture(scope="session")
 def server(session_picture_server, tiny_bundle, tmp_path_factory):
-    """One server with an x2 and an x4 model, for tests that leave it as it was."""
+    """One server with an x2 and an x4 model, for tests that do not change its state."""
     folder = tmp_path_factory.mktemp("models")
     for name, scale in (("compact_x2", 2), ("compact_x4", 4)):
         shutil.copytree(tiny_bundle(name=name, scale=scale).root, folder / name)
@@ -166,7 +166,7 @@ def server(session_picture_server, tiny_bundle, tmp_path_factory):
 
 
 class S3:
-    """A server that speaks S3, as a process of its own; `bucket()` makes a new bucket."""
+    """An S3-compatible server in its own process; `bucket()` makes a new bucket."""
 
     def __init__(self):
         with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -201,7 +201,7 @@ class S3:
         return name
 
     def objects(self, bucket):
-        """What is in a bucket, parts of unfinished objects included: {key: bytes}."""
+        """The objects of a bucket, including unfinished multipart uploads: {key: bytes}."""
         found = self.client.list_objects_v2(Bucket=bucket).get("Contents", [])
         held = {}
         for key in [each["Key"] for each in found]:
@@ -217,7 +217,7 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3_servers():
-    """A maker of servers that speak S3."""
+    """Makes S3-compatible servers."""
     made = []
 
     def make():
@@ -235,5 +235,5 @@ def s3_servers():
 
 @pytest.fixture(scope="session")
 def s3(s3_servers):
-    """One such server, which goes on."""
+    """One S3-compatible server that no test stops."""
     return s3_servers()

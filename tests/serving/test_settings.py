@@ -8,7 +8,7 @@ from superres.common.errors import UsageError
 
 DOCS = Path(__file__).parents[2] / "docs" / "settings.md"
 
-# One value other than the default for every setting there is.
+# A value other than the default for every setting.
 OTHER = {
     "SHARPLINE_HOST": "0.0.0.0",
     "SHARPLINE_PORT": "9000",
@@ -78,30 +78,32 @@ def clean_environment(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-def leaves(settings):
-    """Every setting's value as text, by its variable."""
-    found = {}
+def setting_values(settings):
+    """The value of every setting as text, by environment variable."""
+    values = {}
     for name, value in settings.model_dump().items():
         section = value if isinstance(value, dict) else {"": value}
-        for inner, leaf in section.items():
+        for inner, item in section.items():
             joined = f"SHARPLINE_{name}__{inner}" if inner else f"SHARPLINE_{name}"
-            found[joined.upper()] = ",".join(leaf) if isinstance(leaf, tuple) else str(leaf)
-    return found
+            values[joined.upper()] = ",".join(item) if isinstance(item, tuple) else str(item)
+    return values
 
 
 def test_every_setting_is_read_from_its_own_variable(monkeypatch):
     assert sorted(OTHER) == sorted(variable_names())
-    defaults = leaves(Settings())
+    defaults = setting_values(Settings())
     for name, text in OTHER.items():
         with monkeypatch.context() as context:
             context.setenv(name, text)
             changed = {
-                key for key, value in leaves(load_settings()).items() if value != defaults[key]
+                key
+                for key, value in setting_values(load_settings()).items()
+                if value != defaults[key]
             }
         assert changed == {name}
 
 
-def test_given_values_win_over_variables_and_leave_their_neighbours(monkeypatch):
+def test_overrides_take_precedence_over_their_variables_only(monkeypatch):
     monkeypatch.setenv("SHARPLINE_PORT", "9000")
     monkeypatch.setenv("SHARPLINE_MODELS__FOLDER", "elsewhere")
     monkeypatch.setenv("SHARPLINE_MODELS__DEVICE", "cuda")
@@ -117,12 +119,12 @@ def test_unknown_variable_is_refused_with_the_nearest_name(monkeypatch):
         load_settings()
 
 
-def test_variables_of_other_rooms_are_known(monkeypatch):
+def test_variables_of_other_packages_are_known(monkeypatch):
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:5000")
     assert load_settings().port == 8000
 
 
-def test_variables_of_other_programs_are_none_of_ours(monkeypatch):
+def test_variables_of_other_programs_are_ignored(monkeypatch):
     monkeypatch.setenv("SHARPEN_PORT", "1")
     assert load_settings().port == 8000
 
@@ -137,13 +139,13 @@ def test_variables_of_other_programs_are_none_of_ours(monkeypatch):
         ("SHARPLINE_SECURITY__TRUSTED_PROXIES", "everybody"),
     ],
 )
-def test_value_that_does_not_fit_is_refused_by_its_variables_name(monkeypatch, name, text):
+def test_error_of_an_invalid_value_names_its_variable(monkeypatch, name, text):
     monkeypatch.setenv(name, text)
     with pytest.raises(UsageError, match=f"{name} cannot be '{text}'"):
         load_settings()
 
 
-def test_documentation_lists_the_settings_as_they_are():
+def test_documentation_is_up_to_date():
     assert DOCS.read_text() == module.markdown() + "\n", (
         "run: python -m serving.settings > docs/settings.md"
     )

@@ -1,4 +1,4 @@
-"""The front door: a table that is true, light, and clear about what is missing."""
+"""The `sharpline` command: its table of sub-commands, exit codes and missing extras."""
 
 import subprocess
 import sys
@@ -10,14 +10,14 @@ from superres.common.errors import SharplineError, UsageError
 
 
 @pytest.mark.parametrize("name", sorted(cli.COMMANDS))
-def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.run([*name.split(), "--help"])
     assert stopped.value.code == 0
     assert f"sharpline {name}" in capsys.readouterr().out
 
 
-def test_no_words_and_wrong_words_show_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_and_unknown_commands_show_the_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["--help"]) == 0
     assert "enhance" in capsys.readouterr().out
     assert cli.run([]) == 2
@@ -26,7 +26,7 @@ def test_no_words_and_wrong_words_show_the_table(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("raised", "code", "said"),
+    ("raised", "code", "message"),
     [
         (SharplineError("free some space"), 1, "free some space"),
         (UsageError("no such key"), 2, "no such key"),
@@ -37,7 +37,7 @@ def test_no_words_and_wrong_words_show_the_table(capsys: pytest.CaptureFixture[s
 def test_failures_become_one_line_and_a_code(
     raised: BaseException,
     code: int,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -47,18 +47,18 @@ def test_failures_become_one_line_and_a_code(
     monkeypatch.setattr("sharpline.local.cli.doctor", fail)
     assert cli.run(["doctor"]) == code
     printed = capsys.readouterr().err
-    assert said in printed
+    assert message in printed
     assert "Traceback" not in printed
 
 
-def test_a_defect_of_our_own_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_error_of_our_own_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     missing = cli.Command("sharpline.absent:nothing", "", "all")
     monkeypatch.setitem(cli.COMMANDS, "absent", missing)
     with pytest.raises(ModuleNotFoundError):
         cli.run(["absent"])
 
 
-def test_the_table_loads_nothing_heavy() -> None:
+def test_the_usage_imports_no_heavy_library() -> None:
     code = (
         "import sys, sharpline.cli\nsharpline.cli.usage()\n"
         "heavy = {'torch', 'airflow', 'mlflow', 'basicsr', 'fastapi', 'numpy'}\n"

@@ -1,4 +1,4 @@
-"""The client against servers that are busy, away or broken, and against a real one."""
+"""The client with busy, unavailable and failing servers, and with a real one."""
 
 import asyncio
 import json
@@ -29,26 +29,26 @@ from superres.image.passport import read_passport
 LEVELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 PNG = encode(Picture(rgb_hwc=LEVELS), "png")
 BUSY = {"type": "/problems/queue-full", "title": "Queue full", "status": 429, "detail": "full"}
-PATIENT = RetryPolicy(chance=lambda: 1.0)
+NO_JITTER = RetryPolicy(jitter=lambda: 1.0)
 
 
 class Server:
-    """Answers what it was given, in that order, the last again and again."""
+    """A mock server: returns the given responses in order, then repeats the last one."""
 
     def __init__(self, *answers):
         self.answers = list(answers)
-        self.asked = []
+        self.requests = []
         self.slept = []
 
     def __call__(self, request):
-        self.asked.append(request)
+        self.requests.append(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def client(self, **given):
-        given = {"retry_policy": PATIENT, **given}
+        given = {"retry_policy": NO_JITTER, **given}
         transport = httpx.MockTransport(self)
         return Client("http://server", transport=transport, sleep=self.slept.append, **given)
 
@@ -56,7 +56,7 @@ class Server:
         async def sleep(seconds):
             self.slept.append(seconds)
 
-        given = {"retry_policy": PATIENT, **given}
+        given = {"retry_policy": NO_JITTER, **given}
         transport = httpx.MockTransport(self)
         return AsyncClient("http://server", transport=transport, sleep=sleep, **given)
 
@@ -77,7 +77,7 @@ def good():
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_retry_after_is_obeyed_to_the_second(kind):
+def test_retry_after_is_honoured_exactly(kind):
     server = Server(busy("7"), busy("2", 503), good())
     if kind == "sync":
         with server.client() as client:
@@ -92,7 +92,7 @@ def test_retry_after_is_obeyed_to_the_second(kind):
     assert server.slept == [7.0, 2.0]
     assert (answer.data, answer.format, answer.model) == (PNG, "png", "compact_x4")
     assert answer.request == "r-1"
-    assert dict(server.asked[-1].url.params) == {"model": "auto", "keep_metadata": "true"}
+    assert dict(server.requests[-1].url.params) == {"model": "auto", "keep_metadata": "true"}
 
 
 def test_retry_after_may_be_a_date():
@@ -105,30 +105,30 @@ def test_retry_after_may_be_a_date():
     assert server.slept[1] == 0
 
 
-def test_a_server_that_asks_for_an_hour_is_not_waited_for_nor_asked_earlier():
+def test_a_retry_after_above_the_maximum_ends_the_retries():
     server = Server(busy("3600"), good())
     with server.client() as client, pytest.raises(RequestRefused, match="full") as refusal:
         client.enhance(PNG)
     assert (refusal.value.status, refusal.value.label) == (429, "queue-full")
     assert server.slept == []
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
-def test_without_retry_after_pauses_double_up_to_a_cap():
+def test_without_retry_after_the_backoff_doubles_up_to_a_cap():
     server = Server(busy("soon"))
-    retry_policy = RetryPolicy(attempts=6, longest_pause_seconds=3.0, chance=lambda: 1.0)
+    retry_policy = RetryPolicy(attempts=6, max_pause_seconds=3.0, jitter=lambda: 1.0)
     with server.client(retry_policy=retry_policy) as client, pytest.raises(RequestRefused):
         client.enhance(PNG)
     assert server.slept == [0.5, 1.0, 2.0, 3.0, 3.0]
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
 
 
-def test_chance_takes_at_most_half_of_a_pause():
-    assert RetryPolicy(chance=lambda: 0.0).pause_seconds(1) == 0.25
+def test_jitter_is_at_most_half_of_a_pause():
+    assert RetryPolicy(jitter=lambda: 0.0).pause_seconds(1) == 0.25
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_broken_connection_is_tried_again(kind):
+def test_a_broken_connection_is_retried(kind):
     broken = httpx.RemoteProtocolError("peer closed connection without sending complete body")
     server = Server(httpx.ConnectError("refused"), broken, good())
     if kind == "sync":
@@ -144,14 +144,15 @@ def test_a_broken_connection_is_tried_again(kind):
     assert server.slept == [0.5, 1.0]
 
 
-def test_a_server_that_stays_away_is_named_with_the_reason():
+def test_an_unavailable_server_is_named_with_the_reason():
     server = Server(httpx.ConnectError("Connection refused"))
     with (
         server.client(retry_policy=RetryPolicy(attempts=2)) as client,
-        pytest.raises(ServerUnavailable) as away,
+        pytest.raises(ServerUnavailable) as unavailable,
     ):
         client.models()
-    assert "http://server did not answer in 2 tries: Connection refused" in str(away.value)
+    expected = "http://server did not respond after 2 attempts: Connection refused"
+    assert expected in str(unavailable.value)
 
 
 @pytest.mark.parametrize(
@@ -162,12 +163,12 @@ def test_a_server_that_stays_away_is_named_with_the_reason():
         (httpx.Response(404, json=["odd"]), "unknown"),
     ],
 )
-def test_what_would_be_refused_again_is_not_sent_again(answer, label):
+def test_permanent_errors_are_not_retried(answer, label):
     server = Server(answer)
     with server.client() as client, pytest.raises(RequestRefused) as refusal:
         client.enhance(PNG)
     assert refusal.value.label == label
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.fixture
@@ -178,18 +179,20 @@ def folder(tmp_path):
     return tmp_path / "in"
 
 
-def through(server, folder, out, **given):
-    async def go():
+def through(server, folder, out, **options):
+    """`enhance_folder` with a mock server."""
+
+    async def enhance():
         async with server.async_client() as client:
-            return await enhance_folder(client, [folder], out, **given)
+            return await enhance_folder(client, [folder], out, **options)
 
-    return asyncio.run(go())
+    return asyncio.run(enhance())
 
 
-def test_a_folder_is_gone_on_with_where_it_was_stopped(folder, tmp_path):
+def test_an_interrupted_folder_is_resumed(folder, tmp_path):
     out = tmp_path / "out"
-    away = httpx.ConnectError("gone")
-    server = Server(good(), *[away] * 20)
+    refused = httpx.ConnectError("refused")
+    server = Server(good(), *[refused] * 20)
     with pytest.raises(ServerUnavailable):
         through(server, folder, out, workers=1)
     assert [path.name for path in out.glob("*.png")] == ["0.png"]
@@ -203,10 +206,10 @@ def test_a_folder_is_gone_on_with_where_it_was_stopped(folder, tmp_path):
     assert on_progress[-1] == (3, 3)
     server = Server(good())
     assert len(through(server, folder, out).skipped) == 3
-    assert server.asked == []
+    assert server.requests == []
 
 
-def test_what_changed_is_done_again(folder, tmp_path):
+def test_changed_inputs_and_options_are_enhanced_again(folder, tmp_path):
     out = tmp_path / "out"
     through(Server(good()), folder, out)
     write(folder / "1.png", Picture(rgb_hwc=LEVELS[::-1]))
@@ -217,7 +220,7 @@ def test_what_changed_is_done_again(folder, tmp_path):
     assert len(report.written) == 3
 
 
-def test_a_ledger_that_was_cut_off_costs_one_picture_at_most(folder, tmp_path):
+def test_a_truncated_ledger_loses_one_entry_at_most(folder, tmp_path):
     out = tmp_path / "out"
     through(Server(good()), folder, out, workers=1)
     ledger = out / LEDGER
@@ -228,41 +231,41 @@ def test_a_ledger_that_was_cut_off_costs_one_picture_at_most(folder, tmp_path):
     assert len(through(Server(good()), folder, out).skipped) == 3
 
 
-def test_killed_before_an_answer_was_replaced_it_is_still_ours(folder, tmp_path):
+def test_an_output_whose_replacement_was_interrupted_may_be_replaced(folder, tmp_path):
     out = tmp_path / "out"
     through(Server(good()), folder, out)
-    line = json.loads((out / LEDGER).read_bytes().splitlines()[0])
-    newer = {**line, "target_sha256": "0" * 64}
+    entry = json.loads((out / LEDGER).read_bytes().splitlines()[0])
+    newer = {**entry, "target_sha256": "0" * 64}
     with (out / LEDGER).open("a") as file:
         file.write(json.dumps(newer) + "\n")
     report = through(Server(good()), folder, out)
-    assert [path.name for path in report.written] == [line["target"]]
+    assert [path.name for path in report.written] == [entry["target"]]
 
 
-def test_files_of_others_are_not_replaced_unasked(folder, tmp_path):
+def test_other_files_are_replaced_only_with_overwrite(folder, tmp_path):
     write(tmp_path / "out" / "1.png", Picture(rgb_hwc=LEVELS))
     before = (tmp_path / "out" / "1.png").read_bytes()
     server = Server(good())
-    with pytest.raises(SharplineError, match=r"1\.png is there already"):
+    with pytest.raises(SharplineError, match=r"1\.png exists and was not written"):
         through(server, folder, tmp_path / "out")
-    assert server.asked == []
+    assert server.requests == []
     assert (tmp_path / "out" / "1.png").read_bytes() == before
     assert len(through(server, folder, tmp_path / "out", overwrite=True).written) == 3
 
 
-def test_one_bad_picture_stops_nothing_but_a_refused_key_stops_all(folder, tmp_path):
+def test_a_refused_key_ends_the_run_and_a_bad_picture_does_not(folder, tmp_path):
     bad = httpx.Response(422, json={**BUSY, "type": "/problems/broken-picture"})
     report = through(Server(good(), bad, good()), folder, tmp_path / "a", workers=1)
     assert (len(report.written), len(report.failed)) == (2, 1)
     server = Server(httpx.Response(401, json={**BUSY, "type": "/problems/bad-key"}))
     with pytest.raises(RequestRefused):
         through(server, folder, tmp_path / "b", workers=1)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
 
 
 @pytest.fixture(scope="module")
 def real(module_picture_server, tiny_bundle, tmp_path_factory):
-    """A server with a key, and the key."""
+    """A real server with a key, and the key."""
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
     _, secret = add_key(keys, "tests")
     bundle = tiny_bundle()
@@ -286,11 +289,11 @@ def test_the_command_enlarges_a_folder_through_a_server(
     arguments = ["--url", server.url, "--key-file", str(tmp_path / "key")]
     command = ["client", "enhance", str(folder), "-o", str(tmp_path / "out"), *arguments]
     assert run([*command, "--model", "auto", "--json"]) == 1
-    told = capsys.readouterr()
-    answer = json.loads(told.out)
-    assert len(answer["written"]) == 3
-    assert answer["failed"][0]["picture"].endswith("text.png")
-    assert "not-a-picture" in told.err
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert len(report["written"]) == 3
+    assert report["failed"][0]["picture"].endswith("text.png")
+    assert "not-a-picture" in printed.err
     large = read(tmp_path / "out" / "0.png").rgb_hwc
     assert np.array_equal(large, LEVELS.repeat(2, axis=0).repeat(2, axis=1))
     passport = read_passport((tmp_path / "out" / "0.png").read_bytes())
@@ -298,7 +301,7 @@ def test_the_command_enlarges_a_folder_through_a_server(
 
     (folder / "text.png").unlink()
     assert run([*command, "--model", "auto"]) == 0
-    assert "3 were there from before" in capsys.readouterr().out
+    assert "3 already done" in capsys.readouterr().out
     monkeypatch.setenv("SHARPLINE_KEY", secret)
     monkeypatch.setenv("SHARPLINE_URL", server.url)
     assert run(["client", "models"]) == 0
@@ -307,7 +310,7 @@ def test_the_command_enlarges_a_folder_through_a_server(
     assert json.loads(capsys.readouterr().out)["models"][0]["name"] == "compact_x2"
 
 
-def test_pictures_are_handed_over_waited_for_fetched_and_deleted(real):
+def test_a_job_is_submitted_awaited_fetched_and_deleted(real):
     server, secret = real
     other = encode(Picture(rgb_hwc=LEVELS[::-1]), "png")
     with Client(server.url, key=secret) as client:
@@ -324,10 +327,10 @@ def test_pictures_are_handed_over_waited_for_fetched_and_deleted(real):
     assert refusal.value.status == 410
 
 
-def test_a_job_on_the_event_loop_tells_what_went_wrong(real):
+def test_async_fetch_raises_the_problem_of_a_failed_picture(real):
     server, secret = real
 
-    async def go():
+    async def failed_job():
         async with AsyncClient(server.url, key=secret) as client:
             job = await client.wait((await client.submit({"a.png": b"no picture at all......"})).id)
             with pytest.raises(RequestRefused, match="not-a-picture"):
@@ -335,20 +338,20 @@ def test_a_job_on_the_event_loop_tells_what_went_wrong(real):
             await client.delete(job.id)
             return job
 
-    assert asyncio.run(go()).finished
+    assert asyncio.run(failed_job()).finished
 
 
-def test_a_job_that_is_sent_again_has_one_key():
+def test_a_retried_job_keeps_its_idempotency_key():
     accepted = {"id": "ab" * 16, "state": "queued", "queue_position": 3, "progress": {}}
     progress = dict.fromkeys(("pictures_done", "pictures_total", "tiles_done", "tiles_total"), 0)
     server = Server(busy("1"), httpx.Response(202, json={**accepted, "progress": progress}))
     with server.client() as client:
         job = client.submit({"a.png": PNG})
     assert (job.queue_position, job.finished) == (3, False)
-    assert len({asked.headers["Idempotency-Key"] for asked in server.asked}) == 1
+    assert len({request.headers["Idempotency-Key"] for request in server.requests}) == 1
 
 
-def test_a_wrong_key_and_wrong_words_end_with_their_code(real, folder, tmp_path, capsys):
+def test_wrong_keys_and_arguments_have_their_exit_codes(real, folder, tmp_path, capsys):
     server, _ = real
     assert os.environ.get("SHARPLINE_KEY") is None
     where = ["-o", str(tmp_path / "out"), "--url", server.url]
@@ -358,6 +361,6 @@ def test_a_wrong_key_and_wrong_words_end_with_their_code(real, folder, tmp_path,
     assert run(["client", "models", "--url", server.url, "--attempts", "0"]) == 2
     assert run(["client", "models", "--key-file", str(tmp_path / "none")]) == 1
     assert run(["client", "enhance", str(tmp_path / "nothing"), *where]) == 1
-    away = ["client", "models", "--url", "http://127.0.0.1:9", "--attempts", "1"]
-    assert run(away) == 1
-    assert "did not answer in 1 try" in capsys.readouterr().err
+    unavailable = ["client", "models", "--url", "http://127.0.0.1:9", "--attempts", "1"]
+    assert run(unavailable) == 1
+    assert "did not respond after 1 attempt" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`sharpline passport` as a person runs it."""
+"""`sharpline passport` on the command line."""
 
 import json
 import shutil
@@ -23,12 +23,12 @@ def no_registry(monkeypatch):
 
 @pytest.fixture
 def models(tmp_path, tiny_bundle):
-    """A folder of bundles by name, as a server serves them."""
+    """A folder of bundles by name, as for `sharpline serve`."""
     shutil.copytree(tiny_bundle().root, tmp_path / "models" / "compact_x2")
     return tmp_path / "models"
 
 
-def stamped(path, *bundle_ids, model="compact_x2"):
+def with_passport(path, *bundle_ids, model="compact_x2"):
     passport = None
     for bundle_id in bundle_ids:
         passport = extended(passport, Step(model=model, version="1", bundle=bundle_id))
@@ -42,22 +42,22 @@ def with_licence(bundle, folder, use):
     return write_bundle(folder, info, bundle.weights(), *bundle.golden(), "# a model\n")
 
 
-def test_enhance_writes_a_passport_that_leads_to_the_bundle(tmp_path, models, capsys):
+def test_enhance_writes_a_passport_from_which_the_bundle_is_found(tmp_path, models, capsys):
     write(tmp_path / "in.png", GREY)
     arguments = ["enhance", str(tmp_path / "in.png"), "--model", str(models / "compact_x2"), *TORCH]
     assert run([*arguments, "-o", str(tmp_path / "out"), "--format", "webp"]) == 0
     assert run([*arguments, "-o", str(tmp_path / "bare"), "--no-passport"]) == 0
     capsys.readouterr()
     assert run(["passport", str(tmp_path / "out" / "in.webp"), "--models", str(models)]) == 0
-    told = capsys.readouterr().out
-    assert "compact_x2, version local: enlarged x2" in told
-    assert "made by hand (CC0-1.0)" in told
-    assert "commercial use is allowed" in told
+    printed = capsys.readouterr().out
+    assert "compact_x2, version local: enlarged x2" in printed
+    assert "made by hand (CC0-1.0)" in printed
+    assert "commercial use is allowed" in printed
     assert run(["passport", str(tmp_path / "bare" / "in.png")]) == 1
-    assert "carries no passport" in capsys.readouterr().err
+    assert "has no passport" in capsys.readouterr().err
 
 
-def test_an_enhanced_picture_enhanced_again_tells_of_both(tmp_path, models, capsys):
+def test_a_picture_enhanced_twice_has_both_steps(tmp_path, models, capsys):
     write(tmp_path / "in.png", GREY)
     for source, out in (("in.png", "once"), ("once/in.png", "twice")):
         arguments = [
@@ -71,79 +71,79 @@ def test_an_enhanced_picture_enhanced_again_tells_of_both(tmp_path, models, caps
     capsys.readouterr()
     last = str(tmp_path / "twice" / "in.png")
     assert run(["passport", last, "--models", str(models), "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert len(answer["passport"]["chain"]) == len(answer["origins"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    assert len(result["passport"]["chain"]) == len(result["origins"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("uses", "said"),
+    ("uses", "message"),
     [
         (["yes"], "allowed"),
         (["yes", "unclear"], "NOT CLEAR"),
         (["unclear", "no"], "NO COMMERCIAL USE"),
     ],
 )
-def test_the_strictest_licence_of_the_chain_counts(tmp_path, tiny_bundle, capsys, uses, said):
+def test_the_strictest_licence_of_the_chain_counts(tmp_path, tiny_bundle, capsys, uses, message):
     bundles = [with_licence(tiny_bundle(), tmp_path / "models" / use, use) for use in uses]
-    file = stamped(tmp_path / "a.png", *(bundle.id for bundle in bundles))
+    file = with_passport(tmp_path / "a.png", *(bundle.id for bundle in bundles))
     assert run(["passport", file, "--models", str(tmp_path / "models")]) == 0
-    told = capsys.readouterr().out
-    assert said in told.splitlines()[-1]
-    assert "commit    abc123" in told
+    printed = capsys.readouterr().out
+    assert message in printed.splitlines()[-1]
+    assert "commit    abc123" in printed
 
 
 def test_a_bundle_is_found_in_a_followed_folder_by_its_id(tmp_path, tiny_bundle, capsys):
     bundle = tiny_bundle()
     shutil.copytree(bundle.root, tmp_path / "followed" / "by-sha" / bundle.id)
-    arguments = ["passport", stamped(tmp_path / "a.jpg", bundle.id), "--json"]
+    arguments = ["passport", with_passport(tmp_path / "a.jpg", bundle.id), "--json"]
     assert run([*arguments, "--models", str(tmp_path / "followed")]) == 0
-    answer = json.loads(capsys.readouterr().out)
-    assert answer["origins"][0]["found_in"].endswith(bundle.id)
-    assert answer["origins"][0]["made"]["datasets"][0]["source"] == "made by hand"
-    assert answer["commercial_use"] == "yes"
+    result = json.loads(capsys.readouterr().out)
+    assert result["origins"][0]["found_in"].endswith(bundle.id)
+    assert result["origins"][0]["made"]["datasets"][0]["source"] == "made by hand"
+    assert result["commercial_use"] == "yes"
 
 
-def test_an_unknown_bundle_is_told_with_where_to_look(tmp_path, models, capsys):
-    file = stamped(tmp_path / "a.tif", "0" * 64)
+def test_an_unknown_bundle_is_reported_with_a_hint(tmp_path, models, capsys):
+    file = with_passport(tmp_path / "a.tif", "0" * 64)
     assert run(["passport", file, "--models", str(models), "--json"]) == 1
-    told = capsys.readouterr()
-    answer = json.loads(told.out)
-    assert answer["origins"][0]["made"] is None
-    assert answer["commercial_use"] == "unclear"
-    assert "--models or set" not in told.err
-    assert "SHARPLINE_MLFLOW_URI" in told.err
+    printed = capsys.readouterr()
+    result = json.loads(printed.out)
+    assert result["origins"][0]["made"] is None
+    assert result["commercial_use"] == "unclear"
+    assert "--models or set" not in printed.err
+    assert "SHARPLINE_MLFLOW_URI" in printed.err
 
 
-def test_a_bundle_whose_description_is_not_understood_is_told(tmp_path, capsys):
+def test_a_bundle_of_an_unknown_format_is_reported(tmp_path, capsys):
     from superres.common.files import sha256_file, write_bytes
 
     write_bytes(tmp_path / "models" / "odd" / "bundle.json", b'{"format_version": 99}')
     bundle_id = sha256_file(tmp_path / "models" / "odd" / "bundle.json")
-    file = stamped(tmp_path / "a.png", bundle_id)
+    file = with_passport(tmp_path / "a.png", bundle_id)
     assert run(["passport", file, "--models", str(tmp_path / "models")]) == 1
-    assert "not a description this version reads" in capsys.readouterr().err
+    assert "not a description that this version reads" in capsys.readouterr().err
 
 
-def test_a_registry_that_is_away_is_told(tmp_path, models, capsys, monkeypatch):
+def test_an_unavailable_registry_is_reported(tmp_path, models, capsys, monkeypatch):
     from release import registry
     from release.versions import RegistryUnavailable
 
-    def away(*_):
-        raise RegistryUnavailable("the registry is away")
+    def unavailable(*_):
+        raise RegistryUnavailable("the registry is unavailable")
 
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr(registry.Registry, "holding", away)
-    file = stamped(tmp_path / "a.png", "0" * 64)
+    monkeypatch.setattr(registry.Registry, "find_version", unavailable)
+    file = with_passport(tmp_path / "a.png", "0" * 64)
     assert run(["passport", file, "--models", str(models)]) == 1
-    assert "the registry is away" in capsys.readouterr().err
+    assert "the registry is unavailable" in capsys.readouterr().err
 
 
-def test_what_cannot_be_read_is_named(tmp_path, capsys):
-    (tmp_path / "text.png").write_text("this is no picture at all, only text")
+def test_unreadable_files_are_reported(tmp_path, capsys):
+    (tmp_path / "text.png").write_text("this is text, not a picture")
     damaged = encode(replace(GREY, passport='{"service":"sharpline"}'), "jpeg")
     (tmp_path / "damaged.jpg").write_bytes(damaged)
     for name, reason in (
-        ("text.png", "not a picture"),
+        ("text.png", "not a supported picture"),
         ("damaged.jpg", "the passport is damaged: chain"),
         ("none.png", "No such file"),
     ):

@@ -1,4 +1,4 @@
-"""Small pictures and small recipes: a whole training in about a second."""
+"""Small pictures and recipes: a whole training takes about a second."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,7 +48,7 @@ smoke: *stage
 
 
 def scene(seed: int, height: int = 56, width: int = 72) -> np.ndarray:
-    """A smooth scene with edges and fine stripes; every seed another one. (H, W, 3) uint8."""
+    """A smooth scene with edges and fine stripes, a different one per seed. (H, W, 3) uint8."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:height, :width]
     picture = np.empty((height, width, 3))
@@ -70,7 +70,7 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture
 def add() -> Callable[..., str]:
-    """Make a folder of pictures a source, as `sharpline data add` does; returns its name."""
+    """Register a folder of pictures as a source, as `sharpline data add` does; returns its name."""
     return as_source
 
 
@@ -92,14 +92,14 @@ def garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pictures(garden: Path, add: Callable[..., str]) -> Path:
-    """A folder of six pictures, which is the source `garden`."""
+    """A folder of six pictures, registered as the source `garden`."""
     add(garden)
     return garden
 
 
 @pytest.fixture(scope="session")
 def dataset(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A x2 dataset of those pictures, four in training and two held out."""
+    """A x2 dataset of those pictures: four for training, two held out."""
     from training.data.pairs.build import build
     from training.data.shards.plan import PairRecipe, make_plan
     from training.data.sources.resolve import find_pictures
@@ -121,16 +121,16 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Callable[..., Path]:
-    """A maker of recipe files: the tiny recipe with keys changed, nested ones by dots."""
+    """Make a recipe file: the tiny recipe with changed keys; `__` separates nested keys."""
 
     def make(**changes: object) -> Path:
         values = yaml.safe_load(TINY)
-        for dotted, value in changes.items():
-            *parents, last = dotted.split("__")
-            place = values
+        for key, value in changes.items():
+            *parents, last = key.split("__")
+            mapping = values
             for parent in parents:
-                place = place[parent]
-            place[last] = value
+                mapping = mapping[parent]
+            mapping[last] = value
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump(values))
         return path

@@ -1,4 +1,4 @@
-"""The commands' words, and the JSON line that scripts read."""
+"""The commands' arguments and JSON results."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Run = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `sharpline data WORDS --json` and return its answer."""
+    """Run `sharpline data ARGUMENTS --json` and return its result."""
 
     def call(*arguments: object) -> dict[str, Any]:
         assert data([*map(str, arguments), "--json"]) == 0
@@ -26,7 +26,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def test_plan_shards_and_seal_answer_as_one_build(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_plan_shards_and_seal_give_the_same_result_as_one_build(
+    run: Run, pictures: Path, tmp_path: Path
+) -> None:
     source = (pictures, "--scale", 2, "--degrade", "bicubic", "--split-every", 3)
     planned = run("plan", *source, "--out", tmp_path / "a")
     assert (planned["shards"], planned["unchanged"]) == (1, False)
@@ -48,15 +50,15 @@ def test_plan_shards_and_seal_answer_as_one_build(run: Run, pictures: Path, tmp_
     assert run("plan", *source, "--out", tmp_path / "a")["unchanged"] is True
 
 
-def test_list_names_what_is_there(run: Run, dataset: Path, tmp_path: Path) -> None:
+def test_list_names_the_datasets(run: Run, dataset: Path, tmp_path: Path) -> None:
     assert run("list", "--out", dataset.parent)["datasets"] == [dataset.name]
     assert run("list", "--out", tmp_path / "none")["datasets"] == []
 
 
-def test_several_sources_make_one_set(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_several_sources_make_one_dataset(run: Run, pictures: Path, tmp_path: Path) -> None:
     built = run("build", "sample", "--also", pictures, "--out", tmp_path)
     assert built["pairs"] == {"train": 4, "validation": 4}
-    # Six pictures of 72x56 are too small for x4: said, not dropped.
+    # Six pictures of 72x56 are too small for x4: reported as left out.
     assert built["left_out"] == 6
 
 
@@ -76,7 +78,7 @@ def test_wrong_arguments_exit_with_2(arguments: list[str]) -> None:
     assert exit_.value.code == 2
 
 
-def test_replay_sends_what_a_run_noted(
+def test_replay_sends_the_records_of_a_run(
     tmp_path: Path,
     mlflow_server: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -98,8 +100,8 @@ def test_replay_sends_what_a_run_noted(
     spool.append({"note": "metrics", "step": 1, "values": {"x": 1.0}, "time_ms": 1_700_000_000_001})
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
     assert train(["--replay", str(tmp_path), "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert answer == {"run_id": spool.run_id, "sent": 2}
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result == {"run_id": spool.run_id, "sent": 2}
 
 
 def test_replay_without_mlflow_says_what_to_do(
@@ -111,13 +113,13 @@ def test_replay_without_mlflow_says_what_to_do(
         train(["--replay", str(tmp_path)])
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with pytest.raises(SharplineError, match="does not take the notes"):
+    with pytest.raises(SharplineError, match="cannot send the records"):
         train(["--replay", str(tmp_path)])
-    with pytest.raises(UsageError, match=r"nowhere is no training's folder"):
+    with pytest.raises(UsageError, match=r"nowhere is not the folder of a run"):
         train(["--replay", str(tmp_path / "nowhere")])
 
 
-def test_a_dataset_may_be_called_by_its_id(run: Run, pictures: Path, tmp_path: Path) -> None:
+def test_a_dataset_can_be_named_by_its_id(run: Run, pictures: Path, tmp_path: Path) -> None:
     built = run("build", pictures, "--scale", 2, "--degrade", "bicubic")
     shown = run("show", built["dataset"], "--out", tmp_path / "sheet.png", "--count", 2)
     assert shown["pairs"] == 2

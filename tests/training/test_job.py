@@ -1,4 +1,4 @@
-"""A run is one training's at a time, and nothing is begun that cannot be finished."""
+"""Locking, resuming and checks of training jobs."""
 
 import errno
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from superres.common.errors import SharplineError, UsageError
-from superres.common.files import file_lock, writing
+from superres.common.files import file_lock, translate_write_errors
 from training import job
 from training.cli import train
 
@@ -29,43 +29,43 @@ def arguments(recipe_file: Callable[..., Path], dataset: Path, tmp_path: Path) -
 
 
 @pytest.fixture
-def broken_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Train, and die before the bundle is written."""
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """Train until an interrupt just before the bundle is written."""
 
-    def train_and_die(arguments: list[str]) -> None:
-        def dies(*_: object) -> None:
+    def train_and_interrupt(arguments: list[str]) -> None:
+        def interrupt(*_: object) -> None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(job, "publish", dies)
+            patched.setattr(job, "publish", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 train(arguments)
 
-    return train_and_die
+    return train_and_interrupt
 
 
-def test_a_run_that_another_process_trains_is_refused_and_a_stale_lock_is_not(
-    arguments: Arguments, broken_off: Callable[[list[str]], None], tmp_path: Path
+def test_a_run_of_another_process_is_refused_and_a_stale_lock_is_ignored(
+    arguments: Arguments, interrupted: Callable[[list[str]], None], tmp_path: Path
 ) -> None:
-    asked = arguments()
-    broken_off(asked)
+    cli_arguments = arguments()
+    interrupted(cli_arguments)
     (lock,) = (tmp_path / "runs").glob("*/lock")
     with file_lock(lock), pytest.raises(SharplineError, match="locked by another process"):
-        train(asked)
+        train(cli_arguments)
     assert lock.exists()
-    assert train(asked) == 0
+    assert train(cli_arguments) == 0
 
 
-def test_going_on_with_a_stage_that_ends_by_the_clock_claims_nothing(
+def test_resuming_a_stage_with_a_time_limit_is_not_repeatable(
     arguments: Arguments,
-    broken_off: Callable[[list[str]], None],
+    interrupted: Callable[[list[str]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked = arguments(full__max_minutes=60.0)
-    broken_off(asked)
-    assert train(asked) == 0
+    cli_arguments = arguments(full__max_minutes=60.0)
+    interrupted(cli_arguments)
+    assert train(cli_arguments) == 0
     captured = capsys.readouterr()
-    assert "these will not be the very bits" in captured.err
+    assert "the result will not be bit-identical" in captured.err
     assert json.loads(captured.out.splitlines()[-1])["repeatable"] is False
 
 
@@ -78,7 +78,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_refused_before_the_first_step(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_network_that_cannot_be_is_refused_before_the_first_step(
+def test_an_invalid_network_is_refused_before_the_first_step(
     arguments: Arguments, tmp_path: Path
 ) -> None:
     parameters = {"num_feat": -8, "num_conv": 2, "upscale": 2}
@@ -87,7 +87,7 @@ def test_a_network_that_cannot_be_is_refused_before_the_first_step(
     assert not (tmp_path / "runs").exists()
 
 
-def test_an_mlflow_address_that_is_none_is_refused_before_the_first_step(
+def test_an_invalid_mlflow_url_is_refused_before_the_first_step(
     arguments: Arguments, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "localhost")
@@ -96,29 +96,29 @@ def test_an_mlflow_address_that_is_none_is_refused_before_the_first_step(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_disk_full_at_a_validation_does_not_end_the_training(
+def test_a_full_disk_at_a_validation_does_not_end_the_training(
     arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    validate, asked = job.validate, []
+    validate, calls = job.validate, []
 
-    def full_once(*given: Any, **named: Any) -> Any:
-        asked.append(given)
-        if len(asked) == 1:
-            with writing(Path("samples")):
+    def full_once(*positional: Any, **named: Any) -> Any:
+        calls.append(positional)
+        if len(calls) == 1:
+            with translate_write_errors(Path("samples")):
                 raise OSError(errno.ENOSPC, "No space left on device")
-        return validate(*given, **named)
+        return validate(*positional, **named)
 
     monkeypatch.setattr(job, "validate", full_once)
     assert train(arguments(full__validate_every=8)) == 0
     assert "no validation at step 8: cannot write samples" in capsys.readouterr().err
-    assert len(asked) == 2
+    assert len(calls) == 2
 
 
 def test_pictures_smaller_than_a_patch_are_counted(
     arguments: Arguments, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SharplineError, match="no training picture is 198 pixels"):
+    with pytest.raises(SharplineError, match="no training picture is at least 198 pixels"):
         train(arguments(full__patches=[{"since": 0.0, "side": 12}, {"since": 0.5, "side": 99}]))
     assert train(arguments()) == 0
-    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (answer["steps"], answer["repeatable"]) == (12, True)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["steps"], result["repeatable"]) == (12, True)

@@ -1,4 +1,4 @@
-"""Recipes are complete, strict and true about their networks."""
+"""Recipes are complete, strictly validated and match their networks."""
 
 from pathlib import Path
 
@@ -29,17 +29,17 @@ NAMES = [
     "vdsr_x2",
     "vdsr_x4",
 ]
-# Networks that learn nothing in a minute of two cores; their fine-tunes are a number of steps.
+# Networks that learn nothing in a minute on two cores; their fine-tunes have no time limit.
 LARGE = {"esrgan_gan_x4", "esrgan_x4", "realesrgan_x4", "swinir_x2", "swinir_x4"}
 PUBLISHED_SCHEDULES = LARGE | {"swinir_light_x2"}
 
 
-def test_the_recipes_that_come_along() -> None:
+def test_the_bundled_recipes() -> None:
     assert recipe_names() == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_bears_its_own_name_and_builds_its_network(name: str) -> None:
+def test_a_recipe_has_its_file_name_and_builds_its_network(name: str) -> None:
     recipe = load_recipe(name)
     network = facts(recipe.arch.name, recipe.arch.parameters)
     assert recipe.name == name
@@ -56,8 +56,8 @@ def test_a_finetune_has_a_time_limit() -> None:
         assert (limit is not None) == (name not in LARGE)
 
 
-def test_a_full_stage_of_our_own_ends_when_it_gains_no_more() -> None:
-    """Those of papers keep to their published ends, where rates fall late in one step."""
+def test_our_own_full_stages_stop_early() -> None:
+    """Those from papers keep the published schedules, which lower the learning rate late."""
     for name in NAMES:
         recipe = load_recipe(name)
         assert (recipe.full.early_stop is not None) == (name not in PUBLISHED_SCHEDULES)
@@ -65,30 +65,30 @@ def test_a_full_stage_of_our_own_ends_when_it_gains_no_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "place"), [("learning_rte", ()), ("stepz", ("full",)), ("nmae", ("arch",))]
+    ("key", "parents"), [("learning_rte", ()), ("stepz", ("full",)), ("nmae", ("arch",))]
 )
-def test_an_unknown_key_is_named(key: str, place: tuple[str, ...]) -> None:
+def test_an_unknown_key_is_named(key: str, parents: tuple[str, ...]) -> None:
     values = load_recipe("compact_x4").as_dict()
     inner = values
-    for part in place:
+    for part in parents:
         inner = inner[part]
     inner[key] = 1
-    with pytest.raises(UsageError, match=rf"{'.'.join([*place, key])} is not a key"):
+    with pytest.raises(UsageError, match=rf"{'.'.join([*parents, key])} is not a recipe key"):
         parse_recipe(yaml.safe_dump(values), origin="mine")
 
 
-def test_a_misspelt_key_is_named_before_the_one_that_it_leaves_out() -> None:
+def test_a_misspelt_key_is_reported_before_the_missing_one() -> None:
     values = load_recipe("compact_x4").as_dict()
     values["full"]["learning_rte"] = values["full"].pop("learning_rate")
-    with pytest.raises(UsageError, match=r"full\.learning_rte is not a key .*learning_rate"):
+    with pytest.raises(UsageError, match=r"full\.learning_rte is not a recipe key.*learning_rate"):
         parse_recipe(yaml.safe_dump(values), origin="mine")
 
 
 @pytest.mark.parametrize("content", [b"", b"words", b"\xd8\x00\xff"])
-def test_a_file_that_is_no_recipe_is_refused(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_recipe_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"no mapping of keys|cannot be read as text"):
+    with pytest.raises(UsageError, match=r"not a mapping of keys|cannot be read as text"):
         load_recipe(str(path))
 
 
@@ -111,11 +111,11 @@ def test_a_missing_key_is_named() -> None:
 )
 def test_a_value_out_of_range_is_named(key: str, value: object) -> None:
     values = load_recipe("compact_x4").as_dict() | {key: value}
-    with pytest.raises(UsageError, match=rf"{key} is wrong"):
+    with pytest.raises(UsageError, match=rf"{key} is invalid"):
         parse_recipe(yaml.safe_dump(values), origin="mine")
 
 
-def test_what_is_not_yaml_is_refused() -> None:
+def test_invalid_yaml_is_refused() -> None:
     with pytest.raises(UsageError, match="is not YAML"):
         parse_recipe("a: [", origin="mine")
 
@@ -128,16 +128,16 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"losses": [{"name": "gan", "weight": 0.1, "kind": "vanilla"}]}, "need each other"),
-        ({"losses": [{"name": "l1", "weight": 1.0}] * 2}, "stands once"),
-        ({"losses": [{"name": "l3", "weight": 1.0}]}, r"losses\.0 is wrong.*'l3'"),
-        ({"degradation": {"bicubik": 1.0}}, r"degradation is wrong: no degradation 'bicubik'"),
-        ({"scale": 1}, "restoration where `scale` is 1"),
+        ({"losses": [{"name": "gan", "weight": 0.1, "kind": "vanilla"}]}, "require each other"),
+        ({"losses": [{"name": "l1", "weight": 1.0}] * 2}, "only once"),
+        ({"losses": [{"name": "l3", "weight": 1.0}]}, r"losses\.0 is invalid.*'l3'"),
+        ({"degradation": {"bicubik": 1.0}}, r"degradation is invalid: no degradation 'bicubik'"),
+        ({"scale": 1}, "restoration if `scale` is 1"),
         ({"cuda_graphs": True}, "needs `compile: true`"),
         ({"schedule": {"name": "multistep", "milestones": [1.5], "factor": 0.5}}, "less than 1"),
     ],
 )
-def test_keys_that_do_not_fit_together_are_named(changes: dict[str, object], message: str) -> None:
+def test_inconsistent_keys_are_named(changes: dict[str, object], message: str) -> None:
     values = load_recipe("compact_x4").as_dict() | changes
     with pytest.raises(UsageError, match=message):
         parse_recipe(yaml.safe_dump(values), origin="mine")
@@ -146,14 +146,14 @@ def test_keys_that_do_not_fit_together_are_named(changes: dict[str, object], mes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"patches": [{"since": 0.5, "side": 16}]}, "smoke is wrong: .* starts at 0.0"),
-        ({"patches": [{"since": 0.0, "side": 16}] * 2}, "in the order of `since`"),
-        ({"warmup_steps": 20}, "`warmup_steps` is less than `steps`"),
-        ({"micro_batch": 5}, "`micro_batch` is not more than `batch`"),
+        ({"patches": [{"since": 0.5, "side": 16}]}, "smoke is invalid: .* must be 0.0"),
+        ({"patches": [{"since": 0.0, "side": 16}] * 2}, "ascending order of `since`"),
+        ({"warmup_steps": 20}, "`warmup_steps` must be less than `steps`"),
+        ({"micro_batch": 5}, "`micro_batch` must be at most `batch`"),
         ({"early_stop": {"patience": 0, "min_gain": 0.1}}, r"smoke\.early_stop\.patience"),
     ],
 )
-def test_a_stage_that_cannot_be_is_named(changes: dict[str, object], message: str) -> None:
+def test_an_inconsistent_stage_is_named(changes: dict[str, object], message: str) -> None:
     values = load_recipe("compact_x4").as_dict()
     values["smoke"] |= changes
     with pytest.raises(UsageError, match=message):
@@ -167,7 +167,7 @@ def test_patches_grow_with_the_stage() -> None:
     assert [stage.patch(share) for share in (0.0, 0.49, 0.5, 0.99)] == [32, 32, 48, 48]
 
 
-def test_a_degradation_is_a_mix_however_it_is_written() -> None:
+def test_a_degradation_may_be_text_or_a_mapping() -> None:
     values = load_recipe("compact_x4").as_dict()
     as_text = values | {"degradation": "{bsrgan: 1, bicubic: 1}"}
     as_mapping = values | {"degradation": {"bicubic": 1.0, "bsrgan": 1.0}}

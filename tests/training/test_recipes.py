@@ -1,4 +1,4 @@
-"""Every recipe that comes along trains: its losses, damage, optimizer and schedule, in small."""
+"""Every bundled recipe trains with its losses, degradation, optimizer and schedule, scaled down."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ from training.loop.context import LoopContext
 from training.loop.loop import TrainingLoop
 from training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
 
-NARROW: dict[str, dict[str, Any]] = {
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
     "rrdb": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
     "compact": {"num_feat": 8, "num_conv": 2},
     "swinir": {"embed_dim": 12, "depths": [2], "num_heads": [2]},
@@ -27,8 +27,8 @@ NARROW: dict[str, dict[str, Any]] = {
 STEPS = 2
 
 
-class Noise:
-    """Crops of nothing in particular, the same for the same step."""
+class NoiseSampler:
+    """A sampler of noise crops, a function of the step."""
 
     def __init__(self, side: int, scale: int, batch: int) -> None:
         self._side, self._scale, self._batch = side, scale, batch
@@ -46,23 +46,23 @@ class Noise:
         )
 
 
-class Notes:
+class RecordingTracker:
     def __init__(self) -> None:
-        self.figures: dict[str, float] = {}
+        self.values: dict[str, float] = {}
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self.figures |= values
+        self.values |= values
 
 
-def narrowed(name: str) -> Recipe:
-    """The recipe with a network, a discriminator and crops that take milliseconds.
+def shrunk(name: str) -> Recipe:
+    """The recipe with a small network, discriminator and crops, which takes milliseconds.
 
-    VGG's features need its weights, which are not part of Sharpline: that term is left out.
+    The perceptual loss is left out: it needs VGG weights, which are not part of Sharpline.
     """
     values = load_recipe(name).as_dict()
-    values["arch"]["parameters"] |= NARROW[values["arch"]["name"]]
+    values["arch"]["parameters"] |= SMALL_NETWORKS[values["arch"]["name"]]
     values["losses"] = [loss for loss in values["losses"] if loss["name"] != "perceptual"]
-    grid = 8  # a multiple of every network's
+    grid = 8  # a multiple of every network's grid
     if values["discriminator"] is not None:
         values["discriminator"]["parameters"]["num_feat"] = 8
     needs_128 = (values["discriminator"] or {}).get("name") == "vgg"
@@ -72,10 +72,10 @@ def narrowed(name: str) -> Recipe:
     return parse_recipe(yaml.safe_dump(values), origin=name)
 
 
-@pytest.mark.filterwarnings("ignore")  # of basicsr's, on the way to a discriminator
+@pytest.mark.filterwarnings("ignore")  # basicsr warns when a discriminator is built
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
-    recipe = narrowed(name)
+    recipe = shrunk(name)
     stage = recipe.smoke
     torch.manual_seed(0)
     net = build(recipe.arch.name, recipe.arch.parameters)
@@ -83,12 +83,12 @@ def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
     side = stage.patch(0.0)
 
     def validate(weights: Mapping[str, Tensor], step: int) -> None:
-        raise AssertionError("nothing is validated in two steps")
+        raise AssertionError("no validation is due in two steps")
 
     context = LoopContext(
-        folder=tmp_path, tracker=Notes(), validate=validate, device=torch.device("cpu")
+        folder=tmp_path, tracker=RecordingTracker(), validate=validate, device=torch.device("cpu")
     )
-    sampler = Noise(side, recipe.scale, stage.batch)
+    sampler = NoiseSampler(side, recipe.scale, stage.batch)
     trained = TrainingLoop(net, recipe, stage, {side: sampler}, context).run()
     assert trained.steps == STEPS
     assert all(value.isfinite().all() for value in trained.weights.values())
@@ -96,7 +96,7 @@ def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
     assert changed
 
 
-def test_adversarial_recipes_say_what_they_start_from() -> None:
+def test_adversarial_recipes_name_their_initial_weights() -> None:
     for name in ("esrgan_gan_x4", "realesrgan_x4", "compact_real_x4"):
         text = (Path(__file__).parents[2] / "training" / "recipes" / f"{name}.yaml").read_text()
         assert "--init" in text.partition("\nname:")[0]

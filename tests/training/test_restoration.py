@@ -1,4 +1,4 @@
-"""A model at the picture's own size goes the whole way: dataset, training, bundle, commands."""
+"""A restoration model (scale 1) end to end: dataset, training, bundle, commands."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1
 
 @pytest.fixture(scope="module")
 def noisy(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of scale 1: the same pictures, with noise."""
+    """A dataset of scale 1: the same pictures with noise."""
     from training.data.sources.own import add_folder
 
     with pytest.MonkeyPatch.context() as patch:
@@ -32,7 +32,7 @@ def noisy(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(make_plan(found, recipe, tmp_path_factory.mktemp("datasets"))).path
 
 
-def test_a_restoration_model_is_trained_scored_and_run(
+def test_a_restoration_model_is_trained_evaluated_and_run(
     noisy: Path,
     recipe_file: Callable[..., Path],
     tmp_path: Path,
@@ -61,7 +61,7 @@ def test_a_restoration_model_is_trained_scored_and_run(
     assert evaluate([str(bundle.root), "--on", str(noisy), "--backend", "torch", "--json"]) == 0
     scored = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert scored["protocol"]["scale"] == 1
-    # It starts as the identity, and twelve steps take it nowhere far from its input's score.
+    # The network starts as the identity, so after twelve steps its score is close to the input's.
     assert scored["psnr"] == pytest.approx(scored["bicubic"]["psnr"], abs=1.0)
 
     (source, *_) = sorted((noisy / "pairs" / "validation" / "LR").glob("*.png"))

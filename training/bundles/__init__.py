@@ -1,4 +1,4 @@
-"""Trained weights become a bundle: validation, bounds, licence, model card.
+"""Bundles from trained weights: validation, bounds, licence, model card.
 
 May import data and the recipe.
 """

@@ -1,7 +1,7 @@
-"""How far tiles and reduced precision take a trained network from its canonical result.
+"""Error bounds of tiling and reduced precision, relative to the canonical output.
 
-Measured on real pictures with the trained weights: random weights mislead by orders of magnitude.
-All figures are grey levels of 255.
+Measured on real pictures with the trained weights: with random weights the bounds are wrong by
+orders of magnitude. All values are grey levels of 255.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,20 +18,20 @@ from superres.model.tiling import Geometry, crop_whole, cut, join, padded_whole,
 Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 HALOS = (8, 12, 16, 24, 32)
-# A halo that holds a deep network's whole receptive field (349 pixels for 23 RRDBs) would make
-# tiles that no memory takes; the seam of the largest halo above is then measured and stated.
+# A halo of a deep network's whole receptive field (349 pixels for 23 RRDBs) would make tiles too
+# large for memory; the seam of the largest halo above is then measured and stated.
 MAX_HALO = 64
-# Half a rounding step: beyond it a seam could begin to be told from the rest of the picture.
+# Half a rounding step: above it a seam could become visible.
 SEAM_LEVELS = 0.25
 CORE = 32
 SIDES = (64, 96, 160)
-LONG_SIDES = (288, 512)  # beside the largest side: a wide tile has less halo for its pixels
+LONG_SIDES = (288, 512)  # with the largest side: an oblong tile has less halo per pixel
 PRECISION_SHARE = 99.9  # per cent of the values
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seam:
-    """A halo and the greatest difference that tiles with it make."""
+    """A halo and the maximum difference between tiled and whole output with it."""
 
     halo: int
     levels: float
@@ -56,8 +56,8 @@ def measure_seam(
 
 
 def halo_candidates(facts: ArchFacts) -> tuple[int, ...]:
-    """Halos to try, in LR pixels, on the network's grid and ending at its receptive field, where
-    that is within MAX_HALO."""
+    """Halos to try, in LR pixels, on the network's grid, up to its receptive field if that is
+    within MAX_HALO."""
     grid = _grid(facts)
     rounded = sorted({-(-halo // grid) * grid for halo in HALOS})
     if facts.receptive_field is None:
@@ -69,13 +69,13 @@ def halo_candidates(facts: ArchFacts) -> tuple[int, ...]:
 
 
 def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
-    """Tile shapes with the halo inside: few, since every shape is compiled once per process."""
+    """Tile shapes including the halo; few, since every shape is compiled once per process."""
     sides = [side for side in SIDES if side >= 2 * halo + CORE] or [2 * halo + 2 * CORE]
     sides = [-(-side // _grid(facts)) * _grid(facts) for side in sides]
     squares = [(side, side) for side in sides]
     large = sides[-2:]
     oblong = [(height, width) for height in large for width in large if height != width]
-    if facts.window is None:  # attention pays for every shape with seconds of compiling
+    if facts.window is None:  # attention takes seconds to compile for each shape
         oblong += [(sides[-1], long) for long in LONG_SIDES if long > sides[-1]]
         oblong += [(long, sides[-1]) for long in LONG_SIDES if long > sides[-1]]
     return tuple(sorted(squares + oblong))
@@ -87,14 +87,14 @@ def measure_precision(
     geometry: Geometry,
     pictures_hwc: Sequence[npt.NDArray[np.uint8]],
 ) -> float:
-    """The level that PRECISION_SHARE of all values stay within, on the worst of the backends."""
+    """The PRECISION_SHARE percentile of the absolute error, for the worst of the backends."""
     worst = 0.0
     for picture_hwc in pictures_hwc:
         tile = _floats(padded_whole(picture_hwc, geometry))[None]
         reference = exact.forward(tile)
         for backend in reduced:
-            off = np.abs(backend.forward(tile) - reference) * 255
-            worst = max(worst, float(np.percentile(off, PRECISION_SHARE)))
+            difference = np.abs(backend.forward(tile) - reference) * 255
+            worst = max(worst, float(np.percentile(difference, PRECISION_SHARE)))
     return round(worst, 4)
 
 

@@ -1,4 +1,4 @@
-"""The model card: what a person reads before using a model."""
+"""The model card of a bundle."""
 
 from superres.dataset.manifest import DatasetInfo
 from superres.model.bundle import BundleInfo, BundleScore, Dataset
@@ -9,16 +9,14 @@ INVENTS = (
     "It was trained against a discriminator, so it invents plausible texture that was never in the "
     "picture: never use it for identification, measurement or evidence."
 )
-KEEPS = (
-    "It invents no detail that it can vouch for: do not use it for identification or measurement."
-)
+KEEPS = "Its details are estimates, not facts: do not use it for identification or measurement."
 
 
 def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
-    """Markdown made from the bundle's own facts; `data` is None where it was trained elsewhere."""
-    does = f"{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`."
+    """Markdown made from the bundle's info; `data` is None for imported weights."""
+    summary = f"{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`."
     sections = [
-        f"# {info.name}\n\n{does}",
+        f"# {info.name}\n\n{summary}",
         _training(info, data) if data else _imported(info),
         _learned_from(info),
         _figures(info),
@@ -31,7 +29,7 @@ def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
 def _training(info: BundleInfo, data: DatasetInfo) -> str:
     training = info.training
     parent = f", from bundle {training.parent}" if training.parent else ""
-    start = f"Took {training.start}." if training.start else "Started from scratch."
+    start = f"Loaded {training.start}." if training.start else "Trained from scratch."
     return (
         f"## Training\n\n{training.steps} steps in {training.seconds:.0f} s on "
         f"{training.device}{parent}; minimised: {', '.join(training.losses)}; degradation "
@@ -42,13 +40,13 @@ def _training(info: BundleInfo, data: DatasetInfo) -> str:
 
 def _imported(info: BundleInfo) -> str:
     return (
-        f"## Origin\n\nNot trained by Sharpline: {info.training.start}. How it was trained is for "
-        "its authors to say; halo and bounds below were measured here."
+        f"## Origin\n\nNot trained by Sharpline: {info.training.start}. Its authors describe how "
+        "it was trained; Sharpline measured the halo and bounds below."
     )
 
 
 def _learned_from(info: BundleInfo) -> str:
-    """Each source once, with every licence and dataset that it came under."""
+    """Each source once, with its licences and datasets."""
     lines = []
     for source in info.training.sources:
         entries = [entry for entry in info.training.datasets if entry.source == source]
@@ -58,7 +56,7 @@ def _learned_from(info: BundleInfo) -> str:
 
 
 def _datasets(info: BundleInfo, entries: list[Dataset]) -> str:
-    """The ids of datasets that Sharpline built; pictures seen elsewhere have none."""
+    """The ids of datasets that Sharpline built; imported weights have none."""
     if info.training.steps == 0:
         return ""
     ids = list(dict.fromkeys(entry.id for entry in entries))
@@ -90,9 +88,9 @@ def _limits(info: BundleInfo) -> str:
     return (
         f"## Bounds and limits\n\nTiles with a halo of {info.halo} pixels are within "
         f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
-        f"99.9% of the values{_measured_on(info)}. {_made_for(info)}: other damage (noise, blur, "
-        "other compression) is likely to be kept or made stronger. "
-        + (INVENTS if info.training.invents_detail else KEEPS)
+        f"99.9% of the values{_measured_on(info)}. {_trained_for(info)}: other degradations "
+        "(noise, blur, other compression) are likely to be kept or amplified. "
+        + (INVENTS if info.training.is_adversarial else KEEPS)
     )
 
 
@@ -103,10 +101,10 @@ def _measured_on(info: BundleInfo) -> str:
     return f", as measured on {pictures} {'picture' if pictures == 1 else 'pictures'}"
 
 
-def _made_for(info: BundleInfo) -> str:
+def _trained_for(info: BundleInfo) -> str:
     if info.training.degradation == NOT_STATED:
-        return "Which damage it was made for is for its authors to say"
-    return f"Made for pictures damaged as by `{info.training.degradation}`"
+        return "Its authors did not state which degradations it was trained for"
+    return f"Trained for pictures degraded by `{info.training.degradation}`"
 
 
 def _licence(info: BundleInfo) -> str:

@@ -1,4 +1,4 @@
-"""What a training set's licences allow its models to be used for, read with caution."""
+"""Whether the licences of the training data allow commercial use; a conservative reading."""
 
 from collections.abc import Iterable
 from typing import Literal
@@ -19,10 +19,9 @@ FORBIDDING = ("non-commercial", "noncommercial", "research", "-nc")
 
 
 def commercial_use(licences: Iterable[str]) -> Literal["yes", "no", "unclear"]:
-    """`no` where any licence forbids it, `yes` where every one is known to allow it.
+    """`no` if any licence forbids it, `yes` if all are known to allow it, else `unclear`.
 
-    A licence is read by its words; one that says neither leaves it unclear. This is a reading of
-    what was stated, not legal advice.
+    Licences are matched by keywords; this is not legal advice.
     """
     readings = {_reading(licence.lower()) for licence in licences}
     if "no" in readings:

@@ -1,4 +1,4 @@
-"""Where weights come from, and what they cost: what a bundle says of its making."""
+"""Provenance and training cost of weights, as stated in their bundle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from training.recipe import Profile, Recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InitialWeights:
-    """Weights to start from, their network, and what they inherit to whatever they become.
+    """Initial weights, their network, and the lineage that the trained model inherits.
 
-    `id` names the exact bytes; `bundle_id` is None for weights that came as a file. `licences` is
-    what `datasets` does not say: the terms under which the weights themselves were published.
+    `id` identifies the exact bytes; `bundle_id` is None for weights from a file. `licences` are
+    the licences of the whole lineage, `weights_licence` is that of the weights.
     """
 
     name: str
@@ -32,8 +32,8 @@ class InitialWeights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where weights come from: `parent` is what the training started from, `start` what it took
-    over from there."""
+    """The origin of trained weights: `parent` are the initial weights, `start` reports which of
+    their tensors were loaded."""
 
     recipe: Recipe
     profile: Profile
@@ -46,7 +46,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingCost:
-    """How long the weights were trained."""
+    """Steps and seconds of the training."""
 
     steps: int
     seconds: float

@@ -1,4 +1,4 @@
-"""Trained weights become a bundle: bounds measured, lineage stated, nothing taken on trust."""
+"""Publishing trained weights as a bundle, with measured bounds and lineage."""
 
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,8 +23,8 @@ from superres.model.bundle import (
     BundleInfo,
     BundleScore,
     Dataset,
+    FeatureStats,
     Licence,
-    Spread,
     Training,
     write_bundle,
 )
@@ -43,16 +43,16 @@ from training.bundles.provenance import InitialWeights, Provenance, TrainingCost
 OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
 DRAFT_LEAST_HALO = 16
 PROBE_SIDE, PROBES = 64, 3
-# A smoke shows that a recipe runs to its end: one picture, higher than a tile's core and no wider,
-# so that two tiles meet in one seam. Probes are what publishing a deep network costs.
+# A smoke only shows that a recipe runs: one picture, higher than a tile's core and no wider, so
+# that two tiles share one seam. Probes dominate the time to publish a deep network.
 SMOKE_PROBE_HEIGHT = 40
 GOLDEN_SIDE = 48
 
 
 def draft(provenance: Provenance, weights: Mapping[str, Tensor], folder: Path) -> Bundle:
-    """A bundle good enough to be scored: its bounds are not measured, its golden pair is blank."""
+    """A bundle for validation only: bounds not measured, golden pair blank."""
     arrays = {key: value.numpy() for key, value in weights.items()}
-    return write_draft(_describe(provenance, TrainingCost(steps=0, seconds=0.0)), arrays, folder)
+    return write_draft(_bundle_info(provenance, TrainingCost(steps=0, seconds=0.0)), arrays, folder)
 
 
 def publish(
@@ -63,11 +63,11 @@ def publish(
     mlflow_run: str | None,
     folder: Path,
 ) -> Bundle:
-    """Measure a draft's bounds on real pictures and write the bundle that it becomes."""
-    info = _describe(provenance, cost).model_copy(
+    """Measure a draft's bounds on real pictures and write the final bundle."""
+    info = _bundle_info(provenance, cost).model_copy(
         update={"scores": _scores(evaluation), "mlflow_run": mlflow_run}
     )
-    return finish(
+    return measure_and_write(
         info,
         candidate,
         _probes(provenance),
@@ -76,7 +76,7 @@ def publish(
     )
 
 
-def sketch(
+def draft_info(
     *,
     name: str,
     task: str,
@@ -84,7 +84,7 @@ def sketch(
     training: Training,
     licence: Licence,
 ) -> BundleInfo:
-    """What bundle.json says before anything is measured: a middling halo and no bounds."""
+    """The bundle.json of a draft, before measurements: a default halo and no bounds."""
     network = facts(arch.name, arch.parameters)
     halo = next(
         (halo for halo in halo_candidates(network) if halo >= DRAFT_LEAST_HALO),
@@ -110,22 +110,22 @@ def sketch(
 
 
 def write_draft(info: BundleInfo, weights: Mapping[str, npt.NDArray[Any]], folder: Path) -> Bundle:
-    """A bundle of a sketch, with a blank golden pair."""
+    """Write a draft bundle, with a blank golden pair."""
     lr = np.zeros((8, 8, 3), np.uint8)
     hr = np.zeros((8 * info.scale, 8 * info.scale, 3), np.uint8)
     return write_bundle(folder, info, weights, Picture(rgb_hwc=lr), Picture(rgb_hwc=hr), "draft\n")
 
 
-def finish(
+def measure_and_write(
     info: BundleInfo,
     candidate: Bundle,
     pictures: Sequence[npt.NDArray[np.uint8]],
     card: Callable[[BundleInfo], str],
     folder: Path,
 ) -> Bundle:
-    """The bundle that a draft becomes: halo and bounds measured with its weights on `pictures`.
+    """Measure halo and bounds of a draft on `pictures` and write the final bundle.
 
-    These are low-resolution ones, (H, W, 3); the middle of the first is the golden input.
+    `pictures` are LR pictures (H, W, 3); the centre of the first is the golden input.
     """
     network = facts(info.arch.name, info.arch.parameters)
     exact = TorchBackend(candidate, device="cpu", precision="fp32")
@@ -144,7 +144,7 @@ def finish(
     )
     info = info.model_copy(update={"bounds": bounds})
     upscaler = Upscaler(Bundle(root=candidate.root, info=info, id=""), exact)
-    golden_input = Picture(rgb_hwc=middle(pictures[0], GOLDEN_SIDE))
+    golden_input = Picture(rgb_hwc=center_crop(pictures[0], GOLDEN_SIDE))
     golden_output = upscaler.whole(golden_input)
     for backend in (exact, *reduced):
         backend.close()
@@ -153,7 +153,7 @@ def finish(
 
 
 def git_commit() -> str | None:
-    """The commit that this code was checked out at, with "+changes"; None outside a checkout."""
+    """The commit of this checkout, with "+changes" if dirty; None outside a checkout."""
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
@@ -168,12 +168,12 @@ def git_commit() -> str | None:
     return described.stdout.strip() or None
 
 
-def _describe(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
+def _bundle_info(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
     recipe, parent = provenance.recipe, provenance.parent
     datasets = [*(parent.datasets if parent else ()), *_datasets(provenance)]
     inherited = parent.licences if parent else ()
     lineage = sorted({*inherited, *(dataset.licence for dataset in datasets)})
-    return sketch(
+    return draft_info(
         name=recipe.name,
         task=recipe.task,
         arch=Arch(name=recipe.arch.name, parameters=dict(recipe.arch.parameters)),
@@ -181,7 +181,7 @@ def _describe(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
             datasets=tuple(dict.fromkeys(datasets)),
             degradation=_degradation(provenance),
             reference={
-                name: Spread(**spread) for name, spread in provenance.info.reference.items()
+                name: FeatureStats(**spread) for name, spread in provenance.info.reference.items()
             },
             steps=cost.steps,
             seconds=round(cost.seconds, 1),
@@ -199,25 +199,29 @@ def _describe(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
 
 
 def _degradation(provenance: Provenance) -> str:
-    """What made the inputs: the recipe's own damage while training, else the dataset's."""
+    """The degradation of the inputs: the recipe's online degradation, else the dataset's."""
     mix = provenance.recipe.mix()
     return provenance.info.degradation if mix is None else mix.text
 
 
 def _weights_licence(parent: InitialWeights | None) -> str:
-    theirs = parent.weights_licence if parent else OWN_LICENCE
-    if theirs is None:
+    parent_licence = parent.weights_licence if parent else OWN_LICENCE
+    if parent_licence is None:
         return f"{OWN_LICENCE}; started from weights under terms that were not stated"
-    return theirs if theirs.startswith(OWN_LICENCE) else f"{OWN_LICENCE}; started from: {theirs}"
+    return (
+        parent_licence
+        if parent_licence.startswith(OWN_LICENCE)
+        else f"{OWN_LICENCE}; started from: {parent_licence}"
+    )
 
 
 def _datasets(provenance: Provenance) -> list[Dataset]:
-    """One entry per source and licence that trained the weights; held-out pictures did not."""
+    """One entry per source and licence of the training split."""
     rows = (row for row in read_manifest(provenance.dataset) if row.split == "train")
-    kinds = dict.fromkeys((row.source, row.licence) for row in rows)
+    sources = dict.fromkeys((row.source, row.licence) for row in rows)
     return [
         Dataset(id=provenance.info.id, source=source, licence=licence)
-        for source, licence in sorted(kinds)
+        for source, licence in sorted(sources)
     ]
 
 
@@ -236,7 +240,7 @@ def _scores(evaluation: Evaluation | None) -> tuple[BundleScore, ...]:
 
 
 def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
-    """Every way in which this machine runs bf16."""
+    """The backends of this machine that run bf16."""
     for name in ("torch", "openvino"):
         try:
             yield load_backend(candidate, backend=name, device="cpu", precision="bf16")
@@ -245,17 +249,17 @@ def _reduced_backends(candidate: Bundle) -> Iterable[Backend]:
 
 
 def _probes(provenance: Provenance) -> list[npt.NDArray[np.uint8]]:
-    """The middles of some low-resolution pictures: held-out ones where there are any."""
+    """Centre crops of some LR pictures, held-out ones first."""
     dataset = provenance.dataset
     rows: list[ManifestRow] = sorted(read_manifest(dataset), key=lambda row: row.split == "train")
     if provenance.profile == "smoke":
-        probe_hwc = middle(read(dataset / rows[0].lr_path).rgb_hwc, SMOKE_PROBE_HEIGHT)
+        probe_hwc = center_crop(read(dataset / rows[0].lr_path).rgb_hwc, SMOKE_PROBE_HEIGHT)
         return [np.ascontiguousarray(probe_hwc[:, :CORE])]
-    return [middle(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
+    return [center_crop(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
 
 
-def middle(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """The middle of a picture (H, W, 3), at most `side` pixels a side."""
+def center_crop(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
+    """The centre crop of a picture (H, W, 3), at most `side` pixels a side."""
     height, width = hwc_u8.shape[:2]
     top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
     return np.ascontiguousarray(hwc_u8[top : top + side, left : left + side])

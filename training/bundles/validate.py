@@ -1,4 +1,4 @@
-"""Scores of weights under training, through the Upscaler, in float32."""
+"""Validation scores during training, through the Upscaler, in float32."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from superres.evaluation.evaluate import (
     Evaluation,
     Pair,
     PairSet,
-    answers,
+    evaluate_pairs,
     load_pairs,
 )
 from superres.image.codecs import Picture, write
@@ -25,24 +25,24 @@ from training.recipe import Profile
 
 CHANNEL = "y"
 SAMPLE_PICTURES = 4
-SAMPLE_SIDE = 320  # HR pixels of each of the pictures that stand side by side
+SAMPLE_SIDE = 320  # HR pixels of each picture in a side-by-side sample
 SMOKE_PICTURES = 2
-SMOKE_SIDE = 128  # HR pixels, down to a multiple of the scale
+SMOKE_SIDE = 128  # HR pixels, rounded down to a multiple of the scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValidationResult:
-    """Scores of every held-out picture, and where pictures to look at were written."""
+    """Scores of every held-out picture, and the paths of the sample pictures."""
 
     evaluation: Evaluation
     samples: tuple[Path, ...]
 
 
 def held_out(dataset: Path, profile: Profile) -> PairSet | None:
-    """The dataset's validation split, None where it has none.
+    """The dataset's validation split, None if it has none.
 
-    A smoke takes only the middles of a few of its pictures, and the set's name says so, since such
-    scores compare with no others.
+    A smoke uses centre crops of a few pictures only, and the set's name says so: such scores are
+    not comparable with others.
     """
     info = read_info(dataset)
     if not info.splits.get("validation"):
@@ -54,28 +54,28 @@ def held_out(dataset: Path, profile: Profile) -> PairSet | None:
         pairs,
         dataset=f"{pairs.dataset} (middles of {min(SMOKE_PICTURES, len(pairs.names))})",
         names=pairs.names[:SMOKE_PICTURES],
-        pairs=(_middle_pair(pair, info.scale) for pair in islice(pairs.pairs, SMOKE_PICTURES)),
+        pairs=(_center_pair(pair, info.scale) for pair in islice(pairs.pairs, SMOKE_PICTURES)),
     )
 
 
 def validate(
     bundle: Bundle, pairs: PairSet | None, samples_folder: Path, *, device: str = "auto"
 ) -> ValidationResult | None:
-    """Score a bundle on pairs that were held out, None where there are none.
+    """Score a bundle on held-out pairs; None if there are none.
 
-    Nothing is compiled for it: these weights answer a few pictures and are never asked again.
-    Writes up to SAMPLE_PICTURES pictures of input, bicubic, model and truth side by side.
+    The network is not compiled, since these weights run on a few pictures only. Writes up to
+    SAMPLE_PICTURES samples: input, bicubic, model output and ground truth side by side.
     """
     if pairs is None:
         return None
     protocol = pairs.protocol(CHANNEL)
     backend = TorchBackend(bundle, device=device, precision="fp32", fast=False)
     scores, samples = [], []
-    for answer in answers(Upscaler(bundle, backend), pairs.pairs, protocol):
-        scores.append(answer.score)
+    for evaluated in evaluate_pairs(Upscaler(bundle, backend), pairs.pairs, protocol):
+        scores.append(evaluated.score)
         if len(samples) < SAMPLE_PICTURES:
-            path = samples_folder / f"{answer.pair.name}.png"
-            write(path, Picture(rgb_hwc=side_by_side(answer, pairs.scale)))
+            path = samples_folder / f"{evaluated.pair.name}.png"
+            write(path, Picture(rgb_hwc=side_by_side(evaluated, pairs.scale)))
             samples.append(path)
     backend.close()
     return ValidationResult(
@@ -83,15 +83,15 @@ def validate(
     )
 
 
-def side_by_side(answer: EvaluatedPair, scale: int) -> npt.NDArray[np.uint8]:
-    """Input (enlarged by repetition), bicubic, model and truth of the picture's middle."""
-    repeated = answer.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
-    shown = (repeated, answer.bicubic_hwc, answer.rgb_hwc, answer.pair.hr.rgb_hwc)
-    return np.concatenate([_middle(picture) for picture in shown], axis=1)
+def side_by_side(evaluated: EvaluatedPair, scale: int) -> npt.NDArray[np.uint8]:
+    """Centre crops of input (nearest neighbour), bicubic, model output and ground truth."""
+    repeated = evaluated.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
+    shown = (repeated, evaluated.bicubic_hwc, evaluated.rgb_hwc, evaluated.pair.hr.rgb_hwc)
+    return np.concatenate([_center_crop(picture) for picture in shown], axis=1)
 
 
 def metrics(evaluation: Evaluation) -> Mapping[str, float]:
-    """Means and every picture's figures, named for a tracking server."""
+    """Mean and per-picture scores by metric name for the tracking server."""
     values = {
         "validation/psnr": evaluation.psnr,
         "validation/ssim": evaluation.ssim,
@@ -105,17 +105,17 @@ def metrics(evaluation: Evaluation) -> Mapping[str, float]:
     return values
 
 
-def _middle_pair(pair: Pair, scale: int) -> Pair:
+def _center_pair(pair: Pair, scale: int) -> Pair:
     side = SMOKE_SIDE // scale
     top, left = max(0, (pair.lr.height - side) // 2), max(0, (pair.lr.width - side) // 2)
     lr_hwc = pair.lr.rgb_hwc[top : top + side, left : left + side]
-    lines = slice(top * scale, (top + side) * scale)
+    rows = slice(top * scale, (top + side) * scale)
     columns = slice(left * scale, (left + side) * scale)
-    hr_hwc = pair.hr.rgb_hwc[lines, columns]
+    hr_hwc = pair.hr.rgb_hwc[rows, columns]
     return replace(pair, lr=replace(pair.lr, rgb_hwc=lr_hwc), hr=replace(pair.hr, rgb_hwc=hr_hwc))
 
 
-def _middle(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def _center_crop(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     height, width = hwc_u8.shape[:2]
     top, left = max(0, (height - SAMPLE_SIDE) // 2), max(0, (width - SAMPLE_SIDE) // 2)
     return hwc_u8[top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE]

@@ -1,5 +1,5 @@
-"""Where training pictures come from and how they become pairs.
+"""Sources of training pictures, and datasets of training pairs.
 
-Imports nothing of training but the recipe. Its sub-packages, top first: pairs, leaks and packs,
+Imports nothing of training but the recipe. Sub-packages from top to bottom: pairs, leaks and packs,
 shards, fetch, sources; each may import those after it.
 """

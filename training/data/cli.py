@@ -1,4 +1,4 @@
-"""`sharpline data`: words in, one JSON line out."""
+"""`sharpline data`: the command line for sources and datasets; prints one JSON line."""
 
 import argparse
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from training.data import pair_commands as pair_commands
 
 
 class Subcommand(NamedTuple):
-    """One word of `sharpline data`: what it is for, what it takes, what it does."""
+    """A subcommand of `sharpline data`: its help text, its arguments and its function."""
 
     summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
@@ -20,7 +20,7 @@ class Subcommand(NamedTuple):
 
 
 def data(argv: list[str]) -> int:
-    """Fetch or add pictures, build sets of training pairs from them, and list what there is."""
+    """Fetch or add pictures, build datasets of training pairs from them, list both."""
     parser = argparse.ArgumentParser(prog="sharpline data", description=data.__doc__)
     commands = parser.add_subparsers(dest="subcommand", required=True)
     for name, subcommand in _SUBCOMMANDS.items():
@@ -48,29 +48,29 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
         "--from",
         dest="origin",
         metavar="PLACE",
-        help="a mirror's address, a folder with the archives, or one archive",
+        help="a mirror's URL, a folder with the archives, or one archive",
     )
 
 
 def _add_add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, help="high-resolution pictures; they stay there")
+    parser.add_argument("folder", type=Path, help="high-resolution pictures; they are not copied")
     parser.add_argument("--name", help="the source's name (default: the folder's)")
     parser.add_argument(
         "--i-own-the-rights",
         action="store_true",
-        help="say that the pictures are yours, or that you have the permission to train on them",
+        help="state that the pictures are yours or that you have permission to train on them",
     )
     parser.add_argument(
-        "--licence", metavar="TEXT", help="what every model made from them inherits: 'CC0-1.0'"
+        "--licence", metavar="TEXT", help="licence that models trained on them inherit: 'CC0-1.0'"
     )
     lr = parser.add_mutually_exclusive_group()
     lr.add_argument("--pairs", action="store_true", help="the folder holds HR/ and LR/, aligned")
-    lr.add_argument("--lr", type=Path, metavar="FOLDER", help="their low-resolution twins")
-    parser.add_argument("--scale", type=int, choices=(1, 2, 3, 4, 8), help="of those twins")
+    lr.add_argument("--lr", type=Path, metavar="FOLDER", help="the paired LR pictures")
+    parser.add_argument("--scale", type=int, choices=(1, 2, 3, 4, 8), help="scale of the pairs")
     parser.add_argument(
-        "--watch", action="store_true", help="let pipelines take in what is put there later"
+        "--watch", action="store_true", help="let pipelines build when pictures are added"
     )
-    parser.add_argument("--replace", action="store_true", help="state other terms for this name")
+    parser.add_argument("--replace", action="store_true", help="replace the terms of this name")
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -107,7 +107,7 @@ def _fetch(arguments: argparse.Namespace) -> int:
     report = fetch(arguments.source, parts=arguments.part or (HR,), origin=arguments.origin)
     record = report.record
     if not report.downloaded:
-        say(f"{record.name} is here already")
+        say(f"{record.name} is already here")
     print_result(
         {
             "source": record.name,
@@ -128,18 +128,18 @@ def _add(arguments: argparse.Namespace) -> int:
     from training.data.sources.own import add_folder
     from training.data.sources.unread import unread_in
 
-    folder, lr = arguments.folder, arguments.lr
+    folder, lr_folder = arguments.folder, arguments.lr
     name = arguments.name or folder.resolve().name
     if arguments.pairs:
-        folder, lr = folder / "HR", folder / "LR"
-    if (lr is None) != (arguments.scale is None):
-        raise UsageError("--pairs or --lr FOLDER go with --scale, and --scale with one of them")
+        folder, lr_folder = folder / "HR", folder / "LR"
+    if (lr_folder is None) != (arguments.scale is None):
+        raise UsageError("--pairs and --lr FOLDER need --scale, and --scale needs one of them")
     added = add_folder(
         folder,
         name=name,
         licence=arguments.licence,
         owns_the_rights=arguments.i_own_the_rights,
-        lr_folder=lr,
+        lr_folder=lr_folder,
         scale=arguments.scale,
         watched=arguments.watch,
         replace=arguments.replace,
@@ -164,11 +164,11 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 _SUBCOMMANDS = {
-    "list": Subcommand("the sources and datasets that there are", _add_list, _list),
-    "fetch": Subcommand("bring a public set of pictures here", _add_fetch, _fetch),
-    "add": Subcommand("make an own folder of pictures a source", _add_add, _add),
+    "list": Subcommand("list sources and datasets", _add_list, _list),
+    "fetch": Subcommand("download a public set of pictures", _add_fetch, _fetch),
+    "add": Subcommand("add your own folder of pictures as a source", _add_add, _add),
     "plan": Subcommand(
-        "decide what a dataset will hold, build nothing yet",
+        "plan a dataset without building it",
         pair_commands.add_plan,
         pair_commands.run_plan,
     ),
@@ -178,10 +178,8 @@ _SUBCOMMANDS = {
     "seal": Subcommand(
         "join a plan's shards into the dataset", pair_commands.add_seal, pair_commands.run_seal
     ),
-    "verify": Subcommand(
-        "prove a dataset again", pair_commands.add_verify, pair_commands.run_verify
-    ),
+    "verify": Subcommand("verify a dataset", pair_commands.add_verify, pair_commands.run_verify),
     "show": Subcommand(
-        "draw pairs of a dataset for people", pair_commands.add_show, pair_commands.run_show
+        "draw a contact sheet of pairs", pair_commands.add_show, pair_commands.run_show
     ),
 }

@@ -1,4 +1,4 @@
-"""`sharpline data plan | build | seal | verify | show`: from sources to a dataset and its proof."""
+"""`sharpline data plan | build | seal | verify | show`: datasets of training pairs."""
 
 import argparse
 from collections import Counter
@@ -42,7 +42,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     """The arguments of `sharpline data verify`."""
     parser.add_argument("dataset", type=_dataset, help="a dataset: its folder, or its id")
     parser.add_argument(
-        "--sample", type=_count, metavar="N", help="make the LR of only N pictures again"
+        "--sample", type=_count, metavar="N", help="reproduce the LR of only N pictures"
     )
     _add_against(parser)
     _add_workers(parser)
@@ -57,7 +57,7 @@ def add_show(parser: argparse.ArgumentParser) -> None:
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
-    """Decide what a dataset will hold and write it down."""
+    """Write the plan of a dataset."""
     from training.data.shards.plan import read_plan
 
     path = _make_plan(arguments)
@@ -104,7 +104,7 @@ def run_seal(arguments: argparse.Namespace) -> int:
 
 
 def run_verify(arguments: argparse.Namespace) -> int:
-    """Prove a dataset again; 1 where anything is wrong, each finding named."""
+    """Verify a dataset and print each finding; the exit code is 1 where there are findings."""
     from training.data.pairs.verify import verify
 
     verified = verify(
@@ -151,33 +151,36 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         "--degrade",
         default="bicubic",
         metavar="KIND",
-        help="a kind (a word that is none lists them), several by weights: "
+        help="a kind (an unknown one lists them), a weighted mix: "
         "'{real_esrgan: 0.7, bicubic: 0.3}', or `given` for the low-resolution pictures that the "
-        "source brings with it",
+        "source provides",
     )
     parser.add_argument(
         "--draws",
         type=_count,
         default=1,
         metavar="N",
-        help="degrade each training picture N times, every time another way",
+        help="degrade each training picture N times, each with its own seed",
     )
     parser.add_argument(
         "--split-every",
-        type=_count_or_none,
+        type=_count_or_zero,
         default=0,
         metavar="N",
-        help="hold about one picture in N out, of sources without a validation split",
+        help="hold out about one picture in N, for sources without a validation split",
     )
     _add_against(parser)
     parser.add_argument(
-        "--shard-size", type=_count, metavar="N", help="pictures a shard (default: fits the set)"
+        "--shard-size",
+        type=_count,
+        metavar="N",
+        help="pictures per shard (default: by dataset size)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         metavar="ROOT",
-        help="folder of datasets (default: datasets/ of the state)",
+        help="folder of datasets (default: datasets/ in the state folder)",
     )
 
 
@@ -188,21 +191,21 @@ def _add_against(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FOLDER",
-        help="pictures that must not be in the set, besides those of the benchmarks that were "
-        "fetched (may be repeated)",
+        help="pictures that must not be in the dataset, besides those of fetched benchmarks "
+        "(may be repeated)",
     )
 
 
 def _add_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--workers", type=_count, metavar="N", help="processes at work (default: every core)"
+        "--workers", type=_count, metavar="N", help="worker processes (default: one per core)"
     )
 
 
 def _dataset(name: str) -> Path:
-    """The folder of a dataset, which may be called by its id where it lies among the state's."""
-    known = state_folder() / "datasets" / name
-    return known if not Path(name).exists() and known.is_dir() else Path(name)
+    """The folder of a dataset, given as a path or as the id of one in the state folder."""
+    by_id = state_folder() / "datasets" / name
+    return by_id if not Path(name).exists() and by_id.is_dir() else Path(name)
 
 
 def _count(text: str) -> int:
@@ -211,7 +214,7 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _count_or_none(text: str) -> int:
+def _count_or_zero(text: str) -> int:
     return 0 if text == "0" else _count(text)
 
 
@@ -220,7 +223,7 @@ def _workers(arguments: argparse.Namespace) -> int:
 
 
 def _references(folders: Sequence[Path]) -> "list[SourcePicture]":
-    """Pictures that may not be trained on: the benchmarks' that are here, and those of folders."""
+    """Pictures that must not be trained on: those of fetched benchmarks and of `folders`."""
     from superres.evaluation.held_out import set_name
     from superres.image.codecs import list_pictures
     from training.data.sources.picture import SourcePicture
@@ -258,7 +261,7 @@ def _make_plan(arguments: argparse.Namespace) -> Path:
         degradation=arguments.degrade,
     )
     references = _references(arguments.against)
-    _say_what_is_compared(references)
+    _report_references(references)
     recipe = PairRecipe(scale=arguments.scale, degradation=arguments.degrade, draws=arguments.draws)
     return make_plan(
         pictures,
@@ -269,15 +272,15 @@ def _make_plan(arguments: argparse.Namespace) -> Path:
     )
 
 
-def _say_what_is_compared(references: "Sequence[SourcePicture]") -> None:
+def _report_references(references: "Sequence[SourcePicture]") -> None:
     counts = Counter(picture.source for picture in references)
     if counts:
-        told = ", ".join(f"{source} ({count})" for source, count in sorted(counts.items()))
-        say(f"none of these pictures may be in the set: {told}")
+        listed = ", ".join(f"{source} ({count})" for source, count in sorted(counts.items()))
+        say(f"checking that the dataset repeats no picture of: {listed}")
     else:
         say(
-            "no benchmark is here, so none is compared with; `sharpline data fetch set5` (set14, "
-            "bsd100, urban100) brings them, --against FOLDER names others"
+            "no benchmark was fetched, so the dataset is compared with none; fetch them with "
+            "`sharpline data fetch set5` (set14, bsd100, urban100) or name others by --against"
         )
 
 

@@ -1,4 +1,4 @@
-"""Work dealt to processes: as many jobs under way as there are workers, and none left orphaned."""
+"""Runs tasks in worker processes, one per worker at a time; workers exit with their parent."""
 
 import multiprocessing
 import os
@@ -14,42 +14,42 @@ Result = TypeVar("Result")
 
 
 class WorkerTask(NamedTuple):
-    """One call of a task; the name is what an error calls it by."""
+    """The arguments of one call, with a name for error messages."""
 
     name: str
     arguments: tuple[Any, ...]
 
 
 class WorkerDied(SharplineError):
-    """A worker process ended without an answer: killed, or out of memory."""
+    """A worker process ended without a result: killed, or out of memory."""
 
 
 def run_tasks(
     function: Callable[..., Result], tasks: Iterable[WorkerTask], *, workers: int
 ) -> Iterator[Result]:
-    """Yield the result of each job as it comes, in no particular order.
+    """Yield the result of each task as it completes, in no particular order.
 
-    One worker is this process itself. What a job raises is raised here once the others that are
-    under way have ended; raises WorkerDied, naming the jobs under way, where a process dies.
+    One worker means this process. A task's exception is raised here once the other running tasks
+    have ended; raises WorkerDied, naming the running tasks, when a process dies.
     """
     if workers == 1:
         for task in tasks:
             yield function(*task.arguments)
         return
-    # Forked from a process that has run nothing else, so no thread's lock is copied while held.
+    # A fork server has no other threads, so no lock is copied in a locked state.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["training.data.shards.shards"])
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_settle) as pool:
-        waiting: dict[Future[Result], str] = {}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_watch_parent) as pool:
+        pending: dict[Future[Result], str] = {}
         for task in tasks:
-            if len(waiting) == workers:
-                yield from _finished(waiting)
-            waiting[_submitted(pool, function, task)] = task.name
-        while waiting:
-            yield from _finished(waiting)
+            if len(pending) == workers:
+                yield from _finished(pending)
+            pending[_submit(pool, function, task)] = task.name
+        while pending:
+            yield from _finished(pending)
 
 
-def _submitted(
+def _submit(
     pool: ProcessPoolExecutor, function: Callable[..., Result], task: WorkerTask
 ) -> Future[Result]:
     try:
@@ -58,33 +58,33 @@ def _submitted(
         raise _died([task.name]) from error
 
 
-def _finished(waiting: dict[Future[Result], str]) -> Iterator[Result]:
-    done = wait(waiting, return_when=FIRST_COMPLETED).done
-    under_way = sorted(waiting.values())
+def _finished(pending: dict[Future[Result], str]) -> Iterator[Result]:
+    done = wait(pending, return_when=FIRST_COMPLETED).done
+    names = sorted(pending.values())
     for future in done:
-        waiting.pop(future)
+        pending.pop(future)
         try:
             result = future.result()
         except BrokenProcessPool as error:
-            raise _died(under_way) from error
+            raise _died(names) from error
         yield result
 
 
 def _died(names: list[str]) -> WorkerDied:
     return WorkerDied(
         "a worker process died (killed, or out of memory) while it worked on "
-        f"{' or '.join(names)}; what was done before is kept, so run the same "
+        f"{' or '.join(names)}; finished work is kept, so run the same "
         "command again, with fewer --workers if memory was short"
     )
 
 
-def _settle() -> None:
-    """Make a worker end with the process that started it, even one that is killed outright."""
+def _watch_parent() -> None:
+    """Make this worker exit when its parent does, even when the parent is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+        threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
 
 
-def _end_with(parent: Any) -> None:
+def _exit_with_parent(parent: Any) -> None:
     parent.join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The training loop: batches, steps, losses, state, checkpoints, several processes.
+"""The training loop: batches, steps, losses, state, checkpoints, distributed training.
 
 May import weights, runs, bundles, data and the recipe.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints: one file each, whole or absent, verified before a byte of it is believed."""
+"""Checkpoints: one file each, written atomically and verified by sha256 before loading."""
 
 import io
 import shutil
@@ -13,23 +13,23 @@ from superres.common.console import say
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes, write_bytes
 
-MAGIC = b"SHARPLINE-CHECKPOINT-3 "
+MAGIC = b"SHARPLINE-CHECKPOINT-4 "
 HEADER_BYTES = len(MAGIC) + 64 + 1
 KEPT = 2
-# A tensor of the network is in it as itself, as its average and twice in Adam's memory.
+# Each weight is stored four times: weight, EMA and Adam's two moments.
 COPIES_OF_WEIGHTS = 4
 
 
 class BrokenCheckpoint(SharplineError):
-    """A file that is no checkpoint, or not the one that was written."""
+    """A file that is not a checkpoint, or a damaged one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """Everything that the rest of a training depends on, but for its recipe and data.
+    """Everything that the rest of a training depends on, except its recipe and data.
 
-    The order of the data is a function of the recipe's seed and `step`, so it is in here too.
-    `state` is the state of networks, average and optimizers, `counters` what the loop counts.
+    The order of the data is a function of the recipe's seed and `step`. `state` holds networks,
+    EMA and optimizers, `counters` the loop's counters.
     """
 
     step: int
@@ -41,10 +41,10 @@ class Checkpoint:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint, then remove all but the newest KEPT and what a killed write left.
+    """Write a checkpoint, then remove all but the newest KEPT and leftovers of killed writes.
 
-    Without space for it the newest from before makes do alone. Raises SharplineError where that is
-    not enough; the newest stays then.
+    If the disk is full, all older checkpoints but the newest are removed and the write is retried.
+    Raises SharplineError if that is not enough; the newest older one is kept.
     """
     buffer = io.BytesIO()
     torch.save({name: getattr(checkpoint, name) for name in Checkpoint.__slots__}, buffer)
@@ -54,54 +54,58 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
     try:
         write_bytes(path, data)
     except SharplineError:
-        spare = _newest_first(folder)[1:]
-        if not spare:
+        older = _newest_first(folder)[1:]
+        if not older:
             raise
-        _remove(spare)
+        _remove(older)
         write_bytes(path, data)
     _remove((*_newest_first(folder)[KEPT:], *folder.glob(".step-*.partial")))
     return path
 
 
-def kept_bytes(folder: Path) -> int:
-    """What the checkpoints in a folder take."""
+def checkpoint_bytes(folder: Path) -> int:
+    """Total size of the checkpoints in a folder, in bytes."""
     return sum(path.stat().st_size for path in _newest_first(folder))
 
 
-def refuse_without_space(folder: Path, weight_bytes: int, there_bytes: int = 0) -> None:
-    """Raise SharplineError unless KEPT checkpoints of networks of that size, and the one that is
-    being written, fit where the folder will be; `there_bytes` of them are there already."""
-    needed = (KEPT + 1) * COPIES_OF_WEIGHTS * weight_bytes - there_bytes
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(there).free
+def check_free_space(folder: Path, weight_bytes: int, existing_bytes: int = 0) -> None:
+    """Raise SharplineError unless the disk has space for KEPT checkpoints and one being written.
+
+    `weight_bytes` is the size of the networks' weights, `existing_bytes` that of old checkpoints.
+    """
+    needed = (KEPT + 1) * COPIES_OF_WEIGHTS * weight_bytes - existing_bytes
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if free < needed:
         raise SharplineError(
-            f"{there} has {free / 1e6:,.0f} MB of free space, the checkpoints of this training "
+            f"{existing} has {free / 1e6:,.0f} MB of free space, the checkpoints of this training "
             f"need {needed / 1e6:,.0f} MB: free space, or choose another folder with --out"
         )
 
 
 def load(path: Path) -> Checkpoint:
-    """Read one checkpoint; raises BrokenCheckpoint unless its sha256 is the one it states."""
+    """Read one checkpoint; raises BrokenCheckpoint unless its content matches its sha256."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BrokenCheckpoint(f"cannot read {path}: {error.strerror}") from error
     header, payload = data[:HEADER_BYTES], data[HEADER_BYTES:]
     if header[: len(MAGIC)] != MAGIC and MAGIC[:-2] == header[: len(MAGIC) - 2]:
-        raise BrokenCheckpoint(f"{path} is of another version of Sharpline; train without --resume")
+        raise BrokenCheckpoint(
+            f"{path} was written by another version of Sharpline; train without --resume"
+        )
     if header != MAGIC + sha256_bytes(payload).encode() + b"\n":
-        raise BrokenCheckpoint(f"{path} is damaged (its sha256 differs from the one it states)")
+        raise BrokenCheckpoint(f"{path} is damaged (its sha256 does not match)")
     return Checkpoint(**torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True))
 
 
 def load_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole; a damaged one is named and passed over."""
+    """The newest intact checkpoint; damaged ones are logged and skipped."""
     for path in _newest_first(folder):
         try:
             return load(path)
         except BrokenCheckpoint as error:
-            say(f"{error}; trying the one before")
+            say(f"{error}; trying the previous one")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the training loop is handed besides its recipe and data, and what comes out of it."""
+"""Dependencies and result of the training loop."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ from training.loop.distributed import DistributedContext
 
 
 class TrainingDiverged(SharplineError):
-    """A loss or the gradient is no longer a number."""
+    """A loss or gradient became non-finite."""
 
 
 class Tracker(Protocol):
-    """Whoever is told how the training goes; must neither raise nor wait."""
+    """Receives training metrics; must neither raise nor block."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of one step."""
+        """Log the metrics of one step."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopContext:
-    """What the loop is handed besides its recipe and data.
+    """Dependencies of the loop besides its recipe and data.
 
-    `validate` gets the averaged weights and the step, and returns the score in dB that an early
-    stop goes by (None: there is none); rank 0 alone calls it. `clock` counts seconds.
+    `validate` takes the EMA weights and the step and returns the score for early stopping in dB
+    (None: no score); only rank 0 calls it. `clock` returns seconds.
     """
 
     folder: Path
@@ -43,10 +43,12 @@ class LoopContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainResult:
-    """What came out: averaged weights by state-dict key, on the CPU. `exact`: the same training
-    gives these bits again, broken off and resumed or not."""
+    """EMA weights by state-dict key, on the CPU.
+
+    `repeatable`: training again, resumed or not, gives bit-identical weights.
+    """
 
     weights: dict[str, Tensor]
     steps: int
     seconds: float
-    exact: bool
+    repeatable: bool

@@ -1,4 +1,4 @@
-"""The training loop: crops in, averaged weights out, and a state from which it goes on exactly."""
+"""The training loop: train, validate, checkpoint, resume."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,36 +12,36 @@ from training.loop import checkpoint
 from training.loop.context import LoopContext, TrainingDiverged, TrainResult
 from training.loop.online_degradation import OnlineDegradation
 from training.loop.prefetch import BatchBuilder, HostBatch, Prefetcher, Sampler, to_device
-from training.loop.state import TrainState, layout
+from training.loop.state import TrainState, memory_format
 from training.loop.step import StepMetrics, TrainStep
 from training.recipe import Recipe, Stage
 
 REPORT_EVERY_STEPS = 10
-SAY_EVERY_SECONDS = 10.0
+PROGRESS_EVERY_SECONDS = 10.0
 PICTURES_NAMED = 8
 DATA_WAIT = "data_wait_seconds"
 
 
 @dataclass(slots=True)
 class _Counters:
-    """What the loop remembers from step to step.
+    """Counters of the loop, stored in checkpoints.
 
-    `score_to_beat` is the last one that gained enough. `under` is what the order of sums depends on
-    besides recipe and data; `moved`: it has not been the same all the time.
+    `score_to_beat` is the last score that gained enough. `environment` (world size, threads, torch
+    version) determines the order of float sums; `environment_changed`: it changed on a resume.
     """
 
     nan_in_a_row: int = 0
-    nan_in_all: int = 0
+    nan_total: int = 0
     score_to_beat: float = float("-inf")
     validations_without_gain: int = 0
     micro_batch: int = 0
-    under: str = ""
-    moved: bool = False
+    environment: str = ""
+    environment_changed: bool = False
 
 
 @dataclass(slots=True)
 class _Window:
-    """Figures gathered since the last report."""
+    """Metrics summed since the last report."""
 
     started: float
     steps: int = 0
@@ -58,9 +58,9 @@ class _Window:
 
 
 class TrainingLoop:
-    """One training of one network. `run` may be called once; after a crash, build and run again.
+    """Trains one network. Call `run` once; after a crash, construct a new loop and `resume` it.
 
-    `samplers` are by the side of the LR crops that they draw: one for each of the stage's patches.
+    `samplers` are keyed by the side of their LR crops, one per patch side of the stage.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class TrainingLoop:
         context: LoopContext,
     ) -> None:
         self._recipe, self._stage, self._context = recipe, stage, context
-        part = context.distributed.part(stage.batch)
+        part = context.distributed.batch_slice(stage.batch)
         self._train_state = TrainState(net, recipe, stage, context.device)
-        self._train_step_fn = TrainStep(
+        self._train_step = TrainStep(
             self._train_state,
             recipe,
             stage.micro_batch or stage.batch,
@@ -93,51 +93,52 @@ class TrainingLoop:
             pin=context.device.type == "cuda",
         )
         self._counters = _Counters(
-            micro_batch=self._train_step_fn.micro_batch,
-            under=f"{context.distributed.count} x {torch.get_num_threads()} threads, torch "
-            f"{torch.__version__}",
+            micro_batch=self._train_step.micro_batch,
+            environment=f"{context.distributed.world_size} x {torch.get_num_threads()} threads, "
+            f"torch {torch.__version__}",
         )
         self._step, self._elapsed_before = 0, 0.0
-        self._started = self._said = context.clock()
+        self._started = self._progress_logged = context.clock()
 
     def resume(self) -> bool:
-        """Take up the newest whole checkpoint of the folder; False where there is none."""
+        """Load the newest intact checkpoint of the folder; return False if there is none."""
         folder = self._context.folder
-        found = self._context.distributed.from_first(lambda: checkpoint.load_newest(folder))
-        if found is None:
+        saved = self._context.distributed.from_rank_zero(lambda: checkpoint.load_newest(folder))
+        if saved is None:
             return False
-        self._train_state.load(found.state)
-        now, self._counters = self._counters, _Counters(**found.counters)
-        if self._counters.under != now.under:
+        self._train_state.load(saved.state)
+        current, self._counters = self._counters, _Counters(**saved.counters)
+        if self._counters.environment != current.environment:
             self._say(
-                f"it broke off with {self._counters.under} and goes on with {now.under}: these "
-                "will not be the very bits that an unbroken run gives"
+                f"interrupted with {self._counters.environment}, resumed with "
+                f"{current.environment}: the result will not be bit-identical"
             )
-            self._counters.under, self._counters.moved = now.under, True
-        self._train_step_fn.micro_batch = self._counters.micro_batch
-        torch.set_rng_state(found.torch_rng)
-        if found.cuda_rng:
-            torch.cuda.set_rng_state(found.cuda_rng[0], self._context.device)
-        self._step, self._elapsed_before = found.step, found.elapsed_seconds
+            self._counters.environment = current.environment
+            self._counters.environment_changed = True
+        self._train_step.micro_batch = self._counters.micro_batch
+        torch.set_rng_state(saved.torch_rng)
+        if saved.cuda_rng:
+            torch.cuda.set_rng_state(saved.cuda_rng[0], self._context.device)
+        self._step, self._elapsed_before = saved.step, saved.elapsed_seconds
         return True
 
     def run(self) -> TrainResult:
-        """Train to the end of the schedule, or until validations gain no more.
+        """Train to the end of the schedule or to the early stop.
 
-        Raises TrainingDiverged naming the loss, the step and the pictures; checkpoints stay.
+        Raises TrainingDiverged naming the loss, the step and the pictures; checkpoints are kept.
         """
         stage, context = self._stage, self._context
         self._started = context.clock()
         window = _Window(context.clock())
         with Prefetcher(self._batch_builder, self._step, stage.steps) as prefetcher:
-            while not self._over(progress := self._progress_of_all()):
+            while not self._finished(progress := self._shared_progress()):
                 learning_rate = self._set_learning_rate(progress)
-                values = self._train_step(prefetcher)
+                values = self._run_step(prefetcher)
                 window.add(values)
                 if self._step % REPORT_EVERY_STEPS == 0 or self._step == stage.steps:
                     self._report(window, learning_rate)
                     window = _Window(context.clock())
-                self._say_sometimes(progress, learning_rate, values)
+                self._say_progress(progress, learning_rate, values)
                 if self._due(stage.validate_every):
                     self._validate()
                 if self._due(stage.checkpoint_every):
@@ -151,98 +152,98 @@ class TrainingLoop:
             weights=weights,
             steps=self._step,
             seconds=self._elapsed(),
-            exact=self._exact(),
+            repeatable=self._is_repeatable(),
         )
 
-    def _exact(self) -> bool:
-        """Whether nothing but recipe, data and software has had a say in the bits."""
+    def _is_repeatable(self) -> bool:
+        """Whether the weights depend on nothing but recipe, data and software."""
         stage = self._stage
         by_clock_or_gpu = stage.max_minutes is not None or self._context.device.type != "cpu"
-        halved = self._train_step_fn.micro_batch != (stage.micro_batch or stage.batch)
-        return not (by_clock_or_gpu or halved or self._counters.moved)
+        halved = self._train_step.micro_batch != (stage.micro_batch or stage.batch)
+        return not (by_clock_or_gpu or halved or self._counters.environment_changed)
 
     def _elapsed(self) -> float:
         return self._elapsed_before + self._context.clock() - self._started
 
     def _progress(self, step: int) -> float:
-        """0 at the start to 1 at the end, by steps or by the clock, whichever is ahead."""
+        """Progress from 0 to 1, by steps or by the clock, whichever is ahead."""
         by_steps = step / self._stage.steps
         if self._stage.max_minutes is None:
             return by_steps
         return max(by_steps, self._elapsed() / (60 * self._stage.max_minutes))
 
-    def _progress_of_all(self) -> float:
-        """`_progress` at this step by rank 0's clock: ranks that went by their own would train at
-        different rates, and their weights would part."""
+    def _shared_progress(self) -> float:
+        """`_progress` by rank 0's clock: with clocks of their own the ranks would use different
+        learning rates, and their weights would diverge."""
         if self._stage.max_minutes is None:
             return self._progress(self._step)
-        return self._context.distributed.from_first(lambda: self._progress(self._step))
+        return self._context.distributed.from_rank_zero(lambda: self._progress(self._step))
 
-    def _over(self, progress: float) -> bool:
-        """Whether the schedule has ended, or validations gain no more."""
+    def _finished(self, progress: float) -> bool:
+        """Whether the schedule has ended or the early stop applies."""
         rule = self._stage.early_stop
         if rule is not None and self._counters.validations_without_gain >= rule.patience:
             return True
         return progress >= 1.0
 
     def _due(self, every: int) -> bool:
-        """Whether it is time for what is done every so many steps, and again at the end."""
-        return self._step % every == 0 and not self._over(self._progress_of_all())
+        """Whether a periodic action is due; never at the end of the training."""
+        return self._step % every == 0 and not self._finished(self._shared_progress())
 
     def _set_learning_rate(self, progress: float) -> float:
-        rates = [network.set_learning_rate(progress) for network in self._train_state.all()]
+        rates = [network.set_learning_rate(progress) for network in self._train_state.networks()]
         return rates[0]
 
-    def _train_step(self, prefetcher: Prefetcher) -> dict[str, float]:
-        asked = self._context.clock()
+    def _run_step(self, prefetcher: Prefetcher) -> dict[str, float]:
+        started = self._context.clock()
         host_batch = prefetcher.take(self._step)
-        waited = self._context.clock() - asked
+        waited = self._context.clock() - started
         lr_bchw, hr_bchw = to_device(
-            host_batch, self._context.device, layout(self._recipe), self._recipe.scale
+            host_batch, self._context.device, memory_format(self._recipe), self._recipe.scale
         )
-        figures = self._train_step_fn(lr_bchw, hr_bchw)
+        metrics = self._train_step(lr_bchw, hr_bchw)
         self._step += 1
-        if figures.moved:
+        if metrics.updated:
             self._counters.nan_in_a_row = 0
             self._train_state.ema.update(self._train_state.generator.net, self._step)
-            return figures.values | {DATA_WAIT: waited}
-        self._count_nan(figures, host_batch)
-        return {name: value for name, value in figures.values.items() if name not in figures.bad}
+            return metrics.values | {DATA_WAIT: waited}
+        self._skip_step(metrics, host_batch)
+        return {
+            name: value for name, value in metrics.values.items() if name not in metrics.nonfinite
+        }
 
-    def _count_nan(self, figures: StepMetrics, host_batch: HostBatch) -> None:
-        """Leave the step out, or stop by the recipe's rule; the weights are those from before."""
+    def _skip_step(self, metrics: StepMetrics, host_batch: HostBatch) -> None:
+        """Skip the step, or raise TrainingDiverged after too many; the weights are unchanged."""
         counters, allowed = self._counters, self._recipe.max_nan_skips
         counters.nan_in_a_row += 1
-        counters.nan_in_all += 1
-        bad = figures.bad[0]
+        counters.nan_total += 1
+        name = metrics.nonfinite[0]
         names = sorted(set(self._batch_builder.names(host_batch)))
         shown = ", ".join(names[:PICTURES_NAMED]) + (", ..." if len(names) > PICTURES_NAMED else "")
-        what = f"{bad} became {figures.values[bad]} at step {self._step - 1} (pictures: {shown})"
+        reason = f"{name} is {metrics.values[name]} at step {self._step - 1} (pictures: {shown})"
         if counters.nan_in_a_row <= allowed:
-            self._say(
-                f"{what}: step left out, {counters.nan_in_a_row} in a row of {allowed} allowed"
-            )
+            self._say(f"{reason}: step skipped, {counters.nan_in_a_row} of {allowed} in a row")
             return
         raise TrainingDiverged(
-            f"{what}. The weights and checkpoints before it are whole: lower the learning rate in "
-            "the recipe, look at those pictures, or allow more max_nan_skips"
+            f"{reason}. Earlier checkpoints are intact: lower the learning rate in the recipe, "
+            "inspect those pictures, or increase max_nan_skips"
         )
 
     def _report(self, window: _Window, learning_rate: float) -> None:
-        if self._context.distributed.first:
+        if self._context.distributed.is_rank_zero:
             means = window.means(self._context.clock()) | {"learning_rate": learning_rate}
             self._context.tracker.metrics(self._step, means)
 
     def _validate(self) -> None:
-        """Score the averaged weights and count the validations that gain too little."""
+        """Score the EMA weights and count the validations that gain too little."""
         context, counters = self._context, self._counters
-        score = context.distributed.from_first(
+        score = context.distributed.from_rank_zero(
             lambda: context.validate(self._train_state.ema.state_dict(), self._step)
         )
         rule = self._stage.early_stop
         if rule is None or score is None:
             return
-        # Small steps up add to each other: they are measured from the last score that gained.
+        # Small gains add up: each score is compared with the last one that gained enough.
         needed = counters.score_to_beat + rule.min_gain
         if score >= needed and score > counters.score_to_beat:
             counters.score_to_beat, counters.validations_without_gain = score, 0
@@ -250,16 +251,16 @@ class TrainingLoop:
             counters.validations_without_gain += 1
         if counters.validations_without_gain >= rule.patience:
             self._say(
-                f"{rule.patience} validations in a row gained less than {rule.min_gain} dB on "
+                f"{rule.patience} validations in a row gained less than {rule.min_gain} dB over "
                 f"{counters.score_to_beat:.2f} dB: stopping at step {self._step}"
             )
 
     def _save(self) -> None:
-        """Write a checkpoint. Without space for it the training goes on, with the one before."""
-        if not self._context.distributed.first:
+        """Write a checkpoint. If the disk is full, training continues with the previous one."""
+        if not self._context.distributed.is_rank_zero:
             return
         cuda = self._context.device.type == "cuda"
-        self._counters.micro_batch = self._train_step_fn.micro_batch
+        self._counters.micro_batch = self._train_step.micro_batch
         state = checkpoint.Checkpoint(
             step=self._step,
             elapsed_seconds=self._elapsed(),
@@ -271,23 +272,23 @@ class TrainingLoop:
         try:
             checkpoint.save(self._context.folder, state)
         except SharplineError as error:
-            say(f"no checkpoint at step {self._step}: {error}. Training goes on")
+            say(f"no checkpoint at step {self._step}: {error}. Training continues")
 
-    def _say_sometimes(
+    def _say_progress(
         self, progress: float, learning_rate: float, values: Mapping[str, float]
     ) -> None:
         now = self._context.clock()
-        if now - self._said < SAY_EVERY_SECONDS:
+        if now - self._progress_logged < PROGRESS_EVERY_SECONDS:
             return
-        self._said = now
-        figures = "  ".join(
+        self._progress_logged = now
+        metrics = "  ".join(
             f"{name} {value:.5f}" for name, value in values.items() if name != DATA_WAIT
         )
         self._say(
-            f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {figures}  "
+            f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {metrics}  "
             f"learning rate {learning_rate:.2e}"
         )
 
     def _say(self, text: str) -> None:
-        if self._context.distributed.first:
+        if self._context.distributed.is_rank_zero:
             say(text)

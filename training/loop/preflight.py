@@ -1,4 +1,4 @@
-"""What would fail after hours is refused before the first step, with the key and the remedy."""
+"""Checks before the first step; errors name the recipe key and the remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from training.loop.distributed import DistributedContext
 from training.loop.features import weight_file
 from training.recipe import PerceptualLoss, Recipe, Stage
 from training.weights.basicsr_bridge import discriminator_sides
-from training.weights.initial import refuse_other_network
+from training.weights.initial import check_same_network
 
-MLFLOW_ANSWERS_WITHIN_SECONDS = 3.0
-CLOSED = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+MLFLOW_TIMEOUT_SECONDS = 3.0
+DENIED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
 
 
-def refuse_impossible(
+def check_training_plan(
     recipe: Recipe,
     stage: Stage,
     info: DatasetInfo,
@@ -30,57 +30,57 @@ def refuse_impossible(
     parent: InitialWeights | None,
     distributed: DistributedContext,
 ) -> None:
-    """Raise UsageError where recipe, dataset, starting weights and processes do not fit."""
-    _refuse_other_data(recipe, stage, info, data)
-    with of_recipe(recipe):
+    """Raise UsageError if recipe, dataset, initial weights and world size do not fit together."""
+    _check_dataset(recipe, stage, info, data)
+    with reraise_arch_errors(recipe):
         network = facts(recipe.arch.name, recipe.arch.parameters)
     if network.scale != recipe.scale:
         raise UsageError(
             f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
             f"by {network.scale}"
         )
-    _refuse_sizes(recipe, stage, network)
+    _check_patches(recipe, stage, network)
     for loss in recipe.losses:
         if isinstance(loss, PerceptualLoss):
             weight_file(loss)
-    distributed.part(stage.batch)
+    distributed.batch_slice(stage.batch)
     if parent is not None:
-        refuse_other_network(recipe.arch.name, recipe.arch.parameters, parent)
+        check_same_network(recipe.arch.name, recipe.arch.parameters, parent)
 
 
 @contextmanager
-def of_recipe(recipe: Recipe) -> Iterator[None]:
-    """A network that cannot be is a fault of the recipe's key `arch`: raise UsageError for it."""
+def reraise_arch_errors(recipe: Recipe) -> Iterator[None]:
+    """Convert UnknownArch into a UsageError that names the recipe and its key `arch`."""
     try:
         yield
     except UnknownArch as error:
         raise UsageError(f"recipe {recipe.name}: arch: {error}") from error
 
 
-def refuse_closed_mlflow(uri: str) -> None:
-    """Raise UsageError for an address that is none and for a server that will not have us.
+def check_mlflow_access(uri: str) -> None:
+    """Raise UsageError for an invalid URL, SharplineError if the server denies access.
 
-    A server that is away is no reason: notes are kept and sent later.
+    An unreachable server is accepted: records are spooled and sent later.
     """
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise UsageError(
-            f"SHARPLINE_MLFLOW_URI is {uri!r}; give an address such as http://127.0.0.1:5000, or "
-            "unset it to train without MLflow"
+            f"SHARPLINE_MLFLOW_URI is {uri!r}; set a URL such as http://127.0.0.1:5000, or unset "
+            "it to train without MLflow"
         )
     try:
-        answer = httpx.get(uri.rstrip("/") + "/health", timeout=MLFLOW_ANSWERS_WITHIN_SECONDS)
+        response = httpx.get(uri.rstrip("/") + "/health", timeout=MLFLOW_TIMEOUT_SECONDS)
     except httpx.HTTPError:
         return
-    if answer.status_code in CLOSED:
+    if response.status_code in DENIED_STATUSES:
         raise SharplineError(
-            f"MLflow at {uri} refuses us ({answer.status_code} {answer.reason_phrase}): set "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, let the server allow this host "
+            f"MLflow at {uri} denies access ({response.status_code} {response.reason_phrase}): set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, allow this host on the server "
             "(--allowed-hosts), or unset SHARPLINE_MLFLOW_URI to train without it"
         )
 
 
-def _refuse_other_data(recipe: Recipe, stage: Stage, info: DatasetInfo, data: Path) -> None:
+def _check_dataset(recipe: Recipe, stage: Stage, info: DatasetInfo, data: Path) -> None:
     if info.scale != recipe.scale:
         raise UsageError(
             f"{data} is a dataset for scale {info.scale}, recipe {recipe.name} needs "
@@ -88,12 +88,12 @@ def _refuse_other_data(recipe: Recipe, stage: Stage, info: DatasetInfo, data: Pa
         )
     if stage.early_stop is not None and not info.splits.get("validation"):
         raise UsageError(
-            f"recipe {recipe.name}: early_stop goes by pictures held out, and {data} has none; "
+            f"recipe {recipe.name}: early_stop needs held-out pictures, and {data} has none; "
             "build the dataset with --split-every, or set early_stop to null"
         )
 
 
-def _refuse_sizes(recipe: Recipe, stage: Stage, network: ArchFacts) -> None:
+def _check_patches(recipe: Recipe, stage: Stage, network: ArchFacts) -> None:
     grid = network.window or network.size_multiple
     for patch in stage.patches:
         if patch.side % grid:
@@ -102,12 +102,16 @@ def _refuse_sizes(recipe: Recipe, stage: Stage, network: ArchFacts) -> None:
             )
         if recipe.discriminator is None:
             continue
-        asked = recipe.discriminator
-        only, multiple = discriminator_sides(asked.name, asked.parameters)
+        discriminator = recipe.discriminator
+        required_side, multiple = discriminator_sides(discriminator.name, discriminator.parameters)
         hr_side = patch.side * recipe.scale
-        if hr_side % multiple or only not in (None, hr_side):
-            needs = f"sides of {only}" if only else f"sides that are multiples of {multiple}"
+        if hr_side % multiple or required_side not in (None, hr_side):
+            needs = (
+                f"sides of {required_side}"
+                if required_side
+                else f"sides that are multiples of {multiple}"
+            )
             raise UsageError(
-                f"recipe {recipe.name}: discriminator: {asked.name} needs {needs} pixels, and "
-                f"patches: side {patch.side} at x{recipe.scale} gives {hr_side}"
+                f"recipe {recipe.name}: discriminator: {discriminator.name} needs {needs} pixels, "
+                f"but patches: side {patch.side} at x{recipe.scale} gives {hr_side}"
             )

@@ -1,4 +1,4 @@
-"""What a training changes: networks, their average, optimizers; all that a checkpoint holds."""
+"""The state of a training: networks, EMA and optimizers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,13 +8,11 @@ from torch import nn
 
 from training.loop.ema import ExponentialMovingAverage
 from training.recipe import Cosine, Optimizer, Recipe, Schedule, Stage
-from training.weights.basicsr_bridge import discriminator, mend_torchvision
-
-Layout = torch.memory_format
+from training.weights.basicsr_bridge import discriminator, patch_torchvision
 
 
 class TrainableNetwork:
-    """One network with its optimizer and its schedule: the generator or the discriminator."""
+    """A network with its optimizer and schedule: the generator or the discriminator."""
 
     def __init__(
         self,
@@ -24,41 +22,42 @@ class TrainableNetwork:
         stage: Stage,
         device: torch.device,
     ) -> None:
-        # Its stub has no overload for the memory format alone.
-        laid_out = net.to(device).to(memory_format=layout(recipe))  # pyright: ignore[reportCallIssue]
-        self.net = laid_out.train()
+        # torch's stub has no overload for the memory format alone.
+        chosen = memory_format(recipe)
+        on_device = net.to(device).to(memory_format=chosen)  # pyright: ignore[reportCallIssue]
+        self.net = on_device.train()
         self.parameters = [each for each in self.net.parameters() if each.requires_grad]
         self.optimizer = _optimizer(self.parameters, learning_rate, recipe.optimizer)
         self._schedule = _schedule(self.optimizer, learning_rate, recipe.schedule, stage)
         self._steps = stage.steps
 
     def set_learning_rate(self, progress: float) -> float:
-        """Follow the schedule to a share of the stage; return the rate there."""
+        """Set and return the learning rate at a fraction of the stage."""
         self._schedule.step_update(progress * self._steps)
         return self.optimizer.param_groups[0]["lr"]
 
     def state(self) -> dict[str, Any]:
-        """Weights and the optimizer's memory; not a copy."""
+        """State dicts of the network and the optimizer; not a copy."""
         return {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Load a state returned by `state`."""
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 
 
 class TrainState:
-    """The generator with its average, and the discriminator where the recipe has one."""
+    """The generator, its EMA, and the discriminator if the recipe has one."""
 
     def __init__(self, net: nn.Module, recipe: Recipe, stage: Stage, device: torch.device) -> None:
         self.generator = TrainableNetwork(net, stage.learning_rate, recipe, stage, device)
         self.ema = ExponentialMovingAverage(self.generator.net, recipe.ema_decay)
         self.discriminator: TrainableNetwork | None = None
         if recipe.discriminator is not None:
-            asked = recipe.discriminator
+            config = recipe.discriminator
             self.discriminator = TrainableNetwork(
-                discriminator(asked.name, asked.parameters),
-                asked.learning_rate,
+                discriminator(config.name, config.parameters),
+                config.learning_rate,
                 recipe,
                 stage,
                 device,
@@ -66,12 +65,12 @@ class TrainState:
         if recipe.compile:
             _compile(self.generator.net, cuda_graphs=recipe.cuda_graphs)
 
-    def all(self) -> list[TrainableNetwork]:
+    def networks(self) -> list[TrainableNetwork]:
         """Generator first."""
         return [self.generator, *([self.discriminator] if self.discriminator else [])]
 
     def state(self) -> dict[str, Any]:
-        """Everything, by part; not a copy."""
+        """The state of all parts by name; not a copy."""
         return {
             "generator": self.generator.state(),
             "ema": self.ema.state_dict(),
@@ -79,7 +78,7 @@ class TrainState:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Load a state returned by `state`."""
         self.generator.load(state["generator"])
         self.ema.load_state_dict(state["ema"])
         if self.discriminator is not None:
@@ -87,7 +86,7 @@ class TrainState:
 
 
 def weight_bytes(net: nn.Module, recipe: Recipe) -> int:
-    """What the weights of a training's networks weigh together, before they are all made."""
+    """Size in bytes of the weights of all networks, computed before the discriminator exists."""
     nets = [net]
     if recipe.discriminator is not None:
         with torch.device("meta"):
@@ -95,53 +94,52 @@ def weight_bytes(net: nn.Module, recipe: Recipe) -> int:
     return sum(each.nbytes for net in nets for each in net.state_dict().values())
 
 
-def layout(recipe: Recipe) -> Layout:
-    """How pictures and weights lie in memory."""
+def memory_format(recipe: Recipe) -> torch.memory_format:
+    """The memory format of pictures and weights."""
     return torch.channels_last if recipe.channels_last else torch.contiguous_format
 
 
 def _optimizer(
-    parameters: list[nn.Parameter], learning_rate: float, asked: Optimizer
+    parameters: list[nn.Parameter], learning_rate: float, config: Optimizer
 ) -> torch.optim.Optimizer:
-    """Fused: one kernel for all parameters, on the CPU too."""
-    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[asked.name]
-    beta1, beta2 = asked.betas
+    """A fused optimizer: one kernel for all parameters, also on the CPU."""
+    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    beta1, beta2 = config.betas
     return make(
         parameters,
         lr=learning_rate,
         betas=(beta1, beta2),
-        weight_decay=asked.weight_decay,
+        weight_decay=config.weight_decay,
         fused=True,
     )
 
 
 def _schedule(
-    optimizer: torch.optim.Optimizer, learning_rate: float, asked: Schedule, stage: Stage
+    optimizer: torch.optim.Optimizer, learning_rate: float, config: Schedule, stage: Stage
 ) -> Any:
-    """timm's scheduler, counted in steps; it has no state but the step."""
-    mend_torchvision()
+    """timm's scheduler, counted in steps; the step is its only state."""
+    patch_torchvision()
     from timm.scheduler.cosine_lr import CosineLRScheduler
     from timm.scheduler.multistep_lr import MultiStepLRScheduler
 
-    warm = {
+    warmup = {
         "warmup_t": stage.warmup_steps,
         "warmup_lr_init": learning_rate / (stage.warmup_steps + 1),
         "t_in_epochs": False,
     }
-    if isinstance(asked, Cosine):
-        lowest = asked.final * learning_rate
-        return CosineLRScheduler(optimizer, t_initial=stage.steps, lr_min=lowest, **warm)
-    milestones = [round(share * stage.steps) for share in asked.milestones]
+    if isinstance(config, Cosine):
+        lowest = config.final * learning_rate
+        return CosineLRScheduler(optimizer, t_initial=stage.steps, lr_min=lowest, **warmup)
+    milestones = [round(share * stage.steps) for share in config.milestones]
     return MultiStepLRScheduler(
-        optimizer, decay_t=milestones, decay_rate=asked.factor, warmup_prefix=False, **warm
+        optimizer, decay_t=milestones, decay_rate=config.factor, warmup_prefix=False, **warmup
     )
 
 
 def _compile(net: nn.Module, *, cuda_graphs: bool) -> None:
-    """Compile what repeats once, or the whole network where nothing does.
+    """Compile the repeated blocks, or the whole network if there are none.
 
-    A deep network's blocks share one compiled form, which takes a tenth of the time that all of
-    them together would.
+    Repeated blocks share one compilation, which takes a tenth of the time of the whole network's.
     """
     mode = "reduce-overhead" if cuda_graphs else None
     for block in _repeated_blocks(net) or [net]:
@@ -149,17 +147,17 @@ def _compile(net: nn.Module, *, cuda_graphs: bool) -> None:
 
 
 def _repeated_blocks(net: nn.Module) -> list[nn.Module]:
-    """The members of the longest row of modules of one class of ours."""
-    rows = [
-        list(row.children())
-        for row in net.modules()
-        if isinstance(row, nn.Sequential | nn.ModuleList)
+    """The longest sequence of modules of one class that is not torch's own."""
+    sequences = [
+        list(sequence.children())
+        for sequence in net.modules()
+        if isinstance(sequence, nn.Sequential | nn.ModuleList)
     ]
-    alike = [
-        row
-        for row in rows
-        if len(row) > 1
-        and len({type(block) for block in row}) == 1
-        and not type(row[0]).__module__.startswith("torch.")
+    repeated = [
+        sequence
+        for sequence in sequences
+        if len(sequence) > 1
+        and len({type(block) for block in sequence}) == 1
+        and not type(sequence[0]).__module__.startswith("torch.")
     ]
-    return max(alike, key=len, default=[])
+    return max(repeated, key=len, default=[])

@@ -1,4 +1,4 @@
-"""One step: crops through the networks, every loss looked at before a weight moves."""
+"""One training step; weights are updated only if all losses and gradient norms are finite."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -16,30 +16,32 @@ from training.loop.losses import LossInputs, LossSum, discriminator_terms
 from training.loop.state import TrainableNetwork, TrainState
 from training.recipe import GanLoss, PerceptualLoss, Recipe
 
-# What the CPU's allocator says; a GPU raises torch.OutOfMemoryError.
-OUT_OF_MEMORY = "can't allocate memory"
+# Part of the CPU allocator's message; a GPU raises torch.OutOfMemoryError.
+CPU_OUT_OF_MEMORY = "can't allocate memory"
 
 
 class BatchTooLarge(SharplineError):
-    """Not even one crop fits into the memory."""
+    """A single crop does not fit into memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepMetrics:
-    """What one step measured, and whether it moved the weights."""
+    """Losses and gradient norms of one step, and whether the weights were updated."""
 
     values: dict[str, float]
-    moved: bool
+    updated: bool
 
     @property
-    def bad(self) -> list[str]:
-        """The values that are no numbers."""
+    def nonfinite(self) -> list[str]:
+        """The names of the non-finite values."""
         return [name for name, value in self.values.items() if not math.isfinite(value)]
 
 
 class TrainStep:
-    """Does the steps of a recipe. `micro_batch` crops go through at a time; it is halved where
-    they do not fit, and the step stays the same."""
+    """Runs training steps with gradient accumulation over micro-batches of `micro_batch` crops.
+
+    Out of memory, it halves `micro_batch` and retries the step.
+    """
 
     def __init__(
         self,
@@ -65,61 +67,63 @@ class TrainStep:
                 ema=train_state.ema.output,
             ),
         )
-        self._gan = next((loss for loss in recipe.losses if isinstance(loss, GanLoss)), None)
+        self._gan_loss = next((loss for loss in recipe.losses if isinstance(loss, GanLoss)), None)
 
     def __call__(self, lr_bchw: Tensor, hr_bchw: Tensor) -> StepMetrics:
-        """One step on a batch. The weights move only where every loss and gradient is a number."""
-        sums = self._gradients_that_fit(lr_bchw, hr_bchw)
+        """One step on a batch; skips the weight update if a loss or gradient is non-finite."""
+        sums = self._gradients_within_memory(lr_bchw, hr_bchw)
         names, values = list(sums), self._distributed.mean(torch.stack(list(sums.values())))
         norms = {}
-        for network, name in zip(self._train_state.all(), ("", "discriminator_"), strict=False):
+        for network, name in zip(
+            self._train_state.networks(), ("", "discriminator_"), strict=False
+        ):
             self._distributed.average_gradients(network.parameters)
             norms[f"{name}gradient_norm"] = nn.utils.clip_grad_norm_(
                 network.parameters, self._recipe.gradient_clip
             )
-        # One wait for the device in each step: what is no number must not move a weight.
-        everything = torch.cat([values, torch.stack(list(norms.values()))]).tolist()
-        figures = dict(zip([*(f"loss/{name}" for name in names), *norms], everything, strict=True))
-        moved = all(math.isfinite(value) for value in figures.values())
-        for network in self._train_state.all():
-            if moved:
+        # The only device synchronisation of a step: the update depends on these values.
+        flat = torch.cat([values, torch.stack(list(norms.values()))]).tolist()
+        metrics = dict(zip([*(f"loss/{name}" for name in names), *norms], flat, strict=True))
+        updated = all(math.isfinite(value) for value in metrics.values())
+        for network in self._train_state.networks():
+            if updated:
                 network.optimizer.step()
             network.optimizer.zero_grad(set_to_none=True)
-        return StepMetrics(values=figures, moved=moved)
+        return StepMetrics(values=metrics, updated=updated)
 
-    def _gradients_that_fit(self, lr_bchw: Tensor, hr_bchw: Tensor) -> dict[str, Tensor]:
+    def _gradients_within_memory(self, lr_bchw: Tensor, hr_bchw: Tensor) -> dict[str, Tensor]:
         while True:
-            sums, too_large = None, False
+            sums, out_of_memory = None, False
             try:
                 sums = self._gradients(lr_bchw, hr_bchw)
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                too_large = True
-            if not self._distributed.any(too_large, self._device):
-                assert sums is not None, "it fitted"
+                out_of_memory = True
+            if not self._distributed.any(out_of_memory, self._device):
+                assert sums is not None, "no rank ran out of memory"
                 return sums
-            self._halve(len(lr_bchw))
+            self._halve_micro_batch(len(lr_bchw))
 
-    def _halve(self, batch: int) -> None:
-        for network in self._train_state.all():
+    def _halve_micro_batch(self, batch: int) -> None:
+        for network in self._train_state.networks():
             network.optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         before = min(self.micro_batch, batch)
         if before == 1:
             raise BatchTooLarge(
-                "out of memory with one crop at a time: give smaller patches or a smaller network "
-                "in the recipe, or a device with more memory. The checkpoints are whole"
+                "out of memory with a micro-batch of 1: use smaller patches or a smaller network "
+                "in the recipe, or a device with more memory. The checkpoints are intact"
             )
         self.micro_batch = math.ceil(before / 2)
         say(
-            f"out of memory with {before} crops at a time: going on with {self.micro_batch}; the "
-            f"batch stays {batch * self._distributed.count}, each step just takes longer"
+            f"out of memory with a micro-batch of {before}: retrying with {self.micro_batch}; the "
+            f"batch stays {batch * self._distributed.world_size}, steps take longer"
         )
 
     def _gradients(self, lr_bchw: Tensor, hr_bchw: Tensor) -> dict[str, Tensor]:
-        """Leave the batch's mean gradients in the networks; return the means of the terms."""
+        """Accumulate the batch's mean gradients; return the mean of each loss term."""
         sums: dict[str, Tensor] = {}
         for lr, hr in zip(
             lr_bchw.split(self.micro_batch), hr_bchw.split(self.micro_batch), strict=True
@@ -132,38 +136,38 @@ class TrainStep:
     def _micro_step(self, lr_bchw: Tensor, hr_bchw: Tensor, share: float) -> Mapping[str, Tensor]:
         discriminator = self._train_state.discriminator
         if self._recipe.cuda_graphs:
-            # What recorded graphs put out before this may be overwritten from here on.
+            # Outputs of earlier CUDA graph replays may be overwritten from here on.
             torch.compiler.cudagraph_mark_step_begin()
-        with ExitStack() as while_training_the_generator:
+        with ExitStack() as stack:
             if discriminator is not None:
-                while_training_the_generator.enter_context(_frozen(discriminator))
-            with self._reduced():
+                stack.enter_context(_frozen(discriminator))
+            with self._autocast():
                 output_bchw = self._train_state.generator.net(lr_bchw).float()
                 total, terms = self._loss(output_bchw, hr_bchw, lr_bchw)
             (total * share).backward()
         if discriminator is not None:
-            assert self._gan is not None, "a recipe with a discriminator has a gan loss"
-            with self._reduced():
-                its = discriminator_terms(
-                    self._discriminate, output_bchw.detach(), hr_bchw, self._gan.kind
+            assert self._gan_loss is not None, "a recipe with a discriminator has a gan loss"
+            with self._autocast():
+                discriminator_losses = discriminator_terms(
+                    self._discriminate, output_bchw.detach(), hr_bchw, self._gan_loss.kind
                 )
-            (sum(its.values(), start=hr_bchw.new_zeros(())) * share).backward()
-            terms |= its
+            (sum(discriminator_losses.values(), start=hr_bchw.new_zeros(())) * share).backward()
+            terms |= discriminator_losses
         return terms
 
     def _discriminate(self, bchw: Tensor) -> Tensor:
         discriminator = self._train_state.discriminator
-        assert discriminator is not None, "only asked where there is one"
+        assert discriminator is not None, "only called if the recipe has a discriminator"
         return discriminator.net(bchw).float()
 
-    def _reduced(self) -> torch.autocast:
+    def _autocast(self) -> torch.autocast:
         enabled = self._recipe.precision == "bf16"
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 @contextmanager
 def _frozen(network: TrainableNetwork) -> Iterator[None]:
-    """Gradients go through the network and not into it."""
+    """Freeze the parameters; gradients still flow through the network."""
     for parameter in network.parameters:
         parameter.requires_grad_(False)
     try:
@@ -174,4 +178,4 @@ def _frozen(network: TrainableNetwork) -> Iterator[None]:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or CPU_OUT_OF_MEMORY in str(error)

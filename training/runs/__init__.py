@@ -1,4 +1,4 @@
-"""The record of one training: its folder, and what MLflow is told of it.
+"""Run folders and experiment tracking with MLflow.
 
 May import bundles, data and the recipe.
 """

@@ -1,4 +1,4 @@
-"""The folder of one training: run.json, checkpoints/, samples/, tracking.jsonl and the bundle."""
+"""The folder of one run: run.json, checkpoints/, samples/, tracking.jsonl and the bundle."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ STATE_NAME = "run.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunKey:
-    """What makes two trainings the same one, so that one can go on where the other broke off."""
+    """Identifies a training: a run can resume an unfinished run with an equal key."""
 
     recipe: dict[str, Any]
     profile: str
@@ -23,14 +23,14 @@ class RunKey:
 
     @property
     def digest(self) -> str:
-        """Eight hex digits over all of it."""
+        """The first eight hex digits of the key's sha256."""
         fields = [self.recipe, self.profile, self.dataset_id, self.parent_id, self.minutes]
         return sha256_bytes(json.dumps(fields, sort_keys=True).encode())[:8]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One training's folder."""
+    """The folder of one run."""
 
     folder: Path
 
@@ -48,13 +48,13 @@ class Run:
         return json.loads((self.folder / STATE_NAME).read_bytes())["finished"]
 
     def finish(self, result: dict[str, object]) -> None:
-        """Note the result: the run is over and will not be resumed."""
+        """Record the result and mark the run as finished: it will not be resumed."""
         state = json.loads((self.folder / STATE_NAME).read_bytes())
         write_json(self.folder / STATE_NAME, state | {"finished": True, "result": result})
 
 
 def unfinished_run(root: Path, name: str, key: RunKey) -> Run | None:
-    """The newest run of a key that has not published its bundle."""
+    """The newest run of a key without a published bundle."""
     for folder in sorted(root.glob(f"{_prefix(name, key)}*"), reverse=True):
         if (folder / STATE_NAME).is_file() and not Run(folder=folder).finished:
             return Run(folder=folder)
@@ -62,13 +62,13 @@ def unfinished_run(root: Path, name: str, key: RunKey) -> Run | None:
 
 
 def open_run(root: Path, name: str, key: RunKey, *, resume: bool) -> tuple[Run, bool]:
-    """A new run's folder, or with `resume` that of the newest unfinished one of the same key.
+    """Create a run, or with `resume` reuse the newest unfinished one of the same key.
 
-    Returns the run and whether it was there before.
+    Returns the run and whether it already existed.
     """
-    found = unfinished_run(root, name, key) if resume else None
-    if found is not None:
-        return found, True
+    unfinished = unfinished_run(root, name, key) if resume else None
+    if unfinished is not None:
+        return unfinished, True
     folder = root / (_prefix(name, key) + datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f"))
     write_json(
         folder / STATE_NAME,

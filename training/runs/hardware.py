@@ -1,4 +1,4 @@
-"""What a training takes of its machine: processor, memory, and the GPU where there is one."""
+"""Resource usage of a training: CPU, memory, and the GPU if there is one."""
 
 import contextlib
 import os
@@ -8,37 +8,37 @@ from pathlib import Path
 
 import torch
 
-EVERY_SECONDS = 10.0
+SAMPLE_EVERY_SECONDS = 10.0
 MEBIBYTE = 1024**2
 STATM = Path("/proc/self/statm")
 
 
 class MachineMetrics:
-    """Figures of this process, at most every EVERY_SECONDS; `clock` counts seconds.
+    """Resource metrics of this process, at most every SAMPLE_EVERY_SECONDS; `clock` in seconds.
 
-    system/cpu_percent: 100 is one core busy all the time, with the processes that it has waited
-    for; system/rss_megabytes; system/gpu_memory_megabytes and, where NVML answers,
+    system/cpu_percent (100: one busy core; includes finished child processes),
+    system/rss_megabytes, system/gpu_memory_megabytes and, if NVML is available,
     system/gpu_percent.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._looked: float | None = None
+        self._sampled_at: float | None = None
         self._processor_seconds = _processor_seconds()
         self._started = clock()
 
     def __call__(self) -> dict[str, float]:
-        """The figures, or none when the last ones are young."""
+        """The metrics, or an empty dict if the last sample is recent."""
         now = self._clock()
-        if self._looked is not None and now - self._looked < EVERY_SECONDS:
+        if self._sampled_at is not None and now - self._sampled_at < SAMPLE_EVERY_SECONDS:
             return {}
-        since = self._started if self._looked is None else self._looked
+        since = self._started if self._sampled_at is None else self._sampled_at
         before, self._processor_seconds = self._processor_seconds, _processor_seconds()
-        self._looked = now
-        figures = {"system/rss_megabytes": _resident_bytes() / MEBIBYTE}
+        self._sampled_at = now
+        metrics = {"system/rss_megabytes": _resident_bytes() / MEBIBYTE}
         if now > since:
-            figures["system/cpu_percent"] = 100 * (self._processor_seconds - before) / (now - since)
-        return figures | _gpu()
+            metrics["system/cpu_percent"] = 100 * (self._processor_seconds - before) / (now - since)
+        return metrics | _gpu()
 
 
 def _processor_seconds() -> float:
@@ -47,7 +47,7 @@ def _processor_seconds() -> float:
 
 
 def _resident_bytes() -> float:
-    """From /proc where there is one; elsewhere no figure."""
+    """Read from /proc; NaN on systems without it."""
     try:
         return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -57,8 +57,8 @@ def _resident_bytes() -> float:
 def _gpu() -> dict[str, float]:
     if not torch.cuda.is_available():
         return {}
-    figures = {"system/gpu_memory_megabytes": torch.cuda.memory_reserved() / MEBIBYTE}
-    # NVML's Python module is no part of torch.
+    metrics = {"system/gpu_memory_megabytes": torch.cuda.memory_reserved() / MEBIBYTE}
+    # NVML's Python module is not part of torch.
     with contextlib.suppress(ModuleNotFoundError, RuntimeError):
-        figures["system/gpu_percent"] = float(torch.cuda.utilization())
-    return figures
+        metrics["system/gpu_percent"] = float(torch.cuda.utilization())
+    return metrics

@@ -1,4 +1,4 @@
-"""What MLflow is told about a run at its start: the recipe, the data, the machine."""
+"""Parameters and tags of a run in MLflow: recipe, data, environment."""
 
 import platform
 from importlib import metadata
@@ -20,7 +20,7 @@ PACKAGES_NAME = "packages.txt"
 def run_metadata(
     provenance: Provenance, stage: Stage, *, name: str, parent_run: str | None
 ) -> RunMetadata:
-    """The parameters and tags of a run; `parent_run` names the run that it stands under."""
+    """The parameters and tags of a run; `parent_run` is the name of its parent run."""
     recipe, parent = provenance.recipe, provenance.parent
     flat = {
         f"recipe.{key}": value
@@ -44,7 +44,7 @@ def run_metadata(
             "recipe": recipe.name,
             "dataset_id": provenance.info.id,
             "git_commit": git_commit() or "none",
-            "start": f"took {provenance.start}" if provenance.start else "from scratch",
+            "start": f"loaded {provenance.start}" if provenance.start else "from scratch",
             "validation_protocol": _protocol(provenance),
         },
         dataset_id=provenance.info.id,
@@ -54,14 +54,14 @@ def run_metadata(
 
 
 def write_packages(folder: Path) -> Path:
-    """The installed packages as `name==version` lines in FOLDER/packages.txt."""
+    """Write the installed packages as `name==version` lines to FOLDER/packages.txt."""
     path = folder / PACKAGES_NAME
     write_bytes(path, _packages())
     return path
 
 
 def _protocol(provenance: Provenance) -> str:
-    """How the figures under validation/ are measured: they are compared under no other."""
+    """The protocol of the metrics under validation/; only equal protocols are comparable."""
     pairs = held_out(provenance.dataset, provenance.profile)
     return str(pairs.protocol(CHANNEL)) if pairs else "none"
 
@@ -77,7 +77,7 @@ def _environment() -> dict[str, str]:
 
 
 def _packages() -> bytes:
-    found = {
+    lines = {
         f"{package.metadata['Name']}=={package.version}" for package in metadata.distributions()
     }
-    return "".join(f"{line}\n" for line in sorted(found, key=str.lower)).encode()
+    return "".join(f"{line}\n" for line in sorted(lines, key=str.lower)).encode()

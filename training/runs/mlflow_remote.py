@@ -1,4 +1,4 @@
-"""An MLflow tracking server and its registry, as trainings use them."""
+"""Client of an MLflow tracking server and its model registry."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from superres.common.errors import SharplineError
 from superres.model.bundle import Bundle, load_bundle
 
 EXPERIMENT = "sharpline"
-# Tags that MLflow's pages know: a run's description, and the run that it is shown under.
+# Tags that MLflow's UI interprets: a run's description and its parent run.
 DESCRIPTION_TAG, PARENT_TAG = "mlflow.note.content", "mlflow.parentRunId"
 RUN_TAG, PARENT_NAME_TAG = "sharpline_run", "sharpline_parent"
-# How a registered version holds its bundle; release.registry writes it so.
+# Tag and artifact path of a registered version's bundle, as written by release.registry.
 BUNDLE_TAG, BUNDLE_PATH = "bundle_id", "bundle"
 BATCH_METRICS, BATCH_PARAMETERS = 1000, 100  # MLflow's limits for one call
-# mlflow's client waits minutes by default; the sender has its own patience.
+# mlflow's client retries for minutes by default; the sending thread has its own retries.
 CLIENT_LIMITS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -36,136 +36,138 @@ class MlflowRemote:
     def __init__(self, uri: str) -> None:
         self._client = _client(uri)
 
-    def start(self, note: Mapping[str, Any], run_id: str | None) -> str:
-        """Open a run of the project's experiment; its key makes opening it twice harmless."""
+    def start(self, record: Mapping[str, Any], run_id: str | None) -> str:
+        """Create or resume a run of the project's experiment; idempotent by the run's key."""
         if run_id is not None:
             self._client.update_run(run_id, status="RUNNING")
             return run_id
         experiment_id = self._experiment_id()
-        known = self._runs(experiment_id, RUN_TAG, note["key"])
-        if known and known[0].data.params:
-            return known[0].info.run_id
-        run = known[0] if known else self._open(experiment_id, note)
-        self._describe(run.info.run_id, note)
+        existing = self._search_runs(experiment_id, RUN_TAG, record["key"])
+        if existing and existing[0].data.params:
+            return existing[0].info.run_id
+        run = existing[0] if existing else self._create_run(experiment_id, record)
+        self._describe(run.info.run_id, record)
         return run.info.run_id
 
-    def _open(self, experiment_id: str, note: Mapping[str, Any]) -> Any:
-        tags = {**note["tags"], RUN_TAG: note["key"]}
-        if note.get("parent_run"):
-            tags[PARENT_TAG] = self._parent(experiment_id, note["parent_run"], note["time_ms"])
+    def _create_run(self, experiment_id: str, record: Mapping[str, Any]) -> Any:
+        tags = {**record["tags"], RUN_TAG: record["key"]}
+        if record.get("parent_run"):
+            tags[PARENT_TAG] = self._parent_run_id(
+                experiment_id, record["parent_run"], record["time_ms"]
+            )
         return self._client.create_run(
-            experiment_id, start_time=note["time_ms"], run_name=note["name"], tags=tags
+            experiment_id, start_time=record["time_ms"], run_name=record["name"], tags=tags
         )
 
-    def _parent(self, experiment_id: str, name: str, time_ms: int) -> str:
-        """The run of that name, opened by whichever of its children comes first.
+    def _parent_run_id(self, experiment_id: str, name: str, time_ms: int) -> str:
+        """The id of the parent run of that name, created by its first child.
 
-        Two that come at once both open one; the older stays, and both see the same two.
+        If two children create it at once, both keep the older run and delete the other.
         """
-        own: str | None = None
-        if not self._runs(experiment_id, PARENT_NAME_TAG, name):
-            own = self._client.create_run(
+        created: str | None = None
+        if not self._search_runs(experiment_id, PARENT_NAME_TAG, name):
+            created = self._client.create_run(
                 experiment_id, start_time=time_ms, run_name=name, tags={PARENT_NAME_TAG: name}
             ).info.run_id
         parent = min(
-            self._runs(experiment_id, PARENT_NAME_TAG, name),
+            self._search_runs(experiment_id, PARENT_NAME_TAG, name),
             key=lambda run: (run.info.start_time, run.info.run_id),
         ).info.run_id
-        if own not in (None, parent):
-            self._client.delete_run(own)
+        if created not in (None, parent):
+            self._client.delete_run(created)
         self._client.update_run(parent, status="RUNNING")
         return parent
 
     def _end_parent(self, run_id: str, time_ms: int) -> None:
-        """End the run above this one, once none of its children is running."""
+        """End the parent run of this run once none of its children is running."""
         run = self._client.get_run(run_id)
         parent = run.data.tags.get(PARENT_TAG)
         if parent is None:
             return
-        siblings = self._runs(run.info.experiment_id, PARENT_TAG, parent, most=1000)
+        siblings = self._search_runs(run.info.experiment_id, PARENT_TAG, parent, max_results=1000)
         states = {sibling.info.status for sibling in siblings}
         if "RUNNING" not in states:
             status = "FAILED" if "FAILED" in states else "FINISHED"
             self._client.set_terminated(parent, status=status, end_time=time_ms)
 
-    def _runs(self, experiment_id: str, tag: str, value: str, most: int = 50) -> Any:
-        # Backslashes and quotes would need MLflow's filter language to know escapes; it does not.
+    def _search_runs(self, experiment_id: str, tag: str, value: str, max_results: int = 50) -> Any:
+        # MLflow's filter language has no escapes for backslashes and quotes.
         return self._client.search_runs(
-            [experiment_id], filter_string=f"tags.`{tag}` = '{value}'", max_results=most
+            [experiment_id], filter_string=f"tags.`{tag}` = '{value}'", max_results=max_results
         )
 
-    def take(self, run_id: str, note: Mapping[str, Any], folder: Path) -> None:
-        """Send one note. One that MLflow calls malformed is named and passed over."""
+    def log_record(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
+        """Send one record. A record that MLflow rejects as malformed is logged and skipped."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self._take(run_id, note, folder)
+            self._dispatch(run_id, record, folder)
         except MlflowException as error:
             if error.get_http_status_code() != HTTPStatus.BAD_REQUEST:
                 raise
-            say(f"MLflow refuses a note of kind {note['note']}: {error.message}")
+            say(f"MLflow rejects a record of kind {record['note']}: {error.message}")
 
-    def _take(self, run_id: str, note: Mapping[str, Any], folder: Path) -> None:
-        kind = note["note"]
+    def _dispatch(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
+        kind = record["note"]
         if kind == "metrics":
-            self._metrics(run_id, note)
+            self._metrics(run_id, record)
         elif kind == "artifacts":
-            path = folder / note["path"]
+            path = folder / record["path"]
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
-            log(run_id, str(path), note["to"])
+            log(run_id, str(path), record["to"])
         elif kind == "tags":
-            for key, value in note["values"].items():
+            for key, value in record["values"].items():
                 self._client.set_tag(run_id, key, value)
         elif kind == "end":
-            self._client.set_terminated(run_id, status=note["status"], end_time=note["time_ms"])
-            self._end_parent(run_id, note["time_ms"])
+            self._client.set_terminated(run_id, status=record["status"], end_time=record["time_ms"])
+            self._end_parent(run_id, record["time_ms"])
 
     def _experiment_id(self) -> str:
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return found.experiment_id
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        if experiment is not None:
+            return experiment.experiment_id
         try:
             return self._client.create_experiment(EXPERIMENT)
-        except MlflowException:  # another training was quicker
-            found = self._client.get_experiment_by_name(EXPERIMENT)
-            if found is None:
+        except MlflowException:  # another training created it concurrently
+            experiment = self._client.get_experiment_by_name(EXPERIMENT)
+            if experiment is None:
                 raise
-            return found.experiment_id
+            return experiment.experiment_id
 
-    def _describe(self, run_id: str, note: Mapping[str, Any]) -> None:
+    def _describe(self, run_id: str, record: Mapping[str, Any]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag, Param
 
         dataset = Dataset(
-            name=note["dataset_source"],
-            digest=note["dataset_id"],
+            name=record["dataset_source"],
+            digest=record["dataset_id"],
             source_type="sharpline",
-            source=note["dataset_source"],
+            source=record["dataset_source"],
         )
         context = InputTag(key="mlflow.data.context", value="training")
         self._client.log_inputs(run_id, [DatasetInput(dataset=dataset, tags=[context])])
-        # Parameters come last: a run that has some has been told everything.
-        parameters = [Param(key, value) for key, value in note["parameters"].items()]
-        for some in _batches(parameters, BATCH_PARAMETERS):
-            self._client.log_batch(run_id, params=some)
+        # Parameters are sent last: they mark the description as complete.
+        parameters = [Param(key, value) for key, value in record["parameters"].items()]
+        for batch in _batches(parameters, BATCH_PARAMETERS):
+            self._client.log_batch(run_id, params=batch)
 
-    def _metrics(self, run_id: str, note: Mapping[str, Any]) -> None:
+    def _metrics(self, run_id: str, record: Mapping[str, Any]) -> None:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(key, value, note["time_ms"], note["step"])
-            for key, value in note["values"].items()
+            Metric(key, value, record["time_ms"], record["step"])
+            for key, value in record["values"].items()
         ]
-        for some in _batches(metrics, BATCH_METRICS):
-            self._client.log_batch(run_id, metrics=some)
+        for batch in _batches(metrics, BATCH_METRICS):
+            self._client.log_batch(run_id, metrics=batch)
 
 
 def fetch_bundle(uri: str, name: str, alias: str, folder: Path) -> Bundle:
-    """The bundle behind an alias of the registry, verified, in a folder of its id under `folder`.
+    """Download the bundle of an alias, verify its id, and store it as FOLDER/ID.
 
-    Raises SharplineError where the registry does not answer, has no such model or alias, or sends
-    other bytes than the version stands for.
+    Raises SharplineError if the registry is unavailable, has no such model or alias, or sends
+    another bundle than registered.
     """
     from mlflow.exceptions import MlflowException
 
@@ -175,21 +177,22 @@ def fetch_bundle(uri: str, name: str, alias: str, folder: Path) -> Bundle:
         version = client.get_model_version_by_alias(name, alias)
         expected = version.tags.get(BUNDLE_TAG, "")
         if not re.fullmatch("[0-9a-f]{64}", expected):
-            raise SharplineError(f"{name}@{alias} of the registry at {uri} holds no bundle")
+            raise SharplineError(f"{name}@{alias} of the registry at {uri} has no bundle")
         final = folder / expected
         if not final.is_dir():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 path = Path(client.download_artifacts(version.run_id, BUNDLE_PATH, scratch))
                 if load_bundle(path).id != expected:
                     raise SharplineError(
-                        f"the registry at {uri} sent another bundle than {name}@{alias} stands for"
+                        f"the registry at {uri} sent another bundle than registered for "
+                        f"{name}@{alias}"
                     )
-                with suppress(OSError):  # another training was quicker
+                with suppress(OSError):  # another training stored it concurrently
                     path.rename(final)
     except (MlflowException, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SharplineError(
-            f"{name}@{alias} cannot be had from the registry at {uri} ({reason})"
+            f"cannot download {name}@{alias} from the registry at {uri} ({reason})"
         ) from error
     return load_bundle(final)
 

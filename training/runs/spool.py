@@ -1,4 +1,4 @@
-"""The notes of a run as lines of its `tracking.jsonl`, and how many of them have been sent."""
+"""The tracking records of a run as lines of its `tracking.jsonl`, and the offset sent so far."""
 
 import json
 import os
@@ -16,42 +16,42 @@ TAIL_BYTES = 1 << 20
 
 
 class Spool:
-    """The notes of one run on disk, and how far they have been sent.
+    """A disk queue of one run's tracking records for MLflow.
 
-    Notes that the disk has no space for wait in memory and are written with the next one.
+    If the disk is full, records are buffered in memory and written with the next one.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
-        self._waiting: list[str] = []
-        self._whole = False  # whether the file is known to end with a whole line
+        self._unwritten: list[str] = []
+        self._tail_checked = False  # whether the file ends with a complete line
 
-    def append(self, note: Mapping[str, Any]) -> None:
-        """Add one note. Cheap: one write to an appended file."""
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Append one record; a single write."""
         with self._lock:
-            self._waiting.append(json.dumps(note, allow_nan=False) + "\n")
+            self._unwritten.append(json.dumps(record, allow_nan=False) + "\n")
             try:
                 self._write()
             except OSError as error:
-                if len(self._waiting) == 1:
-                    say(f"cannot write notes to {self.folder} ({error.strerror}); they wait")
+                if len(self._unwritten) == 1:
+                    say(f"cannot write to {self.folder} ({error.strerror}); buffering records")
                 return
-            self._waiting.clear()
+            self._unwritten.clear()
 
     @property
-    def waiting(self) -> int:
-        """How many notes are not on disk yet."""
-        return len(self._waiting)
+    def unwritten(self) -> int:
+        """The number of records that are not on disk yet."""
+        return len(self._unwritten)
 
     def _write(self) -> None:
-        """Write what waits, all of it or nothing; first take away what a crash left of a line."""
+        """Write the buffered records, all or none; first truncate a line torn by a crash."""
         with (self.folder / SPOOL_NAME).open("ab+", buffering=0) as file:
-            if not self._whole:
+            if not self._tail_checked:
                 file.truncate(_end_of_last_line(file))
-                self._whole = True
+                self._tail_checked = True
             before = file.seek(0, os.SEEK_END)
-            data = "".join(self._waiting).encode()
+            data = "".join(self._unwritten).encode()
             try:
                 while data:
                     data = data[file.write(data) :]
@@ -60,7 +60,7 @@ class Spool:
                 raise
 
     def unsent(self) -> Iterator[tuple[dict[str, Any], int]]:
-        """Notes not sent yet, each with the offset that follows it. A torn last line waits."""
+        """The unsent records, each with the offset after it. An incomplete last line is skipped."""
         path = self.folder / SPOOL_NAME
         if not path.is_file():
             return
@@ -71,7 +71,7 @@ class Spool:
 
     @property
     def sent_bytes(self) -> int:
-        """How much of the file MLflow has."""
+        """The number of bytes of the file that have been sent."""
         return self._sent()["bytes"]
 
     @property
@@ -80,7 +80,7 @@ class Spool:
         return self._sent()["run_id"]
 
     def mark_sent(self, offset: int, run_id: str | None) -> None:
-        """Remember that everything before `offset` has arrived."""
+        """Record that everything before `offset` has been sent."""
         write_json(self.folder / SENT_NAME, {"bytes": offset, "run_id": run_id})
 
     def _sent(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class Spool:
 
 
 def _end_of_last_line(file: FileIO) -> int:
-    """The offset after the last line end of a file; a line is far shorter than TAIL_BYTES."""
+    """The offset after the last line break of a file; lines are shorter than TAIL_BYTES."""
     end = file.seek(0, os.SEEK_END)
     start = file.seek(max(0, end - TAIL_BYTES))
     return start + file.read().rfind(b"\n") + 1 if end else 0

@@ -1,8 +1,7 @@
-"""Notes on a training: first to a file of the run, from there to MLflow.
+"""Experiment tracking: records go to the run's spool, and from there to MLflow.
 
-Every note is in the run's spool before anything else happens to it, so nothing is lost when MLflow
-is away, and what was not sent can be sent later. A thread of its own sends: training neither
-waits for MLflow nor hears of its failures.
+Every record is spooled first, so nothing is lost while MLflow is unavailable; unsent records can be
+sent later. A background thread sends them: MLflow neither delays nor fails a training.
 """
 
 import math
@@ -17,14 +16,14 @@ from typing import Any, Protocol
 from superres.common.console import say
 from training.runs.spool import Spool
 
-LONGEST_PAUSE_SECONDS = 30.0
+MAX_RETRY_SECONDS = 30.0
 CLOSE_WAIT_SECONDS = 20.0
-LAST_TRIES, LAST_PAUSE_SECONDS = 3, 1.0
+CLOSE_TRIES, CLOSE_RETRY_SECONDS = 3, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunMetadata:
-    """What a run is, told once at its start. `parent_run` names the run that it stands under."""
+    """Name, parameters and tags of a run; `parent_run` is the name of its parent run."""
 
     name: str
     parameters: Mapping[str, str]
@@ -35,36 +34,36 @@ class RunMetadata:
 
 
 class Remote(Protocol):
-    """Where notes end up. Every call may raise anything; it is made again later."""
+    """A tracking server. Every call may raise any exception and is retried later."""
 
-    def start(self, note: Mapping[str, Any], run_id: str | None) -> str:
-        """Open a run, or go on with `run_id`; return its id."""
+    def start(self, record: Mapping[str, Any], run_id: str | None) -> str:
+        """Create a run, or resume `run_id`; return its id."""
         ...
 
-    def take(self, run_id: str, note: Mapping[str, Any], folder: Path) -> None:
-        """Take one note; paths in it are relative to `folder`. Taking it twice changes nothing."""
+    def log_record(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
+        """Log one record; its paths are relative to `folder`. Must be idempotent."""
         ...
 
 
 def send(spool: Spool, remote: Remote) -> int:
-    """Send every waiting note in order; return how many. Raises what the remote raises."""
+    """Send all unsent records in order; return their number. Raises what the remote raises."""
     sent = 0
     run_id = spool.run_id
-    for note, offset in spool.unsent():
-        if note["note"] == "run":
-            run_id = remote.start(note, run_id)
+    for record, offset in spool.unsent():
+        if record["note"] == "run":
+            run_id = remote.start(record, run_id)
         else:
-            assert run_id is not None, "the first note of a spool opens the run"
-            remote.take(run_id, note, spool.folder)
+            assert run_id is not None, "the first record of a spool starts the run"
+            remote.log_record(run_id, record, spool.folder)
         spool.mark_sent(offset, run_id)
         sent += 1
     return sent
 
 
 class Tracker:
-    """Takes notes for one run and sends them from a thread; without a remote it only keeps them.
+    """Spools the records of one run and sends them from a thread; without a remote it only spools.
 
-    `machine` tells what the process takes of its machine, or nothing when it is not time yet.
+    `machine` returns resource metrics, or an empty dict between samples.
     """
 
     def __init__(
@@ -76,21 +75,21 @@ class Tracker:
     ) -> None:
         self._spool, self._connect, self._clock_ms = Spool(folder), connect, clock_ms
         self._machine = machine
-        self._woken, self._closing = threading.Event(), threading.Event()
-        self._idle = threading.Condition()
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._sent = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def start(self, notes: RunMetadata) -> None:
-        """Open the run, or go on with it where the folder has one."""
-        self._note(
+    def start(self, metadata: RunMetadata) -> None:
+        """Start the run, or resume the one recorded in the folder."""
+        self._append(
             {
                 "note": "run",
-                "name": notes.name,
-                "parameters": dict(notes.parameters),
-                "tags": dict(notes.tags),
-                "dataset_id": notes.dataset_id,
-                "dataset_source": notes.dataset_source,
-                "parent_run": notes.parent_run,
+                "name": metadata.name,
+                "parameters": dict(metadata.parameters),
+                "tags": dict(metadata.tags),
+                "dataset_id": metadata.dataset_id,
+                "dataset_source": metadata.dataset_source,
+                "parent_run": metadata.parent_run,
                 "key": self._spool.folder.name,
             }
         )
@@ -101,88 +100,88 @@ class Tracker:
             self._thread.start()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of one step; infinite ones (a perfect picture's PSNR) are not kept."""
-        every = {**values, **self._machine()}
-        finite = {name: value for name, value in every.items() if math.isfinite(value)}
-        self._note({"note": "metrics", "step": step, "values": finite})
+        """Log the metrics of one step; non-finite ones (PSNR of equal pictures) are dropped."""
+        combined = {**values, **self._machine()}
+        finite = {name: value for name, value in combined.items() if math.isfinite(value)}
+        self._append({"note": "metrics", "step": step, "values": finite})
 
     def artifacts(self, path: Path, to: str) -> None:
-        """A file or folder inside the run's folder, to be kept under `to`."""
-        self._note(
+        """Log a file or folder inside the run's folder under the artifact path `to`."""
+        self._append(
             {"note": "artifacts", "to": to, "path": str(path.relative_to(self._spool.folder))}
         )
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Words by which the run can be found."""
-        self._note({"note": "tags", "values": dict(values)})
+        """Set tags of the run."""
+        self._append({"note": "tags", "values": dict(values)})
 
     def run_id(self, wait_seconds: float = 0.0) -> str | None:
-        """MLflow's id of the run; waits that long for MLflow to give one."""
+        """MLflow's id of the run; waits up to `wait_seconds` for it."""
         if self._thread is None:
             return self._spool.run_id
-        with self._idle:
-            self._idle.wait_for(lambda: self._spool.run_id is not None, timeout=wait_seconds)
+        with self._sent:
+            self._sent.wait_for(lambda: self._spool.run_id is not None, timeout=wait_seconds)
         return self._spool.run_id
 
     def close(self, status: str) -> None:
-        """End the run as FINISHED or FAILED, wait a little for what is on its way, and say what
-        could not be sent."""
-        self._note({"note": "end", "status": status})
-        if self._spool.waiting:
-            say(f"{self._spool.waiting} notes of this run are lost: no space for them")
+        """End the run as FINISHED or FAILED, flush for a limited time, and log unsent records."""
+        self._append({"note": "end", "status": status})
+        if self._spool.unwritten:
+            say(f"{self._spool.unwritten} records of this run are lost: no disk space")
         if self._thread is None:
             return
         self._closing.set()
-        self._woken.set()
+        self._wake.set()
         self._thread.join(CLOSE_WAIT_SECONDS)
-        waiting = sum(1 for _ in self._spool.unsent())
-        if waiting:
+        unsent = sum(1 for _ in self._spool.unsent())
+        if unsent:
             say(
-                f"MLflow did not take {waiting} notes of this run; they are kept. Send them with: "
+                f"{unsent} records of this run were not sent to MLflow. Send them with: "
                 f"sharpline train --replay {self._spool.folder}"
             )
 
-    def _note(self, note: dict[str, Any]) -> None:
-        self._spool.append(note | {"time_ms": self._clock_ms()})
-        self._woken.set()
+    def _append(self, record: dict[str, Any]) -> None:
+        self._spool.append(record | {"time_ms": self._clock_ms()})
+        self._wake.set()
 
     def _send_until_closed(self) -> None:
         assert self._connect is not None
         remote: Remote | None = None
-        pause_seconds, told, last_tries = 1.0, False, 0
-        while last_tries < LAST_TRIES:
-            self._woken.wait()
-            self._woken.clear()
-            # Read before sending: what was noted before the closing is then sent before the end.
+        pause_seconds, warned, close_tries = 1.0, False, 0
+        while close_tries < CLOSE_TRIES:
+            self._wake.wait()
+            self._wake.clear()
+            # Read before sending, so that all records appended before closing are sent.
             closing = self._closing.is_set()
             try:
                 remote = remote or self._connect()
                 send(self._spool, remote)
             except Exception as error:
-                # Whatever a tracking server does, training goes on; the notes stay in the spool.
-                if not told:
+                # Training continues whatever the server does; the records stay in the spool.
+                if not warned:
                     say(
-                        f"MLflow is away ({type(error).__name__}); training goes on, notes are kept"
+                        f"MLflow is unavailable ({type(error).__name__}); training continues, "
+                        "records are spooled"
                     )
-                told, last_tries = True, last_tries + closing
+                warned, close_tries = True, close_tries + closing
                 if closing:
-                    time.sleep(LAST_PAUSE_SECONDS)
+                    time.sleep(CLOSE_RETRY_SECONDS)
                 else:
                     self._closing.wait(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, LONGEST_PAUSE_SECONDS)
-                self._woken.set()
+                pause_seconds = min(2 * pause_seconds, MAX_RETRY_SECONDS)
+                self._wake.set()
                 continue
             pause_seconds = 1.0
-            with self._idle:
-                self._idle.notify_all()
+            with self._sent:
+                self._sent.notify_all()
             if closing:
                 return
 
 
 @contextmanager
-def tracked(tracker: Tracker, notes: RunMetadata) -> Iterator[Tracker]:
-    """Open the run, and end it as FINISHED, or as FAILED where the block raises."""
-    tracker.start(notes)
+def tracked(tracker: Tracker, metadata: RunMetadata) -> Iterator[Tracker]:
+    """Start the run, and end it as FINISHED, or as FAILED if the block raises."""
+    tracker.start(metadata)
     try:
         yield tracker
     except BaseException:

@@ -1,4 +1,4 @@
-"""Weights that come from elsewhere: what a training starts from, and imports of foreign files.
+"""Initial weights of trainings, and imports of external weights.
 
 May import runs, bundles, data and the recipe.
 """

@@ -1,9 +1,9 @@
-"""The one import of basicsr, and what it takes to import it beside today's torch and torchvision.
+"""The only import of basicsr, with the patches that make it work with current torch releases.
 
-torchvision's wheel does not import beside a torch that was built without CUDA: its compiled
-operators fail to load, and it then registers shapes for operators that do not exist. basicsr 1.4.2
-imports a torchvision module that has since been renamed. Both are mended here, and only where they
-are broken; timm and spandrel import torchvision too, so call `mend_torchvision` before those.
+torchvision's wheel fails to import with a torch that was built without CUDA: its compiled operators
+do not load, and it then registers shapes for operators that do not exist. basicsr 1.4.2 imports a
+torchvision module that has since been renamed. Both are patched here, only if needed; timm and
+spandrel import torchvision too, so call `patch_torchvision` before importing them.
 """
 
 import importlib
@@ -26,20 +26,20 @@ SCHEMAS = (
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
 
-LAST_SIDE = 4  # of the VGG discriminator's last features
+LAST_SIDE = 4  # of the VGG discriminator's last feature map
 
-# torch forgets an operator's schema when its library object goes away.
-_kept: list[torch.library.Library] = []
+# torch removes an operator's schema when its library object is collected.
+_libraries: list[torch.library.Library] = []
 
 
 @cache
 def load_basicsr() -> ModuleType:
-    """basicsr, ready to be used; raises MissingExtra where it is not installed."""
+    """Import basicsr with all patches; raises MissingExtra if it is not installed."""
     if importlib.util.find_spec("basicsr") is None:
         raise MissingExtra("basicsr", "train")
-    mend_torchvision()
+    patch_torchvision()
     with warnings.catch_warnings():
-        # Names that its dependencies have deprecated; they are theirs to mend.
+        # basicsr uses deprecated names of its dependencies.
         warnings.simplefilter("ignore", DeprecationWarning)
         import basicsr
 
@@ -47,9 +47,9 @@ def load_basicsr() -> ModuleType:
 
 
 @cache
-def mend_torchvision() -> None:
-    """Make `import torchvision` succeed where its operators cannot be loaded; using one of them
-    then fails at the call. A torchvision that works is left alone."""
+def patch_torchvision() -> None:
+    """Make `import torchvision` succeed if its operators cannot be loaded; calling one of them
+    then raises. A working torchvision is not patched."""
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         raise MissingExtra("torchvision", "train")
@@ -57,15 +57,15 @@ def mend_torchvision() -> None:
         library = torch.library.Library("torchvision", "DEF")
         for schema in SCHEMAS:
             library.define(schema)
-        _kept.append(library)
+        _libraries.append(library)
     old, new = RENAMED
     if importlib.util.find_spec(old) is None:
         sys.modules[old] = importlib.import_module(new)
 
 
 def discriminator(name: str, parameters: Mapping[str, int | bool]) -> nn.Module:
-    """A freshly initialised discriminator of RGB pictures: `unet` (UNetDiscriminatorSN) or `vgg`
-    (VGGStyleDiscriminator). Raises UsageError for parameters that it does not take."""
+    """A newly initialised discriminator of RGB pictures: `unet` (UNetDiscriminatorSN) or `vgg`
+    (VGGStyleDiscriminator). Raises UsageError for unknown or invalid parameters."""
     load_basicsr()
     from basicsr.archs.discriminator_arch import UNetDiscriminatorSN, VGGStyleDiscriminator
 
@@ -77,22 +77,24 @@ def discriminator(name: str, parameters: Mapping[str, int | bool]) -> nn.Module:
         raise UsageError(f"discriminator {name!r} does not take {parameters}: {error}") from error
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            # It is only ever asked in training, which looks at the batch alone; without running
-            # statistics a batch that is no number leaves nothing behind.
+            # The discriminator only runs in training mode, which uses batch statistics; without
+            # running statistics a non-finite batch leaves no trace.
             module.track_running_stats = False
             module.running_mean = module.running_var = module.num_batches_tracked = None
-            # It flattens its last features with `view`, which in channels-last order it cannot.
-            module.register_forward_hook(_in_order)
+            # basicsr flattens the last features with `view`, which fails for channels-last.
+            module.register_forward_hook(_make_contiguous)
     return network
 
 
-def _in_order(module: nn.Module, arguments: object, output: torch.Tensor) -> torch.Tensor | None:
+def _make_contiguous(
+    module: nn.Module, arguments: object, output: torch.Tensor
+) -> torch.Tensor | None:
     small = output.shape[-1] <= LAST_SIDE
     return output.contiguous() if small else None
 
 
 def discriminator_sides(name: str, parameters: Mapping[str, int | bool]) -> tuple[int | None, int]:
-    """The side of HR crops that a discriminator needs (None: any), and what it is a multiple of."""
+    """The required side of HR crops (None: any), and the number it must be a multiple of."""
     return (int(parameters.get("input_size", 128)), 1) if name == "vgg" else (None, 8)
 
 

@@ -1,4 +1,4 @@
-"""`sharpline models pull` and `sharpline models import`: other people's weights become bundles."""
+"""`sharpline models pull` and `sharpline models import`: bundles from external weights."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from superres.model.bundle import Bundle
 
 
 def pull(argv: Sequence[str]) -> int:
-    """Fetch official weights by name, check them, and make a bundle of them."""
+    """Download official weights by name, verify them, and convert them to a bundle."""
     from training.weights.official import PUBLISHED
 
     parser = argparse.ArgumentParser(
@@ -25,7 +25,7 @@ def pull(argv: Sequence[str]) -> int:
         type=Path,
         dest="mirror",
         metavar="PATH",
-        help="a file, or a folder of files of the published names, instead of the network",
+        help="local file, or folder of files with the published names, instead of a download",
     )
     _add_common(parser)
     arguments = parser.parse_args(argv)
@@ -38,39 +38,39 @@ def pull(argv: Sequence[str]) -> int:
     provenance = WeightsProvenance(
         name=published.name,
         licence=published.licence,
-        address=published.address,
+        url=published.url,
         trained_on=published.trained_on,
         adversarial=published.adversarial,
     )
-    return _answer(
+    return _print_bundle(
         arguments, import_weights(read_external(path), provenance, arguments.out, recipe=None)
     )
 
 
 def import_(argv: Sequence[str]) -> int:
-    """Make a bundle of a file of weights: basicsr's, Real-ESRGAN's or SwinIR's layout, old ESRGAN
-    names, or safetensors. A pickle in it is read in a process of its own, weights only."""
+    """Convert a file of weights to a bundle: the layouts of basicsr, Real-ESRGAN and SwinIR, old
+    ESRGAN names, or safetensors. Pickles are read in a separate process, weights only."""
     parser = argparse.ArgumentParser(prog="sharpline models import", description=import_.__doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help=".pth, .pt, .ckpt, .safetensors")
-    parser.add_argument("--name", required=True, metavar="N", help="what the model is called")
+    parser.add_argument("--name", required=True, metavar="N", help="name of the model")
     parser.add_argument(
         "--licence", required=True, metavar="TEXT", help="of the weights, as their author states it"
     )
-    parser.add_argument("--source", metavar="URL", help="where the file was published")
+    parser.add_argument("--source", metavar="URL", help="URL where the file was published")
     parser.add_argument(
         "--trained-on",
         action="append",
         default=[],
-        type=_pictures,
+        type=_source_and_licence,
         metavar="SOURCE=LICENCE",
-        help="pictures it learned from and their licence; may be given again",
+        help="training pictures and their licence; repeatable",
     )
     parser.add_argument(
         "--adversarial",
         action="store_true",
-        help="it was trained against a discriminator, so judge it by perception",
+        help="trained with a discriminator: evaluate it by perceptual metrics",
     )
-    parser.add_argument("--recipe", metavar="R", help="a recipe whose network it must be of")
+    parser.add_argument("--recipe", metavar="R", help="recipe whose network it must match")
     _add_common(parser)
     arguments = parser.parse_args(argv)
     from training.recipe import load_recipe
@@ -78,18 +78,16 @@ def import_(argv: Sequence[str]) -> int:
     from training.weights.weight_import import WeightsProvenance, import_weights
 
     if not arguments.licence.strip():
-        raise UsageError(
-            "--licence says under which terms the weights were published; what are they?"
-        )
+        raise UsageError("--licence is empty; state the licence of the weights")
     provenance = WeightsProvenance(
         name=arguments.name,
         licence=arguments.licence.strip(),
-        address=arguments.source,
+        url=arguments.source,
         trained_on=tuple(arguments.trained_on),
         adversarial=arguments.adversarial,
     )
     recipe = load_recipe(arguments.recipe) if arguments.recipe else None
-    return _answer(
+    return _print_bundle(
         arguments, import_weights(read_external(arguments.file), provenance, arguments.out, recipe)
     )
 
@@ -100,12 +98,12 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=state_folder() / "models",
         metavar="DIR",
-        help="the bundle becomes DIR/NAME (default: models/ of the state)",
+        help="write the bundle to DIR/NAME (default: STATE/models)",
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON line")
 
 
-def _answer(arguments: argparse.Namespace, bundle: Bundle) -> int:
+def _print_bundle(arguments: argparse.Namespace, bundle: Bundle) -> int:
     info = bundle.info
     result: dict[str, object] = {
         "model": info.name,
@@ -120,7 +118,7 @@ def _answer(arguments: argparse.Namespace, bundle: Bundle) -> int:
     return 0
 
 
-def _pictures(text: str) -> tuple[str, str]:
+def _source_and_licence(text: str) -> tuple[str, str]:
     source, separator, licence = text.partition("=")
     if not (separator and source.strip() and licence.strip()):
         raise argparse.ArgumentTypeError(f"{text!r}: write SOURCE=LICENCE")

@@ -1,4 +1,4 @@
-"""Other people's weights: read in a process of their own, taken in as plain arrays."""
+"""External weights: read in a separate process, returned as plain arrays."""
 
 import json
 import os
@@ -19,9 +19,9 @@ from superres.model.bundle import Arch
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 MAX_BYTES = 4 * 1024**3
-WAIT_SECONDS = 600.0
-# What the reading process may know of this one: where Python is, and how many threads to use.
-PASSED_ON = (
+TIMEOUT_SECONDS = 600.0
+# The environment of the reading process: no secrets.
+PASSED_VARIABLES = (
     "PATH",
     "PYTHONPATH",
     "LD_LIBRARY_PATH",
@@ -32,12 +32,12 @@ PASSED_ON = (
 
 
 class ExternalWeightsRefused(SharplineError):
-    """A file of weights that is not taken in: it holds code, or no network that we have."""
+    """A file of weights that is refused: it holds code, or an unsupported network."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExternalWeights:
-    """Weights that came as a file: the network they fit and every tensor by our names."""
+    """Weights from a file: their network and all tensors, by Sharpline's state-dict keys."""
 
     path: Path
     sha256: str
@@ -46,23 +46,22 @@ class ExternalWeights:
 
 
 def is_external(path: Path) -> bool:
-    """Whether a path is meant as a file of weights rather than as a bundle."""
+    """Whether a path names a file of weights rather than a bundle."""
     return path.suffix.lower() in SUFFIXES
 
 
 def read_external(path: Path) -> ExternalWeights:
     """Read a .pth, .pt, .ckpt (pickled weights) or .safetensors file.
 
-    The pickle is opened in a process with limits, weights only, so no code in it ever runs. Raises
-    UsageError for a file that is not there, ForeignRefused with the reason for one that is not
-    taken in.
+    Pickles are loaded weights-only in a process with resource limits, so no code in them runs.
+    Raises UsageError for a missing file, ExternalWeightsRefused with the reason for other errors.
     """
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
     if not is_external(path):
-        raise UsageError(f"{path} is no file of weights; those end in {', '.join(SUFFIXES)}")
+        raise UsageError(f"{path} is not a file of weights; they end in {', '.join(SUFFIXES)}")
     if path.stat().st_size > MAX_BYTES:
-        raise ExternalWeightsRefused(f"{path} is larger than any network of Sharpline's could be")
+        raise ExternalWeightsRefused(f"{path} is larger than {MAX_BYTES / 1024**3:.0f} GiB")
     with tempfile.TemporaryDirectory(prefix="sharpline-weights-") as scratch:
         converted = Path(scratch) / "weights.safetensors"
         _convert(path.resolve(), converted)
@@ -72,33 +71,33 @@ def read_external(path: Path) -> ExternalWeights:
 
 def _convert(source: Path, target: Path) -> None:
     command = [sys.executable, "-P", "-m", "training.weights.unpickle", str(source), str(target)]
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     try:
-        ended = subprocess.run(
+        completed = subprocess.run(
             command,
             cwd=target.parent,
             env={**environment, "HOME": str(target.parent)},
             capture_output=True,
             text=True,
-            timeout=WAIT_SECONDS,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ExternalWeightsRefused(
-            f"{source} was not read within {WAIT_SECONDS:.0f} s"
+            f"reading {source} timed out after {TIMEOUT_SECONDS:.0f} s"
         ) from error
-    if ended.returncode < 0:
+    if completed.returncode < 0:
         raise ExternalWeightsRefused(
-            f"reading {source} was ended by {signal.Signals(-ended.returncode).name}: it asked for "
-            "more memory, time or disk than a file of its size should"
+            f"reading {source} was killed by {signal.Signals(-completed.returncode).name}: it "
+            "exceeded the memory, time or disk limit for its file size"
         )
-    lines = ended.stdout.splitlines()
-    if ended.returncode or not lines:
-        reason = (ended.stderr.strip().splitlines() or ["no word of why"])[-1]
+    lines = completed.stdout.splitlines()
+    if completed.returncode or not lines:
+        reason = (completed.stderr.strip().splitlines() or ["no error message"])[-1]
         raise ExternalWeightsRefused(f"{source} could not be read: {reason}")
     refused = json.loads(lines[-1]).get("refused")
     if refused is not None:
-        raise ExternalWeightsRefused(f"{source} is not taken in: {refused}")
+        raise ExternalWeightsRefused(f"{source} is refused: {refused}")
 
 
 def _read_converted(path: Path) -> tuple[Arch, dict[str, NDArray[Any]]]:

@@ -1,4 +1,4 @@
-"""What a training starts from: a bundle, a file of weights, or a model of the registry."""
+"""Initial weights of a training: a bundle, a file of weights, or a registered model."""
 
 import inspect
 import re
@@ -19,25 +19,25 @@ from training.weights.external import is_external, read_external
 
 REGISTRY = "registry:"
 UNSTATED = "unstated"
-# Parameters that only say how much is enlarged, and how: all before it can be taken over.
-OF_THE_SCALE = {"scale", "upscale", "upsampler"}
+# Parameters that only affect the upsampling: all other tensors can be loaded at another scale.
+SCALE_PARAMETERS = {"scale", "upscale", "upsampler"}
 # Parameters that no weight depends on.
-WEIGHTLESS = {"drop_path_rate", "img_size", "pool"}
+PARAMETERS_WITHOUT_WEIGHTS = {"drop_path_rate", "img_size", "pool"}
 
 
 def resolve(spec: str) -> InitialWeights:
-    """The weights that `--init` names: a bundle folder, a file of weights, registry:NAME[@ALIAS].
+    """Load the weights of `--init`: a bundle folder, a file of weights, or registry:NAME[@ALIAS].
 
-    Raises SharplineError where there are none, or none that can be trusted.
+    Raises SharplineError if they are missing or cannot be verified.
     """
     if spec.startswith(REGISTRY):
-        return of_bundle(_from_registry(spec.removeprefix(REGISTRY)))
+        return from_bundle(_from_registry(spec.removeprefix(REGISTRY)))
     path = Path(spec)
-    return _of_file(path) if is_external(path) else of_bundle(load_bundle(path))
+    return _from_file(path) if is_external(path) else from_bundle(load_bundle(path))
 
 
-def of_bundle(bundle: Bundle) -> InitialWeights:
-    """A bundle's weights, with its whole lineage."""
+def from_bundle(bundle: Bundle) -> InitialWeights:
+    """A bundle's weights and lineage."""
     info = bundle.info
     return InitialWeights(
         name=info.name,
@@ -51,8 +51,8 @@ def of_bundle(bundle: Bundle) -> InitialWeights:
     )
 
 
-def _of_file(path: Path) -> InitialWeights:
-    """A file says nothing of its pictures or terms; `models import` is where they are stated."""
+def _from_file(path: Path) -> InitialWeights:
+    """A file states no training data or licence; `models import` lets the user state them."""
     external = read_external(path)
     return InitialWeights(
         name=path.name,
@@ -72,16 +72,16 @@ def _from_registry(spec: str) -> Bundle:
         raise UsageError(f"registry:{spec}: write registry:NAME or registry:NAME@ALIAS")
     uri = mlflow_uri()
     if uri is None:
-        raise UsageError("registry: needs SHARPLINE_MLFLOW_URI, the address of the MLflow server")
+        raise UsageError("registry: needs SHARPLINE_MLFLOW_URI, the URL of the MLflow server")
     return fetch_bundle(uri, name, alias or "champion", state_folder() / "initial")
 
 
-def refuse_other_network(
+def check_same_network(
     arch_name: str, parameters: Mapping[str, Any], initial: InitialWeights
 ) -> None:
-    """Raise UsageError, naming each parameter that differs, unless the weights can be taken over.
+    """Raise UsageError, naming each parameter that differs, unless the weights fit the network.
 
-    Another scale is no hindrance: what depends on it starts anew.
+    Another scale is allowed: the tensors that depend on it are newly initialised.
     """
     if initial.arch.name != arch_name:
         raise UsageError(
@@ -89,53 +89,53 @@ def refuse_other_network(
             f"{arch_name!r}; start from weights of the same network"
         )
     different = differences(initial.arch, parameters)
-    if hindering := [spec for key, spec in different.items() if key not in OF_THE_SCALE]:
+    if conflicting := [spec for key, spec in different.items() if key not in SCALE_PARAMETERS]:
         raise UsageError(
-            f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(hindering)
+            f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(conflicting)
         )
 
 
-def differences(there: Arch, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Parameters in which weights of a network and a recipe of the same one differ, by name and in
-    words; those that no weight depends on are left out."""
-    ours, theirs = complete(there.name, parameters), complete(there.name, there.parameters)
+def differences(arch: Arch, parameters: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters that differ between weights and recipe, with a description of each;
+    parameters without effect on the weights are ignored."""
+    ours, theirs = with_defaults(arch.name, parameters), with_defaults(arch.name, arch.parameters)
     return {
-        key: f"{key} ({theirs.get(key)!r} there, {ours.get(key)!r} in the recipe)"
+        key: f"{key} ({theirs.get(key)!r} in the weights, {ours.get(key)!r} in the recipe)"
         for key in sorted(ours.keys() | theirs.keys())
-        if key not in WEIGHTLESS and ours.get(key) != theirs.get(key)
+        if key not in PARAMETERS_WITHOUT_WEIGHTS and ours.get(key) != theirs.get(key)
     }
 
 
 def load_initial(net: nn.Module, initial: InitialWeights) -> str:
-    """Load into a freshly built network what fits it, and say exactly what was done.
+    """Load the tensors that match by name and shape into a network; return a report.
 
-    Tensors of another shape, or that only one side has, stay as they were built.
+    All other tensors of the network keep their initial values.
     """
-    own = net.state_dict()
-    fitting = {
+    state = net.state_dict()
+    matching = {
         key: torch.from_numpy(value.copy())
         for key, value in initial.weights.items()
-        if key in own and tuple(own[key].shape) == tuple(value.shape)
+        if key in state and tuple(state[key].shape) == tuple(value.shape)
     }
-    net.load_state_dict({**own, **fitting})
+    net.load_state_dict({**state, **matching})
     which = f"bundle {initial.bundle_id[:12]}" if initial.bundle_id else f"sha256 {initial.id[:12]}"
-    report = f"{len(fitting)} of {len(own)} tensors from {initial.name} ({which})"
-    anew = [
-        f"{key} {_shape(own[key].shape)}"
-        + (f" (there {_shape(initial.weights[key].shape)})" if key in initial.weights else "")
-        for key in own
-        if key not in fitting
+    report = f"{len(matching)} of {len(state)} tensors from {initial.name} ({which})"
+    new = [
+        f"{key} {_shape(state[key].shape)}"
+        + (f" (was {_shape(initial.weights[key].shape)})" if key in initial.weights else "")
+        for key in state
+        if key not in matching
     ]
-    unused = [key for key in initial.weights if key not in own]
-    if anew:
-        report += "; initialised anew: " + ", ".join(anew)
+    unused = [key for key in initial.weights if key not in state]
+    if new:
+        report += "; newly initialised: " + ", ".join(new)
     if unused:
-        report += "; left behind: " + ", ".join(unused)
+        report += "; unused: " + ", ".join(unused)
     return report
 
 
-def complete(arch_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the network's own defaults filled in, lists and tuples alike."""
+def with_defaults(arch_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with the network's defaults filled in and tuples converted to lists."""
     signature = inspect.signature(network_class(arch_name))
     defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
     return {

@@ -1,4 +1,4 @@
-"""Official weights by name: fetched once, checked, and recorded."""
+"""Official weights by name: downloaded once, verified, and recorded."""
 
 import json
 from collections.abc import Callable
@@ -15,81 +15,80 @@ from training.data.sources.entries import Archive
 from training.weights.official import PUBLISHED, PublishedWeights
 
 Fetch = Callable[[str, Path], None]
-SILENCE_SECONDS, CONNECT_SECONDS = 60.0, 20.0
+READ_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS = 60.0, 20.0
 RECORD_SUFFIX = ".json"
 SHA256_DIGITS = 64
 
 
 class ChecksumMismatch(SharplineError):
-    """A file of weights is not the one that is known under its name."""
+    """The sha256 of a file of weights is not the expected one."""
 
 
 def find_published(name: str) -> PublishedWeights:
-    """The entry of that name, or of the file that its authors call so, as RealESRGAN_x4plus.
+    """The entry by its name or by its authors' file name, such as RealESRGAN_x4plus.
 
-    UsageError lists the names that there are.
+    Raises UsageError listing the available names.
     """
     for published in PUBLISHED:
         if name in (published.name, published.file_name, Path(published.file_name).stem):
             return published
     names = ", ".join(published.name for published in PUBLISHED)
-    raise UsageError(f"no published weights {name!r}; there are: {names}")
+    raise UsageError(f"no published weights {name!r}; available: {names}")
 
 
 def obtain(published: PublishedWeights, mirror: Path | None, store: Path, fetch: Fetch) -> Path:
-    """The file of weights, checked against what is known of it.
+    """Return the verified file of weights.
 
-    `mirror` is a file, or a folder that holds one of the published name; without it the file is
-    fetched into `store`, where it is kept. A file whose sha256 nobody has published is believed
-    the first time, and what it was is recorded in `store`, so that another one is noticed. Raises
-    OtherBytes, and throws fetched ones away.
+    `mirror` is the file, or a folder with a file of the published name; without it the file is
+    downloaded to `store`. If no sha256 has been published, the first one is trusted and recorded in
+    `store`. Raises ChecksumMismatch for any other file and deletes it if it was downloaded.
     """
     record = store / (published.file_name + RECORD_SUFFIX)
     if mirror is not None:
         path = mirror / published.file_name if mirror.is_dir() else mirror
         if not path.is_file():
             raise UsageError(f"there is no file {path}")
-        _check(published, path, record)
+        _verify_checksum(published, path, record)
         return path
     path = store / published.file_name
     if not path.is_file():
-        fetch(published.address, path)
+        fetch(published.url, path)
     try:
-        _check(published, path, record)
+        _verify_checksum(published, path, record)
     except ChecksumMismatch:
         path.unlink()
         raise
     return path
 
 
-def fetch_file(address: str, target: Path) -> None:
-    """Bring one file, going on where it broke off; it has its name once it is whole."""
+def fetch_file(url: str, target: Path) -> None:
+    """Download one file, resuming a partial download; it is renamed once complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    timeout = httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS)
+    timeout = httpx.Timeout(READ_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
     with httpx.Client(timeout=timeout, follow_redirects=True) as client:
-        wanted = Archive(name=target.name)
-        transfer = Transfer(client, address, wanted, target.parent, RetryPolicy())
+        archive = Archive(name=target.name)
+        transfer = Transfer(client, url, archive, target.parent, RetryPolicy())
         transfer.run()
         transfer.partial.replace(target)
-        transfer.note.unlink(missing_ok=True)
+        transfer.metadata_path.unlink(missing_ok=True)
 
 
-def _check(published: PublishedWeights, path: Path, record: Path) -> None:
-    found = sha256_file(path)
-    seen = json.loads(record.read_bytes()) if record.is_file() else None
-    known = published.sha256 or (seen and seen["sha256"])
-    if known and not found.startswith(known):
-        whose = "published" if published.sha256 else f"recorded on {seen and seen['when']}"
+def _verify_checksum(published: PublishedWeights, path: Path, record: Path) -> None:
+    actual = sha256_file(path)
+    recorded = json.loads(record.read_bytes()) if record.is_file() else None
+    expected = published.sha256 or (recorded and recorded["sha256"])
+    if expected and not actual.startswith(expected):
+        origin = "published" if published.sha256 else f"recorded on {recorded and recorded['when']}"
         raise ChecksumMismatch(
-            f"{path} has the sha256 {found}, but the one {whose} is {known}: it is damaged, or not "
-            f"{published.name} any more"
+            f"{path} has the sha256 {actual}, but the one {origin} is {expected}: the file is "
+            f"damaged, or is not {published.name}"
         )
     checked = "published" if len(published.sha256 or "") == SHA256_DIGITS else "first use"
-    if checked == "first use" and seen is None:
-        say(f"nobody has published the sha256 of {published.file_name}; believing {found}")
-    if seen is None or seen["sha256"] != found:
+    if checked == "first use" and recorded is None:
+        say(f"no sha256 of {published.file_name} has been published; trusting {actual}")
+    if recorded is None or recorded["sha256"] != actual:
         when = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(
             record,
-            {"sha256": found, "address": published.address, "checked": checked, "when": when},
+            {"sha256": actual, "address": published.url, "checked": checked, "when": when},
         )

@@ -1,9 +1,9 @@
-"""The one place where somebody else's pickle is opened: a process of its own, with limits.
+"""Loads external pickles, in a separate process with resource limits.
 
-`python -m training.weights.unpickle FILE OUT` reads FILE, weights only, recognises its network with
-spandrel, gives the tensors our names and writes them to OUT as safetensors, whose metadata say
-which network they belong to. Its last line on standard output is {} or {"refused": REASON}.
-`training.weights.external` starts it; nothing else needs to.
+`python -m training.weights.unpickle FILE OUT` reads FILE, weights only, detects its network with
+spandrel, renames the tensors to Sharpline's state-dict keys and writes them to OUT as safetensors,
+with the network in the metadata. Its last line on standard output is {} or {"refused": REASON}.
+`training.weights.external` starts it.
 """
 
 import json
@@ -24,26 +24,26 @@ from torch import Tensor, nn
 from superres.common.console import emit
 from superres.common.environment import cpu_threads
 from superres.model.archs import build, facts
-from superres.model.archs.swinir import learned
-from training.weights.basicsr_bridge import mend_torchvision
+from superres.model.archs.swinir import without_derived
+from training.weights.basicsr_bridge import patch_torchvision
 
 MEBIBYTE = 1024**2
 CPU_SECONDS = 240
-# What holds a state dict in the files of the well-known trainers, the averaged weights first.
+# Keys under which well-known trainers store a state dict, EMA weights first.
 WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
 PREFIXES = ("module.", "netG.", "net_g.")
 PROBE_SIDE = 32
-MAX_OFF = 1e-3  # of full scale; two correct orders of summation differ by far less
+MAX_DIFFERENCE = 1e-3  # of full scale; float summation order changes it by far less
 
 
 class Refused(Exception):
-    """The file is not one to take in, with the reason for its owner."""
+    """The file is refused; the message is the reason."""
 
 
 def main(arguments: list[str]) -> int:
-    """Convert FILE into OUT, or say why not."""
+    """Convert FILE to OUT, or print the reason for refusing it."""
     source, target = Path(arguments[0]), Path(arguments[1])
-    _limit(source.stat().st_size)
+    _set_limits(source.stat().st_size)
     torch.set_num_threads(cpu_threads())
     try:
         name, parameters, weights = convert(read_state(source))
@@ -56,28 +56,28 @@ def main(arguments: list[str]) -> int:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file by name, out of their wrapper, prefixes taken off, float32.
+    """The state dict of a file in float32, without wrapper and key prefixes.
 
     Raises Refused for a file that holds code, or no state dict.
     """
     if path.suffix == ".safetensors":
         try:
-            found: Any = load_file(path)
+            content: Any = load_file(path)
         except Exception as error:
-            raise Refused(f"it is not whole safetensors ({error})") from error
+            raise Refused(f"it is not a valid safetensors file ({error})") from error
     else:
-        found = _load_weights_only(path)
+        content = _load_weights_only(path)
     for wrapper in WRAPPERS:
-        if isinstance(found, Mapping) and isinstance(found.get(wrapper), Mapping):
-            found = found[wrapper]
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
             break
     tensors = (
-        {str(key): value for key, value in found.items() if isinstance(value, Tensor)}
-        if isinstance(found, Mapping)
+        {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
         else {}
     )
     if not tensors:
-        raise Refused("it holds no tensors by name (no state dict)")
+        raise Refused("it holds no state dict")
     for prefix in PREFIXES:
         if all(key.startswith(prefix) for key in tensors):
             tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
@@ -87,38 +87,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Network, its parameters and the weights by our names. Proven: both answer one input alike.
+    """Network name, parameters and state dict. Checks that both networks give the same output.
 
-    Raises Refused for a network that Sharpline does not have.
+    Raises Refused for an unsupported network.
     """
-    mend_torchvision()
+    patch_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import spandrel
 
     try:
-        known = spandrel.ModelLoader().load_from_state_dict(dict(state))
+        loaded = spandrel.ModelLoader().load_from_state_dict(dict(state))
     except Exception as error:
-        # spandrel's readers index into what they expect; whatever they stumble over, it is no
-        # network that we could run.
+        # spandrel's detection may raise any exception on unexpected keys or shapes.
+        raise Refused(f"its network is unknown ({type(error).__name__}: {error})") from error
+    converter = _CONVERTERS.get(loaded.architecture.id)
+    if converter is None:
+        raise Refused(f"its network {loaded.architecture.name} is not supported")
+    if loaded.input_channels != 3 or loaded.output_channels != 3:
         raise Refused(
-            f"its tensors are of no network that is known ({type(error).__name__}: {error})"
-        ) from error
-    reader = _READERS.get(known.architecture.id)
-    if reader is None:
-        raise Refused(f"it holds {known.architecture.name}, which Sharpline does not have")
-    if known.input_channels != 3 or known.output_channels != 3:
-        raise Refused(
-            f"it maps {known.input_channels} channels to {known.output_channels}; "
+            f"it maps {loaded.input_channels} channels to {loaded.output_channels}; "
             "Sharpline's pictures have three"
         )
-    theirs = known.model.eval()
-    name, parameters, weights = reader(theirs)
+    theirs = loaded.model.eval()
+    name, parameters, weights = converter(theirs)
     ours = build(name, parameters).eval()
     ours.load_state_dict(weights)
-    off = _difference(ours, theirs, facts(name, parameters).size_multiple)
-    if not off <= MAX_OFF:
-        raise Refused(f"its network and ours answer {off:.1e} of full scale apart")
+    difference = _difference(ours, theirs, facts(name, parameters).size_multiple)
+    if not difference <= MAX_DIFFERENCE:
+        raise Refused(f"its network's output differs from ours by {difference:.1e} of full scale")
     return name, parameters, {key: value.contiguous() for key, value in ours.state_dict().items()}
 
 
@@ -126,15 +123,14 @@ def _load_weights_only(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if asked:
+        blocked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if blocked:
             raise Refused(
-                f"it is a pickle that wants {asked[1]} to be called, so it holds more than "
-                "weights; nothing of it was run. Ask its publisher for the state dict alone, or "
-                "for safetensors"
+                f"its pickle calls {blocked[1]}, so it holds more than weights; none of its code "
+                "was run. Ask its publisher for a plain state dict or for safetensors"
             ) from error
-        # torch's own words end in the advice to open the file without the guard.
-        raise Refused("its pickle is damaged, or holds other things than weights") from error
+        # torch's message ends with the advice to disable weights_only.
+        raise Refused("its pickle is damaged, or holds more than weights") from error
     except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
         raise Refused(f"it cannot be read as weights ({_first_line(error)})") from error
 
@@ -150,19 +146,19 @@ def _difference(ours: nn.Module, theirs: nn.Module, multiple: int) -> float:
     return float((ours(lr_bchw) - theirs(lr_bchw)).abs().max())
 
 
-_Read = tuple[str, dict[str, Any], dict[str, Tensor]]
+_Converted = tuple[str, dict[str, Any], dict[str, Tensor]]
 
 
-def _rrdb(net: Any) -> _Read:
-    """spandrel keeps every generation of ESRGAN's names as the oldest one."""
-    facts_of = net.hyperparameters
-    shuffle = facts_of["shuffle_factor"] or 1
-    if facts_of["plus"] or facts_of["scale"] != 4:
+def _rrdb(net: Any) -> _Converted:
+    """spandrel renames all generations of ESRGAN state dicts to the oldest keys."""
+    hyperparameters = net.hyperparameters
+    shuffle = hyperparameters["shuffle_factor"] or 1
+    if hyperparameters["plus"] or hyperparameters["scale"] != 4:
         raise Refused(
-            "it is a variant of ESRGAN's generator that Sharpline does not have (ESRGAN+, or "
-            f"enlarging by {facts_of['scale']} without pixel-unshuffle)"
+            "this variant of ESRGAN's generator is not supported (ESRGAN+, or scale "
+            f"{hyperparameters['scale']} without pixel-unshuffle)"
         )
-    last = facts_of["num_blocks"]
+    last = hyperparameters["num_blocks"]
     outer = {
         "model.0": "conv_first",
         f"model.1.sub.{last}": "conv_body",
@@ -181,35 +177,35 @@ def _rrdb(net: Any) -> _Read:
         "num_in_ch": 3,
         "num_out_ch": 3,
         "scale": 4 // shuffle,
-        "num_feat": facts_of["num_filters"],
+        "num_feat": hyperparameters["num_filters"],
         "num_block": last,
         "num_grow_ch": weights["body.0.rdb1.conv1.weight"].shape[0],
     }
     return "rrdb", parameters, weights
 
 
-def _compact(net: Any) -> _Read:
+def _compact(net: Any) -> _Converted:
     names = ("num_in_ch", "num_out_ch", "num_feat", "num_conv", "upscale")
     parameters = {name: net.hyperparameters[name] for name in names} | {"act_type": "prelu"}
     return "compact", parameters, dict(net.state_dict())
 
 
-def _swinir(net: Any) -> _Read:
+def _swinir(net: Any) -> _Converted:
     if net.hyperparameters["start_unshuffle"] != 1:
-        raise Refused("it is a SwinIR that starts with pixel-unshuffle, which Sharpline's does not")
+        raise Refused("SwinIR with pixel-unshuffle at its input is not supported")
     names = ("upscale", "in_chans", "img_size", "window_size", "img_range", "depths", "embed_dim")
     names += ("num_heads", "mlp_ratio", "upsampler", "resi_connection")
     parameters = {name: net.hyperparameters[name] for name in names}
-    return "swinir", parameters, dict(learned(net.state_dict()))
+    return "swinir", parameters, dict(without_derived(net.state_dict()))
 
 
-def _nafnet(net: Any) -> _Read:
+def _nafnet(net: Any) -> _Converted:
     names = ("img_channel", "width", "middle_blk_num", "enc_blk_nums", "dec_blk_nums")
     parameters = {name: net.hyperparameters[name] for name in names} | {"pool": 0}
     return "nafnet", parameters, dict(net.state_dict())
 
 
-_READERS: dict[str, Callable[[Any], _Read]] = {
+_CONVERTERS: dict[str, Callable[[Any], _Converted]] = {
     "ESRGAN": _rrdb,
     "Compact": _compact,
     "SwinIR": _swinir,
@@ -217,16 +213,16 @@ _READERS: dict[str, Callable[[Any], _Read]] = {
 }
 
 
-def _limit(file_bytes: int) -> None:
-    """No more memory, time and output than converting a file of this size takes."""
-    for kind, most in (
+def _set_limits(file_bytes: int) -> None:
+    """Limit memory, CPU time and output to what a file of this size needs."""
+    for kind, limit in (
         (resource.RLIMIT_DATA, 3072 * MEBIBYTE + 12 * file_bytes),
         (resource.RLIMIT_CPU, CPU_SECONDS),
         (resource.RLIMIT_FSIZE, 64 * MEBIBYTE + 4 * file_bytes),
         (resource.RLIMIT_CORE, 0),
     ):
         _, hard = resource.getrlimit(kind)
-        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        allowed = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (allowed, allowed))
 
 

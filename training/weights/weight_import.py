@@ -1,4 +1,4 @@
-"""Other people's weights become a bundle: measured like our own, their terms and lineage stated."""
+"""Bundles from external weights, with measured bounds, licence and lineage."""
 
 import tempfile
 from collections.abc import Sequence
@@ -16,7 +16,14 @@ from superres.model.archs import facts
 from superres.model.bundle import INFO_FILE, Bundle, Dataset, Licence, Training
 from training.bundles.card import NOT_STATED, model_card
 from training.bundles.licence import commercial_use
-from training.bundles.publish import PROBE_SIDE, PROBES, finish, middle, sketch, write_draft
+from training.bundles.publish import (
+    PROBE_SIDE,
+    PROBES,
+    center_crop,
+    draft_info,
+    measure_and_write,
+    write_draft,
+)
 from training.data.sources.sample import sample_pictures
 from training.recipe import Recipe
 from training.weights.external import ExternalWeights
@@ -27,15 +34,15 @@ ELSEWHERE = "elsewhere"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightsProvenance:
-    """What whoever takes weights in says about them.
+    """The provenance of external weights, as stated by the user.
 
-    `licence` is that of the weights; `trained_on` holds source and licence of the pictures, empty
-    where nobody said. `adversarial`: trained against a discriminator.
+    `licence` is that of the weights; `trained_on` lists source and licence of the training
+    pictures, empty if unknown. `adversarial`: trained with a discriminator.
     """
 
     name: str
     licence: str
-    address: str | None = None
+    url: str | None = None
     trained_on: tuple[tuple[str, str], ...] = ()
     adversarial: bool = False
 
@@ -43,18 +50,18 @@ class WeightsProvenance:
 def import_weights(
     external: ExternalWeights, provenance: WeightsProvenance, out: Path, recipe: Recipe | None
 ) -> Bundle:
-    """Write OUT/NAME, a bundle of these weights; `recipe` is one whose network they must be of.
+    """Write these weights as the bundle OUT/NAME; they must match the network of `recipe`, if any.
 
-    Halo and bounds are measured on the embedded sample's pictures. Raises UsageError where the
-    bundle is there already, or the weights are of another network than the recipe's.
+    Halo and bounds are measured on the embedded sample's pictures. Raises UsageError if the bundle
+    already exists, or if the weights do not match the recipe.
     """
     folder = out / provenance.name
     if (folder / INFO_FILE).exists():
-        raise UsageError(f"{folder} is there already; remove it, or take another --name or --out")
+        raise UsageError(f"{folder} already exists; remove it, or use another --name or --out")
     if recipe is not None:
-        _refuse_other(external, recipe)
+        _check_network(external, recipe)
     scale = facts(external.arch.name, external.arch.parameters).scale
-    info = sketch(
+    info = draft_info(
         name=provenance.name,
         task="super-resolution" if scale > 1 else "restoration",
         arch=external.arch,
@@ -62,22 +69,24 @@ def import_weights(
         licence=_licence(provenance),
     )
     say(f"{provenance.name}: measuring halo and bounds; a large network takes minutes on a CPU")
-    with tempfile.TemporaryDirectory(prefix="sharpline-adopt-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="sharpline-import-") as scratch:
         candidate = write_draft(info, external.weights, Path(scratch) / "draft")
-        return finish(info, candidate, probes(scale), lambda info: model_card(info, None), folder)
+        return measure_and_write(
+            info, candidate, probes(scale), lambda info: model_card(info, None), folder
+        )
 
 
 def probes(scale: int) -> Sequence[npt.NDArray[np.uint8]]:
-    """Low-resolution middles of the sample's held-out pictures, (H, W, 3)."""
+    """LR centre crops of the sample's held-out pictures, (H, W, 3)."""
     held_out = [picture for picture in sample_pictures() if picture.split == "validation"]
-    found = []
+    pictures = []
     for picture in held_out[:PROBES]:
-        hr_hwc = middle(read(picture.path).rgb_hwc, PROBE_SIDE * scale)
-        found.append(middle(imresize(hr_hwc, scale=1 / scale), PROBE_SIDE))
-    return found
+        hr_hwc = center_crop(read(picture.path).rgb_hwc, PROBE_SIDE * scale)
+        pictures.append(center_crop(imresize(hr_hwc, scale=1 / scale), PROBE_SIDE))
+    return pictures
 
 
-def _refuse_other(external: ExternalWeights, recipe: Recipe) -> None:
+def _check_network(external: ExternalWeights, recipe: Recipe) -> None:
     if external.arch.name != recipe.arch.name:
         raise UsageError(
             f"{external.path} holds the network {external.arch.name!r}, recipe {recipe.name} has "
@@ -85,18 +94,18 @@ def _refuse_other(external: ExternalWeights, recipe: Recipe) -> None:
         )
     if different := differences(external.arch, recipe.arch.parameters):
         raise UsageError(
-            f"{external.path} is not of recipe {recipe.name}'s network: "
+            f"{external.path} does not match the network of recipe {recipe.name}: "
             + ", ".join(different.values())
         )
 
 
 def _training(external: ExternalWeights, provenance: WeightsProvenance) -> Training:
-    known = provenance.trained_on or ((f"whatever {provenance.name} was trained on", UNSTATED),)
-    where = f", published at {provenance.address}" if provenance.address else ""
+    sources = provenance.trained_on or ((f"training data of {provenance.name}", UNSTATED),)
+    where = f", published at {provenance.url}" if provenance.url else ""
     return Training(
         datasets=tuple(
             Dataset(id=external.sha256[:16], source=source, licence=licence)
-            for source, licence in known
+            for source, licence in sources
         ),
         degradation=NOT_STATED,
         reference={},

@@ -1,4 +1,4 @@
-"""HTTP routes, one module a subject.
+"""HTTP routes, one module per subject.
 
 May import what serving.http may; only the app imports it.
 """

@@ -1,4 +1,4 @@
-"""What OpenAPI says of pictures and problems, said once."""
+"""Shared parts of the OpenAPI document: picture bodies, responses and problems."""
 
 from typing import Any
 
@@ -13,35 +13,35 @@ INPUT_TYPES = (
     "image/bmp",
     "application/octet-stream",
 )
-ANSWER_HEADERS = {
-    "Sharpline-Model": "name of the model that made the answer",
+RESPONSE_HEADERS = {
+    "Sharpline-Model": "name of the model that enhanced the picture",
     "Sharpline-Version": "its version in the registry",
-    "Sharpline-Bundle": "sha256 that names its bundle",
-    "Sharpline-Chain": "every model that made the picture, oldest first, each with its bundle",
-    "Sharpline-Reason": "why `auto` took this model",
-    "Sharpline-Shrunk": "what the input's sides were multiplied by, where that was asked for",
-    "Sharpline-Consistency": "whether the answer, shrunk, is its input again",
-    "Server-Timing": "milliseconds of each stage that was over when the answer began",
-    "Content-Disposition": "the upload's file name, cleaned, with the answer's suffix",
+    "Sharpline-Bundle": "id of its bundle (SHA-256)",
+    "Sharpline-Chain": "every model that enhanced the picture, oldest first, with its bundle",
+    "Sharpline-Reason": "why `auto` selected this model",
+    "Sharpline-Shrunk": "factor of the input's sides if it was shrunk (`on_too_large=shrink`)",
+    "Sharpline-Consistency": "whether the downscaled output matches its input",
+    "Server-Timing": "milliseconds of each stage that had finished when the response began",
+    "Content-Disposition": "the upload's file name, sanitized, with the output's suffix",
 }
 
 
-def picture_answers() -> dict[int | str, dict[str, Any]]:
-    """The 200 of a route that answers a picture."""
+def picture_responses() -> dict[int | str, dict[str, Any]]:
+    """The 200 response of a route that returns a picture."""
     return {
         200: {
             "description": "The enlarged picture",
             "content": {media_type: {"schema": BINARY} for media_type in MEDIA_TYPES.values()},
             "headers": {
                 name: {"description": text, "schema": {"type": "string"}}
-                for name, text in ANSWER_HEADERS.items()
+                for name, text in RESPONSE_HEADERS.items()
             },
         }
     }
 
 
 def picture_body() -> dict[str, Any]:
-    """The request body of a route that takes a picture."""
+    """The request body of a route that accepts a picture."""
     options = Options.model_json_schema()["properties"]
     form = {"type": "object", "required": ["file"], "properties": {"file": BINARY, **options}}
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in INPUT_TYPES}
@@ -54,7 +54,7 @@ def picture_body() -> dict[str, Any]:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The refusals of a route, each with the problem types that its status may carry."""
+    """The error responses of a route, each with the problem types of its status."""
     return {status: _refusal(status) for status in statuses}
 
 
@@ -71,7 +71,7 @@ def _refusal(status: int) -> dict[str, Any]:
                             "type": TYPE_PREFIX + label,
                             "title": title_of(label),
                             "status": status,
-                            "detail": "what was wrong with this request",
+                            "detail": "what is wrong with this request",
                         }
                     }
                     for label in labels

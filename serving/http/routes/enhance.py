@@ -14,21 +14,21 @@ from serving.enhance.pictures import (
     choose,
     enhance_request_of,
     headers_of,
-    received,
+    inspect_upload,
     work_pixels,
 )
 from serving.enhance.request import StageTimer
 from serving.errors import ClientGone
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import PictureResponse
-from serving.http.routes.documents import picture_answers, picture_body, problems
+from serving.http.routes.documents import picture_body, picture_responses, problems
 from serving.http.routes.jobs import (
     IDEMPOTENCY_KEY,
     PREFER,
     JobOptions,
     accepted,
-    from_body,
-    job_answers,
+    job_responses,
+    submit_body,
     wants_job,
 )
 from serving.requests.body import read_body, unpack
@@ -46,8 +46,8 @@ Result = TypeVar("Result")
     summary="Enlarge a picture",
     response_class=Response,
     responses={
-        **picture_answers(),
-        **job_answers(),
+        **picture_responses(),
+        **job_responses(),
         **problems(400, 401, 403, 404, 406, 408, 413, 415, 421, 422, 429, 500, 503, 504, 507),
     },
     openapi_extra=picture_body(),
@@ -60,19 +60,20 @@ async def enhance(
 ) -> Response:
     """Send a picture's bytes as the body, or as the field `file` of a multipart form.
 
-    `Prefer: respond-async` makes a job of it, which answers at once and is worked on later.
+    `Prefer: respond-async` submits it as a job: the response is immediate, the result comes later.
     """
     services = services_of(request)
     if wants_job(prefer):
-        wanted = JobOptions.model_validate(options.model_dump(exclude_unset=True))
-        return await accepted(request, await from_body(request, wanted, idempotency_key, most=1))
+        job_options = JobOptions.model_validate(options.model_dump(exclude_unset=True))
+        job = await submit_body(request, job_options, idempotency_key, max_pictures=1)
+        return await accepted(request, job)
     services.models.require_ready()
     stages = StageTimer(services.reporter)
     client = client_of(request)
-    with ExitStack() as held:
-        admitted = held.enter_context(services.admission.admit(client))
+    with ExitStack() as resources:
+        admitted = resources.enter_context(services.admission.admit(client))
         picture = await _receive(request, options, admitted, stages)
-        selected = await choose(services, picture, client, admitted, held, stages)
+        selected = await choose(services, picture, client, admitted, resources, stages)
         request.state.model = selected.model_version.name
         output_options = picture.output_options(
             selected.model_version.scale, services.settings.limits.max_answer_pixels
@@ -86,51 +87,53 @@ async def enhance(
         enhance_request = enhance_request_of(
             picture, selected, output_options, client=client, progress=admitted.work_done
         )
-        answer = await unless_gone(request, services.enhancer.enhance(enhance_request, stages))
+        answer = await cancel_on_disconnect(
+            request, services.enhancer.enhance(enhance_request, stages)
+        )
         return PictureResponse(
             answer,
-            held.pop_all(),  # the place and the model are held until the last byte is sent
+            resources.pop_all(),  # the slot and the model are released after the last byte
             services.reporter,
             media_type=MEDIA_TYPES[picture.format],
             headers=headers_of(answer, picture, selected, output_options),
-            taking_seconds=services.settings.limits.body_seconds,
+            send_timeout_seconds=services.settings.limits.body_seconds,
         )
 
 
 async def _receive(
     request: Request, options: Options, admitted: AdmittedRequest, stages: StageTimer
 ) -> ReceivedPicture:
-    """The body, what it is and what is asked of it."""
+    """Read the body and its options, and inspect the picture."""
     services = services_of(request)
     with stages("read"):
         body = await read_body(request, admitted, services.settings.limits.body_seconds)
         upload = await services.enhancer.in_light_worker(
             lambda: unpack(request.headers.get("content-type", ""), body)
         )
-    return await received(
+    return await inspect_upload(
         services,
         upload,
-        options.or_from(upload.fields, request.query_params.keys()),
+        options.with_form_fields(upload.fields, request.query_params.keys()),
         accept=request.headers.get("accept", ""),
         longest_seconds=services.settings.limits.deadline_seconds,
     )
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is given up when the client closes the connection."""
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled when the client closes the connection."""
     working = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request))
+    disconnected = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise ClientGone("the client went away before its answer was ready")
+            raise ClientGone("the client disconnected before its result was ready")
         return working.result()
     finally:
-        for task in (working, gone):
+        for task in (working, disconnected):
             task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        await asyncio.gather(working, disconnected, return_exceptions=True)
 
 
-async def _gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

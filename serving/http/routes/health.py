@@ -1,7 +1,7 @@
-"""Health as Kubernetes means it, and the figures that Prometheus scrapes.
+"""Kubernetes probes, and the metrics for Prometheus.
 
-`/startupz` passes once the models folder has been gone through, `/livez` while the engine's thread
-lives (restart me when it fails), `/readyz` while pictures are taken (send me none when it fails).
+`/startupz` passes once the models folder has been read, `/livez` while the engines' threads work
+(restart the process if it fails), `/readyz` while pictures are accepted (send none if it fails).
 """
 
 from fastapi import APIRouter, Request, Response
@@ -16,21 +16,21 @@ router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
-    """A check that passed, and what else is worth knowing."""
+    """A probe that passed, with the models served and the models refused."""
 
     status: str = "ok"
     models: tuple[str, ...] = ()
     problems: dict[str, str] = {}
 
 
-@router.get("/livez", summary="Whether to let the process live", responses=problems(421, 503))
+@router.get("/livez", summary="Liveness probe", responses=problems(421, 503))
 async def livez(request: Request) -> Health:
-    """Fails when an engine has ended, is stuck or lost its device: only a restart helps."""
+    """Fails when an engine has stopped, is stuck or has lost its device: restart the process."""
     services_of(request).engines.require_alive()
     return Health()
 
 
-@router.get("/readyz", summary="Whether to send pictures", responses=problems(421, 503))
+@router.get("/readyz", summary="Readiness probe", responses=problems(421, 503))
 async def readyz(request: Request) -> Health:
     """Fails while no model is served yet and while the server is shutting down."""
     services = services_of(request)
@@ -42,9 +42,9 @@ async def readyz(request: Request) -> Health:
     return Health(models=tuple(sorted(models.champions)), problems=dict(models.problems))
 
 
-@router.get("/startupz", summary="Whether the start is over", responses=problems(421, 503))
+@router.get("/startupz", summary="Startup probe", responses=problems(421, 503))
 async def startupz(request: Request) -> Health:
-    """Fails until the models folder has been gone through once."""
+    """Fails until the models folder has been read once."""
     if not services_of(request).models.loaded_once:
         raise NotReady("the models are being loaded", seconds=2)
     return Health()
@@ -52,7 +52,7 @@ async def startupz(request: Request) -> Health:
 
 @router.get(
     "/metrics",
-    summary="Figures for Prometheus",
+    summary="Prometheus metrics",
     response_class=Response,
     responses={
         200: {
@@ -63,6 +63,6 @@ async def startupz(request: Request) -> Health:
     },
 )
 async def metrics(request: Request) -> Response:
-    """Every figure of docs/metrics.md."""
+    """All metrics of docs/metrics.md."""
     text = services_of(request).metrics.text()
     return Response(text, headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,4 +1,4 @@
-"""/v1/jobs: pictures handed over now and fetched later."""
+"""/v1/jobs: asynchronous jobs."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -13,7 +13,7 @@ from serving.errors import BadOptions, SlowBody
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import ClosingResponse
 from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
-from serving.jobs.intake import BodyLimits, body_of, limited, store_inputs
+from serving.jobs.intake import BodyLimits, limit_bytes, store_inputs, stream_body
 from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
@@ -22,12 +22,12 @@ from serving.requests.keys import HIGHEST_PRIORITY
 from serving.requests.options import Options, describe
 from serving.services import services_of
 
-KEYED = [Depends(require_key)]
+REQUIRE_KEY = [Depends(require_key)]
 router = APIRouter(tags=["jobs"])
 
-JOB_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="as the job's answer names it")]
+JOB_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the job's `id`")]
 MAX_JSON_BYTES = 1 << 20
-LONGEST_WAIT_SECONDS = 60.0
+MAX_WAIT_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 15.0
 IDEMPOTENCY_KEY = Annotated[
     str | None,
@@ -36,36 +36,36 @@ IDEMPOTENCY_KEY = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="the same key with the same request is the same job",
+        description="a repeated request with the same key returns the same job",
     ),
 ]
 
 PREFER = Annotated[
-    str | None, Header(max_length=1000, description="`respond-async` makes a job of the request")
+    str | None, Header(max_length=1000, description="`respond-async` submits the request as a job")
 ]
 
 
 class JobOptions(Options):
-    """What can be asked of a job, beside the options of /v1/enhance."""
+    """Options of a job: those of /v1/enhance and three more."""
 
     priority: int = Field(
-        5, ge=0, le=HIGHEST_PRIORITY, description="9 is worked on first; a key may be bound to less"
+        5, ge=0, le=HIGHEST_PRIORITY, description="9 is processed first; a key may cap it"
     )
     webhook: str | None = Field(
-        None, max_length=2000, description="public address that is told when the job is over"
+        None, max_length=2000, description="public URL to call when the job is finished"
     )
     delete_on_fetch: bool = Field(
-        False, description="delete each picture once its result was fetched whole"
+        False, description="delete each picture once its result was fetched completely"
     )
 
 
 class InputRef(BaseModel):
-    """A picture that was uploaded before."""
+    """A reference to an upload."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    upload: str = Field(pattern=r"^[0-9a-f]{32}$", description="id that POST /v1/uploads answered")
-    name: str = Field("", max_length=255, description="file name, for the result's")
+    upload: str = Field(pattern=r"^[0-9a-f]{32}$", description="id from POST /v1/uploads")
+    name: str = Field("", max_length=255, description="file name; the result's is derived from it")
 
 
 class JobRequest(BaseModel):
@@ -78,25 +78,17 @@ class JobRequest(BaseModel):
 
 
 def wants_job(prefer: str | None) -> bool:
-    """Whether a Prefer header asks for an answer later (RFC 7240)."""
-    options = (
-        output_options.partition(";")[0].strip().lower()
-        for output_options in (prefer or "").split(",")
-    )
-    return "respond-async" in options
+    """Whether a Prefer header asks for an asynchronous response (RFC 7240)."""
+    preferences = (prefer or "").split(",")
+    return "respond-async" in (each.partition(";")[0].strip().lower() for each in preferences)
 
 
-def job_answers() -> dict[int | str, dict[str, Any]]:
+def job_responses() -> dict[int | str, dict[str, Any]]:
     return {
         202: {
             "model": JobView,
-            "description": "The job, which is worked on beneath what clients wait for",
-            "headers": {
-                "Location": {
-                    "description": "where the job is asked for",
-                    "schema": {"type": "string"},
-                }
-            },
+            "description": "The queued job; jobs run with lower priority than requests",
+            "headers": {"Location": {"description": "the job's URL", "schema": {"type": "string"}}},
         }
     }
 
@@ -119,10 +111,10 @@ def _body() -> dict[str, Any]:
 @router.post(
     "/v1/jobs",
     status_code=202,
-    summary="Hand pictures over and fetch the answers later",
-    dependencies=KEYED,
+    summary="Submit a job",
+    dependencies=REQUIRE_KEY,
     responses={
-        **job_answers(),
+        **job_responses(),
         **problems(400, 401, 403, 404, 408, 410, 413, 415, 421, 422, 429, 500, 503, 507),
     },
     openapi_extra=_body(),
@@ -132,96 +124,101 @@ async def submit(
     options: Annotated[JobOptions, Query()],
     idempotency_key: IDEMPOTENCY_KEY = None,
 ) -> Response:
-    """One picture as the body, many as fields `file` of a form, or uploads named in JSON."""
+    """One picture as the body, several as form fields `file`, or uploads by id in JSON."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
-        job = await _from_uploads(request, options, idempotency_key)
+        job = await _submit_uploads(request, options, idempotency_key)
     else:
-        job = await from_body(request, options, idempotency_key)
+        job = await submit_body(request, options, idempotency_key)
     return await accepted(request, job)
 
 
-async def from_body(
-    request: Request, options: JobOptions, idempotency_key: str | None, most: int | None = None
+async def submit_body(
+    request: Request,
+    options: JobOptions,
+    idempotency_key: str | None,
+    max_pictures: int | None = None,
 ) -> Job:
-    """A job over the pictures in a request's body, at most so many."""
+    """Submit the pictures in a request's body, at most `max_pictures`."""
     services = services_of(request)
     services.admission.require_open()
     settings = services.settings
-    bounds = BodyLimits(
+    limits = BodyLimits(
         max_bytes=settings.limits.max_bytes,
-        max_pictures=most or settings.jobs.max_pictures,
+        max_pictures=max_pictures or settings.jobs.max_pictures,
         seconds=settings.limits.body_seconds,
     )
     store = await services.jobs.store()
-    arrivals = await store_inputs(request, store, bounds)
+    inputs = await store_inputs(request, store, limits)
     try:
-        options = options.or_from(arrivals.fields, request.query_params.keys())
+        options = options.with_form_fields(inputs.fields, request.query_params.keys())
     except BadOptions:
-        await store.delete(arrivals.blobs)
+        await store.delete(inputs.blobs)
         raise
     return await services.jobs.submit(
         _submission(request, options, idempotency_key),
-        [Input(blob=each.blob, name=each.name) for each in arrivals.pictures],
-        [each.written.sha256 for each in arrivals.pictures],
+        [Input(blob=each.blob, name=each.name) for each in inputs.pictures],
+        [each.written.sha256 for each in inputs.pictures],
     )
 
 
 async def accepted(request: Request, job: Job) -> Response:
-    """202 with the job, and where it is asked for."""
+    """The 202 response with the job and its URL."""
     view = await services_of(request).jobs.view(job)
     return JSONResponse(view.model_dump(exclude_none=True), 202, {"Location": f"/v1/jobs/{job.id}"})
 
 
-async def _from_uploads(request: Request, options: JobOptions, idempotency_key: str | None) -> Job:
+async def _submit_uploads(
+    request: Request, options: JobOptions, idempotency_key: str | None
+) -> Job:
     services = services_of(request)
     services.admission.require_open()
     try:
         async with asyncio.timeout(services.settings.limits.body_seconds):
-            chunks = [chunk async for chunk in limited(body_of(request), MAX_JSON_BYTES)]
-        submission = JobRequest.model_validate_json(b"".join(chunks), strict=True)
+            chunks = [chunk async for chunk in limit_bytes(stream_body(request), MAX_JSON_BYTES)]
+        job_request = JobRequest.model_validate_json(b"".join(chunks), strict=True)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
-    most = services.settings.jobs.max_pictures
-    if len(submission.inputs) > most:
-        raise BadOptions(f"at most {most} pictures make one job")
-    given = submission.options.model_dump(exclude_unset=True)
-    options = options.or_from(given, request.query_params.keys())
+    max_pictures = services.settings.jobs.max_pictures
+    if len(job_request.inputs) > max_pictures:
+        raise BadOptions(f"a job takes at most {max_pictures} pictures")
+    fields = job_request.options.model_dump(exclude_unset=True)
+    options = options.with_form_fields(fields, request.query_params.keys())
     return await services.jobs.submit(
         _submission(request, options, idempotency_key),
-        [Input(upload=each.upload, name=each.name) for each in submission.inputs],
-        [each.upload for each in submission.inputs],
+        [Input(upload=each.upload, name=each.name) for each in job_request.inputs],
+        [each.upload for each in job_request.inputs],
     )
 
 
 def _submission(
     request: Request, options: JobOptions, idempotency_key: str | None
 ) -> JobSubmission:
-    own = set(JobOptions.model_fields) - set(Options.model_fields)
+    job_fields = set(JobOptions.model_fields) - set(Options.model_fields)
     key = caller_of(request).key
     return JobSubmission(
         client=client_of(request),
-        options=Options.model_validate(options.model_dump(exclude=own)),
+        options=Options.model_validate(options.model_dump(exclude=job_fields)),
         accept=_picture_ranges(request.headers.get("accept", "")),
         idempotency_key=idempotency_key,
         webhook=options.webhook,
         priority=min(options.priority, HIGHEST_PRIORITY if key is None else key.highest_priority),
-        max_waiting=None if key is None else key.waiting_jobs,
+        max_queued=None if key is None else key.waiting_jobs,
         delete_on_fetch=options.delete_on_fetch,
     )
 
 
 def _picture_ranges(accept: str) -> str:
-    """What of Accept is about pictures; the rest is about the job's own answer."""
+    """The image/* ranges of Accept; the others are for the job's own JSON."""
     return ",".join(part for part in accept.split(",") if part.strip().startswith("image/"))
 
 
 @router.get(
     "/v1/jobs/{job_id}",
     summary="A job's state",
-    dependencies=KEYED,
+    dependencies=REQUIRE_KEY,
     response_model_exclude_none=True,
     responses=problems(401, 404, 421, 422, 429, 500, 503),
 )
@@ -232,13 +229,13 @@ async def show(
         float,
         Query(
             ge=0,
-            le=LONGEST_WAIT_SECONDS,
+            le=MAX_WAIT_SECONDS,
             allow_inf_nan=False,
-            description="seconds to wait for the job to be over, at the most",
+            description="wait up to this many seconds for the job to finish",
         ),
     ] = 0.0,
 ) -> JobView:
-    """Where the job is: its place in the queue, tiles done, results, or what went wrong."""
+    """The job's queue position, progress, results and problems."""
     jobs = services_of(request).jobs
     job = await jobs.find(job_id, owner_of(request))
     if wait:
@@ -248,20 +245,20 @@ async def show(
 
 @router.get(
     "/v1/jobs/{job_id}/events",
-    summary="A job's progress as it happens",
-    dependencies=KEYED,
+    summary="A job's progress as server-sent events",
+    dependencies=REQUIRE_KEY,
     response_class=StreamingResponse,
     responses={
         200: {
-            "description": "Server-sent events named `job`, each with the job's state as JSON; "
-            "the last one when the job is over",
+            "description": "Events named `job`, each with the job as JSON; the last one when the "
+            "job is finished",
             "content": {"text/event-stream": {"schema": {"type": "string"}}},
         },
         **problems(401, 404, 421, 422, 429, 500, 503),
     },
 )
 async def events(request: Request, job_id: JOB_ID) -> ClosingResponse:
-    """Ends when the job is over, or when the server leaves: connect again then."""
+    """Ends when the job is finished or the server shuts down; reconnect in that case."""
     jobs = services_of(request).jobs
     job = await jobs.find(job_id, owner_of(request))
     return ClosingResponse(
@@ -272,7 +269,7 @@ async def events(request: Request, job_id: JOB_ID) -> ClosingResponse:
 
 
 async def _stream(views: AsyncGenerator[JobView]) -> AsyncGenerator[str]:
-    """What changed; a comment where nothing did for a while, so that proxies stay awake."""
+    """An event per change, and a comment when idle, so that proxies keep the connection."""
     last, quiet_since = "", asyncio.get_running_loop().time()
     async with aclosing(views):
         async for view in views:
@@ -283,21 +280,21 @@ async def _stream(views: AsyncGenerator[JobView]) -> AsyncGenerator[str]:
                 yield f"event: job\ndata: {text}\n\n"
             elif now_seconds - quiet_since > KEEP_ALIVE_SECONDS:
                 quiet_since = now_seconds
-                yield ": still here\n\n"
+                yield ": keep-alive\n\n"
 
 
 @router.delete(
     "/v1/jobs/{job_id}",
     summary="Cancel or delete a job",
-    dependencies=KEYED,
+    dependencies=REQUIRE_KEY,
     responses=problems(401, 404, 421, 422, 429, 500, 503),
 )
 async def erase(request: Request, job_id: JOB_ID) -> Receipt:
-    """Everything of the job is deleted; the receipt can be checked later."""
+    """Deletes all data of the job and returns a signed receipt."""
     jobs = services_of(request).jobs
     return await jobs.erase(await jobs.find(job_id, owner_of(request)))
 
 
 def owner_of(request: Request) -> str | None:
-    """Whose jobs may be seen. Without keys the job's id alone is the secret: addresses change."""
+    """The client whose jobs are visible; None without keys, when the job's id is the secret."""
     return client_of(request) if services_of(request).keys.required else None

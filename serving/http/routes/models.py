@@ -1,4 +1,4 @@
-"""GET /v1/models: what is served, by which names."""
+"""GET /v1/models: the models that are served."""
 
 from typing import Any
 
@@ -15,11 +15,11 @@ from superres.model.tiling import computed_pixels
 
 router = APIRouter(tags=["models"], dependencies=[Depends(require_key)])
 
-MEGAPIXEL_SIDE = 1000  # of the picture that costs are stated for
+MEGAPIXEL_SIDE = 1000  # of the picture for `seconds_per_megapixel`
 
 
 class ModelCard(BaseModel):
-    """One model as it is served now."""
+    """One served model."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,13 +37,13 @@ class ModelCard(BaseModel):
     device: str
     precision: str
     seconds_per_megapixel: float | None = Field(
-        description="of input, on one idle device, as measured here; null until it has run"
+        description="per input megapixel, measured on one idle device; null until it has run"
     )
-    answer_pixels_per_pixel: int = Field(description="pixels of the answer per pixel of the input")
+    answer_pixels_per_pixel: int = Field(description="output pixels per input pixel")
 
 
 class ModelList(BaseModel):
-    """The answer of GET /v1/models."""
+    """The response of GET /v1/models."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +52,7 @@ class ModelList(BaseModel):
 
 @router.get("/v1/models", summary="List the models", responses=problems(401, 421, 429, 500))
 async def list_models(request: Request) -> ModelList:
-    """Every model that a picture can be sent to; `default` marks the one of a bare request."""
+    """All served models; `default` marks the one for requests that name none."""
     services = services_of(request)
     champions = sorted(
         services.models.champions.values(), key=lambda model_version: model_version.name
@@ -89,7 +89,7 @@ def _card(model_version: ModelVersion, default: bool, costs: CostModel) -> Model
 
 
 def _seconds_per_megapixel(model_version: ModelVersion, costs: CostModel) -> float | None:
-    """Tiles overlap, so that a megapixel of input is more than one to the network."""
+    """Tiles overlap, so the network computes more than one megapixel per input megapixel."""
     pixels = computed_pixels(MEGAPIXEL_SIDE, MEGAPIXEL_SIDE, model_version.model.upscaler.geometry)
     seconds = costs.seconds(model_version.name, pixels)
     return None if seconds is None else round(seconds, 4)

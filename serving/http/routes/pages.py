@@ -1,4 +1,4 @@
-"""The page, the API's documentation and what the problem types mean; no other host is asked."""
+"""The web page, the API documentation and the problem types; all assets are local."""
 
 from pathlib import Path
 from typing import Annotated
@@ -27,12 +27,12 @@ async def docs(request: Request) -> FileResponse:
 
 @router.get(
     "/problems/{label}",
-    summary="What a problem type means",
+    summary="Explain a problem type",
     tags=["problems"],
     responses=problems(404, 421, 422),
 )
 async def problem_type(
     label: Annotated[str, Parameter(max_length=64, description="the end of a problem's `type`")],
 ) -> Explanation:
-    """The `type` of every problem answer is the address of its explanation here."""
+    """The `type` of every problem response is the URL of its explanation here."""
     return explain(label)

@@ -1,4 +1,4 @@
-"""What becomes of a job's pictures: fetched under signed addresses, deleted with a receipt."""
+"""Results of jobs, by key or signed URL, and verification of deletion receipts."""
 
 from typing import Annotated
 
@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from serving.errors import JobFailed
 from serving.http.access import BEARER, require_key
 from serving.http.response import ClosingResponse
-from serving.http.routes.documents import ANSWER_HEADERS, BINARY, problems
-from serving.http.routes.jobs import JOB_ID, KEYED, owner_of
+from serving.http.routes.documents import BINARY, RESPONSE_HEADERS, problems
+from serving.http.routes.jobs import JOB_ID, REQUIRE_KEY, owner_of
 from serving.jobs.views import Receipt
 from serving.problems import MEDIA_TYPE, problem_of
 from serving.requests.negotiation import MEDIA_TYPES
@@ -21,7 +21,7 @@ router = APIRouter(tags=["jobs"])
 
 
 class ReceiptVerification(BaseModel):
-    """Whether a receipt is one of ours."""
+    """Whether a receipt is authentic."""
 
     valid: bool
 
@@ -35,7 +35,7 @@ async def require_key_or_signature(
     ] = None,
     signature: Annotated[str | None, Query(max_length=64)] = None,
 ) -> None:
-    """A signed address stands for the key of whom it was given."""
+    """Accept a signed URL in place of a key."""
     request.state.signed = False
     if ends is not None and signature is not None:
         jobs, job_id = services_of(request).jobs, request.path_params["job_id"]
@@ -46,7 +46,7 @@ async def require_key_or_signature(
 
 @router.get(
     "/v1/jobs/{job_id}/result",
-    summary="A job's answer",
+    summary="A job's result",
     dependencies=[Depends(require_key_or_signature)],
     response_class=Response,
     responses={
@@ -55,10 +55,10 @@ async def require_key_or_signature(
             "content": {media_type: {"schema": BINARY} for media_type in MEDIA_TYPES.values()},
             "headers": {
                 name: {"description": text, "schema": {"type": "string"}}
-                for name, text in ANSWER_HEADERS.items()
+                for name, text in RESPONSE_HEADERS.items()
             },
         },
-        307: {"description": "The signed address of a result that lies in a bucket leads there"},
+        307: {"description": "Redirect to the presigned URL of a result in a bucket"},
         **problems(400, 401, 404, 406, 409, 410, 413, 415, 421, 422, 429, 500, 503, 504, 507),
     },
 )
@@ -67,17 +67,17 @@ async def result(
     job_id: JOB_ID,
     n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
 ) -> Response:
-    """The picture with the headers that POST /v1/enhance gives, or the problem that it had."""
+    """The picture with the headers of POST /v1/enhance, or its problem."""
     jobs = services_of(request).jobs
     job = await jobs.find(job_id, None if request.state.signed else owner_of(request))
     picture = await jobs.result(job, n)
     if picture.result_blob is None:
-        problem = picture.problem or job.problem or problem_of(JobFailed("it came to nothing"))
+        problem = picture.problem or job.problem or problem_of(JobFailed("there is no result"))
         return JSONResponse(problem, int(problem["status"]), media_type=MEDIA_TYPE)
-    address = await jobs.address(job, picture) if request.state.signed else None
-    if address is not None:
-        told = {name: text for name, text in picture.headers.items() if name in ANSWER_HEADERS}
-        headers = {**told, "Location": address, "Cache-Control": "no-store"}
+    url = await jobs.download_url(job, picture) if request.state.signed else None
+    if url is not None:
+        headers = {name: text for name, text in picture.headers.items() if name in RESPONSE_HEADERS}
+        headers = {**headers, "Location": url, "Cache-Control": "no-store"}
         return Response(status_code=307, headers=headers)
     headers = {**picture.headers, "Content-Length": str(picture.result_bytes)}
     return ClosingResponse(jobs.read(job, picture), headers=headers)
@@ -86,9 +86,9 @@ async def result(
 @router.post(
     "/v1/receipts/verify",
     summary="Check a receipt of deletion",
-    dependencies=KEYED,
+    dependencies=REQUIRE_KEY,
     responses=problems(400, 401, 403, 421, 422, 429, 500, 503),
 )
 async def verify(request: Request, receipt: Receipt) -> ReceiptVerification:
-    """Whether this server, or one with the same signing key, made the receipt."""
+    """Whether the receipt was signed with this server's key."""
     return ReceiptVerification(valid=await services_of(request).jobs.is_authentic(receipt))

@@ -1,4 +1,4 @@
-"""/v1/uploads: a picture announced, then sent to an address that is signed and ends."""
+"""/v1/uploads: pictures are sent to signed, expiring URLs."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.errors import BadSignature, SlowBody, UploadMismatch
 from serving.http.access import client_of, require_key
 from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
-from serving.jobs.intake import body_of, limited
+from serving.jobs.intake import limit_bytes, stream_body
 from serving.services import services_of
 from superres.image.codecs import TooManyBytes
 
@@ -20,17 +20,17 @@ UPLOAD_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$")]
 
 
 class UploadRequest(BaseModel):
-    """A picture that is to be sent."""
+    """Size and checksum of a picture to upload."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    bytes: int = Field(ge=1, le=2**53, description="of the file")
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file, as hex")
+    bytes: int = Field(ge=1, le=2**53, description="file size")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="of the file, in hex")
     content_type: str = Field("application/octet-stream", max_length=100)
 
 
 class UploadView(BaseModel):
-    """Where the picture goes, and until when."""
+    """An upload's id, its signed URL for PUT, and when it expires."""
 
     upload: str
     put: str
@@ -45,25 +45,25 @@ def _body() -> dict[str, Any]:
 @router.post(
     "/v1/uploads",
     status_code=201,
-    summary="Announce a picture",
+    summary="Create an upload",
     dependencies=[Depends(require_key)],
     responses=problems(400, 401, 403, 413, 421, 422, 429, 500, 503, 507),
 )
-async def create(request: Request, announcement: UploadRequest) -> UploadView:
-    """PUT the picture to the answer's address, then name the upload in POST /v1/jobs."""
+async def create(request: Request, upload_request: UploadRequest) -> UploadView:
+    """PUT the picture to the URL in `put`, then pass the upload's id to POST /v1/jobs."""
     services = services_of(request)
     services.admission.require_open()
-    most = services.settings.limits.max_bytes
-    if announcement.bytes > most:
-        raise TooManyBytes(f"at most {most:,} bytes are taken")
+    max_bytes = services.settings.limits.max_bytes
+    if upload_request.bytes > max_bytes:
+        raise TooManyBytes(f"at most {max_bytes:,} bytes are allowed")
     uploads = await services.jobs.uploads()
-    upload, address = await uploads.create(
-        client_of(request), announcement.bytes, announcement.sha256
+    upload, url = await uploads.create(
+        client_of(request), upload_request.bytes, upload_request.sha256
     )
-    ours = str(request.base_url).rstrip("/") if address.startswith("/") else ""
+    ours = str(request.base_url).rstrip("/") if url.startswith("/") else ""
     return UploadView(
         upload=upload.id,
-        put=ours + address,
+        put=ours + url,
         expires=datetime.fromtimestamp(upload.expires_ms / 1000, UTC).isoformat(),
     )
 
@@ -71,7 +71,7 @@ async def create(request: Request, announcement: UploadRequest) -> UploadView:
 @router.put(
     "/v1/uploads/{upload_id}",
     status_code=204,
-    summary="Send an announced picture",
+    summary="Upload a picture",
     responses=problems(400, 403, 404, 408, 410, 413, 415, 421, 422, 500, 503, 507),
     openapi_extra=_body(),
 )
@@ -81,19 +81,19 @@ async def put(
     ends: Annotated[int, Query(ge=0, le=2**53)],
     signature: Annotated[str, Query(max_length=64)],
 ) -> Response:
-    """The address that POST /v1/uploads answered; it needs no key and works once."""
+    """The signed URL from POST /v1/uploads; it needs no key and works once."""
     services = services_of(request)
     services.admission.require_open()
     uploads = await services.jobs.uploads()
     if not uploads.url_is_valid(upload_id, ends, signature):
-        raise BadSignature("this is not an address that the server has signed")
-    upload = await uploads.waiting(upload_id)
-    chunks = limited(body_of(request), upload.bytes)
+        raise BadSignature("the URL's signature is not valid")
+    upload = await uploads.pending(upload_id)
+    chunks = limit_bytes(stream_body(request), upload.bytes)
     try:
         async with asyncio.timeout(services.settings.limits.body_seconds):
-            await uploads.keep(upload, chunks)
+            await uploads.receive(upload, chunks)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
     except TooManyBytes:
-        raise UploadMismatch(f"{upload.bytes:,} bytes were announced, more came") from None
+        raise UploadMismatch(f"{upload.bytes:,} bytes were declared, more received") from None
     return Response(status_code=204)

@@ -1,7 +1,7 @@
-"""/v2: the Open Inference Protocol, for clients that speak it to every model server.
+"""/v2: the Open Inference Protocol, for clients of KServe and Triton.
 
-The way of a tensor is that of a picture of POST /v1/enhance, with the same limits and refusals; a
-problem's detail stands in `error` as well, where these clients look for it.
+Tensors are processed like pictures of POST /v1/enhance, with the same limits and problems; a
+problem's detail is repeated in `error`, as the protocol requires.
 """
 
 import time
@@ -26,7 +26,7 @@ from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import PictureResponse
 from serving.http.routes import health
 from serving.http.routes.documents import BINARY, problems
-from serving.http.routes.enhance import unless_gone
+from serving.http.routes.enhance import cancel_on_disconnect
 from serving.models.reload import ModelVersion
 from serving.requests.body import Upload, read_body
 from serving.requests.options import Options, describe
@@ -50,47 +50,47 @@ router = APIRouter(tags=["open inference protocol"])
 guarded = APIRouter(tags=["open inference protocol"], dependencies=[Depends(require_key)])
 
 
-class _Answer(BaseModel):
+class _Response(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class Live(_Answer):
-    """The process answers."""
+class Live(_Response):
+    """The process is alive."""
 
     live: bool = True
 
 
-class Ready(_Answer):
-    """Pictures are taken."""
+class Ready(_Response):
+    """Pictures are accepted."""
 
     ready: bool = True
 
 
-class ModelReady(_Answer):
-    """A model takes pictures."""
+class ModelReady(_Response):
+    """A model accepts pictures."""
 
     name: str
     ready: bool = True
 
 
-class ServerMetadata(_Answer):
-    """What the server is."""
+class ServerMetadata(_Response):
+    """Metadata of the server."""
 
     name: str
     version: str
     extensions: tuple[str, ...] = ("binary_tensor_data",)
 
 
-class TensorMetadata(_Answer):
-    """A tensor; -1 stands for any length. FP32 from 0 to 1 is taken and answered as well."""
+class TensorMetadata(_Response):
+    """A tensor; -1 means any size. FP32 in [0, 1] is also accepted and returned."""
 
     name: str = TENSOR
     datatype: str = "UINT8"
     shape: tuple[int, ...] = (1, -1, -1, 3)
 
 
-class ModelMetadata(_Answer):
-    """What a model takes and gives."""
+class ModelMetadata(_Response):
+    """A model's inputs and outputs."""
 
     name: str
     versions: tuple[str, ...]
@@ -99,31 +99,31 @@ class ModelMetadata(_Answer):
     outputs: tuple[TensorMetadata, ...] = (TensorMetadata(),)
 
 
-@router.get(PREFIX + "/health/live", summary="Whether it lives", responses=problems(421, 503))
+@router.get(PREFIX + "/health/live", summary="Server liveness", responses=problems(421, 503))
 async def live(request: Request) -> Live:
     """As /livez."""
     await health.livez(request)
     return Live()
 
 
-@router.get(PREFIX + "/health/ready", summary="Whether it is ready", responses=problems(421, 503))
+@router.get(PREFIX + "/health/ready", summary="Server readiness", responses=problems(421, 503))
 async def ready(request: Request) -> Ready:
     """As /readyz."""
     await health.readyz(request)
     return Ready()
 
 
-@guarded.get(PREFIX, summary="What the server is", responses=problems(401, 421, 429, 500))
+@guarded.get(PREFIX, summary="Server metadata", responses=problems(401, 421, 429, 500))
 async def server_metadata() -> ServerMetadata:
     """Name, version and extensions of the protocol."""
     return ServerMetadata(name="sharpline", version=installed_version("sharpline"))
 
 
-@guarded.get(VERSION, summary="One version", responses=problems(401, 404, 421, 429, 500))
-@guarded.get(MODEL, summary="What a model takes", responses=problems(401, 404, 421, 429, 500))
+@guarded.get(VERSION, summary="Version metadata", responses=problems(401, 404, 421, 429, 500))
+@guarded.get(MODEL, summary="Model metadata", responses=problems(401, 404, 421, 429, 500))
 async def model_metadata(request: Request, model: str, version: str | None = None) -> ModelMetadata:
-    """The tensors of a model that is served."""
-    model_version = _offer(request, model, version)
+    """The input and output tensors of a served model."""
+    model_version = _model_version(request, model, version)
     return ModelMetadata(
         name=model_version.name,
         versions=(model_version.version,),
@@ -132,14 +132,14 @@ async def model_metadata(request: Request, model: str, version: str | None = Non
 
 
 @guarded.get(
-    VERSION + "/ready", summary="Whether a version is", responses=problems(401, 404, 421, 429, 500)
+    VERSION + "/ready", summary="Version readiness", responses=problems(401, 404, 421, 429, 500)
 )
 @guarded.get(
-    MODEL + "/ready", summary="Whether a model is", responses=problems(401, 404, 421, 429, 500)
+    MODEL + "/ready", summary="Model readiness", responses=problems(401, 404, 421, 429, 500)
 )
 async def model_ready(request: Request, model: str, version: str | None = None) -> ModelReady:
-    """Whether pictures can be sent to a model."""
-    return ModelReady(name=_offer(request, model, version).name)
+    """Whether the model accepts pictures."""
+    return ModelReady(name=_model_version(request, model, version).name)
 
 
 _INFER: dict[str, Any] = {
@@ -166,27 +166,27 @@ _INFER: dict[str, Any] = {
 }
 
 
-@guarded.post(VERSION + "/infer", summary="Enlarge a tensor by a version", **_INFER)
+@guarded.post(VERSION + "/infer", summary="Enlarge a tensor with one version", **_INFER)
 @guarded.post(MODEL + "/infer", summary="Enlarge a tensor", **_INFER)
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
-    """The input and the output are called `image`: (1, height, width, 3), UINT8 or FP32."""
+    """Input and output are named `image`: (1, height, width, 3), UINT8 or FP32."""
     services = services_of(request)
     services.models.require_ready()
     stages = StageTimer(services.reporter)
     client = client_of(request)
-    with ExitStack() as held:
-        admitted = held.enter_context(services.admission.admit(client))
+    with ExitStack() as resources:
+        admitted = resources.enter_context(services.admission.admit(client))
         with stages("read"):
             body = await read_body(request, admitted, services.settings.limits.body_seconds)
         limits = services.admission.picture_limits
         with stages("decode"):
-            asked = await services.enhancer.in_worker(
+            inference = await services.enhancer.in_worker(
                 lambda: parse(body, request.headers.get(HEADER_LENGTH), limits)
             )
-        model_version = held.enter_context(services.models.use(model, None, client))
+        model_version = resources.enter_context(services.models.use(model, None, client))
         _require_version(model_version, version)
         request.state.model = model_version.name
-        received = _received(request, asked, model)
+        received = _received(request, inference, model)
         output_options = received.output_options(
             model_version.scale, services.settings.limits.max_answer_pixels
         )
@@ -198,13 +198,15 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
             received.deadline_seconds,
         )
         caller_of(request).charge_pixels(admitted.answer_pixels)
-        selected = SelectedModel(model_version=model_version, picture=asked.picture)
+        selected = SelectedModel(model_version=model_version, picture=inference.picture)
         enhance_request = enhance_request_of(
             received, selected, output_options, client=client, progress=admitted.work_done
         )
-        answer = await unless_gone(request, services.enhancer.enhance(enhance_request, stages))
+        answer = await cancel_on_disconnect(
+            request, services.enhancer.enhance(enhance_request, stages)
+        )
         chunks, headers = message(
-            asked,
+            inference,
             model=model_version.name,
             version=model_version.version,
             height=height,
@@ -213,7 +215,7 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         )
         return PictureResponse(
             replace(answer, chunks=chunks, size=None),
-            held.pop_all(),
+            resources.pop_all(),
             services.reporter,
             media_type=headers.pop("Content-Type"),
             headers={
@@ -222,15 +224,15 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
                 "Sharpline-Consistency": consistency_header(answer.consistency_result),
                 "Cache-Control": "no-store",
             },
-            taking_seconds=services.settings.limits.body_seconds,
+            send_timeout_seconds=services.settings.limits.body_seconds,
         )
 
 
-def _received(request: Request, asked: ParsedInference, model: str) -> ReceivedPicture:
-    """The tensor as a picture that has been decoded already."""
+def _received(request: Request, inference: ParsedInference, model: str) -> ReceivedPicture:
+    """The tensor as a received picture that is already decoded."""
     services = services_of(request)
     try:
-        options = Options.model_validate({"model": model, "deadline": asked.deadline})
+        options = Options.model_validate({"model": model, "deadline": inference.deadline})
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
     longest_seconds = services.settings.limits.deadline_seconds
@@ -239,8 +241,8 @@ def _received(request: Request, asked: ParsedInference, model: str) -> ReceivedP
         options=options,
         region=None,
         format=RAW,
-        width=asked.picture.width,
-        height=asked.picture.height,
+        width=inference.picture.width,
+        height=inference.picture.height,
         deadline_seconds=time.monotonic()
         + min(options.deadline or longest_seconds, longest_seconds),
         limits=services.admission.picture_limits,
@@ -250,7 +252,7 @@ def _received(request: Request, asked: ParsedInference, model: str) -> ReceivedP
     )
 
 
-def _offer(request: Request, model: str, version: str | None) -> ModelVersion:
+def _model_version(request: Request, model: str, version: str | None) -> ModelVersion:
     model_version = services_of(request).models.champions.get(model)
     if model_version is None:
         raise UnknownModel(f"there is no model {model[:64]!r}")
@@ -261,5 +263,5 @@ def _offer(request: Request, model: str, version: str | None) -> ModelVersion:
 def _require_version(model_version: ModelVersion, version: str | None) -> None:
     if version not in (None, model_version.version):
         raise UnknownModel(
-            f"{model_version.name} is served in version {model_version.version} alone"
+            f"{model_version.name} is served in version {model_version.version} only"
         )

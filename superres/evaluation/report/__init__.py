@@ -1,4 +1,4 @@
-"""A page about one scorecard that a person can look at: one file, nothing from elsewhere.
+"""The HTML report of one scorecard: a single self-contained file.
 
 May import everything that superres.evaluation may.
 """

@@ -1,4 +1,4 @@
-"""What the page shows: the crops of a picture, and where tiles change an answer."""
+"""The example crops and the seam map of the HTML report."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportExample:
-    """The telling crop of one picture: (side, side, 3) each, the input enlarged by repetition."""
+    """The crop of one picture: (side, side, 3) each, the input enlarged by repetition."""
 
     card: PictureCard
     input_hwc: Array
@@ -24,7 +24,7 @@ class ReportExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seams:
-    """Where tiles change the answer of one picture, in grey levels: (H, W)."""
+    """Difference of tiled and whole-picture inference on one picture, in grey levels: (H, W)."""
 
     name: str
     levels_hw: NDArray[np.float32]

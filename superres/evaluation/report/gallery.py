@@ -1,4 +1,4 @@
-"""What the page shows of pictures: a few crops of the worst and the best, and the largest seam."""
+"""The report's examples: crops of the worst and the best pictures, and the largest seam."""
 
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from superres.quality.blocks import Grid
 
 Array = NDArray[Any]
 
-SHOWN = 3  # pictures of each kind
+SHOWN = 3  # worst and best pictures each
 CROP_PIXELS = 160
 BLOCK_PIXELS = 32
 
 
 class ExampleGallery:
-    """Collects while a scorecard is made; keeps crops only, never whole pictures but one map."""
+    """Collects examples while a scorecard is made; keeps crops and one map, no whole pictures."""
 
     def __init__(self, protocol: Protocol) -> None:
         self._protocol = protocol
@@ -30,52 +30,52 @@ class ExampleGallery:
         self._best: list[ReportExample] = []
         self._seams: Seams | None = None
 
-    def add(self, look: PictureReport) -> None:
-        """Keep what this picture has to show, if it is among the worst or the best so far."""
-        self._worst.append(self._example(look, best=False))
+    def add(self, report: PictureReport) -> None:
+        """Keep this picture's crops if it is among the worst or the best so far."""
+        self._worst.append(self._example(report, best=False))
         self._worst = sorted(self._worst, key=_gain)[:SHOWN]
-        self._best.append(self._example(look, best=True))
+        self._best.append(self._example(report, best=True))
         self._best = sorted(self._best, key=_gain, reverse=True)[:SHOWN]
-        if look.ways is None:
+        if report.comparison is None:
             return
-        levels_hw = look.ways.levels_hw
+        levels_hw = report.comparison.levels_hw
         if self._seams is None or levels_hw.max() > self._seams.levels_hw.max():
-            self._seams = Seams(name=look.card.name, levels_hw=levels_hw)
+            self._seams = Seams(name=report.card.name, levels_hw=levels_hw)
 
     def write(self, folder: Path, card: Scorecard) -> Path:
         """Write index.html into a folder and return its path."""
-        # A picture stands once: with few pictures the best must not repeat the worst.
+        # With few pictures, do not show one as both worst and best.
         half = len(card.pictures) // 2
         worst = self._worst[: max(1, len(card.pictures) - half)]
-        taken = {example.card.name for example in worst}
-        best = [example for example in self._best if example.card.name not in taken]
+        shown = {example.card.name for example in worst}
+        best = [example for example in self._best if example.card.name not in shown]
         path = folder / "index.html"
         write_bytes(path, page(card, worst, best, self._seams).encode())
         return path
 
-    def _example(self, look: PictureReport, *, best: bool) -> ReportExample:
-        answer, scale = look.answer, self._protocol.scale
-        top, left = telling_place(answer, self._protocol, best=best)
+    def _example(self, report: PictureReport, *, best: bool) -> ReportExample:
+        evaluated, scale = report.evaluated, self._protocol.scale
+        top, left = crop_position(evaluated, self._protocol, best=best)
 
         def crop(rgb_hwc: Array) -> Array:
             # A copy, so that the crop does not keep the whole picture in memory.
             return rgb_hwc[top : top + CROP_PIXELS, left : left + CROP_PIXELS].copy()
 
-        repeated_hwc = answer.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
+        repeated_hwc = evaluated.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
         return ReportExample(
-            card=look.card,
+            card=report.card,
             input_hwc=crop(repeated_hwc),
-            bicubic_hwc=crop(answer.bicubic_hwc),
-            model_hwc=crop(answer.rgb_hwc),
-            truth_hwc=crop(answer.pair.hr.rgb_hwc),
+            bicubic_hwc=crop(evaluated.bicubic_hwc),
+            model_hwc=crop(evaluated.rgb_hwc),
+            truth_hwc=crop(evaluated.pair.hr.rgb_hwc),
         )
 
 
-def telling_place(answer: EvaluatedPair, protocol: Protocol, *, best: bool) -> tuple[int, int]:
-    """Top and left of the crop where the model gains most on bicubic, or least."""
-    truth_hwc = answer.pair.hr.rgb_hwc
-    ours = squared_error(answer.rgb_hwc, truth_hwc, protocol)
-    theirs = squared_error(answer.bicubic_hwc, truth_hwc, protocol)
+def crop_position(evaluated: EvaluatedPair, protocol: Protocol, *, best: bool) -> tuple[int, int]:
+    """Top and left of the crop where the model gains most over bicubic, or least."""
+    truth_hwc = evaluated.pair.hr.rgb_hwc
+    ours = squared_error(evaluated.rgb_hwc, truth_hwc, protocol)
+    theirs = squared_error(evaluated.bicubic_hwc, truth_hwc, protocol)
     height, width = ours.shape
     grid = Grid.over(height, width, BLOCK_PIXELS)
     gains = grid.sums(theirs) - grid.sums(ours)

@@ -1,4 +1,4 @@
-"""The page's text: HTML made from a scorecard and a few crops, complete in one file."""
+"""The report's HTML, from a scorecard and its examples, as one self-contained file."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,13 @@ from superres.evaluation.report.pictures import (
     error_map,
     small_map,
 )
-from superres.evaluation.scorecard import MetricSummary, PictureCard, Scorecard, digits_of, number
+from superres.evaluation.scorecard import (
+    MetricSummary,
+    PictureCard,
+    Scorecard,
+    decimals_of,
+    format_value,
+)
 from superres.quality.intervals import Interval
 
 
@@ -24,15 +30,15 @@ def page(
     best: Sequence[ReportExample],
     seams: Seams | None,
 ) -> str:
-    """The whole document."""
+    """The complete HTML document."""
     style = resources.files("superres.evaluation.report").joinpath("style.css").read_text()
     title = f"{card.bundle.info.name} on {card.protocol.dataset}"
     parts = [
         _head(card),
-        _figures(card),
+        _metrics(card),
         _gains(card),
-        _examples("Where it does worst", worst, "least gained"),
-        _examples("Where it does best", best, "most gained"),
+        _examples("Worst pictures", worst, "gains least"),
+        _examples("Best pictures", best, "gains most"),
         _seams(seams),
         _pictures(card),
         _measured(card),
@@ -48,12 +54,12 @@ def page(
 
 
 def _head(card: Scorecard) -> str:
-    psnr, count = card.figure("psnr"), len(card.pictures)
+    psnr, count = card.summary("psnr"), len(card.pictures)
     gain = ""
     if psnr is not None:
         gain = (
-            f'<p class="gain">{number(psnr.gain, 2, signed=True)} <span>dB over bicubic'
-            f"{_within(psnr.gain_interval, 2)}</span></p>"
+            f'<p class="gain">{format_value(psnr.gain, 2, signed=True)} <span>dB over bicubic'
+            f"{_interval_text(psnr.gain_interval, 2)}</span></p>"
         )
     return (
         f"<header>\n<h1>{escape(card.bundle.info.name)}</h1>\n"
@@ -63,46 +69,48 @@ def _head(card: Scorecard) -> str:
     )
 
 
-def _within(interval: Interval | None, digits: int) -> str:
+def _interval_text(interval: Interval | None, digits: int) -> str:
     if interval is None:
         return ""
-    lower, upper = (number(side, digits, signed=True) for side in (interval.lower, interval.upper))
+    lower, upper = (
+        format_value(side, digits, signed=True) for side in (interval.lower, interval.upper)
+    )
     return f", with 95% confidence {lower} to {upper}"
 
 
-def _figures(card: Scorecard) -> str:
-    rows = [_figure_row(figure) for figure in card.figures]
+def _metrics(card: Scorecard) -> str:
+    rows = [_summary_row(summary) for summary in card.summaries]
     refused = [
         f"<li><b>{escape(name)}</b>: {escape(why)}</li>" for name, why in card.refused.items()
     ]
-    table = _table(("figure", "model", "95%", "bicubic", "gain", "95%"), rows)
+    table = _table(("metric", "model", "95%", "bicubic", "gain", "95%"), rows)
     lacking = f'<p>Not measured:</p><ul class="refused">{"".join(refused)}</ul>' if refused else ""
-    return f"<section>\n<h2>Figures</h2>\n{table}\n{lacking}\n</section>"
+    return f"<section>\n<h2>Metrics</h2>\n{table}\n{lacking}\n</section>"
 
 
-def _figure_row(figure: MetricSummary) -> list[str]:
-    digits = digits_of(figure)
-    arrow = "↑" if figure.metric.better == "higher" else "↓"
-    title = f"{figure.metric.title} {figure.metric.unit}".strip()
+def _summary_row(summary: MetricSummary) -> list[str]:
+    digits = decimals_of(summary)
+    arrow = "↑" if summary.metric.better == "higher" else "↓"
+    title = f"{summary.metric.title} {summary.metric.unit}".strip()
     return [
-        f'{escape(title)} <span class="arrow" title="{figure.metric.better} is better">{arrow}'
+        f'{escape(title)} <span class="arrow" title="{summary.metric.better} is better">{arrow}'
         "</span>",
-        f"<b>{number(figure.mean, digits)}</b>",
-        _range(figure.interval, digits),
-        number(figure.bicubic, digits),
-        _signed(figure.gain, digits),
-        _range(figure.gain_interval, digits, signed=True),
+        f"<b>{format_value(summary.mean, digits)}</b>",
+        _range(summary.interval, digits),
+        format_value(summary.bicubic, digits),
+        _signed(summary.gain, digits),
+        _range(summary.gain_interval, digits, signed=True),
     ]
 
 
 def _gains(card: Scorecard) -> str:
-    psnr = card.figure("psnr")
+    psnr = card.summary("psnr")
     if psnr is None or len(card.pictures) < 2:
         return ""
     gains = [picture.psnr_gain for picture in card.pictures]
     mean = psnr.gain if math.isfinite(psnr.gain) else 0.0
     return (
-        "<section>\n<h2>Gains</h2>\n<p>Pictures by how much they gain on bicubic enlargement.</p>\n"
+        "<section>\n<h2>Gains</h2>\n<p>PSNR gain over bicubic enlargement, per picture.</p>\n"
         f"{histogram(gains, mean, 'dB')}\n</section>"
     )
 
@@ -112,8 +120,8 @@ def _examples(title: str, examples: Sequence[ReportExample], which: str) -> str:
         return ""
     shown = "\n".join(_example(example) for example in examples)
     return (
-        f"<section>\n<h2>{title}</h2>\n<p>The part of each picture where it {which}. Error: black "
-        f"is none, the brightest is {ERROR_LEVELS:.0f} grey levels of 255 or more.</p>\n{shown}\n"
+        f"<section>\n<h2>{title}</h2>\n<p>The crop of each picture that {which}. Error: black is "
+        f"none, the brightest is {ERROR_LEVELS:.0f} grey levels of 255 or more.</p>\n{shown}\n"
         "</section>"
     )
 
@@ -127,7 +135,7 @@ def _example(example: ReportExample) -> str:
         ("error", error_map(example.model_hwc, example.truth_hwc)),
     )
     card = example.card
-    psnr = card.figures["psnr"]
+    psnr = card.metrics["psnr"]
     name = escape(card.name)
     cells = "".join(
         f'<figure><img src="{data_uri(pixels)}" alt="{label} of {name}" '
@@ -136,8 +144,8 @@ def _example(example: ReportExample) -> str:
         for label, pixels in panels
     )
     return (
-        f"<h3>{name} <span>{number(psnr.ours, 2)} dB, {_signed(card.psnr_gain, 2)} on bicubic"
-        f'</span></h3>\n<div class="panels">{cells}</div>'
+        f"<h3>{name} <span>{format_value(psnr.ours, 2)} dB, {_signed(card.psnr_gain, 2)} over "
+        f'bicubic</span></h3>\n<div class="panels">{cells}</div>'
     )
 
 
@@ -147,9 +155,9 @@ def _seams(seams: Seams | None) -> str:
     largest = float(seams.levels_hw.max())
     shrunk = small_map(seams.levels_hw)
     return (
-        "<section>\n<h2>Seams</h2>\n<p>What cutting into tiles changes against the whole picture, "
-        f"on <b>{escape(seams.name)}</b>, where it changes most: at most {largest:.3f} grey levels "
-        "of 255, which is the brightest colour here.</p>\n"
+        "<section>\n<h2>Seams</h2>\n<p>Difference between tiled and whole-picture inference on "
+        f"<b>{escape(seams.name)}</b>, where it is largest: at most {largest:.3f} grey levels of "
+        "255, the brightest colour here.</p>\n"
         f'<img class="map" src="{data_uri(coloured(shrunk, largest))}" '
         f'alt="Map of the difference" width="{shrunk.shape[1]}" height="{shrunk.shape[0]}">\n'
         "</section>"
@@ -157,13 +165,13 @@ def _seams(seams: Seams | None) -> str:
 
 
 def _pictures(card: Scorecard) -> str:
-    metrics = [figure.metric for figure in card.figures if figure.metric.name != "psnr"]
+    metrics = [summary.metric for summary in card.summaries if summary.metric.name != "psnr"]
     heads = ("picture", "PSNR dB", "gain", "95%", *(metric.title for metric in metrics))
     ordered = sorted(card.pictures, key=lambda picture: picture.psnr_gain)
     rows = [
         [
             escape(picture.name),
-            number(picture.figures["psnr"].ours, 2),
+            format_value(picture.metrics["psnr"].ours, 2),
             _signed(picture.psnr_gain, 2),
             _range(picture.psnr_gain_interval, 2, signed=True),
             *(_cell(picture, metric.name) for metric in metrics),
@@ -171,14 +179,14 @@ def _pictures(card: Scorecard) -> str:
         for picture in ordered
     ]
     return (
-        f"<section>\n<h2>Every picture</h2>\n<details{' open' * (len(rows) <= 20)}><summary>"
-        f"{len(rows)}, by their gain</summary>\n{_table(heads, rows)}\n</details>\n</section>"
+        f"<section>\n<h2>All pictures</h2>\n<details{' open' * (len(rows) <= 20)}><summary>"
+        f"{len(rows)}, by gain</summary>\n{_table(heads, rows)}\n</details>\n</section>"
     )
 
 
 def _cell(picture: PictureCard, metric: str) -> str:
     digits = 2 if metric == "niqe" else 4
-    return number(picture.figures[metric].ours, digits)
+    return format_value(picture.metrics[metric].ours, digits)
 
 
 def _measured(card: Scorecard) -> str:
@@ -189,12 +197,12 @@ def _measured(card: Scorecard) -> str:
         "trained with": info.training.degradation,
         "pictures": protocol.dataset,
         "scale": f"{protocol.scale}",
-        "channel": f"{protocol.channel}; LPIPS and DISTS look at RGB",
+        "channel": f"{protocol.channel}; LPIPS and DISTS use RGB",
         "border crop": f"{protocol.border} pixels",
         "input made by": protocol.resampler,
-        "answers": "whole pictures" if card.way == "whole" else "in tiles, as served",
-        **{figure.metric.title: figure.metric.variant for figure in card.figures},
-        "intervals": "bootstrap, 95%: over pictures; of one picture, over its blocks",
+        "inference": "whole pictures" if card.mode == "whole" else "in tiles, as served",
+        **{summary.metric.title: summary.metric.variant for summary in card.summaries},
+        "intervals": "bootstrap, 95%: over pictures; of a single picture, over its blocks",
     }
     items = "".join(
         f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items()
@@ -220,11 +228,11 @@ def _range(interval: Interval | None, digits: int, *, signed: bool = False) -> s
     if interval is None:
         return "&ndash;"
     lower, upper = (
-        number(side, digits, signed=signed) for side in (interval.lower, interval.upper)
+        format_value(side, digits, signed=signed) for side in (interval.lower, interval.upper)
     )
     return f'<span class="range">{lower} … {upper}</span>'
 
 
 def _signed(value: float, digits: int) -> str:
     kind = "up" if value > 0 else "down" if value < 0 else "even"
-    return f'<span class="{kind}">{number(value, digits, signed=True)}</span>'
+    return f'<span class="{kind}">{format_value(value, digits, signed=True)}</span>'

@@ -1,4 +1,4 @@
-"""Pictures as a page holds them: PNG inside the text, errors as colours."""
+"""Pictures for the HTML report: PNG data URIs and error maps."""
 
 import base64
 from typing import Any
@@ -11,15 +11,15 @@ from superres.image.codecs import Picture, encode
 Array = NDArray[Any]
 
 ERROR_LEVELS = 48.0  # the brightest colour of an error map, in grey levels of 255
-MAP_SIDE = 720  # a larger map is shrunk, each pixel to the largest that it stands for
-# Black over purple and orange to pale yellow: brighter is more, for the colour-blind too.
+MAP_SIDE = 720  # a larger map is shrunk by max pooling
+# Black over purple and orange to pale yellow: a colour-blind-safe map of increasing lightness.
 COLOURS = np.array(
     [(0, 0, 4), (60, 15, 110), (140, 40, 105), (220, 80, 60), (250, 160, 40), (252, 255, 190)]
 )
 
 
 def data_uri(rgb_hwc: Array) -> str:
-    """A picture as the address of itself."""
+    """A picture as a data URI."""
     pixels = rgb_hwc
     if pixels.dtype == np.uint16:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -35,15 +35,15 @@ def error_map(test_hwc: Array, truth_hwc: Array) -> Array:
 
 
 def coloured(levels_hw: Array, brightest: float) -> Array:
-    """Figures from 0 to `brightest` as colours, (H, W, 3) uint8."""
+    """Levels from 0 to `brightest` as colours, (H, W, 3) uint8."""
     share = np.clip(levels_hw / brightest, 0.0, 1.0) if brightest > 0 else np.zeros_like(levels_hw)
-    places = np.linspace(0.0, 1.0, len(COLOURS))
-    channels = [np.interp(share, places, COLOURS[:, channel]) for channel in range(3)]
+    stops = np.linspace(0.0, 1.0, len(COLOURS))
+    channels = [np.interp(share, stops, COLOURS[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def small_map(levels_hw: Array) -> Array:
-    """The map at MAP_SIDE or less: no seam gets lost, because the largest of a square stays."""
+    """Shrink a map to at most MAP_SIDE by max pooling, so that no seam is lost."""
     step = -(-max(levels_hw.shape) // MAP_SIDE)
     rows, columns = (-side % step for side in levels_hw.shape)
     padded = np.pad(levels_hw, ((0, rows), (0, columns)))

@@ -1,4 +1,4 @@
-"""The networks; state-dict keys are basicsr's where it has the network, so weights carry over.
+"""The networks; state-dict keys are basicsr's if it has the network, so its weights load.
 
 Every network maps RGB in [0, 1], (B, 3, H, W), to (B, 3, H * scale, W * scale). May import image
 and common; the package itself imports no torch.
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class UnknownArch(SharplineError):
-    """The name is not one of this package's networks, or its parameters do not fit it."""
+    """The name is not one of this package's networks, or the parameters are invalid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchFacts:
-    """What tiling must know about a network; lengths are in low-resolution pixels.
+    """A network's properties for tiling; lengths are in low-resolution pixels.
 
-    `receptive_field` is the one-sided reach of an output pixel, None where attention or pooling
-    makes it unbounded in practice; sides of the input must be multiples of `size_multiple`, and
-    tiles of a window-attention network must start on multiples of `window`.
+    `receptive_field` is the one-sided reach of an output pixel, None if attention or pooling makes
+    it unbounded in practice; input sides must be multiples of `size_multiple`, and tiles of a
+    window-attention network must start on multiples of `window`.
     """
 
     scale: int
@@ -35,8 +35,8 @@ class ArchFacts:
     window: int | None
 
 
-# What constructors raise, torch's own among them, where parameters are of another kind or size.
-UNFIT = (TypeError, ValueError, RuntimeError, ArithmeticError)
+# Raised by the constructors, torch's included, for parameters of a wrong type or size.
+PARAMETER_ERRORS = (TypeError, ValueError, RuntimeError, ArithmeticError)
 
 _CLASSES = {
     "rrdb": "RRDBNet",
@@ -49,19 +49,19 @@ _CLASSES = {
 
 
 def build(arch: str, parameters: Mapping[str, Any]) -> "nn.Module":
-    """A freshly initialised network, ready to train or to take weights.
+    """A newly initialised network.
 
-    Raises UnknownArch for a name that is not known or parameters the network does not take.
+    Raises UnknownArch for an unknown name or invalid parameters.
     """
     network = network_class(arch)
     try:
         return network(**parameters)
-    except UNFIT as error:
-        raise _unfit(arch, error) from error
+    except PARAMETER_ERRORS as error:
+        raise _bad_parameters(arch, error) from error
 
 
 def network_class(arch: str) -> "type[nn.Module]":
-    """The class behind a name; its constructor's arguments are the network's parameters."""
+    """The class of a network; the arguments of its constructor are the network's parameters."""
     if arch not in _CLASSES:
         raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_CLASSES)}")
     return getattr(importlib.import_module(f"superres.model.archs.{arch}"), _CLASSES[arch])
@@ -76,18 +76,18 @@ def facts(arch: str, parameters: Mapping[str, Any]) -> ArchFacts:
         raise UnknownArch(f"no network {arch!r}; there are: {', '.join(_FACTS)}")
     try:
         return _FACTS[arch](parameters)
-    except UNFIT as error:
-        raise _unfit(arch, error) from error
+    except PARAMETER_ERRORS as error:
+        raise _bad_parameters(arch, error) from error
 
 
-def _unfit(arch: str, error: Exception) -> UnknownArch:
+def _bad_parameters(arch: str, error: Exception) -> UnknownArch:
     return UnknownArch(f"network {arch!r} does not take these parameters: {error}")
 
 
 def _rrdb(parameters: Mapping[str, Any]) -> ArchFacts:
-    # Three dense blocks of five 3x3 convolutions each, two convolutions around them at the input's
-    # resolution, and a tail at 2x and 4x that reaches less than two pixels. At scale 2 and 1 the
-    # network works on a pixel-unshuffled picture, so its reach doubles or quadruples.
+    # Per block three dense blocks of five 3x3 convolutions, two convolutions around the body at
+    # the input's resolution, and a tail at 2x and 4x that reaches less than two pixels. At scale 2
+    # and 1 the input is pixel-unshuffled, so the reach doubles or quadruples.
     scale = int(parameters.get("scale", 4))
     if scale not in (1, 2, 4):
         raise ValueError(f"scale must be 1, 2 or 4, not {scale}")
@@ -121,7 +121,7 @@ def _compact(parameters: Mapping[str, Any]) -> ArchFacts:
 
 
 def _srcnn(parameters: Mapping[str, Any]) -> ArchFacts:
-    # 9x9, 1x1 and 5x5 kernels reach 6 pixels at the output's resolution, the bicubic ahead 2 here.
+    # 9x9, 1x1 and 5x5 kernels reach 6 output pixels, the bicubic upsampling 2 input pixels.
     scale = int(parameters.get("upscale", 4))
     return ArchFacts(
         scale=scale, receptive_field=math.ceil(6 / scale) + 3, size_multiple=1, window=None

@@ -8,7 +8,7 @@ from superres.model.archs.initialise import kaiming_
 
 
 class SRVGGNetCompact(nn.Module):
-    """Convolutions and activations, one pixel shuffle, and the nearest-neighbour picture added.
+    """Convolutions and activations, one pixel shuffle, plus the nearest-neighbour enlargement.
 
     `act_type` is prelu, relu or leakyrelu. Input (B, num_in_ch, H, W), output at `upscale`.
     """
@@ -34,7 +34,7 @@ class SRVGGNetCompact(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        # With torch's default, and even more with a zeroed last layer, PReLU stacks do not learn.
+        # With torch's default, and more so with a zeroed last layer, PReLU stacks do not converge.
         convolutions = [layer for layer in self.body if isinstance(layer, nn.Conv2d)]
         for layer in convolutions:
             kaiming_(layer, slope=0.25, damping=0.1 if layer is convolutions[-1] else 1.0)
@@ -43,8 +43,8 @@ class SRVGGNetCompact(nn.Module):
         features = lr_bchw
         for layer in self.body:
             features = layer(features)
-        # Added before the shuffle the sums are the same, and no interpolation is left, which
-        # runtimes take down to bfloat16 while they keep this sum in float32.
+        # Added before the pixel shuffle: the same sums without an interpolation, which runtimes
+        # would compute in bfloat16 while they keep this sum in float32.
         nearest = lr_bchw[:, :, None].expand(-1, -1, self.upscale**2, -1, -1).flatten(1, 2)
         return self.upsampler(features + nearest)
 

@@ -1,4 +1,4 @@
-"""How convolutions start out."""
+"""Initialisation of convolutions."""
 
 import torch
 from torch import nn

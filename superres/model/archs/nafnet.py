@@ -1,9 +1,8 @@
-"""NAFNet: restoration without activations, at the input's own size (Chen et al. 2022).
+"""NAFNet: restoration without activation functions, at the input's size (Chen et al. 2022).
 
-State keys are those of the authors' code. The paper's channel attention averages over the whole
-picture, so a tile of it would be judged by another average than the whole; `pool` bounds that
-average to a neighbourhood (Chu et al. 2022, "test-time local converter"), and here the network is
-trained with the same bound that it runs with.
+State-dict keys are those of the authors' code. The paper's channel attention averages over the
+whole picture, so tiles would differ from the whole; `pool` limits the average to a neighbourhood
+(Chu et al. 2022, "test-time local converter"), here in training as in inference.
 """
 
 from collections.abc import Sequence
@@ -33,8 +32,8 @@ class ChannelNorm(nn.Module):
         return normal.permute(0, 3, 1, 2)
 
 
-class Neighbourhood(nn.Module):
-    """The mean of each channel: within `reach` pixels to every side, or everywhere for reach 0."""
+class LocalMean(nn.Module):
+    """The mean of each channel within `reach` pixels on every side; global for reach 0."""
 
     def __init__(self, reach: int) -> None:
         super().__init__()
@@ -44,7 +43,7 @@ class Neighbourhood(nn.Module):
         if self.reach == 0:
             return features.mean(dim=(2, 3), keepdim=True)
         side = 2 * self.reach + 1
-        # One axis after the other costs 2 * side additions a pixel instead of side squared.
+        # Separable: 2 * side additions per pixel instead of side squared.
         for kernel, padding in (((side, 1), (self.reach, 0)), ((1, side), (0, self.reach))):
             features = functional.avg_pool2d(
                 features, kernel, stride=1, padding=padding, count_include_pad=False
@@ -53,14 +52,14 @@ class Neighbourhood(nn.Module):
 
 
 class Block(nn.Module):
-    """Depthwise convolution with channel attention, then a perceptron, each around a residual."""
+    """Depthwise convolution with channel attention, then an MLP, each with a residual."""
 
     def __init__(self, channels: int, reach: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv2 = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
         self.conv3 = nn.Conv2d(channels, channels, 1)
-        self.sca = nn.Sequential(Neighbourhood(reach), nn.Conv2d(channels, channels, 1))
+        self.sca = nn.Sequential(LocalMean(reach), nn.Conv2d(channels, channels, 1))
         self.conv4 = nn.Conv2d(channels, 2 * channels, 1)
         self.conv5 = nn.Conv2d(channels, channels, 1)
         self.norm1 = ChannelNorm(channels)
@@ -69,15 +68,15 @@ class Block(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        inner = gate(self.conv2(self.conv1(self.norm1(features))))
+        inner = simple_gate(self.conv2(self.conv1(self.norm1(features))))
         inner = self.conv3(inner * self.sca(inner))
         features = features + inner * self.beta
-        inner = self.conv5(gate(self.conv4(self.norm2(features))))
+        inner = self.conv5(simple_gate(self.conv4(self.norm2(features))))
         return features + inner * self.gamma
 
 
 class NAFNet(nn.Module):
-    """A U-shaped stack of blocks whose answer is added to its input.
+    """A U-Net of blocks that predicts the residual to its input.
 
     Input (B, img_channel, H, W) with sides divisible by 2 ** len(enc_blk_nums), output the same
     size. `pool` is the side of the channel attention's neighbourhood in input pixels, 0 for the
@@ -120,11 +119,11 @@ class NAFNet(nn.Module):
             for level in range(depth, 0, -1)
         )
         self.decoders = nn.ModuleList(
-            blocks(count, depth - 1 - place) for place, count in enumerate(dec_blk_nums)
+            blocks(count, depth - 1 - index) for index, count in enumerate(dec_blk_nums)
         )
         self.ending = nn.Conv2d(width, img_channel, 3, padding=1)
-        # Blocks start as nothing (beta and gamma are zero), and with this the whole starts as its
-        # input, so that training begins at the input's own score.
+        # Blocks start as the identity (beta and gamma are zero); with this the whole network starts
+        # near the identity, so that training starts at the input's score.
         kaiming_(self.ending, damping=0.01)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
@@ -140,7 +139,7 @@ class NAFNet(nn.Module):
         return lr_bchw + self.ending(features)
 
 
-def gate(features: Tensor) -> Tensor:
-    """Half of the channels times the other half."""
+def simple_gate(features: Tensor) -> Tensor:
+    """SimpleGate: half of the channels times the other half."""
     first, second = features.chunk(2, dim=1)
     return first * second

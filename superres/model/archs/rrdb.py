@@ -1,4 +1,4 @@
-"""RRDBNet, ESRGAN's generator: residual in residual dense blocks (Wang et al. 2018)."""
+"""RRDBNet, ESRGAN's generator: residual-in-residual dense blocks (Wang et al. 2018)."""
 
 from typing import cast
 
@@ -9,11 +9,11 @@ from torch.nn import functional
 from superres.model.archs.initialise import kaiming_
 
 RESIDUAL_SCALE = 0.2
-GROWTH = 1.2  # of the features through one fresh block
+GROWTH = 1.2  # of the features' magnitude through one newly initialised block
 
 
 class ResidualDenseBlock(nn.Module):
-    """Five convolutions, each fed with everything before it; the last one's output is damped."""
+    """Five convolutions with dense connections; the residual is scaled by RESIDUAL_SCALE."""
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class ResidualDenseBlock(nn.Module):
         self.conv4 = nn.Conv2d(num_feat + 3 * num_grow_ch, num_grow_ch, 3, 1, 1)
         self.conv5 = nn.Conv2d(num_feat + 4 * num_grow_ch, num_feat, 3, 1, 1)
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5):
-            # Deep residual stacks need a tenth of Kaiming's spread (ESRGAN, supplement).
+            # Deep residual networks need a tenth of Kaiming's deviation (ESRGAN, supplement).
             kaiming_(layer, damping=0.1)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class ResidualDenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three dense blocks in a row around which the input is added again."""
+    """Three dense blocks with an outer residual connection."""
 
     def __init__(self, num_feat: int, num_grow_ch: int) -> None:
         super().__init__()
@@ -73,25 +73,25 @@ class RRDBNet(nn.Module):
         self.conv_hr = nn.Conv2d(num_feat, num_feat, 3, 1, 1)
         self.conv_last = nn.Conv2d(num_feat, num_out_ch, 3, 1, 1)
         if scale == 4 and num_in_ch == num_out_ch == 3:
-            self._start_as_interpolation(num_block)
+            self._initialise_as_interpolation(num_block)
 
     @torch.no_grad()
-    def _start_as_interpolation(self, num_block: int) -> None:
-        """Let the untrained network enlarge smoothly, so that training only adds detail.
+    def _initialise_as_interpolation(self, num_block: int) -> None:
+        """Initialise the network as linear interpolation, so that training only adds detail.
 
-        The first three features carry the colours, which leaky ReLUs pass because they are not
-        negative; a repeated pixel under [1 2 1] / 4 is linear interpolation. The rest starts small,
-        what the blocks add too: fresh ones let their input grow by a fifth each.
+        The first three features are the colours, which leaky ReLUs pass because they are not
+        negative; nearest-neighbour upsampling and [1 2 1] / 4 are linear interpolation. All other
+        weights start small, and so does the body's output: each new block amplifies by a fifth.
         """
         tent = torch.tensor([0.25, 0.5, 0.25])
-        still = torch.zeros(3, 3)
-        still[1, 1] = 1.0
+        identity = torch.zeros(3, 3)
+        identity[1, 1] = 1.0
         for layer, kernel in (
-            (self.conv_first, still),
+            (self.conv_first, identity),
             (self.conv_up1, torch.outer(tent, tent)),
             (self.conv_up2, torch.outer(tent, tent)),
-            (self.conv_hr, still),
-            (self.conv_last, still),
+            (self.conv_hr, identity),
+            (self.conv_last, identity),
         ):
             layer.weight[:3] *= 0.02
             cast("Tensor", layer.bias)[:3] = 0.0
@@ -105,8 +105,8 @@ class RRDBNet(nn.Module):
             lr_bchw = functional.pixel_unshuffle(lr_bchw, self.unshuffle)
         shallow = self.conv_first(lr_bchw)
         features = shallow + self.conv_body(self.body(shallow))
-        features = leaky(self.conv_up1(double(features)))
-        features = leaky(self.conv_up2(double(features)))
+        features = leaky(self.conv_up1(upsample_nearest(features)))
+        features = leaky(self.conv_up2(upsample_nearest(features)))
         return self.conv_last(leaky(self.conv_hr(features)))
 
 
@@ -114,5 +114,5 @@ def leaky(features: Tensor) -> Tensor:
     return functional.leaky_relu(features, negative_slope=0.2)
 
 
-def double(features: Tensor) -> Tensor:
+def upsample_nearest(features: Tensor) -> Tensor:
     return functional.interpolate(features, scale_factor=2, mode="nearest")

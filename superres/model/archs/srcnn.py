@@ -8,7 +8,7 @@ from superres.model.archs.upsample import BicubicUpsample
 
 
 class SRCNN(nn.Module):
-    """The 9-1-5 network on RGB, learning what bicubic enlargement lacks."""
+    """The 9-1-5 network on RGB, which predicts the residual to bicubic enlargement."""
 
     def __init__(self, upscale: int = 4, num_feat: int = 64, num_map: int = 32) -> None:
         super().__init__()

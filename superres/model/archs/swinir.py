@@ -1,9 +1,9 @@
 """SwinIR: shifted-window attention for restoration (Liang et al. 2021).
 
-Sides of the input must be multiples of the window; padding is the caller's (`model.tiling`).
-The attention mask and the relative-position index are derived from the shape, so they are not
-part of the state; files that carry them load all the same. Attention is written as an explicit
-softmax because that is what exports to other runtimes.
+Input sides must be multiples of the window; the caller pads (`model.tiling`). The attention mask
+and the relative-position index are derived from the shape and are not part of the state dict; files
+that contain them load nevertheless. Attention is an explicit softmax, which exports to other
+runtimes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens (windows, positions, channels), mask (windows of one picture, positions twice)."""
+        """Tokens (windows, positions, channels), mask (picture windows, positions, positions)."""
         windows, positions, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(windows, positions, 3, self.heads, channels // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -68,7 +68,7 @@ class Mlp(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Attention over (shifted) windows, then a perceptron, each around a residual."""
+    """Attention over (shifted) windows, then an MLP, each with a residual connection."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class SwinBlock(nn.Module):
         return tokens_bhwc + self._drop(self.mlp(self.norm2(tokens_bhwc)))
 
     def _drop(self, branch: Tensor) -> Tensor:
-        """Stochastic depth (Huang et al. 2016): training skips the branch for some pictures."""
+        """Stochastic depth (Huang et al. 2016): in training, skip the branch for some pictures."""
         if not self.training or self.drop_path == 0.0:
             return branch
         keep = 1.0 - self.drop_path
@@ -108,11 +108,11 @@ class SwinBlock(nn.Module):
 
 
 class SwinLayer(nn.Module):
-    """Residual Swin Transformer block: a row of blocks, a convolution, the input added."""
+    """Residual Swin Transformer block: blocks, a convolution and a residual connection."""
 
     def __init__(self, blocks: Sequence[SwinBlock], channels: int, resi_connection: str) -> None:
         super().__init__()
-        # The nesting exists for the state keys alone.
+        # Nested only for the state-dict keys.
         self.residual_group = nn.ModuleDict({"blocks": nn.ModuleList(blocks)})
         self.conv = residual_convolution(channels, resi_connection)
 
@@ -124,7 +124,7 @@ class SwinLayer(nn.Module):
 
 
 class SwinIR(nn.Module):
-    """The restoration network; parameters and state keys are those of basicsr's SwinIR.
+    """The restoration network; parameters and state-dict keys are those of basicsr's SwinIR.
 
     Input (B, in_chans, H, W) in [0, img_range], H and W multiples of `window_size`; output at
     `upscale`. `upsampler` is pixelshuffle, pixelshuffledirect, nearest+conv or '' (no enlargement).
@@ -181,15 +181,15 @@ class SwinIR(nn.Module):
         self._add_reconstruction(embed_dim, in_chans)
         self.apply(initialise_linear)
         if upsampler == "pixelshuffledirect" and in_chans == 3 and embed_dim >= SHIFTED_COPIES:
-            self._start_as_bicubic()
+            self._initialise_as_bicubic()
         self.register_load_state_dict_pre_hook(drop_derived)
 
     @torch.no_grad()
-    def _start_as_bicubic(self) -> None:
-        """Let the untrained network enlarge bicubically, so that training only adds detail.
+    def _initialise_as_bicubic(self) -> None:
+        """Initialise the network as bicubic enlargement, so that training only adds detail.
 
-        The first convolution copies each colour under its nine one-pixel shifts, and the last
-        takes a 5x5 kernel out of them; what the body adds starts small.
+        The first convolution copies each colour under nine one-pixel shifts, and the last applies a
+        5x5 kernel through them; the body's output starts small.
         """
         first, last = self.conv_first, cast("nn.Conv2d", self.upsample[0])
         first.weight[:SHIFTED_COPIES] = 0.0
@@ -200,8 +200,8 @@ class SwinIR(nn.Module):
         phases = bicubic_phases(self.upscale)
         for colour in range(3):
             outputs = slice(colour * len(phases), (colour + 1) * len(phases))
-            for place in range(9):
-                first.weight[9 * colour + place, colour, place // 3, place % 3] = 1.0
+            for shift in range(9):
+                first.weight[9 * colour + shift, colour, shift // 3, shift % 3] = 1.0
             for down in range(5):
                 for right in range(5):
                     row, column = min(max(down - 1, 0), 2), min(max(right - 1, 0), 2)
@@ -259,32 +259,32 @@ class SwinIR(nn.Module):
         features = self.conv_before_upsample(features)
         if self.upsampler == "pixelshuffle":
             return self.conv_last(self.upsample(features))
-        features = enlarge_and(self.conv_up1, features)
+        features = upsample_and_convolve(self.conv_up1, features)
         if self.upscale == 4:
-            features = enlarge_and(self.conv_up2, features)
+            features = upsample_and_convolve(self.conv_up2, features)
         return self.conv_last(functional.leaky_relu(self.conv_hr(features), 0.2))
 
 
 def relative_positions(window: int) -> Tensor:
-    """Row of the bias table for each pair of positions in a window: (window^2, window^2)."""
+    """The index into the bias table for each pair of positions: (window^2, window^2)."""
     rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    places = torch.stack((rows.flatten(), columns.flatten()))
-    offset = places[:, :, None] - places[:, None, :] + window - 1
+    positions = torch.stack((rows.flatten(), columns.flatten()))
+    offset = positions[:, :, None] - positions[:, None, :] + window - 1
     return offset[0] * (2 * window - 1) + offset[1]
 
 
 def shift_mask(
     height: int, width: int, window: int, shift: int, device: torch.device | None = None
 ) -> Tensor:
-    """-100 between positions that the cyclic shift brought together from opposite borders, else 0.
+    """-100 between positions that the cyclic shift wrapped from opposite borders, else 0.
 
-    Shape (windows, window^2, window^2). Made on the device: a copy from the host would wait for it,
-    and a CUDA graph cannot record one.
+    Shape (windows, window^2, window^2). Created on the device: a copy from the host would
+    synchronise, and a CUDA graph cannot capture it.
     """
 
     def bands(length: int) -> Tensor:
-        places = torch.arange(length, device=device)
-        return (places >= length - window).long() + (places >= length - shift).long()
+        positions = torch.arange(length, device=device)
+        return (positions >= length - window).long() + (positions >= length - shift).long()
 
     regions = bands(height)[:, None] * 3 + bands(width)[None, :]
     labels = to_windows(regions[None, :, :, None].float(), window).squeeze(-1)
@@ -321,7 +321,7 @@ def residual_convolution(channels: int, kind: str) -> nn.Module:
 
 
 def shuffle_steps(scale: int, features: int) -> list[nn.Module]:
-    """Convolution and pixel shuffle per factor of 2, or once for 3."""
+    """A convolution and a pixel shuffle per factor of 2, or once for 3."""
     factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
     if scale != 3 and 2 ** len(factors) != scale:
         raise TypeError(f"the pixelshuffle upsampler enlarges by 2^n or 3, not {scale}")
@@ -331,7 +331,7 @@ def shuffle_steps(scale: int, features: int) -> list[nn.Module]:
     return steps
 
 
-def enlarge_and(layer: nn.Module, features: Tensor) -> Tensor:
+def upsample_and_convolve(layer: nn.Module, features: Tensor) -> Tensor:
     doubled = functional.interpolate(features, scale_factor=2, mode="nearest")
     return functional.leaky_relu(layer(doubled), 0.2)
 
@@ -344,11 +344,11 @@ def initialise_linear(module: nn.Module) -> None:
 
 
 def drop_derived(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Remove what is derived from shapes, so that files of the reference implementation load."""
+    """Remove derived buffers, so that files of the reference implementation load."""
     for key in [key for key in state_dict if key.rsplit(".", 1)[-1] in DERIVED_KEYS]:
         del state_dict[key]
 
 
-def learned(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state without what is derived from shapes."""
+def without_derived(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without derived buffers."""
     return {k: v for k, v in state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}

@@ -1,10 +1,10 @@
-"""Bicubic enlargement as a fixed convolution, for networks that start from the enlarged picture."""
+"""Bicubic enlargement as a fixed convolution, for networks whose input is the enlarged picture."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-REACH = 2  # low-resolution pixels that the cubic kernel reaches to either side
+REACH = 2  # of the cubic kernel on either side, in low-resolution pixels
 
 
 class BicubicUpsample(nn.Module):
@@ -36,7 +36,7 @@ def bicubic_phases(scale: int) -> Tensor:
 
 
 def cubic(distance: Tensor) -> Tensor:
-    """Keys (1981), equation 15, with a = -0.5."""
+    """Keys' cubic kernel (1981, equation 15) with a = -0.5."""
     d = distance.abs()
     near = 1.5 * d**3 - 2.5 * d**2 + 1
     far = -0.5 * d**3 + 2.5 * d**2 - 4 * d + 2

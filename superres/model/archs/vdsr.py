@@ -1,4 +1,4 @@
-"""VDSR: twenty convolutions learn the residual of bicubic enlargement (Kim et al. 2016)."""
+"""VDSR: twenty convolutions predict the residual to bicubic enlargement (Kim et al. 2016)."""
 
 from torch import Tensor, nn
 

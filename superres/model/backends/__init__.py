@@ -1,4 +1,4 @@
-"""Where networks run: one small contract that the gate, `enhance` and serving all use.
+"""Inference backends: one small interface for the gate, `enhance` and serving.
 
 A backend takes tiles as numpy (B, H, W, 3) of uint8, uint16 or float32 in [0, 1] and returns
 (B, H * scale, W * scale, 3) of the same dtype. May import archs, bundle and common.
@@ -16,19 +16,19 @@ from superres.model.bundle import Bundle
 
 Array = NDArray[Any]
 
-MAX_LEVELS_OFF = 2.0  # a reduced precision is chosen by itself only within this bound
+MAX_PRECISION_ERROR = 2.0  # in grey levels of 255: bound for `precision` auto to choose bf16
 
 
 class BackendUnavailable(SharplineError):
-    """The asked runtime, device or precision is not to be had on this machine."""
+    """The requested runtime, device or precision is not available on this machine."""
 
 
 class DeviceOutOfMemory(SharplineError):
-    """A batch was too large for the device's memory; a smaller one may do."""
+    """A batch was too large for the device's memory; a smaller one may fit."""
 
 
 class DeviceLost(SharplineError):
-    """The device answers this process no more; only a new process can use it."""
+    """The device context is lost in this process; only a new process can use the device."""
 
 
 class Backend(Protocol):
@@ -37,26 +37,26 @@ class Backend(Protocol):
     name: str
     device: str
     precision: str
-    any_shape: bool  # whether a tile of a new shape costs little more than one of a known shape
+    any_shape: bool  # whether a new tile shape costs little more than a known one
 
     def forward(self, tiles_bhwc: Array) -> Array:
-        """Run a batch; integer tiles give rounded and clipped integers, floats stay unclipped.
+        """Run a batch; integer outputs are rounded and clipped, float outputs are not clipped.
 
         Raises DeviceOutOfMemory, after which smaller batches work, or DeviceLost.
         """
         ...
 
     def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
-        """Prepare for tiles of these shapes, so that the first request pays nothing."""
+        """Prepare for tiles of these shapes, so that the first request has no start-up cost."""
         ...
 
     def close(self) -> None:
-        """Free the device's memory; the backend cannot be used afterwards."""
+        """Free the device memory; the backend cannot be used afterwards."""
         ...
 
 
 def devices_of(backend: str = "auto", device: str = "auto") -> tuple[str, ...]:
-    """The devices that `auto`, or `cuda` without a number, stand for: every one of the machine."""
+    """All devices of the machine for `auto` or `cuda` without a number, else the given device."""
     if device not in ("auto", "cuda"):
         return (device,)
     if backend == "auto":
@@ -74,15 +74,15 @@ def load_backend(
 ) -> Backend:
     """The bundle's network on a device.
 
-    `backend` auto is torch where a CUDA device is present, else OpenVINO where installed, else
-    torch. `precision` auto is bf16 where the bundle states its error there to be small, else fp32.
-    Raises BackendUnavailable, or BrokenBundle where the weights do not fit the network.
+    `backend` auto is torch with a CUDA device, else OpenVINO if installed, else torch. `precision`
+    auto is bf16 if the bundle states an error of at most MAX_PRECISION_ERROR, else fp32. Raises
+    BackendUnavailable, or BrokenBundle if the weights do not fit the network.
     """
     if backend == "auto":
         backend = _best_backend(device)
     if precision == "auto":
         stated = bundle.info.bounds.precision_levels.get("bf16")
-        precision = "bf16" if stated is not None and stated <= MAX_LEVELS_OFF else "fp32"
+        precision = "bf16" if stated is not None and stated <= MAX_PRECISION_ERROR else "fp32"
     if precision not in ("fp32", "bf16", "fp16"):
         raise BackendUnavailable(
             f"no precision {precision!r}; choose fp32 or bf16, or fp16 on a GPU"
@@ -114,14 +114,14 @@ def _best_backend(device: str) -> str:
 
 
 def as_unit_floats(tiles: Array) -> NDArray[np.float32]:
-    """Integers to float32 in [0, 1]; floats pass."""
+    """Integers to float32 in [0, 1]; floats are returned unchanged."""
     if tiles.dtype == np.float32:
         return tiles
     return tiles.astype(np.float32) / np.float32(np.iinfo(tiles.dtype).max)
 
 
 def as_dtype(results: NDArray[np.float32], dtype: np.dtype) -> Array:
-    """Float32 in [0, 1] rounded half up and clipped into an integer dtype; floats pass."""
+    """Float32 in [0, 1] to an integer dtype, rounded half up and clipped, or unchanged float32."""
     if dtype == np.float32:
         return results
     values = np.clip(results, 0.0, 1.0)

@@ -1,9 +1,8 @@
-"""RRDB's dense blocks for inference: the same sums without ever concatenating features.
+"""RRDB's dense blocks for inference, without concatenating features.
 
-A dense layer is a convolution of everything before it. Written over the inputs instead of the
-outputs, each new feature map is convolved once, with the weights of all later layers stacked, and
-added to what those layers have collected so far. Nothing is copied into ever wider tensors, which
-is what bounds the eager block on a device: memory, not arithmetic.
+A dense layer convolves the concatenation of all earlier features. Here each new feature map is
+convolved once, with the stacked weights of all later layers, and added to their accumulators. This
+avoids the copies into wider tensors: on a device the eager block is bound by memory bandwidth.
 """
 
 from typing import cast
@@ -16,7 +15,7 @@ from superres.model.archs.rrdb import RESIDUAL_SCALE, ResidualDenseBlock, leaky
 
 
 class ConcatFreeBlock(nn.Module):
-    """A `ResidualDenseBlock` of the same weights; sums come in another order, so the last bits."""
+    """A `ResidualDenseBlock` of the same weights; another summation order changes the last bits."""
 
     def __init__(self, block: ResidualDenseBlock) -> None:
         super().__init__()
@@ -32,11 +31,11 @@ class ConcatFreeBlock(nn.Module):
             start += width
 
     def forward(self, features: Tensor) -> Tensor:
-        collected = self._convolved(features, 0)
+        accumulated = self._convolved(features, 0)
         for number in range(1, 5):
-            grown = leaky(collected[:, : self.growth])
-            collected = collected[:, self.growth :] + self._convolved(grown, number)
-        return features + RESIDUAL_SCALE * collected
+            activated = leaky(accumulated[:, : self.growth])
+            accumulated = accumulated[:, self.growth :] + self._convolved(activated, number)
+        return features + RESIDUAL_SCALE * accumulated
 
     def _convolved(self, features: Tensor, number: int) -> Tensor:
         weight = cast("Tensor", getattr(self, f"weight{number}"))
@@ -45,7 +44,7 @@ class ConcatFreeBlock(nn.Module):
 
 
 def without_concatenation(network: nn.Module) -> nn.Module:
-    """The network with every dense block replaced, in place; other networks stay as they are."""
+    """Replace every dense block of the network, in place; other modules are unchanged."""
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, ResidualDenseBlock):

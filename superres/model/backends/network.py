@@ -1,4 +1,4 @@
-"""A bundle's weights in its torch network."""
+"""Load a bundle's weights into its torch network."""
 
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 def load_network(bundle: Bundle) -> "nn.Module":
     """The network with the bundle's weights, in evaluation mode on the CPU.
 
-    Raises BrokenBundle where the weights do not fit the stated network.
+    Raises BrokenBundle if the weights do not fit the stated network.
     """
     import torch
 

@@ -1,8 +1,8 @@
 """OpenVINO on the CPU: the same network at 1.5 (fp32) to 3.5 (bf16) times torch's speed.
 
-Convolutional networks are compiled once for all shapes, which costs them nothing and lets tiles fit
-their picture; networks with windows once per shape. Tiles of a batch run one after the other, which
-on a CPU costs nothing and makes each answer equal, bit for bit, to the one it gets alone.
+Convolutional networks are compiled once for all shapes, at no cost in speed, so that tiles can fit
+their picture; window-attention networks once per shape. The tiles of a batch run sequentially,
+which costs nothing on a CPU and makes each output bit-exact whatever the batch.
 """
 
 import warnings
@@ -23,12 +23,12 @@ from superres.model.bundle import Bundle
 
 Array = NDArray[Any]
 
-KERNELS_KEPT = 1000  # a few dozen shapes of a network of twenty layers
-TRACE_SIDE = 48  # any shape on the network's grid does; small is quick
+KERNEL_CACHE_SIZE = 1000  # enough for a few dozen shapes of a network of twenty layers
+TRACE_SIDE = 48  # any side on the network's grid; small for speed
 
 
 class OpenVinoBackend:
-    """One compiled model for every shape, or for each."""
+    """Runs a compiled model, one for all shapes or one per shape."""
 
     name = "openvino"
     device = "cpu"
@@ -45,7 +45,7 @@ class OpenVinoBackend:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": str(cpu_threads()),
             "NUM_STREAMS": "1",
-            "CPU_RUNTIME_CACHE_CAPACITY": str(KERNELS_KEPT),
+            "CPU_RUNTIME_CACHE_CAPACITY": str(KERNEL_CACHE_SIZE),
         }
 
     def forward(self, tiles_bhwc: Array) -> Array:
@@ -55,22 +55,22 @@ class OpenVinoBackend:
         results_bhwc: Array | None = None
         for index, tile_hwc in enumerate(tiles_bhwc):
             lr_bchw = as_unit_floats(tile_hwc).transpose(2, 0, 1)[None]
-            with _faults():
+            with _translate_errors():
                 request.infer([np.ascontiguousarray(lr_bchw)])
             sr_chw = as_dtype(request.get_output_tensor(0).data[0], tiles_bhwc.dtype)
             if results_bhwc is None:
                 shape = (len(tiles_bhwc), *sr_chw.shape[1:], len(sr_chw))
                 results_bhwc = np.empty(shape, tiles_bhwc.dtype)
             results_bhwc[index] = sr_chw.transpose(1, 2, 0)
-        assert results_bhwc is not None  # a batch holds a tile
+        assert results_bhwc is not None  # a batch is not empty
         return results_bhwc
 
     def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
         for height, width in shapes_hw:
             self.forward(np.zeros((1, height, width, 3), np.uint8))
         with self._lock:
-            # What a layer leaves for the next is held between runs: of a model that nobody asks
-            # for, hundreds of megabytes.
+            # OpenVINO keeps intermediate tensors between runs: hundreds of megabytes of an idle
+            # model.
             for compiled in self._compiled.values():
                 compiled.release_memory()
 
@@ -89,8 +89,8 @@ class OpenVinoBackend:
 
 
 @contextmanager
-def _faults() -> Iterator[None]:
-    """OpenVINO's errors in the words of this package."""
+def _translate_errors() -> Iterator[None]:
+    """Raise OpenVINO's out-of-memory errors as DeviceOutOfMemory."""
     try:
         yield
     except MemoryError as error:
@@ -102,10 +102,10 @@ def _faults() -> Iterator[None]:
 
 
 def convert(bundle: Bundle) -> openvino.Model:
-    """The bundle's network as an OpenVINO model of one picture of any size."""
+    """Convert the bundle's network to an OpenVINO model with batch 1 and dynamic size."""
     network = load_network(bundle)
     with warnings.catch_warnings(), torch.inference_mode():
-        # OpenVINO traces with an interface that torch has begun to deprecate.
+        # OpenVINO traces with a deprecated torch API.
         warnings.simplefilter("ignore")
         return openvino.convert_model(
             network,

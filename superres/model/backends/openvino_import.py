@@ -1,14 +1,14 @@
-"""OpenVINO without its telemetry: import `openvino` from here, and from nowhere else.
+"""OpenVINO without telemetry: always import `openvino` from this module.
 
-On import and at each conversion OpenVINO reports to its makers, through a process forked off this
-one. Whoever serves pictures decides alone whom their server talks to. Where the package that
-reports is missing, OpenVINO falls back to a stub of its own, so it is missing here.
+On import and at each conversion OpenVINO sends telemetry from a forked process. A picture server
+must not connect to third parties. Without the telemetry package OpenVINO falls back to a stub, so
+its import is blocked here.
 """
 
 import sys
 
 sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
-import openvino  # noqa: E402, TID251 - after the line above, and the one place
+import openvino  # noqa: E402, TID251 - after the line above, in this module only
 
 __all__ = ["openvino"]

@@ -1,4 +1,4 @@
-"""PyTorch on a CPU or a CUDA device: the reference that every other backend is measured against."""
+"""PyTorch on a CPU or a CUDA device: the reference for every other backend."""
 
 import logging
 from collections.abc import Iterable, Iterator
@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 Array = NDArray[Any]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-GRAPH_BATCHES = (1, 2, 4, 8)  # a batch is filled up to the next of these; larger ones run eagerly
+GRAPH_BATCHES = (1, 2, 4, 8)  # a batch is padded to the next of these; larger ones run eagerly
 
 
 class TorchBackend:
-    """Runs the network as it was trained, in float32 or with half-width convolutions.
+    """Runs the network in float32, or with half-precision autocast.
 
-    On a CUDA device the blocks are compiled, dense blocks do without concatenation, and each tile
-    shape has graphs of its own; `fast=False` leaves all that away.
+    On a CUDA device the blocks are compiled, dense blocks run without concatenation, and each tile
+    shape has its own CUDA graphs; `fast=False` disables all of that.
     """
 
     name = "torch"
@@ -46,27 +46,27 @@ class TorchBackend:
         self.device = device
         self.precision = precision
         self._on_gpu = device.startswith("cuda")
-        self.any_shape = not self._on_gpu  # where every shape is a graph of its own
+        self.any_shape = not self._on_gpu  # on a GPU every shape needs its own graph
         network = load_network(bundle)
         if self._on_gpu and fast:
-            from superres.model.backends.cuda import prepared
+            from superres.model.backends.cuda import compile_blocks
 
-            network = prepared(network)
-        # NHWC is what convolution kernels want on both kinds of device.
-        with self._faults():
+            network = compile_blocks(network)
+        # Convolution kernels are fastest in NHWC, on CPUs and GPUs.
+        with self._translate_errors():
             self._network: nn.Module = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload
         self._graphs: Any = None
         if self._on_gpu and fast:
-            from superres.model.backends.cuda import Graphs
+            from superres.model.backends.cuda import CudaGraphs
 
-            self._graphs = Graphs(self._run, device)
+            self._graphs = CudaGraphs(self._run, device)
 
     def forward(self, tiles_bhwc: Array) -> Array:
         """Run a batch; see `superres.model.backends.Backend`."""
-        with self._faults(), torch.inference_mode():
+        with self._translate_errors(), torch.inference_mode():
             tiles = torch.from_numpy(np.ascontiguousarray(tiles_bhwc))
             if self._graphs is not None and tiles_bhwc.dtype == np.uint8:
-                return self._graphs.run(tiles, filled_up(len(tiles)))
+                return self._graphs.run(tiles, graph_batch(len(tiles)))
             return self._run(tiles.to(self.device)).cpu().numpy()
 
     def warm_up(self, shapes_hw: Iterable[tuple[int, int]]) -> None:
@@ -82,17 +82,17 @@ class TorchBackend:
             torch.cuda.empty_cache()
 
     def _run(self, tiles_bhwc: Tensor) -> Tensor:
-        """The whole way on the device: bytes go over the bus, a quarter of what floats are."""
+        """Convert, run and round on the device: only bytes cross the bus, not floats."""
         lr_bchw = unit_floats(tiles_bhwc).permute(0, 3, 1, 2)
-        kind = torch.device(self.device).type
+        device_type = torch.device(self.device).type
         half = self.precision != "fp32"
-        with torch.autocast(kind, dtype=DTYPES[self.precision], enabled=half):
+        with torch.autocast(device_type, dtype=DTYPES[self.precision], enabled=half):
             sr_bchw = self._network(lr_bchw)
         return of_dtype(sr_bchw.float().permute(0, 2, 3, 1), tiles_bhwc.dtype).contiguous()
 
     @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Torch's errors in the words of this package."""
+    def _translate_errors(self) -> Iterator[None]:
+        """Raise torch's errors as DeviceOutOfMemory or DeviceLost."""
         try:
             yield
         except torch.OutOfMemoryError as error:
@@ -101,41 +101,40 @@ class TorchBackend:
         except MemoryError as error:
             raise DeviceOutOfMemory("this machine's memory is full") from error
         except RuntimeError as error:
-            if self._on_gpu and is_poisoned(error):
+            if self._on_gpu and is_sticky_error(error):
                 raise DeviceLost(str(error).partition("\n")[0]) from error
-            if "alloc" in str(error) and "memory" in str(error):  # a CPU's allocator
+            if "alloc" in str(error) and "memory" in str(error):  # torch's CPU allocator
                 raise DeviceOutOfMemory(str(error).partition("\n")[0]) from error
             raise
 
 
-def is_poisoned(error: RuntimeError) -> bool:
-    """Whether a CUDA context cannot be used again: after any fault of its own it answers nothing.
+def is_sticky_error(error: RuntimeError) -> bool:
+    """Whether an error is sticky: the CUDA context cannot be used again in this process.
 
-    Faults of kernels are sticky (CUDA programming guide, error checking); torch raises them as
+    Kernel faults are sticky (CUDA programming guide, error checking); torch raises them as
     AcceleratorError, or as a RuntimeError that names CUDA, cuDNN or cuBLAS.
     """
     return isinstance(error, torch.AcceleratorError) or any(
-        arguments in str(error)
-        for arguments in ("CUDA error", "CUDNN_STATUS_EXEC", "CUBLAS_STATUS_EXEC")
+        marker in str(error) for marker in ("CUDA error", "CUDNN_STATUS_EXEC", "CUBLAS_STATUS_EXEC")
     )
 
 
-def filled_up(batch: int) -> int | None:
-    """The graph's batch that holds this one; None where it is larger than all."""
+def graph_batch(batch: int) -> int | None:
+    """The smallest graph batch that holds this one; None if it is larger than all."""
     return next((size for size in GRAPH_BATCHES if size >= batch), None)
 
 
 def unit_floats(tiles: Tensor) -> Tensor:
-    """Integers to float32 in [0, 1]; floats pass. As `superres.model.backends.as_unit_floats`."""
+    """`superres.model.backends.as_unit_floats` for tensors."""
     if tiles.dtype == torch.float32:
         return tiles
     return tiles.float() / torch.iinfo(tiles.dtype).max
 
 
 def of_dtype(results: Tensor, dtype: torch.dtype) -> Tensor:
-    """Float32 rounded half up and clipped into an integer dtype; floats pass."""
+    """`superres.model.backends.as_dtype` for tensors."""
     if dtype == torch.float32:
         return results
     rounded = results.clamp(0.0, 1.0) * torch.iinfo(dtype).max + 0.5
-    # torch converts to uint16 on few devices only, to int32 on all.
+    # torch supports conversion to uint16 on few devices, to int32 on all.
     return rounded.to(dtype) if dtype == torch.uint8 else rounded.to(torch.int32).to(dtype)

@@ -12,7 +12,7 @@ from superres.model.backends import DeviceLost, DeviceOutOfMemory
 
 
 class Network:
-    """Doubles values; fails on batches that hold a 13, and answers a tile too few on a 7."""
+    """Doubles values; raises for batches with a 13, returns a tile too few for those with a 7."""
 
     name = "doubling"
 
@@ -26,11 +26,11 @@ class Network:
         return 2 * tiles_bhwc[: -1 if (tiles_bhwc == 7).any() else None]
 
 
-class Watcher:
+class RecordingObserver:
     def __init__(self):
         self.fills = []
         self.failed = []
-        self.short_of_memory = []
+        self.out_of_memory_models = []
 
     def batch_done(self, model, *, fill_ratio, pixels, seconds):
         assert pixels > 0
@@ -40,8 +40,8 @@ class Watcher:
     def batch_failed(self, model):
         self.failed.append(model)
 
-    def memory_ran_out(self, model):
-        self.short_of_memory.append(model)
+    def out_of_memory(self, model):
+        self.out_of_memory_models.append(model)
 
 
 class TileReceiver:
@@ -58,13 +58,13 @@ class TileReceiver:
 @pytest.fixture
 def running():
     scheduler = Scheduler(BatchLimits(max_tiles=2, max_wait_seconds=0.001))
-    engine = Engine(scheduler, Watcher())
+    engine = Engine(scheduler, RecordingObserver())
     engine.start()
     yield scheduler, engine
     engine.stop()
 
 
-def ask(scheduler, value, network):
+def submit(scheduler, value, network):
     receiver = TileReceiver()
     batch_key = BatchKey(model=network, height=2, width=2, dtype="uint8")
     request = scheduler.open(batch_key, deadline_seconds=1e9, receiver=receiver)
@@ -73,31 +73,31 @@ def ask(scheduler, value, network):
     return receiver.answer
 
 
-def test_tiles_come_back_changed_by_the_network_on_the_engines_thread(running):
+def test_network_runs_on_the_engines_thread(running):
     scheduler, _ = running
     network = Network()
-    answers = [ask(scheduler, value, network) for value in range(5)]
+    answers = [submit(scheduler, value, network) for value in range(5)]
     assert [int(answer.result(timeout=60).max()) for answer in answers] == [0, 2, 4, 6, 8]
     assert network.threads == {"engine-0"}
 
 
 @pytest.mark.parametrize("bad_value", [13, 7])
-def test_failing_batch_fails_its_requests_and_the_engine_lives_on(running, bad_value):
+def test_failed_batch_fails_its_requests_and_the_engine_keeps_running(running, bad_value):
     scheduler, engine = running
     network = Network()
     with pytest.raises(ModelFailed, match="doubling failed"):
-        ask(scheduler, bad_value, network).result(timeout=60)
-    assert ask(scheduler, 3, network).result(timeout=60).max() == 6
+        submit(scheduler, bad_value, network).result(timeout=60)
+    assert submit(scheduler, 3, network).result(timeout=60).max() == 6
     assert engine.alive
     assert engine._observer.failed == ["doubling"]
 
 
-def test_fill_of_each_batch_is_told():
+def test_fill_ratio_of_each_batch_is_reported():
     scheduler = Scheduler(BatchLimits(max_tiles=2, max_wait_seconds=0.001))
-    observer = Watcher()
+    observer = RecordingObserver()
     engine = Engine(scheduler, observer)
     network = Network()
-    answers = [ask(scheduler, value, network) for value in range(3)]
+    answers = [submit(scheduler, value, network) for value in range(3)]
     engine.start()
     for answer in answers:
         answer.result(timeout=60)
@@ -105,7 +105,7 @@ def test_fill_of_each_batch_is_told():
     assert observer.fills == [1.0, 0.5]
 
 
-def test_errand_runs_on_the_engines_thread_and_returns_or_raises(running):
+def test_device_task_runs_on_the_engines_thread_and_returns_or_raises(running):
     _, engine = running
     assert engine.call(lambda: threading.current_thread().name) == "engine-0"
     with pytest.raises(ZeroDivisionError):
@@ -113,10 +113,10 @@ def test_errand_runs_on_the_engines_thread_and_returns_or_raises(running):
     assert engine.alive
 
 
-def test_stopped_engine_refuses_errands_and_fails_who_waits():
+def test_stopped_engine_refuses_device_tasks_and_fails_queued_requests():
     scheduler = Scheduler(BatchLimits(max_tiles=2, max_wait_seconds=60))
-    engine = Engine(scheduler, Watcher())
-    answer = ask(scheduler, 1, Network())
+    engine = Engine(scheduler, RecordingObserver())
+    answer = submit(scheduler, 1, Network())
     engine.start()
     engine.stop()
     assert not engine.alive
@@ -126,12 +126,12 @@ def test_stopped_engine_refuses_errands_and_fails_who_waits():
         engine.call(lambda: None)
 
 
-def test_errand_that_waits_when_the_engine_stops_is_cancelled():
-    engine = Engine(Scheduler(BatchLimits()), Watcher())
-    begun, go_on, outcome = threading.Event(), threading.Event(), Future()
+def test_queued_device_task_is_cancelled_when_the_engine_stops():
+    engine = Engine(Scheduler(BatchLimits()), RecordingObserver())
+    started, go_on, outcome = threading.Event(), threading.Event(), Future()
 
     def first():
-        begun.set()
+        started.set()
         go_on.wait(timeout=60)
 
     def second():
@@ -143,7 +143,7 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
     engine.start()
     threads = [threading.Thread(target=engine.call, args=(first,))]
     threads[0].start()
-    begun.wait(timeout=60)
+    started.wait(timeout=60)
     threads.append(threading.Thread(target=second))
     threads[1].start()
     while not engine._device_tasks:
@@ -159,69 +159,72 @@ def test_errand_that_waits_when_the_engine_stops_is_cancelled():
         outcome.result(timeout=60)
 
 
-class Small(Network):
-    """A device whose memory holds `room` whole tiles, or none and only parts of one."""
+class SmallMemoryNetwork(Network):
+    """Its device memory holds `capacity` tiles; with 0 only parts of one, with -1 none."""
 
     name = "small"
 
-    def __init__(self, room):
+    def __init__(self, capacity):
         super().__init__()
-        self.room = room
+        self.capacity = capacity
         self.batches = []
 
     def forward(self, tiles_bhwc, device_index):
         self.batches.append(len(tiles_bhwc))
-        if len(tiles_bhwc) > self.room:
+        if len(tiles_bhwc) > self.capacity:
             raise DeviceOutOfMemory("full")
         return super().forward(tiles_bhwc, device_index)
 
     def forward_in_parts(self, tile_hwc, device_index):
         self.batches.append(0)
-        if self.room < 0:
+        if self.capacity < 0:
             raise DeviceOutOfMemory("full")
         return 2 * tile_hwc
 
 
 @pytest.mark.parametrize(
-    ("room", "batches"),
+    ("capacity", "batches"),
     [(4, [4]), (3, [4, 2, 2]), (1, [4, 2, 1, 1, 1, 1]), (0, [4, 2, 1, 0, 0, 0, 0])],
 )
-def test_batch_that_the_memory_does_not_hold_is_run_in_parts_with_the_same_answer(room, batches):
+def test_batch_too_large_for_memory_is_run_in_parts_with_the_same_result(capacity, batches):
     scheduler = Scheduler(BatchLimits(max_tiles=4, max_wait_seconds=60))
-    engine = Engine(scheduler, Watcher())
-    network = Small(room)
-    answers = [ask(scheduler, value, network) for value in range(4)]
+    engine = Engine(scheduler, RecordingObserver())
+    network = SmallMemoryNetwork(capacity)
+    answers = [submit(scheduler, value, network) for value in range(4)]
     engine.start()
     assert [int(answer.result(timeout=60).max()) for answer in answers] == [0, 2, 4, 6]
     assert network.batches == batches
-    again = [ask(scheduler, value, network) for value in range(4)]
+    again = [submit(scheduler, value, network) for value in range(4)]
     assert [int(answer.result(timeout=60).max()) for answer in again] == [0, 2, 4, 6]
     engine.stop()
-    known = batches[engine._observer.short_of_memory.count("small") :]
-    assert network.batches == batches + known, "what the memory holds is remembered"
+    remembered = batches[engine._observer.out_of_memory_models.count("small") :]
+    assert network.batches == batches + remembered, "the number of tiles that fit is stored"
 
 
-def test_tile_of_which_no_part_fits_fails_its_requests_only():
+def test_tile_whose_smallest_part_does_not_fit_fails_its_requests_only():
     scheduler = Scheduler(BatchLimits(max_tiles=2, max_wait_seconds=0.001))
-    engine = Engine(scheduler, Watcher())
+    engine = Engine(scheduler, RecordingObserver())
     engine.start()
     with pytest.raises(ModelFailed):
-        ask(scheduler, 1, Small(-1)).result(timeout=60)
-    assert ask(scheduler, 3, Network()).result(timeout=60).max() == 6
+        submit(scheduler, 1, SmallMemoryNetwork(-1)).result(timeout=60)
+    assert submit(scheduler, 3, Network()).result(timeout=60).max() == 6
     engine.stop()
 
 
-class Dying(Network):
+class LostDeviceNetwork(Network):
     def forward(self, tiles_bhwc, device_index):
         raise DeviceLost("an illegal memory access")
 
 
-def test_lost_device_fails_everybody_and_is_told_for_good():
+def test_lost_device_fails_every_request_and_stays_lost():
     scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0.001))
-    engines = Engines(scheduler, Watcher(), 2)
-    dying, waiting = ask(scheduler, 1, Dying()), ask(scheduler, 2, Dying())
+    engines = Engines(scheduler, RecordingObserver(), 2)
+    lost, waiting = (
+        submit(scheduler, 1, LostDeviceNetwork()),
+        submit(scheduler, 2, LostDeviceNetwork()),
+    )
     engines.start()
-    for answer in (dying, waiting):
+    for answer in (lost, waiting):
         with pytest.raises(NotReady):
             answer.result(timeout=60)
     engines.stop()
@@ -230,8 +233,8 @@ def test_lost_device_fails_everybody_and_is_told_for_good():
         engines.require_alive()
 
 
-def test_device_that_is_lost_in_an_errand_is_lost():
-    engines = Engines(Scheduler(BatchLimits()), Watcher(), 1)
+def test_device_lost_during_a_device_task_is_lost():
+    engines = Engines(Scheduler(BatchLimits()), RecordingObserver(), 1)
     engines.start()
     engines.require_alive()
 
@@ -246,37 +249,37 @@ def test_device_that_is_lost_in_an_errand_is_lost():
 
 def test_every_device_has_a_thread_and_serves_the_same_queue():
     scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0))
-    engines = Engines(scheduler, Watcher(), 2)
-    meeting = threading.Barrier(2, timeout=60)
+    engines = Engines(scheduler, RecordingObserver(), 2)
+    barrier = threading.Barrier(2, timeout=60)
 
-    class Meeting(Network):
+    class BarrierNetwork(Network):
         def forward(self, tiles_bhwc, device_index):
-            meeting.wait()  # only two threads at once get past it
+            barrier.wait()  # passes only when both threads wait
             self.threads.add(f"engine-{device_index}")
             return tiles_bhwc
 
-    network = Meeting()
-    answers = [ask(scheduler, value, network) for value in range(6)]
+    network = BarrierNetwork()
+    answers = [submit(scheduler, value, network) for value in range(6)]
     engines.start()
     assert [int(answer.result(timeout=60).max()) for answer in answers] == list(range(6))
     engines.stop()
     assert network.threads == {"engine-0", "engine-1"}
 
 
-def test_batch_that_does_not_end_fails_liveness():
+def test_stuck_batch_fails_liveness():
     scheduler = Scheduler(BatchLimits(max_tiles=1, max_wait_seconds=0))
-    engines = Engines(scheduler, Watcher(), 1, stuck_seconds=1e-9)
-    begun, go_on = threading.Event(), threading.Event()
+    engines = Engines(scheduler, RecordingObserver(), 1, stuck_seconds=1e-9)
+    started, go_on = threading.Event(), threading.Event()
 
-    class Stuck(Network):
+    class StuckNetwork(Network):
         def forward(self, tiles_bhwc, device_index):
-            begun.set()
+            started.set()
             go_on.wait(timeout=60)
             return tiles_bhwc
 
-    answer = ask(scheduler, 1, Stuck())
+    answer = submit(scheduler, 1, StuckNetwork())
     engines.start()
-    begun.wait(timeout=60)
+    started.wait(timeout=60)
     with pytest.raises(NotReady, match="has been running"):
         engines.require_alive()
     go_on.set()

@@ -51,17 +51,17 @@ def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
     return Scheduler(limits, clock)
 
 
-strangers = itertools.count()
+client_numbers = itertools.count()
 
 
-def admit(scheduler, count, *, in_lane=None, deadline=10.0, first=0, client=None, **kind):
-    """A request with `count` tiles, of a client of its own unless one is named."""
+def admit(scheduler, count, *, key=None, deadline=10.0, first=0, client=None, **kind):
+    """Open a request with `count` tiles, of a new client unless `client` is given."""
     receiver = TileReceiver()
     request = scheduler.open(
-        in_lane or batch_key(),
+        key or batch_key(),
         deadline_seconds=deadline,
         receiver=receiver,
-        client=client or f"stranger {next(strangers)}",
+        client=client or f"client {next(client_numbers)}",
         **kind,
     )
     tile = np.zeros((4, 4, 3), np.uint8)
@@ -73,7 +73,7 @@ def owners(batch):
     return Counter(item.request.serial for item in batch.items)
 
 
-def test_full_batch_goes_at_once_and_a_part_of_one_after_the_wait(clock):
+def test_full_batch_is_due_at_once_and_a_partial_one_after_the_wait(clock):
     scheduler = scheduler_of(clock)
     admit(scheduler, 5)
     assert len(scheduler.take().items) == 4
@@ -95,10 +95,10 @@ def test_tiles_of_different_requests_share_a_batch(clock):
 @pytest.mark.parametrize(
     "other", [batch_key(model="n"), batch_key(side=8), batch_key(dtype="uint16")]
 )
-def test_tiles_of_another_model_shape_or_type_do_not(clock, other):
+def test_tiles_of_another_model_shape_or_dtype_do_not_share_a_batch(clock, other):
     scheduler = scheduler_of(clock)
     admit(scheduler, 2)
-    admit(scheduler, 2, in_lane=other)
+    admit(scheduler, 2, key=other)
     clock.seconds += WAIT_SECONDS
     batches = [scheduler.take(), scheduler.take()]
     assert {batch.batch_key for batch in batches} == {batch_key(), other}
@@ -112,13 +112,13 @@ def test_large_tiles_make_smaller_batches(clock):
     assert len(batch.items) == batch.capacity == 2
 
 
-def test_tile_larger_than_the_limit_goes_alone(clock):
+def test_tile_larger_than_the_limit_gets_its_own_batch(clock):
     scheduler = scheduler_of(clock, max_pixels=3)
     admit(scheduler, 2)
     assert len(scheduler.take().items) == 1
 
 
-def test_earlier_deadline_goes_first_among_equals(clock):
+def test_earlier_deadline_goes_first_at_equal_service(clock):
     scheduler = scheduler_of(clock, max_tiles=1)
     late, _ = admit(scheduler, 1, deadline=30.0)
     early, _ = admit(scheduler, 1, deadline=20.0)
@@ -126,7 +126,7 @@ def test_earlier_deadline_goes_first_among_equals(clock):
     assert served == [early.serial, late.serial]
 
 
-def test_urgent_request_may_get_ahead_by_the_fair_pixels_only(clock):
+def test_earlier_deadline_exceeds_its_fair_share_by_fair_pixels_only(clock):
     scheduler = scheduler_of(clock, max_tiles=1, fair_tiles=3)
     late, _ = admit(scheduler, 9, deadline=30.0)
     early, _ = admit(scheduler, 9, deadline=20.0)
@@ -147,24 +147,24 @@ def test_huge_picture_is_not_starved_by_a_stream_of_small_ones(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
     huge, _ = admit(scheduler, 400, deadline=99.0)
     served = 0
-    for _ in range(200):  # as many tiles come as the device can take, all of them more urgent
+    for _ in range(200):  # as many tiles as the device can run, all with an earlier deadline
         admit(scheduler, 2, deadline=1.0)
         served += owners(scheduler.take())[huge.serial]
     assert served >= 10
 
 
-def test_one_client_with_fifty_requests_gets_the_share_of_one(clock):
+def test_client_with_fifty_requests_gets_one_clients_share(clock):
     scheduler = scheduler_of(clock)
     crowd = [admit(scheduler, 8, client="crowd", deadline=1.0)[0].serial for _ in range(50)]
     lone, _ = admit(scheduler, 20, client="lone", deadline=99.0)
     served = Counter()
     for _ in range(10):
         served += owners(scheduler.take())
-    assert served[lone.serial] >= 19, "half of ten batches of four, but for a rounding"
+    assert served[lone.serial] >= 19, "half of ten batches of four, except for rounding"
     assert sum(served[serial] for serial in crowd) >= 19
 
 
-def test_one_clients_huge_picture_leaves_its_own_small_one_a_turn(clock):
+def test_huge_picture_does_not_starve_a_small_one_of_the_same_client(clock):
     scheduler = scheduler_of(clock)
     admit(scheduler, 1000, client="one", deadline=1.0)
     for _ in range(50):
@@ -173,7 +173,7 @@ def test_one_clients_huge_picture_leaves_its_own_small_one_a_turn(clock):
     assert owners(scheduler.take())[small.serial] == 2
 
 
-def test_client_that_comes_back_has_neither_credit_nor_debt(clock):
+def test_returning_client_has_neither_credit_nor_debt(clock):
     scheduler = scheduler_of(clock)
     first, _ = admit(scheduler, 40, client="busy")
     for _ in range(10):
@@ -187,12 +187,12 @@ def test_client_that_comes_back_has_neither_credit_nor_debt(clock):
     assert abs(shares[again.serial] - shares[other.serial]) <= 1
 
 
-def test_background_goes_one_tile_at_a_time_while_nothing_else_is_open(clock):
+def test_background_request_runs_one_tile_at_a_time_while_no_other_is_open(clock):
     scheduler = scheduler_of(clock)
     shadow, _ = admit(scheduler, 3, background=True)
     picture, _ = admit(scheduler, 4)
     assert owners(scheduler.take()) == {picture.serial: 4}
-    assert scheduler.take() is None, "its results are not back: the picture is still open"
+    assert scheduler.take() is None, "without its results the request is still open"
     assert scheduler.wait_seconds() is None
     scheduler.close(picture)
     assert scheduler.wait_seconds() == 0
@@ -203,14 +203,14 @@ def test_background_goes_one_tile_at_a_time_while_nothing_else_is_open(clock):
     assert scheduler.take() is None
 
 
-def test_closed_background_is_forgotten(clock):
+def test_closed_background_request_is_removed(clock):
     scheduler = scheduler_of(clock)
     shadow, _ = admit(scheduler, 3, background=True)
     scheduler.close(shadow)
     assert scheduler.take() is None
 
 
-def test_idle_request_saves_up_no_credit(clock):
+def test_idle_request_gets_no_credit(clock):
     scheduler = scheduler_of(clock)
     idle, _ = admit(scheduler, 0)
     busy, _ = admit(scheduler, 100)
@@ -223,24 +223,24 @@ def test_idle_request_saves_up_no_credit(clock):
     assert abs(shares[idle.serial] - shares[busy.serial]) <= 2
 
 
-def test_failing_batch_fails_its_own_requests_only(clock):
+def test_failed_batch_fails_its_own_requests_only(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
-    enter_failed = [admit(scheduler, 2), admit(scheduler, 2)]
+    failed = [admit(scheduler, 2), admit(scheduler, 2)]
     batch = scheduler.take()
-    _, innocent = admit(scheduler, 2)
-    error = RuntimeError("choked")
+    _, other = admit(scheduler, 2)
+    error = RuntimeError("broken")
     scheduler.fail(batch, error)
-    assert [receiver.error for _, receiver in enter_failed] == [error, error]
+    assert [receiver.error for _, receiver in failed] == [error, error]
     batch = scheduler.take()
     scheduler.deliver(batch, batch.tiles)
-    assert innocent.error is None
-    assert sorted(index for index, _ in innocent.results) == [0, 1]
+    assert other.error is None
+    assert sorted(index for index, _ in other.results) == [0, 1]
     assert scheduler.wait_seconds() is None
 
 
 def test_closed_requests_tiles_are_dropped_and_their_results_not_delivered(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
-    closed, hears_nothing = admit(scheduler, 6)
+    closed, receiver = admit(scheduler, 6)
     batch = scheduler.take()
     scheduler.close(closed)
     assert scheduler.queued_tiles() == {}
@@ -249,11 +249,11 @@ def test_closed_requests_tiles_are_dropped_and_their_results_not_delivered(clock
     assert scheduler.take() is None
     scheduler.deliver(batch, batch.tiles)
     scheduler.fail(batch, RuntimeError("late"))
-    assert hears_nothing.results == []
-    assert hears_nothing.error is None
+    assert receiver.results == []
+    assert receiver.error is None
 
 
-def test_stop_fails_who_waits_and_refuses_who_comes(clock):
+def test_stop_fails_open_requests_and_refuses_new_ones(clock):
     scheduler = scheduler_of(clock)
     _, waiting = admit(scheduler, 1)
     error = RuntimeError("gone")
@@ -264,18 +264,18 @@ def test_stop_fails_who_waits_and_refuses_who_comes(clock):
         admit(scheduler, 1)
 
 
-def test_engine_that_is_woken_asks_whether_it_has_other_work(clock):
+def test_next_batch_returns_none_when_unless_is_true(clock):
     scheduler = scheduler_of(clock)
     assert scheduler.next_batch(unless=lambda: True) is None
     admit(scheduler, 4)
     assert len(scheduler.next_batch(unless=lambda: False).items) == 4
 
 
-def test_queue_length_is_told_by_model(clock):
+def test_queued_tiles_are_counted_by_model(clock):
     scheduler = scheduler_of(clock)
     admit(scheduler, 3)
-    admit(scheduler, 2, in_lane=batch_key(side=8))
-    admit(scheduler, 1, in_lane=batch_key(model="n"))
+    admit(scheduler, 2, key=batch_key(side=8))
+    admit(scheduler, 1, key=batch_key(model="n"))
     assert scheduler.queued_tiles() == {"m": 5, "n": 1}
 
 
@@ -287,25 +287,25 @@ arrivals = st.lists(
 
 
 @given(arrivals, st.integers(1, 6))
-def test_every_tile_comes_back_once_to_its_own_request(arrivals, max_tiles):
+def test_every_tile_is_delivered_once_to_its_own_request(arrivals, max_tiles):
     clock = Clock()
     scheduler = scheduler_of(clock, max_tiles=max_tiles)
-    entered = []
+    requests = []
     for model, count, deadline, batches_between in arrivals:
         _, receiver = admit(
-            scheduler, count, in_lane=batch_key(model), deadline=deadline, first=100 * len(entered)
+            scheduler, count, key=batch_key(model), deadline=deadline, first=100 * len(requests)
         )
-        entered.append((100 * len(entered), count, receiver))
+        requests.append((100 * len(requests), count, receiver))
         for _ in range(batches_between):
-            run_one(scheduler)
+            run_batch(scheduler)
     clock.seconds += WAIT_SECONDS
-    while run_one(scheduler):
+    while run_batch(scheduler):
         pass
-    for first, count, receiver in entered:
+    for first, count, receiver in requests:
         assert sorted(index for index, _ in receiver.results) == list(range(first, first + count))
 
 
-def run_one(scheduler):
+def run_batch(scheduler):
     batch = scheduler.take()
     if batch is None:
         return False
@@ -320,8 +320,10 @@ def run_one(scheduler):
     st.integers(1, 8),
     st.integers(1, 5),
 )
-def test_requests_that_wait_together_are_served_alike(requests, max_tiles, fair_tiles):
-    """Between two requests that both have tiles waiting, service differs by `fair_pixels`."""
+def test_service_of_waiting_requests_differs_by_fair_pixels_at_most(
+    requests, max_tiles, fair_tiles
+):
+    """The service of two requests with queued tiles differs by at most `fair_pixels`."""
     clock = Clock()
     scheduler = scheduler_of(clock, max_tiles=max_tiles, fair_tiles=fair_tiles)
     waiting = {
@@ -337,8 +339,8 @@ def test_requests_that_wait_together_are_served_alike(requests, max_tiles, fair_
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=20))
-def test_no_tile_waits_longer_than_the_wait_for_a_free_device(gaps_ms):
-    """A device that asks whenever a batch is due finds every tile within the wait."""
+def test_no_tile_waits_longer_than_the_limit_for_a_free_device(gaps_ms):
+    """A device that polls whenever a batch is due gets every tile within `max_wait_seconds`."""
     clock = Clock()
     scheduler = scheduler_of(clock, max_tiles=3)
     put_at = {}
@@ -361,7 +363,7 @@ def test_no_tile_waits_longer_than_the_wait_for_a_free_device(gaps_ms):
 
 def take_and_check(scheduler, clock, put_at):
     batch = scheduler.take()
-    if batch is None:  # the clock's last bit: due an instant later
+    if batch is None:  # floating-point rounding: due a moment later
         clock.seconds += 1e-9
         batch = scheduler.take()
     for item in batch.items:

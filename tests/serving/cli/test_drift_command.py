@@ -1,4 +1,4 @@
-"""`sharpline drift` against what the server's own metrics say."""
+"""`sharpline drift` with the server's own metrics."""
 
 import http.server
 import json
@@ -16,22 +16,22 @@ PICTURES = {("compact_x4",): 240, ("auto_x2",): 3}
 
 
 @pytest.fixture
-def figures():
-    """A server's metrics with figures of two models, one of which has answered few pictures."""
+def metrics_with_drift():
+    """A server's metrics with the drift of two models, one of which has seen few pictures."""
     metrics = Metrics()
-    metrics.read_when_scraped("sharpline_input_drift", lambda: DRIFT)
-    metrics.read_when_scraped("sharpline_drift_pictures", lambda: PICTURES)
-    metrics.read_when_scraped("sharpline_consistency_db", lambda: {("compact_x4",): 41.5})
+    metrics.add_callback_gauge("sharpline_input_drift", lambda: DRIFT)
+    metrics.add_callback_gauge("sharpline_drift_pictures", lambda: PICTURES)
+    metrics.add_callback_gauge("sharpline_consistency_db", lambda: {("compact_x4",): 41.5})
     return metrics
 
 
 @pytest.fixture
 def server():
-    """A web server and what it answers: `server.answer` is (status, text)."""
+    """A web server whose response is `server.response`: (status, text)."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            status, text = self.server.answer if self.path == "/metrics" else (404, "")
+            status, text = self.server.response if self.path == "/metrics" else (404, "")
             self.send_response(status)
             self.end_headers()
             self.wfile.write(text.encode())
@@ -53,8 +53,8 @@ def text_of(metrics):
     return text.decode() if isinstance(text, bytes) else text
 
 
-def test_the_farthest_feature_comes_first(figures, server, capsys):
-    server.answer = (200, text_of(figures))
+def test_the_largest_drift_comes_first(metrics_with_drift, server, capsys):
+    server.response = (200, text_of(metrics_with_drift))
     assert run(["drift", "--url", f"{server.url}/"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "model       pictures  feature                                            drift",
@@ -64,8 +64,8 @@ def test_the_farthest_feature_comes_first(figures, server, capsys):
     ]
 
 
-def test_scripts_get_one_json_line(figures, server, capsys):
-    server.answer = (200, text_of(figures))
+def test_json_output_is_one_line(metrics_with_drift, server, capsys):
+    server.response = (200, text_of(metrics_with_drift))
     assert run(["drift", "--url", server.url, "--json"]) == 0
     few = {"model": "auto_x2", "pictures": 3, "consistency_db": None, "drift": {}}
     many = {
@@ -80,21 +80,21 @@ def test_scripts_get_one_json_line(figures, server, capsys):
 def test_a_server_without_pictures_says_so(server, capsys):
     metrics = Metrics()
     for name in ("input_drift", "drift_pictures", "consistency_db"):
-        metrics.read_when_scraped(f"sharpline_{name}", dict)
-    server.answer = (200, text_of(metrics))
+        metrics.add_callback_gauge(f"sharpline_{name}", dict)
+    server.response = (200, text_of(metrics))
     assert run(["drift", "--url", server.url]) == 0
-    assert capsys.readouterr().out == "no picture was answered of late\n"
+    assert capsys.readouterr().out == "no recent pictures\n"
 
 
 @pytest.mark.parametrize("text", ["<html>sign in</html>", "", "up 1\n", "up{ 1\n"])
-def test_a_page_that_is_not_the_servers_is_refused(text):
-    with pytest.raises(SharplineError, match="not the figures of a picture server"):
+def test_a_page_without_the_metrics_is_refused(text):
+    with pytest.raises(SharplineError, match="not the metrics of a picture server"):
         read_drift(text)
 
 
-def test_a_server_that_is_away_or_refuses_is_named(server, capsys):
-    server.answer = (503, "")
+def test_an_unavailable_server_is_named(server, capsys):
+    server.response = (503, "")
     assert run(["drift", "--url", server.url]) == 1
     assert run(["drift", "--url", "http://127.0.0.1:9"]) == 1
-    assert capsys.readouterr().err.count("see that `sharpline serve` runs there") == 2
+    assert capsys.readouterr().err.count("check that `sharpline serve` runs there") == 2
     assert run(["drift", "--url", "localhost"]) == 2

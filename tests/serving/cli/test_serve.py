@@ -30,15 +30,15 @@ FORBIDDEN = {
 }
 
 
-# However slow the machine is at the moment, nobody is refused or given up for it.
-PATIENCE = {
+# So that no request is refused or timed out on a slow machine.
+LONG_TIMEOUTS = {
     "SHARPLINE_QUEUE__MAX_WAIT_SECONDS": "1e6",
     "SHARPLINE_LIMITS__DEADLINE_SECONDS": "1e6",
     "SHARPLINE_LIMITS__BODY_SECONDS": "600",
     "SHARPLINE_DRAIN__MAX_SECONDS": "600",
 }
 
-# The command itself, which at its end tells what it imported: packages, which fit into a pipe.
+# The command; at exit it prints the packages that it imported.
 SCRIPT = """
 import atexit, json, sys
 atexit.register(lambda: print(json.dumps(sorted({name.split(".")[0] for name in sys.modules}))))
@@ -47,12 +47,12 @@ main()
 """
 
 
-class Life(NamedTuple):
-    """What one process of `sharpline serve` printed, answered and imported."""
+class ServerRun(NamedTuple):
+    """What one process of `sharpline serve` printed, responded and imported."""
 
     address: dict
     statuses: list
-    newcomer: int
+    late_status: int
     exit_code: int
     modules: list
     errors: str
@@ -60,7 +60,7 @@ class Life(NamedTuple):
 
 @pytest.fixture(scope="module")
 def process():
-    """A maker of `sharpline serve` processes on a free port, and the address they print."""
+    """A factory of `sharpline serve` processes on a free port, with the address they print."""
     started = []
 
     def start(folder):
@@ -77,7 +77,7 @@ def process():
         ]
         running = subprocess.Popen(
             command,
-            env={**os.environ, **PATIENCE},
+            env={**os.environ, **LONG_TIMEOUTS},
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -108,29 +108,29 @@ def await_true(condition):
     deadline = time.monotonic() + 120
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail("waited two minutes in vain for the server")
+            pytest.fail("timed out after two minutes of waiting for the server")
         time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
-def served(process, tiny_bundle, noise_png, tmp_path_factory):
-    """One life of the command: SIGTERM comes while eight pictures are on their way to it."""
+def server_run(process, tiny_bundle, noise_png, tmp_path_factory):
+    """One run of the command: SIGTERM arrives while eight pictures are being sent to it."""
     folder = tmp_path_factory.mktemp("models")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
     running, address = process(folder)
     await_ready(address["url"])
     data = noise_png(400, 400)
     half = len(data) // 2
-    let_in = [half_sent(address["port"], data[:half], len(data)) for _ in range(8)]
+    admitted = [half_sent(address["port"], data[:half], len(data)) for _ in range(8)]
     await_true(lambda: "in_flight 8.0" in httpx.get(f"{address['url']}/metrics").text)
     running.send_signal(signal.SIGTERM)
     await_true(lambda: httpx.get(f"{address['url']}/readyz").status_code == 503)
-    newcomer = httpx.post(f"{address['url']}/v1/enhance", content=data).status_code
-    for connection in let_in:
+    late_status = httpx.post(f"{address['url']}/v1/enhance", content=data).status_code
+    for connection in admitted:
         connection.send(data[half:])
-    statuses = [status_of(connection) for connection in let_in]
+    statuses = [status_of(connection) for connection in admitted]
     output, errors = running.communicate(timeout=120)
-    return Life(address, statuses, newcomer, running.returncode, json.loads(output), errors)
+    return ServerRun(address, statuses, late_status, running.returncode, json.loads(output), errors)
 
 
 def status_of(connection):
@@ -139,7 +139,7 @@ def status_of(connection):
 
 
 def half_sent(port, first, length):
-    """A connection on which a picture has begun to be sent, and so has its place."""
+    """A connection with a partly sent picture, which therefore has its slot."""
     connection = HTTPConnection("127.0.0.1", port, timeout=120)
     connection.putrequest("POST", "/v1/enhance")
     connection.putheader("Content-Length", str(length))
@@ -147,30 +147,30 @@ def half_sent(port, first, length):
     return connection
 
 
-def test_command_prints_the_address_it_really_has(served):
-    assert served.address["port"] > 0
-    assert served.address["url"] == f"http://127.0.0.1:{served.address['port']}"
-    assert served.address["url"] in served.errors
+def test_command_prints_its_bound_address(server_run):
+    assert server_run.address["port"] > 0
+    assert server_run.address["url"] == f"http://127.0.0.1:{server_run.address['port']}"
+    assert server_run.address["url"] in server_run.errors
 
 
-def test_sigterm_lets_every_admitted_picture_be_answered(served):
-    """What was let in is answered with a picture; what came too late hears 503."""
-    assert served.statuses == [200] * 8
-    assert served.newcomer == 503
-    assert served.exit_code == 0, served.errors
-    assert served.errors.strip().endswith("stopped")
-    assert "Traceback" not in served.errors
+def test_sigterm_lets_every_admitted_picture_be_answered(server_run):
+    """Admitted requests get a picture; later ones get 503."""
+    assert server_run.statuses == [200] * 8
+    assert server_run.late_status == 503
+    assert server_run.exit_code == 0, server_run.errors
+    assert server_run.errors.strip().endswith("stopped")
+    assert "Traceback" not in server_run.errors
     with pytest.raises(OSError, match="refused"):
-        socket.create_connection(("127.0.0.1", served.address["port"]), timeout=5)
+        socket.create_connection(("127.0.0.1", server_run.address["port"]), timeout=5)
 
 
-def test_server_imports_nothing_of_training_or_the_registry(served):
-    loaded = set(served.modules)
+def test_server_imports_nothing_of_training_or_the_registry(server_run):
+    loaded = set(server_run.modules)
     assert {"serving", "superres"} <= loaded
     assert not loaded & FORBIDDEN
 
 
-def test_busy_port_is_said_plainly(models_folder):
+def test_busy_port_is_reported(models_folder):
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         plain = rf"cannot listen on 127\.0\.0\.1:{port}: Address already in use; .*--port"
@@ -182,7 +182,7 @@ def test_busy_port_is_said_plainly(models_folder):
     ("host", "reason"),
     [("192.0.2.1", "Cannot assign"), ("host.invalid", "cannot listen on host.invalid:0: ")],
 )
-def test_address_that_cannot_be_had_is_said_plainly(host, reason):
+def test_address_that_cannot_be_bound_is_reported(host, reason):
     with pytest.raises(SharplineError, match=reason):
         listen(host, 0)
 
@@ -222,7 +222,7 @@ def test_unknown_setting_is_refused(models_folder, monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [["--prot", "1"], ["--port", "http"], ["models/"]])
-def test_wrong_words_exit_with_two(arguments, capsys):
+def test_wrong_arguments_exit_with_two(arguments, capsys):
     with pytest.raises(SystemExit) as left:
         serve(arguments)
     assert left.value.code == 2

@@ -34,7 +34,7 @@ def admission(clock):
     )
 
 
-def test_place_is_given_back_even_when_the_work_fails(admission):
+def test_slot_is_released_even_when_the_work_fails(admission):
     def fail():
         with admission.admit():
             assert admission.in_flight == 1
@@ -45,7 +45,7 @@ def test_place_is_given_back_even_when_the_work_fails(admission):
     assert admission.in_flight == 0
 
 
-def test_full_house_refuses(admission):
+def test_full_server_refuses(admission):
     with admission.admit(), admission.admit(), admission.admit():
         with pytest.raises(QueueFull), admission.admit():
             pass
@@ -54,7 +54,7 @@ def test_full_house_refuses(admission):
         assert admission.in_flight == 1
 
 
-def test_draining_refuses_newcomers_and_keeps_who_is_in(admission):
+def test_draining_refuses_new_requests_and_keeps_admitted_ones(admission):
     with admission.admit() as admitted:
         admission.drain()
         assert admission.draining
@@ -71,7 +71,7 @@ def test_body_over_the_limit_is_refused(admission):
             admitted.reserve_bytes(1)
 
 
-def test_bytes_of_all_bodies_have_a_limit_that_one_alone_never_meets(admission):
+def test_total_bytes_are_limited_except_for_a_single_request(admission):
     with admission.admit() as first, admission.admit() as second:
         first.reserve_bytes(100)
         second.reserve_bytes(50)
@@ -81,7 +81,7 @@ def test_bytes_of_all_bodies_have_a_limit_that_one_alone_never_meets(admission):
         third.reserve_bytes(100)
 
 
-def test_answer_pixels_of_all_have_a_limit_but_one_picture_alone_may_pass_it(admission):
+def test_total_answer_pixels_are_limited_except_for_a_single_picture(admission):
     with admission.admit() as huge:
         huge.reserve_answer(100, 100, "png")
         with admission.admit() as second, pytest.raises(QueueFull, match="answers"):
@@ -104,7 +104,7 @@ def test_answer_that_the_format_cannot_hold_is_refused_before_the_work(admission
             admitted.reserve_answer(1, longest + 1, format)
 
 
-def test_retry_after_follows_the_speed_that_was_seen(admission, clock):
+def test_retry_after_follows_the_measured_rate(admission, clock):
     with admission.admit() as admitted:
         admitted.reserve_answer(10, 50, "png")
         clock.seconds += 10  # 50 pixels a second
@@ -112,28 +112,28 @@ def test_retry_after_follows_the_speed_that_was_seen(admission, clock):
         first.reserve_answer(10, 40, "png")
         second.reserve_answer(10, 60, "png")
         with admission.admit() as third:
-            with pytest.raises(QueueFull) as full, admission.admit():
+            with pytest.raises(QueueFull) as refusal, admission.admit():
                 pass
-            assert full.value.seconds == pytest.approx(1000 / 3 / 50)
-            with pytest.raises(QueueFull) as full:
+            assert refusal.value.seconds == pytest.approx(1000 / 3 / 50)
+            with pytest.raises(QueueFull) as refusal:
                 third.reserve_answer(20, 10, "png")
-            assert full.value.headers() == {"Retry-After": "4"}
+            assert refusal.value.headers() == {"Retry-After": "4"}
 
 
-def crowded(clock, works, *, costs=None, **queue):
-    """An admission with work of clients in it: `works` are (client, seconds)."""
+def busy_admission(clock, workloads, *, costs=None, **queue):
+    """An admission with admitted requests; `workloads` are (client, seconds)."""
     costs = costs or CostModel()
     costs.learn("m", pixels=1000, seconds=1.0)
     settings = QueueSettings(**{"max_wait_seconds": 4, "max_stretch": 8, **queue})
     admission = Admission(LimitSettings(), settings, costs, clock=clock)
     held = ExitStack()
-    for client, seconds in works:
+    for client, seconds in workloads:
         admitted = held.enter_context(admission.admit(client))
         admitted._work_seconds = seconds
     return admission, held
 
 
-def refusal_of(admission, client, pixels, deadline=1e9):
+def retry_seconds_of(admission, client, pixels, deadline=1e9):
     with admission.admit(client) as admitted:
         try:
             admitted.reserve_work("m", pixels, deadline)
@@ -142,46 +142,46 @@ def refusal_of(admission, client, pixels, deadline=1e9):
     return None
 
 
-def test_idle_server_tries_whatever_comes(clock):
-    admission, _ = crowded(clock, [])
-    assert refusal_of(admission, "a", 10**9, deadline=1.0) is None
+def test_idle_server_admits_everything(clock):
+    admission, _ = busy_admission(clock, [])
+    assert retry_seconds_of(admission, "a", 10**9, deadline=1.0) is None
 
 
-def test_wait_for_others_has_a_limit(clock):
-    admission, _ = crowded(clock, [("a", 3.0)])
-    assert refusal_of(admission, "b", 1000) is None
-    admission, _ = crowded(clock, [(f"client {n}", 3.0) for n in range(9)])
-    assert refusal_of(admission, "b", 1000) is not None
+def test_queueing_time_is_limited(clock):
+    admission, _ = busy_admission(clock, [("a", 3.0)])
+    assert retry_seconds_of(admission, "b", 1000) is None
+    admission, _ = busy_admission(clock, [(f"client {n}", 3.0) for n in range(9)])
+    assert retry_seconds_of(admission, "b", 1000) is not None
 
 
-def test_large_picture_may_wait_in_proportion(clock):
-    """Seven others as large as itself: eight times its own time, as `max_stretch` allows."""
-    admission, _ = crowded(clock, [(f"client {n}", 100.0) for n in range(7)])
-    assert refusal_of(admission, "b", 100_000) is None
-    admission, _ = crowded(clock, [(f"client {n}", 100.0) for n in range(8)])
-    assert refusal_of(admission, "b", 100_000) is not None
+def test_large_picture_may_wait_in_proportion_to_its_own_time(clock):
+    """Behind seven others of the same size it takes eight times its own time: `max_stretch`."""
+    admission, _ = busy_admission(clock, [(f"client {n}", 100.0) for n in range(7)])
+    assert retry_seconds_of(admission, "b", 100_000) is None
+    admission, _ = busy_admission(clock, [(f"client {n}", 100.0) for n in range(8)])
+    assert retry_seconds_of(admission, "b", 100_000) is not None
 
 
-def test_client_with_much_to_do_is_refused_where_another_is_let_in(clock):
-    admission, _ = crowded(clock, [("greedy", 1.0) for _ in range(20)])
-    assert refusal_of(admission, "greedy", 1000) is not None
-    assert refusal_of(admission, "other", 1000) is None
+def test_client_with_a_long_backlog_is_refused_while_another_is_admitted(clock):
+    admission, _ = busy_admission(clock, [("greedy", 1.0) for _ in range(20)])
+    assert retry_seconds_of(admission, "greedy", 1000) is not None
+    assert retry_seconds_of(admission, "other", 1000) is None
 
 
-def test_deadline_that_the_queue_would_break_is_refused(clock):
-    admission, _ = crowded(clock, [("a", 3.0)])
-    assert refusal_of(admission, "b", 1000, deadline=clock() + 1.5) is not None
-    assert refusal_of(admission, "b", 1000, deadline=clock() + 2.5) is None
+def test_deadline_that_cannot_be_met_is_refused(clock):
+    admission, _ = busy_admission(clock, [("a", 3.0)])
+    assert retry_seconds_of(admission, "b", 1000, deadline=clock() + 1.5) is not None
+    assert retry_seconds_of(admission, "b", 1000, deadline=clock() + 2.5) is None
 
 
-def test_work_that_is_done_makes_room(clock):
-    admission, held = crowded(clock, [("a", 20.0)])
+def test_finished_work_frees_capacity(clock):
+    admission, held = busy_admission(clock, [("a", 20.0)])
     with held:
-        admitted = next(iter(admission._entries))
-        assert refusal_of(admission, "a", 1000) is not None
+        admitted = next(iter(admission._admitted))
+        assert retry_seconds_of(admission, "a", 1000) is not None
         admitted.work_done(0.9)
         assert admitted.remaining_seconds == pytest.approx(2.0)
-        assert refusal_of(admission, "a", 1000) is None
+        assert retry_seconds_of(admission, "a", 1000) is None
 
 
 @given(
@@ -191,29 +191,29 @@ def test_work_that_is_done_makes_room(clock):
     st.sampled_from("abz"),
     st.integers(10, 20_000),
 )
-def test_who_comes_back_after_retry_after_is_let_in_and_not_much_earlier(works, client, pixels):
-    """Others are served in fair shares meanwhile, and nobody else comes."""
+def test_retry_after_is_long_enough_and_not_much_too_long(workloads, client, pixels):
+    """The other clients are served in fair shares meanwhile, and no new request arrives."""
     clock = Clock()
-    admission, held = crowded(clock, works)
-    seconds = refusal_of(admission, client, pixels)
+    admission, held = busy_admission(clock, workloads)
+    seconds = retry_seconds_of(admission, client, pixels)
     if seconds is None:
         return
     assert seconds > 0
 
     def refused_after(passed_seconds):
-        left = served_fairly(works, passed_seconds)
-        later, _ = crowded(clock, left.items())
-        return refusal_of(later, client, pixels) is not None
+        left = served_fairly(workloads, passed_seconds)
+        later, _ = busy_admission(clock, left.items())
+        return retry_seconds_of(later, client, pixels) is not None
 
     assert not refused_after(seconds + 1e-3)
     assert refused_after(0.98 * seconds - 1e-3)
     held.close()
 
 
-def served_fairly(works, seconds):
-    """What each client has left after `seconds` of one device shared equally."""
+def served_fairly(workloads, seconds):
+    """The remaining work of each client after `seconds` of one equally shared device."""
     left = Counter()
-    for client, work in works:
+    for client, work in workloads:
         left[client] += work
     while seconds > 1e-9 and any(left.values()):
         waiting = [client for client in left if left[client] > 1e-9]
@@ -233,10 +233,10 @@ def test_several_devices_finish_sooner(clock):
     admission = Admission(LimitSettings(), queue, costs, device_count=4, clock=clock)
     with admission.admit("a") as busy:
         busy._work_seconds = 15.0
-        assert refusal_of(admission, "a", 1000) is None
+        assert retry_seconds_of(admission, "a", 1000) is None
 
 
-def test_cost_follows_what_was_seen_lately():
+def test_cost_follows_recent_batches():
     costs = CostModel()
     assert costs.seconds("m", 100) is None
     costs.learn("m", pixels=100, seconds=1.0)
@@ -248,14 +248,14 @@ def test_cost_follows_what_was_seen_lately():
     assert costs.per_pixel() == {"m": pytest.approx(0.03, rel=0.01)}
 
 
-def test_slow_moment_of_a_small_batch_says_little_about_large_ones():
+def test_slow_small_batch_hardly_changes_the_estimate_for_large_ones():
     costs = CostModel()
     costs.learn("m", pixels=1_000, seconds=1.0)
     costs.learn("m", pixels=99_100, seconds=0.1)
     assert costs.seconds("m", 1_000_000) == pytest.approx(10.0)
 
 
-def test_one_client_cannot_take_every_place(clock):
+def test_one_client_cannot_take_every_slot(clock):
     settings = QueueSettings(max_pictures=5, max_pictures_per_client=2)
     admission = Admission(LimitSettings(), settings, CostModel(), clock=clock)
     with admission.admit("a"), admission.admit("a"):
@@ -265,13 +265,13 @@ def test_one_client_cannot_take_every_place(clock):
             assert admission.in_flight == 3
 
 
-def test_retry_after_is_one_second_where_nothing_is_known_yet(admission):
+def test_retry_after_is_one_second_without_measurements(admission):
     with (
         admission.admit(),
         admission.admit(),
         admission.admit(),
-        pytest.raises(QueueFull) as full,
+        pytest.raises(QueueFull) as refusal,
         admission.admit(),
     ):
         pass
-    assert full.value.headers() == {"Retry-After": "1"}
+    assert refusal.value.headers() == {"Retry-After": "1"}

@@ -2,7 +2,7 @@ import httpx
 import numpy as np
 import pytest
 
-from serving.enhance.consistency import REGION_SIDE, check_strip, off_levels, shrunk
+from serving.enhance.consistency import REGION_SIDE, check_strip, excess_levels, shrunk
 from superres.image.codecs import Picture, decode, encode
 from superres.image.resize import imresize
 
@@ -10,7 +10,7 @@ LIMIT = 12.0
 
 
 def smooth(seed, side=96):
-    """A picture with detail at several sizes, as photographs have it."""
+    """A picture with detail at several scales, like a photograph."""
     generator = np.random.default_rng(seed)
     total = np.full((side, side, 3), 128.0)
     for cells in (3, 12, 48):
@@ -20,7 +20,7 @@ def smooth(seed, side=96):
     return np.clip(total, 0, 255).astype(np.uint8)
 
 
-def consistency_result(lr, answer, scale):
+def check(lr, answer, scale):
     return check_strip(Picture(rgb_hwc=lr), answer, top=0, scale=scale, limit_levels=LIMIT)
 
 
@@ -35,18 +35,18 @@ def consistency_result(lr, answer, scale):
         ).astype(np.uint8),  # sharpened
     ],
 )
-def test_honest_answers_pass(scale, restore):
+def test_correct_answers_pass(scale, restore):
     lr = smooth(0)
     answer = restore(lr)
-    found = consistency_result(lr, imresize(answer, scale=scale) if scale > 1 else answer, scale)
-    assert found.ok
-    assert found.worst_levels < LIMIT / 2
+    result = check(lr, imresize(answer, scale=scale) if scale > 1 else answer, scale)
+    assert result.ok
+    assert result.worst_levels < LIMIT / 2
 
 
 def test_pure_noise_that_was_removed_passes():
     lr = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     flat = np.full((128, 128, 3), 128, np.uint8)
-    assert consistency_result(lr, flat, 2).ok
+    assert check(lr, flat, 2).ok
 
 
 @pytest.mark.parametrize("blank", [True, False])
@@ -55,18 +55,18 @@ def test_one_blank_or_stale_tile_is_found(blank):
     answer = lr.repeat(2, axis=0).repeat(2, axis=1)
     before = answer[64:128, 64:128].copy()
     answer[64:128, :64] = 0 if blank else before
-    found = consistency_result(lr, answer, 2)
-    assert not found.ok
-    assert found.regions_off == 1
-    assert found.worst_levels > LIMIT
+    result = check(lr, answer, 2)
+    assert not result.ok
+    assert result.inconsistent_regions == 1
+    assert result.worst_levels > LIMIT
 
 
 def test_answer_to_another_picture_is_found_in_most_regions():
-    found = consistency_result(smooth(2), smooth(3).repeat(2, axis=0).repeat(2, axis=1), 2)
-    assert found.regions_off >= 5
+    result = check(smooth(2), smooth(3).repeat(2, axis=0).repeat(2, axis=1), 2)
+    assert result.inconsistent_regions >= 5
 
 
-def test_verdicts_of_stripes_add_up():
+def test_results_of_strips_add_up():
     lr = smooth(4, side=70)
     answer = lr.repeat(2, axis=0).repeat(2, axis=1)
     answer[: 2 * REGION_SIDE, : 2 * REGION_SIDE] = 0
@@ -80,25 +80,25 @@ def test_verdicts_of_stripes_add_up():
     assert lower.ok
 
 
-def test_sixteen_bits_are_judged_in_the_same_levels():
+def test_16_bit_pictures_are_measured_in_the_same_levels():
     lr, answer = smooth(5), imresize(smooth(6), scale=2)
     deep = [array.astype(np.uint16) * 257 for array in (lr, answer)]
-    plain = off_levels(lr, shrunk(answer, 2))
-    assert np.allclose(off_levels(deep[0], shrunk(deep[1], 2)), plain, atol=0.01)
+    plain = excess_levels(lr, shrunk(answer, 2))
+    assert np.allclose(excess_levels(deep[0], shrunk(deep[1], 2)), plain, atol=0.01)
 
 
-class Lying:
-    """A device that answers with what it was given before, as one with a broken queue would."""
+class WrongOutputBackend:
+    """A backend that returns zeros for tiles for which `is_wrong` is true."""
 
-    name, device, precision = "lying", "cpu", "fp32"
+    name, device, precision = "wrong", "cpu", "fp32"
     any_shape = False
 
     def __init__(self, bundle):
         self.scale = bundle.info.scale
-        self.lies = lambda tile: False
+        self.is_wrong = lambda tile: False
 
     def forward(self, tiles_bhwc):
-        results = [np.zeros_like(tile) if self.lies(tile) else tile for tile in tiles_bhwc]
+        results = [np.zeros_like(tile) if self.is_wrong(tile) else tile for tile in tiles_bhwc]
         return np.stack(results).repeat(self.scale, axis=1).repeat(self.scale, axis=2)
 
     def warm_up(self, shapes_hw):
@@ -109,14 +109,14 @@ class Lying:
 
 
 @pytest.fixture
-def lying_server(picture_server, models_folder):
-    """A maker of servers over such a device: `lying_server(action)`."""
+def wrong_output_server(picture_server, models_folder):
+    """Makes servers with such a backend: `wrong_output_server(action)`."""
 
     def make(action):
         made = []
 
         def load(bundle, device):
-            made.append(Lying(bundle))
+            made.append(WrongOutputBackend(bundle))
             return made[-1]
 
         server = picture_server(
@@ -131,7 +131,7 @@ def lying_server(picture_server, models_folder):
 
 
 def tall(lower):
-    """A picture of several rows of tiles, the last of which are `lower`."""
+    """A picture of several rows of tiles, with the value `lower` in the last ones."""
     rgb_hwc = np.full((200, 60, 3), 90, np.uint8)
     rgb_hwc[150:] = lower
     return encode(Picture(rgb_hwc=rgb_hwc), "png")
@@ -145,26 +145,26 @@ def post(server, data, **options):
     return server.client.post("/v1/enhance", content=data, params=options)
 
 
-def regions_off(server):
+def inconsistent_regions(server):
     value = server.services.metrics.registry.get_sample_value
     labels = {"model": "compact_x2", "version": "local"}
     return value("sharpline_inconsistent_regions_total", labels) or 0
 
 
-def test_wrong_answer_is_refused_and_counted(lying_server):
-    server, device = lying_server("refuse")
-    device.lies = lambda tile: (tile == 200).all()
+def test_wrong_answer_is_refused_and_counted(wrong_output_server):
+    server, device = wrong_output_server("refuse")
+    device.is_wrong = lambda tile: (tile == 200).all()
     good = post(server, flat(90))
     assert good.headers["Sharpline-Consistency"] == "ok; worst-levels=0.0; regions=0"
     refused = post(server, flat(200))
     assert refused.status_code == 500
     assert refused.json()["type"] == "/problems/inconsistent-answer"
-    assert regions_off(server) >= 1
+    assert inconsistent_regions(server) >= 1
 
 
-def test_wrong_stripe_behind_the_first_breaks_the_answer_off(lying_server):
-    server, device = lying_server("refuse")
-    device.lies = lambda tile: (tile[-1] == 200).all()
+def test_wrong_strip_after_the_first_aborts_the_response(wrong_output_server):
+    server, device = wrong_output_server("refuse")
+    device.is_wrong = lambda tile: (tile[-1] == 200).all()
     with pytest.raises(httpx.RemoteProtocolError, match="without sending complete"):
         post(server, tall(200))
     value = server.services.metrics.registry.get_sample_value
@@ -173,18 +173,18 @@ def test_wrong_stripe_behind_the_first_breaks_the_answer_off(lying_server):
     )
 
 
-def test_wrong_answer_is_flagged_where_that_is_asked_for(lying_server):
-    server, device = lying_server("flag")
-    device.lies = lambda tile: (tile[-1] == 200).all()
+def test_wrong_answer_is_flagged_with_action_flag(wrong_output_server):
+    server, device = wrong_output_server("flag")
+    device.is_wrong = lambda tile: (tile[-1] == 200).all()
     answer = post(server, tall(200))
     assert answer.status_code == 200
     assert answer.headers["Sharpline-Consistency"].startswith("violated; worst-levels=200.0")
     assert decode(answer.content).height == 400
-    assert regions_off(server) >= 1
+    assert inconsistent_regions(server) >= 1
 
 
-def test_check_can_be_left_out(lying_server):
-    server, device = lying_server("off")
-    device.lies = lambda tile: True
+def test_check_can_be_switched_off(wrong_output_server):
+    server, device = wrong_output_server("off")
+    device.is_wrong = lambda tile: True
     assert post(server, flat(90)).status_code == 200
-    assert regions_off(server) == 0
+    assert inconsistent_regions(server) == 0

@@ -7,8 +7,8 @@ import pytest
 from superres.common.files import write_json
 
 
-class Offset:
-    """A backend that repeats pixels and adds what its bundle's weights stand for."""
+class OffsetBackend:
+    """A backend that repeats pixels and adds `levels`."""
 
     name, device, precision = "offset", "cpu", "fp32"
     any_shape = False
@@ -25,7 +25,7 @@ class Offset:
         self.gate.wait(timeout=60)
         self.batches.append(len(tiles_bhwc))
         if self.fails:
-            raise RuntimeError("a shadow of itself")
+            raise RuntimeError("the shadow is broken")
         large = tiles_bhwc.repeat(self.scale, axis=1).repeat(self.scale, axis=2)
         return np.clip(large.astype(int) + self.levels, 0, 255).astype(np.uint8)
 
@@ -37,7 +37,7 @@ class Offset:
 
 
 @pytest.fixture
-def shadowed(picture_server, followed_folder, tiny_bundle):
+def shadow_server(picture_server, followed_folder, tiny_bundle):
     """A server with a shadow 3 levels brighter than its champion, and the two backends."""
     old, new = tiny_bundle(), tiny_bundle(error_levels=3)
     followed_folder.serve("compact_x2", followed_folder.add(old), 1)
@@ -48,7 +48,7 @@ def shadowed(picture_server, followed_folder, tiny_bundle):
 
     def load(bundle, device):
         levels = 3 if bundle.id == new.id else 0
-        backends[levels] = Offset(bundle, levels)
+        backends[levels] = OffsetBackend(bundle, levels)
         return backends[levels]
 
     server = picture_server(followed_folder.root, load_backend=load, batch={"max_tiles": 4})
@@ -62,15 +62,15 @@ def count(server, outcome):
     return value("sharpline_shadow_tiles_total", labels) or 0
 
 
-def ask(server, data):
+def enhance(server, data):
     return server.client.post("/v1/enhance", content=data)
 
 
-def test_shadow_is_compared_after_the_answer_and_answers_nobody(shadowed, noise_png):
-    server, _, shadow = shadowed
+def test_shadow_is_compared_after_the_answer_and_serves_no_request(shadow_server, noise_png):
+    server, _, shadow = shadow_server
     shadow.batches.clear()
     shadow.gate.clear()
-    answer = ask(server, noise_png(150, 150))
+    answer = enhance(server, noise_png(150, 150))
     assert answer.headers["Sharpline-Version"] == "1"
     assert count(server, "compared") == 0
     shadow.gate.set()
@@ -82,38 +82,38 @@ def test_shadow_is_compared_after_the_answer_and_answers_nobody(shadowed, noise_
     assert mean == pytest.approx(3.0, abs=0.1)
 
 
-def test_pictures_come_before_waiting_shadow_tiles(shadowed, noise_png):
-    server, champion, shadow = shadowed
+def test_pictures_come_before_waiting_shadow_tiles(shadow_server, noise_png):
+    server, champion, shadow = shadow_server
     shadow.gate.clear()
-    ask(server, noise_png(20, 20))
+    enhance(server, noise_png(20, 20))
     server.wait_for(lambda: server.services.shadows._tasks)
     champion.batches.clear()
     shadow.gate.set()
-    assert ask(server, noise_png(20, 20)).status_code == 200
+    assert enhance(server, noise_png(20, 20)).status_code == 200
     assert champion.batches == [1]
 
 
-def test_shadow_that_fails_is_counted_and_hurts_nobody(shadowed, noise_png):
-    server, _, shadow = shadowed
+def test_failed_shadow_is_counted_and_affects_no_request(shadow_server, noise_png):
+    server, _, shadow = shadow_server
     shadow.fails = True
-    assert ask(server, noise_png(20, 20)).status_code == 200
+    assert enhance(server, noise_png(20, 20)).status_code == 200
     server.wait_for(lambda: count(server, "failed") == 1)
-    assert ask(server, noise_png(20, 20)).status_code == 200
+    assert enhance(server, noise_png(20, 20)).status_code == 200
 
 
-def test_only_a_few_pictures_wait_for_a_shadow(shadowed, noise_png):
-    server, _, _ = shadowed
+def test_only_a_few_pictures_wait_for_a_shadow(shadow_server, noise_png):
+    server, _, _ = shadow_server
     release = threading.Event()
-    original = server.services.shadows._answer
+    original = server.services.shadows._run_shadow
 
-    async def held(*arguments):
+    async def delayed(*arguments):
         while not release.is_set():
             await asyncio.sleep(0.01)
         return await original(*arguments)
 
-    server.services.shadows._answer = held
+    server.services.shadows._run_shadow = delayed
     for _ in range(7):
-        assert ask(server, noise_png(20, 20)).status_code == 200
+        assert enhance(server, noise_png(20, 20)).status_code == 200
     assert count(server, "skipped") == 3
     release.set()
     server.wait_for(lambda: count(server, "compared") == 4)

@@ -21,8 +21,8 @@ def tall_png(height=300, width=200):
 
 
 @pytest.fixture
-def one_by_one(picture_server, models_folder, numpy_backends):
-    """A server whose device takes one tile at a time and waits at a gate."""
+def single_tile_server(picture_server, models_folder, numpy_backends):
+    """A server whose device runs one tile at a time and blocks at a gate."""
     server = picture_server(
         models_folder,
         load_backend=numpy_backends,
@@ -32,8 +32,8 @@ def one_by_one(picture_server, models_folder, numpy_backends):
     numpy_backends.made[0].gate.set()
 
 
-class Turnstile:
-    """Stands in for a backend's gate: lets `left` batches through, then holds."""
+class BatchGate:
+    """Wraps a backend's `forward`: runs `left` batches, then closes the gate."""
 
     def __init__(self, backend, left):
         self._forward = backend.forward
@@ -48,10 +48,10 @@ class Turnstile:
         return self._forward(tiles_bhwc)
 
 
-def test_first_rows_leave_while_the_last_are_still_to_be_computed(one_by_one, repeated):
-    server, backend = one_by_one
+def test_first_rows_are_sent_before_the_last_are_computed(single_tile_server, repeated):
+    server, backend = single_tile_server
     data = tall_png()
-    Turnstile(backend, left=8)  # of tiles in rows of four or more
+    BatchGate(backend, left=8)  # of tiles in rows of four or more
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(request(data))
         received = b""
@@ -63,7 +63,7 @@ def test_first_rows_leave_while_the_last_are_still_to_be_computed(one_by_one, re
         assert b"sharpline-model: compact_x2" in received.lower()
         assert not received.endswith(b"0\r\n\r\n")
         assert server.services.admission.in_flight == 1
-        assert backend.held.wait(60)  # a gate that is set before it is cleared stays shut
+        assert backend.held.wait(60)  # opened before it is closed, the gate would stay closed
         backend.gate.set()
         while not received.endswith(b"0\r\n\r\n"):
             received += raw.recv(65536)
@@ -72,8 +72,8 @@ def test_first_rows_leave_while_the_last_are_still_to_be_computed(one_by_one, re
     server.wait_for(lambda: server.services.admission.in_flight == 0)
 
 
-def test_http_1_0_has_no_chunks_and_gets_the_answer_whole_with_its_length(one_by_one, repeated):
-    server, _ = one_by_one
+def test_http_1_0_gets_the_whole_answer_with_content_length(single_tile_server, repeated):
+    server, _ = single_tile_server
     data = tall_png()
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(request(data, version="1.0"))
@@ -85,15 +85,15 @@ def test_http_1_0_has_no_chunks_and_gets_the_answer_whole_with_its_length(one_by
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg"])
-def test_answer_that_is_whole_at_once_says_its_length(one_by_one, noise_png, format):
-    server, _ = one_by_one
+def test_answer_of_one_chunk_has_content_length(single_tile_server, noise_png, format):
+    server, _ = single_tile_server
     answer = server.client.post("/v1/enhance", content=noise_png(20, 20), params={"format": format})
     assert int(answer.headers["Content-Length"]) == len(answer.content)
 
 
-def test_client_that_leaves_in_the_middle_frees_its_place(one_by_one):
-    server, backend = one_by_one
-    Turnstile(backend, left=8)  # of tiles in rows of four or more
+def test_client_that_disconnects_frees_its_slot(single_tile_server):
+    server, backend = single_tile_server
+    BatchGate(backend, left=8)  # of tiles in rows of four or more
     with socket.create_connection(("127.0.0.1", server.port), timeout=60) as raw:
         raw.sendall(request(tall_png()))
         received = b""
@@ -105,7 +105,7 @@ def test_client_that_leaves_in_the_middle_frees_its_place(one_by_one):
     assert value("sharpline_answers_cut_total", {"reason": "client-gone"}) == 1
 
 
-def test_client_that_takes_nothing_is_given_up(picture_server, models_folder, numpy_backends):
+def test_client_that_does_not_read_is_disconnected(picture_server, models_folder, numpy_backends):
     server = picture_server(
         models_folder, load_backend=numpy_backends, limits={"body_seconds": 2.0}
     )
@@ -123,12 +123,12 @@ def test_client_that_takes_nothing_is_given_up(picture_server, models_folder, nu
         server.wait_for(lambda: server.services.admission.in_flight == 0)
 
 
-def test_deadline_in_the_middle_breaks_the_answer_off(one_by_one):
-    server, backend = one_by_one
-    turnstile = Turnstile(backend, left=8)  # of tiles in rows of four or more
+def test_deadline_during_the_response_aborts_it(single_tile_server):
+    server, backend = single_tile_server
+    batch_gate = BatchGate(backend, left=8)  # of tiles in rows of four or more
     for deadline in (1, 8, 64):  # a slow machine may not reach the middle in a second
         backend.gate.set()
-        turnstile.left = 8
+        batch_gate.left = 8
         try:
             answer = server.client.post(
                 "/v1/enhance", params={"deadline": deadline}, content=tall_png()
@@ -144,7 +144,7 @@ def test_deadline_in_the_middle_breaks_the_answer_off(one_by_one):
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
-def test_resampled_rows_are_those_of_the_whole(scale, dtype):
+def test_resampled_rows_equal_those_of_the_whole_picture(scale, dtype):
     picture = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, (41, 17, 3), dtype)
     whole = imresize(picture, scale=scale)
     for top in range(0, 41, 7):
@@ -155,7 +155,7 @@ def test_resampled_rows_are_those_of_the_whole(scale, dtype):
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "tiff"])
 @pytest.mark.parametrize("alpha", [False, True])
-def test_file_of_stripes_is_the_file_of_the_whole(format, alpha):
+def test_file_encoded_in_strips_equals_the_whole_file(format, alpha):
     if format == "jpeg" and alpha:
         pytest.skip("jpeg holds no transparency")
     generator = np.random.default_rng(1)
@@ -179,7 +179,7 @@ def test_file_of_stripes_is_the_file_of_the_whole(format, alpha):
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg"])
-def test_missing_rows_are_no_file(format):
+def test_missing_rows_are_an_error(format):
     lr = Picture(rgb_hwc=np.zeros((8, 8, 3), np.uint8))
     encoder = StripEncoder(enlarged_frame(lr, 2), format)
     encoder.add(enlarged_strip(lr, np.zeros((8, 16, 3), np.uint8), 0, 2))

@@ -1,4 +1,4 @@
-"""The running API against its own description: no 5xx, and no answer that is not documented."""
+"""The running API against its OpenAPI document: no 5xx and no undocumented response."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 from schemathesis import GenerationMode, checks
-from schemathesis.specs.openapi import checks as described
+from schemathesis.specs.openapi import checks as openapi_checks
 
 from serving.requests.keys import add_key
 
@@ -26,16 +26,16 @@ def picture(format, seed):
     return buffer.getvalue()
 
 
-# Bodies that get past the door, beside the noise that the tool would make up alone.
+# Valid and truncated pictures, in addition to the random bytes that schemathesis generates.
 for name in ("png", "jpeg", "webp", "gif", "tiff", "bmp", "avif"):
-    whole = [picture(name, seed) for seed in range(3)]
-    strategy = st.sampled_from(whole) | st.sampled_from(whole).map(lambda data: data[:-30])
+    pictures = [picture(name, seed) for seed in range(3)]
+    strategy = st.sampled_from(pictures) | st.sampled_from(pictures).map(lambda data: data[:-30])
     schemathesis.openapi.media_type(f"image/{name}", strategy | st.binary(max_size=200))
 
 
 @pytest.fixture(scope="module")
 def api(module_picture_server, tiny_bundle, tmp_path_factory):
-    """A server that wants a key, its description, and the key."""
+    """The OpenAPI schema of a server that requires a key; its requests send the key."""
     folder = tmp_path_factory.mktemp("fuzzed")
     for model, scale in (("compact_x2", 2), ("compact_x4", 4)):
         shutil.copytree(tiny_bundle(name=model, scale=scale).root, folder / "models" / model)
@@ -50,50 +50,50 @@ def api(module_picture_server, tiny_bundle, tmp_path_factory):
     return schema
 
 
-def no_server_fault(ctx, response, case):
-    """504 is what was asked for by whoever sets a deadline of next to nothing."""
+def no_server_error(ctx, response, case):
+    """504 is expected with a very short deadline."""
     asked_for = response.status_code == 504 and "deadline" in (case.query or {})
     return None if asked_for else checks.not_a_server_error(ctx, response, case)
 
 
 def wrong_data_is_refused(ctx, response, case):
-    """A number is as good as its digits in a form, where everything is text."""
+    """Not for forms, where all values are text and numbers are valid strings."""
     if case.media_type == "multipart/form-data":
         return None
-    return described.negative_data_rejection(ctx, response, case)
+    return openapi_checks.negative_data_rejection(ctx, response, case)
 
 
 CHECKS = [
-    no_server_fault,
-    described.status_code_conformance,
-    described.content_type_conformance,
-    described.response_schema_conformance,
-    described.response_headers_conformance,
+    no_server_error,
+    openapi_checks.status_code_conformance,
+    openapi_checks.content_type_conformance,
+    openapi_checks.response_schema_conformance,
+    openapi_checks.response_headers_conformance,
     wrong_data_is_refused,
-    described.unsupported_method,
+    openapi_checks.unsupported_method,
 ]
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_answers_are_those_that_the_description_states(api, mode, soak):
-    for found in api.get_all_operations():
+def test_responses_match_the_openapi_document(api, mode, soak):
+    for result in api.get_all_operations():
 
         @settings(suppress_health_check=list(HealthCheck), max_examples=500 if soak else 25)
-        @given(case=found.ok().as_strategy(generation_mode=mode))
+        @given(case=result.ok().as_strategy(generation_mode=mode))
         def ask(case):
             case.call_and_validate(checks=CHECKS)
 
-        # Nothing can be wrong about a request that has no parameters.
-        nothing = Unsatisfiable if mode is GenerationMode.NEGATIVE else ()
-        with contextlib.suppress(nothing):
+        # There is no invalid request for a route without parameters.
+        no_case = Unsatisfiable if mode is GenerationMode.NEGATIVE else ()
+        with contextlib.suppress(no_case):
             ask()
 
 
-def test_every_address_of_the_api_wants_the_key(api):
+def test_every_guarded_route_requires_the_key(api):
     guarded = [
-        found.ok()
-        for found in api.get_all_operations()
-        if found.ok().definition.raw.get("security")
+        result.ok()
+        for result in api.get_all_operations()
+        if result.ok().definition.raw.get("security")
     ]
     assert {"/v1/enhance", "/v1/models"} <= {operation.path for operation in guarded}
     for operation in guarded:

@@ -1,4 +1,4 @@
-"""The page in a real browser: what a person does with the keyboard, and what they see."""
+"""The web page in a real browser, used by keyboard."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Its sandbox wants rights that a container seldom gives; it sees our own page alone.
+        # The sandbox needs privileges that containers lack; only our own page is loaded.
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -27,8 +27,8 @@ def browser():
 def test_page_enhances_by_keyboard_alone_and_on_a_phone(browser, server, noise_png, tmp_path):
     context = browser.new_context(viewport={"width": 390, "height": 844}, accept_downloads=True)
     page = context.new_page()
-    faults = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
     page.locator("#model option[value=compact_x2]").wait_for(state="attached")
 
@@ -66,13 +66,13 @@ def test_page_enhances_by_keyboard_alone_and_on_a_phone(browser, server, noise_p
     assert decode(download.value.path().read_bytes()).width == 120
 
     box = page.locator("body").bounding_box()
-    assert box["width"] <= 390, "nothing sticks out of a phone's screen"
-    assert not faults
+    assert box["width"] <= 390, "the page fits a phone's screen"
+    assert not errors
     assert not re.search("undefined|NaN|null", page.inner_text("main"))
     context.close()
 
 
-def test_description_of_the_api_fits_a_phone(browser, server):
+def test_api_documentation_fits_a_phone(browser, server):
     context = browser.new_context(viewport={"width": 390, "height": 844})
     page = context.new_page()
     page.goto(f"{server.url}/docs")

@@ -23,13 +23,13 @@ def pixels(answer):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (33, 1), (50, 70), (130, 90)])
-def test_answer_is_the_picture_enlarged_at_any_size(server, noise_png, repeated, height, width):
+def test_pictures_of_any_size_are_enlarged(server, noise_png, repeated, height, width):
     data = noise_png(height, width)
     answer = enhance(server, data, model="compact_x2")
     assert np.array_equal(pixels(answer), repeated(decode(data).rgb_hwc))
 
 
-def test_answer_says_what_made_it_and_how_long_it_took(server, noise_png):
+def test_response_headers_name_the_model_and_the_stages(server, noise_png):
     answer = enhance(server, noise_png(20, 20), model="compact_x2")
     model_version = server.services.models.champions["compact_x2"]
     assert answer.headers["Content-Type"] == "image/png"
@@ -40,9 +40,9 @@ def test_answer_says_what_made_it_and_how_long_it_took(server, noise_png):
     assert {stage for stage, _ in stages} == {"read", "decode", "network", "check", "encode"}
 
 
-def test_model_is_chosen_by_name_by_scale_or_by_default(server, noise_png):
+def test_model_is_selected_by_name_by_scale_or_by_default(server, noise_png):
     data = noise_png(10, 10)
-    chosen = {
+    selected = {
         str(options): enhance(server, data, **options).headers["Sharpline-Model"]
         for options in (
             {},
@@ -52,7 +52,7 @@ def test_model_is_chosen_by_name_by_scale_or_by_default(server, noise_png):
             {"model": "compact_x2", "scale": 2},
         )
     }
-    assert list(chosen.values()) == [
+    assert list(selected.values()) == [
         "compact_x4",
         "compact_x2",
         "compact_x4",
@@ -76,7 +76,7 @@ def test_model_is_chosen_by_name_by_scale_or_by_default(server, noise_png):
         ({"headers": {"Accept": "text/html"}}, 406, "not-acceptable"),
     ],
 )
-def test_options_that_cannot_be_met_are_refused(server, noise_png, options, status, label):
+def test_bad_options_are_refused(server, noise_png, options, status, label):
     answer = enhance(server, noise_png(8, 8), **options)
     assert answer.status_code == status
     assert answer.headers["Content-Type"] == "application/problem+json"
@@ -88,13 +88,13 @@ def test_options_that_cannot_be_met_are_refused(server, noise_png, options, stat
     ("format", "media_type"),
     [(format, f"image/{format}") for format in ("png", "jpeg", "webp", "tiff", "avif")],
 )
-def test_answer_comes_in_the_asked_format(server, noise_png, format, media_type):
+def test_output_has_the_requested_format(server, noise_png, format, media_type):
     answer = enhance(server, noise_png(20, 20), format=format)
     assert answer.headers["Content-Type"] == media_type
     assert Image.open(io.BytesIO(answer.content)).format.lower() == format
 
 
-def test_quality_is_that_of_the_lossy_formats(server, noise_png):
+def test_quality_applies_to_lossy_formats(server, noise_png):
     sizes = [
         len(enhance(server, noise_png(60, 60), format="jpeg", quality=quality).content)
         for quality in (10, 60, 95)
@@ -103,7 +103,7 @@ def test_quality_is_that_of_the_lossy_formats(server, noise_png):
     assert sizes[0] * 2 < sizes[2]
 
 
-def test_answer_keeps_the_inputs_format_unless_that_is_not_written(server):
+def test_default_format_is_the_inputs_or_png(server):
     image = Image.fromarray(np.zeros((9, 9, 3), np.uint8))
     for format, expected in (
         ("JPEG", "image/jpeg"),
@@ -118,7 +118,7 @@ def test_answer_keeps_the_inputs_format_unless_that_is_not_written(server):
         assert enhance(server, buffer.getvalue()).headers["Content-Type"] == expected
 
 
-def test_form_is_answered_like_a_body_and_the_query_wins(server, noise_png):
+def test_form_works_like_a_body_and_the_query_takes_precedence(server, noise_png):
     data = noise_png(20, 20)
     answer = server.client.post(
         "/v1/enhance",
@@ -130,7 +130,7 @@ def test_form_is_answered_like_a_body_and_the_query_wins(server, noise_png):
     assert answer.headers["Content-Disposition"].endswith("filename*=UTF-8''k%C3%A4tzchen.png")
 
 
-def test_bad_form_field_is_refused_without_repeating_it(server, noise_png):
+def test_bad_form_field_is_refused_without_echoing_it(server, noise_png):
     answer = server.client.post(
         "/v1/enhance", files={"file": ("a.png", noise_png(8, 8))}, data={"quality": "<script>"}
     )
@@ -140,7 +140,7 @@ def test_bad_form_field_is_refused_without_repeating_it(server, noise_png):
     assert "<script>" not in answer.text
 
 
-def test_grey_stays_grey_and_alpha_grows_with_the_picture(server):
+def test_grey_stays_grey_and_alpha_is_enlarged(server):
     samples = np.random.default_rng(1).integers(0, 256, (30, 40), np.uint8)
     grey = Picture(rgb_hwc=np.repeat(samples[..., None], 3, axis=2), grey=True)
     answer = decode(enhance(server, encode(grey, "png"), scale=2).content)
@@ -166,15 +166,17 @@ def test_transparent_picture_is_not_flattened_into_jpeg(server):
     assert answer.json()["type"] == "/problems/format-cannot-hold"
 
 
-def test_pictures_answered_together_are_answered_as_if_alone(server, noise_png):
-    """Different sizes and models at once, each against its own solo run outside the server."""
-    orders = [
+def test_concurrent_pictures_equal_pictures_enhanced_alone(server, noise_png):
+    """Different sizes and models at once, each compared with a run outside the server."""
+    requests = [
         (noise_png(20 + 7 * n, 90 - 5 * n, seed=n), f"compact_x{2 + 2 * (n % 2)}")
         for n in range(12)
     ]
     with ThreadPoolExecutor(12) as clients:
-        answers = list(clients.map(lambda order: enhance(server, order[0], model=order[1]), orders))
-    for (data, model), answer in zip(orders, answers, strict=True):
+        answers = list(
+            clients.map(lambda request: enhance(server, request[0], model=request[1]), requests)
+        )
+    for (data, model), answer in zip(requests, answers, strict=True):
         bundle = server.services.models.champions[model].model.bundle
         solo = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu"))
         assert np.array_equal(pixels(answer), solo.upscale(decode(data)).rgb_hwc)
@@ -202,7 +204,7 @@ def test_tiles_of_different_requests_share_batches(
     assert backend.threads == {"engine-0"}
 
 
-def test_huge_picture_holds_only_a_few_tiles_in_the_queue(
+def test_huge_picture_has_only_a_few_tiles_in_the_queue(
     picture_server, models_folder, numpy_backends, noise_png, repeated
 ):
     server = picture_server(
@@ -230,7 +232,7 @@ def test_declared_body_over_the_limit_is_refused_unread(
         assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
-def test_chunked_body_over_the_limit_is_refused_on_the_way(
+def test_chunked_body_over_the_limit_is_refused_while_it_arrives(
     picture_server, models_folder, numpy_backends
 ):
     server = picture_server(models_folder, load_backend=numpy_backends, limits={"max_bytes": 1000})
@@ -244,7 +246,7 @@ def test_chunked_body_over_the_limit_is_refused_on_the_way(
     assert b"/problems/too-many-bytes" in answer
 
 
-def test_slow_body_is_given_up(picture_server, models_folder, numpy_backends):
+def test_slow_body_times_out(picture_server, models_folder, numpy_backends):
     server = picture_server(
         models_folder, load_backend=numpy_backends, limits={"body_seconds": 0.1}
     )

@@ -6,7 +6,9 @@ import pytest
 from superres.common.files import write_json
 
 
-def test_empty_folder_is_alive_and_started_but_not_ready(picture_server, tmp_path, noise_png):
+def test_server_without_models_is_live_and_started_but_not_ready(
+    picture_server, tmp_path, noise_png
+):
     server = picture_server(tmp_path, until="/startupz")
     assert server.client.get("/livez").json()["status"] == "ok"
     not_ready = server.client.get("/readyz")
@@ -28,7 +30,7 @@ def test_model_that_arrives_later_makes_it_ready(picture_server, tmp_path, tiny_
     assert server.client.post("/v1/enhance", content=noise_png(8, 8)).status_code == 200
 
 
-def test_ready_server_names_its_models_and_what_it_refused(picture_server, models_folder):
+def test_readiness_lists_served_and_refused_models(picture_server, models_folder):
     shutil.copytree(models_folder / "compact_x2", models_folder / "broken_x4")
     (models_folder / "broken_x4" / "bundle.json").write_text("{}")
     server = picture_server(models_folder)
@@ -40,15 +42,15 @@ def test_ready_server_names_its_models_and_what_it_refused(picture_server, model
     assert value("sharpline_model_refusals_total", {"model": "broken_x4"}) == 1
 
 
-def test_model_still_loading_is_asked_for_later_while_others_serve(
+def test_loading_model_gets_503_while_others_serve(
     picture_server, models_folder, tiny_bundle, numpy_backends, noise_png
 ):
     shutil.copytree(tiny_bundle(name="slow_x4", scale=4).root, models_folder / "slow_x4")
-    go_on = threading.Event()
+    resume = threading.Event()
 
     def load(bundle, device):
         if bundle.info.name == "slow_x4":
-            go_on.wait(timeout=60)
+            resume.wait(timeout=60)
         return numpy_backends(bundle, device)
 
     server = picture_server(models_folder, load_backend=load, models={"default": "compact_x2"})
@@ -62,13 +64,13 @@ def test_model_still_loading_is_asked_for_later_while_others_serve(
     ):
         answer = server.client.post("/v1/enhance", params=options, content=noise_png(8, 8))
         assert answer.status_code == status, options
-    go_on.set()
+    resume.set()
     server.wait_for(lambda: server.client.get("/startupz").status_code == 200)
     answer = server.client.post("/v1/enhance", params={"scale": 4}, content=noise_png(8, 8))
     assert answer.headers["Sharpline-Model"] == "slow_x4"
 
 
-def test_models_are_listed_with_what_they_are(server):
+def test_models_are_listed_with_their_metadata(server):
     models = server.client.get("/v1/models").json()["models"]
     assert [(model["name"], model["scale"], model["default"]) for model in models] == [
         ("compact_x2", 2, False),

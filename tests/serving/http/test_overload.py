@@ -12,7 +12,7 @@ from superres.image.codecs import Picture, decode, encode
 
 @pytest.fixture
 def held_server(picture_server, models_folder, numpy_backends):
-    """A maker of servers whose device waits at a gate: `held_server(**settings)`."""
+    """A factory of servers whose backend blocks at a gate: `held_server(**settings)`."""
 
     def make(**settings):
         server = picture_server(models_folder, load_backend=numpy_backends, **settings)
@@ -33,7 +33,7 @@ def flat(value, side=40):
     return encode(Picture(rgb_hwc=np.full((side, side, 3), value, np.uint8)), "png")
 
 
-def test_full_queue_answers_429_with_retry_after_and_then_takes_again(held_server, noise_png):
+def test_full_queue_responds_429_with_retry_after_and_recovers(held_server, noise_png):
     server, backend = held_server(queue={"max_pictures": 2})
     data = noise_png(20, 20)
     with ThreadPoolExecutor(2) as clients:
@@ -48,7 +48,7 @@ def test_full_queue_answers_429_with_retry_after_and_then_takes_again(held_serve
     assert ask(server, data).status_code == 200
 
 
-def test_answers_that_would_not_fit_into_memory_together_wait_outside(held_server, noise_png):
+def test_request_over_the_output_pixel_budget_is_refused(held_server, noise_png):
     server, backend = held_server(queue={"max_answer_pixels": 40 * 40 * 4})
     with ThreadPoolExecutor(1) as clients:
         waiting = clients.submit(ask, server, noise_png(40, 40))
@@ -58,7 +58,7 @@ def test_answers_that_would_not_fit_into_memory_together_wait_outside(held_serve
         assert waiting.result().status_code == 200
 
 
-def test_draining_server_refuses_newcomers_and_finishes_its_work(held_server, noise_png):
+def test_draining_server_refuses_new_requests_and_finishes_admitted_ones(held_server, noise_png):
     server, backend = held_server()
     with ThreadPoolExecutor(1) as clients:
         waiting = clients.submit(ask, server, noise_png(20, 20))
@@ -74,9 +74,9 @@ def test_draining_server_refuses_newcomers_and_finishes_its_work(held_server, no
         assert waiting.result().status_code == 200
 
 
-def test_deadline_answers_504_and_drops_the_tiles(held_server, noise_png):
+def test_deadline_responds_504_and_drops_the_tiles(held_server, noise_png):
     server, backend = held_server()
-    # So fast was the model lately that no deadline looks too short to be tried.
+    # The model's cost is tiny, so admission accepts any deadline.
     server.services.costs.learn("compact_x2", pixels=10**15, seconds=1.0)
     with ThreadPoolExecutor(1) as clients:
         blocking = clients.submit(ask, server, noise_png(20, 20))
@@ -89,13 +89,13 @@ def test_deadline_answers_504_and_drops_the_tiles(held_server, noise_png):
         assert blocking.result().status_code == 200
 
 
-def test_servers_own_deadline_holds_for_who_names_none_or_a_longer_one(held_server, noise_png):
+def test_servers_deadline_caps_the_requests_deadline(held_server, noise_png):
     server, _ = held_server(limits={"deadline_seconds": 0.3})
     for options in ({}, {"deadline": 50}):
         assert ask(server, noise_png(20, 20), **options).status_code == 504
 
 
-def test_tiles_of_a_client_that_left_are_dropped(held_server, noise_png):
+def test_tiles_of_a_disconnected_client_are_dropped(held_server, noise_png):
     server, backend = held_server()
     with ThreadPoolExecutor(1) as clients:
         blocking = clients.submit(ask, server, noise_png(20, 20))
@@ -131,13 +131,13 @@ def test_failing_batch_fails_its_own_requests_only(held_server):
     assert statuses == [200, 500, 200, 500, 200, 200]
     failed = answers[1].result()
     assert failed.json()["type"] == "/problems/model-failed"
-    assert "choked" not in failed.text, "what broke inside is for the log"
+    assert "choked" not in failed.text, "details go to the log"
     assert server.client.get("/livez").status_code == 200
     value = server.services.metrics.registry.get_sample_value
     assert value("sharpline_batch_failures_total", {"model": "compact_x2"}) == 2
 
 
-def test_no_tile_of_a_failed_batch_is_ever_part_of_an_answer(held_server):
+def test_no_tile_of_a_failed_batch_is_part_of_an_output(held_server):
     """A large picture with one poisoned tile gets an error, not a picture with a stale tile."""
     server, backend = held_server(batch={"max_tiles": 1})
     backend.gate.set()
@@ -149,7 +149,7 @@ def test_no_tile_of_a_failed_batch_is_ever_part_of_an_answer(held_server):
     assert server.services.scheduler.queued_tiles() == {}
 
 
-def test_answer_that_fails_on_its_way_is_cut_off_and_never_looks_whole(held_server):
+def test_response_that_fails_midway_is_aborted(held_server):
     server, backend = held_server(batch={"max_tiles": 1})
     backend.gate.set()
     backend.poison = 13
@@ -175,27 +175,25 @@ def test_health_and_models_answer_while_the_device_is_busy(held_server, noise_pn
         assert decode(waiting.result().content).height == 40
 
 
-def test_refusal_does_not_wait_for_pictures_that_are_being_decoded(
-    held_server, noise_png, monkeypatch
-):
+def test_refusal_does_not_wait_for_running_decodes(held_server, noise_png, monkeypatch):
     server, backend = held_server()
     backend.gate.set()
-    begun, go_on = threading.Event(), threading.Event()
+    started, resume = threading.Event(), threading.Event()
 
     def slow(*arguments, **options):
-        begun.set()
-        go_on.wait(timeout=120)
+        started.set()
+        resume.wait(timeout=120)
         return decode(*arguments, **options)
 
     monkeypatch.setattr("serving.enhance.pictures.decode", slow)
-    count = cpu_threads() + 1  # one more than there are threads for it
+    count = cpu_threads() + 1  # one more than there are worker threads
     with ThreadPoolExecutor(count) as clients:
         decoding = [clients.submit(ask, server, noise_png(20, 20)) for _ in range(count)]
-        server.wait_for(lambda: server.services.admission.in_flight == count and begun.is_set())
+        server.wait_for(lambda: server.services.admission.in_flight == count and started.is_set())
         form = {"file": ("page.html", b"<html></html>" * 9)}
         assert ask(server, b"<html></html>" * 9).status_code == 415
         assert server.client.post("/v1/enhance", files=form).status_code == 415
-        go_on.set()
+        resume.set()
         assert [answer.result().status_code for answer in decoding] == [200] * count
 
 

@@ -43,24 +43,24 @@ def test_page_is_served_with_its_type(server, address, kind):
 
 
 @pytest.mark.parametrize("path", sorted(WEB.iterdir()), ids=lambda path: path.name)
-def test_no_file_asks_another_host(path):
+def test_no_file_loads_from_another_host(path):
     text = re.sub(r"http://(www\.w3\.org/2000/svg|HOST:PORT)", "", path.read_text())
     assert not re.search(r"https?://|//cdn|@import", text)
 
 
 @pytest.mark.parametrize("address", ["/", "/docs"])
-def test_everything_a_page_needs_is_there_and_allowed_by_its_policy(server, address):
+def test_all_assets_of_a_page_exist_and_satisfy_its_csp(server, address):
     page = Tags(server.client.get(address).text)
     needed = [tag.get("src") or tag.get("href") for tag in page.of("script", "link", "img", "a")]
     for target in filter(None, needed):
         assert server.client.get(target).status_code == 200, target
     for tag, attributes in page.tags:
-        assert "style" not in attributes, f"inline style on {tag}, which the policy refuses"
+        assert "style" not in attributes, f"inline style on {tag}, which the CSP refuses"
         assert not [name for name in attributes if name.startswith("on")]
     assert all("src" in script for script in page.of("script"))
 
 
-def test_every_control_and_picture_of_the_page_has_a_name(server):
+def test_every_control_and_image_of_the_page_has_an_accessible_name(server):
     text = server.client.get("/").text
     page = Tags(text)
     assert page.of("html")[0]["lang"] == "en"
@@ -70,7 +70,7 @@ def test_every_control_and_picture_of_the_page_has_a_name(server):
         assert "aria-label" in control or inside_label, control
 
 
-def test_script_of_the_page_finds_every_element_it_names(server):
+def test_script_uses_only_elements_that_exist(server):
     ids = {
         attributes["id"]
         for _, attributes in Tags(server.client.get("/").text).tags
@@ -79,13 +79,13 @@ def test_script_of_the_page_finds_every_element_it_names(server):
     assert set(re.findall(r'\$\("([\w-]+)"\)', server.client.get("/web/app.js").text)) <= ids
 
 
-def test_openapi_tells_every_answer_of_enhance(server):
-    described = server.client.get("/openapi.json").json()
-    operation = described["paths"]["/v1/enhance"]["post"]
-    told = {
+def test_openapi_describes_requests_and_responses_of_enhance(server):
+    document = server.client.get("/openapi.json").json()
+    operation = document["paths"]["/v1/enhance"]["post"]
+    parameters = {
         parameter["name"] for parameter in operation["parameters"] if parameter["in"] == "query"
     }
-    assert told == set(Options.model_fields)
+    assert parameters == set(Options.model_fields)
     headers = {p["name"].lower() for p in operation["parameters"] if p["in"] == "header"}
     assert headers == {"prefer", "idempotency-key"}
     content = operation["requestBody"]["content"]
@@ -96,9 +96,9 @@ def test_openapi_tells_every_answer_of_enhance(server):
     assert set(answers["200"]["content"]) == set(MEDIA_TYPES.values())
 
 
-def test_openapi_tells_every_kind_of_problem(server):
+def test_openapi_lists_every_problem_type(server):
     paths = server.client.get("/openapi.json").json()["paths"]
-    told = {
+    parameters = {
         label
         for methods in paths.values()
         for operation in methods.values()
@@ -107,8 +107,8 @@ def test_openapi_tells_every_kind_of_problem(server):
         .get("application/problem+json", {})
         .get("examples", {})
     }
-    undescribed = {"not-found", "method-not-allowed", "client-gone"}  # of no address in particular
-    assert told | undescribed == set(PROBLEMS)
+    undescribed = {"not-found", "method-not-allowed", "client-gone"}  # of no particular route
+    assert parameters | undescribed == set(PROBLEMS)
 
 
 def test_problem_types_can_be_looked_up(server):

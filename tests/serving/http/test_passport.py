@@ -12,19 +12,19 @@ def enhance(server, content, **options):
 
 
 @pytest.mark.parametrize("format", OUTPUT_FORMATS)
-def test_the_file_says_what_the_headers_say(server, noise_png, format):
+def test_the_passport_matches_the_headers(server, noise_png, format):
     answer = enhance(server, noise_png(20, 20), format=format, headers={"X-Request-ID": "mine-1"})
     passport = read_passport(answer.content)
-    told = passport.last
-    assert told.model == answer.headers["Sharpline-Model"]
-    assert told.version == answer.headers["Sharpline-Version"]
-    assert told.bundle == answer.headers["Sharpline-Bundle"]
-    assert told.request == answer.headers["X-Request-ID"] == "mine-1"
-    assert told.did == ("enlarged x4",)
+    step = passport.last
+    assert step.model == answer.headers["Sharpline-Model"]
+    assert step.version == answer.headers["Sharpline-Version"]
+    assert step.bundle == answer.headers["Sharpline-Bundle"]
+    assert step.request == answer.headers["X-Request-ID"] == "mine-1"
+    assert step.did == ("enlarged x4",)
     assert passport.header() == answer.headers["Sharpline-Chain"]
 
 
-def test_an_answer_sent_again_tells_of_both_models(server, noise_png):
+def test_an_output_enhanced_again_lists_both_models(server, noise_png):
     first = enhance(server, noise_png(10, 10), model="compact_x2", format="jpeg")
     second = enhance(server, first.content, model="compact_x4", format="png")
     chain = read_passport(second.content).chain
@@ -36,20 +36,20 @@ def test_an_answer_sent_again_tells_of_both_models(server, noise_png):
     assert second.headers["Sharpline-Chain"].startswith("compact_x2@")
 
 
-def test_what_was_done_around_the_model_is_told(server, noise_png):
+def test_the_passport_lists_colour_conversion_and_region(server, noise_png):
     answer = enhance(server, noise_png(20, 20), icc="srgb", region="2,2,8,8", model="compact_x2")
-    told = read_passport(answer.content).last
-    assert told.did == ("colours converted to sRGB", "enlarged x2 in a region")
+    step = read_passport(answer.content).last
+    assert step.did == ("colours converted to sRGB", "enlarged x2 in a region")
 
 
-def test_a_damaged_passport_does_not_cost_its_picture_the_answer(server, noise_png):
+def test_a_picture_with_a_damaged_passport_is_enhanced(server, noise_png):
     answer = enhance(server, noise_png(10, 10), format="jpeg")
     broken = answer.content.replace(b'"model"', b'"mobel"')
     again = enhance(server, broken)
     assert len(read_passport(again.content).chain) == 1
 
 
-def test_one_switch_leaves_it_out_of_the_file(picture_server, models_folder, noise_png):
+def test_embedding_can_be_disabled(picture_server, models_folder, noise_png):
     server = picture_server(models_folder, passport={"embed": False})
     answer = enhance(server, noise_png(10, 10))
     assert read_passport(answer.content) is None

@@ -15,8 +15,8 @@ def subclasses(base):
     return {base, *(deeper for each in base.__subclasses__() for deeper in subclasses(each))}
 
 
-def test_every_error_has_a_label_of_its_own_in_the_table():
-    # Other rooms may have picture errors of their own, which no request ever meets.
+def test_every_error_has_its_own_label_in_the_table():
+    # Other packages may define picture errors that no request raises.
     raised = {
         error
         for error in subclasses(ServingError) | subclasses(PictureError)
@@ -24,7 +24,7 @@ def test_every_error_has_a_label_of_its_own_in_the_table():
     }
     by_label = {}
     for error in raised - {RetryLater, PictureError}:
-        # A special case that only one module tells apart is told to clients as what it is one of.
+        # A subclass without a label of its own is shown to clients as its base class.
         if "label" in vars(error) or error.__module__ == errors.__name__:
             by_label.setdefault(error.label, set()).add(error)
     assert {label: {error} for label, error in PROBLEMS.items()} == by_label

@@ -16,14 +16,14 @@ ORIGIN = "https://shop.example"
     "address",
     ["/", "/docs", "/v1/models", "/metrics", "/nothing", "/web/app.js", "/problems/queue-full"],
 )
-def test_every_answer_carries_the_security_headers(server, address):
+def test_every_response_has_the_security_headers(server, address):
     headers = server.client.get(address).headers
     for name, value in SECURITY_HEADERS.items():
         assert headers[name] == value
     assert "server" not in headers or "uvicorn" not in headers["server"]
 
 
-def test_pages_of_other_sites_are_told_nothing_by_default(server, noise_png):
+def test_cors_is_disabled_by_default(server, noise_png):
     answer = server.client.get("/v1/models", headers={"Origin": ORIGIN})
     assert "access-control-allow-origin" not in answer.headers
     preflight = server.client.options(
@@ -33,7 +33,7 @@ def test_pages_of_other_sites_are_told_nothing_by_default(server, noise_png):
     assert "access-control-allow-origin" not in preflight.headers
 
 
-def test_post_from_a_page_of_another_site_is_refused(server, noise_png):
+def test_cross_site_post_is_refused(server, noise_png):
     headers = {"Origin": ORIGIN, "Sec-Fetch-Site": "cross-site"}
     answer = server.client.post("/v1/enhance", content=noise_png(8, 8), headers=headers)
     assert answer.status_code == 403
@@ -43,7 +43,7 @@ def test_post_from_a_page_of_another_site_is_refused(server, noise_png):
     assert answer.status_code == 200
 
 
-def test_named_sites_may_call(picture_server, models_folder, numpy_backends, noise_png):
+def test_allowed_origins_are_accepted(picture_server, models_folder, numpy_backends, noise_png):
     server = picture_server(
         models_folder, load_backend=numpy_backends, security={"allow_origins": (ORIGIN,)}
     )
@@ -56,19 +56,19 @@ def test_named_sites_may_call(picture_server, models_folder, numpy_backends, noi
     assert answer.status_code == 403
 
 
-def test_request_id_is_kept_when_sane_and_made_otherwise(server):
-    def answered(request_id):
+def test_valid_request_id_is_kept_and_others_are_replaced(server):
+    def returned(request_id):
         headers = {"X-Request-ID": request_id}
         return server.client.get("/livez", headers=headers).headers["X-Request-ID"]
 
-    assert answered("abc-123") == "abc-123"
+    assert returned("abc-123") == "abc-123"
     for request_id in ("", "x" * 65, "a b", "<script>"):
-        made = answered(request_id)
-        assert made != request_id
-        assert len(made) == 32
+        new_id = returned(request_id)
+        assert new_id != request_id
+        assert len(new_id) == 32
 
 
-def test_own_fault_is_a_problem_without_its_inside(
+def test_internal_error_is_a_problem_without_details(
     picture_server, models_folder, numpy_backends, noise_png, monkeypatch
 ):
     server = picture_server(models_folder, load_backend=numpy_backends)
@@ -92,21 +92,21 @@ def test_own_fault_is_a_problem_without_its_inside(
 @pytest.mark.parametrize(
     "name", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example"]
 )
-def test_local_server_goes_by_local_names_alone(server, name):
+def test_local_server_accepts_only_local_host_names(server, name):
     answer = server.client.get("/v1/models", headers={"Host": f"{name}:{server.port}"})
     assert answer.status_code == 421
     assert answer.json()["type"] == "/problems/wrong-host"
-    for own in ("localhost", "127.0.0.1", "[::1]", f"LOCALHOST:{server.port}"):
-        assert server.client.get("/v1/models", headers={"Host": own}).status_code == 200
+    for local in ("localhost", "127.0.0.1", "[::1]", f"LOCALHOST:{server.port}"):
+        assert server.client.get("/v1/models", headers={"Host": local}).status_code == 200
 
 
-def test_names_can_be_set_and_other_addresses_go_by_any():
+def test_host_names_can_be_set_and_default_to_any_off_loopback():
     assert hosts_of(Settings(host="0.0.0.0")) is None
     named = Settings(security=SecuritySettings(allow_hosts=("Pictures.example:443",)))
     assert hosts_of(named) == {"pictures.example"}
 
 
-def test_server_for_other_machines_wants_keys_or_a_word():
+def test_server_off_loopback_requires_keys_or_the_open_setting():
     refuse_without_keys(Settings())
     refuse_without_keys(Settings(host="::1"))
     refuse_without_keys(Settings(host="0.0.0.0", security=SecuritySettings(open=True)))
@@ -121,7 +121,7 @@ LOADERS = {"torch.load", "torch.jit.load", "torch.export.load", "np.load", "eval
 
 
 def imported_by(tree):
-    """Every module that code names in an import, wherever in a file that stands."""
+    """Every module that the code imports, anywhere in the file."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -130,7 +130,7 @@ def imported_by(tree):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def test_nothing_of_ours_that_the_server_can_reach_opens_a_pickle():
+def test_no_module_that_the_server_imports_loads_pickles():
     waiting = {"serving.cli.serve", "serving.cli.keys"}
     seen = set()
     while waiting:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol against a running server, spoken by Triton's own client."""
+"""The Open Inference Protocol of a running server, with Triton's client."""
 
 import json
 
@@ -12,11 +12,11 @@ LEVELS = np.random.default_rng(0).integers(0, 256, (1, 40, 50, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def client(server):
-    with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as made:
-        yield made
+    with triton.InferenceServerClient(f"127.0.0.1:{server.port}") as triton_client:
+        yield triton_client
 
 
-def asked(values, *, binary=True, name="image"):
+def infer_inputs(values, *, binary=True, name="image"):
     tensor = triton.InferInput(
         name, list(values.shape), "UINT8" if values.dtype == np.uint8 else "FP32"
     )
@@ -50,52 +50,52 @@ def test_the_server_and_its_models_are_described(client, server):
 
 @pytest.mark.parametrize("sent", [True, False])
 @pytest.mark.parametrize("answered", [True, False])
-def test_levels_come_back_enlarged_in_binary_and_in_json(client, repeated, sent, answered):
+def test_uint8_tensors_are_enlarged_in_binary_and_in_json(client, repeated, sent, answered):
     outputs = [triton.InferRequestedOutput("image", binary_data=answered)]
     result = client.infer(
-        "compact_x2", asked(LEVELS, binary=sent), outputs=outputs, request_id="mine"
+        "compact_x2", infer_inputs(LEVELS, binary=sent), outputs=outputs, request_id="mine"
     )
     assert np.array_equal(result.as_numpy("image")[0], repeated(LEVELS[0]))
-    told = result.get_response()
-    assert (told["id"], told["model_name"], told["model_version"]) == (
+    response = result.get_response()
+    assert (response["id"], response["model_name"], response["model_version"]) == (
         "mine",
         "compact_x2",
         "local",
     )
 
 
-def test_fractions_come_back_enlarged(client):
+def test_fp32_tensors_are_enlarged(client):
     values = np.random.default_rng(1).random((1, 70, 33, 3), np.float32)
     for binary in (True, False):
         outputs = [triton.InferRequestedOutput("image", binary_data=binary)]
-        result = client.infer("compact_x2", asked(values, binary=binary), outputs=outputs)
+        result = client.infer("compact_x2", infer_inputs(values, binary=binary), outputs=outputs)
         got = result.as_numpy("image")
         assert got.dtype == np.float32
         expected = values.repeat(2, axis=1).repeat(2, axis=2)
         assert np.abs(got - expected).max() <= 0.6 / 65_535 + 1e-6
 
 
-def test_an_answer_of_many_stripes_is_whole(client, repeated):
+def test_an_output_of_many_strips_is_complete(client, repeated):
     levels = np.random.default_rng(2).integers(0, 256, (1, 200, 31, 3), np.uint8)
     for binary in (True, False):
         outputs = [triton.InferRequestedOutput("image", binary_data=binary)]
-        result = client.infer("compact_x2", asked(levels), outputs=outputs)
+        result = client.infer("compact_x2", infer_inputs(levels), outputs=outputs)
         assert np.array_equal(result.as_numpy("image")[0], repeated(levels[0]))
 
 
-def test_the_versioned_address_answers_that_version_alone(client):
-    result = client.infer("compact_x2", asked(LEVELS), model_version="local")
+def test_the_versioned_route_serves_only_that_version(client):
+    result = client.infer("compact_x2", infer_inputs(LEVELS), model_version="local")
     assert result.as_numpy("image").shape == (1, 80, 100, 3)
-    with pytest.raises(InferenceServerException, match="version local alone"):
-        client.infer("compact_x2", asked(LEVELS), model_version="9")
+    with pytest.raises(InferenceServerException, match="version local only"):
+        client.infer("compact_x2", infer_inputs(LEVELS), model_version="9")
 
 
-def test_refusals_reach_these_clients_in_words(client):
+def test_clients_get_the_detail_of_a_problem(client):
     with pytest.raises(InferenceServerException, match="one input, 'image'") as refusal:
-        client.infer("compact_x2", asked(LEVELS, name="other"))
+        client.infer("compact_x2", infer_inputs(LEVELS, name="other"))
     assert refusal.value.status() == "400"
     with pytest.raises(InferenceServerException, match="nothing"):
-        client.infer("nothing", asked(LEVELS))
+        client.infer("nothing", infer_inputs(LEVELS))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_refusals_reach_these_clients_in_words(client):
         {**plain(), "outputs": [{"name": "other"}]},
     ],
 )
-def test_a_message_that_makes_no_sense_is_refused(server, body):
+def test_an_invalid_message_is_refused(server, body):
     answer = send(server, body)
     assert answer.status_code == 400
     problem = answer.json()
@@ -134,17 +134,17 @@ def test_a_message_that_makes_no_sense_is_refused(server, body):
 
 
 @pytest.mark.parametrize("length", ["x", "-1", "99999", "\u00b2"])
-def test_a_header_length_that_lies_is_refused(server, length):
+def test_a_wrong_header_length_is_refused(server, length):
     headers = {b"Inference-Header-Content-Length": length.encode()}
     answer = send(server, plain(), headers=headers)
     assert answer.status_code == 400
     assert "Inference-Header-Content-Length" in answer.json()["error"]
 
 
-def test_not_a_number_is_not_a_level(client):
+def test_non_finite_values_are_refused(client):
     values = np.full((1, 4, 4, 3), np.nan, np.float32)
     with pytest.raises(InferenceServerException, match="from 0 to 1"):
-        client.infer("compact_x2", asked(values))
+        client.infer("compact_x2", infer_inputs(values))
 
 
 def test_limits_and_deadlines_are_those_of_pictures(server):
@@ -156,5 +156,5 @@ def test_limits_and_deadlines_are_those_of_pictures(server):
     assert fine.json()["outputs"][0]["data"] == [9] * 24
 
 
-def test_other_answers_are_not_changed(server):
+def test_other_routes_have_no_error_field(server):
     assert "error" not in server.client.post("/v1/enhance", content=b"x").json()

@@ -1,4 +1,4 @@
-"""Pictures in a bucket: the store alone, and jobs over it, against a server that speaks S3."""
+"""The bucket store alone, and jobs with it, against an S3-compatible server."""
 
 import asyncio
 import hashlib
@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from serving.errors import JobGone, NotReady
-from serving.jobs.bucket import PART_BYTES, UNFINISHED, BucketStore
-from serving.jobs.store import FolderStore, all_of, new_blob
+from serving.jobs.bucket import PART_BYTES, UPLOAD_SEPARATOR, BucketStore
+from serving.jobs.store import FolderStore, new_blob, read_all
 from superres.common.errors import SharplineError
 from superres.image.codecs import decode
 
-QUICK = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+FAST_POLLING = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 MEBIBYTE = bytes(1 << 20)
 
 
@@ -30,16 +30,16 @@ def store(s3, bucket):
 
 @pytest.fixture
 def bucket_server(picture_server, models_folder, s3, bucket):
-    """A maker of servers whose pictures are in the bucket."""
-    started = []
+    """A factory of servers that store pictures in the bucket."""
+    servers = []
 
     def start(**jobs):
-        given = {**QUICK, "bucket": bucket, "bucket_endpoint": s3.endpoint, **jobs}
-        started.append(picture_server(models_folder, jobs=given))
-        return started[-1]
+        given = {**FAST_POLLING, "bucket": bucket, "bucket_endpoint": s3.endpoint, **jobs}
+        servers.append(picture_server(models_folder, jobs=given))
+        return servers[-1]
 
     yield start
-    for server in started:
+    for server in servers:
         server.stop()
 
 
@@ -59,7 +59,7 @@ async def broken(count):
 
 
 @pytest.mark.parametrize("size", [0, 5, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 7])
-def test_blob_comes_back_as_it_was_written_until_it_is_deleted(store, s3, bucket, size):
+def test_blob_is_read_as_written_until_it_is_deleted(store, s3, bucket, size):
     blob, content = new_blob(), bytes(range(256)) * (size // 256 + 1)
 
     async def chunks():
@@ -70,47 +70,47 @@ def test_blob_comes_back_as_it_was_written_until_it_is_deleted(store, s3, bucket
         written = await store.write(blob, chunks())
         assert written.bytes == size
         assert written.sha256 == hashlib.sha256(content[:size]).hexdigest()
-        assert await all_of(store, blob) == content[:size]
+        assert await read_all(store, blob) == content[:size]
         assert list(await store.modified_times()) == [blob]
         assert list(s3.objects(bucket)) == [f"jobs/{blob}"]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
-            await all_of(store, blob)
+            await read_all(store, blob)
 
     asyncio.run(round_trip())
     assert s3.objects(bucket) == {}
 
 
 @pytest.mark.parametrize("count", [1, 20])
-def test_source_that_breaks_off_leaves_no_part(store, s3, bucket, count):
+def test_failing_source_leaves_no_part(store, s3, bucket, count):
     with pytest.raises(ConnectionError):
         asyncio.run(store.write(new_blob(), broken(count)))
     assert s3.objects(bucket) == {}
 
 
-def test_parts_of_a_writer_that_was_killed_are_known_and_can_be_removed(store, s3, bucket):
+def test_parts_of_a_killed_writer_are_listed_and_can_be_deleted(store, s3, bucket):
     blob = new_blob()
     key = {"Bucket": bucket, "Key": f"jobs/{blob}"}
-    begun = s3.client.create_multipart_upload(**key)["UploadId"]
+    upload_id = s3.client.create_multipart_upload(**key)["UploadId"]
     before = asyncio.run(store.modified_times())
-    s3.client.upload_part(**key, UploadId=begun, PartNumber=1, Body=b"x")
+    s3.client.upload_part(**key, UploadId=upload_id, PartNumber=1, Body=b"x")
     after = asyncio.run(store.modified_times())
-    assert list(before) == list(after) == [f"{blob}{UNFINISHED}{begun}"]
-    assert before != after  # it grew, so nobody takes it for a dead one's
+    assert list(before) == list(after) == [f"{blob}{UPLOAD_SEPARATOR}{upload_id}"]
+    assert before != after  # a growing upload is not orphaned
     asyncio.run(store.delete([*after, *after]))
     assert s3.objects(bucket) == {}
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
 def test_memory_stays_flat_however_large_a_blob_is(store, tmp_path, kind):
-    chosen = store if kind == "bucket" else FolderStore(tmp_path / "pictures")
+    tested_store = store if kind == "bucket" else FolderStore(tmp_path / "pictures")
     blob, count = new_blob(), 40
 
     async def round_trip():
-        await chosen.write(blob, mebibytes(count))
-        assert sum([len(chunk) async for chunk in chosen.read(blob)]) == count * len(MEBIBYTE)
+        await tested_store.write(blob, mebibytes(count))
+        assert sum([len(chunk) async for chunk in tested_store.read(blob)]) == count * len(MEBIBYTE)
 
-    asyncio.run(chosen.write(new_blob(), mebibytes(1)))  # what is loaded once
+    asyncio.run(tested_store.write(new_blob(), mebibytes(1)))  # one-time allocations
     tracemalloc.start()
     try:
         asyncio.run(round_trip())
@@ -120,57 +120,57 @@ def test_memory_stays_flat_however_large_a_blob_is(store, tmp_path, kind):
     assert peak_bytes < 4 * PART_BYTES < count * len(MEBIBYTE)
 
 
-class Slow:
-    """A call of S3 that has begun and is held; what it answered, once it is let go on."""
+class DelayedCall:
+    """Blocks an S3 call after its start until it is resumed; records its responses."""
 
     def __init__(self, monkeypatch, client, operation):
         self._call = getattr(client, operation)
-        self._begun, self._go_on = threading.Event(), threading.Event()
-        self.answers = []
+        self._started, self._resume = threading.Event(), threading.Event()
+        self.responses = []
         monkeypatch.setattr(client, operation, self)
 
     def __call__(self, **given):
-        self._begun.set()
-        assert self._go_on.wait(60)
-        self.answers.append(self._call(**given))
-        return self.answers[-1]
+        self._started.set()
+        assert self._resume.wait(60)
+        self.responses.append(self._call(**given))
+        return self.responses[-1]
 
     async def cancel_in_the_middle(self, work):
         task = asyncio.create_task(work)
-        await asyncio.to_thread(self._begun.wait, 60)
+        await asyncio.to_thread(self._started.wait, 60)
         task.cancel()
-        asyncio.get_running_loop().call_later(0.01, self._go_on.set)
+        asyncio.get_running_loop().call_later(0.01, self._resume.set)
         await asyncio.gather(task, return_exceptions=True)
         assert task.cancelled()
 
 
-def test_reader_that_is_stopped_while_the_bucket_answers_keeps_no_connection(store, monkeypatch):
+def test_reader_cancelled_during_the_request_keeps_no_connection(store, monkeypatch):
     blob = new_blob()
     asyncio.run(store.write(blob, mebibytes(1)))
-    slow = Slow(monkeypatch, store._s3, "get_object")
-    asyncio.run(slow.cancel_in_the_middle(all_of(store, blob)))
-    [answer] = slow.answers
-    assert answer["Body"]._raw_stream.closed
+    delayed = DelayedCall(monkeypatch, store._s3, "get_object")
+    asyncio.run(delayed.cancel_in_the_middle(read_all(store, blob)))
+    [response] = delayed.responses
+    assert response["Body"]._raw_stream.closed
 
 
-def test_writer_that_is_stopped_while_its_upload_begins_leaves_no_part(
+def test_writer_cancelled_while_its_upload_is_created_leaves_no_part(
     store, s3, bucket, monkeypatch
 ):
-    slow = Slow(monkeypatch, store._s3, "create_multipart_upload")
-    asyncio.run(slow.cancel_in_the_middle(store.write(new_blob(), mebibytes(20))))
-    assert len(slow.answers) == 1
+    delayed = DelayedCall(monkeypatch, store._s3, "create_multipart_upload")
+    asyncio.run(delayed.cancel_in_the_middle(store.write(new_blob(), mebibytes(20))))
+    assert len(delayed.responses) == 1
     assert asyncio.run(store.modified_times()) == {}
     assert s3.objects(bucket) == {}
 
 
-def test_bucket_that_keeps_versions_or_is_not_there_is_refused(s3):
-    with pytest.raises(SharplineError, match="keeps versions"):
+def test_versioned_or_missing_bucket_is_refused(s3):
+    with pytest.raises(SharplineError, match="has versioning"):
         BucketStore(s3.bucket(versions=True), s3.endpoint, direct=True)
     with pytest.raises(SharplineError, match="cannot be used"):
         BucketStore("nobody-made-it", s3.endpoint, direct=True)
 
 
-def test_bucket_that_goes_away_is_told_as_come_back_later(s3_servers):
+def test_unavailable_bucket_raises_not_ready(s3_servers):
     server = s3_servers()
     store = BucketStore(server.bucket(), server.endpoint, direct=True)
     server.stop()
@@ -178,7 +178,7 @@ def test_bucket_that_goes_away_is_told_as_come_back_later(s3_servers):
         asyncio.run(store.write(new_blob(), mebibytes(1)))
 
 
-def test_server_without_its_bucket_enlarges_and_has_no_jobs(bucket_server, noise_png):
+def test_server_without_its_bucket_serves_requests_but_no_jobs(bucket_server, noise_png):
     server = bucket_server(bucket="nobody-made-it")
     assert server.client.post("/v1/enhance", content=noise_png(8, 8)).status_code == 200
     refused = server.client.post("/v1/jobs", content=noise_png(8, 8))
@@ -186,13 +186,13 @@ def test_server_without_its_bucket_enlarges_and_has_no_jobs(bucket_server, noise
     assert "Retry-After" in refused.headers
 
 
-def test_picture_goes_straight_to_the_bucket_and_its_answer_comes_from_there(
+def test_upload_and_result_use_presigned_urls_of_the_bucket(
     bucket_server, s3, bucket, noise_png, repeated
 ):
     api, picture = bucket_server().client, noise_png(10, 12)
     digest = hashlib.sha256(picture).hexdigest()
-    announced = {"bytes": len(picture), "sha256": digest}
-    upload = api.post("/v1/uploads", json=announced).json()
+    declared = {"bytes": len(picture), "sha256": digest}
+    upload = api.post("/v1/uploads", json=declared).json()
     assert upload["put"].startswith(f"{s3.endpoint}/{bucket}/")
     assert httpx.put(upload["put"], content=picture).status_code == 200
     inputs = {"inputs": [{"upload": upload["upload"], "name": "a.png"}]}
@@ -216,10 +216,10 @@ def test_picture_goes_straight_to_the_bucket_and_its_answer_comes_from_there(
     assert httpx.get(link.headers["Location"]).status_code in (403, 404)
 
 
-def test_what_is_sent_to_an_address_after_its_job_has_begun_is_swept_away(
+def test_bytes_sent_to_an_upload_url_after_its_job_was_submitted_are_swept(
     bucket_server, s3, bucket, noise_png, repeated, monkeypatch
 ):
-    monkeypatch.setattr("serving.jobs.reaper.UNKNOWN_SECONDS", 0.2)
+    monkeypatch.setattr("serving.jobs.reaper.ORPHAN_SECONDS", 0.2)
     server, picture = bucket_server(), noise_png(10, 12)
     api = server.client
     upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()
@@ -233,31 +233,31 @@ def test_what_is_sent_to_an_address_after_its_job_has_begun_is_swept_away(
 
 
 @pytest.mark.parametrize(
-    ("announced", "sent"),
+    ("declared", "sent"),
     [
         ({"bytes": 5}, b"1234"),
         ({"bytes": 5}, b"123456"),
         ({"bytes": 5, "sha256": "0" * 64}, b"12345"),
     ],
 )
-def test_what_was_sent_straight_but_is_not_what_was_announced_is_not_kept(
-    bucket_server, s3, bucket, announced, sent
+def test_direct_upload_that_differs_from_its_declaration_is_deleted(
+    bucket_server, s3, bucket, declared, sent
 ):
     api = bucket_server().client
-    upload = api.post("/v1/uploads", json=announced).json()
+    upload = api.post("/v1/uploads", json=declared).json()
     httpx.put(upload["put"], content=sent)
     inputs = {"inputs": [{"upload": upload["upload"]}]}
     refused = api.post("/v1/jobs", json=inputs)
     assert (refused.status_code, label(refused)) == (422, "upload-mismatch")
     assert s3.objects(bucket) == {}
-    again = api.post("/v1/jobs", json=inputs)  # nothing has arrived that could be worked on
+    again = api.post("/v1/jobs", json=inputs)  # the upload has no bytes
     assert (again.status_code, label(again)) == (422, "upload-mismatch")
     httpx.put(upload["put"], content=b"12345")
-    if "sha256" not in announced:
+    if "sha256" not in declared:
         assert api.post("/v1/jobs", json=inputs).status_code == 202
 
 
-def test_clients_that_cannot_reach_the_bucket_go_through_the_server(
+def test_without_direct_access_uploads_and_results_go_through_the_server(
     bucket_server, s3, bucket, noise_png
 ):
     server = bucket_server(bucket_direct=False)

@@ -1,4 +1,4 @@
-"""Bodies of jobs on their way into the store: whole or refused, and then nothing is left."""
+"""Job bodies are stored completely, or refused without leaving blobs."""
 
 import asyncio
 
@@ -9,12 +9,12 @@ from starlette.requests import Request
 
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 from serving.jobs.intake import BodyLimits, store_inputs
-from serving.jobs.store import FolderStore, all_of
+from serving.jobs.store import FolderStore, read_all
 from serving.requests.body import MAX_FIELD_BYTES, MAX_PARTS
 from superres.image.codecs import TooManyBytes
 
 FORM = "multipart/form-data; boundary=b"
-BOUNDS = BodyLimits(max_bytes=1000, max_pictures=3, seconds=30)
+LIMITS = BodyLimits(max_bytes=1000, max_pictures=3, seconds=30)
 
 
 def part(name, content, filename=None):
@@ -24,7 +24,7 @@ def part(name, content, filename=None):
 
 
 def request(messages, content_type=FORM, encoding=None):
-    """A request whose body arrives in these messages; after the last one nothing comes."""
+    """A request whose body arrives in these messages; after the last one `receive` blocks."""
     waiting = list(messages)
 
     async def receive():
@@ -43,23 +43,25 @@ def body(*chunks, more=False):
     return messages if more else [*messages, {"type": "http.request", "body": b""}]
 
 
-def taken(folder, arriving, bounds=BOUNDS):
-    """What came of a request: [(name, bytes)] of its pictures, and its fields."""
+def stored(folder, incoming, limits=LIMITS):
+    """What is stored of a request: [(name, bytes)] of its pictures, and its fields."""
     store = FolderStore(folder)
 
-    async def take():
-        arrivals = await store_inputs(arriving, store, bounds)
-        found = [(each.name, await all_of(store, each.blob)) for each in arrivals.pictures]
-        return found, arrivals.fields
+    async def store_all():
+        inputs = await store_inputs(incoming, store, limits)
+        stored_pictures = [
+            (each.name, await read_all(store, each.blob)) for each in inputs.pictures
+        ]
+        return stored_pictures, inputs.fields
 
-    return asyncio.run(take())
+    return asyncio.run(store_all())
 
 
 @given(
     st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=3),
     st.lists(st.integers(1, 40), min_size=1, max_size=30),
 )
-def test_pictures_are_the_same_however_their_form_is_cut(tmp_path_factory, pictures, cuts):
+def test_form_is_parsed_alike_for_any_chunking(tmp_path_factory, pictures, cuts):
     pictures = [each.replace(b"\r\n--b", b"") or b"x" for each in pictures]
     form = part("scale", b"2")
     form += b"".join(part("file", each, f"{n}.png") for n, each in enumerate(pictures))
@@ -69,20 +71,20 @@ def test_pictures_are_the_same_however_their_form_is_cut(tmp_path_factory, pictu
         size = cuts[len(chunks) % len(cuts)]
         chunks.append(form[start : start + size])
         start += size
-    found, fields = taken(tmp_path_factory.mktemp("cut"), request(body(*chunks)))
-    assert found == [(f"{n}.png", each) for n, each in enumerate(pictures)]
+    stored_pictures, fields = stored(tmp_path_factory.mktemp("cut"), request(body(*chunks)))
+    assert stored_pictures == [(f"{n}.png", each) for n, each in enumerate(pictures)]
     assert fields == {"scale": "2", "format": "webp"}
 
 
 def test_any_other_body_is_the_picture(tmp_path):
-    assert taken(tmp_path, request(body(b"ab", b"", b"c"), "image/png")) == ([("", b"abc")], {})
+    assert stored(tmp_path, request(body(b"ab", b"", b"c"), "image/png")) == ([("", b"abc")], {})
 
 
 FILE = part("file", b"x", "a.png")
 
 
 @pytest.mark.parametrize(
-    ("arriving", "error"),
+    ("incoming", "error"),
     [
         (request(body(), "image/png"), EmptyBody),
         (request(body(b"x" * 1001), "image/png"), TooManyBytes),
@@ -102,15 +104,15 @@ FILE = part("file", b"x", "a.png")
         (request([*body(FILE, more=True), {"type": "http.disconnect"}]), ClientGone),
     ],
 )
-def test_body_that_is_refused_leaves_nothing(tmp_path, arriving, error):
+def test_refused_body_leaves_no_blob(tmp_path, incoming, error):
     with pytest.raises(error):
-        taken(tmp_path, arriving)
+        stored(tmp_path, incoming)
     assert asyncio.run(FolderStore(tmp_path).modified_times()) == {}
 
 
-def test_body_that_does_not_come_is_given_up(tmp_path):
-    quick = BodyLimits(max_bytes=1000, max_pictures=3, seconds=0.05)
-    for arriving in (request(body(FILE, more=True)), request(body(b"x", more=True), "image/png")):
+def test_slow_body_times_out(tmp_path):
+    short_timeout = BodyLimits(max_bytes=1000, max_pictures=3, seconds=0.05)
+    for incoming in (request(body(FILE, more=True)), request(body(b"x", more=True), "image/png")):
         with pytest.raises(SlowBody):
-            taken(tmp_path, arriving, quick)
+            stored(tmp_path, incoming, short_timeout)
     assert asyncio.run(FolderStore(tmp_path).modified_times()) == {}

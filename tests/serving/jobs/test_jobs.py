@@ -14,14 +14,14 @@ from serving.jobs.store import FolderStore, new_blob
 from serving.jobs.table import JobTable
 from serving.requests.keys import add_key
 
-QUICK = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+FAST_POLLING = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 
 
 @pytest.fixture(scope="module")
 def jobs_server(module_picture_server, tiny_bundle, tmp_path_factory):
     folder = tmp_path_factory.mktemp("jobs-models")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
-    return module_picture_server(folder, jobs={**QUICK, "max_pictures": 4})
+    return module_picture_server(folder, jobs={**FAST_POLLING, "max_pictures": 4})
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def api(jobs_server):
 
 
 def finished(api, response):
-    """The job of a 202 once it is over."""
+    """The finished job of a 202 response."""
     assert response.status_code == 202, response.text
     job = response.json()
     assert response.headers["Location"] == f"/v1/jobs/{job['id']}"
@@ -43,7 +43,7 @@ def label(response):
     return response.json()["type"].removeprefix("/problems/")
 
 
-def test_request_that_prefers_to_wait_elsewhere_gets_the_same_answer(api, noise_png):
+def test_respond_async_gives_the_same_result_as_a_synchronous_request(api, noise_png):
     picture = noise_png(20, 30)
     at_once = api.post("/v1/enhance?format=png", content=picture)
     job = finished(
@@ -61,7 +61,7 @@ def test_request_that_prefers_to_wait_elsewhere_gets_the_same_answer(api, noise_
     assert later.headers["Content-Length"] == str(len(later.content))
 
 
-def test_many_pictures_make_one_job_and_a_broken_one_spoils_no_other(api, noise_png):
+def test_broken_picture_of_a_job_does_not_fail_the_others(api, noise_png):
     files = [("file", ("a.png", noise_png(8, 9))), ("file", ("broken.png", b"no picture"))]
     job = finished(api, api.post("/v1/jobs", files=files, data={"format": "webp"}))
     first, second = job["pictures"]
@@ -75,12 +75,12 @@ def test_many_pictures_make_one_job_and_a_broken_one_spoils_no_other(api, noise_
     assert api.get(f"/v1/jobs/{job['id']}/result", params={"n": 2}).status_code == 404
 
 
-def test_picture_that_fails_fails_its_job_with_the_synchronous_problem(api):
+def test_job_whose_only_picture_fails_has_the_synchronous_problem(api):
     job = finished(api, api.post("/v1/jobs", content=b"no picture"))
     assert (job["state"], job["problem"]["status"]) == ("failed", 415)
 
 
-def test_upload_is_announced_sent_and_worked_on(api, noise_png):
+def test_upload_is_created_sent_and_processed(api, noise_png):
     picture = noise_png(10, 10)
     digest = hashlib.sha256(picture).hexdigest()
     upload = api.post("/v1/uploads", json={"bytes": len(picture), "sha256": digest}).json()
@@ -95,15 +95,15 @@ def test_upload_is_announced_sent_and_worked_on(api, noise_png):
 
 
 @pytest.mark.parametrize(
-    ("lie", "sent"),
+    ("declared", "sent"),
     [
         ({"bytes": 5}, b"1234"),
         ({"bytes": 5}, b"123456"),
         ({"bytes": 5, "sha256": "0" * 64}, b"12345"),
     ],
 )
-def test_upload_that_is_not_what_was_announced_is_not_kept(api, jobs_server, lie, sent):
-    upload = api.post("/v1/uploads", json=lie).json()
+def test_upload_that_differs_from_its_declaration_is_deleted(api, jobs_server, declared, sent):
+    upload = api.post("/v1/uploads", json=declared).json()
     refused = api.put(upload["put"], content=sent)
     assert (refused.status_code, label(refused)) == (422, "upload-mismatch")
     job = api.post("/v1/jobs", json={"inputs": [{"upload": upload["upload"]}]})
@@ -111,29 +111,29 @@ def test_upload_that_is_not_what_was_announced_is_not_kept(api, jobs_server, lie
     assert not any(path.read_bytes() == sent for path in pictures_of(jobs_server))
 
 
-def test_upload_that_is_sent_again_while_the_first_try_hangs_is_kept(api, noise_png):
+def test_upload_can_be_retried_while_the_first_attempt_hangs(api, noise_png):
     picture = noise_png(10, 10)
     upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()
-    hanging, go_on = threading.Event(), threading.Event()
+    hanging, resume = threading.Event(), threading.Event()
 
     def slowly():
         yield picture[:20]
         hanging.set()
-        assert go_on.wait(60)
+        assert resume.wait(60)
         yield picture[20:]
 
     with ThreadPoolExecutor(1) as threads:
         first = threads.submit(httpx.put, upload["put"], content=slowly(), timeout=60)
         hanging.wait(60)
         assert api.put(upload["put"], content=picture).status_code == 204
-        go_on.set()
+        resume.set()
         assert first.result().status_code == 204
     inputs = {"inputs": [{"upload": upload["upload"]}]}
     assert finished(api, api.post("/v1/jobs", json=inputs))["state"] == "done"
 
 
-def test_upload_and_its_address_expire(picture_server, models_folder):
-    server = picture_server(models_folder, jobs={**QUICK, "upload_seconds": 0.1})
+def test_upload_and_its_url_expire(picture_server, models_folder):
+    server = picture_server(models_folder, jobs={**FAST_POLLING, "upload_seconds": 0.1})
     with httpx.Client(base_url=server.url, timeout=60) as api:
         upload = api.post("/v1/uploads", json={"bytes": 5}).json()
         server.wait_for(lambda: api.put(upload["put"], content=b"1234").status_code != 422)
@@ -149,26 +149,26 @@ def test_upload_and_its_address_expire(picture_server, models_folder):
 def test_upload_of_another_key_is_unknown(picture_server, models_folder, noise_png):
     keys = models_folder.with_name("keys.json")
     secrets = [add_key(keys, name)[1] for name in ("anna", "bob")]
-    server = picture_server(models_folder, security={"keys_file": keys}, jobs=QUICK)
-    mine, theirs = ({"Authorization": f"Bearer {secret}"} for secret in secrets)
+    server = picture_server(models_folder, security={"keys_file": keys}, jobs=FAST_POLLING)
+    anna_headers, bob_headers = ({"Authorization": f"Bearer {secret}"} for secret in secrets)
     with httpx.Client(base_url=server.url, timeout=60) as api:
         picture = noise_png(8, 8)
-        upload = api.post("/v1/uploads", json={"bytes": len(picture)}, headers=mine).json()
+        upload = api.post("/v1/uploads", json={"bytes": len(picture)}, headers=anna_headers).json()
         assert api.put(upload["put"], content=picture).status_code == 204
         inputs = {"inputs": [{"upload": upload["upload"]}]}
-        refused = api.post("/v1/jobs", json=inputs, headers=theirs)
+        refused = api.post("/v1/jobs", json=inputs, headers=bob_headers)
         assert (refused.status_code, label(refused)) == (404, "unknown-upload")
-        assert api.post("/v1/jobs", json=inputs, headers=mine).status_code == 202
+        assert api.post("/v1/jobs", json=inputs, headers=anna_headers).status_code == 202
     server.stop()
 
 
-def test_address_that_was_changed_is_refused(api):
+def test_url_with_a_wrong_signature_is_refused(api):
     upload = api.post("/v1/uploads", json={"bytes": 5}).json()
     refused = api.put(upload["put"].replace("signature=", "signature=x"), content=b"12345")
     assert (refused.status_code, label(refused)) == (403, "bad-signature")
 
 
-def test_too_large_an_announcement_is_refused(api):
+def test_upload_above_the_size_limit_is_refused(api):
     assert api.post("/v1/uploads", json={"bytes": 2**40}).status_code == 413
 
 
@@ -191,7 +191,7 @@ def test_fifty_equal_requests_at_once_are_one_job(api, jobs_server, noise_png):
     api.delete(f"/v1/jobs/{job_id}")
 
 
-def test_events_tell_of_the_job_until_it_is_over(api, noise_png):
+def test_events_report_the_job_until_it_is_finished(api, noise_png):
     job = api.post("/v1/jobs", content=noise_png(40, 40)).json()
     with api.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
@@ -203,9 +203,9 @@ def test_events_tell_of_the_job_until_it_is_over(api, noise_png):
 
 @pytest.fixture
 def slow_server(picture_server, models_folder, numpy_backends):
-    """A server of one worker whose device waits at its gate, and the device."""
+    """A server with one worker whose backend blocks at its gate, and the backend."""
     server = picture_server(
-        models_folder, load_backend=numpy_backends, jobs={**QUICK, "workers": 1}
+        models_folder, load_backend=numpy_backends, jobs={**FAST_POLLING, "workers": 1}
     )
     [backend] = numpy_backends.made
     backend.gate.clear()
@@ -214,31 +214,31 @@ def slow_server(picture_server, models_folder, numpy_backends):
     server.stop()
 
 
-def test_events_tell_of_the_place_in_the_queue_and_the_tiles_that_are_done(slow_server, noise_png):
+def test_events_report_queue_position_and_finished_tiles(slow_server, noise_png):
     server, backend = slow_server
     api = server.client
     first, second, third = (
         api.post("/v1/jobs", content=noise_png(300, 300)).json()["id"] for _ in range(3)
     )
     server.wait_for(backend.held.is_set)
-    told = []
+    events = []
     with api.stream("GET", f"/v1/jobs/{third}/events") as stream:
         for line in stream.iter_lines():
             if line.startswith("data: "):
-                told.append(json.loads(line[6:]))
-                if told[-1].get("queue_position") == 2:
+                events.append(json.loads(line[6:]))
+                if events[-1].get("queue_position") == 2:
                     assert api.delete(f"/v1/jobs/{second}").json()["state"] == "cancelled"
-                if told[-1].get("queue_position") == 1:
+                if events[-1].get("queue_position") == 1:
                     backend.gate.set()
-    assert [each["queue_position"] for each in told if "queue_position" in each][:2] == [2, 1]
-    states = list(dict.fromkeys(each["state"] for each in told))
+    assert [each["queue_position"] for each in events if "queue_position" in each][:2] == [2, 1]
+    states = list(dict.fromkeys(each["state"] for each in events))
     assert states == ["queued", "running", "done"]
-    last = told[-1]["progress"]
+    last = events[-1]["progress"]
     assert last["tiles_done"] == last["tiles_total"] > 1
     assert api.get(f"/v1/jobs/{first}").json()["state"] == "done"
 
 
-def test_job_that_runs_is_cancelled_at_once_and_leaves_nothing(slow_server, noise_png):
+def test_running_job_is_cancelled_at_once_and_leaves_nothing(slow_server, noise_png):
     server, backend = slow_server
     api = server.client
     job = api.post("/v1/jobs", content=noise_png(40, 40)).json()["id"]
@@ -253,7 +253,7 @@ def test_job_that_runs_is_cancelled_at_once_and_leaves_nothing(slow_server, nois
     assert api.get(f"/v1/jobs/{after}?wait=50").json()["state"] == "done"
 
 
-def test_result_of_a_job_that_is_not_over_is_to_be_waited_for(slow_server, noise_png):
+def test_result_of_an_unfinished_job_is_a_conflict(slow_server, noise_png):
     server, _ = slow_server
     api = server.client
     job = api.post("/v1/jobs", content=noise_png(40, 40)).json()["id"]
@@ -265,18 +265,18 @@ def test_result_of_a_job_that_is_not_over_is_to_be_waited_for(slow_server, noise
     )
 
 
-def test_receipt_comes_when_everything_is_gone_and_not_before(
+def test_receipt_is_given_only_after_everything_is_deleted(
     picture_server, models_folder, noise_png, monkeypatch
 ):
-    server = picture_server(models_folder, jobs=QUICK)
+    server = picture_server(models_folder, jobs=FAST_POLLING)
     api = server.client
     job = finished(api, api.post("/v1/jobs", content=noise_png(8, 8)))
 
-    async def away(store, blobs):
-        raise NotReady("the disk is away")
+    async def unavailable(store, blobs):
+        raise NotReady("the disk is unavailable")
 
     with monkeypatch.context() as patched:
-        patched.setattr(FolderStore, "delete", away)
+        patched.setattr(FolderStore, "delete", unavailable)
         refused = api.delete(f"/v1/jobs/{job['id']}")
         assert (refused.status_code, label(refused)) == (503, "not-ready")
         view = api.get(f"/v1/jobs/{job['id']}").json()
@@ -286,32 +286,32 @@ def test_receipt_comes_when_everything_is_gone_and_not_before(
     server.stop()
 
 
-def test_jobs_go_on_once_their_table_is_there_without_being_asked(
+def test_jobs_resume_without_a_request_once_the_database_is_available(
     picture_server, models_folder, tmp_path, noise_png
 ):
     url, blob = f"sqlite:///{tmp_path}/db/jobs.db", new_blob()
     table, store = JobTable(url), FolderStore(tmp_path / "jobs" / "pictures")
 
-    async def one():
+    async def single_chunk():
         yield noise_png(8, 8)
 
-    asyncio.run(store.write(blob, one()))
-    left = NewJob(
+    asyncio.run(store.write(blob, single_chunk()))
+    new = NewJob(
         client="ip:127.0.0.1",
         request={"options": {}, "accept": "", "delete_on_fetch": False},
         inputs=(Input(blob=blob),),
         fingerprint="f",
         expires_ms=2**50,
     )
-    job, _ = table.add(left, max_queued=1)
+    job, _ = table.add(new, max_queued=1)
     table.close()
     (tmp_path / "db").rename(tmp_path / "away")
     (tmp_path / "db").touch()
     server = picture_server(
-        models_folder, jobs={**QUICK, "folder": tmp_path / "jobs", "database": url}
+        models_folder, jobs={**FAST_POLLING, "folder": tmp_path / "jobs", "database": url}
     )
-    away = server.client.get(f"/v1/jobs/{job.id}")
-    assert (away.status_code, label(away)) == (503, "not-ready")
+    refused = server.client.get(f"/v1/jobs/{job.id}")
+    assert (refused.status_code, label(refused)) == (503, "not-ready")
     (tmp_path / "db").unlink()
     (tmp_path / "away").rename(tmp_path / "db")
     server.wait_for(lambda: table.get(job.id).state == "done")
@@ -319,20 +319,20 @@ def test_jobs_go_on_once_their_table_is_there_without_being_asked(
     server.stop()
 
 
-def test_result_has_a_signed_address_that_needs_no_key(picture_server, models_folder, noise_png):
+def test_result_has_a_signed_url_that_needs_no_key(picture_server, models_folder, noise_png):
     keys = models_folder.with_name("keys.json")
     _, anna = add_key(keys, "anna")
     _, bob = add_key(keys, "bob")
-    server = picture_server(models_folder, security={"keys_file": keys}, jobs=QUICK)
+    server = picture_server(models_folder, security={"keys_file": keys}, jobs=FAST_POLLING)
     with httpx.Client(base_url=server.url, timeout=60) as api:
-        mine = {"Authorization": f"Bearer {anna}"}
-        job = api.post("/v1/jobs", content=noise_png(8, 8), headers=mine).json()
+        anna_headers = {"Authorization": f"Bearer {anna}"}
+        job = api.post("/v1/jobs", content=noise_png(8, 8), headers=anna_headers).json()
         address = f"/v1/jobs/{job['id']}"
         for method in ("GET", "DELETE"):
-            theirs = api.request(method, address, headers={"Authorization": f"Bearer {bob}"})
-            assert (theirs.status_code, label(theirs)) == (404, "unknown-job")
+            refused = api.request(method, address, headers={"Authorization": f"Bearer {bob}"})
+            assert (refused.status_code, label(refused)) == (404, "unknown-job")
             assert api.request(method, address).status_code == 401
-        job = api.get(address, params={"wait": 50}, headers=mine).json()
+        job = api.get(address, params={"wait": 50}, headers=anna_headers).json()
         link = job["pictures"][0]["result"]
         assert api.get(link).status_code == 200
         assert api.get(link.replace("n=0", "n=1")).status_code == 401
@@ -340,7 +340,7 @@ def test_result_has_a_signed_address_that_needs_no_key(picture_server, models_fo
     server.stop()
 
 
-def test_key_has_a_highest_priority_and_a_number_of_waiting_jobs(
+def test_key_limits_priority_and_queued_jobs(
     picture_server, models_folder, numpy_backends, noise_png
 ):
     keys = models_folder.with_name("keys.json")
@@ -350,7 +350,7 @@ def test_key_has_a_highest_priority_and_a_number_of_waiting_jobs(
         models_folder,
         load_backend=numpy_backends,
         security={"keys_file": keys},
-        jobs={**QUICK, "workers": 1},
+        jobs={**FAST_POLLING, "workers": 1},
     )
     [backend] = numpy_backends.made
 
@@ -365,9 +365,9 @@ def test_key_has_a_highest_priority_and_a_number_of_waiting_jobs(
         server.wait_for(backend.held.is_set)
         jobs = [submit(anna, priority=9).json(), submit(bob, priority=4).json()]
         assert [job["priority"] for job in jobs] == [3, 4]
-        mine = {"Authorization": f"Bearer {anna}"}
-        view = server.client.get(f"/v1/jobs/{jobs[0]['id']}", headers=mine).json()
-        assert view["queue_position"] == 2  # bob's is before it
+        anna_headers = {"Authorization": f"Bearer {anna}"}
+        view = server.client.get(f"/v1/jobs/{jobs[0]['id']}", headers=anna_headers).json()
+        assert view["queue_position"] == 2  # after bob's
         assert submit(anna).status_code == 202
         over = submit(anna)
         assert (over.status_code, label(over)) == (429, "quota-exceeded")
@@ -385,16 +385,16 @@ def test_key_has_a_highest_priority_and_a_number_of_waiting_jobs(
     server.stop()
 
 
-def test_deletion_leaves_a_receipt_that_can_be_checked(api, noise_png):
+def test_deletion_gives_a_receipt_that_can_be_verified(api, noise_png):
     job = finished(api, api.post("/v1/jobs", content=noise_png(8, 8)))
     receipt = api.delete(f"/v1/jobs/{job['id']}").json()
     assert (receipt["job"], receipt["state"], receipt["blobs"]) == (job["id"], "deleted", 1)
     assert api.post("/v1/receipts/verify", json=receipt).json() == {"valid": True}
     assert api.post("/v1/receipts/verify", json={**receipt, "blobs": 2}).json() == {"valid": False}
-    for no_number in (True, str(receipt["blobs"])):  # which Python would take for one
-        refused = api.post("/v1/receipts/verify", json={**receipt, "blobs": no_number})
+    for not_an_integer in (True, str(receipt["blobs"])):  # which Python would take for one
+        refused = api.post("/v1/receipts/verify", json={**receipt, "blobs": not_an_integer})
         assert refused.status_code == 422
-        assert api.post("/v1/uploads", json={"bytes": no_number}).status_code == 422
+        assert api.post("/v1/uploads", json={"bytes": not_an_integer}).status_code == 422
     assert api.delete(f"/v1/jobs/{job['id']}").json() == receipt
     left = api.get(f"/v1/jobs/{job['id']}").json()
     assert (left["state"], left["receipt"], left["pictures"]) == ("deleted", receipt, [])
@@ -402,20 +402,20 @@ def test_deletion_leaves_a_receipt_that_can_be_checked(api, noise_png):
     assert (gone.status_code, label(gone)) == (410, "job-gone")
 
 
-def test_result_that_is_to_be_deleted_on_fetch_is_gone_afterwards(api, jobs_server, noise_png):
+def test_delete_on_fetch_deletes_the_result(api, jobs_server, noise_png):
     files = [("file", (f"{n}.png", noise_png(8, 8 + n))) for n in range(2)]
     job = finished(api, api.post("/v1/jobs?delete_on_fetch=true", files=files))
     address = f"/v1/jobs/{job['id']}"
     assert api.get(f"{address}/result?n=0").status_code == 200
     jobs_server.wait_for(lambda: api.get(address).json()["pictures"][0]["state"] == "fetched")
     assert label(api.get(f"{address}/result?n=0")) == "job-gone"
-    # A client that hangs up as soon as it has the last byte has fetched it all the same.
+    # Also for a client that closes the connection as soon as it has the last byte.
     assert httpx.get(f"{jobs_server.url}{address}/result?n=1").status_code == 200
     jobs_server.wait_for(lambda: api.get(address).json()["state"] == "deleted")
 
 
 @pytest.mark.parametrize("part", ["", "/events", "/result"])
-def test_unknown_job_is_told(api, part):
+def test_unknown_job_is_not_found(api, part):
     unknown = api.get(f"/v1/jobs/{'0' * 32}{part}")
     assert (unknown.status_code, label(unknown)) == (404, "unknown-job")
 
@@ -429,7 +429,7 @@ def test_unknown_job_is_told(api, part):
         {"files": [("file", ("a", b"x"))], "data": {"scale": "many"}},
     ],
 )
-def test_wrong_words_are_refused_and_leave_nothing(api, jobs_server, request_):
+def test_bad_options_are_refused_and_leave_nothing(api, jobs_server, request_):
     before = pictures_of(jobs_server)
     assert label(api.post("/v1/jobs", **request_)) == "bad-options"
     assert pictures_of(jobs_server) == before
@@ -449,13 +449,13 @@ def test_wrong_words_are_refused_and_leave_nothing(api, jobs_server, request_):
         ({"content": b"x" * (65 << 20)}, "too-many-bytes"),
     ],
 )
-def test_body_that_is_no_job_is_refused_and_leaves_nothing(api, jobs_server, request_, expected):
+def test_bad_body_is_refused_and_leaves_nothing(api, jobs_server, request_, expected):
     before = pictures_of(jobs_server)
     assert label(api.post("/v1/jobs", **request_)) == expected
     assert pictures_of(jobs_server) == before
 
 
 def pictures_of(server):
-    """The files that the server keeps, unfinished ones included; its own mark is none."""
+    """The blob files of the server, unfinished ones included."""
     folder = server.services.settings.jobs.folder / "pictures"
     return sorted(path for path in folder.glob("*") if path.name != ".clients-pictures")

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from bench.postgres import postgres, why_not_postgres
+from bench.postgres import postgres, postgres_unavailable_reason
 from serving.errors import (
     IdempotencyKeyReused,
     QuotaExceeded,
@@ -20,7 +20,7 @@ HOUR_MS = 3_600_000
 
 @pytest.fixture(scope="module")
 def postgres_url():
-    reason = why_not_postgres()
+    reason = postgres_unavailable_reason()
     if reason:
         pytest.skip(reason)
     with postgres() as url:
@@ -44,14 +44,14 @@ def clock():
 @pytest.fixture(params=["sqlite", "postgres"])
 def table(request, tmp_path, clock):
     if request.param == "sqlite":
-        made = JobTable(f"sqlite:///{tmp_path}/jobs.db", clock)
+        job_table = JobTable(f"sqlite:///{tmp_path}/jobs.db", clock)
     else:
-        made = JobTable(request.getfixturevalue("postgres_url"), clock)
-    yield made
+        job_table = JobTable(request.getfixturevalue("postgres_url"), clock)
+    yield job_table
     clock.now += 1000 * HOUR_MS
-    while made.expire(1000).job_ids:
-        pass  # the next test finds the database empty
-    made.close()
+    while job_table.expire(1000).job_ids:
+        pass  # empty the database for the next test
+    job_table.close()
 
 
 def job(client="anna", key=None, priority=5, fingerprint="f", blobs=("in",), expires_ms=None):
@@ -70,35 +70,35 @@ def add(table, max_queued=10_000, **given):
     return table.add(job(**given), max_queued=max_queued)[0]
 
 
-def test_jobs_way_from_queue_to_result(table):
-    entered = add(table, blobs=("a", "b"))
-    assert (entered.state, entered.request) == ("queued", {"options": {"scale": 2}})
+def test_job_from_queue_to_result(table):
+    added = add(table, blobs=("a", "b"))
+    assert (added.state, added.request) == ("queued", {"options": {"scale": 2}})
     lease = table.claim()
-    assert lease.job_id == entered.id
+    assert lease.job_id == added.id
     assert table.claim() is None
     assert table.heartbeat(lease, 3, 8)
-    assert table.get(entered.id).tiles_done == 3
+    assert table.get(added.id).tiles_done == 3
     assert table.heartbeat(lease, 4, 8, making="half")
-    assert table.unknown_blobs(["half", "b", "other"]) == ["other"]
+    assert table.orphan_blobs(["half", "b", "other"]) == ["other"]
     assert table.finish_picture(lease, 0, blob="ra", size=5, headers={"Sharpline-Model": "m"})
     assert table.finish_picture(lease, 1, problem={"status": 415})
-    assert table.finish(lease, "done", expires_ms=entered.expires_ms)
-    finished = table.get(entered.id)
+    assert table.finish(lease, "done", expires_ms=added.expires_ms)
+    finished = table.get(added.id)
     assert (finished.state, finished.finished, finished.attempts) == ("done", True, 1)
     for pictures in (True, False):
         progress = table.progress(finished, pictures=pictures)
         assert (progress.finished, progress.total, progress.queue_position) == (2, 2, None)
         assert len(progress.pictures) == (2 if pictures else 0)
-    first, second = table.pictures(entered.id)
+    first, second = table.pictures(added.id)
     assert (first.result_blob, first.result_bytes, first.input_blob) == ("ra", 5, None)
     assert first.headers == {"Sharpline-Model": "m"}
     assert second.problem == {"status": 415}
     assert first.finished
-    assert table.picture(entered.id, 1) == second
-    assert table.picture(entered.id, 2) is None
+    assert table.picture(added.id, 1) == second
+    assert table.picture(added.id, 2) is None
 
 
-def test_priority_goes_first_then_clients_take_turns_then_age(table):
+def test_queue_order_is_priority_then_round_robin_then_age(table):
     first = [add(table, client="busy").id for _ in range(3)]
     other = add(table, client="quiet").id
     urgent = add(table, client="busy", priority=9).id
@@ -109,7 +109,7 @@ def test_priority_goes_first_then_clients_take_turns_then_age(table):
     assert order == [urgent, first[0], other, first[1], first[2]]
 
 
-def test_place_counts_no_further_than_it_must(table):
+def test_queue_position_counts_from_one(table):
     assert MAX_QUEUE_POSITION == 1000
     ids = [add(table).id for _ in range(3)]
     assert [table.progress(table.get(each)).queue_position for each in ids] == [1, 2, 3]
@@ -117,26 +117,26 @@ def test_place_counts_no_further_than_it_must(table):
 
 def test_many_equal_requests_at_once_make_one_job(table):
     with ThreadPoolExecutor(16) as threads:
-        made = list(threads.map(lambda _: table.add(job(key="k"), max_queued=10), range(50)))
-    assert len({entered.id for entered, _ in made}) == 1
-    assert sum(new for _, new in made) == 1
+        results = list(threads.map(lambda _: table.add(job(key="k"), max_queued=10), range(50)))
+    assert len({added.id for added, _ in results}) == 1
+    assert sum(new for _, new in results) == 1
 
 
-def test_key_with_another_request_is_refused_and_another_clients_key_is_not(table):
+def test_idempotency_key_with_another_request_is_refused_per_client(table):
     add(table, key="k")
     with pytest.raises(IdempotencyKeyReused):
         add(table, key="k", fingerprint="g")
     assert add(table, key="k", client="bob", fingerprint="g").client == "bob"
 
 
-def test_quota_of_waiting_jobs_is_each_clients_own(table):
+def test_quota_of_queued_jobs_is_per_client(table):
     add(table, max_queued=1)
     with pytest.raises(QuotaExceeded):
         add(table, max_queued=1)
     add(table, max_queued=1, client="bob")
 
 
-def test_two_claimers_never_get_the_same_job(table):
+def test_concurrent_claims_never_get_the_same_job(table):
     ids = {add(table).id for _ in range(24)}
     with ThreadPoolExecutor(8) as threads:
         leases = list(threads.map(lambda _: table.claim(), range(24)))
@@ -146,25 +146,25 @@ def test_two_claimers_never_get_the_same_job(table):
     assert sorted(claimed) == sorted(ids)
 
 
-def test_silent_holder_loses_its_job_and_nothing_of_its_work_is_kept(table):
-    entered = add(table)
+def test_reclaimed_job_rejects_writes_of_its_former_holder(table):
+    added = add(table)
     zombie = table.claim()
-    [(held, heartbeat)] = table.running()
-    assert held == zombie
-    assert table.reclaim(held, heartbeat)
-    heir = table.claim()
-    assert heir.job_id == entered.id
+    [(lease, heartbeat)] = table.running()
+    assert lease == zombie
+    assert table.reclaim(lease, heartbeat)
+    successor = table.claim()
+    assert successor.job_id == added.id
     assert not table.heartbeat(zombie, 1, 1)
     assert not table.finish_picture(zombie, 0, blob="zombie")
     assert not table.finish(zombie, "done", expires_ms=0)
     assert not table.release(zombie)
-    assert table.finish_picture(heir, 0, blob="heir")
-    assert table.finish(heir, "done", expires_ms=entered.expires_ms)
-    assert table.pictures(entered.id)[0].result_blob == "heir"
-    assert not table.finish(heir, "done", expires_ms=0)  # once is enough
+    assert table.finish_picture(successor, 0, blob="successor")
+    assert table.finish(successor, "done", expires_ms=added.expires_ms)
+    assert table.pictures(added.id)[0].result_blob == "successor"
+    assert not table.finish(successor, "done", expires_ms=0)  # at most once
 
 
-def test_holder_that_beat_meanwhile_keeps_its_job(table):
+def test_heartbeat_prevents_reclaiming(table):
     add(table)
     lease = table.claim()
     [(_, heartbeat)] = table.running()
@@ -173,67 +173,67 @@ def test_holder_that_beat_meanwhile_keeps_its_job(table):
     assert table.heartbeat(lease, 1, 1)
 
 
-def test_released_job_is_next_again_and_the_attempt_does_not_count(table):
-    entered = add(table)
+def test_released_job_is_next_and_its_attempt_is_not_counted(table):
+    added = add(table)
     assert table.release(table.claim())
-    assert table.get(entered.id).attempts == 0
-    assert table.claim().job_id == entered.id
+    assert table.get(added.id).attempts == 0
+    assert table.claim().job_id == added.id
 
 
-def erase(table, entered):
-    assert table.cancel(entered.id, expires_ms=entered.expires_ms - 5)
-    blobs = table.blobs(entered.id)
-    table.erase(entered.id, receipt={"blobs": len(blobs)})
+def erase(table, added):
+    assert table.cancel(added.id, expires_ms=added.expires_ms - 5)
+    blobs = table.blobs(added.id)
+    table.erase(added.id, receipt={"blobs": len(blobs)})
     return blobs
 
 
-def test_erasing_leaves_the_jobs_end_and_a_receipt_alone(table):
-    entered = add(table, blobs=("a", "b"), key="k")
+def test_erased_job_keeps_only_its_state_and_receipt(table):
+    added = add(table, blobs=("a", "b"), key="k")
     lease = table.claim()
-    assert sorted(erase(table, entered)) == ["a", "b"]
-    left = table.get(entered.id)
+    assert sorted(erase(table, added)) == ["a", "b"]
+    left = table.get(added.id)
     assert (left.state, left.receipt, left.request) == ("cancelled", {"blobs": 2}, {})
-    assert left.expires_ms == entered.expires_ms - 5
-    assert table.pictures(entered.id) == []
+    assert left.expires_ms == added.expires_ms - 5
+    assert table.pictures(added.id) == []
     assert not table.heartbeat(lease, 1, 1)
-    assert not table.cancel(entered.id, expires_ms=0)
+    assert not table.cancel(added.id, expires_ms=0)
     finished = add(table)
     table.finish(table.claim(), "done", expires_ms=finished.expires_ms)
     erase(table, finished)
     assert table.get(finished.id).state == "deleted"
 
 
-def test_erasing_that_was_broken_off_is_gone_on_with_and_has_one_receipt(table):
-    entered = add(table, blobs=("a",))
-    assert table.cancel(entered.id, expires_ms=entered.expires_ms)
-    assert table.cancel(entered.id, expires_ms=entered.expires_ms)  # no receipt yet
+def test_interrupted_erasing_is_resumed_and_has_one_receipt(table):
+    added = add(table, blobs=("a",))
+    assert table.cancel(added.id, expires_ms=added.expires_ms)
+    assert table.cancel(added.id, expires_ms=added.expires_ms)  # no receipt yet
     assert table.claim() is None
-    assert table.blobs(entered.id) == ["a"]
-    table.erase(entered.id, receipt={"blobs": 1})
-    table.erase(entered.id, receipt={"blobs": 0})
-    assert table.get(entered.id).receipt == {"blobs": 1}
+    assert table.blobs(added.id) == ["a"]
+    table.erase(added.id, receipt={"blobs": 1})
+    table.erase(added.id, receipt={"blobs": 0})
+    assert table.get(added.id).receipt == {"blobs": 1}
     assert not table.cancel("0" * 32, expires_ms=0)
 
 
-def test_what_has_expired_goes_with_its_blobs(table, clock):
-    entered = add(table, blobs=("a",))
+def test_expired_rows_are_removed_with_their_blobs(table, clock):
+    added = add(table, blobs=("a",))
     later = add(table, expires_ms=clock.now + 5 * HOUR_MS)
     upload = Upload(
         id="u", client="anna", blob="ub", bytes=1, sha256=None, expires_ms=clock.now, stored=False
     )
     table.add_upload(upload)
-    assert table.unknown_blobs(["a", "ub", "nobodys"]) == ["nobodys"]
+    assert table.orphan_blobs(["a", "ub", "orphan"]) == ["orphan"]
     clock.now += 2 * HOUR_MS
     removed = table.expire(10)
-    assert removed.job_ids == [entered.id]
+    assert removed.job_ids == [added.id]
     assert sorted(removed.blobs) == ["a", "ub"]
-    assert table.get(entered.id) is None
+    assert table.get(added.id) is None
     assert table.get(later.id) is not None
     assert table.upload("u") is None
-    table.forget()
+    table.truncate_wal()
 
 
-def test_upload_serves_one_job_once_it_is_there(table, clock):
+def test_stored_upload_is_used_by_one_job(table, clock):
     upload = Upload(
         id="u",
         client="anna",
@@ -247,13 +247,13 @@ def test_upload_serves_one_job_once_it_is_there(table, clock):
     named = replace(job(), inputs=(Input(upload="u"),))
     with pytest.raises(UploadMismatch, match="not arrived"):
         table.add(named, max_queued=10)
-    assert table.upload_stored("u", "sent")
-    assert not table.upload_stored("u", "sent again")
+    assert table.mark_stored("u", "sent")
+    assert not table.mark_stored("u", "sent again")
     assert (table.upload("u").stored, table.upload("u").blob) == (True, "sent")
     with pytest.raises(UnknownUpload):
         table.add(replace(named, client="bob"), max_queued=10)
-    entered, _ = table.add(named, max_queued=10)
-    assert table.pictures(entered.id)[0].input_blob == "sent"
+    added, _ = table.add(named, max_queued=10)
+    assert table.pictures(added.id)[0].input_blob == "sent"
     with pytest.raises(UnknownUpload):
         table.add(named, max_queued=10)
     table.add_upload(replace(upload, id="late", expires_ms=clock.now, stored=True))
@@ -261,40 +261,40 @@ def test_upload_serves_one_job_once_it_is_there(table, clock):
         table.add(replace(named, inputs=(Input(upload="late"),)), max_queued=10)
 
 
-def test_webhook_is_due_once_at_a_time(table, clock):
-    entered = add(table)
+def test_due_webhook_is_leased_once_at_a_time(table, clock):
+    added = add(table)
     assert table.due_webhooks(60_000) == []
-    table.finish(table.claim(), "done", expires_ms=entered.expires_ms, hook=True)
+    table.finish(table.claim(), "done", expires_ms=added.expires_ms, webhook=True)
     [due] = table.due_webhooks(60_000)
-    assert (due.id, due.webhook_attempts) == (entered.id, 1)
+    assert (due.id, due.webhook_attempts) == (added.id, 1)
     assert table.due_webhooks(60_000) == []
-    table.webhook_settled(entered.id, again_ms=clock.now + 5)
+    table.webhook_settled(added.id, retry_at_ms=clock.now + 5)
     clock.now += 10
     [due] = table.due_webhooks(60_000)
     assert due.webhook_attempts == 2
-    table.webhook_settled(entered.id)
+    table.webhook_settled(added.id)
     clock.now += 100_000
     assert table.due_webhooks(60_000) == []
 
 
-def test_what_waits_is_counted(table):
+def test_queued_jobs_are_counted(table):
     add(table)
     add(table)
     table.claim()
-    assert table.waiting() == 1
+    assert table.count_queued() == 1
 
 
-def test_two_processes_of_one_sqlite_file_see_each_other(tmp_path):
+def test_tables_of_one_sqlite_file_share_jobs(tmp_path):
     url = f"sqlite:///{tmp_path}/jobs.db"
     one, other = JobTable(url), JobTable(url)
-    entered = one.add(job(expires_ms=2**50), max_queued=9)[0]
-    assert other.claim().job_id == entered.id
+    added = one.add(job(expires_ms=2**50), max_queued=9)[0]
+    assert other.claim().job_id == added.id
     assert one.claim() is None
     one.close()
     other.close()
 
 
-def test_calendar_that_is_set_anew_does_not_move_the_clock():
+def test_setting_the_wall_clock_does_not_move_the_clock():
     calendar, monotonic = [1000.0], [5.0]
     clock = SteadyClock(lambda: calendar[0], lambda: monotonic[0])
     calendar[0] -= 86_400
@@ -302,14 +302,14 @@ def test_calendar_that_is_set_anew_does_not_move_the_clock():
     assert clock() == 1_002_000
 
 
-def test_table_of_an_earlier_version_gets_the_columns_it_lacks(table):
+def test_missing_columns_are_added_to_an_earlier_version(table):
     add(table)
     with table._writing() as connection:
         connection.exec_driver_sql("DROP INDEX jobs_making")
         connection.exec_driver_sql("ALTER TABLE jobs DROP COLUMN making")
     table._create()
     assert table.heartbeat(table.claim(), 0, 1, making="half")
-    assert table.unknown_blobs(["half"]) == []
+    assert table.orphan_blobs(["half"]) == []
 
 
 def test_lease_names_job_and_token():

@@ -1,4 +1,4 @@
-"""What is left of a picture after its job: nothing, and of a full disk: no part of a file."""
+"""No trace of a picture is left after its job, and no partial file after an error."""
 
 import asyncio
 import errno
@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from bench.postgres import postgres, why_not_postgres
+from bench.postgres import postgres, postgres_unavailable_reason
 from serving.errors import JobGone, StorageFull
-from serving.jobs.store import FolderStore, all_of, new_blob
+from serving.jobs.store import FolderStore, new_blob, read_all
 from superres.dataset.consent import MARKER
 from superres.image.codecs import Picture, encode
 
 NAME = "marked-7f3a9c-holiday"
-QUICK = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
+FAST_POLLING = {"heartbeat_seconds": 0.05, "poll_seconds": 0.05, "sweep_seconds": 0.05}
 
 
 def marked_png():
-    """A picture whose pixels cannot be there by chance."""
+    """A picture with unique pixels."""
     rgb_hwc = np.random.default_rng(7).integers(0, 256, (24, 24, 3), np.uint8)
     return encode(Picture(rgb_hwc=rgb_hwc), "png")
 
 
 def traces(folder, needles):
-    """The files below a folder that hold any of the byte sequences."""
+    """The files below a folder that contain any of the byte sequences."""
     found = []
     for path in folder.rglob("*"):
         if path.is_file() and any(needle in path.read_bytes() for needle in needles):
@@ -37,7 +37,7 @@ def traces(folder, needles):
 
 
 class Folder:
-    """Pictures and table in one folder."""
+    """Pictures and database in one folder."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -47,12 +47,12 @@ class Folder:
         return traces(self.folder, needles)
 
     def tables(self):
-        """What the database's file and its write-ahead log hold."""
+        """The bytes of the database file and its write-ahead log."""
         return b"".join(path.read_bytes() for path in self.folder.glob("jobs.db*"))
 
 
 class Bucket(Folder):
-    """Pictures in a bucket, where nothing at all may be left."""
+    """Pictures in a bucket, which must be empty afterwards."""
 
     def __init__(self, folder, s3):
         super().__init__(folder)
@@ -64,7 +64,7 @@ class Bucket(Folder):
 
 
 class Postgres(Folder):
-    """The table on Postgres, as everybody sees it who may read it."""
+    """The database on Postgres, as its rows are visible to a reader."""
 
     def __init__(self, folder, url):
         super().__init__(folder)
@@ -83,57 +83,57 @@ class Postgres(Folder):
 
 
 @pytest.fixture(params=["folder", "bucket", "postgres"])
-def place(request, tmp_path):
-    """Where jobs are kept."""
+def storage(request, tmp_path):
+    """Where jobs are stored."""
     if request.param == "folder":
         yield Folder(tmp_path / "jobs")
     elif request.param == "bucket":
         yield Bucket(tmp_path / "jobs", request.getfixturevalue("s3"))
-    elif reason := why_not_postgres():
+    elif reason := postgres_unavailable_reason():
         pytest.skip(reason)
     else:
         with postgres() as url:
             yield Postgres(tmp_path / "jobs", url)
 
 
-@pytest.mark.parametrize("how", ["delete", "expire", "cancel"])
-def test_nothing_of_a_picture_is_left_after_its_job(
-    picture_server, models_folder, tmp_path, monkeypatch, caplog, place, how
+@pytest.mark.parametrize("ending", ["delete", "expire", "cancel"])
+def test_no_trace_of_a_picture_is_left_after_its_job(
+    picture_server, models_folder, tmp_path, monkeypatch, caplog, storage, ending
 ):
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     picture = marked_png()
-    seconds = 0.5 if how == "expire" else 3600
+    seconds = 0.5 if ending == "expire" else 3600
     server = picture_server(
-        models_folder, jobs={**QUICK, **place.settings, "result_seconds": seconds}
+        models_folder, jobs={**FAST_POLLING, **storage.settings, "result_seconds": seconds}
     )
     with httpx.Client(base_url=server.url, timeout=60) as api:
         files = {"file": (f"{NAME}.png", picture)}
         job = api.post("/v1/jobs", params={"format": "png"}, files=files).json()
         address = f"/v1/jobs/{job['id']}"
         needles = [picture[60:160], NAME.encode()]
-        if how == "delete":
+        if ending == "delete":
             assert api.get(address, params={"wait": 30}).json()["state"] == "done"
             needles.append(api.get(f"{address}/result").content[60:160])
-            # It was there, and would be found.
-            assert place.traces(needles)
-            assert NAME.encode() in place.tables()
-            assert place.folder.stat().st_mode & 0o777 == 0o700  # no other user looks in
-        if how == "expire":
+            # The search finds the picture before its deletion.
+            assert storage.traces(needles)
+            assert NAME.encode() in storage.tables()
+            assert storage.folder.stat().st_mode & 0o777 == 0o700  # for this user only
+        if ending == "expire":
             server.wait_for(lambda: api.get(address).status_code == 404)
-            server.wait_for(lambda: not place.traces(needles))
+            server.wait_for(lambda: not storage.traces(needles))
         else:
             assert api.delete(address).json()["job"] == job["id"]
-            assert place.traces(needles) == []  # a receipt comes last
+            assert storage.traces(needles) == []  # the receipt comes last
     server.stop()
-    assert place.traces(needles) == []
+    assert storage.traces(needles) == []
     assert traces(temporary, needles) == []
     assert NAME not in caplog.text
 
 
 class FullDisk:
-    """A file that takes one chunk and no second."""
+    """A file that accepts only one chunk."""
 
     def __init__(self, file):
         self._file = file
@@ -154,7 +154,7 @@ async def chunks(*values):
         yield value
 
 
-def test_full_disk_is_told_and_leaves_no_part_of_a_file(tmp_path, monkeypatch):
+def test_full_disk_raises_and_leaves_no_partial_file(tmp_path, monkeypatch):
     store = FolderStore(tmp_path)
     opened = type(tmp_path).open
     monkeypatch.setattr(type(tmp_path), "open", lambda path, mode="r": FullDisk(opened(path, mode)))
@@ -164,7 +164,7 @@ def test_full_disk_is_told_and_leaves_no_part_of_a_file(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
-def test_source_that_breaks_off_leaves_no_part_of_a_file(tmp_path):
+def test_failing_source_leaves_no_partial_file(tmp_path):
     async def broken():
         yield b"a"
         raise ConnectionError
@@ -174,7 +174,7 @@ def test_source_that_breaks_off_leaves_no_part_of_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [MARKER]
 
 
-def test_writer_that_is_stopped_at_any_moment_leaves_nothing(tmp_path):
+def test_writer_cancelled_at_any_moment_leaves_nothing(tmp_path):
     store = FolderStore(tmp_path)
     stopped = 0
 
@@ -197,39 +197,39 @@ def test_writer_that_is_stopped_at_any_moment_leaves_nothing(tmp_path):
     assert stopped >= 3  # how many beyond that is a matter of the threads' speed
 
 
-def test_writer_that_is_stopped_waits_for_what_it_has_begun(tmp_path, monkeypatch):
-    opened, begun, go_on = type(tmp_path).open, threading.Event(), threading.Event()
+def test_cancelled_writer_waits_for_its_running_call(tmp_path, monkeypatch):
+    opened, started, resume = type(tmp_path).open, threading.Event(), threading.Event()
 
-    def slowly(path, mode="r"):
-        begun.set()
-        assert go_on.wait(60)
+    def delayed_open(path, mode="r"):
+        started.set()
+        assert resume.wait(60)
         return opened(path, mode)
 
     async def stop():
         store = FolderStore(tmp_path)
-        monkeypatch.setattr(type(tmp_path), "open", slowly)
+        monkeypatch.setattr(type(tmp_path), "open", delayed_open)
         writing = asyncio.create_task(store.write(new_blob(), chunks(b"x")))
-        await asyncio.to_thread(begun.wait, 60)
+        await asyncio.to_thread(started.wait, 60)
         writing.cancel()
-        asyncio.get_running_loop().call_later(0.01, go_on.set)
+        asyncio.get_running_loop().call_later(0.01, resume.set)
         await asyncio.gather(writing, return_exceptions=True)
-        assert go_on.is_set()
+        assert resume.is_set()
         assert await store.modified_times() == {}
 
     asyncio.run(stop())
 
 
-def test_reader_that_is_stopped_at_any_moment_leaves_no_file_open(tmp_path, monkeypatch):
+def test_reader_cancelled_at_any_moment_leaves_no_file_open(tmp_path, monkeypatch):
     store, blob, files = FolderStore(tmp_path), new_blob(), []
     opened, stopped = type(tmp_path).open, 0
 
-    def remembered(path, mode="r"):
+    def recorded_open(path, mode="r"):
         files.append(opened(path, mode))
         return files[-1]
 
     async def stop_after(steps):
         nonlocal stopped
-        reading = asyncio.create_task(all_of(store, blob))
+        reading = asyncio.create_task(read_all(store, blob))
         for _ in range(steps):
             await asyncio.sleep(0)
         stopped += reading.cancel()
@@ -241,29 +241,29 @@ def test_reader_that_is_stopped_at_any_moment_leaves_no_file_open(tmp_path, monk
         for steps in range(100):
             await stop_after(steps)
 
-    monkeypatch.setattr(type(tmp_path), "open", remembered)
+    monkeypatch.setattr(type(tmp_path), "open", recorded_open)
     asyncio.run(stop_everywhere())
     assert stopped >= 3  # how many beyond that is a matter of the threads' speed
     assert len(files) > 50
 
 
-def test_reader_that_is_stopped_while_its_file_opens_leaves_no_file_open(tmp_path, monkeypatch):
+def test_reader_cancelled_while_opening_leaves_no_file_open(tmp_path, monkeypatch):
     store, blob, files = FolderStore(tmp_path), new_blob(), []
-    opened, begun, go_on = type(tmp_path).open, threading.Event(), threading.Event()
+    opened, started, resume = type(tmp_path).open, threading.Event(), threading.Event()
 
-    def slowly(path, mode="r"):
-        begun.set()
-        assert go_on.wait(60)
+    def delayed_open(path, mode="r"):
+        started.set()
+        assert resume.wait(60)
         files.append(opened(path, mode))
         return files[-1]
 
     async def stop():
         await store.write(blob, chunks(b"x"))
-        monkeypatch.setattr(type(tmp_path), "open", slowly)
-        reading = asyncio.create_task(all_of(store, blob))
-        await asyncio.to_thread(begun.wait, 60)
+        monkeypatch.setattr(type(tmp_path), "open", delayed_open)
+        reading = asyncio.create_task(read_all(store, blob))
+        await asyncio.to_thread(started.wait, 60)
         reading.cancel()
-        asyncio.get_running_loop().call_later(0.01, go_on.set)
+        asyncio.get_running_loop().call_later(0.01, resume.set)
         await asyncio.gather(reading, return_exceptions=True)
         assert reading.cancelled()
         assert [file.closed for file in files] == [True]
@@ -271,18 +271,18 @@ def test_reader_that_is_stopped_while_its_file_opens_leaves_no_file_open(tmp_pat
     asyncio.run(stop())
 
 
-def test_blob_comes_back_as_it_was_written_until_it_is_deleted(tmp_path):
+def test_blob_is_read_as_written_until_it_is_deleted(tmp_path):
     store, blob = FolderStore(tmp_path), new_blob()
 
     async def round_trip():
         written = await store.write(blob, chunks(b"ab", b"c"))
         assert written.bytes == 3
-        assert await all_of(store, blob) == b"abc"
+        assert await read_all(store, blob) == b"abc"
         assert list(await store.modified_times()) == [blob]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
-            await all_of(store, blob)
-        with pytest.raises(ValueError, match="no name of a blob"):
-            await all_of(store, "../escape")
+            await read_all(store, blob)
+        with pytest.raises(ValueError, match="not a valid blob name"):
+            await read_all(store, "../escape")
 
     asyncio.run(round_trip())

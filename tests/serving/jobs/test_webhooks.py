@@ -69,56 +69,56 @@ FORBIDDEN = [
 ]
 
 
-class Wire:
-    """Remembers every address that this process connects or sends to while it is open.
+class ConnectionRecorder:
+    """Records every address that this process connects or sends to inside its context.
 
-    The interpreter tells of each call before the kernel hears of it; what stays silent here has
-    sent nothing. A hook cannot be taken away again, so there is one for all.
+    Uses Python's audit events, which are raised before the system call. An audit hook cannot be
+    removed, so all tests share one.
     """
 
     def __init__(self):
-        self.reached = []
-        self.open = False
-        sys.addaudithook(self._hear)
+        self.destinations = []
+        self.recording = False
+        sys.addaudithook(self._record)
 
-    def _hear(self, event, arguments):
-        if self.open and event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
-            self.reached.append(arguments[1])
+    def _record(self, event, arguments):
+        if self.recording and event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+            self.destinations.append(arguments[1])
 
     def __enter__(self):
-        self.reached, self.open = [], True
+        self.destinations, self.recording = [], True
         return self
 
     def __exit__(self, *_):
-        self.open = False
+        self.recording = False
 
 
 @pytest.fixture(scope="module")
-def wire():
-    return Wire()
+def recorder():
+    return ConnectionRecorder()
 
 
-class NoPackets(httpcore.AsyncNetworkBackend):
-    """A network that remembers who was called."""
+class FakeNetwork(httpcore.AsyncNetworkBackend):
+    """A network that records connections and refuses them."""
 
     def __init__(self):
-        self.called = []
+        self.connections = []
 
     async def connect_tcp(self, host, port, *_, **__):
-        self.called.append((host, port))
-        raise httpcore.ConnectError("nobody there")
+        self.connections.append((host, port))
+        raise httpcore.ConnectError("refused")
 
 
 @pytest.fixture(scope="module")
 def listener():
-    """A socket on this machine that must hear nothing."""
+    """A local socket that must get no connection."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         yield server
 
 
 @pytest.mark.parametrize("host", FORBIDDEN)
-def test_webhook_into_our_own_networks_sends_nothing(host, listener, wire):
+def test_webhook_to_a_non_public_address_sends_nothing(host, listener, recorder):
     port = listener.getsockname()[1]
     url = f"http://{host}:{port}/hook"
     guard = AddressGuard()
@@ -126,27 +126,27 @@ def test_webhook_into_our_own_networks_sends_nothing(host, listener, wire):
     async def attempt():
         with pytest.raises(ForbiddenAddress):
             await guard.check(url)
-        hooks = Webhooks(GuardedNetwork(guard), timeout_seconds=60)
+        webhooks = Webhooks(GuardedNetwork(guard), timeout_seconds=60)
         with pytest.raises(ForbiddenAddress):
-            await hooks.deliver(url, SECRET, "id", b"{}")
+            await webhooks.deliver(url, SECRET, "id", b"{}")
 
-    with wire:
+    with recorder:
         asyncio.run(attempt())
-    assert wire.reached == []
+    assert recorder.destinations == []
     with pytest.raises(BlockingIOError):
         listener.accept()
 
 
-def test_the_wire_hears_of_a_webhook_that_may_go(listener, wire):
+def test_allowed_webhook_is_recorded(listener, recorder):
     address = listener.getsockname()
-    hooks = Webhooks(GuardedNetwork(AddressGuard(["127.0.0.0/8"])), timeout_seconds=0.2)
-    with wire, pytest.raises(WebhookFailed):
-        asyncio.run(hooks.deliver(f"http://localhost:{address[1]}/", SECRET, "id", b"{}"))
-    assert wire.reached == [address]
+    webhooks = Webhooks(GuardedNetwork(AddressGuard(["127.0.0.0/8"])), timeout_seconds=0.2)
+    with recorder, pytest.raises(WebhookFailed):
+        asyncio.run(webhooks.deliver(f"http://localhost:{address[1]}/", SECRET, "id", b"{}"))
+    assert recorder.destinations == [address]
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111"])
-def test_addresses_of_the_internet_are_public(address):
+def test_public_addresses_are_public(address):
     assert is_public(ip_address(address))
 
 
@@ -163,7 +163,7 @@ def test_addresses_of_the_internet_are_public(address):
         "http://no-such-host.invalid/",
     ],
 )
-def test_what_is_no_address_of_a_webhook_is_refused(url):
+def test_invalid_webhook_url_is_refused(url):
     with pytest.raises(ForbiddenAddress):
         asyncio.run(AddressGuard().check(url))
 
@@ -176,53 +176,55 @@ def test_name_with_one_private_address_among_public_ones_is_refused():
         asyncio.run(AddressGuard(resolve=resolve).check("http://both.example/"))
 
 
-def test_name_that_is_rebound_after_its_check_is_refused_at_the_connection():
+def test_dns_rebinding_after_the_check_is_refused_at_the_connection():
     answers = [["8.8.8.8"], ["127.0.0.1"]]
 
     async def resolve(host, port):
         return answers.pop(0)
 
-    network = NoPackets()
+    network = FakeNetwork()
 
     async def attempt():
         guard = AddressGuard(resolve=resolve)
         await guard.check("http://rebound.example/")
-        hooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=60)
+        webhooks = Webhooks(GuardedNetwork(guard, network), timeout_seconds=60)
         with pytest.raises(ForbiddenAddress):
-            await hooks.deliver("http://rebound.example/", SECRET, "id", b"{}")
+            await webhooks.deliver("http://rebound.example/", SECRET, "id", b"{}")
 
     asyncio.run(attempt())
-    assert network.called == []
+    assert network.connections == []
 
 
-def test_connections_go_to_the_addresses_that_were_looked_at_in_turn():
+def test_connections_go_to_the_checked_addresses_in_turn():
     async def resolve(host, port):
         return ["2606:4700:4700::1111", "8.8.8.8"]
 
-    network = NoPackets()
+    network = FakeNetwork()
 
     async def attempt():
-        hooks = Webhooks(GuardedNetwork(AddressGuard(resolve=resolve), network), timeout_seconds=60)
+        webhooks = Webhooks(
+            GuardedNetwork(AddressGuard(resolve=resolve), network), timeout_seconds=60
+        )
         with pytest.raises(WebhookFailed):
-            await hooks.deliver("http://once.example:81/", SECRET, "id", b"{}")
+            await webhooks.deliver("http://once.example:81/", SECRET, "id", b"{}")
 
     asyncio.run(attempt())
-    assert network.called == [("2606:4700:4700::1111", 81), ("8.8.8.8", 81)]
+    assert network.connections == [("2606:4700:4700::1111", 81), ("8.8.8.8", 81)]
 
 
-class TileReceiver:
-    """A client's server: answers `statuses` in turn, the last one for ever; -1 never answers."""
+class WebhookReceiver:
+    """A client's server: responds `statuses` in turn, then the last one; -1 never responds."""
 
     def __init__(self, *statuses):
         self.statuses = list(statuses)
-        self.heard = []
+        self.received = []
         self.stop = threading.Event()
         receiver = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.heard.append((dict(self.headers), body))
+                receiver.received.append((dict(self.headers), body))
                 statuses = receiver.statuses
                 status = statuses.pop(0) if len(statuses) > 1 else statuses[0]
                 if status < 0:
@@ -253,21 +255,21 @@ class TileReceiver:
 
 def deliver(url, timeout_seconds=60.0):
     guard = AddressGuard(["127.0.0.0/8"])
-    hooks = Webhooks(GuardedNetwork(guard), timeout_seconds)
-    asyncio.run(hooks.deliver(url, SECRET, "msg_1", b'{"a":1}'))
+    webhooks = Webhooks(GuardedNetwork(guard), timeout_seconds)
+    asyncio.run(webhooks.deliver(url, SECRET, "msg_1", b'{"a":1}'))
 
 
-def test_delivery_carries_a_signature_that_the_receiver_can_check():
-    with TileReceiver(204) as receiver:
+def test_delivery_has_a_signature_that_the_receiver_can_verify():
+    with WebhookReceiver(204) as receiver:
         deliver(receiver.url)
-    [(headers, body)] = receiver.heard
+    [(headers, body)] = receiver.received
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     expected = base64.b64encode(hmac.digest(SECRET, signed, hashlib.sha256)).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
 
 
-def test_signature_is_that_of_the_standards_own_example():
-    # The example of the specification: key, id and time as its libraries' tests have them.
+def test_signature_matches_the_standards_example():
+    # The specification's example; key, id and time are those of its libraries' tests.
     secret = base64.b64decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
     headers = signature_headers(
         secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}'
@@ -276,21 +278,25 @@ def test_signature_is_that_of_the_standards_own_example():
 
 
 @pytest.mark.parametrize("status", [302, 307, 400, 500])
-def test_answer_that_is_no_yes_fails_and_redirects_are_not_followed(status, wire):
-    with TileReceiver(status) as receiver, wire, pytest.raises(WebhookFailed, match=str(status)):
+def test_status_other_than_2xx_fails_and_redirects_are_not_followed(status, recorder):
+    with (
+        WebhookReceiver(status) as receiver,
+        recorder,
+        pytest.raises(WebhookFailed, match=str(status)),
+    ):
         deliver(receiver.url)
-    assert len(receiver.heard) == 1
-    assert wire.reached == [receiver.server.server_address]
+    assert len(receiver.received) == 1
+    assert recorder.destinations == [receiver.server.server_address]
 
 
-def test_receiver_that_is_gone_wants_no_more():
-    with TileReceiver(410) as receiver, pytest.raises(WebhookFailed) as failed:
+def test_status_410_is_permanent():
+    with WebhookReceiver(410) as receiver, pytest.raises(WebhookFailed) as failed:
         deliver(receiver.url)
-    assert failed.value.forever
+    assert failed.value.permanent
 
 
-def test_receiver_that_never_answers_fails_in_time():
-    with TileReceiver(-1) as receiver, pytest.raises(WebhookFailed):
+def test_receiver_that_never_responds_times_out():
+    with WebhookReceiver(-1) as receiver, pytest.raises(WebhookFailed):
         deliver(receiver.url, timeout_seconds=0.1)
 
 
@@ -300,7 +306,7 @@ def test_retries_wait_longer_each_time_and_end():
     assert retry_after_seconds(len(RETRY_SECONDS) + 1) is None
 
 
-def test_receiver_that_fails_is_told_again_under_the_same_id(
+def test_failed_delivery_is_retried_with_the_same_id(
     picture_server, models_folder, noise_png, monkeypatch
 ):
     monkeypatch.setattr("serving.jobs.webhooks.RETRY_SECONDS", (0.05, 0.05))
@@ -308,33 +314,33 @@ def test_receiver_that_fails_is_told_again_under_the_same_id(
         models_folder, jobs={"poll_seconds": 0.05, "webhook_networks": ("127.0.0.0/8",)}
     )
 
-    def tell(receiver):
+    def submit(receiver):
         answer = server.client.post(
             "/v1/jobs", params={"webhook": receiver.url}, content=noise_png(8, 8)
         )
         return answer.json()["id"]
 
     with (
-        TileReceiver(500, 302, 200) as moody,
-        TileReceiver(500) as broken,
-        TileReceiver(410) as gone,
+        WebhookReceiver(500, 302, 200) as flaky,
+        WebhookReceiver(500) as broken,
+        WebhookReceiver(410) as gone,
     ):
-        ids = [tell(receiver) for receiver in (moody, broken, gone)]
-        server.wait_for(lambda: len(moody.heard) == 3 and len(broken.heard) == 3 and gone.heard)
+        ids = [submit(receiver) for receiver in (flaky, broken, gone)]
+        server.wait_for(
+            lambda: len(flaky.received) == 3 and len(broken.received) == 3 and gone.received
+        )
         server.stop()
-    assert {headers["webhook-id"] for headers, _ in moody.heard} == {ids[0]}
-    assert len({body for _, body in moody.heard}) == 1
-    assert (len(moody.heard), len(broken.heard), len(gone.heard)) == (3, 3, 1)
+    assert {headers["webhook-id"] for headers, _ in flaky.received} == {ids[0]}
+    assert len({body for _, body in flaky.received}) == 1
+    assert (len(flaky.received), len(broken.received), len(gone.received)) == (3, 3, 1)
 
 
-def test_finished_job_is_told_though_another_receiver_never_answers(
-    picture_server, models_folder, noise_png
-):
+def test_hanging_receiver_does_not_delay_other_deliveries(picture_server, models_folder, noise_png):
     server = picture_server(
         models_folder,
         jobs={"poll_seconds": 0.05, "webhook_networks": ("127.0.0.0/8",), "webhook_seconds": 20},
     )
-    with TileReceiver(-1) as silent, TileReceiver(200) as receiver:
+    with WebhookReceiver(-1) as silent, WebhookReceiver(200) as receiver:
         for url in (silent.url, receiver.url):
             answer = httpx.post(
                 f"{server.url}/v1/jobs",
@@ -344,12 +350,12 @@ def test_finished_job_is_told_though_another_receiver_never_answers(
             )
             assert answer.status_code == 202
         job = answer.json()
-        server.wait_for(lambda: receiver.heard)
+        server.wait_for(lambda: receiver.received)
         server.stop()
-    [(headers, body)] = receiver.heard
-    told = json.loads(body)
-    assert (told["type"], told["data"]["id"]) == ("job.done", job["id"])
-    assert datetime.fromisoformat(told["timestamp"]) <= datetime.now(UTC)
+    [(headers, body)] = receiver.received
+    message = json.loads(body)
+    assert (message["type"], message["data"]["id"]) == ("job.done", job["id"])
+    assert datetime.fromisoformat(message["timestamp"]) <= datetime.now(UTC)
     secret = base64.b64decode(job["webhook_secret"].removeprefix("whsec_"))
     again = signature_headers(
         secret, headers["webhook-id"], int(headers["webhook-timestamp"]), body
@@ -367,5 +373,5 @@ def test_job_with_a_forbidden_webhook_is_refused(server, noise_png):
     assert (answer.status_code, answer.json()["type"]) == (403, "/problems/forbidden-address")
 
 
-def test_secret_is_written_as_the_standards_libraries_take_it():
+def test_secret_has_the_format_of_the_standards_libraries():
     assert secret_text(b"\x00" * 3) == "whsec_AAAA"

@@ -14,12 +14,12 @@ from superres.image.codecs import decode
 from superres.model.backends import load_backend
 
 
-class Watcher:
+class RecordingObserver:
     def __init__(self):
         self.swapped = []
         self.refused = []
 
-    def model_wanted(self, model):
+    def model_desired(self, model):
         pass
 
     def model_verified(self, model, *, pixels, seconds):
@@ -34,7 +34,7 @@ class Watcher:
 
 
 class Loader:
-    """Real backends whose closing is remembered."""
+    """Loads real backends and records which are loaded and closed."""
 
     def __init__(self):
         self.closed = []
@@ -54,13 +54,13 @@ def loader():
 
 @pytest.fixture
 def models_of(loader):
-    """Models over a folder, without a thread: `refresh` is called by hand."""
+    """Makes `Models` of a folder without a thread; tests call `refresh`."""
 
     def make(root):
         return Models(
             ModelSettings(folder=root),
             lambda device_index, task: task(),
-            Watcher(),
+            RecordingObserver(),
             loader,
             ["cpu"],
         )
@@ -102,7 +102,7 @@ def test_index_names_champions_and_their_versions(followed_folder, models_of, ti
     assert served(models) == {"compact_x2": ("7", bundle.id)}
 
 
-def test_new_champion_takes_over_and_the_one_before_stays_loaded(
+def test_new_champion_replaces_the_previous_one_which_stays_loaded(
     followed_folder, models_of, loader, tiny_bundle
 ):
     ids = [followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(3)]
@@ -116,7 +116,7 @@ def test_new_champion_takes_over_and_the_one_before_stays_loaded(
     followed_folder.serve("compact_x2", ids[1], 1)
     models.refresh()
     assert served(models) == {"compact_x2": ("1", ids[1])}
-    assert loader.loaded == ids, "going back loads nothing"
+    assert loader.loaded == ids, "a rollback loads nothing"
     assert loader.closed == ids[:1]
     models.close()
     assert sorted(loader.closed) == sorted(ids)
@@ -129,7 +129,7 @@ def test_unchanged_folder_is_not_read_again(models_folder, models_of, loader):
     assert len(loader.loaded) == 1
 
 
-def test_bundle_replaced_under_its_name_is_noticed(models_folder, models_of, tiny_bundle):
+def test_bundle_replaced_under_the_same_name_is_reloaded(models_folder, models_of, tiny_bundle):
     models = models_of(models_folder)
     models.refresh()
     newer = tiny_bundle(error_levels=3)
@@ -166,22 +166,22 @@ def remove(bundle_root):
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    ("damage", "reason"),
     [
         (flip_weights, "sha256 differs"),
         (truncate_index_of, "not a description"),
         (remove, "not a model bundle"),
     ],
 )
-def test_broken_new_model_is_refused_and_the_old_serves_on(
-    followed_folder, models_of, tiny_bundle, harm, reason
+def test_broken_new_model_is_refused_and_the_old_one_stays_in_service(
+    followed_folder, models_of, tiny_bundle, damage, reason
 ):
     old = followed_folder.add(tiny_bundle())
     followed_folder.serve("compact_x2", old, 1)
     models = models_of(followed_folder.root)
     models.refresh()
     new = followed_folder.add(tiny_bundle(error_levels=1))
-    harm(followed_folder.root / "by-sha" / new)
+    damage(followed_folder.root / "by-sha" / new)
     followed_folder.serve("compact_x2", new, 2)
     models.refresh()
     assert served(models) == {"compact_x2": ("1", old)}
@@ -203,10 +203,10 @@ def test_refused_model_that_is_repaired_is_served(followed_folder, models_of, ti
     assert not models.problems
 
 
-def test_model_that_misses_its_golden_answer_is_refused_and_closed(
+def test_model_that_misses_its_golden_output_is_refused_and_closed(
     models_folder, models_of, loader, tiny_bundle
 ):
-    """The golden pair of one model with the weights of another: what silent corruption is like."""
+    """The golden pair of one model with the weights of another, as after silent corruption."""
     right, wrong = tiny_bundle(), tiny_bundle(error_levels=5)
     golden = right.root / "golden" / "output.png"
     shutil.rmtree(models_folder / "compact_x2")
@@ -218,7 +218,7 @@ def test_model_that_misses_its_golden_answer_is_refused_and_closed(
     models = models_of(models_folder)
     models.refresh()
     assert not models.champions
-    assert "golden answer is missed by 5.00 levels" in models.problems["compact_x2"]
+    assert "differs from the golden output by 5.00 levels" in models.problems["compact_x2"]
     assert loader.loaded == loader.closed
 
 
@@ -235,14 +235,14 @@ def test_broken_index_changes_nothing(followed_folder, models_of, tiny_bundle, c
 
 
 def roles(models, name="compact_x2"):
-    """Which bundle has which role."""
+    """The bundle id of each role."""
     return {
         model_version.role: model_version.model.bundle.id
         for model_version in models.routes[name].versions()
     }
 
 
-def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
+def test_canary_serves_its_percentage_of_the_clients_always_the_same_ones(
     followed_folder, models_of, tiny_bundle
 ):
     old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
@@ -256,7 +256,7 @@ def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
         entry["versions"][new] = "2"
         write_json(followed_folder.root / "index.json", followed_folder.index)
         models.refresh()
-        chosen = set()
+        canary_clients = set()
         for client in clients:
             with models.use("compact_x2", client=client) as model_version:
                 assert model_version.model.bundle.id == (
@@ -264,14 +264,14 @@ def test_canary_answers_its_share_of_the_clients_and_always_the_same_ones(
                 )
                 assert model_version.version == ("2" if model_version.role == "canary" else "1")
                 if model_version.role == "canary":
-                    chosen.add(client)
-        return chosen
+                    canary_clients.add(client)
+        return canary_clients
 
     assert share(0) == set()
     few, many = share(10), share(40)
     assert 10 <= len(few) <= 40
     assert 70 <= len(many) <= 130
-    assert few < many, "who was with the canary stays with it as its share grows"
+    assert few < many, "clients stay with the canary as its percentage grows"
     assert share(40) == many
     assert share(100) == set(clients)
     assert models.champions["compact_x2"].model.bundle.id == old
@@ -295,7 +295,7 @@ def test_canary_becomes_champion_without_being_loaded_again(
 
 
 @pytest.mark.parametrize("role", ["canary", "shadow", "previous"])
-def test_broken_model_beside_the_champion_is_refused_and_the_champion_serves(
+def test_broken_canary_shadow_or_previous_is_refused_and_the_champion_serves(
     followed_folder, models_of, tiny_bundle, role
 ):
     old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
@@ -322,7 +322,7 @@ def test_canary_of_another_scale_is_refused(followed_folder, models_of, tiny_bun
     assert "scale" in models.problems["compact_x2 canary"]
 
 
-def test_model_to_go_back_to_is_loaded_at_the_start_so_that_going_back_loads_nothing(
+def test_previous_model_is_loaded_at_start_so_that_a_rollback_loads_nothing(
     followed_folder, models_of, loader, tiny_bundle
 ):
     old, new = (followed_folder.add(tiny_bundle(error_levels=levels)) for levels in range(2))
@@ -339,10 +339,10 @@ def test_model_to_go_back_to_is_loaded_at_the_start_so_that_going_back_loads_not
     assert loader.closed == []
 
 
-def test_start_over_what_the_last_good_look_at_the_registry_left(
+def test_restart_serves_the_folder_of_the_last_successful_follow(
     followed_folder, models_of, tiny_bundle
 ):
-    """No registry is asked: a half-fetched bundle beside the index is nobody's business."""
+    """No registry is contacted, and a partially fetched bundle in the store is ignored."""
     good = followed_folder.add(tiny_bundle())
     followed_folder.serve("compact_x2", good, 4)
     half = followed_folder.root / "by-sha" / ".fetching"
@@ -354,7 +354,7 @@ def test_start_over_what_the_last_good_look_at_the_registry_left(
     assert not models.problems
 
 
-def test_name_that_leaves_the_index_is_served_no_more(
+def test_name_removed_from_the_index_is_no_longer_served(
     followed_folder, models_of, loader, tiny_bundle
 ):
     bundle_id = followed_folder.add(tiny_bundle())
@@ -387,11 +387,15 @@ def test_model_in_use_stays_open_until_its_last_user_has_gone(
     assert loader.closed == ids[:1]
 
 
-def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_bundle, loader):
+def test_choice_prefers_the_default_and_errors_list_what_is_available(
+    models_folder, tiny_bundle, loader
+):
     shutil.copytree(tiny_bundle(name="b_x2").root, models_folder / "b_x2")
     shutil.copytree(tiny_bundle(name="c_x4", scale=4).root, models_folder / "c_x4")
     settings = ModelSettings(folder=models_folder, default="compact_x2")
-    models = Models(settings, lambda device_index, task: task(), Watcher(), loader, ["cpu"])
+    models = Models(
+        settings, lambda device_index, task: task(), RecordingObserver(), loader, ["cpu"]
+    )
     assert models.default_name is None
     models.refresh()
     assert models.default_name == "compact_x2"
@@ -405,7 +409,7 @@ def test_choice_prefers_the_default_and_says_what_there_is(models_folder, tiny_b
             assert model_version.name == expected
     with pytest.raises(UnknownModel, match="b_x2, c_x4, compact_x2"), models.use("d"):
         pass
-    with pytest.raises(BadOptions, match="there is: 2, 4"), models.use(None, 3):
+    with pytest.raises(BadOptions, match="available: 2, 4"), models.use(None, 3):
         pass
 
 
@@ -425,7 +429,7 @@ def test_replaced_index_is_noticed_even_within_one_tick_of_the_clock(
 def test_no_request_fails_while_models_are_swapped(
     picture_server, followed_folder, tiny_bundle, noise_png, repeated, soak
 ):
-    """Each answer must be that of exactly the version which its headers name."""
+    """Each answer must be the output of the version that its headers name."""
     swaps, requests = (20, 2000) if soak else (3, 100)
     levels_of = {}
     for levels in range(swaps + 1):
@@ -435,12 +439,12 @@ def test_no_request_fails_while_models_are_swapped(
     server = picture_server(followed_folder.root, models={"poll_seconds": 0.01})
     data = noise_png(40, 40)
     rgb_hwc = decode(data).rgb_hwc
-    begun, stop = [], threading.Event()
+    requests_sent, stop = [], threading.Event()
 
-    def ask():
+    def send_requests():
         seen = []
-        while len(begun) < requests or not stop.is_set():
-            begun.append(1)
+        while len(requests_sent) < requests or not stop.is_set():
+            requests_sent.append(1)
             answer = server.client.post("/v1/enhance", content=data)
             assert answer.status_code == 200, answer.text
             bundle_id = answer.headers["Sharpline-Bundle"]
@@ -452,20 +456,20 @@ def test_no_request_fails_while_models_are_swapped(
         return seen
 
     with ThreadPoolExecutor(4) as clients:
-        running = [clients.submit(ask) for _ in range(4)]
+        running = [clients.submit(send_requests) for _ in range(4)]
         try:
             for version, bundle_id in enumerate(ids[1:], start=1):
-                # Every version answers a share of the requests before the next one comes.
+                # Every version serves some of the requests before the next swap.
                 server.wait_for(
                     lambda version=version: (
                         any(task.done() for task in running)
-                        or len(begun) >= (requests * version // (swaps + 1))
+                        or len(requests_sent) >= (requests * version // (swaps + 1))
                     )
                 )
                 followed_folder.serve("compact_x2", bundle_id, version)
                 server.wait_for(
-                    lambda wanted=bundle_id: (
-                        server.services.models.champions["compact_x2"].model.bundle.id == wanted
+                    lambda expected=bundle_id: (
+                        server.services.models.champions["compact_x2"].model.bundle.id == expected
                     )
                 )
         finally:

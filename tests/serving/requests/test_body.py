@@ -23,13 +23,13 @@ def test_body_of_any_other_type_is_the_picture(data):
 
 
 @given(st.binary(min_size=1, max_size=300).filter(lambda data: b"\r\n--b" not in data))
-def test_file_of_a_form_comes_out_as_it_went_in(data):
+def test_file_of_a_form_is_unpacked_unchanged(data):
     upload = unpack(FORM, part("file", data, "cat.png") + b"--b--\r\n")
     assert upload.data == data
     assert upload.name == "cat.png"
 
 
-def test_fields_beside_the_file_are_options():
+def test_other_form_fields_are_options():
     body = part("model", b"compact_x2") + part("file", b"x") + part("quality", b"80") + b"--b--\r\n"
     assert unpack(FORM, body).fields == {"model": "compact_x2", "quality": "80"}
 
@@ -48,7 +48,7 @@ def test_fields_beside_the_file_are_options():
         (b"--b\r\n" + b"X: y\r\n" * 50 + b"\r\nx\r\n--b--\r\n", "cannot be read"),
     ],
 )
-def test_form_that_is_not_one_picture_is_refused(body, reason):
+def test_form_without_exactly_one_picture_is_refused(body, reason):
     with pytest.raises(BadMultipart, match=reason):
         unpack(FORM, body)
 
@@ -66,12 +66,12 @@ def test_bad_boundary_is_refused(content_type):
         unpack(content_type, part("file", b"x") + b"--b--\r\n")
 
 
-def test_empty_file_is_told_from_a_missing_one():
+def test_empty_file_is_distinguished_from_a_missing_one():
     with pytest.raises(EmptyBody):
         unpack(FORM, part("file", b"", "cat.png") + b"--b--\r\n")
 
 
 @given(st.binary(max_size=200))
-def test_no_body_breaks_the_form_reader(data):
+def test_form_parser_raises_only_its_own_errors(data):
     with contextlib.suppress(BadMultipart, EmptyBody):
         unpack(FORM, b"--b" + data)

@@ -14,9 +14,9 @@ def connection(peer, *forwarded):
     ("peer", "forwarded", "address"),
     [
         ("203.0.113.7", (), "203.0.113.7"),
-        ("203.0.113.7", ("198.51.100.1",), "203.0.113.7"),  # nobody's proxy: the header is a claim
+        ("203.0.113.7", ("198.51.100.1",), "203.0.113.7"),  # not a trusted proxy
         ("10.0.0.5", ("198.51.100.1",), "198.51.100.1"),
-        ("10.0.0.5", ("6.6.6.6, 198.51.100.1",), "198.51.100.1"),  # the first was made up
+        ("10.0.0.5", ("6.6.6.6, 198.51.100.1",), "198.51.100.1"),  # the first is forged
         ("10.0.0.5", ("6.6.6.6", "198.51.100.1"), "198.51.100.1"),
         ("10.0.0.5", ("198.51.100.1, 10.0.0.9",), "198.51.100.1"),  # two proxies in a row
         ("10.0.0.5", ("198.51.100.1:5555",), "198.51.100.1"),
@@ -53,5 +53,5 @@ def test_host_header_is_read_without_its_port(header, name):
         *(("0.0.0.0", False), ("::", False), ("192.168.1.2", False), ("a.example", False)),
     ],
 )
-def test_loopback_is_told_from_the_rest(host, local):
+def test_loopback_is_recognized(host, local):
     assert is_loopback(host) == local

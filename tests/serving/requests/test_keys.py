@@ -25,14 +25,14 @@ def path(tmp_path):
     return tmp_path / "keys.json"
 
 
-def test_file_holds_no_key(path):
+def test_file_contains_no_key(path):
     key, secret = add_key(path, "shop")
     assert secret not in path.read_text()
     assert secret.split("_", 2)[2] not in path.read_text()
     assert read_keys(path) == (key,)
 
 
-def test_key_is_known_and_a_near_miss_is_not(path, clock):
+def test_valid_key_is_accepted_and_similar_ones_are_not(path, clock):
     key, secret = add_key(path, "shop")
     ring = KeyRing(path, clock)
     assert ring.required
@@ -49,14 +49,14 @@ def test_key_is_known_and_a_near_miss_is_not(path, clock):
             ring.caller(wrong)
 
 
-def test_without_a_file_everybody_may_call(clock):
+def test_without_a_file_every_caller_is_accepted(clock):
     ring = KeyRing(None, clock)
     assert not ring.required
     assert ring.caller(None).key is None
     ring.caller("anything").charge_pixels(10**12)
 
 
-def test_keys_come_and_go_without_a_restart(path, clock):
+def test_keys_are_reloaded_without_a_restart(path, clock):
     _, first = add_key(path, "first")
     ring = KeyRing(path, clock)
     key, second = add_key(path, "second")
@@ -69,17 +69,17 @@ def test_keys_come_and_go_without_a_restart(path, clock):
     assert ring.caller(first).key is not None
 
 
-def test_file_that_breaks_or_goes_leaves_the_keys_as_they_were(path, clock, caplog):
+def test_broken_or_missing_file_keeps_the_last_keys(path, clock, caplog):
     _, secret = add_key(path, "shop")
     ring = KeyRing(path, clock)
     for damage in (lambda: path.write_text("{"), path.unlink):
         damage()
         clock.seconds += 2
         assert ring.caller(secret).key is not None
-    assert "stay as they were" in caplog.text
+    assert "not reloaded" in caplog.text
 
 
-def test_start_without_the_file_that_is_set_says_what_to_do(path):
+def test_start_without_the_configured_file_gives_advice(path):
     with pytest.raises(BrokenKeys, match="sharpline keys add"):
         KeyRing(path)
     path.write_text('{"keys": [{"id": "no"}]}')
@@ -87,7 +87,7 @@ def test_start_without_the_file_that_is_set_says_what_to_do(path):
         KeyRing(path)
 
 
-def test_requests_per_minute_are_given_back_evenly(path, clock):
+def test_requests_per_minute_are_refilled_evenly(path, clock):
     _, secret = add_key(path, "shop", requests_per_minute=6)
     caller = KeyRing(path, clock).caller(secret)
     for _ in range(6):
@@ -102,7 +102,7 @@ def test_requests_per_minute_are_given_back_evenly(path, clock):
     caller.charge_request()
 
 
-def test_picture_over_the_whole_quota_is_taken_and_paid_off(path, clock):
+def test_picture_over_the_whole_quota_leaves_a_debt(path, clock):
     _, secret = add_key(path, "shop", pixels_per_minute=1000)
     caller = KeyRing(path, clock).caller(secret)
     caller.charge_pixels(3000)
@@ -113,7 +113,7 @@ def test_picture_over_the_whole_quota_is_taken_and_paid_off(path, clock):
     caller.charge_pixels(1)
 
 
-def test_writing_the_file_fills_no_quota(path, clock):
+def test_reloading_the_file_does_not_reset_quotas(path, clock):
     _, secret = add_key(path, "shop", requests_per_minute=1)
     ring = KeyRing(path, clock)
     ring.caller(secret).charge_request()
@@ -123,7 +123,7 @@ def test_writing_the_file_fills_no_quota(path, clock):
         ring.caller(secret).charge_request()
 
 
-def test_words_of_the_command(path, capsys, monkeypatch):
+def test_command_adds_lists_and_revokes_keys(path, capsys, monkeypatch):
     monkeypatch.setenv("SHARPLINE_SECURITY__KEYS_FILE", str(path))
     assert run(["keys", "add", "the shop", "--requests-per-minute", "60", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
@@ -142,19 +142,19 @@ def test_words_of_the_command(path, capsys, monkeypatch):
     assert capsys.readouterr().out.startswith("sl_")
 
 
-def test_command_without_a_file_says_how_to_name_one(monkeypatch):
+def test_command_without_a_file_is_a_usage_error(monkeypatch):
     monkeypatch.delenv("SHARPLINE_SECURITY__KEYS_FILE", raising=False)
     assert run(["keys", "list"]) == 2
     with pytest.raises(SystemExit):
         run(["keys", "add", "x", "--requests-per-minute", "0"])
 
 
-def test_revoking_what_is_not_there_is_refused(path):
+def test_revoking_an_unknown_key_is_refused(path):
     with pytest.raises(UsageError, match="keys list"):
         revoke_key(path, "0" * 12)
 
 
-def test_server_with_keys_answers_only_them_and_their_quota(
+def test_server_enforces_keys_and_their_quotas(
     picture_server, models_folder, numpy_backends, noise_png, path
 ):
     _, secret = add_key(path, "shop", pixels_per_minute=100)

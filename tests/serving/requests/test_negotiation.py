@@ -7,7 +7,7 @@ from serving.requests.negotiation import choose_format, content_disposition
 
 
 @pytest.mark.parametrize(
-    ("asked", "accept", "of_input", "expected"),
+    ("requested", "accept", "of_input", "expected"),
     [
         ("webp", "image/png", "jpeg", "webp"),
         (None, "", "jpeg", "jpeg"),
@@ -25,12 +25,12 @@ from serving.requests.negotiation import choose_format, content_disposition
         (None, "application/problem+json, image/png", "jpeg", "png"),
     ],
 )
-def test_format_beats_accept_beats_the_input(asked, accept, of_input, expected):
-    assert choose_format(asked, accept, of_input) == expected
+def test_format_takes_precedence_over_accept_and_the_input(requested, accept, of_input, expected):
+    assert choose_format(requested, accept, of_input) == expected
 
 
 @pytest.mark.parametrize("accept", ["text/html", "image/jxl", "image/*;q=0", "application/json"])
-def test_accept_without_any_of_our_formats_is_refused(accept):
+def test_accept_without_a_supported_format_is_refused(accept):
     with pytest.raises(NotAcceptable):
         choose_format(None, accept, "png")
 
@@ -46,11 +46,11 @@ def test_accept_without_any_of_our_formats_is_refused(accept):
         ('a"b\r\nSet-Cookie: x=1.png', "png", "a_b__Set-Cookie_ x=1.png".replace("=", "_")),
     ],
 )
-def test_download_name_is_the_uploads_cleaned(name, format, expected):
+def test_download_name_is_sanitized(name, format, expected):
     assert f'filename="{expected}"' in content_disposition(name, format)
 
 
-def test_name_beyond_ascii_travels_encoded():
+def test_non_ascii_name_is_encoded():
     header = content_disposition("größe.png", "jpeg")
     assert header == "attachment; filename=\"gr__e.jpg\"; filename*=UTF-8''gr%C3%B6%C3%9Fe.jpg"
 

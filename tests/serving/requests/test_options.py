@@ -1,4 +1,4 @@
-"""What can be asked of an enhancement beside the model's name, through a running server."""
+"""The options of POST /v1/enhance, with a running server."""
 
 import io
 import shutil
@@ -30,14 +30,14 @@ def problem(answer):
 
 @pytest.fixture(scope="module")
 def small_server(module_picture_server, tiny_bundle, tmp_path_factory):
-    """Enlarges by two; gives at most 10,000 pixels."""
+    """A server with scale 2 and at most 10,000 output pixels."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
     return module_picture_server(folder, limits={"max_answer_pixels": 10_000})
 
 
 @pytest.mark.parametrize("text", ["10,8,40,30", "10,8 60,20 30,70"])
-def test_region_is_the_models_and_the_rest_is_bicubic(server, noise_png, text):
+def test_region_is_enhanced_and_the_rest_is_bicubic(server, noise_png, text):
     data = noise_png(80, 90)
     lr = decode(data).rgb_hwc
     answer = decode(enhance(server, data, model="compact_x2", region=text).content).rgb_hwc
@@ -49,7 +49,7 @@ def test_region_is_the_models_and_the_rest_is_bicubic(server, noise_png, text):
     assert (answer != bicubic).any()
 
 
-def test_only_tiles_at_the_region_go_to_the_network(
+def test_only_tiles_of_the_region_are_computed(
     picture_server, models_folder, numpy_backends, noise_png
 ):
     server = picture_server(models_folder, load_backend=numpy_backends)
@@ -67,7 +67,7 @@ def test_only_tiles_at_the_region_go_to_the_network(
     *(st.floats(-50, 600) for _ in range(2)),
     *(st.floats(0.1, 300) for _ in range(2)),
 )
-def test_work_at_a_region_is_never_taken_for_less_than_it_is(height, width, x, y, wide, high):
+def test_work_of_a_region_is_never_underestimated(height, width, x, y, wide, high):
     geometry = Geometry(scale=2, halo=4, buckets=((32, 32), (64, 96)))
     region = Region.parse(f"{x},{y},{wide},{high}")
     tile_plan = plan(height, width, geometry)
@@ -77,7 +77,7 @@ def test_work_at_a_region_is_never_taken_for_less_than_it_is(height, width, x, y
     assert touched * tile_pixels <= expected <= computed_pixels(height, width, geometry)
 
 
-def test_work_at_a_small_region_of_a_large_picture_is_that_of_a_few_tiles():
+def test_work_of_a_small_region_is_that_of_a_few_tiles():
     geometry = Geometry(scale=2, halo=4, buckets=((32, 32), (64, 96)))
     assert region_pixels(Region.parse("30,30,50,20"), 4000, 3000, geometry) <= 4 * 64 * 96
 
@@ -99,11 +99,11 @@ def test_region_is_in_pixels_of_the_upright_picture(server):
 @pytest.mark.parametrize(
     "text", ["1,2,3", "0,0,-5,5", "500,500,5,5", "0,0 1,1 2,2", "x", "nan,0,1,1", "1," * 3000]
 )
-def test_region_that_means_nothing_is_refused(server, noise_png, text):
+def test_invalid_region_is_refused(server, noise_png, text):
     assert problem(enhance(server, noise_png(20, 20), region=text)) == (422, "bad-options")
 
 
-def test_answer_that_is_too_large_is_refused_unless_shrinking_is_asked_for(small_server, noise_png):
+def test_too_large_output_is_refused_or_its_input_shrunk(small_server, noise_png):
     data = noise_png(100, 80)
     assert problem(enhance(small_server, data)) == (422, "answer-too-large")
     answer = enhance(small_server, data, on_too_large="shrink")
@@ -135,7 +135,7 @@ def test_region_shrinks_with_its_picture(small_server, noise_png):
     format=st.sampled_from(OUTPUT_FORMATS),
     max_pixels=st.integers(64, 10**9),
 )
-def test_shrunk_answer_fits_and_wastes_little(width, height, scale, format, max_pixels):
+def test_shrink_factor_is_the_largest_that_fits(width, height, scale, format, max_pixels):
     shrink = fitting_shrink(width, height, scale, format, max_pixels)
     sides = [shrunk_side(side, shrink) * scale for side in (width, height)]
     assert sides[0] * sides[1] <= max_pixels or shrink == 1
@@ -145,10 +145,10 @@ def test_shrunk_answer_fits_and_wastes_little(width, height, scale, format, max_
     else:
         larger = [(side // scale + 1) * scale for side in sides]
         full = larger[0] * larger[1] > max_pixels or max(larger) > LONGEST_SIDE[format]
-        assert full, "a pixel more a side would not have fitted"
+        assert full, "one more pixel per side would not fit"
 
 
-def test_side_that_the_format_cannot_hold_can_be_shrunk_too(small_server):
+def test_picture_over_the_formats_longest_side_can_be_shrunk(small_server):
     wide = encode(Picture(rgb_hwc=np.full((1, 9_000, 3), 50, np.uint8)), "png")
     refused = enhance(small_server, wide, format="webp")
     assert refused.status_code in (406, 422)
@@ -157,7 +157,7 @@ def test_side_that_the_format_cannot_hold_can_be_shrunk_too(small_server):
     assert decode(answer.content).pixels <= 10_000
 
 
-def test_auto_looks_at_the_picture_and_says_why(server, noise_png):
+def test_auto_selects_a_model_and_gives_the_reason(server, noise_png):
     answer = enhance(server, noise_png(40, 40), model="auto")
     assert answer.status_code == 200
     assert answer.headers["Sharpline-Model"] in ("compact_x2", "compact_x4")
@@ -176,7 +176,7 @@ def test_auto_refuses_a_broken_picture_as_any_model_does(server, noise_png):
     )
 
 
-def test_task_narrows_the_choice(server, noise_png):
+def test_task_restricts_the_selection(server, noise_png):
     task = "super-resolution"
     assert enhance(server, noise_png(8, 8), task=task).headers["Sharpline-Model"] == "compact_x4"
     chosen = enhance(server, noise_png(8, 8), task=task, scale=2)
@@ -198,7 +198,7 @@ def test_colours_are_kept_or_converted(server):
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "avif"])
-def test_metadata_is_kept_when_asked_for(server, format):
+def test_metadata_is_kept_on_request(server, format):
     exif = Image.Exif()
     exif[0x013B] = "the artist"
     buffer = io.BytesIO()
@@ -211,15 +211,13 @@ def test_metadata_is_kept_when_asked_for(server, format):
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "tiff"])
-def test_resolution_grows_with_the_picture(server, format):
+def test_dpi_are_scaled_with_the_picture(server, format):
     picture = Picture(rgb_hwc=np.zeros((9, 9, 3), np.uint8), dpi=(150.0, 150.0))
     answer = enhance(server, encode(picture, "png"), format=format, scale=2)
     assert decode(answer.content).dpi == pytest.approx((300, 300), abs=0.1)
 
 
-def test_deadline_of_the_client_ends_the_work(
-    picture_server, models_folder, numpy_backends, noise_png
-):
+def test_clients_deadline_is_enforced(picture_server, models_folder, numpy_backends, noise_png):
     server = picture_server(models_folder, load_backend=numpy_backends)
     backend = numpy_backends.made[0]
     backend.gate.clear()
@@ -231,7 +229,7 @@ def test_deadline_of_the_client_ends_the_work(
     assert enhance(server, noise_png(20, 20), deadline=50).status_code == 200
 
 
-def test_unknown_option_is_refused_with_the_one_that_was_meant(server, noise_png):
+def test_unknown_option_is_refused_with_a_suggestion(server, noise_png):
     answer = enhance(server, noise_png(8, 8), modle="compact_x2")
     assert problem(answer) == (422, "bad-options")
     assert answer.json()["detail"] == "modle: there is no such option; did you mean model?"
@@ -240,7 +238,7 @@ def test_unknown_option_is_refused_with_the_one_that_was_meant(server, noise_png
     assert "did you mean on_too_large?" in in_form.json()["detail"]
 
 
-def test_models_say_what_a_megapixel_costs(server, noise_png):
+def test_models_list_the_cost_per_megapixel(server, noise_png):
     enhance(server, noise_png(20, 20), model="compact_x2")
     cards = {card["name"]: card for card in server.client.get("/v1/models").json()["models"]}
     assert cards["compact_x2"]["seconds_per_megapixel"] > 0

@@ -8,7 +8,7 @@ from serving.telemetry.drift import BLOCK_SIDE, LiveWindow, Observation, consist
 from superres.analysis.degradation_features import FEATURES, measure, summarise
 from superres.image.codecs import Picture, encode
 from superres.image.resize import imresize
-from superres.model.bundle import Spread
+from superres.model.bundle import FeatureStats
 
 
 class Clock:
@@ -19,10 +19,10 @@ class Clock:
 
 
 def spread(mean, std):
-    return Spread(mean=mean, std=std, p05=0, p50=0, p95=0)
+    return FeatureStats(mean=mean, std=std, p05=0, p50=0, p95=0)
 
 
-def seen(consistency=30.0, **features):
+def observation(consistency=30.0, **features):
     return Observation(features=features, consistency_db=consistency)
 
 
@@ -36,34 +36,34 @@ def smooth_picture(seed, noise=0.0, side=64):
 
 def test_drift_is_the_distance_of_means_in_reference_deviations():
     window = LiveWindow(DriftSettings(minimum=2))
-    window.add("m", seen(noise=4.0, blur=0.5))
-    window.add("m", seen(noise=6.0, blur=0.5))
+    window.add("m", observation(noise=4.0, blur=0.5))
+    window.add("m", observation(noise=6.0, blur=0.5))
     reference = {"m": {"noise": spread(3.0, 0.5), "blur": spread(0.5, 0.1)}}
     assert window.drift(reference) == {("noise", "m"): 4.0, ("blur", "m"): 0.0}
 
 
-def test_too_few_pictures_show_no_drift_but_their_number():
+def test_too_few_pictures_report_their_number_but_no_drift():
     window = LiveWindow(DriftSettings(minimum=3))
     for _ in range(2):
-        window.add("m", seen(noise=4.0))
+        window.add("m", observation(noise=4.0))
     assert window.drift({"m": {"noise": spread(0, 1)}}) == {}
     assert window.pictures() == {"m": 2}
 
 
 def test_models_and_features_without_a_reference_are_left_out():
     window = LiveWindow(DriftSettings(minimum=1))
-    window.add("m", seen(noise=4.0))
-    window.add("n", seen(noise=4.0))
+    window.add("m", observation(noise=4.0))
+    window.add("n", observation(noise=4.0))
     assert window.drift({"m": {"blur": spread(0, 1)}, "n": {"noise": spread(4, 1)}}) == {
         ("noise", "n"): 0.0
     }
 
 
-def test_old_pictures_and_those_beyond_the_window_are_forgotten():
+def test_old_pictures_and_those_beyond_the_window_are_dropped():
     clock = Clock()
     window = LiveWindow(DriftSettings(window=2, minimum=1, max_age_seconds=60), clock)
     for noise in (1.0, 2.0, 3.0):
-        window.add("m", seen(noise=noise, consistency=10 * noise))
+        window.add("m", observation(noise=noise, consistency=10 * noise))
     reference = {"m": {"noise": spread(0, 1)}}
     assert window.drift(reference) == {("noise", "m"): 2.5}
     assert window.consistency() == {"m": 25.0}
@@ -72,13 +72,13 @@ def test_old_pictures_and_those_beyond_the_window_are_forgotten():
     assert window.consistency() == {}
 
 
-def test_training_pictures_that_were_all_alike_do_not_make_the_distance_infinite():
+def test_constant_training_feature_does_not_make_the_distance_infinite():
     assert distance(1.0, spread(1.0, 0.0)) == 0.0
     assert distance(1.1, spread(1.0, 0.0)) == pytest.approx(10.0)
 
 
 @pytest.mark.parametrize("side", [1, 5, 40, 3 * BLOCK_SIDE + 1, 260])
-def test_faithful_answers_are_consistent_at_any_size(side):
+def test_correct_answers_are_consistent_at_any_size(side):
     lr = smooth_picture(1, side=side)
     answer = Picture(rgb_hwc=imresize(lr, scale=4))
     assert consistency_db(Picture(rgb_hwc=lr), answer) > 30
@@ -90,7 +90,7 @@ def test_an_answer_to_another_picture_is_not_consistent():
     assert consistency_db(lr, other) < 20
 
 
-def test_one_blank_tile_among_many_lowers_the_figure():
+def test_one_blank_tile_among_many_lowers_the_consistency():
     lr = smooth_picture(1, side=200)
     answer = imresize(lr, scale=2)
     good = consistency_db(Picture(rgb_hwc=lr), Picture(rgb_hwc=answer))
@@ -98,14 +98,14 @@ def test_one_blank_tile_among_many_lowers_the_figure():
     assert consistency_db(Picture(rgb_hwc=lr), Picture(rgb_hwc=answer)) < good - 15
 
 
-def test_deep_pictures_are_judged_like_others():
+def test_16_bit_pictures_are_measured_like_8_bit_ones():
     lr = smooth_picture(1)
     deep = [Picture(rgb_hwc=part.astype(np.uint16) * 257) for part in (lr, imresize(lr, scale=2))]
     plain = [Picture(rgb_hwc=part) for part in (lr, imresize(lr, scale=2))]
     assert consistency_db(*deep) == pytest.approx(consistency_db(*plain), abs=3)
 
 
-def test_figure_moves_when_noisy_pictures_come(
+def test_drift_rises_with_noisy_pictures(
     picture_server, models_folder, numpy_backends, tiny_bundle, with_info
 ):
     bundle = tiny_bundle()

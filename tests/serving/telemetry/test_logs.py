@@ -15,7 +15,7 @@ from serving.telemetry.logs import (
 
 
 @pytest.fixture
-def keep_logging():
+def restore_logging():
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -26,9 +26,9 @@ def keep_logging():
 
 
 def record(message="hello", **fields):
-    made = logging.makeLogRecord({"name": "serving", "levelname": "INFO", "msg": message})
-    setattr(made, FIELDS, fields)
-    return made
+    log_record = logging.makeLogRecord({"name": "serving", "levelname": "INFO", "msg": message})
+    setattr(log_record, FIELDS, fields)
+    return log_record
 
 
 def test_json_line_carries_fields_request_and_exception():
@@ -53,7 +53,7 @@ def test_text_line_carries_fields_too():
     assert TextFormatter().format(record(route="/x", status=200)).endswith("route=/x status=200")
 
 
-def test_format_and_level_are_those_that_are_set(keep_logging, capsys):
+def test_format_and_level_follow_the_settings(restore_logging, capsys):
     configure_logs(LogSettings(format="json", level="warning"))
     logging.getLogger("serving").info("unseen")
     logging.getLogger("serving").warning("seen")
@@ -64,14 +64,14 @@ def test_format_and_level_are_those_that_are_set(keep_logging, capsys):
     assert "INFO for people" in capsys.readouterr().err
 
 
-def test_library_that_silences_the_root_logger_silences_no_request(keep_logging, capsys):
+def test_raised_level_of_the_root_logger_hides_no_request(restore_logging, capsys):
     configure_logs(LogSettings())
     logging.getLogger().setLevel(logging.ERROR)  # as OpenVINO does while it converts a model
     logging.getLogger("serving.http.security").info("request")
     assert "INFO request" in capsys.readouterr().err
 
 
-def test_request_is_one_line_without_names_or_options(server, noise_png, caplog):
+def test_request_is_one_line_without_file_names_or_options(server, noise_png, caplog):
     caplog.set_level(logging.INFO)
     answer = server.client.post(
         "/v1/enhance",
@@ -97,15 +97,16 @@ def test_request_is_one_line_without_names_or_options(server, noise_png, caplog)
     assert "1,1,4,4" not in TextFormatter().format(line)
 
 
-def test_request_id_is_the_traces_where_there_is_none_of_its_own(server):
+def test_request_id_defaults_to_the_trace_id(server):
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-    def answered(**headers):
+    def request_id_of(**headers):
         return server.client.get("/livez", headers=headers).headers["X-Request-ID"]
 
-    assert answered(traceparent=f"00-{trace}-00f067aa0ba902b7-01") == trace
+    assert request_id_of(traceparent=f"00-{trace}-00f067aa0ba902b7-01") == trace
     assert (
-        answered(**{"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "X-Request-ID": "a"}) == "a"
+        request_id_of(**{"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "X-Request-ID": "a"})
+        == "a"
     )
     for wrong in (f"00-{'0' * 32}-00f067aa0ba902b7-01", "nonsense", f"00-{trace}-01"):
-        assert answered(traceparent=wrong) not in (trace, wrong, "0" * 32)
+        assert request_id_of(traceparent=wrong) not in (trace, wrong, "0" * 32)

@@ -11,13 +11,13 @@ from serving.telemetry.metrics_table import TABLE
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
-def test_documentation_lists_the_table_as_it_is():
+def test_documentation_is_up_to_date():
     assert DOCS.read_text() == module.markdown() + "\n", (
         "run: python -m serving.telemetry.metrics_table > docs/metrics.md"
     )
 
 
-def test_server_shows_every_figure_of_the_table_and_no_other(
+def test_server_exposes_exactly_the_metrics_of_the_table(
     picture_server, models_folder, numpy_backends, noise_png
 ):
     server = picture_server(models_folder, load_backend=numpy_backends, drift={"minimum": 1})
@@ -28,7 +28,7 @@ def test_server_shows_every_figure_of_the_table_and_no_other(
         for line in text.splitlines()
         if line.startswith("# TYPE sharpline_")
     }
-    assert declared == {figure.name: figure.kind for figure in TABLE}
+    assert declared == {spec.name: spec.kind for spec in TABLE}
 
 
 def test_answered_picture_is_counted(picture_server, models_folder, numpy_backends, noise_png):
@@ -55,7 +55,7 @@ def test_answered_picture_is_counted(picture_server, models_folder, numpy_backen
     assert value("process_resident_memory_bytes") > 0
 
 
-def test_unknown_addresses_share_one_label(picture_server, models_folder, numpy_backends):
+def test_unknown_paths_share_one_label(picture_server, models_folder, numpy_backends):
     server = picture_server(models_folder, load_backend=numpy_backends)
     for address in ("/nothing", "/v1/else", "/wp-login.php"):
         server.client.get(address)
@@ -64,13 +64,13 @@ def test_unknown_addresses_share_one_label(picture_server, models_folder, numpy_
     assert value("sharpline_requests_total", labels) == 3
 
 
-def test_counters_of_a_wanted_model_begin_at_zero():
+def test_counters_of_a_desired_model_start_at_zero():
     metrics = Metrics()
-    Reporter(metrics, CostModel()).model_wanted("m")
+    Reporter(metrics, CostModel()).model_desired("m")
     assert metrics.registry.get_sample_value("sharpline_model_refusals_total", {"model": "m"}) == 0
 
 
-def test_memory_of_every_gpu_is_shown_and_none_without_one(monkeypatch):
+def test_memory_of_every_gpu_is_reported_and_none_without_one(monkeypatch):
     cuda = SimpleNamespace(
         is_initialized=lambda: True, device_count=lambda: 2, mem_get_info=lambda number: (30, 100)
     )

@@ -1,4 +1,4 @@
-"""Each figure rises with the damage it is named for, and barely with the others."""
+"""Each feature rises with the damage it measures."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,8 @@ def test_noise_is_near_its_deviation() -> None:
     flat = np.full((128, 128, 3), 128, np.uint8)
     one_channel = np.sqrt(0.299**2 + 0.587**2 + 0.114**2)  # luma of independent channels
     for deviation in (2.0, 5.0, 12.0):
-        found = measure(noisy(flat, deviation))["noise"]
-        assert found == pytest.approx(deviation * one_channel, rel=0.1)
+        noise = measure(noisy(flat, deviation))["noise"]
+        assert noise == pytest.approx(deviation * one_channel, rel=0.1)
 
 
 def test_noise_rises_on_a_photograph(photograph: Pixels) -> None:
@@ -72,19 +72,19 @@ def test_blockiness_is_found_at_any_phase(photograph: Pixels) -> None:
 
 
 @pytest.mark.parametrize("quality", [15, 40, 60, 85])
-def test_the_quality_of_a_jpeg_is_read_from_its_pixels(photograph: Pixels, quality: int) -> None:
+def test_jpeg_quality_is_estimated_from_the_pixels(photograph: Pixels, quality: int) -> None:
     damaged = compress(photograph, quality)
     assert examine(damaged)["jpeg_quality"] == pytest.approx(quality, abs=3)
     assert examine(damaged[3:, 5:])["jpeg_quality"] == pytest.approx(quality, abs=3)
 
 
-def test_no_quality_is_read_from_what_was_no_jpeg(photograph: Pixels) -> None:
+def test_pictures_without_jpeg_traces_have_quality_100(photograph: Pixels) -> None:
     assert examine(photograph)["jpeg_quality"] == 100
     assert examine(noisy(photograph, 10))["jpeg_quality"] == 100
     assert examine(np.zeros((64, 64, 3), np.uint8))["jpeg_quality"] == 100
 
 
-def test_the_noise_floor_knows_noise_from_texture(photograph: Pixels) -> None:
+def test_the_noise_floor_ignores_texture(photograph: Pixels) -> None:
     texture = photograph.copy()
     grain = np.random.default_rng(1).integers(0, 256, texture.shape, dtype=np.uint8)
     texture[: texture.shape[0] // 2] = grain[: texture.shape[0] // 2]
@@ -102,20 +102,20 @@ def test_a_flat_picture(level: int, brightness: float) -> None:
     )
 
 
-def test_sixteen_bits_measure_as_eight(photograph: Pixels) -> None:
+def test_16_bit_pictures_measure_as_8_bit(photograph: Pixels) -> None:
     assert measure(photograph.astype(np.uint16) * 257) == pytest.approx(
         measure(photograph), rel=1e-3
     )
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (2, 2), (9, 23), (CROP_SIDE + 40, 30)])
-def test_any_size_has_figures(size: tuple[int, int]) -> None:
+def test_every_feature_is_finite_at_any_size(size: tuple[int, int]) -> None:
     values = examine(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     assert set(values) == {*FEATURES, "jpeg_quality", "noise_floor"}
     assert all(np.isfinite(value) for value in values.values())
 
 
-def test_a_summary_holds_every_figure() -> None:
+def test_a_summary_has_every_feature() -> None:
     shades = (0, 128, 255)
     summary = summarise([measure(np.full((32, 32, 3), shade, np.uint8)) for shade in shades])
     assert set(summary) == set(FEATURES)

@@ -1,4 +1,4 @@
-"""`auto` takes the model that fits the input and says why; a better one need not be there."""
+"""`auto` selects the model that fits the input and states the reason."""
 
 import subprocess
 import sys
@@ -27,8 +27,8 @@ PROTOCOL = Protocol(dataset="held out", scale=4, channel="y", border=4)
 
 
 def model(name: str, degradation: str = "bicubic", **more) -> Candidate:
-    given = {"scale": 4, "task": "super-resolution", **more}
-    return Candidate(name=name, degradation=degradation, **given)
+    fields = {"scale": 4, "task": "super-resolution", **more}
+    return Candidate(name=name, degradation=degradation, **fields)
 
 
 BICUBIC = model("clean_x4")
@@ -47,7 +47,7 @@ ALL = (BICUBIC, JPEG, REAL)
         ({"blur": 0.6}, "real_x4"),
     ],
 )
-def test_the_specialist_for_what_is_found_is_taken(shown: dict, name: str) -> None:
+def test_the_model_trained_for_the_detected_damage_is_selected(shown: dict, name: str) -> None:
     for candidates in (ALL, ALL[::-1]):
         choice = select_model({**CLEAN, **shown}, SelectionRequest(), candidates)
         assert choice.model == name
@@ -55,63 +55,65 @@ def test_the_specialist_for_what_is_found_is_taken(shown: dict, name: str) -> No
         assert all(feature in choice.reason for feature in shown)
 
 
-def test_without_a_specialist_the_best_there_is_says_what_is_lacking() -> None:
+def test_the_reason_states_damage_that_no_model_is_trained_for() -> None:
     choice = select_model({**CLEAN, "noise_floor": 12.0}, SelectionRequest(), [BICUBIC, JPEG])
     assert choice.model == "clean_x4"
     assert "which was not trained for noisy input" in choice.reason
 
 
-def test_among_equals_the_better_on_one_protocol_is_taken() -> None:
+def test_of_equal_candidates_the_best_psnr_under_one_protocol_is_selected() -> None:
     worse = model("first_x4", psnr={PROTOCOL: 29.0})
     better = model("second_x4", psnr={PROTOCOL: 30.0})
     assert select_model(CLEAN, SelectionRequest(), [worse, better]).model == "second_x4"
-    # Figures of different protocols say nothing about each other: the first named is taken.
+    # PSNR of different protocols is not compared: the first named is selected.
     elsewhere = model("third_x4", psnr={replace(PROTOCOL, dataset="other"): 31.0})
     assert select_model(CLEAN, SelectionRequest(), [worse, elsewhere]).model == "first_x4"
     assert select_model(CLEAN, SelectionRequest(), [elsewhere, worse, better]).model == "second_x4"
 
 
-def test_the_deadline_leaves_out_the_slow_and_at_worst_takes_the_fastest() -> None:
+def test_the_deadline_excludes_slow_models_or_selects_the_fastest() -> None:
     slow = model("slow_x4", psnr={PROTOCOL: 31.0}, seconds_per_megapixel=100.0)
     fast = model("fast_x4", psnr={PROTOCOL: 30.0}, seconds_per_megapixel=10.0)
     measured = {**CLEAN, "megapixels": 1.0}
 
-    def taken(deadline_seconds: float | None) -> tuple[str, str]:
+    def selected(deadline_seconds: float | None) -> tuple[str, str]:
         choice = select_model(
             measured, SelectionRequest(deadline_seconds=deadline_seconds), [slow, fast]
         )
         return choice.model, choice.reason
 
-    assert taken(None)[0] == taken(100.0)[0] == "slow_x4"
-    name, reason = taken(20.0)
+    assert selected(None)[0] == selected(100.0)[0] == "slow_x4"
+    name, reason = selected(20.0)
     assert name == "fast_x4"
     assert "slow_x4 would take longer than 20 s" in reason
-    name, reason = taken(1.0)
+    name, reason = selected(1.0)
     assert name == "fast_x4"
     assert "fastest" in reason
 
 
-def test_an_unmeasured_model_is_not_held_to_be_slow() -> None:
+def test_an_unmeasured_model_passes_the_deadline() -> None:
     new = model("new_x4", psnr={PROTOCOL: 31.0})
     old = model("old_x4", psnr={PROTOCOL: 30.0}, seconds_per_megapixel=1.0)
     assert select_model(CLEAN, SelectionRequest(deadline_seconds=0.5), [new, old]).model == "new_x4"
 
 
 @pytest.mark.parametrize(
-    ("megapixels", "asked", "name"),
+    ("megapixels", "scale", "name"),
     [(0.1, None, "four"), (12.0, None, "two"), (12.0, 4, "four"), (0.1, 2, "two"), (0.1, 1, "one")],
 )
-def test_the_scale_is_as_asked_or_by_size(megapixels: float, asked: int | None, name: str) -> None:
+def test_the_scale_is_the_requested_or_by_size(
+    megapixels: float, scale: int | None, name: str
+) -> None:
     candidates = [
         model("one", "gaussian_noise", scale=1, task="denoise"),
         model("two", scale=2),
         model("four", scale=4),
     ]
     measured = {**CLEAN, "megapixels": megapixels}
-    assert select_model(measured, SelectionRequest(scale=asked), candidates).model == name
+    assert select_model(measured, SelectionRequest(scale=scale), candidates).model == name
 
 
-def test_what_nobody_does_is_refused_with_what_there_is() -> None:
+def test_a_request_without_a_model_is_refused_with_the_candidates() -> None:
     with pytest.raises(NoModelFits, match=r"of scale 3.*clean_x4 \(x4, super-resolution\)"):
         select_model(CLEAN, SelectionRequest(scale=3), ALL)
     with pytest.raises(NoModelFits, match=r"deblur.*real_x4"):
@@ -127,18 +129,18 @@ def test_a_bundle_is_a_candidate(tiny_bundle) -> None:
     assert select_model(CLEAN, SelectionRequest(), [candidate]).model == "compact_x2"
 
 
-def test_every_degradation_says_what_it_teaches() -> None:
+def test_every_degradation_states_the_damages_it_trains_for() -> None:
     assert set(TRAINED_FOR) == set(KINDS)
-    damages = {sign.damage for sign in DEGRADATION_RULES}
+    damages = {rule.damage for rule in DEGRADATION_RULES}
     assert frozenset().union(*TRAINED_FOR.values()) == damages
 
 
-def test_the_documentation_shows_the_tables_as_they_are() -> None:
+def test_the_documentation_contains_the_rule_tables() -> None:
     page = Path(__file__).parents[3] / "docs" / "evaluation.md"
     assert rule_tables() in page.read_text()
 
 
-def test_a_photograph_shows_what_was_done_to_it() -> None:
+def test_the_damage_of_a_photograph_selects_the_model() -> None:
     skimage = pytest.importorskip("skimage.data")
     from superres.image.resize import imresize
 
@@ -154,7 +156,7 @@ def test_a_photograph_shows_what_was_done_to_it() -> None:
         assert select_model(examine(pixels), SelectionRequest(scale=4), ALL).model == name
 
 
-def test_choosing_needs_no_torch() -> None:
+def test_model_selection_imports_no_torch() -> None:
     code = (
         "import sys, superres.analysis.model_selection, superres.analysis.degradation_features\n"
         "sys.exit('torch' in sys.modules)"

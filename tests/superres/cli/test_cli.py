@@ -1,4 +1,4 @@
-"""`sharpline evaluate` and `sharpline enhance` as a person runs them."""
+"""The commands `sharpline evaluate` and `sharpline enhance`."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_evaluate_prints_figures_with_their_protocol(
+def test_evaluate_prints_scores_with_their_protocol(
     tiny_bundle, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tiny_bundle()
@@ -82,7 +82,7 @@ def test_enhance_keeps_names_and_formats(
     assert sorted(path.name for path in out.iterdir()) == ["one.png", "two.jpg"]
     assert len(result["written"]) == 2
     assert (read(out / "one.png").width, read(out / "one.png").height) == (60, 80)
-    assert run(arguments) == 1, "answers that are there already are not replaced unasked"
+    assert run(arguments) == 1, "existing outputs are not replaced by default"
     assert "--overwrite" in capsys.readouterr().err
     assert run([*arguments, "--overwrite", "--format", "webp"]) == 0
     assert (out / "one.webp").exists()
@@ -96,9 +96,9 @@ def test_one_bad_picture_does_not_stop_the_others(
     (pictures / "clear.jpg").write_bytes(encode(alpha, "png"))
     out = tmp_path / "out"
     assert run(["enhance", str(pictures), "-o", str(out), "--model", str(tiny_bundle().root)]) == 1
-    said = capsys.readouterr().err
-    assert "broken.png" in said
-    assert "transparency" in said
+    stderr = capsys.readouterr().err
+    assert "broken.png" in stderr
+    assert "transparency" in stderr
     assert sorted(path.name for path in out.iterdir()) == ["one.png", "two.jpg"]
 
 
@@ -113,7 +113,7 @@ def test_one_bad_picture_does_not_stop_the_others(
         (["IN", "--quality", "0"], "1 to 100"),
     ],
 )
-def test_wrong_words_are_told_before_any_work(
+def test_wrong_arguments_are_refused_before_any_work(
     arguments: list[str],
     reason: str,
     pictures: Path,
@@ -123,11 +123,13 @@ def test_wrong_words_are_told_before_any_work(
 ) -> None:
     (tmp_path / "empty").mkdir()
     write(tmp_path / "in2" / "one.png", random_picture(8, 8))
-    places = {"IN2": tmp_path / "in2", "IN": pictures, "EMPTY": tmp_path / "empty"}
-    arguments = [str(places[word]) if word in places else word for word in arguments]
+    folders = {"IN2": tmp_path / "in2", "IN": pictures, "EMPTY": tmp_path / "empty"}
     arguments = [
-        word.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/")
-        for word in arguments
+        str(folders[argument]) if argument in folders else argument for argument in arguments
+    ]
+    arguments = [
+        argument.replace("IN2/", f"{tmp_path}/in2/").replace("IN/", f"{pictures}/")
+        for argument in arguments
     ]
     model = [] if "--model" in arguments else ["--model", str(tiny_bundle().root)]
     assert run(["enhance", *arguments, "-o", str(tmp_path / "out"), *model]) in (1, 2)
@@ -135,13 +137,13 @@ def test_wrong_words_are_told_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_an_input_is_never_overwritten_by_its_answer(
+def test_an_input_is_never_overwritten_by_its_output(
     pictures: Path, tiny_bundle, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (pictures / "one.png").read_bytes()
     model = str(tiny_bundle().root)
     arguments = ["enhance", str(pictures), "-o", str(pictures), "--model", model, "--overwrite"]
     assert run(arguments) == 1
-    assert "its own answer" in capsys.readouterr().err
+    assert "its own output" in capsys.readouterr().err
     assert (pictures / "one.png").read_bytes() == before
     assert decode(before).width == 30

@@ -1,4 +1,4 @@
-"""`sharpline enhance --model auto`: each picture by the model that fits it."""
+"""`sharpline enhance --model auto` selects a model for each picture."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def models(tiny_bundle, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A clean picture, and the same after JPEG, both stored without loss."""
+    """A clean picture, and the same after JPEG, both stored losslessly."""
     skimage = pytest.importorskip("skimage.data")
     clean = imresize(skimage.astronaut(), scale=0.25)[:96, :96]
     write(tmp_path / "in/clean.png", Picture(rgb_hwc=clean))
@@ -41,7 +41,7 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def test_each_picture_gets_the_model_that_fits_it(
+def test_a_model_is_selected_for_each_picture(
     models: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
@@ -57,18 +57,18 @@ def test_each_picture_gets_the_model_that_fits_it(
     ]
     arguments += ["--backend", "torch", "--overwrite"]
     assert run([*arguments, "--scale", "2", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert {Path(each["picture"]).stem: each["model"] for each in found["chosen"]} == {
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {Path(each["picture"]).stem: each["model"] for each in result["chosen"]} == {
         "clean": "clean_x2",
         "jpeg": "jpeg_x2",
     }
-    assert found["model"] == "auto"
+    assert result["model"] == "auto"
     assert read(out / "clean.png").width == 192
-    # Without a scale small pictures grow four times, by the one model that does that.
+    # The default scale of small pictures is 4, which one model has.
     assert run([*arguments, "--deadline", "60"]) == 0
-    said = capsys.readouterr().out
-    assert "clean_x4" in said
-    assert "which was not trained for compressed input" in said
+    stdout = capsys.readouterr().out
+    assert "clean_x4" in stdout
+    assert "which was not trained for compressed input" in stdout
     assert read(out / "jpeg.png").width == 384
 
 
@@ -78,11 +78,11 @@ def test_each_picture_gets_the_model_that_fits_it(
         (["--model", "auto", "--scale", "3"], "no model of scale 3"),
         (["--model", "auto", "--deadline", "0"], "above 0"),
         (["--model", "MODELS/clean_x2", "--deadline", "3"], "--model auto"),
-        (["--model", "MODELS/clean_x2", "--scale", "4"], "enlarges 2 times, not 4"),
+        (["--model", "MODELS/clean_x2", "--scale", "4"], "has scale 2, not 4"),
         (["--model", "auto", "--models", "IN"], "no model bundles"),
     ],
 )
-def test_wrong_words_are_told(
+def test_wrong_arguments_are_refused(
     arguments: list[str],
     reason: str,
     models: Path,
@@ -91,7 +91,8 @@ def test_wrong_words_are_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     arguments = [
-        word.replace("MODELS", str(models)).replace("IN", str(pictures)) for word in arguments
+        argument.replace("MODELS", str(models)).replace("IN", str(pictures))
+        for argument in arguments
     ]
     folder = [] if "--models" in arguments else ["--models", str(models)]
     command = ["enhance", str(pictures), "-o", str(tmp_path / "out"), "--backend", "torch"]
@@ -100,7 +101,7 @@ def test_wrong_words_are_told(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_deadline_is_held_by_what_models_take_here(tiny_bundle) -> None:
+def test_a_deadline_selects_by_measured_speed(tiny_bundle) -> None:
     """The better model takes a second a tile, the other a hundredth."""
     bundles = [tiny_bundle(name="fine"), tiny_bundle(name="fast")]
     now = [0.0]
@@ -118,12 +119,12 @@ def test_a_deadline_is_held_by_what_models_take_here(tiny_bundle) -> None:
 
     picture = Picture(rgb_hwc=np.full((96, 96, 3), 90, np.uint8))
 
-    def taken(deadline_seconds: float | None) -> str:
-        wanted = SelectionRequest(deadline_seconds=deadline_seconds)
-        return AutoSelector(bundles, wanted, load, lambda: now[0]).choice(picture).model
+    def selected(deadline_seconds: float | None) -> str:
+        request = SelectionRequest(deadline_seconds=deadline_seconds)
+        return AutoSelector(bundles, request, load, lambda: now[0]).choice(picture).model
 
-    assert taken(None) == "fine"
-    assert loaded == [], "without a deadline nothing is loaded before it is chosen"
-    assert taken(1000.0) == "fine"
-    assert taken(2.0) == "fast"
+    assert selected(None) == "fine"
+    assert loaded == [], "without a deadline no model is loaded before the selection"
+    assert selected(1000.0) == "fine"
+    assert selected(2.0) == "fast"
     assert loaded == ["fine", "fast"] * 2

@@ -1,11 +1,11 @@
-"""What a long transfer shows: a bar to a person at a terminal, sparse lines to a log."""
+"""Progress of a transfer: a bar on a terminal, sparse lines in a log."""
 
 import sys
 
 import pytest
 
 from superres.common import console
-from superres.common.console import counting, in_units
+from superres.common.console import format_bytes, track_bytes
 
 
 @pytest.mark.parametrize(
@@ -18,16 +18,16 @@ from superres.common.console import counting, in_units
         (3.5e15, "3500 TB"),
     ],
 )
-def test_bytes_are_said_in_three_digits(size: int, text: str) -> None:
-    assert in_units(size) == text
+def test_bytes_are_formatted_with_three_digits(size: int, text: str) -> None:
+    assert format_bytes(size) == text
 
 
-def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
+def test_a_log_gets_sparse_lines_and_one_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter([0.0, 1.0, 11.0, 12.0, 13.0])
     monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
-    with counting("fetching a.zip", 5000, 1000) as count:
+    with track_bytes("fetching a.zip", 5000, 1000) as count:
         for _ in range(4):
             count(1000)
     assert capsys.readouterr().err.splitlines() == [
@@ -36,10 +36,10 @@ def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(
     ]
 
 
-def test_a_terminal_gets_a_bar(
+def test_a_terminal_gets_a_progress_bar(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with counting("fetching a.zip", 5000, 1000) as count:
+    with track_bytes("fetching a.zip", 5000, 1000) as count:
         count(4000)
     assert "5.0/5.0 kB" in capsys.readouterr().err

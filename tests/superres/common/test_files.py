@@ -1,4 +1,4 @@
-"""Files and folders are whole or absent; locks keep others out and end with their holder."""
+"""Files and folders are written atomically; locks are exclusive and end with their process."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from superres.common.errors import SharplineError
 from superres.common.files import file_lock, sha256_bytes, sha256_file, staged_folder, write_json
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
     path.with_name("folder").mkdir()
@@ -24,7 +24,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     assert sha256_file(path) == sha256_bytes(path.read_bytes())
 
 
-def test_a_folder_appears_whole_replaces_the_old_or_not_at_all(tmp_path: Path) -> None:
+def test_a_folder_is_replaced_atomically(tmp_path: Path) -> None:
     final = tmp_path / "final"
     for text in ("first", "second"):
         with staged_folder(final) as staging:
@@ -71,7 +71,7 @@ def test_threads_and_state_come_from_the_environment(
     assert cpu_threads() >= 1
 
 
-def test_progress_is_said_in_lines_where_there_is_no_terminal(
+def test_progress_is_logged_in_lines_without_a_terminal(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert list(console.track([1, 2], "counting")) == [1, 2]

@@ -1,4 +1,4 @@
-"""What is written is what is read; what is broken says so."""
+"""Manifests and descriptions round-trip; broken ones are refused."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def row(name: str) -> ManifestRow:
     )
 
 
-def test_rows_come_back_in_their_order(tmp_path: Path) -> None:
+def test_rows_round_trip_in_order(tmp_path: Path) -> None:
     rows = [row("b"), row("a")]
     write_manifest(tmp_path / MANIFEST_NAME, rows)
     assert read_manifest(tmp_path / MANIFEST_NAME) == rows
@@ -71,12 +71,12 @@ def test_a_row_has_the_schemas_columns() -> None:
     assert list(row("a").as_dict()) == SCHEMA.names
 
 
-def test_a_description_comes_back(tmp_path: Path) -> None:
+def test_a_description_round_trips(tmp_path: Path) -> None:
     write_info(tmp_path, INFO)
     assert read_info(tmp_path) == INFO
 
 
-def test_a_folder_that_is_no_dataset_is_refused_with_the_remedy(tmp_path: Path) -> None:
+def test_a_folder_without_dataset_json_is_refused_with_instructions(tmp_path: Path) -> None:
     with pytest.raises(SharplineError, match="sharpline data build"):
         read_info(tmp_path)
 

@@ -14,8 +14,8 @@ from superres.degrade import JPEG_QUALITIES, KINDS, degrade
 from superres.degrade.steps import apply_to_picture
 from superres.image.resize import imresize
 
-# First 16 hex digits of the sha256 of the pixels, and the quality, at seed 20 + scale. Datasets are
-# named and models trained by these bytes: a change here is a change of every dataset's content.
+# First 16 hex digits of the sha256 of the pixels, and the quality, at seed 20 + scale. Dataset ids
+# and trained models depend on these bytes: a change here changes the content of every dataset.
 PINNED = {
     2: ("5dcffcdae5b261e9", "52978f44047a1981", 53),
     3: ("26976ea32ed64530", "c26cf20d146c6d22", 31),
@@ -32,7 +32,7 @@ def hr_hwc_u8() -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", PINNED)
-def test_the_first_kinds_give_the_bytes_that_they_always_gave(scale: int) -> None:
+def test_bicubic_kinds_give_the_pinned_bytes(scale: int) -> None:
     rows, columns = np.mgrid[:96, :144]
     planes = (
         (rows * 3 + columns * 5) // 4 % 256,
@@ -45,21 +45,21 @@ def test_the_first_kinds_give_the_bytes_that_they_always_gave(scale: int) -> Non
         ("bicubic", bicubic, {}),
         ("bicubic_jpeg", compressed, {"jpeg_quality": quality}),
     ):
-        made = degrade(hr_hwc_u8, kind=kind, scale=scale, seed=20 + scale)
-        assert hashlib.sha256(made.lr_hwc_u8.tobytes()).hexdigest()[:16] == digest
-        assert made.parameters == parameters
-        assert made.damage_hw_u8 is None
+        degraded = degrade(hr_hwc_u8, kind=kind, scale=scale, seed=20 + scale)
+        assert hashlib.sha256(degraded.lr_hwc_u8.tobytes()).hexdigest()[:16] == digest
+        assert degraded.parameters == parameters
+        assert degraded.damage_hw_u8 is None
 
 
 def test_bicubic_is_the_resampler_alone(hr_hwc_u8: np.ndarray) -> None:
     for scale in (2, 3, 4, 8):
-        made = degrade(hr_hwc_u8, kind="bicubic", scale=scale, seed=1)
-        assert_array_equal(made.lr_hwc_u8, imresize(hr_hwc_u8, scale=1 / scale))
-        assert made.parameters == {}
+        degraded = degrade(hr_hwc_u8, kind="bicubic", scale=scale, seed=1)
+        assert_array_equal(degraded.lr_hwc_u8, imresize(hr_hwc_u8, scale=1 / scale))
+        assert degraded.parameters == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_seed_decides_everything(kind: str, hr_hwc_u8: np.ndarray) -> None:
+def test_a_seed_determines_the_result(kind: str, hr_hwc_u8: np.ndarray) -> None:
     first = degrade(hr_hwc_u8, kind=kind, scale=2, seed=3)
     again = degrade(hr_hwc_u8, kind=kind, scale=2, seed=3)
     assert_array_equal(first.lr_hwc_u8, again.lr_hwc_u8)
@@ -72,17 +72,17 @@ def test_a_seed_decides_everything(kind: str, hr_hwc_u8: np.ndarray) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("scale", [1, 3, 4, 8])
-def test_every_kind_holds_at_every_scale(kind: str, scale: int, hr_hwc_u8: np.ndarray) -> None:
+def test_every_kind_works_at_every_scale(kind: str, scale: int, hr_hwc_u8: np.ndarray) -> None:
     for seed in range(3):
-        made = degrade(hr_hwc_u8, kind=kind, scale=scale, seed=seed)
-        assert made.lr_hwc_u8.shape == (96 // scale, 120 // scale, 3)
-        assert made.lr_hwc_u8.dtype == np.uint8
-        assert json.loads(json.dumps(made.parameters)) == made.parameters
+        degraded = degrade(hr_hwc_u8, kind=kind, scale=scale, seed=seed)
+        assert degraded.lr_hwc_u8.shape == (96 // scale, 120 // scale, 3)
+        assert degraded.lr_hwc_u8.dtype == np.uint8
+        assert json.loads(json.dumps(degraded.parameters)) == degraded.parameters
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_picture_stays_in_its_place(kind: str) -> None:
-    """Two halves of two colours: whatever the damage, each half keeps the colour that it had."""
+def test_the_picture_is_not_shifted(kind: str) -> None:
+    """A picture of two colours: each half keeps its colour under every degradation."""
     # Textured, because shot noise grows where a picture has few distinct values.
     hr_hwc_u8 = np.random.default_rng(0).integers(-30, 31, (96, 192, 3))
     hr_hwc_u8[:, :96] += (60, 90, 130)
@@ -101,10 +101,10 @@ def test_jpeg_qualities_cover_their_range_and_leave_damage(hr_hwc_u8: np.ndarray
     clean = degrade(hr_hwc_u8, kind="bicubic", scale=2, seed=0).lr_hwc_u8
     qualities = set()
     for seed in range(60):
-        made = degrade(hr_hwc_u8, kind="bicubic_jpeg", scale=2, seed=seed)
-        qualities.add(made.parameters["jpeg_quality"])
-        assert made.lr_hwc_u8.shape == clean.shape
-        assert 0 < np.abs(made.lr_hwc_u8.astype(int) - clean).mean() < 15
+        degraded = degrade(hr_hwc_u8, kind="bicubic_jpeg", scale=2, seed=seed)
+        qualities.add(degraded.parameters["jpeg_quality"])
+        assert degraded.lr_hwc_u8.shape == clean.shape
+        assert 0 < np.abs(degraded.lr_hwc_u8.astype(int) - clean).mean() < 15
     assert JPEG_QUALITIES[0] <= min(qualities) < 36
     assert 54 < max(qualities) <= JPEG_QUALITIES[1]
 
@@ -119,11 +119,11 @@ def test_sides_must_fit_the_scale(hr_hwc_u8: np.ndarray) -> None:
         degrade(hr_hwc_u8[:95], kind="bicubic", scale=4, seed=0)
 
 
-def test_no_step_leaves_a_picture_as_it_is(hr_hwc_u8: np.ndarray) -> None:
+def test_an_empty_step_sequence_changes_nothing(hr_hwc_u8: np.ndarray) -> None:
     assert_array_equal(apply_to_picture(hr_hwc_u8, []), hr_hwc_u8)
 
 
-def test_degrading_needs_neither_torch_nor_scipy_nor_opencv() -> None:
+def test_degrading_imports_neither_torch_nor_scipy_nor_opencv() -> None:
     script = """
 import sys
 import numpy as np

@@ -1,4 +1,4 @@
-"""Kernels equal basicsr's and scipy's; lenses and shaking hands obey their physics."""
+"""Kernels equal basicsr's and scipy's; defocus and camera shake have the right shapes."""
 
 from math import pi
 from types import ModuleType
@@ -37,22 +37,22 @@ def reference() -> ModuleType:
 @pytest.mark.parametrize("size", [7, 13, 21])
 @pytest.mark.parametrize(("sigma_x", "sigma_y", "rotation"), SHAPES)
 def test_kernels_equal_basicsrs(reference, size, sigma_x, sigma_y, rotation) -> None:
-    numbers = {"size": size, "sigma_x": sigma_x, "sigma_y": sigma_y, "rotation": rotation}
-    place = (size, sigma_x, sigma_y, rotation)
+    parameters = {"size": size, "sigma_x": sigma_x, "sigma_y": sigma_y, "rotation": rotation}
+    arguments = (size, sigma_x, sigma_y, rotation)
     assert_allclose(
-        Gaussian(**numbers).weights(),
-        reference.bivariate_Gaussian(*place, isotropic=False),
+        Gaussian(**parameters).weights(),
+        reference.bivariate_Gaussian(*arguments, isotropic=False),
         atol=1e-12,
     )
     for shape in (0.5, 1.0, 3.7):
         assert_allclose(
-            Generalized(**numbers, shape=shape).weights(),
-            reference.bivariate_generalized_Gaussian(*place, shape, isotropic=False),
+            Generalized(**parameters, shape=shape).weights(),
+            reference.bivariate_generalized_Gaussian(*arguments, shape, isotropic=False),
             atol=1e-12,
         )
         assert_allclose(
-            Plateau(**numbers, shape=shape).weights(),
-            reference.bivariate_plateau(*place, shape, isotropic=False),
+            Plateau(**parameters, shape=shape).weights(),
+            reference.bivariate_plateau(*arguments, shape, isotropic=False),
             atol=1e-12,
         )
 
@@ -73,14 +73,14 @@ def test_bessel_equals_scipys() -> None:
 
 
 @given(st.integers(0, 2**31))
-def test_every_drawn_kernel_keeps_the_light(seed: int) -> None:
+def test_every_drawn_kernel_sums_to_one(seed: int) -> None:
     weights = draw_kernel(np.random.default_rng(seed), FIRST.sigmas).weights()
     assert weights.shape[0] == weights.shape[1]
     assert 7 <= len(weights) <= 21
     assert abs(weights.sum() - 1) < 1e-9
 
 
-def test_a_sinc_without_cutoff_changes_nothing() -> None:
+def test_a_sinc_with_cutoff_0_is_the_identity() -> None:
     assert Sinc(size=9, cutoff=0).weights()[4, 4] == 1 == Sinc(size=9, cutoff=0).weights().sum()
 
 
@@ -93,7 +93,7 @@ def test_defocus_is_a_disc_of_its_radius() -> None:
     assert_allclose(weights, weights.T, atol=1e-12)
 
 
-def test_a_pan_is_a_straight_line_and_a_trembling_hand_is_none() -> None:
+def test_a_pan_is_a_straight_line_and_a_shake_is_not() -> None:
     def narrowness(unrest: float) -> float:
         return float(
             np.mean(
@@ -109,7 +109,7 @@ def test_a_pan_is_a_straight_line_and_a_trembling_hand_is_none() -> None:
 
 
 @given(st.floats(2, 40), st.floats(0, 1), st.integers(0, 999))
-def test_the_way_of_a_shake_is_as_long_as_it_says(length: float, unrest: float, seed: int) -> None:
+def test_a_shake_kernel_is_bounded_by_its_length(length: float, unrest: float, seed: int) -> None:
     weights = Motion(length=length, unrest=unrest, seed=seed).weights()
     assert len(weights) % 2 == 1
     assert abs(weights.sum() - 1) < 1e-9
@@ -141,7 +141,7 @@ def test_a_picture_smaller_than_its_kernel_is_filtered_too() -> None:
 
 
 def _axes_ratio(weights: np.ndarray) -> float:
-    """The short axis of a kernel's light over its long one."""
+    """The short axis of a kernel's weight distribution over its long one."""
     rows, columns = np.indices(weights.shape)
     spread = np.cov(np.stack((rows.ravel(), columns.ravel())), aweights=weights.ravel())
     short, long = np.sqrt(np.linalg.eigvalsh(spread))

@@ -1,4 +1,4 @@
-"""A mix is written by weights, read strictly, and dealt by seed."""
+"""A mix is parsed strictly, and its kinds are drawn by weight from the seed."""
 
 from collections import Counter
 
@@ -13,13 +13,13 @@ from superres.degrade import degrade, parse
 WRITTEN = "{real_esrgan: 0.7, bicubic_jpeg: 0.2, bicubic: 0.1}"
 
 
-def test_text_and_a_recipes_mapping_are_one_mix() -> None:
+def test_text_and_mapping_parse_to_the_same_mix() -> None:
     assert parse(WRITTEN) == parse(yaml.safe_load(WRITTEN))
     assert parse(parse(WRITTEN).text) == parse(WRITTEN)
     assert parse("{bicubic: 0.1,bicubic_jpeg: .2, real_esrgan: 0.70}").text == parse(WRITTEN).text
 
 
-def test_one_kind_is_spelled_by_its_name() -> None:
+def test_a_single_kind_is_written_as_its_name() -> None:
     assert parse("bicubic").text == "bicubic"
     assert parse({"bicubic": 3}).text == "bicubic"
 
@@ -28,29 +28,29 @@ def test_one_kind_is_spelled_by_its_name() -> None:
     ("written", "message"),
     [
         ("{real_esrgan: 0.7, blurry: 0.3}", "no degradation 'blurry'"),
-        ("{bicubic: 0.5, bicubic: 0.5}", "'bicubic' stands twice"),
+        ("{bicubic: 0.5, bicubic: 0.5}", "'bicubic' is repeated"),
         ("{bicubic: 0}", "'bicubic' has the weight 0.0"),
         ("{bicubic: -1, jpeg: 2}", "'bicubic' has the weight -1.0"),
         ("{bicubic: nan, jpeg: 2}", "'bicubic' has the weight nan"),
         ("{bicubic: much, jpeg: 2}", "'bicubic' has the weight 'much'"),
         ("{bicubic, jpeg: 2}", "'bicubic' has the weight ''"),
-        ("{}", "a mix of no degradation"),
+        ("{}", "an empty mix"),
         ("{bicubic: 1", "no closing brace"),
         ({"bicubic": True, "jpeg": 1}, "'bicubic' has the weight True"),
         ({"bicubic": "1", "jpeg": 1}, "'bicubic' has the weight '1'"),
         ("", "no degradation ''"),
     ],
 )
-def test_what_is_not_a_mix_is_named(written: str, message: str) -> None:
+def test_an_invalid_mix_is_refused_by_name(written: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(written)
 
 
-def test_kinds_are_dealt_by_their_weights() -> None:
+def test_kinds_are_drawn_by_their_weights() -> None:
     mix = parse(WRITTEN)
-    dealt = Counter(mix.choose(seed) for seed in range(3000))
+    drawn = Counter(mix.choose(seed) for seed in range(3000))
     for kind, weight in mix.weights:
-        assert abs(dealt[kind] / 3000 - weight) < 0.03
+        assert abs(drawn[kind] / 3000 - weight) < 0.03
     assert all(mix.choose(seed) == parse(mix.text).choose(seed) for seed in range(50))
 
 
@@ -59,7 +59,7 @@ def test_weights_need_not_sum_to_one() -> None:
     assert [mix.choose(seed) for seed in range(99)] == [tenfold.choose(seed) for seed in range(99)]
 
 
-def test_a_dealt_kind_does_what_it_does_alone() -> None:
+def test_a_drawn_kind_gives_the_same_as_alone() -> None:
     hr_hwc_u8 = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     kinds = set()
     for seed in range(12):

@@ -1,4 +1,4 @@
-"""One row of steps gives one picture in numpy and in torch, of the noise that it states."""
+"""A step sequence gives the same picture in numpy and in torch; noise has the stated strength."""
 
 from dataclasses import replace
 
@@ -44,48 +44,48 @@ def batch_bchw() -> np.ndarray:
     return (np.round(batch * 255) / 255).astype(np.float32)
 
 
-def on_torch(batch_bchw: np.ndarray, rows: list[list[Step]]) -> np.ndarray:
-    made = apply(torch.asarray(batch_bchw), rows)
-    assert isinstance(made, torch.Tensor)
-    assert made.dtype == torch.float32
-    return made.numpy()
+def run_on_torch(batch_bchw: np.ndarray, rows: list[list[Step]]) -> np.ndarray:
+    output = apply(torch.asarray(batch_bchw), rows)
+    assert isinstance(output, torch.Tensor)
+    assert output.dtype == torch.float32
+    return output.numpy()
 
 
 @pytest.mark.parametrize("step", SINGLE_STEPS, ids=lambda step: type(step).__name__)
 def test_each_step_is_the_same_in_numpy_and_torch(step: Step, batch_bchw: np.ndarray) -> None:
     rows = [[step], [step]]
-    here, there = apply(batch_bchw, rows), on_torch(batch_bchw, rows)
-    assert here.dtype == np.float32
-    assert np.abs(here - there).max() <= BOUND
+    numpy_result, torch_result = apply(batch_bchw, rows), run_on_torch(batch_bchw, rows)
+    assert numpy_result.dtype == np.float32
+    assert np.abs(numpy_result - torch_result).max() <= BOUND
 
 
 @pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
 def test_jpeg_is_the_same_in_numpy_and_torch(subsampling, batch_bchw: np.ndarray) -> None:
     rows = [[Jpeg(quality=quality, subsampling=subsampling)] for quality in (25, 80)]
-    assert np.mean(apply(batch_bchw, rows) != on_torch(batch_bchw, rows)) < 0.002
+    assert np.mean(apply(batch_bchw, rows) != run_on_torch(batch_bchw, rows)) < 0.002
 
 
-def levels_apart(draw, batch_bchw: np.ndarray, device: str) -> np.ndarray:
-    """How far torch is from numpy after whole rows, (32, values) in 8-bit levels."""
-    apart = []
+def level_differences(draw, batch_bchw: np.ndarray, device: str) -> np.ndarray:
+    """Differences of torch and numpy after whole sequences, (32, values) in 8-bit levels."""
+    differences = []
     for shared_seed in range(16):
         rows = draw((64, 80), 2, [2 * shared_seed, 2 * shared_seed + 1], shared_seed)
-        there = apply(torch.asarray(batch_bchw, device=device), rows).cpu().numpy()
-        apart.append(np.abs(apply(batch_bchw, rows) - there).reshape(2, -1) * 255)
-    return np.concatenate(apart)
+        torch_result = apply(torch.asarray(batch_bchw, device=device), rows).cpu().numpy()
+        differences.append(np.abs(apply(batch_bchw, rows) - torch_result).reshape(2, -1) * 255)
+    return np.concatenate(differences)
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_whole_rows_are_the_same_in_numpy_and_torch(draw, batch_bchw: np.ndarray) -> None:
-    """But for a picture here and there, in which a last bit tipped a rounding before JPEG."""
-    apart = levels_apart(draw, batch_bchw, "cpu")
-    assert np.mean(apart > 0.5) < 0.01
-    assert apart.mean() < 0.02
-    assert np.mean((apart > 0.5).any(axis=1)) < 0.15
+def test_step_sequences_are_the_same_in_numpy_and_torch(draw, batch_bchw: np.ndarray) -> None:
+    """Except for a few pictures, in which a last bit changed a rounding before JPEG."""
+    differences = level_differences(draw, batch_bchw, "cpu")
+    assert np.mean(differences > 0.5) < 0.01
+    assert differences.mean() < 0.02
+    assert np.mean((differences > 0.5).any(axis=1)) < 0.15
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-def test_a_batch_is_its_pictures_one_by_one(draw, batch_bchw: np.ndarray) -> None:
+def test_a_batch_equals_its_pictures_run_alone(draw, batch_bchw: np.ndarray) -> None:
     for shared_seed in range(4):
         rows = draw((64, 80), 4, [5, 6], shared_seed)
         together = apply(batch_bchw, rows)
@@ -96,19 +96,19 @@ def test_a_batch_is_its_pictures_one_by_one(draw, batch_bchw: np.ndarray) -> Non
         assert rows[0] != rows[1]
 
 
-def test_rows_of_two_forms_are_no_batch(batch_bchw: np.ndarray) -> None:
+def test_sequences_of_different_structure_are_refused(batch_bchw: np.ndarray) -> None:
     with pytest.raises(ValueError, match="same kinds of step"):
         apply(batch_bchw, [[Jpeg(quality=50)], [SINGLE_STEPS[0]]])
-    with pytest.raises(ValueError, match="resized alike"):
+    with pytest.raises(ValueError, match="same size and mode"):
         apply(batch_bchw, [[SINGLE_STEPS[2]], [SINGLE_STEPS[3]]])
-    with pytest.raises(ValueError, match="subsampled alike"):
+    with pytest.raises(ValueError, match="same subsampling"):
         apply(batch_bchw, [[Jpeg(quality=50)], [Jpeg(quality=50, subsampling="4:4:4")]])
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("draw", DRAWS)
-def test_whole_rows_are_the_same_on_a_gpu(draw, batch_bchw: np.ndarray) -> None:
-    assert np.mean(levels_apart(draw, batch_bchw, "cuda") > 0.5) < 0.02
+def test_step_sequences_are_the_same_on_a_gpu(draw, batch_bchw: np.ndarray) -> None:
+    assert np.mean(level_differences(draw, batch_bchw, "cuda") > 0.5) < 0.02
 
 
 @pytest.mark.parametrize("mode", ["area", "bilinear", "bicubic"])
@@ -119,23 +119,23 @@ def test_resizing_equals_torchs_interpolate(mode, size, batch_bchw: np.ndarray) 
     assert_allclose(resized(batch_bchw, size, mode), expected.numpy(), atol=3e-6)
 
 
-def test_decimation_after_its_blur_keeps_the_picture_in_place() -> None:
-    """BSRGAN's other way to shrink: every n-th sample, the blur shifted to make up for it."""
+def test_decimation_after_the_shifted_blur_does_not_shift_the_picture() -> None:
+    """BSRGAN's decimation takes every n-th sample; the kernel's shift corrects the position."""
     ramp = np.broadcast_to(np.arange(64) / 64, (1, 3, 64, 64)).astype(np.float64)
     kernel = Gaussian(size=25, sigma_x=1.0, sigma_y=1.0, shift=0.5)
-    made = apply(ramp, [[Blur(kernel=kernel), Resize(height=32, width=32, mode="nearest")]])
+    output = apply(ramp, [[Blur(kernel=kernel), Resize(height=32, width=32, mode="nearest")]])
     inside = slice(8, -8)
-    assert_allclose(made[0, 0, 16, inside], ((np.arange(32) * 2 + 0.5) / 64)[inside], atol=1e-6)
+    assert_allclose(output[0, 0, 16, inside], ((np.arange(32) * 2 + 0.5) / 64)[inside], atol=1e-6)
 
 
 def test_noise_fields_have_the_same_bits_and_are_normal_and_independent() -> None:
     single, double = torch.zeros(1, dtype=torch.float32), np.zeros(1)
-    for here, there in zip(
+    for numpy_result, torch_result in zip(
         uniforms((50, 60), [1, 2], np.zeros(1, np.float32)),
         uniforms((50, 60), [1, 2], single),
         strict=True,
     ):
-        assert_array_equal(here, there.numpy())
+        assert_array_equal(numpy_result, torch_result.numpy())
     field = normals((300, 301), [7, 8], double)
     assert abs(field.mean()) < 0.01
     assert abs(field.std() - 1) < 0.01
@@ -145,7 +145,7 @@ def test_noise_fields_have_the_same_bits_and_are_normal_and_independent() -> Non
 
 
 @pytest.mark.parametrize("mean", [0.05, 1.0, 3.9, 4.1, 30.0, 250.0])
-def test_poisson_counts_have_the_moments_of_poissons_law(mean: float) -> None:
+def test_poisson_counts_have_the_moments_of_the_poisson_distribution(mean: float) -> None:
     shape, like = (400, 500), np.zeros(1)
     means = np.full((1, *shape), mean)
     counts = poisson_counts(means, normals(shape, [3], like), uniforms(shape, [4], like)[0])
@@ -157,7 +157,7 @@ def test_poisson_counts_have_the_moments_of_poissons_law(mean: float) -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_noise_is_as_strong_as_basicsrs(grey: bool) -> None:
+def test_noise_equals_basicsrs_in_strength_and_correlation(grey: bool) -> None:
     load_basicsr()
     from basicsr.data import degradations
 
@@ -188,12 +188,12 @@ def test_noise_is_as_strong_as_basicsrs(grey: bool) -> None:
         assert (np.abs(noise[..., 0] - noise[..., 2]).max() < 1e-6) == grey
 
 
-def test_camera_noise_is_as_variable_as_it_says_in_linear_light() -> None:
+def test_camera_noise_has_the_stated_variance_in_linear_light() -> None:
     grey = np.full((1, 3, 128, 128), 0.5)
     light = ((0.5 + 0.055) / 1.055) ** 2.4
     step = CameraNoise(shot=0.004, read=0.0003, seed=9)
-    made = apply(grey, [[step]])
-    variance = (((made + 0.055) / 1.055) ** 2.4).var()
+    output = apply(grey, [[step]])
+    variance = (((output + 0.055) / 1.055) ** 2.4).var()
     assert abs(variance / (0.004 * light + 0.0003) - 1) < 0.05
     quieter = apply(grey, [[replace(step, shot=0.001, read=0.0001)]])
-    assert quieter.std() < 0.7 * made.std()
+    assert quieter.std() < 0.7 * output.std()

@@ -1,4 +1,4 @@
-"""Pairs come from folders and datasets, and wrong ones are refused by name."""
+"""Pairs are loaded from folders and datasets; invalid ones are refused by name."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from superres.model.upscaler import Upscaler
 
 
 def blocks(seed: int) -> Picture:
-    """Pixels repeated twice a side: what the test's model answers without error."""
+    """Pixels repeated twice per side, which the test's model outputs without error."""
     small = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
     return Picture(rgb_hwc=small.repeat(2, axis=0).repeat(2, axis=1))
 
@@ -44,10 +44,10 @@ def test_a_model_off_by_known_levels_scores_as_computed(tiny_bundle, tmp_path: P
         for p in (pair(1), pair(2))
     ]
     for whole in (False, True):
-        done = evaluate(upscaler, middle, protocol, whole=whole)
-        assert done.psnr == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-6)
-        assert done.bicubic_psnr < done.psnr
-        assert done.bicubic_ssim < done.ssim
+        evaluation = evaluate(upscaler, middle, protocol, whole=whole)
+        assert evaluation.psnr == pytest.approx(10 * np.log10(255**2 / 25), abs=1e-6)
+        assert evaluation.bicubic_psnr < evaluation.psnr
+        assert evaluation.bicubic_ssim < evaluation.ssim
 
 
 def test_folders_are_cropped_to_the_scale(tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_wrong_inputs_are_refused(tiny_bundle, tmp_path: Path) -> None:
         cropped_to(Picture(rgb_hwc=np.zeros((3, 9, 3), np.uint8), name="thin"), 4)
 
 
-def test_a_picture_that_was_degraded_twice_is_two_pairs_with_names_of_their_own(
+def test_a_picture_degraded_twice_gives_two_pairs_with_distinct_names(
     tmp_path: Path,
 ) -> None:
-    for place in ("HR/a", "LR/a", "LR-2/a"):
-        pixels = pair(1).hr if place.startswith("HR") else pair(1).lr
-        write(tmp_path / f"pairs/validation/{place}.png", pixels)
+    for folder_name in ("HR/a", "LR/a", "LR-2/a"):
+        pixels = pair(1).hr if folder_name.startswith("HR") else pair(1).lr
+        write(tmp_path / f"pairs/validation/{folder_name}.png", pixels)
     rows = [
         ManifestRow(
             split="validation", name="a", draw=draw, hr_path="pairs/validation/HR/a.png",

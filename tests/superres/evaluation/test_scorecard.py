@@ -1,4 +1,4 @@
-"""A scorecard carries every figure with its protocol and interval, and the page shows it."""
+"""A scorecard has every metric with its protocol and interval, and the HTML report shows it."""
 
 import json
 import re
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from sharpline.cli import run
-from superres.cli.evaluate import figure_names
+from superres.cli.evaluate import metric_names
 from superres.common.errors import SharplineError, UsageError
 from superres.evaluation.evaluate import Pair
 from superres.evaluation.held_out import find_held_out
 from superres.evaluation.report import ExampleGallery
 from superres.evaluation.report.chart import histogram
 from superres.evaluation.report.pictures import coloured, small_map
-from superres.evaluation.scorecard import PictureReport, Scorecard, make_scorecard, number
+from superres.evaluation.scorecard import PictureReport, Scorecard, format_value, make_scorecard
 from superres.evaluation.scorecard_json import json_of
 from superres.evaluation.tables import network, size, trained
 from superres.image.codecs import Picture, write
@@ -34,7 +34,7 @@ PROTOCOL = Protocol(dataset="made", scale=2, channel="rgb", border=2)
 
 
 def pair(seed: int, low: int = 60, high: int = 180) -> Pair:
-    """Each input pixel is a square of truth, which the test's model answers but for an offset."""
+    """Each input pixel is a square of ground truth, which the model outputs up to an offset."""
     lr = np.random.default_rng(seed).integers(low, high, (36, 40, 3), dtype=np.uint8)
     hr = lr.repeat(2, axis=0).repeat(2, axis=1)
     return Pair(name=f"p<{seed}>", lr=Picture(rgb_hwc=lr), hr=Picture(rgb_hwc=hr))
@@ -46,7 +46,7 @@ def upscaler_of(bundle) -> Upscaler:
 
 @pytest.fixture(scope="module")
 def scored(tiny_bundle) -> tuple[Scorecard, list[PictureReport]]:
-    """Four pictures by a model that is off by five levels, both ways."""
+    """Four pictures by a model that is off by five levels, in tiles and whole."""
     reports: list[PictureReport] = []
     darkness = Metric(
         name="darkness",
@@ -62,17 +62,17 @@ def scored(tiny_bundle) -> tuple[Scorecard, list[PictureReport]]:
         replace(PROTOCOL, channel="y"),
         (PSNR, SSIM, darkness),
         refused={"lpips": "no weights"},
-        compare_ways=True,
+        compare_tiling=True,
         report=reports.append,
     )
     return card, reports
 
 
-def test_means_intervals_and_gains_are_those_of_the_pictures(scored) -> None:
+def test_means_intervals_and_gains_are_over_the_pictures(scored) -> None:
     card, _ = scored
-    psnr = card.figure("psnr")
+    psnr = card.summary("psnr")
     assert psnr is not None
-    ours = [picture.figures["psnr"].ours for picture in card.pictures]
+    ours = [picture.metrics["psnr"].ours for picture in card.pictures]
     gains = [picture.psnr_gain for picture in card.pictures]
     assert psnr.mean == pytest.approx(np.mean(ours))
     assert psnr.gain == pytest.approx(np.mean(gains)) == pytest.approx(psnr.mean - psnr.bicubic)
@@ -84,9 +84,9 @@ def test_means_intervals_and_gains_are_those_of_the_pictures(scored) -> None:
     assert first.psnr_gain_interval.lower <= first.psnr_gain <= first.psnr_gain_interval.upper
 
 
-def test_lower_is_better_turns_the_gain_and_colour_figures_look_at_rgb(scored) -> None:
+def test_lower_is_better_inverts_the_gain_and_colour_metrics_use_rgb(scored) -> None:
     card, _ = scored
-    darkness = card.figure("darkness")
+    darkness = card.summary("darkness")
     assert darkness is not None
     # Five levels brighter than bicubic, where darker is better.
     assert darkness.gain == pytest.approx(darkness.bicubic - darkness.mean)
@@ -94,18 +94,18 @@ def test_lower_is_better_turns_the_gain_and_colour_figures_look_at_rgb(scored) -
     assert (darkness.protocol.channel, card.protocol.channel) == ("rgb", "y")
 
 
-def test_both_ways_are_compared_and_tiles_change_nothing_that_shows(scored) -> None:
+def test_tiled_and_whole_inference_are_compared_and_differ_invisibly(scored) -> None:
     card, reports = scored
     assert card.seam_levels is not None
     assert card.seam_levels < 0.01
     assert all(abs(picture.seam_psnr_change or 0) < 0.01 for picture in card.pictures)
-    assert reports[0].ways is not None
-    assert reports[0].ways.levels_hw.shape == (72, 80)
-    np.testing.assert_array_equal(reports[0].ways.tiled.rgb_hwc, reports[0].answer.rgb_hwc)
+    assert reports[0].comparison is not None
+    assert reports[0].comparison.levels_hw.shape == (72, 80)
+    np.testing.assert_array_equal(reports[0].comparison.tiled.rgb_hwc, reports[0].evaluated.rgb_hwc)
 
 
-def test_figures_of_different_ways_refuse_to_be_compared(scored) -> None:
-    psnr = scored[0].figure("psnr")
+def test_summaries_of_different_protocols_or_variants_are_not_compared(scored) -> None:
+    psnr = scored[0].summary("psnr")
     better = replace(psnr, mean=psnr.mean + 1)
     assert better.better_by(psnr) == pytest.approx(1)
     with pytest.raises(ProtocolMismatch, match="channel"):
@@ -115,7 +115,7 @@ def test_figures_of_different_ways_refuse_to_be_compared(scored) -> None:
         better.better_by(other)
 
 
-def test_a_figure_that_one_picture_lacks_has_no_mean(tiny_bundle) -> None:
+def test_a_metric_that_one_picture_lacks_has_no_mean(tiny_bundle) -> None:
     def only_first(test, truth, protocol) -> float:
         if test.mean() > 110:
             raise NotMeasurable("too bright")
@@ -124,33 +124,33 @@ def test_a_figure_that_one_picture_lacks_has_no_mean(tiny_bundle) -> None:
     picky = Metric(name="picky", title="Picky", better="higher", variant="1", compute=only_first)
     pairs = [pair(0, high=100), pair(1, low=150, high=200)]
     card = make_scorecard(upscaler_of(tiny_bundle()), pairs, PROTOCOL, (PSNR, SSIM, picky))
-    assert card.figure("picky") is None
+    assert card.summary("picky") is None
     assert "1 of 2 pictures do not have it (p<1>: too bright)" in card.refused["picky"]
     assert card.seam_levels is None
     with pytest.raises(SharplineError, match="no picture"):
         make_scorecard(upscaler_of(tiny_bundle()), [], PROTOCOL, (PSNR,))
 
 
-def test_perfect_pictures_are_null_in_json_and_equal_in_words(tiny_bundle) -> None:
+def test_equal_pictures_are_null_in_json_and_equal_in_text(tiny_bundle) -> None:
     card = make_scorecard(upscaler_of(tiny_bundle()), [pair(1)], PROTOCOL, (PSNR, SSIM))
     stored = json.loads(json.dumps(json_of(card), allow_nan=False))
     assert stored["psnr"] is None
     assert stored["figures"]["psnr"]["interval"] is None
     assert stored["figures"]["psnr"]["protocol"]["border"] == 2
-    assert number(card.pictures[0].figures["psnr"].ours, 2) == "equal"
+    assert format_value(card.pictures[0].metrics["psnr"].ours, 2) == "equal"
 
 
-def test_intervals_hold_the_mean_of_the_kind_as_often_as_they_say() -> None:
-    held = 0
+def test_intervals_cover_the_mean_at_their_confidence() -> None:
+    covered = 0
     for seed in range(200):
         values = np.random.default_rng(seed).normal(30, 2, 40)
         interval = mean_interval(list(values))
         assert interval is not None
-        held += interval.lower <= 30 <= interval.upper
-    assert 180 <= held <= 198  # 95%, less what percentile intervals lack at 40 pictures
+        covered += interval.lower <= 30 <= interval.upper
+    assert 180 <= covered <= 198  # 95%, less what percentile intervals lack at 40 pictures
 
 
-def test_an_interval_needs_two_of_something() -> None:
+def test_an_interval_needs_two_samples() -> None:
     one = np.array([4.0])
     assert mean_interval([30.0]) is None
     assert mean_interval([30.0, float("inf")]) is None
@@ -164,12 +164,12 @@ def test_an_interval_needs_two_of_something() -> None:
 class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.addresses: list[str] = []
+        self.urls: list[str] = []
         self.open: list[str] = []
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.urls += [value or "" for name, value in attrs if name in ("src", "href")]
         if tag not in ("meta", "img", "line", "rect"):
             self.open.append(tag)
 
@@ -178,7 +178,7 @@ class _Page(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_page_is_one_file_that_fetches_nothing(scored, tmp_path: Path) -> None:
+def test_the_report_is_self_contained(scored, tmp_path: Path) -> None:
     card, reports = scored
     gallery = ExampleGallery(card.protocol)
     for report in reports:
@@ -187,18 +187,18 @@ def test_the_page_is_one_file_that_fetches_nothing(scored, tmp_path: Path) -> No
     page = _Page(text)
     assert page.open == []
     # Two worst and two best of four, five panels each, and the map of seams.
-    assert len(page.addresses) == 4 * 5 + 1
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    assert len(page.urls) == 4 * 5 + 1
+    assert all(url.startswith("data:image/png;base64,") for url in page.urls)
     assert not re.search(r"https?://|@import|url\(", text)
     assert "prefers-color-scheme: dark" in text
     assert "p&lt;0&gt;" in text
     assert "p<0>" not in text
     assert "no weights" in text
     worst = min(card.pictures, key=lambda picture: picture.psnr_gain).name
-    assert text.index("does worst") < text.index(worst.replace("<", "&lt;").replace(">", "&gt;"))
+    assert text.index("Worst") < text.index(worst.replace("<", "&lt;").replace(">", "&gt;"))
 
 
-def test_a_map_keeps_its_largest_value_when_it_shrinks() -> None:
+def test_a_shrunk_map_keeps_its_maximum() -> None:
     levels = np.zeros((1500, 900), np.float32)
     levels[1499, 7] = 0.5
     small = small_map(levels)
@@ -207,27 +207,27 @@ def test_a_map_keeps_its_largest_value_when_it_shrinks() -> None:
     assert coloured(np.zeros((2, 2)), 0.0).max() <= 4
 
 
-def test_a_histogram_has_every_picture_in_it() -> None:
+def test_a_histogram_counts_every_picture() -> None:
     values = [*np.random.default_rng(0).normal(1.0, 0.6, 90), float("inf")]
-    drawn = histogram(values, 1.0, "dB")
-    counts = [int(count) for count in re.findall(r"<title>(\d+) between", drawn)]
+    svg = histogram(values, 1.0, "dB")
+    counts = [int(count) for count in re.findall(r"<title>(\d+) between", svg)]
     assert sum(counts) == 90
-    assert 'class="loss"' in drawn
-    assert 'class="zero"' in drawn
-    assert "equals its truth" in histogram([float("inf")], 0.0, "dB")
+    assert 'class="loss"' in svg
+    assert 'class="zero"' in svg
+    assert "equals its ground truth" in histogram([float("inf")], 0.0, "dB")
     assert "<svg" in histogram([1.0, 1.0], 1.0, "dB")
 
 
 @pytest.fixture
 def set5(tmp_path: Path) -> Path:
-    """A folder as the sets of papers are laid out."""
+    """A folder in the usual layout of benchmark sets."""
     for seed in range(2):
         write(tmp_path / f"set5/HR/p{seed}.png", pair(seed).hr)
     return tmp_path / "set5"
 
 
 @pytest.mark.parametrize("inner", ["", "HR"])
-def test_a_set_goes_by_its_own_name(set5: Path, inner: str) -> None:
+def test_a_set_is_named_after_its_folder(set5: Path, inner: str) -> None:
     pairs = find_held_out(str(set5 / inner)).pairs(2, "validation")
     assert (pairs.dataset, pairs.names) == ("set5", ("p0", "p1"))
 
@@ -245,7 +245,7 @@ def test_a_set_goes_by_its_own_name(set5: Path, inner: str) -> None:
         },
     ],
 )
-def test_a_source_that_is_here_can_be_named(
+def test_a_source_is_found_by_name(
     set5: Path, record: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
@@ -260,7 +260,7 @@ def test_a_source_that_is_here_can_be_named(
         find_held_out("theirs")
 
 
-def test_a_source_without_its_truth_says_what_to_fetch(
+def test_a_source_without_hr_pictures_is_refused_with_the_command_to_fetch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
@@ -270,31 +270,31 @@ def test_a_source_without_its_truth_says_what_to_fetch(
         find_held_out("mine")
 
 
-def test_figures_are_asked_for_by_name() -> None:
-    assert figure_names("lpips, niqe", table=False) == ("psnr", "ssim", "lpips", "niqe")
-    assert figure_names("niqe", table=True) == ("psnr", "ssim")
+def test_metrics_are_selected_by_name() -> None:
+    assert metric_names("lpips, niqe", table=False) == ("psnr", "ssim", "lpips", "niqe")
+    assert metric_names("niqe", table=True) == ("psnr", "ssim")
     with pytest.raises(UsageError, match="'taste'"):
-        figure_names("taste", table=False)
+        metric_names("taste", table=False)
 
 
-def test_one_command_makes_the_page_and_the_figures(
+def test_evaluate_writes_the_report_and_prints_the_metrics(
     set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(tiny_bundle(error_levels=5).root)
     arguments = ["evaluate", bundle, "--on", str(set5), "--figures", "lpips", *TORCH]
     assert run([*arguments, "--report", str(tmp_path / "page"), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["psnr"] == found["figures"]["psnr"]["mean"]
-    assert found["psnr"] == pytest.approx(np.mean([each["psnr"] for each in found["pictures"]]))
-    assert found["protocol"]["dataset"] == "set5"
-    assert set(found["refused"]) == {"lpips"}
-    assert found["seam_levels"] < 0.01
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["psnr"] == result["figures"]["psnr"]["mean"]
+    assert result["psnr"] == pytest.approx(np.mean([each["psnr"] for each in result["pictures"]]))
+    assert result["protocol"]["dataset"] == "set5"
+    assert set(result["refused"]) == {"lpips"}
+    assert result["seam_levels"] < 0.01
     assert (tmp_path / "page" / "index.html").is_file()
     assert run([*arguments, "--whole"]) == 0
-    assert "tiles change at most" in capsys.readouterr().out
+    assert "tiles differ by at most" in capsys.readouterr().out
 
 
-def test_one_command_makes_the_table_of_a_page(
+def test_evaluate_prints_the_markdown_table(
     set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundles = [str(tiny_bundle(name=f"m{levels}", error_levels=levels).root) for levels in (5, 2)]
@@ -306,15 +306,15 @@ def test_one_command_makes_the_table_of_a_page(
     assert "inputs by matlab-bicubic" in lines[-1]
     assert run([*arguments, "--json"]) == 0
     results = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    for line, found in zip(lines[2:4], results, strict=True):
-        bicubic = found["bicubic"]
-        pair = f"| {found['psnr']:.2f} / {found['ssim']:.4f} |"
+    for line, result in zip(lines[2:4], results, strict=True):
+        bicubic = result["bicubic"]
+        pair = f"| {result['psnr']:.2f} / {result['ssim']:.4f} |"
         assert f"{pair} {bicubic['psnr']:.2f} / {bicubic['ssim']:.4f} |" in line
     assert run([*arguments, "--report", str(tmp_path / "page")]) == 2
 
 
-def test_the_readme_has_a_row_for_every_starter_as_the_command_prints_it() -> None:
-    """All but the figures, which take a minute: those are the command's own work."""
+def test_the_readme_has_the_printed_row_of_every_starter() -> None:
+    """Without the scores, which take a minute to compute."""
     readme = (STARTERS.parent / "README.md").read_text()
     for bundle in find_bundles(STARTERS):
         begins = f"| `{bundle.info.name}` | {network(bundle)} | "

@@ -1,4 +1,4 @@
-"""Every format, each kind of picture: what goes in comes out, or is refused with what to do."""
+"""Every format round-trips every kind of picture, or refuses it with instructions."""
 
 import io
 import struct
@@ -56,7 +56,7 @@ def saved(image, format, **options):
     deep=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_lossless_formats_bring_every_kind_of_picture_back(
+def test_lossless_formats_round_trip_every_kind_of_picture(
     format, height, width, grey, alpha, deep, seed
 ):
     rgb_hwc = noise(height, width, top=65_536 if deep else 256, seed=seed)
@@ -106,7 +106,7 @@ def test_resolution_is_kept_by_the_formats_that_have_it(format):
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_every_format_is_turned_upright_once(format, orientation):
+def test_orientation_is_applied_once_in_every_format(format, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = saved(Image.fromarray(smooth(16, 24)), format, exif=exif, quality=100)
@@ -116,7 +116,7 @@ def test_every_format_is_turned_upright_once(format, orientation):
     np.testing.assert_array_equal(decode(encode(picture, "png")).rgb_hwc, expected)
 
 
-def test_deep_tiff_is_turned_upright_and_keeps_its_bits():
+def test_orientation_is_applied_to_16_bit_tiff():
     rgb_hwc = noise(16, 24, top=65_536)
     image = pyvips.Image.new_from_array(rgb_hwc).copy(interpretation="rgb16")
     image.set_type(pyvips.GValue.gint_type, "orientation", 6)
@@ -125,13 +125,13 @@ def test_deep_tiff_is_turned_upright_and_keeps_its_bits():
     assert picture.dpi == pytest.approx((150, 300), abs=0.1)
 
 
-def test_float_tiff_in_colour_is_refused_with_what_to_do():
+def test_float_tiff_in_colour_is_refused():
     data = pyvips.Image.new_from_array(noise().astype(np.float32)).tiffsave_buffer()
     with pytest.raises(BrokenPicture):
         decode(data)
 
 
-def test_first_frame_of_an_avif_sequence_is_taken():
+def test_the_first_frame_of_an_avif_sequence_is_decoded():
     frames = [Image.fromarray(smooth()), Image.fromarray(255 - smooth())]
     data = saved(frames[0], "AVIF", save_all=True, append_images=frames[1:], quality=95)
     assert inspect(data).format == "avif"
@@ -139,7 +139,7 @@ def test_first_frame_of_an_avif_sequence_is_taken():
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp", "avif"])
-def test_side_that_a_format_cannot_hold_is_refused_with_what_to_do(format):
+def test_a_side_that_a_format_cannot_hold_is_refused_with_instructions(format):
     longest = LONGEST_SIDE[format]
     check_format_holds(Picture(rgb_hwc=np.zeros((1, longest, 3), np.uint8)), format)
     with pytest.raises(FormatCannotHold, match=f"{longest:,} pixels.*choose png"):
@@ -161,7 +161,7 @@ def exif_block():
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp", "avif"])
-def test_metadata_is_dropped_unless_its_keeping_is_asked_for(format):
+def test_metadata_is_dropped_unless_requested(format):
     data = saved(Image.fromarray(smooth()), "JPEG", exif=exif_block())
     assert decode(data).exif is None
     kept = encode(decode(data, keep_metadata=True), format)
@@ -178,7 +178,7 @@ def test_metadata_is_dropped_unless_its_keeping_is_asked_for(format):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_metadata_that_is_damaged_or_huge_is_left_out():
+def test_damaged_or_huge_metadata_is_dropped():
     damaged = saved(Image.fromarray(smooth()), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\x7f")
     assert decode(damaged, keep_metadata=True).exif is None
     huge = Image.Exif()
@@ -200,12 +200,12 @@ def test_colours_are_converted_to_srgb_as_littlecms_does(deep):
     )
     assert converted.icc is None
     assert converted.bit_depth == picture.bit_depth
-    off = np.abs(converted.rgb_hwc / (257.0 if deep else 1.0) - np.asarray(reference))
-    assert off.mean() < 0.5
-    assert np.percentile(off, 99) <= 2
+    difference = np.abs(converted.rgb_hwc / (257.0 if deep else 1.0) - np.asarray(reference))
+    assert difference.mean() < 0.5
+    assert np.percentile(difference, 99) <= 2
 
 
-def test_srgb_stays_what_it_is_and_grey_stays_grey():
+def test_srgb_is_unchanged():
     colours = noise()
     assert (
         np.abs(to_srgb(Picture(rgb_hwc=colours, icc=SRGB)).rgb_hwc.astype(int) - colours).max() <= 1
@@ -232,7 +232,7 @@ def grey_profile(gamma):
     return (head.ljust(68, b"\0") + D50).ljust(128, b"\0") + table + body
 
 
-def test_grey_of_another_curve_is_converted_and_stays_grey():
+def test_grey_with_another_curve_is_converted_and_stays_grey():
     levels = np.arange(64, 256, dtype=np.uint8)
     samples = np.repeat(np.resize(levels, (12, 16))[..., None], 3, axis=2)
     data = encode(Picture(rgb_hwc=samples, grey=True, icc=grey_profile(1.8)), "png")

@@ -37,7 +37,7 @@ def picture(passport, *, bits=8, grey=False):
 
 
 def png_with(kind, body):
-    """A PNG with one more chunk behind its header."""
+    """A PNG with one more chunk after its header."""
     plain = encode(picture(None), "png")
     header_end = len(SIGNATURE) + 25
     return plain[:header_end] + chunk(kind, body) + plain[header_end:]
@@ -48,26 +48,26 @@ def png_with(kind, body):
 @pytest.mark.parametrize("grey", [False, True])
 def test_every_format_carries_a_passport_and_the_same_pixels(format, bits, grey):
     passport = extended(None, step(did=("enlarged x4", 'odd <&>" words')))
-    shown = picture(passport, bits=bits, grey=grey)
-    data, plain = encode(shown, format), encode(replace(shown, passport=None), format)
+    subject = picture(passport, bits=bits, grey=grey)
+    data, plain = encode(subject, format), encode(replace(subject, passport=None), format)
     assert read_passport(data) == passport
     assert read_passport(plain) is None
     assert np.array_equal(decode(data).rgb_hwc, decode(plain).rgb_hwc)
 
 
-def test_the_profile_and_the_resolution_survive_beside_it():
+def test_profile_and_resolution_are_kept_beside_the_passport():
     from PIL import ImageCms
 
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    shown = replace(picture(extended(None, step())), icc=icc, dpi=(300.0, 300.0))
+    subject = replace(picture(extended(None, step())), icc=icc, dpi=(300.0, 300.0))
     for format in OUTPUT_FORMATS:
-        image = Image.open(io.BytesIO(encode(shown, format)))
+        image = Image.open(io.BytesIO(encode(subject, format)))
         assert image.info["icc_profile"] == icc, format
         if format in ("png", "jpeg", "tiff"):
             assert [round(float(value)) for value in image.info["dpi"]] == [300, 300]
 
 
-def test_an_answer_sent_again_extends_the_chain():
+def test_a_picture_sent_again_extends_the_chain():
     first = extended(None, step("dejpeg"))
     second = extended(read_passport(encode(picture(first), "jpeg")), step("compact_x4"))
     again = read_passport(encode(picture(second), "webp"))
@@ -76,7 +76,7 @@ def test_an_answer_sent_again_extends_the_chain():
     assert again.header() == f"dejpeg@{BUNDLE[:12]}, compact_x4@{BUNDLE[:12]}"
 
 
-def test_a_file_sent_round_in_a_circle_stops_growing():
+def test_the_chain_has_a_maximum_length():
     passport = None
     for number in range(MAX_STEPS + 5):
         passport = extended(passport, step(f"m{number}", did=("once",)))
@@ -85,7 +85,7 @@ def test_a_file_sent_round_in_a_circle_stops_growing():
 
 
 @pytest.mark.parametrize("format", OUTPUT_FORMATS)
-def test_the_longest_words_still_fit_into_every_format(format):
+def test_the_longest_passport_fits_into_every_format(format):
     passport = None
     for number in range(MAX_STEPS):
         passport = extended(passport, step(f"m{number}", did=('&"' * 100,) * 8))
@@ -100,13 +100,13 @@ def test_pillow_shows_the_passport_as_text_to_other_programs():
     assert b"sharpline:Passport" in xmp
 
 
-def test_a_passport_that_another_program_kept_is_read():
+def test_a_passport_rewritten_by_another_program_is_read():
     text = extended(None, step()).text().encode()
     as_text = png_with(b"tEXt", KEYWORD.encode() + b"\0" + text)
-    behind = encode(picture(None), "png")[:-12] + chunk(
+    after_pixels = encode(picture(None), "png")[:-12] + chunk(
         b"iTXt", KEYWORD.encode() + b"\0\0\0en\0Passport\0" + text
     )
-    for data in (as_text, behind + chunk(b"IEND", b"")):
+    for data in (as_text, after_pixels + chunk(b"IEND", b"")):
         assert read_passport(data).last.bundle == BUNDLE
 
 
@@ -124,7 +124,7 @@ def test_a_passport_that_another_program_kept_is_read():
         "[" * 20_000,
     ],
 )
-def test_a_damaged_passport_is_named_and_never_trusted(text):
+def test_a_damaged_passport_is_refused(text):
     with pytest.raises(DamagedPassport, match="damaged"):
         parse(text)
     data = png_with(b"iTXt", KEYWORD.encode() + b"\0\0\0\0\0" + text.encode())
@@ -142,13 +142,13 @@ def test_a_compressed_or_cut_passport_is_damaged():
         read_passport(whole[: whole.index(b'"version"') + 4])
 
 
-def test_what_is_no_picture_has_no_passport():
+def test_other_data_has_no_passport():
     with pytest.raises(PictureError):
         read_passport(b"no picture at all, but long enough")
     with pytest.raises(PictureError):
         read_passport(xmp_packet(extended(None, step()).text()))
 
 
-def test_keys_of_later_versions_are_passed_over():
+def test_unknown_keys_are_ignored():
     text = extended(None, step()).text().replace('"chain"', '"later":1,"chain"')
     assert isinstance(parse(text), Passport)

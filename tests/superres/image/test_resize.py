@@ -1,4 +1,4 @@
-"""The resampler equals MATLAB's, and obeys the laws of any resampler."""
+"""The resampler equals MATLAB's and keeps flat pictures, dtypes and ranges."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def test_low_resolution_set5_is_bit_exact(reference_data: Path, scale: int) -> N
     seed=st.integers(0, 2**32 - 1),
     extreme=st.booleans(),
 )
-def test_the_short_way_of_shrinking_has_the_same_bits(
+def test_fast_shrinking_is_bit_exact(
     factor: int, height: int, width: int, seed: int, extreme: bool
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -42,8 +42,8 @@ def test_the_short_way_of_shrinking_has_the_same_bits(
     np.testing.assert_array_equal(_shrink_rows(picture, factor), expected)
 
 
-def test_values_worked_out_by_hand() -> None:
-    """Doubling a row: each sample sees four neighbours at distances 1.75, 0.75, 0.25 and 1.25."""
+def test_values_computed_by_hand() -> None:
+    """Doubling a row: each sample has four taps at distances 1.75, 0.75, 0.25 and 1.25."""
     row = np.array([[0, 100, 200, 50]], np.uint8)
     weights = [-0.0703125, 0.8671875, 0.2265625, -0.0234375]
     result = imresize(row, size=(1, 8))[0]

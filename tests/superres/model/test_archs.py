@@ -1,4 +1,4 @@
-"""Networks: keys and outputs equal to basicsr's, facts true, and they can learn."""
+"""Networks: state-dict keys and outputs equal basicsr's, and `facts` are correct."""
 
 import importlib
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from superres.model.archs import UnknownArch, build, facts
-from superres.model.archs.swinir import learned
+from superres.model.archs.swinir import without_derived
 
 SWIN = {
     "img_size": 32,
@@ -73,7 +73,7 @@ def reference(arch: str, parameters: dict) -> torch.nn.Module:
 def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
     theirs = reference(arch, parameters).eval()
     ours = build(arch, parameters).eval()
-    assert set(ours.state_dict()) == set(learned(theirs.state_dict()))
+    assert set(ours.state_dict()) == set(without_derived(theirs.state_dict()))
     ours.load_state_dict(theirs.state_dict())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
 
 
 def load_spandrel() -> Any:
-    importlib.import_module("training.weights.basicsr_bridge").mend_torchvision()
+    importlib.import_module("training.weights.basicsr_bridge").patch_torchvision()
     return importlib.import_module("spandrel")
 
 
@@ -103,34 +103,34 @@ def test_nafnet_over_the_whole_picture_equals_spandrel() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_swinir_doubling_by_repetition_equals_spandrel() -> None:
-    """basicsr only has it at x4; SwinIR's own real-world x2 weights are of this form."""
+    """basicsr only has it at x4; SwinIR's real-world x2 weights use it."""
     swin = importlib.import_module("spandrel.architectures.SwinIR") if load_spandrel() else None
     assert swin is not None
     parameters = {**SWIN, "upscale": 2, "upsampler": "nearest+conv"}
     theirs, ours = swin.SwinIR(**parameters).eval(), build("swinir", parameters).eval()
-    assert set(ours.state_dict()) == set(learned(theirs.state_dict()))
+    assert set(ours.state_dict()) == set(without_derived(theirs.state_dict()))
     ours.load_state_dict(theirs.state_dict())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         torch.testing.assert_close(ours(picture), theirs(picture), rtol=1e-4, atol=1e-5)
 
 
-def test_nafnet_with_a_neighbourhood_forgets_what_is_far() -> None:
-    """With a bounded average, what changes far away changes nothing here; without it, it does."""
+def test_nafnet_with_a_local_mean_is_local() -> None:
+    """With a local mean, distant changes have no effect; with a global mean they do."""
     picture = torch.rand(1, 3, 16, 160, generator=torch.Generator().manual_seed(7))
     changed = picture.clone()
     changed[..., -8:] = 0.0
-    for pool, forgets in ((8, True), (0, False)):
+    for pool, is_local in ((8, True), (0, False)):
         net = build("nafnet", {**NAF, "enc_blk_nums": [1], "dec_blk_nums": [1], "pool": pool})
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(8))
             before, after = net(picture)[..., :80], net(changed)[..., :80]
-        assert torch.allclose(before, after, rtol=1e-4, atol=1e-4) == forgets
+        assert torch.allclose(before, after, rtol=1e-4, atol=1e-4) == is_local
 
 
 @pytest.mark.parametrize("num_block", [2, 23])
-def test_esrgan_starts_as_interpolation_however_deep(num_block: int) -> None:
+def test_esrgan_starts_as_interpolation_at_any_depth(num_block: int) -> None:
     torch.manual_seed(0)
     picture = torch.rand(1, 3, 12, 12)
     smooth = torch.nn.functional.interpolate(picture, scale_factor=4, mode="bilinear")
@@ -154,25 +154,25 @@ def test_nafnet_starts_near_its_input() -> None:
         ("vdsr", {"upscale": 3, "num_feat": 8, "num_conv": 4}),
     ],
 )
-def test_facts_state_scale_and_reach(arch: str, parameters: dict) -> None:
-    """A pixel further away than the stated receptive field changes nothing; the scale is true."""
-    known = facts(arch, parameters)
+def test_facts_state_scale_and_receptive_field(arch: str, parameters: dict) -> None:
+    """A pixel outside the stated receptive field has no effect; the scale is correct."""
+    arch_facts = facts(arch, parameters)
     net = build(arch, parameters).eval()
     side = 64
     picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         before = net(picture)
-        assert before.shape[-1] == side * known.scale
-        if known.receptive_field is None or known.receptive_field >= side:
+        assert before.shape[-1] == side * arch_facts.scale
+        if arch_facts.receptive_field is None or arch_facts.receptive_field >= side:
             return
         changed = picture.clone()
         changed[..., 0] = 1 - changed[..., 0]
-        beyond = (known.receptive_field + 1) * known.scale
+        beyond = (arch_facts.receptive_field + 1) * arch_facts.scale
         torch.testing.assert_close(net(changed)[..., beyond:], before[..., beyond:])
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-def test_enlarging_convolution_equals_the_resampler(scale: int) -> None:
+def test_bicubic_upsampling_equals_the_resampler(scale: int) -> None:
     from superres.image.resize import imresize
     from superres.model.archs.upsample import BicubicUpsample
 
@@ -209,7 +209,7 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         facts("compact", {"num_conv": "many"})
 
 
-def test_stochastic_depth_only_acts_while_training() -> None:
+def test_stochastic_depth_is_only_active_in_training() -> None:
     net = build(
         "swinir", {**SWIN, "upscale": 2, "upsampler": "pixelshuffledirect", "drop_path_rate": 0.5}
     )

@@ -21,8 +21,8 @@ from superres.model.backends.dense import ConcatFreeBlock, without_concatenation
 from superres.model.backends.openvino_backend import OpenVinoBackend
 from superres.model.backends.torch_backend import (
     TorchBackend,
-    filled_up,
-    is_poisoned,
+    graph_batch,
+    is_sticky_error,
     of_dtype,
     unit_floats,
 )
@@ -30,12 +30,12 @@ from superres.model.backends.torch_backend import (
 
 @pytest.fixture(scope="module")
 def ramp():
-    """Every value of 16 bits that a picture of 8 may hold, and many between."""
+    """Every 16-bit value that corresponds to an 8-bit one, and many between."""
     values = np.arange(64 * 64, dtype=np.uint32) * 16
     return values.astype(np.uint16).reshape(64, 64, 1).repeat(3, axis=2)
 
 
-def test_openvino_answers_the_same_after_memory_was_given_back(tiny_bundle, ramp):
+def test_openvino_output_is_the_same_after_memory_was_released(tiny_bundle, ramp):
     backend = OpenVinoBackend(tiny_bundle())
     before = backend.forward(ramp[None])
     backend.warm_up([(64, 64), (32, 96)])
@@ -43,11 +43,11 @@ def test_openvino_answers_the_same_after_memory_was_given_back(tiny_bundle, ramp
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_openvino_adds_the_picture_itself_in_full_precision(tiny_bundle, ramp, precision):
-    """Where the network has nothing to say the answer is the input, to the last of 16 bits."""
+def test_openvino_adds_the_input_in_full_precision(tiny_bundle, ramp, precision):
+    """If the network's residual is zero the output equals the input in all 16 bits."""
     backend = OpenVinoBackend(tiny_bundle(), precision=precision)
-    answer = backend.forward(ramp[None])[0]
-    assert np.array_equal(answer, ramp.repeat(2, axis=0).repeat(2, axis=1))
+    output = backend.forward(ramp[None])[0]
+    assert np.array_equal(output, ramp.repeat(2, axis=0).repeat(2, axis=1))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -71,7 +71,7 @@ def test_every_dense_block_of_a_network_is_replaced():
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_numbers_on_the_device_are_those_of_numpy(dtype):
+def test_conversions_on_the_device_equal_numpys(dtype):
     generator = np.random.default_rng(0)
     if dtype == np.float32:
         tiles = generator.random((1, 4, 4, 3), np.float32)
@@ -85,20 +85,20 @@ def test_numbers_on_the_device_are_those_of_numpy(dtype):
 
 
 @pytest.mark.parametrize(("tiles", "graph"), [(1, 1), (3, 4), (8, 8), (9, None)])
-def test_batch_is_filled_up_to_the_next_graph(tiles, graph):
-    assert filled_up(tiles) == graph
+def test_a_batch_is_padded_to_the_next_graph(tiles, graph):
+    assert graph_batch(tiles) == graph
 
 
 @pytest.mark.parametrize(
-    ("error", "poisoned"),
+    ("error", "sticky"),
     [
         (RuntimeError("CUDA error: device-side assert triggered"), True),
         (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
         (RuntimeError("Given groups=1, weight of size [8, 3, 3, 3]"), False),
     ],
 )
-def test_poisoned_context_is_told_from_a_wrong_call(error, poisoned):
-    assert is_poisoned(error) == poisoned
+def test_sticky_errors_are_recognised(error, sticky):
+    assert is_sticky_error(error) == sticky
 
 
 class Failing(torch.nn.Module):
@@ -121,7 +121,7 @@ class Failing(torch.nn.Module):
         (RuntimeError("a wrong shape"), True, RuntimeError),
     ],
 )
-def test_torchs_errors_are_told_apart(tiny_bundle, error, on_gpu, raised):
+def test_torchs_errors_are_translated(tiny_bundle, error, on_gpu, raised):
     backend = TorchBackend(tiny_bundle(), device="cpu")
     backend._network = Failing(error)
     backend._on_gpu = on_gpu
@@ -133,7 +133,7 @@ def test_torchs_errors_are_told_apart(tiny_bundle, error, on_gpu, raised):
 @pytest.mark.parametrize(
     ("message", "raised"), [("std::bad_alloc", DeviceOutOfMemory), ("a wrong shape", RuntimeError)]
 )
-def test_openvinos_errors_are_told_apart(tiny_bundle, monkeypatch, message, raised):
+def test_openvinos_errors_are_translated(tiny_bundle, monkeypatch, message, raised):
     backend = OpenVinoBackend(tiny_bundle())
 
     class Request:
@@ -155,7 +155,7 @@ def test_half_precision_on_a_cpu_is_refused(tiny_bundle, backend):
         load_backend(tiny_bundle(), backend=backend, device="cpu", precision="fp16")
 
 
-def test_auto_stands_for_every_device_of_the_machine(monkeypatch):
+def test_auto_is_every_device_of_the_machine(monkeypatch):
     assert devices_of("torch", "cuda:3") == ("cuda:3",)
     assert devices_of("openvino", "auto") == ("auto",)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -166,7 +166,7 @@ def test_auto_stands_for_every_device_of_the_machine(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-def test_fast_way_on_a_gpu_is_within_a_level_of_the_plain_one(tiny_bundle, precision):
+def test_fast_inference_on_a_gpu_is_within_a_level_of_eager(tiny_bundle, precision):
     tiles = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
     plain = TorchBackend(tiny_bundle(), device="cuda", fast=False).forward(tiles)
     fast = TorchBackend(tiny_bundle(), device="cuda", precision=precision)
@@ -174,13 +174,13 @@ def test_fast_way_on_a_gpu_is_within_a_level_of_the_plain_one(tiny_bundle, preci
     assert np.abs(fast.forward(tiles).astype(int) - plain).max() <= 1
 
 
-def test_openvino_reports_nothing_to_its_makers(tmp_path):
+def test_openvino_sends_no_telemetry(tmp_path):
     code = (
         "from superres.model.backends.openvino_import import openvino\n"
         "from openvino.tools.ovc import telemetry_utils\n"
         "print(telemetry_utils.tm.__name__)\n"
     )
-    # Its package stays quiet where CI is set, and says who it is in a file of the home folder.
+    # The telemetry package is disabled by CI, and writes an id file into the home folder.
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     done = subprocess.run(
         [sys.executable, "-c", code],

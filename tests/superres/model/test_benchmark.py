@@ -1,4 +1,4 @@
-"""`sharpline bench` measures what is there and says what it left out."""
+"""`sharpline bench` measures the available backends and logs the others."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sharpline.cli import run
-from superres.model import benchmark as speed_module
+from superres.model import benchmark as benchmark_module
 from superres.model.backends import BackendUnavailable, load_backend
 
 
@@ -14,7 +14,7 @@ def bench(bundle, *arguments: str) -> int:
     return run(["bench", str(bundle.root), "--size", "32x24", "--runs", "1", *arguments])
 
 
-def test_a_bundle_is_measured_on_every_backend(
+def test_a_bundle_is_benchmarked_on_every_backend(
     tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle, out = tiny_bundle(), tmp_path / "bench.json"
@@ -22,8 +22,8 @@ def test_a_bundle_is_measured_on_every_backend(
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result == json.loads(out.read_text())
     assert result["picture"] == {"width": 32, "height": 24, "runs": 1}
-    ways = [(one["backend"], one["precision"]) for one in result["speeds"]]
-    assert ways == list(speed_module.WAYS)
+    configurations = [(one["backend"], one["precision"]) for one in result["speeds"]]
+    assert configurations == list(benchmark_module.CONFIGURATIONS)
     for one in result["speeds"]:
         assert one["model"] == bundle.info.name
         answer_megapixels = 32 * 24 * bundle.info.scale**2 / 1e6
@@ -32,7 +32,7 @@ def test_a_bundle_is_measured_on_every_backend(
         )
 
 
-def test_what_cannot_be_had_is_said_and_left_out(
+def test_unavailable_backends_are_logged_and_skipped(
     tiny_bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def without_openvino(bundle, *, backend: str, device: str, precision: str):
@@ -40,7 +40,7 @@ def test_what_cannot_be_had_is_said_and_left_out(
             raise BackendUnavailable("OpenVINO is not installed")
         return load_backend(bundle, backend=backend, device=device, precision=precision)
 
-    monkeypatch.setattr(speed_module, "load_backend", without_openvino)
+    monkeypatch.setattr(benchmark_module, "load_backend", without_openvino)
     assert bench(tiny_bundle()) == 0
     shown = capsys.readouterr()
     rows = [line for line in shown.out.splitlines() if line.startswith("| compact")]
@@ -49,7 +49,7 @@ def test_what_cannot_be_had_is_said_and_left_out(
 
 
 @pytest.mark.parametrize("arguments", [["--size", "480"], ["--size", "0x9"], ["--runs", "0"]])
-def test_words_that_mean_nothing_are_refused(arguments, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(arguments, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run(["bench", "compact_x4", *arguments])
     assert ended.value.code == 2

@@ -1,4 +1,4 @@
-"""A bundle is exactly what was published, or it is refused by the name of what changed."""
+"""A bundle is loaded as published, or refused with the name of the changed file."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def bundle(tmp_path: Path, tiny_bundle):
     return load_bundle(tmp_path / "bundle")
 
 
-def test_a_bundle_comes_back_as_written(bundle) -> None:
+def test_a_bundle_round_trips(bundle) -> None:
     weights = bundle.weights()
     assert weights
     assert all(value.dtype == np.float32 for value in weights.values())
@@ -76,7 +76,7 @@ def test_a_changed_description_is_another_bundle(bundle) -> None:
         lambda value: value.pop("halo"),
     ],
 )
-def test_descriptions_that_are_not_understood_are_refused(bundle, change) -> None:
+def test_invalid_descriptions_are_refused(bundle, change) -> None:
     with pytest.raises(BrokenBundle, match=r"bundle\.json"):
         load_bundle(rewrite(bundle, change))
 
@@ -96,7 +96,7 @@ def test_files_must_be_listed_and_lie_inside(bundle) -> None:
         load_bundle(root)
 
 
-def test_other_folders_are_no_bundles(tmp_path: Path) -> None:
+def test_other_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BrokenBundle, match="not a model bundle"):
         load_bundle(tmp_path)
     (tmp_path / "bundle.json").write_text("{")
@@ -110,7 +110,7 @@ def test_descriptions_are_frozen(bundle) -> None:
     assert isinstance(bundle.info, BundleInfo)
 
 
-def test_a_source_is_listed_once_however_often_it_was_learned_from(bundle) -> None:
+def test_a_source_is_listed_once(bundle) -> None:
     training = bundle.info.training
     entries = [
         {"id": id, "source": source, "licence": licence}
@@ -125,7 +125,7 @@ def test_a_source_is_listed_once_however_often_it_was_learned_from(bundle) -> No
     assert [dataset.id for dataset in again.datasets] == ["1", "1", "2"]
 
 
-def test_a_bundle_says_whether_it_invents_detail(bundle) -> None:
+def test_gan_losses_make_a_bundle_adversarial(bundle) -> None:
     training = bundle.info.training
-    assert not training.invents_detail
-    assert training.model_copy(update={"losses": ("l1", "gan")}).invents_detail
+    assert not training.is_adversarial
+    assert training.model_copy(update={"losses": ("l1", "gan")}).is_adversarial

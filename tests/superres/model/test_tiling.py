@@ -1,4 +1,4 @@
-"""Cutting and joining are each other's undoing, and a tile sees what the whole picture shows."""
+"""Joining undoes cutting, and tiles are windows of the padded whole picture."""
 
 from dataclasses import replace
 
@@ -13,11 +13,11 @@ from superres.model.tiling import (
     computed_pixels,
     crop_whole,
     cut,
-    in_parts,
     join,
     padded_whole,
     plan,
     reflected,
+    run_in_parts,
 )
 
 
@@ -61,7 +61,7 @@ def test_join_undoes_split(height: int, width: int, geometry: Geometry) -> None:
     geometry=geometries(),
     order=st.randoms(use_true_random=False),
 )
-def test_rows_come_back_in_order_whatever_the_tiles_do(
+def test_rows_are_yielded_in_order_for_any_tile_order(
     height: int, width: int, geometry: Geometry, order
 ) -> None:
     picture = numbered(height, width)
@@ -78,7 +78,7 @@ def test_rows_come_back_in_order_whatever_the_tiles_do(
 
 @given(height=st.integers(1, 30), width=st.integers(1, 30), geometry=geometries())
 def test_tiles_are_windows_of_the_padded_whole(height: int, width: int, geometry: Geometry) -> None:
-    """What lies in a tile lies at the same place of the canonical padded picture, on its grid."""
+    """A tile equals the same window of the canonical padded picture, and starts on the grid."""
     picture = numbered(height, width)
     whole = padded_whole(picture, geometry)
     assert whole.shape[0] % geometry.grid == whole.shape[1] % geometry.grid == 0
@@ -103,7 +103,7 @@ def test_reflection_repeats_for_pictures_smaller_than_the_halo(
     )
 
 
-def test_the_bucket_that_computes_least_is_chosen() -> None:
+def test_the_cheapest_bucket_is_chosen() -> None:
     geometry = Geometry(scale=4, halo=8, buckets=((64, 64), (96, 96), (96, 160)))
     assert plan(40, 40, geometry).bucket == (64, 64)
     assert plan(80, 144, geometry).bucket == (96, 160)
@@ -124,7 +124,7 @@ def test_impossible_geometries_are_refused(wrong: dict) -> None:
         Geometry(scale=2, **wrong)
 
 
-def test_missing_and_misshapen_tiles_are_never_papered_over() -> None:
+def test_missing_and_misshapen_tiles_are_refused() -> None:
     geometry = Geometry(scale=2, halo=2, buckets=((8, 8),))
     tile_plan = plan(8, 4, geometry)
     joiner = Joiner(tile_plan)
@@ -144,13 +144,13 @@ def test_computed_pixels_are_those_of_the_plan(height: int, width: int, geometry
 
 @pytest.mark.parametrize("bucket", [(16, 16), (16, 32), (24, 40)])
 @pytest.mark.parametrize("scale", [1, 2])
-def test_parts_of_a_tile_make_its_core(bucket: tuple[int, int], scale: int) -> None:
-    """A network that looks as far as the halo sees the same in a part as in the tile."""
+def test_a_tile_run_in_parts_has_the_same_core(bucket: tuple[int, int], scale: int) -> None:
+    """A network with the halo's receptive field gives the same core in parts as in one tile."""
     geometry = Geometry(scale=scale, halo=4, size_multiple=4, buckets=((16, 16), (40, 56)))
     tile = np.random.default_rng(0).random((40, 56, 3)).astype(np.float32)
     shapes = set()
 
-    def look_around(part: np.ndarray) -> np.ndarray:
+    def box_filter(part: np.ndarray) -> np.ndarray:
         shapes.add(part.shape[:2])
         total = np.zeros_like(part)
         for rows in range(-4, 5):
@@ -158,15 +158,15 @@ def test_parts_of_a_tile_make_its_core(bucket: tuple[int, int], scale: int) -> N
                 total += (rows * 9 + columns) * np.roll(part, (rows, columns), axis=(0, 1))
         return repeat(total, scale)
 
-    made = in_parts(tile, geometry, bucket, look_around)
+    result = run_in_parts(tile, geometry, bucket, box_filter)
     core = slice(4 * scale, -4 * scale)
     assert shapes == {bucket}
-    assert np.array_equal(made[core, core], look_around(tile)[core, core])
-    assert made.shape == (40 * scale, 56 * scale, 3)
+    assert np.array_equal(result[core, core], box_filter(tile)[core, core])
+    assert result.shape == (40 * scale, 56 * scale, 3)
 
 
 @given(height=st.integers(1, 400), width=st.integers(1, 400))
-def test_tiles_of_any_shape_waste_no_more_than_the_buckets(height: int, width: int) -> None:
+def test_tiles_of_any_shape_waste_at_most_as_much_as_buckets(height: int, width: int) -> None:
     buckets = Geometry(scale=2, halo=8, buckets=((64, 64), (96, 160), (160, 96), (160, 160)))
     fitted = replace(buckets, any_shape=True)
     tile_plan = plan(height, width, fitted)

@@ -1,4 +1,4 @@
-"""Tiles give the canonical whole-picture answer; backends agree; alpha and grey come through."""
+"""Tiled inference equals whole-picture inference; backends agree; alpha and grey are kept."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -40,19 +40,19 @@ def random_bundle(folder: Path, arch: str, parameters: dict, **changes: object) 
     """A bundle with random weights whose halo covers the receptive field."""
     torch.manual_seed(0)
     network = build(arch, parameters)
-    known = facts(arch, parameters)
-    grid = max(known.size_multiple, known.window or 1)
-    halo = -(-(known.receptive_field or 16) // grid) * grid
+    arch_facts = facts(arch, parameters)
+    grid = max(arch_facts.size_multiple, arch_facts.window or 1)
+    halo = -(-(arch_facts.receptive_field or 16) // grid) * grid
     side = -(-(2 * halo + 16) // 8) * 8
     picture = Picture(rgb_hwc=np.zeros((4, 4, 3), np.uint8))
     info = {
         "name": arch,
         "task": "super-resolution",
-        "scale": known.scale,
+        "scale": arch_facts.scale,
         "arch": {"name": arch, "parameters": parameters},
         "halo": halo,
-        "size_multiple": known.size_multiple,
-        "window": known.window,
+        "size_multiple": arch_facts.size_multiple,
+        "window": arch_facts.window,
         "tile_buckets": [[side, side]],
         "bounds": {"seam_levels": 0.0, "precision_levels": {"bf16": 2.0}},
         "training": {
@@ -102,15 +102,15 @@ def test_a_halo_of_the_receptive_field_gives_the_whole_picture_bit_for_bit(
 
 
 def test_window_attention_tiles_share_one_grid(tmp_path: Path) -> None:
-    """On the grid tiles come close to the whole; three pixels off it they would not."""
+    """On the grid tiles are close to the whole picture; three pixels off it they are not."""
     bundle = random_bundle(tmp_path / "bundle", "swinir", SWINIR, tile_buckets=[[64, 64]])
     upscaler = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
     picture = photograph(50, 70)
     whole = upscaler.whole(picture).rgb_hwc.astype(int)
     tiled = upscaler.upscale(picture).rgb_hwc.astype(int)
     on_grid = np.abs(tiled - whole).mean()
-    off = Picture(rgb_hwc=picture.rgb_hwc[3:, 3:])
-    off_grid = np.abs(upscaler.upscale(off).rgb_hwc.astype(int) - whole[6:, 6:]).mean()
+    shifted = Picture(rgb_hwc=picture.rgb_hwc[3:, 3:])
+    off_grid = np.abs(upscaler.upscale(shifted).rgb_hwc.astype(int) - whole[6:, 6:]).mean()
     assert on_grid < off_grid / 3
 
 
@@ -123,19 +123,19 @@ def test_openvino_agrees_with_torch(
 ) -> None:
     bundle = random_bundle(tmp_path / "bundle", arch, parameters)
     picture = photograph(20, 24, dtype)
-    answers = {}
+    outputs = {}
     for name, precision in (("torch", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")):
         backend = load_backend(bundle, backend=name, precision=precision)
         backend.warm_up(bundle.info.tile_buckets)
-        answers[name, precision] = Upscaler(bundle, backend).upscale(picture).rgb_hwc.astype(int)
+        outputs[name, precision] = Upscaler(bundle, backend).upscale(picture).rgb_hwc.astype(int)
         backend.close()
     level = np.iinfo(dtype).max / 255
-    exact = answers["torch", "fp32"]
-    assert np.abs(answers["openvino", "fp32"] - exact).max() <= max(1, 0.01 * level)
-    assert np.percentile(np.abs(answers["openvino", "bf16"] - exact), 99) <= 2 * level
+    exact = outputs["torch", "fp32"]
+    assert np.abs(outputs["openvino", "fp32"] - exact).max() <= max(1, 0.01 * level)
+    assert np.percentile(np.abs(outputs["openvino", "bf16"] - exact), 99) <= 2 * level
 
 
-def test_an_answer_does_not_depend_on_its_batch(tmp_path: Path) -> None:
+def test_the_output_does_not_depend_on_the_batch(tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle", "compact", COMPACT)
     upscaler = Upscaler(bundle, load_backend(bundle))
     picture = photograph(40, 40)
@@ -154,13 +154,13 @@ def test_grey_stays_grey_and_alpha_is_enlarged(tmp_path: Path) -> None:
         dpi=(72.0, 72.0),
         alpha_hw=np.full((12, 10), 200, np.uint8),
     )
-    answer = upscaler.upscale(grey)
-    assert answer.grey
-    assert (answer.rgb_hwc == answer.rgb_hwc[..., :1]).all()
-    assert answer.alpha_hw is not None
-    assert (answer.alpha_hw == 200).all()
-    assert answer.alpha_hw.shape == (24, 20)
-    assert answer.dpi == (144.0, 144.0), "the print keeps its size"
+    output = upscaler.upscale(grey)
+    assert output.grey
+    assert (output.rgb_hwc == output.rgb_hwc[..., :1]).all()
+    assert output.alpha_hw is not None
+    assert (output.alpha_hw == 200).all()
+    assert output.alpha_hw.shape == (24, 20)
+    assert output.dpi == (144.0, 144.0), "the print keeps its size"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (3, 2)])
@@ -181,7 +181,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
         load_backend(other, backend="torch")
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_unavailable_backends_are_refused(tmp_path: Path) -> None:
     bundle = random_bundle(tmp_path / "bundle", "compact", COMPACT)
     with pytest.raises(BackendUnavailable, match="torch or openvino"):
         load_backend(bundle, backend="tensorflow")

@@ -1,7 +1,7 @@
-"""MS-SSIM, NIQE, LPIPS and DISTS equal their references, and are refused where they cannot be had.
+"""MS-SSIM, NIQE, LPIPS and DISTS equal their references, and are refused if unavailable.
 
-The weights of LPIPS and DISTS are nobody's to ship, so their wiring is shown on seeded ones,
-against the papers' formulas written out plainly with torch's own functions.
+The weights of LPIPS and DISTS may not be redistributed, so seeded weights are used and compared
+with the papers' formulas, written with torch's functions.
 """
 
 import math
@@ -22,7 +22,7 @@ from superres.quality.features import CHANNELS, Features
 from superres.quality.lpips import Lpips, load_lpips
 from superres.quality.metric import MetricUnavailable, NotMeasurable
 from superres.quality.metrics import (
-    NAMES,
+    METRIC_NAMES,
     WEIGHTS_VARIABLE,
     load_metric,
     load_metrics,
@@ -47,7 +47,7 @@ def photograph(side: int = 264) -> np.ndarray:
     return imresize(data.astronaut(), size=(side, side))
 
 
-def spoilt(truth: np.ndarray) -> np.ndarray:
+def degraded(truth: np.ndarray) -> np.ndarray:
     return imresize(imresize(truth, scale=0.25), scale=4)
 
 
@@ -58,7 +58,7 @@ def batches(side: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
     return (truth + 0.2 * noise).clamp(0, 1), truth
 
 
-def seeded(trunk: str, pool=None) -> Features:
+def seeded_trunk(trunk: str, pool=None) -> Features:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Features(trunk, pool).eval()
@@ -68,7 +68,7 @@ def test_ms_ssim_is_the_product_over_scales() -> None:
     from skimage.metrics import structural_similarity
 
     truth = photograph()[:200, :184]
-    test = spoilt(truth)
+    test = degraded(truth)
     pair = [picture[4:-4, 4:-4].astype(np.float64) for picture in (test, truth)]
     product = np.ones(3)
     for number, weight in enumerate(WEIGHTS):
@@ -76,7 +76,9 @@ def test_ms_ssim_is_the_product_over_scales() -> None:
             *pair, data_range=255, channel_axis=2, gaussian_weights=True, sigma=1.5,
             use_sample_covariance=False, full=True,
         )  # fmt: skip
-        means = [np.stack([plain_window(side[..., c]) for c in range(3)], axis=-1) for side in pair]
+        means = [
+            np.stack([reference_window(side[..., c]) for c in range(3)], axis=-1) for side in pair
+        ]
         luminance = (2 * means[0] * means[1] + 6.5025) / (means[0] ** 2 + means[1] ** 2 + 6.5025)
         inner = maps[5:-5, 5:-5]
         value = inner if number == len(WEIGHTS) - 1 else inner / luminance
@@ -89,8 +91,8 @@ def test_ms_ssim_is_the_product_over_scales() -> None:
     assert ms_ssim(test, truth, RGB) == pytest.approx(product.mean(), abs=1e-9)
 
 
-def plain_window(values_hw: np.ndarray) -> np.ndarray:
-    """The 11x11 Gaussian mean as a plain double sum of shifted pictures."""
+def reference_window(values_hw: np.ndarray) -> np.ndarray:
+    """The 11x11 Gaussian mean as a double sum of shifted pictures."""
     taps = [math.exp(-((offset - 5) ** 2) / 4.5) for offset in range(11)]
     height, width = values_hw.shape[0] - 10, values_hw.shape[1] - 10
     total = np.zeros((height, width))
@@ -100,7 +102,7 @@ def plain_window(values_hw: np.ndarray) -> np.ndarray:
     return total / sum(taps) ** 2
 
 
-def test_ms_ssim_has_pytorch_msssims_figure() -> None:
+def test_ms_ssim_equals_pytorch_msssim() -> None:
     # pytorch-msssim 1.0.0 of this pair: its halving equals Wang's where 16 divides the sides.
     rows, columns = np.mgrid[:192, :208]
     truth = np.stack(
@@ -129,14 +131,14 @@ def test_niqe_equals_basicsr() -> None:
 
     niqe = load_niqe(None)
     truth = photograph()
-    for picture in (truth, spoilt(truth)):
+    for picture in (truth, degraded(truth)):
         theirs = calculate_niqe(picture[..., ::-1], crop_border=4)
         # basicsr halves in single precision, and shapes come from a table in steps of 0.001.
         assert niqe.compute(picture, truth, Y) == pytest.approx(theirs, rel=5e-3)
-    assert niqe.compute(spoilt(truth), truth, Y) > niqe.compute(truth, truth, Y) + 1
+    assert niqe.compute(degraded(truth), truth, Y) > niqe.compute(truth, truth, Y) + 1
 
 
-def test_niqe_says_what_it_cannot_measure(tmp_path: Path) -> None:
+def test_niqe_refuses_small_and_flat_pictures(tmp_path: Path) -> None:
     niqe = load_niqe(None)
     with pytest.raises(NotMeasurable, match="96x96"):
         niqe.compute(photograph(150), photograph(150), Y)
@@ -148,39 +150,39 @@ def test_niqe_says_what_it_cannot_measure(tmp_path: Path) -> None:
         load_niqe(tmp_path)
 
 
-def test_niqe_takes_its_model_from_a_folder_or_says_where_it_is(
+def test_niqe_reads_its_model_from_a_folder_or_says_where_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib.util
 
-    found = importlib.util.find_spec("basicsr")
-    assert found is not None
-    (place,) = found.submodule_search_locations or [""]
-    shutil.copy(Path(place) / "metrics" / "niqe_pris_params.npz", tmp_path)
+    spec = importlib.util.find_spec("basicsr")
+    assert spec is not None
+    (location,) = spec.submodule_search_locations or [""]
+    shutil.copy(Path(location) / "metrics" / "niqe_pris_params.npz", tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert load_niqe(tmp_path).variant.startswith("Mittal 2013")
     with pytest.raises(MetricUnavailable, match=r"sharpline\[train\]"):
         load_niqe(tmp_path / "elsewhere")
 
 
-def plain_stages(trunk: str, weights: dict, bchw: torch.Tensor, pool) -> list[torch.Tensor]:
-    """The activations of a trunk, layer by layer in torch's own functions."""
-    found = []
-    for place, (stride, padding) in CONVOLUTIONS[trunk].items():
-        kernel, bias = weights[f"features.{place}.weight"], weights[f"features.{place}.bias"]
+def reference_stages(trunk: str, weights: dict, bchw: torch.Tensor, pool) -> list[torch.Tensor]:
+    """The activations of a trunk, layer by layer with torch's functions."""
+    activations = []
+    for index, (stride, padding) in CONVOLUTIONS[trunk].items():
+        kernel, bias = weights[f"features.{index}.weight"], weights[f"features.{index}.bias"]
         bchw = functional.relu(functional.conv2d(bchw, kernel, bias, stride, padding))
         if trunk == "alex":
-            found.append(bchw)
-            bchw = functional.max_pool2d(bchw, 3, 2) if place in ALEX_POOLS else bchw
-        elif place in VGG_STAGES:
-            found.append(bchw)
-            bchw = pool(bchw) if place != VGG_STAGES[-1] else bchw
-    return found
+            activations.append(bchw)
+            bchw = functional.max_pool2d(bchw, 3, 2) if index in ALEX_POOLS else bchw
+        elif index in VGG_STAGES:
+            activations.append(bchw)
+            bchw = pool(bchw) if index != VGG_STAGES[-1] else bchw
+    return activations
 
 
 @pytest.mark.parametrize("trunk", ["alex", "vgg"])
-def test_lpips_is_wired_as_in_the_paper(trunk: str) -> None:
-    network = seeded(trunk)
+def test_lpips_equals_the_papers_formula(trunk: str) -> None:
+    network = seeded_trunk(trunk)
     linear = [torch.rand(count, generator=torch.Generator().manual_seed(count))
               for count in CHANNELS[trunk]]  # fmt: skip
     test, truth = batches()
@@ -189,7 +191,7 @@ def test_lpips_is_wired_as_in_the_paper(trunk: str) -> None:
     scale = torch.tensor([0.458, 0.448, 0.450])[None, :, None, None]
     pairs = zip(
         *(
-            plain_stages(
+            reference_stages(
                 trunk,
                 network.state_dict(),
                 ((bchw * 2 - 1) - shift) / scale,
@@ -202,13 +204,13 @@ def test_lpips_is_wired_as_in_the_paper(trunk: str) -> None:
     for weights, (ours, theirs) in zip(linear, pairs, strict=True):
         distance = functional.normalize(ours, dim=1) - functional.normalize(theirs, dim=1)
         expected += (distance**2 * weights[None, :, None, None]).sum(dim=1).mean(dim=(1, 2))
-    figure = Lpips(network, linear)
-    assert figure(test, truth) == pytest.approx(expected.numpy(), rel=1e-4)
-    assert figure(truth, truth) == pytest.approx(np.zeros(2), abs=1e-7)
+    metric = Lpips(network, linear)
+    assert metric(test, truth) == pytest.approx(expected.numpy(), rel=1e-4)
+    assert metric(truth, truth) == pytest.approx(np.zeros(2), abs=1e-7)
 
 
-def test_dists_is_wired_as_in_the_paper() -> None:
-    network = seeded("vgg", BlurredPooling)
+def test_dists_equals_the_papers_formula() -> None:
+    network = seeded_trunk("vgg", BlurredPooling)
     generator = torch.Generator().manual_seed(2)
     alpha, beta = torch.rand(1475, generator=generator), torch.rand(1475, generator=generator)
     test, truth = batches()
@@ -222,34 +224,34 @@ def test_dists_is_wired_as_in_the_paper() -> None:
 
     expected = torch.ones(2)
     stages = [
-        [bchw, *plain_stages("vgg", network.state_dict(), (bchw - mean) / deviation, l2_pool)]
+        [bchw, *reference_stages("vgg", network.state_dict(), (bchw - mean) / deviation, l2_pool)]
         for bchw in (test, truth)
     ]
     whole, first = alpha.sum() + beta.sum(), 0
     for ours, theirs in zip(*stages, strict=True):
         last = first + ours.shape[1]
         for batch in range(2):
-            for place in range(ours.shape[1]):
-                x, y = ours[batch, place].double(), theirs[batch, place].double()
+            for index in range(ours.shape[1]):
+                x, y = ours[batch, index].double(), theirs[batch, index].double()
                 texture = (2 * x.mean() * y.mean() + 1e-6) / (x.mean() ** 2 + y.mean() ** 2 + 1e-6)
                 covariance = (x * y).mean() - x.mean() * y.mean()
                 variances = x.var(correction=0) + y.var(correction=0)
                 structure = (2 * covariance + 1e-6) / (variances + 1e-6)
-                both = alpha[first + place] * texture + beta[first + place] * structure
+                both = alpha[first + index] * texture + beta[first + index] * structure
                 expected[batch] -= both / whole
         first = last
-    figure = Dists(network, alpha, beta)
-    assert figure(test, truth) == pytest.approx(expected.numpy(), abs=1e-4)
-    assert figure(truth, truth) == pytest.approx(np.zeros(2), abs=1e-5)
+    metric = Dists(network, alpha, beta)
+    assert metric(test, truth) == pytest.approx(expected.numpy(), abs=1e-4)
+    assert metric(truth, truth) == pytest.approx(np.zeros(2), abs=1e-5)
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with seeded weights under names of ours, laid out as the authors publish them."""
+    """A folder with seeded weights in the authors' layout, under our own file names."""
     folder = tmp_path_factory.mktemp("weights")
     generator = torch.Generator().manual_seed(3)
     for trunk in ("alex", "vgg"):
-        torch.save(seeded(trunk).state_dict(), folder / f"{trunk}.pth")
+        torch.save(seeded_trunk(trunk).state_dict(), folder / f"{trunk}.pth")
         linear = {
             f"lin{stage}.model.1.weight": torch.rand(1, count, 1, 1, generator=generator)
             for stage, count in enumerate(CHANNELS[trunk])
@@ -261,13 +263,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def seeded_file_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trunks, "TRUNK_FILES", {"alex": "alex.pth", "vgg": "vgg.pth"})
 
 
 @pytest.mark.parametrize("name", ["lpips", "lpips_vgg", "dists"])
-def test_learned_figures_load_and_rise_with_damage(
-    name: str, weights: Path, own_names: None
+def test_learned_metrics_load_and_rise_with_damage(
+    name: str, weights: Path, seeded_file_names: None
 ) -> None:
     metric = load_metric(name, weights)
     truth = photograph(64)
@@ -276,7 +278,7 @@ def test_learned_figures_load_and_rise_with_damage(
         for picture in (
             truth,
             np.clip(truth.astype(int) + 9, 0, 255).astype(np.uint8),
-            spoilt(truth),
+            degraded(truth),
         )
     ]
     assert values[0] == pytest.approx(0, abs=1e-5)
@@ -287,10 +289,10 @@ def test_learned_figures_load_and_rise_with_damage(
         metric.compute(truth[:39], truth[:39], RGB)
 
 
-def test_absent_damaged_and_foreign_weights_are_refused(
+def test_missing_damaged_and_wrong_weights_are_refused(
     weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(MetricUnavailable, match=r"alexnet-owt-7be5be79\.pth is not there"):
+    with pytest.raises(MetricUnavailable, match=r"alexnet-owt-7be5be79\.pth does not exist"):
         load_lpips(tmp_path, "alex")
     shutil.copy(weights / "alex.pth", tmp_path / "alexnet-owt-7be5be79.pth")
     with pytest.raises(MetricUnavailable, match="damaged: its sha256"):
@@ -311,16 +313,16 @@ def test_absent_damaged_and_foreign_weights_are_refused(
         load_dists(tmp_path)
 
 
-def test_figures_without_weights_are_refused_by_name(
+def test_metrics_without_weights_are_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
-    ready, refused = load_metrics(NAMES, weights_folder())
+    ready, refused = load_metrics(METRIC_NAMES, weights_folder())
     assert [metric.name for metric in ready] == ["psnr", "ssim", "ms_ssim", "niqe"]
     assert set(refused) == {"lpips", "lpips_vgg", "dists"}
     assert all(WEIGHTS_VARIABLE in why for why in refused.values())
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     assert weights_folder() == tmp_path
-    assert weights_folder(tmp_path / "asked") == tmp_path / "asked"
+    assert weights_folder(tmp_path / "given") == tmp_path / "given"
     with pytest.raises(UsageError, match="vmaf"):
         load_metric("vmaf")

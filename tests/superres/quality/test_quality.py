@@ -1,4 +1,4 @@
-"""Scores equal the field's references and never meet under different protocols."""
+"""Scores equal the reference implementations'; different protocols are not compared."""
 
 import math
 from dataclasses import replace
@@ -22,7 +22,7 @@ def noisy_pair(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(truth + noise, 0, 255).astype(np.uint8), truth
 
 
-def test_bicubic_on_set5_has_the_published_figures(reference_data: Path) -> None:
+def test_bicubic_on_set5_has_the_published_scores(reference_data: Path) -> None:
     pair_set = load_pairs(reference_data / "data" / "set5" / "HR", 4)
     protocol = pair_set.protocol("y")
     scores = [
@@ -34,7 +34,7 @@ def test_bicubic_on_set5_has_the_published_figures(reference_data: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_figures_equal_basicsr() -> None:
+def test_scores_equal_basicsr() -> None:
     from training.weights.basicsr_bridge import load_basicsr
 
     load_basicsr()
@@ -50,13 +50,13 @@ def test_figures_equal_basicsr() -> None:
     assert psnr(test, truth, luma) == pytest.approx(theirs, abs=0.05)
 
 
-def test_equal_pictures_are_infinitely_good() -> None:
+def test_equal_pictures_have_infinite_psnr() -> None:
     _, truth = noisy_pair()
     assert math.isinf(psnr(truth, truth, RGB))
     assert ssim(truth, truth, RGB) == pytest.approx(1.0)
 
 
-def test_border_is_not_looked_at() -> None:
+def test_the_border_is_cropped() -> None:
     test, truth = noisy_pair()
     spoiled = test.copy()
     spoiled[:4], spoiled[-4:], spoiled[:, :4], spoiled[:, -4:] = 0, 0, 0, 0
@@ -70,7 +70,7 @@ def test_squared_errors_add_up_to_psnr() -> None:
     assert 10 * math.log10(255**2 / errors.mean()) == pytest.approx(psnr(test, truth, RGB))
 
 
-def test_sixteen_bits_score_as_eight() -> None:
+def test_16_bit_pictures_score_as_8_bit() -> None:
     test, truth = noisy_pair()
     deep = replace(RGB, bit_depth=16)
     assert psnr(test.astype(np.uint16) * 257, truth.astype(np.uint16) * 257, deep) == pytest.approx(
@@ -90,14 +90,14 @@ def test_sixteen_bits_score_as_eight() -> None:
         {"bit_depth": 16},
     ],
 )
-def test_scores_of_different_protocols_refuse_to_be_compared(change: dict) -> None:
+def test_scores_of_different_protocols_are_not_compared(change: dict) -> None:
     first = Score(protocol=RGB, psnr=30.0, ssim=0.9)
     assert first.gain_over(replace(first, psnr=29.5)) == 0.5
     with pytest.raises(ProtocolMismatch, match=next(iter(change))):
         first.gain_over(replace(first, protocol=replace(RGB, **change)))
 
 
-def test_protocol_survives_json_and_reads_well() -> None:
+def test_a_protocol_round_trips_through_json() -> None:
     assert Protocol.from_dict(RGB.as_dict()) == RGB
     assert "x4" in str(RGB)
     assert "RGB" in str(RGB)

@@ -1,4 +1,4 @@
-"""Halos, buckets and bounds are measured on the network's own grid."""
+"""Halos, buckets and bounds are measured on the network's grid."""
 
 import numpy as np
 import pytest
@@ -19,18 +19,18 @@ DEEP = ArchFacts(scale=1, receptive_field=349, size_multiple=1, window=None)
 
 
 class Blur:
-    """A backend that averages a row over `reach` pixels to both sides, plus a constant error."""
+    """A backend that averages a row over `radius` pixels on both sides, plus a constant error."""
 
     name, device, precision = "blur", "cpu", "fp32"
     any_shape = False
 
-    def __init__(self, reach: int, error: float = 0.0) -> None:
-        self.reach, self.error = reach, error
+    def __init__(self, radius: int, error: float = 0.0) -> None:
+        self.radius, self.error = radius, error
 
     def forward(self, tiles_bhwc: np.ndarray) -> np.ndarray:
-        padded = np.pad(tiles_bhwc, ((0, 0), (0, 0), (self.reach, self.reach), (0, 0)))
+        padded = np.pad(tiles_bhwc, ((0, 0), (0, 0), (self.radius, self.radius), (0, 0)))
         width = tiles_bhwc.shape[2]
-        shifts = [padded[:, :, start : start + width] for start in range(2 * self.reach + 1)]
+        shifts = [padded[:, :, start : start + width] for start in range(2 * self.radius + 1)]
         return np.mean(shifts, axis=0, dtype=np.float32) + np.float32(self.error)
 
     def warm_up(self, shapes_hw: object) -> None: ...
@@ -47,22 +47,22 @@ def pictures() -> list[np.ndarray]:
     ("facts", "halos"),
     [(CONV, (8, 12, 16, 18)), (WINDOWED, (8, 16, 24, 32)), (DEEP, (8, 12, 16, 24, 32))],
 )
-def test_candidates_end_at_the_receptive_field_where_tiles_can_hold_it(
+def test_halo_candidates_end_at_the_receptive_field_within_max_halo(
     facts: ArchFacts, halos: tuple[int, ...]
 ) -> None:
     assert halo_candidates(facts) == halos
 
 
-@pytest.mark.parametrize(("reach", "halo"), [(5, 8), (11, 12), (18, 18)])
+@pytest.mark.parametrize(("radius", "halo"), [(5, 8), (11, 12), (18, 18)])
 def test_the_smallest_sufficient_halo_is_found(
-    reach: int, halo: int, pictures: list[np.ndarray]
+    radius: int, halo: int, pictures: list[np.ndarray]
 ) -> None:
-    seam = measure_seam(Blur(reach), CONV, pictures)
+    seam = measure_seam(Blur(radius), CONV, pictures)
     assert seam.halo == halo
     assert seam.levels < 0.001
 
 
-def test_a_reach_beyond_every_halo_is_stated_not_hidden(pictures: list[np.ndarray]) -> None:
+def test_a_seam_beyond_every_halo_is_reported(pictures: list[np.ndarray]) -> None:
     seam = measure_seam(Blur(40), WINDOWED, pictures)
     assert seam.halo == 32
     assert seam.levels > SEAM_LEVELS
@@ -82,7 +82,7 @@ def test_buckets_fit_their_halo_and_grid(facts: ArchFacts) -> None:
         assert 1 <= len(buckets) <= (5 if facts.window else 9)
 
 
-def test_precision_is_the_worst_backends(pictures: list[np.ndarray]) -> None:
+def test_precision_is_that_of_the_worst_backend(pictures: list[np.ndarray]) -> None:
     geometry = Geometry(scale=1, halo=8, buckets=((64, 64),))
     levels = measure_precision(Blur(3), [Blur(3, 1 / 255), Blur(3, 2 / 255)], geometry, pictures)
     assert levels == pytest.approx(2.0, abs=0.01)

@@ -1,4 +1,4 @@
-"""What comes out of a training is a bundle whose every statement can be checked."""
+"""A training writes a bundle whose statements can be verified."""
 
 import json
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def no_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def run(dataset: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of one training by the command."""
+    """The folder of a run trained by the command."""
     runs = tmp_path_factory.mktemp("runs")
     assert train([str(tiny_recipe), "--data", str(dataset), "--out", str(runs)]) == 0
     (folder,) = runs.iterdir()
@@ -44,11 +44,11 @@ def bundle(run: Path) -> Bundle:
     return load_bundle(run / "tiny_x2")
 
 
-def answer(capture: Capture) -> dict[str, Any]:
+def json_result(capture: Capture) -> dict[str, Any]:
     return json.loads(capture.readouterr().out.splitlines()[-1])
 
 
-def test_a_bundle_says_where_it_comes_from(bundle: Bundle, dataset: Path) -> None:
+def test_a_bundle_states_its_provenance(bundle: Bundle, dataset: Path) -> None:
     info = bundle.info
     assert (info.name, info.scale, info.training.steps) == ("tiny_x2", 2, 12)
     assert [(entry.id, entry.source, entry.licence) for entry in info.training.datasets] == [
@@ -60,7 +60,7 @@ def test_a_bundle_says_where_it_comes_from(bundle: Bundle, dataset: Path) -> Non
     assert set(info.training.reference) == set(FEATURES)
 
 
-def test_its_scores_are_what_an_evaluation_finds(bundle: Bundle, dataset: Path) -> None:
+def test_its_scores_equal_an_evaluation(bundle: Bundle, dataset: Path) -> None:
     pairs = load_pairs(dataset, 2)
     backend = load_backend(bundle, backend="torch", device="cpu", precision="fp32")
     found = evaluate(Upscaler(bundle, backend), pairs.pairs, pairs.protocol("y"))
@@ -80,20 +80,20 @@ def test_its_golden_pair_and_bounds_hold(bundle: Bundle, dataset: Path) -> None:
     bounds = bundle.info.bounds
     for pair in load_pairs(dataset, 2).pairs:
         canonical = exact.whole(pair.lr).rgb_hwc.astype(int)
-        tiled = np.abs(exact.upscale(pair.lr).rgb_hwc - canonical).max()
-        rough = np.percentile(np.abs(reduced.whole(pair.lr).rgb_hwc - canonical), 99.9)
-        assert tiled <= bounds.seam_levels + 1  # both are rounded to whole levels
-        assert rough <= 1.5 * bounds.precision_levels["bf16"] + 1
+        tiled_error = np.abs(exact.upscale(pair.lr).rgb_hwc - canonical).max()
+        reduced_error = np.percentile(np.abs(reduced.whole(pair.lr).rgb_hwc - canonical), 99.9)
+        assert tiled_error <= bounds.seam_levels + 1  # both are rounded to whole levels
+        assert reduced_error <= 1.5 * bounds.precision_levels["bf16"] + 1
 
 
-def test_its_card_is_made_of_its_facts(bundle: Bundle, dataset: Path) -> None:
+def test_its_card_is_made_from_its_info(bundle: Bundle, dataset: Path) -> None:
     card = (bundle.root / "MODEL_CARD.md").read_text()
     assert card == model_card(bundle.info, read_info(dataset))
     for arguments in ("garden (CC0-1.0)", f"{bundle.info.scores[0].psnr:.2f} dB", "12 steps"):
         assert arguments in card
 
 
-def test_a_smoke_says_that_it_was_measured_on_less(
+def test_a_smoke_states_its_reduced_measurements(
     run: Path, dataset: Path, tiny_recipe: Path, tmp_path: Path
 ) -> None:
     arguments = [str(tiny_recipe), "--data", str(dataset), "--profile", "smoke"]
@@ -108,7 +108,7 @@ def test_a_smoke_says_that_it_was_measured_on_less(
     assert "(middles of 2), y channel" in smoke.card()
 
 
-def test_a_smoke_is_scored_on_middles_that_belong_together(
+def test_a_smoke_is_scored_on_aligned_centre_crops(
     dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(validate, "SMOKE_SIDE", 25)
@@ -116,16 +116,16 @@ def test_a_smoke_is_scored_on_middles_that_belong_together(
     whole, smoke = validate.held_out(dataset, "full"), validate.held_out(dataset, "smoke")
     assert whole is not None
     assert smoke is not None
-    (middle,), first = list(smoke.pairs), next(iter(whole.pairs))
-    assert smoke.names == (middle.name,) == whole.names[:1]
+    (smoke_pair,), first = list(smoke.pairs), next(iter(whole.pairs))
+    assert smoke.names == (smoke_pair.name,) == whole.names[:1]
     top, left = (first.lr.height - 12) // 2, (first.lr.width - 12) // 2
     lr_hwc, hr_hwc = first.lr.rgb_hwc, first.hr.rgb_hwc
-    assert np.array_equal(middle.lr.rgb_hwc, lr_hwc[top : top + 12, left : left + 12])
+    assert np.array_equal(smoke_pair.lr.rgb_hwc, lr_hwc[top : top + 12, left : left + 12])
     top, left = 2 * top, 2 * left
-    assert np.array_equal(middle.hr.rgb_hwc, hr_hwc[top : top + 24, left : left + 24])
+    assert np.array_equal(smoke_pair.hr.rgb_hwc, hr_hwc[top : top + 24, left : left + 24])
 
 
-def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
+def test_a_run_keeps_samples_and_records_but_no_draft(run: Path) -> None:
     assert {path.name for path in run.iterdir()} >= {
         "run.json",
         "checkpoints",
@@ -138,8 +138,8 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
         "garden-00.png",
         "garden-05.png",
     ] * 2
-    notes = [note for note, _ in Spool(run).unsent()]
-    assert [note["note"] for note in notes if note["note"] != "metrics"] == [
+    records = [record for record, _ in Spool(run).unsent()]
+    assert [record["note"] for record in records if record["note"] != "metrics"] == [
         "run",
         "artifacts",
         "artifacts",
@@ -148,8 +148,10 @@ def test_a_run_leaves_pictures_notes_and_no_draft(run: Path) -> None:
         "artifacts",
         "end",
     ]
-    figures = {name for note in notes if note["note"] == "metrics" for name in note["values"]}
-    assert figures >= {
+    metrics = {
+        name for record in records if record["note"] == "metrics" for name in record["values"]
+    }
+    assert metrics >= {
         "loss/l1",
         "learning_rate",
         "step_seconds",
@@ -184,7 +186,7 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
         )
         == 0
     )
-    other = answer(capsys)["path"]
+    other = json_result(capsys)["path"]
     assert (
         train(
             [
@@ -202,7 +204,7 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
         )
         == 0
     )
-    result = answer(capsys)
+    result = json_result(capsys)
     child = load_bundle(Path(result["bundle"]))
     assert result["bundle_id"] == child.id
     assert result["scores"] == []
@@ -214,16 +216,24 @@ def test_a_finetune_starts_from_its_parent_and_inherits_its_lineage(
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({"learning_rte": 1.0}, [], "learning_rte is not a key"),
+        ({"learning_rte": 1.0}, [], "learning_rte is not a recipe key"),
         ({"scale": 4, "arch__parameters__upscale": 4}, [], "dataset for scale 2"),
         ({"arch__parameters__upscale": 4}, [], "its network enlarges by 4"),
-        ({"arch__parameters__num_conv": 3}, ["--init", "BUNDLE"], r"num_conv \(2 there, 3"),
-        ({"full__patches": [{"since": 0.0, "side": 99}]}, [], "no training picture is 198 pixels"),
+        (
+            {"arch__parameters__num_conv": 3},
+            ["--init", "BUNDLE"],
+            r"num_conv \(2 in the weights, 3",
+        ),
+        (
+            {"full__patches": [{"since": 0.0, "side": 99}]},
+            [],
+            "no training picture is at least 198 pixels",
+        ),
         ({}, ["--minutes", "0"], "--minutes must be more than 0"),
         ({}, ["--init", "DATASET"], "not a model bundle"),
     ],
 )
-def test_what_cannot_be_is_refused_before_the_first_step(
+def test_invalid_trainings_are_refused_before_the_first_step(
     changes: dict[str, object],
     arguments: list[str],
     message: str,
@@ -234,8 +244,8 @@ def test_what_cannot_be_is_refused_before_the_first_step(
 ) -> None:
     from superres.common.errors import SharplineError
 
-    places = {"BUNDLE": str(bundle.root), "DATASET": str(dataset)}
-    arguments = [places.get(word, word) for word in arguments]
+    paths = {"BUNDLE": str(bundle.root), "DATASET": str(dataset)}
+    arguments = [paths.get(argument, argument) for argument in arguments]
     with pytest.raises(SharplineError, match=message):
         train(
             [
@@ -251,7 +261,7 @@ def test_what_cannot_be_is_refused_before_the_first_step(
 
 
 @pytest.mark.parametrize("arguments", [["compact_x4"], ["compact_x4", "--data", "nowhere"]])
-def test_a_dataset_that_is_none_is_refused_with_the_remedy(arguments: list[str]) -> None:
+def test_a_missing_dataset_is_refused_with_the_remedy(arguments: list[str]) -> None:
     from superres.common.errors import SharplineError
 
     with pytest.raises(SharplineError, match="sharpline data build"):
@@ -275,7 +285,7 @@ def test_a_patch_off_the_window_is_refused(recipe_file: Callable[..., Path], dat
         )
 
 
-def test_a_broken_off_training_is_resumed(
+def test_an_interrupted_training_is_resumed(
     tiny_recipe: Path,
     dataset: Path,
     tmp_path: Path,
@@ -293,18 +303,18 @@ def test_a_broken_off_training_is_resumed(
         "--json",
     ]
 
-    def dies(*_: object) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(job, "publish", dies)
+        patched.setattr(job, "publish", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(arguments)
     assert train(arguments) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out.splitlines()[-1])
     (folder,) = tmp_path.iterdir()
-    assert "going on with the run that broke off" in captured.err
+    assert "resuming the interrupted run" in captured.err
     assert Path(result["bundle"]).parent == folder
     again = load_bundle(Path(result["bundle"]))
     for key, value in bundle.weights().items():
@@ -313,8 +323,8 @@ def test_a_broken_off_training_is_resumed(
 
 def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
     key = RunKey(recipe={}, profile="full", dataset_id="a", parent_id=None, minutes=None)
-    first, known = open_run(tmp_path, "tiny", key, resume=True)
-    assert not known
+    first, existed = open_run(tmp_path, "tiny", key, resume=True)
+    assert not existed
     assert open_run(tmp_path, "tiny", key, resume=True) == (first, True)
     other = RunKey(recipe={}, profile="full", dataset_id="b", parent_id=None, minutes=None)
     assert open_run(tmp_path, "tiny", other, resume=True)[1] is False
@@ -332,5 +342,5 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
         ([], "unclear"),
     ],
 )
-def test_licences_are_read_with_caution(licences: list[str], reading: str) -> None:
+def test_licences_are_read_conservatively(licences: list[str], reading: str) -> None:
     assert commercial_use(licences) == reading

@@ -1,4 +1,4 @@
-"""Building is the same work on one process or many, and a kill costs no more than a shard."""
+"""Builds give the same bytes on one process or many, and a kill loses at most one shard."""
 
 import os
 import random
@@ -44,7 +44,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory: pytest.TempPathFactory) -> list[SourcePicture]:
-    """Twelve pictures that have nothing in common, every fourth of them held out."""
+    """Twelve unrelated pictures, every fourth of them held out."""
     folder = tmp_path_factory.mktemp("album")
     pictures = []
     for seed in range(12):
@@ -55,32 +55,32 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> list[SourcePicture]:
 
 
 @pytest.fixture(scope="module")
-def whole(album: Sequence[SourcePicture], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_dataset(album: Sequence[SourcePicture], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of the album, built by one process in one shard."""
-    root = tmp_path_factory.mktemp("whole")
+    root = tmp_path_factory.mktemp("root")
     return build(make_plan(album, RECIPE, root, pictures_per_shard=100)).path
 
 
 def test_many_processes_and_small_shards_give_the_same_bytes(
-    album: Sequence[SourcePicture], whole: Path, tmp_path: Path
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path
 ) -> None:
     plan = make_plan(album[::-1], RECIPE, tmp_path, pictures_per_shard=1)
     built = build(plan, workers=2)
-    assert built.path.name == whole.name
-    assert files_of(built.path) == files_of(whole)
+    assert built.path.name == built_dataset.name
+    assert files_of(built.path) == files_of(built_dataset)
 
 
-def test_shards_of_another_size_are_not_mistaken_for_these(
-    album: Sequence[SourcePicture], whole: Path, tmp_path: Path
+def test_shards_of_another_size_are_not_reused(
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path
 ) -> None:
     build_shard(make_plan(album, RECIPE, tmp_path, pictures_per_shard=5), 0)
     plan = make_plan(album, RECIPE, tmp_path, pictures_per_shard=3)
     with pytest.raises(SharplineError, match="shard 0 of 4"):
         seal(plan)
-    assert files_of(build(plan).path) == files_of(whole)
+    assert files_of(build(plan).path) == files_of(built_dataset)
 
 
-def test_what_a_killed_process_left_is_cleared_away(
+def test_leftovers_of_a_killed_process_are_removed(
     album: Sequence[SourcePicture], tmp_path: Path
 ) -> None:
     plan = make_plan(album, RECIPE, tmp_path)
@@ -97,9 +97,7 @@ def test_what_a_killed_process_left_is_cleared_away(
     assert sorted(path.name for path in plan.parent.iterdir()) == ["plan.json", "seal.lock"]
 
 
-def test_a_shard_that_is_damaged_is_noticed_at_sealing(
-    album: Sequence[SourcePicture], tmp_path: Path
-) -> None:
+def test_sealing_detects_a_damaged_shard(album: Sequence[SourcePicture], tmp_path: Path) -> None:
     plan = make_plan(album, RECIPE, tmp_path, pictures_per_shard=100)
     build_shard(plan, 0)
     raw = plan.parent / "shards" / "000000-000012" / "train.bin"
@@ -108,89 +106,94 @@ def test_a_shard_that_is_damaged_is_noticed_at_sealing(
         seal(plan)
 
 
-def end_at_once(marker: Path, last: bool) -> int:
+def kill_itself(marker: Path, last: bool) -> int:
     if not last:
         marker.write_text("here")
         os.kill(os.getpid(), signal.SIGKILL)
     return 1
 
 
-def test_a_killed_worker_fails_by_name(tmp_path: Path) -> None:
-    jobs = [WorkerTask(f"shard {index}", (tmp_path / "marker", index > 0)) for index in range(2)]
+def test_a_killed_worker_raises_with_the_tasks_name(tmp_path: Path) -> None:
+    tasks = [WorkerTask(f"shard {index}", (tmp_path / "marker", index > 0)) for index in range(2)]
     with pytest.raises(WorkerDied, match="worked on shard 0"):
-        list(run_tasks(end_at_once, jobs, workers=2))
+        list(run_tasks(kill_itself, tasks, workers=2))
     assert (tmp_path / "marker").exists()
 
 
 BUILD = """
 import sys
 from pathlib import Path
-from training.data.pairs import build
+from training.data.pairs.build import build
 
 if __name__ == "__main__":
     build(Path(sys.argv[1]), workers=2)
 """
 
 
-def test_kill_9_at_any_moment_leads_to_the_same_dataset(
-    album: Sequence[SourcePicture], whole: Path, tmp_path: Path, soak: bool
+def test_kill_9_at_any_moment_ends_with_the_same_dataset(
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path, soak: bool
 ) -> None:
     script = tmp_path / "build.py"
     script.write_text(BUILD)
     rng = random.Random(7)
+    returncodes = []
     for round_ in range(20 if soak else 3):
         plan = make_plan(album, RECIPE, tmp_path / str(round_), pictures_per_shard=2)
         shards = plan.parent / "shards"
         command = [sys.executable, str(script), str(plan)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        # The next to last moment is that of sealing, the last one after it.
-        wanted = rng.randint(0, 7) if soak else (1, 4, 6)[round_]
-        while process.poll() is None and len(list(shards.glob("0*"))) < min(wanted, 6):
+        # Shards to wait for before the kill: 6 kills during sealing, 7 after it.
+        shards_before_kill = rng.randint(0, 7) if soak else (1, 4, 6)[round_]
+        while process.poll() is None and len(list(shards.glob("0*"))) < min(shards_before_kill, 6):
             time.sleep(0.002)
-        if wanted == 6:
+        if shards_before_kill == 6:
             staging = f".{read_plan(plan).id}.*"
             while process.poll() is None and not list((tmp_path / str(round_)).glob(staging)):
                 time.sleep(0.002)
         process.kill()
-        process.wait()
+        returncodes.append(process.wait())
         for shard in shards.glob("0*"):
             assert (shard / "rows.json").is_file()
-        final = tmp_path / str(round_) / whole.name
-        assert not final.exists() or files_of(final) == files_of(whole)
-        assert files_of(build(plan).path) == files_of(whole)
+        final = tmp_path / str(round_) / built_dataset.name
+        assert not final.exists() or files_of(final) == files_of(built_dataset)
+        assert files_of(build(plan).path) == files_of(built_dataset)
+    assert set(returncodes) <= {0, -signal.SIGKILL}, "a build failed by itself"
+    assert -signal.SIGKILL in returncodes, "no build was killed"
 
 
-def test_killed_again_and_again_a_build_goes_on_to_the_same_dataset(
-    album: Sequence[SourcePicture], whole: Path, tmp_path: Path, soak: bool
+def test_a_build_that_is_killed_repeatedly_ends_with_the_same_dataset(
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path, soak: bool
 ) -> None:
-    """One build, killed each time it has got one shard further, or begun one."""
+    """One build, killed each time that it has finished or begun another shard."""
     script = tmp_path / "build.py"
     script.write_text(BUILD)
     plan = make_plan(album, RECIPE, tmp_path / "root", pictures_per_shard=1)
     shards, rng = plan.parent / "shards", random.Random(3)
 
-    def begun() -> set[Path]:
-        """Half-written shards, and the half-written dataset."""
-        return {*shards.glob(".*.partial"), *plan.parents[2].glob(f".{whole.name}.*")}
+    def partial_folders() -> set[Path]:
+        """The folders of partial shards and of the partial dataset."""
+        return {*shards.glob(".*.partial"), *plan.parents[2].glob(f".{built_dataset.name}.*")}
 
+    returncodes = []
     for _ in range(20 if soak else 2):
-        done, left = len(list(shards.glob("0*"))), begun()
+        done, left = len(list(shards.glob("0*"))), partial_folders()
         command = [sys.executable, str(script), str(plan)]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        at_a_beginning = rng.random() < 0.6
+        kill_when_begun = rng.random() < 0.6
         while process.poll() is None and len(list(shards.glob("0*"))) == done:
-            if at_a_beginning and begun() - left:
+            if kill_when_begun and partial_folders() - left:
                 break
             time.sleep(0.002)
         process.kill()
-        process.wait()
+        returncodes.append(process.wait())
         for shard in shards.glob("0*"):
             assert (shard / "rows.json").is_file()
-    assert files_of(build(plan).path) == files_of(whole)
+    assert set(returncodes) <= {0, -signal.SIGKILL}, "a build failed by itself"
+    assert files_of(build(plan).path) == files_of(built_dataset)
 
 
 def test_draws_share_their_hr_and_differ_in_their_lr(
-    album: Sequence[SourcePicture], whole: Path, tmp_path: Path
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path
 ) -> None:
     recipe = PairRecipe(scale=2, degradation="bicubic_jpeg", draws=3)
     built = build(make_plan(album, recipe, tmp_path))
@@ -202,13 +205,13 @@ def test_draws_share_their_hr_and_differ_in_their_lr(
     assert {row.lr_path.split("/")[2] for row in train} == {"LR", "LR-2", "LR-3"}
     # The first draw is that of a set of single draws.
     first = {row.name: row.lr_sha256 for row in rows if row.draw == 1}
-    assert first == {row.name: row.lr_sha256 for row in read_manifest(whole)}
+    assert first == {row.name: row.lr_sha256 for row in read_manifest(built_dataset)}
     pack = Pack(built.path)
     assert len({pair.hr_offset for pair in pack.pairs}) == 9
     assert len({pair.lr_offset for pair in pack.pairs}) == 27
 
 
-def test_the_mask_of_damage_stands_beside_the_pair(
+def test_a_damage_mask_is_stored_with_its_pair(
     album: Sequence[SourcePicture], tmp_path: Path
 ) -> None:
     built = build(make_plan(album, PairRecipe(scale=1, degradation="old_photo"), tmp_path))
@@ -220,32 +223,32 @@ def test_the_mask_of_damage_stands_beside_the_pair(
 
 
 @pytest.mark.parametrize(
-    ("recipe", "arguments"),
+    ("recipe", "message"),
     [
-        (PairRecipe(scale=1, degradation="bicubic"), "bicubic draws nothing"),
-        (PairRecipe(scale=2, degradation="bicubic", draws=2), "bicubic draws nothing"),
-        (PairRecipe(scale=2, degradation="given", draws=2), "gives each picture's LR once"),
-        (PairRecipe(scale=2, degradation="jpeg", draws=0), "at least once"),
+        (PairRecipe(scale=1, degradation="bicubic"), "bicubic has no random parameters"),
+        (PairRecipe(scale=2, degradation="bicubic", draws=2), "bicubic has no random parameters"),
+        (PairRecipe(scale=2, degradation="given", draws=2), "provides one LR per picture"),
+        (PairRecipe(scale=2, degradation="jpeg", draws=0), "at least 1"),
     ],
 )
-def test_a_recipe_that_makes_no_sense_is_refused(
-    recipe: PairRecipe, arguments: str, album: Sequence[SourcePicture], tmp_path: Path
+def test_an_invalid_recipe_is_rejected(
+    recipe: PairRecipe, message: str, album: Sequence[SourcePicture], tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match=arguments):
+    with pytest.raises(UsageError, match=message):
         make_plan(album, recipe, tmp_path)
 
 
-def test_given_pictures_are_taken_and_pairs_of_other_sizes_named(
+def test_provided_lr_is_used_and_mismatched_pairs_are_left_out(
     album: Sequence[SourcePicture], tmp_path: Path
 ) -> None:
-    given = []
+    sources = []
     for index, picture in enumerate(album[1:4]):
         lr_path = tmp_path / f"{picture.name}x2.png"
         write(lr_path, Picture(rgb_hwc=noise(index + 50, 20, 24 if index else 28)))
-        given.append(source(picture.path, lr_path=lr_path))
-    given.append(source(album[5].path, lr_path=tmp_path / "forgotten.png"))
+        sources.append(source(picture.path, lr_path=lr_path))
+    sources.append(source(album[5].path, lr_path=tmp_path / "forgotten.png"))
     recipe = PairRecipe(scale=2, degradation="given:track2")
-    built = build(make_plan(given, recipe, tmp_path / "root"))
+    built = build(make_plan(sources, recipe, tmp_path / "root"))
     left_out = {entry.name: entry.reason for entry in built.left_out}
     assert set(left_out) == {"01", "05"}
     assert "28x20" in left_out["01"]

@@ -1,4 +1,4 @@
-"""The catalogue says what is published and nothing else; own entries join it; a list shows it."""
+"""The catalogue of public sets, own entries that extend it, and the list of sources."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def own_catalogue(text: str) -> Path:
     return path
 
 
-def test_the_public_sets_are_those_of_the_field() -> None:
+def test_the_catalogue_has_the_usual_public_sets() -> None:
     assert list(read_catalogue()) == [
         "div2k",
         "flickr2k",
@@ -50,14 +50,14 @@ def test_the_public_sets_are_those_of_the_field() -> None:
 
 
 @pytest.mark.parametrize("entry", PUBLIC, ids=lambda entry: entry.name)
-def test_every_checksum_is_whole_and_every_address_full(entry: Entry) -> None:
+def test_checksums_and_urls_are_complete(entry: Entry) -> None:
     copies = [copy for part in entry.parts for copy in part.copies]
     for archive in {archive for copy in copies for archive in copy.archives}:
         assert archive.sha256 is None or len(archive.sha256) == 64
         assert archive.md5 is None or len(archive.md5) == 32
         assert archive.mirrors
-        assert all(one.startswith("https://") for one in archive.mirrors)
-        assert all(one.endswith(f"/{archive.name}") for one in archive.mirrors)
+        assert all(url.startswith("https://") for url in archive.mirrors)
+        assert all(url.endswith(f"/{archive.name}") for url in archive.mirrors)
     assert all(len(copy.pictures_md5 or "-" * 32) == 32 for copy in copies)
     names = [(part.name, part.split) for part in entry.parts]
     assert len(set(names)) == len(names)
@@ -82,11 +82,11 @@ def test_div2k_has_every_track_of_both_challenges_each_with_its_checksum() -> No
     assert folders["mild_x4"] == "DIV2K_train_LR_mild"
 
 
-def test_no_public_set_for_training_passes_for_free_to_use() -> None:
-    assert {commercial_use([one.licence]) for one in PUBLIC if one.role == "training"} == {"no"}
+def test_no_public_training_set_allows_commercial_use() -> None:
+    assert {commercial_use([url.licence]) for url in PUBLIC if url.role == "training"} == {"no"}
 
 
-def test_parts_are_chosen_by_name_by_track_or_all() -> None:
+def test_parts_are_chosen_by_name_track_or_all() -> None:
     div2k = read_catalogue()["div2k"]
     assert {part.name for part in div2k.choose(["unknown"])} == {
         "unknown_x2",
@@ -99,7 +99,7 @@ def test_parts_are_chosen_by_name_by_track_or_all() -> None:
         div2k.choose(["bicubic_x16"])
 
 
-def test_own_entries_join_the_public_ones_and_take_their_place_by_name() -> None:
+def test_own_entries_extend_and_override_the_public_ones() -> None:
     own_catalogue(OWN)
     assert [*read_catalogue()][-1] == "herbarium"
     own_catalogue(OWN.replace("herbarium\n", "set5\n", 1))
@@ -115,10 +115,10 @@ def test_own_entries_join_the_public_ones_and_take_their_place_by_name() -> None
         OWN.replace("name: herbarium.zip", "name: ../herbarium.zip"),
         OWN.replace("name: herbarium\n", "name: her/barium\n"),
         "- [",
-        "a word",
+        "text",
     ],
 )
-def test_a_broken_own_catalogue_names_its_file(text: str) -> None:
+def test_an_invalid_own_catalogue_is_reported_with_its_path(text: str) -> None:
     path = own_catalogue(text)
     with pytest.raises(SharplineError, match=str(path)):
         read_catalogue()

@@ -1,4 +1,4 @@
-"""Pictures get into training by someone's word alone, and what clients sent never does."""
+"""Training needs a user's statement of rights, and never uses pictures that clients sent."""
 
 import json
 import os
@@ -32,7 +32,7 @@ TERMS = ("--i-own-the-rights", "--licence", "CC0-1.0")
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Path:
+def own_folder(tmp_path: Path) -> Path:
     """An own folder with a picture in it."""
     write(tmp_path / "shop" / "a.png", GREY)
     return tmp_path / "shop"
@@ -40,7 +40,7 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def clients(tmp_path: Path) -> Path:
-    """A folder in which a service keeps a picture that a client sent."""
+    """A folder in which a service keeps a client's picture."""
     folder = tmp_path / "blobs"
     mark_as_clients(folder)
     write(folder / "ab" / "sent.png", GREY)
@@ -49,7 +49,7 @@ def clients(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `sharpline data WORDS --json` and return its answer."""
+    """Run `sharpline data ARGUMENTS --json` and return its JSON result."""
 
     def call(*arguments: object) -> dict[str, Any]:
         assert data([*map(str, arguments), "--json"]) == 0
@@ -58,38 +58,38 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
-def test_adding_records_who_said_what_and_when_and_leaves_the_pictures(
-    run: Run, shop: Path, state: Path
+def test_adding_records_the_statement_and_does_not_copy_the_pictures(
+    run: Run, own_folder: Path, state: Path
 ) -> None:
-    answer = run("add", shop, *TERMS)
-    assert (answer["source"], answer["pictures"], answer["watched"]) == ("shop", 1, False)
+    result = run("add", own_folder, *TERMS)
+    assert (result["source"], result["pictures"], result["watched"]) == ("shop", 1, False)
     record = read_record("shop")
     assert isinstance(record, AddedSource)
     assert record.terms.statement == STATEMENT
     assert record.terms.licence == "CC0-1.0"
     assert "@" in record.terms.by
     assert record.terms.at.endswith("+00:00")
-    assert record.folder == shop
+    assert record.folder == own_folder
     assert [path.suffix for path in state.rglob("*.png")] == []
 
 
 @pytest.mark.parametrize(
     "arguments", [[], ["--i-own-the-rights"], ["--licence", "CC0"], [*TERMS[:2], " "]]
 )
-def test_without_word_and_licence_nothing_is_added(shop: Path, arguments: list[str]) -> None:
+def test_adding_needs_the_statement_and_a_licence(own_folder: Path, arguments: list[str]) -> None:
     with pytest.raises(UsageError, match="--i-own-the-rights --licence") as refusal:
-        data(["add", str(shop), *arguments])
-    assert "someone's word" in str(refusal.value)
+        data(["add", str(own_folder), *arguments])
+    assert "needs a statement" in str(refusal.value)
     assert read_record("shop") is None
 
 
 @pytest.mark.parametrize("name", ["sample", "div2k", "../up", "", "a/b", ".hidden", "x" * 65])
-def test_a_name_that_is_taken_or_no_file_name_is_refused(shop: Path, name: str) -> None:
+def test_a_taken_or_invalid_name_is_rejected(own_folder: Path, name: str) -> None:
     with pytest.raises(UsageError, match="--name"):
-        add_folder(shop, name=name, licence="CC0-1.0", owns_the_rights=True)
+        add_folder(own_folder, name=name, licence="CC0-1.0", owns_the_rights=True)
 
 
-def test_a_folder_that_is_none_or_empty_is_refused(tmp_path: Path) -> None:
+def test_a_missing_or_empty_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, reason in (
         (tmp_path / "none", "not a folder"),
@@ -99,32 +99,30 @@ def test_a_folder_that_is_none_or_empty_is_refused(tmp_path: Path) -> None:
             data(["add", str(folder), *TERMS])
 
 
-def test_saying_the_same_again_keeps_the_first_word(run: Run, shop: Path) -> None:
-    run("add", shop, *TERMS)
+def test_adding_again_keeps_the_first_terms(run: Run, own_folder: Path) -> None:
+    run("add", own_folder, *TERMS)
     first = read_record("shop")
-    assert run("add", shop, *TERMS, "--watch")["watched"] is True
+    assert run("add", own_folder, *TERMS, "--watch")["watched"] is True
     assert isinstance(first, AddedSource)
     assert read_record("shop") == first.model_copy(update={"watched": True})
 
 
-def test_other_terms_are_refused_until_they_replace_the_first_which_stay_on_record(
-    run: Run, shop: Path
-) -> None:
-    run("add", shop, *TERMS)
+def test_other_terms_need_replace_and_the_first_stay_on_record(run: Run, own_folder: Path) -> None:
+    run("add", own_folder, *TERMS)
     with pytest.raises(UsageError, match="--replace"):
-        data(["add", str(shop), "--i-own-the-rights", "--licence", "owned"])
+        data(["add", str(own_folder), "--i-own-the-rights", "--licence", "owned"])
     assert find_pictures(["shop"])[0].licence == "CC0-1.0"
-    run("add", shop, "--i-own-the-rights", "--licence", "owned", "--replace")
+    run("add", own_folder, "--i-own-the-rights", "--licence", "owned", "--replace")
     assert find_pictures(["shop"])[0].licence == "owned"
     record = read_record("shop")
     assert isinstance(record, AddedSource)
     assert [terms.licence for terms in record.earlier] == ["CC0-1.0"]
 
 
-def test_a_name_moves_to_another_folder_by_replace_alone(
-    run: Run, shop: Path, tmp_path: Path
+def test_moving_a_name_to_another_folder_needs_replace(
+    run: Run, own_folder: Path, tmp_path: Path
 ) -> None:
-    run("add", shop, *TERMS)
+    run("add", own_folder, *TERMS)
     write(tmp_path / "new" / "b.png", GREY)
     with pytest.raises(UsageError, match="--replace"):
         data(["add", str(tmp_path / "new"), "--name", "shop", *TERMS])
@@ -132,11 +130,11 @@ def test_a_name_moves_to_another_folder_by_replace_alone(
     assert [picture.name for picture in find_pictures(["shop"])] == ["shop-b"]
 
 
-def test_one_folder_has_one_name(run: Run, shop: Path, tmp_path: Path) -> None:
-    run("add", shop, *TERMS)
-    (tmp_path / "link").symlink_to(shop)
-    for folder in (shop, tmp_path / "link"):
-        with pytest.raises(UsageError, match="source already, as shop"):
+def test_one_folder_has_one_name(run: Run, own_folder: Path, tmp_path: Path) -> None:
+    run("add", own_folder, *TERMS)
+    (tmp_path / "link").symlink_to(own_folder)
+    for folder in (own_folder, tmp_path / "link"):
+        with pytest.raises(UsageError, match="is already the source shop"):
             data(["add", str(folder), "--name", "second", *TERMS])
 
 
@@ -152,16 +150,16 @@ def test_pairs_are_added_by_their_folders_and_scale(run: Run, tmp_path: Path) ->
             data(["add", str(tmp_path / "mine" / "HR"), *TERMS, *arguments])
 
 
-def test_the_state_folder_what_is_in_it_and_what_it_is_in_are_refused(
-    shop: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_state_folder_its_parents_and_subfolders_are_rejected(
+    own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for state in (shop, shop / "inside", shop.parent):
+    for state in (own_folder, own_folder / "inside", own_folder.parent):
         monkeypatch.setenv("SHARPLINE_STATE", str(state))
         with pytest.raises(UsageError, match="state folder"):
-            data(["add", str(shop), *TERMS])
+            data(["add", str(own_folder), *TERMS])
 
 
-def test_clients_folders_what_is_in_them_and_what_they_are_in_are_refused(
+def test_clients_folders_their_parents_and_subfolders_are_rejected(
     clients: Path, tmp_path: Path
 ) -> None:
     write(tmp_path / "top.png", GREY)
@@ -172,37 +170,37 @@ def test_clients_folders_what_is_in_them_and_what_they_are_in_are_refused(
             data(["add", str(folder), *TERMS])
 
 
-def test_a_link_to_a_clients_picture_is_refused_and_so_is_one_in_a_clients_folder(
-    clients: Path, shop: Path
+def test_links_to_clients_pictures_and_files_in_clients_folders_are_rejected(
+    clients: Path, own_folder: Path
 ) -> None:
-    (shop / "theirs.png").symlink_to(clients / "ab" / "sent.png")
-    (clients / "ours.png").symlink_to(shop / "a.png")
-    for path in (shop / "theirs.png", clients / "ours.png", clients / "ab" / "none.png"):
+    (own_folder / "theirs.png").symlink_to(clients / "ab" / "sent.png")
+    (clients / "ours.png").symlink_to(own_folder / "a.png")
+    for path in (own_folder / "theirs.png", clients / "ours.png", clients / "ab" / "none.png"):
         with pytest.raises(ClientsPictures):
             refuse_clients_pictures(path)
-    refuse_clients_pictures(shop / "a.png")
+    refuse_clients_pictures(own_folder / "a.png")
 
 
 def test_a_plan_leaves_out_a_link_to_a_clients_picture(
-    clients: Path, shop: Path, add: Callable[..., str], tmp_path: Path
+    clients: Path, own_folder: Path, add: Callable[..., str], tmp_path: Path
 ) -> None:
     from training.data.shards.plan import read_plan
 
-    (shop / "theirs.png").symlink_to(clients / "ab" / "sent.png")
-    found = find_pictures([add(shop)])
+    (own_folder / "theirs.png").symlink_to(clients / "ab" / "sent.png")
+    found = find_pictures([add(own_folder)])
     plan = read_plan(make_plan(found, PairRecipe(scale=4, degradation="bicubic"), tmp_path / "out"))
     assert [picture.name for picture in plan.pictures] == ["shop-a"]
     assert [entry.name for entry in plan.left_out] == ["shop-theirs"]
 
 
-def test_a_plan_leaves_out_what_a_model_made(
-    shop: Path, add: Callable[..., str], tmp_path: Path
+def test_a_plan_leaves_out_model_output(
+    own_folder: Path, add: Callable[..., str], tmp_path: Path
 ) -> None:
     from training.data.shards.plan import read_plan
 
     step = Step(model="compact_x4", version="1", bundle="ab" * 32)
-    write(shop / "made.jpg", replace(GREY, passport=extended(None, step).text()))
-    found = find_pictures([add(shop)])
+    write(own_folder / "made.jpg", replace(GREY, passport=extended(None, step).text()))
+    found = find_pictures([add(own_folder)])
     plan = read_plan(make_plan(found, PairRecipe(scale=4, degradation="bicubic"), tmp_path / "out"))
     assert [picture.name for picture in plan.pictures] == ["shop-a"]
     assert [(entry.name, entry.reason.split(",")[0]) for entry in plan.left_out] == [
@@ -210,7 +208,7 @@ def test_a_plan_leaves_out_what_a_model_made(
     ]
 
 
-def test_marking_is_once_and_says_what_it_is_for(tmp_path: Path) -> None:
+def test_marking_is_idempotent_and_explains_itself(tmp_path: Path) -> None:
     mark_as_clients(tmp_path / "blobs")
     marked = (tmp_path / "blobs" / MARKER).stat()
     mark_as_clients(tmp_path / "blobs")
@@ -219,8 +217,8 @@ def test_marking_is_once_and_says_what_it_is_for(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def premises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder in which lies every place that a server may think of writing to."""
+def server_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that contains every location that a server may write to."""
     home = tmp_path / "premises"
     for name in ("state", "home", "tmp", "work"):
         (home / name).mkdir(parents=True)
@@ -235,9 +233,9 @@ def premises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def trainable(folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The files below a folder that a person could make part of a dataset, by adding any folder.
+    """The files below a folder that a user could make part of a dataset, by adding any folder.
 
-    The person works with another state folder, so that nothing is refused for lying in it alone.
+    Uses another state folder, so that nothing is rejected only for being in the state folder.
     """
     monkeypatch.setenv("SHARPLINE_STATE", str(state))
     found = []
@@ -253,8 +251,8 @@ def trainable(folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     return found
 
 
-def test_nothing_that_a_server_keeps_of_its_clients_can_become_training_data(
-    premises: Path,
+def test_no_file_that_a_server_keeps_can_become_training_data(
+    server_home: Path,
     picture_server: Callable[..., Any],
     tiny_bundle: Callable[..., Any],
     tmp_path: Path,
@@ -269,22 +267,22 @@ def test_nothing_that_a_server_keeps_of_its_clients_can_become_training_data(
         later = server.client.post("/v1/enhance", content=body, headers={"Prefer": "respond-async"})
         assert (raw.status_code, form.status_code) == (200, 200), form.text
         assert later.status_code in (200, 202)  # 202 where the server keeps it as a job
-        kept = [path for path in premises.rglob("*") if path.is_file()]
+        kept = [path for path in server_home.rglob("*") if path.is_file()]
     finally:
         server.stop()
-    kept += [path for path in premises.rglob("*") if path.is_file()]
-    # Whatever form it is kept in, somebody may give it a picture's name; its folder decides.
+    kept += [path for path in server_home.rglob("*") if path.is_file()]
+    # In whatever form a file is stored, a user may rename it to a picture; its folder decides.
     for path in dict.fromkeys(kept):
         if path.exists() and path.name != MARKER:
             os.link(path, path.with_name(f"{path.name}.png"))
-    assert trainable(premises, tmp_path / "another", monkeypatch) == []
+    assert trainable(server_home, tmp_path / "another", monkeypatch) == []
 
 
-def test_the_search_for_trainable_files_finds_one_that_is_kept_without_a_mark(
-    premises: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_trainable_finds_a_file_in_an_unmarked_folder(
+    server_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(premises / "work" / "left.png", GREY)
-    mark_as_clients(premises / "state" / "blobs")
-    write(premises / "state" / "blobs" / "sent.png", GREY)
-    found = trainable(premises, tmp_path / "another", monkeypatch)
-    assert found == [premises / "work" / "left.png"]
+    write(server_home / "work" / "left.png", GREY)
+    mark_as_clients(server_home / "state" / "blobs")
+    write(server_home / "state" / "blobs" / "sent.png", GREY)
+    found = trainable(server_home, tmp_path / "another", monkeypatch)
+    assert found == [server_home / "work" / "left.png"]

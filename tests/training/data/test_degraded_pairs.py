@@ -1,4 +1,4 @@
-"""Pairs of every kind of degradation, and of a mix, are built and say what made them."""
+"""Pairs of each kind of degradation, and of a mix, can be reproduced from the manifest."""
 
 import json
 from pathlib import Path
@@ -18,37 +18,37 @@ MIX = "{bicubic: 0.3, motion: 0.3, real_esrgan: 0.4}"
 
 
 @pytest.mark.parametrize(("kind", "scale"), [("real_esrgan", 2), ("motion", 1), (MIX, 2)])
-def test_a_pair_is_made_again_from_its_row(
+def test_a_pair_is_reproduced_from_its_manifest_row(
     kind: str, scale: int, pictures: Path, tmp_path: Path
 ) -> None:
-    found = find_pictures([str(pictures)], split_every=3)
-    built = build(make_plan(found, PairRecipe(scale=scale, degradation=kind), tmp_path))
+    sources = find_pictures([str(pictures)], split_every=3)
+    built = build(make_plan(sources, PairRecipe(scale=scale, degradation=kind), tmp_path))
     rows = read_manifest(built.path)
     assert {row.degradation for row in rows} == {kind}
     for row in rows:
         hr, lr = read(built.path / row.hr_path), read(built.path / row.lr_path)
-        again = degrade(hr.rgb_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
-        assert np.array_equal(again.lr_hwc_u8, lr.rgb_hwc)
-        assert again.parameters == json.loads(row.parameters)
+        reproduced = degrade(hr.rgb_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
+        assert np.array_equal(reproduced.lr_hwc_u8, lr.rgb_hwc)
+        assert reproduced.parameters == json.loads(row.parameters)
     if kind == MIX:
         assert len({json.loads(row.parameters)["kind"] for row in rows}) > 1
 
 
-def test_how_a_mix_is_spelled_has_no_part_in_the_id(pictures: Path, tmp_path: Path) -> None:
-    found = find_pictures([str(pictures)])
+def test_the_id_does_not_depend_on_the_spelling_of_a_mix(pictures: Path, tmp_path: Path) -> None:
+    sources = find_pictures([str(pictures)])
     spellings = (MIX, "{real_esrgan: .4,motion: 0.30, bicubic: 0.3}")
     plans = [
-        read_plan(make_plan(found, PairRecipe(scale=2, degradation=text), tmp_path))
+        read_plan(make_plan(sources, PairRecipe(scale=2, degradation=text), tmp_path))
         for text in spellings
     ]
     assert plans[0] == plans[1]
     assert plans[0].degradation == MIX
 
 
-def test_an_unknown_kind_in_a_mix_is_refused_before_anything_is_planned(
+def test_an_unknown_kind_in_a_mix_is_rejected_before_planning(
     pictures: Path, tmp_path: Path
 ) -> None:
-    found = find_pictures([str(pictures)])
+    sources = find_pictures([str(pictures)])
     with pytest.raises(UsageError, match="no degradation 'fog'"):
-        make_plan(found, PairRecipe(scale=2, degradation="{bicubic: 1, fog: 1}"), tmp_path)
+        make_plan(sources, PairRecipe(scale=2, degradation="{bicubic: 1, fog: 1}"), tmp_path)
     assert not list(tmp_path.rglob("plan.json"))

@@ -1,4 +1,4 @@
-"""What a folder of pictures can hold: each is taken by rule, or left out and named."""
+"""Unusual and broken picture files: each is used, or left out and reported."""
 
 import io
 import os
@@ -61,7 +61,7 @@ def deep() -> bytes:
     return encode(Picture(rgb_hwc=noise(2).astype(np.uint16) * 257), "png")
 
 
-TAKEN = {
+USABLE = {
     "plain.png": lambda: png(0),
     "grey.png": grey,
     "deep.png": deep,
@@ -75,8 +75,8 @@ LEFT_OUT = {
     "corrupt.png": (lambda: png(6)[:60] + b"\0" * 400 + png(6)[460:], "damaged"),
     "cut.png": (lambda: png(9)[: len(png(9)) // 2], "damaged"),
     "cut.jpg": (lambda: saved(Image.fromarray(noise(9)), "JPEG")[:900], "damaged"),
-    "empty.png": (lambda: b"", "not a picture"),
-    "words.png": (lambda: b"only words, and quite a few of them", "not a picture"),
+    "empty.png": (lambda: b"", "not a supported picture"),
+    "text.png": (lambda: b"only text, and quite a lot of it", "not a supported picture"),
     "tiny.png": (lambda: encode(Picture(rgb_hwc=noise(10, 20, 200)), "png"), "too small"),
     "glass.png": (lambda: alpha(3), "transparent"),
     "again.png": (lambda: png(0), "the same picture as"),
@@ -91,9 +91,9 @@ def source(path: Path) -> SourcePicture:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Built]:
-    """A dataset of everything above, and of things that are no files at all."""
+    """A dataset of all files above, and of paths that are not regular files."""
     folder = tmp_path_factory.mktemp("mixed")
-    for name, make in TAKEN.items():
+    for name, make in USABLE.items():
         (folder / name).write_bytes(make())
     for name, (make, _) in LEFT_OUT.items():
         (folder / name).write_bytes(make())
@@ -107,39 +107,39 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Built]:
     return folder, build(make_plan(pictures, RECIPE, tmp_path_factory.mktemp("root")))
 
 
-def test_every_picture_is_taken_or_named(mixed: tuple[Path, Built]) -> None:
+def test_every_picture_is_used_or_reported(mixed: tuple[Path, Built]) -> None:
     _, built = mixed
-    taken = {row.name for row in read_manifest(built.path)}
-    named = {entry.name for entry in built.left_out}
-    # Of two that are the same the one whose name comes first stays.
-    assert taken == (set(TAKEN) - {"plain.png"}) | {"again.png"}
+    used = {row.name for row in read_manifest(built.path)}
+    reported = {entry.name for entry in built.left_out}
+    # Of two copies the first by name stays.
+    assert used == (set(USABLE) - {"plain.png"}) | {"again.png"}
     not_files = {"folder.png", "dangling.png", "pipe.png", "upload.png"}
-    assert named == (set(LEFT_OUT) - {"again.png"}) | {"plain.png"} | not_files
+    assert reported == (set(LEFT_OUT) - {"again.png"}) | {"plain.png"} | not_files
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_the_reason_says_what_is_wrong(name: str, mixed: tuple[Path, Built]) -> None:
+def test_the_reason_is_reported(name: str, mixed: tuple[Path, Built]) -> None:
     reasons = {entry.name: entry.reason for entry in mixed[1].left_out}
     assert LEFT_OUT[name][1] in reasons["plain.png" if name == "again.png" else name]
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments"),
+    ("name", "reason"),
     [
-        ("folder.png", "no file"),
-        ("pipe.png", "no file"),
+        ("folder.png", "not a file"),
+        ("pipe.png", "not a file"),
         ("dangling.png", "No such file"),
         ("upload.png", "clients sent"),
     ],
 )
-def test_what_is_no_picture_file_is_named(
-    name: str, arguments: str, mixed: tuple[Path, Built]
+def test_paths_that_are_not_picture_files_are_reported(
+    name: str, reason: str, mixed: tuple[Path, Built]
 ) -> None:
     reasons = {entry.name: entry.reason for entry in mixed[1].left_out}
-    assert arguments in reasons[name]
+    assert reason in reasons[name]
 
 
-def test_what_is_taken_has_the_right_pixels(mixed: tuple[Path, Built]) -> None:
+def test_used_pictures_have_the_right_pixels(mixed: tuple[Path, Built]) -> None:
     _, built = mixed
     hr = {row.name: read(built.path / row.hr_path).rgb_hwc for row in read_manifest(built.path)}
     np.testing.assert_array_equal(hr["again.png"], noise(0))
@@ -151,7 +151,7 @@ def test_what_is_taken_has_the_right_pixels(mixed: tuple[Path, Built]) -> None:
     assert hr["cmyk.jpg"].shape == hr["animated.gif"].shape == (HEIGHT, WIDTH, 3)
 
 
-def test_a_plain_png_stands_in_the_set_as_it_is(mixed: tuple[Path, Built]) -> None:
+def test_a_plain_png_is_copied_byte_for_byte(mixed: tuple[Path, Built]) -> None:
     folder, built = mixed
     rows = {row.name: row for row in read_manifest(built.path)}
     assert (built.path / rows["again.png"].hr_path).read_bytes() == png(0)
@@ -160,19 +160,17 @@ def test_a_plain_png_stands_in_the_set_as_it_is(mixed: tuple[Path, Built]) -> No
     ).read_bytes()
 
 
-def test_a_file_that_may_not_be_read_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "a.png", Picture(rgb_hwc=noise(1)))
     write(tmp_path / "b.png", Picture(rgb_hwc=noise(2)))
     read_bytes = Path.read_bytes
 
-    def guarded(path: Path) -> bytes:
+    def read_guarded(path: Path) -> bytes:
         if path.name == "b.png":
             raise PermissionError(13, "Permission denied")
         return read_bytes(path)
 
-    monkeypatch.setattr(Path, "read_bytes", guarded)
+    monkeypatch.setattr(Path, "read_bytes", read_guarded)
     pictures = [source(tmp_path / name) for name in ("a.png", "b.png")]
     built = build(make_plan(pictures, RECIPE, tmp_path / "root"))
     assert [(entry.name, entry.reason) for entry in built.left_out] == [
@@ -180,7 +178,7 @@ def test_a_file_that_may_not_be_read_is_named(
     ]
 
 
-def test_a_file_that_is_no_picture_is_told_of_when_nothing_else_changed(tmp_path: Path) -> None:
+def test_an_unusable_file_is_reported_even_if_the_dataset_is_unchanged(tmp_path: Path) -> None:
     write(tmp_path / "a.png", Picture(rgb_hwc=noise(1)))
     first = build(make_plan([source(tmp_path / "a.png")], RECIPE, tmp_path / "root"))
     (tmp_path / "b.png").write_bytes(b"")
@@ -190,7 +188,7 @@ def test_a_file_that_is_no_picture_is_told_of_when_nothing_else_changed(tmp_path
     assert [entry.name for entry in again.left_out] == ["b.png"]
 
 
-def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     write(tmp_path / "a.png", Picture(rgb_hwc=noise(1)))
     (tmp_path / "root").write_text("a file where a folder should be")
     with pytest.raises(SharplineError, match="choose another folder"):
@@ -199,21 +197,19 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 512 KiB, where this process may mount one."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(place)]
+    """A file system of 512 KiB; skips where mounting is not allowed."""
+    mount_point = tmp_path / "disk"
+    mount_point.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "none", str(mount_point)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount a small file system here: {error}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield mount_point
+    subprocess.run(["umount", "-l", str(mount_point)], check=True)
 
 
-def test_a_full_disk_leaves_no_half_shard_and_the_build_goes_on_elsewhere(
-    tmp_path: Path, small_disk: Path
-) -> None:
+def test_a_full_disk_leaves_no_partial_shard(tmp_path: Path, small_disk: Path) -> None:
     pictures = []
     for seed in range(4):
         write(tmp_path / "in" / f"{seed}.png", Picture(rgb_hwc=noise(seed, 160, 200)))

@@ -1,4 +1,4 @@
-"""No training picture shows what must stay unseen: not whole, not nearly, not in part."""
+"""Training pictures that duplicate a hold-out picture, exactly, nearly or in part, are left out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,10 +8,10 @@ import pytest
 
 from superres.analysis.fingerprint import (
     Keypoints,
+    estimate_similarity,
     fingerprint,
-    place_of,
-    show_the_same,
-    whole_onto,
+    pictures_match,
+    resize_transform,
 )
 from superres.dataset.manifest import REPORT_NAME
 from superres.image.codecs import Picture, decode, encode, read, write
@@ -28,14 +28,14 @@ RECIPE = PairRecipe(scale=2, degradation="bicubic")
 
 @pytest.fixture(scope="module")
 def photos() -> dict[str, np.ndarray]:
-    """Parts of real photographs, small enough to be quick: (240, 320, 3) each."""
+    """Small crops of real photographs: (240, 320, 3) each."""
     names = ("astronaut", "coffee", "chelsea", "motorcycle_left", "ihc")
-    found = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
-    return {name: np.ascontiguousarray(found[name][40:280, 60:380]) for name in names}
+    match = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
+    return {name: np.ascontiguousarray(match[name][40:280, 60:380]) for name in names}
 
 
 def planted(rgb_hwc: np.ndarray, share: float, factor: float, quality: int) -> np.ndarray:
-    """A part of a picture in its middle, resized and sent through JPEG."""
+    """The centre crop of a picture, resized and compressed as JPEG."""
     height, width = (round(side * share**0.5) for side in rgb_hwc.shape[:2])
     top, left = ((rgb_hwc.shape[0] - height) // 2, (rgb_hwc.shape[1] - width) // 2)
     part = np.ascontiguousarray(rgb_hwc[top : top + height, left : left + width])
@@ -45,14 +45,14 @@ def planted(rgb_hwc: np.ndarray, share: float, factor: float, quality: int) -> n
 
 
 def built_from(
-    folder: Path, pictures: dict[str, tuple[np.ndarray, str]], seen: Sequence[Path] = ()
+    folder: Path, pictures: dict[str, tuple[np.ndarray, str]], benchmarks: Sequence[Path] = ()
 ) -> Built:
-    """A dataset of pictures by name, each with its split; `seen` are benchmark pictures."""
+    """A dataset of pictures by name, each with its split; `benchmarks` are reference pictures."""
     sources = []
     for name, (rgb_hwc, split) in pictures.items():
         write(folder / "in" / f"{name}.png", Picture(rgb_hwc=rgb_hwc))
         sources.append(entry(folder / "in" / f"{name}.png", split))
-    references = [entry(path, "validation") for path in seen]
+    references = [entry(path, "validation") for path in benchmarks]
     return build(make_plan(sources, RECIPE, folder / "root", references=references))
 
 
@@ -66,27 +66,27 @@ def entry(path: Path, split: str) -> SourcePicture:
     ("share", "factor", "quality"),
     [(0.3, 1.0, 70), (0.5, 0.75, 80), (1.0, 0.5, 60), (0.6, 1.5, 90)],
 )
-def test_a_planted_part_is_recognised(
+def test_a_planted_crop_is_found(
     share: float, factor: float, quality: int, photos: dict[str, np.ndarray]
 ) -> None:
     names = list(photos)
     index = HoldoutIndex(
         [fingerprint(photos[name]) for name in names],
-        lambda fingerprint_row: photos[names[fingerprint_row]],
+        lambda position: photos[names[position]],
     )
-    for fingerprint_row, name in enumerate(names):
+    for position, name in enumerate(names):
         part = planted(photos[name], share, factor, quality)
-        found = index.find(fingerprint(part), lambda part=part: part)
-        assert found is not None, name
-        assert found.position == fingerprint_row
+        match = index.find(fingerprint(part), lambda part=part: part)
+        assert match is not None, name
+        assert match.position == position
 
 
-def test_unrelated_photographs_are_not_confused(photos: dict[str, np.ndarray]) -> None:
+def test_unrelated_photographs_do_not_match(photos: dict[str, np.ndarray]) -> None:
     for left_out in photos:
         names = [name for name in photos if name != left_out]
         index = HoldoutIndex(
             [fingerprint(photos[name]) for name in names],
-            lambda fingerprint_row, names=names: photos[names[fingerprint_row]],
+            lambda position, names=names: photos[names[position]],
         )
         assert index.find(fingerprint(photos[left_out]), lambda: photos[left_out]) is None  # noqa: B023
 
@@ -108,17 +108,17 @@ def test_a_crop_planted_in_training_is_left_out_and_reported(
         },
         [benchmark],
     )
-    twins = {item.name: (item.duplicate_of, item.reason) for item in built.info.left_out}
-    assert set(twins) == {"sip", "suit", "held"}
-    assert twins["sip"] == ("coffee", "shows the same scene as a part of coffee (validation)")
-    assert twins["suit"][0] == twins["held"][0] == "bench/astro"
-    assert twins["held"][1] == "the same picture as bench/astro (benchmark)"
+    duplicates = {item.name: (item.duplicate_of, item.reason) for item in built.info.left_out}
+    assert set(duplicates) == {"sip", "suit", "held"}
+    assert duplicates["sip"] == ("coffee", "shows the same scene as a part of coffee (validation)")
+    assert duplicates["suit"][0] == duplicates["held"][0] == "bench/astro"
+    assert duplicates["held"][1] == "the same picture as bench/astro (benchmark)"
     assert built.info.splits == {"train": 1, "validation": 1}
     report = (built.path / REPORT_NAME).read_text()
     assert "| sip | shows the same scene as a part of coffee (validation) | coffee |" in report
 
 
-def test_what_it_is_compared_with_is_part_of_the_id(
+def test_the_reference_pictures_are_part_of_the_id(
     photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     pictures = {"cells": (photos["ihc"], "train")}
@@ -128,11 +128,11 @@ def test_what_it_is_compared_with_is_part_of_the_id(
     assert alone.info.id != compared.info.id
     assert (alone.info.compared_with, compared.info.compared_with) == (0, 1)
     assert "Compared with no benchmark" in (alone.path / REPORT_NAME).read_text()
-    assert "Compared with 1 pictures" in (compared.path / REPORT_NAME).read_text()
+    assert "Compared with 1 reference pictures" in (compared.path / REPORT_NAME).read_text()
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_within_a_split_the_smaller_or_later_of_two_copies_goes(
+def test_within_a_split_the_smaller_or_later_copy_is_left_out(
     split: str, photos: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     coffee = photos["coffee"]
@@ -155,11 +155,11 @@ def test_within_a_split_the_smaller_or_later_of_two_copies_goes(
     assert verify(built.path).findings == ()
 
 
-def test_alike_pictures_in_training_stay_and_are_told_of(tmp_path: Path) -> None:
-    """Two views of a motorcycle, a step apart: their thumbnails are alike, their pixels are not."""
-    found = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
+def test_near_duplicates_in_training_stay_and_are_reported(tmp_path: Path) -> None:
+    """Two views of a motorcycle: similar thumbnails, different pixels."""
+    match = {entry.name: read(entry.path).rgb_hwc for entry in sample_pictures()}
     names = ("motorcycle_left", "motorcycle_right")
-    built = built_from(tmp_path, {name: (found[name], "train") for name in names})
+    built = built_from(tmp_path, {name: (match[name], "train") for name in names})
     assert [(pair.name, pair.duplicate_of) for pair in built.info.near_duplicates] == [names[::-1]]
     assert "| motorcycle_right | motorcycle_left |" in (built.path / REPORT_NAME).read_text()
     assert built.info.splits["train"] == 2
@@ -187,28 +187,31 @@ def test_a_mirrored_copy_or_part_of_a_held_out_picture_is_left_out(
     }
 
 
-def test_flat_pictures_are_the_same_only_at_the_same_level() -> None:
+def test_flat_pictures_match_only_at_the_same_level() -> None:
     grey, dark = (np.full((64, 64, 3), level, np.uint8) for level in (128, 40))
-    assert show_the_same(grey, grey, whole_onto(grey, grey))
-    assert not show_the_same(grey, dark, whole_onto(grey, dark))
+    assert pictures_match(grey, grey, resize_transform(grey, grey))
+    assert not pictures_match(grey, dark, resize_transform(grey, dark))
     assert len(fingerprint(grey).descriptors) == 0
 
 
-def test_a_place_is_found_where_most_matches_are_wrong() -> None:
+def test_a_similarity_is_estimated_despite_many_wrong_matches() -> None:
     rng = np.random.default_rng(0)
-    here, there = (rng.uniform(0, 500, 20) + 1j * rng.uniform(0, 500, 20) for _ in range(2))
-    here[:6] = (50, 450, 50 + 450j, 450 + 450j, 250 + 250j, 250 + 50j)
-    there[:6] = 0.5j * here[:6] + (300 + 20j)
-    placed = place_of(Keypoints(here, here), Keypoints(there, there))
-    assert placed is not None
-    fingerprint_row, agreeing = placed
-    assert agreeing >= 6
-    assert fingerprint_row == pytest.approx(np.array([[0, -0.5, 300], [0.5, 0, 20]]), abs=1)
-    assert place_of(Keypoints(here[:2], here[:2]), Keypoints(there[:2], there[:2])) is None
+    first, second = (rng.uniform(0, 500, 20) + 1j * rng.uniform(0, 500, 20) for _ in range(2))
+    first[:6] = (50, 450, 50 + 450j, 450 + 450j, 250 + 250j, 250 + 50j)
+    second[:6] = 0.5j * first[:6] + (300 + 20j)
+    similarity = estimate_similarity(Keypoints(first, first), Keypoints(second, second))
+    assert similarity is not None
+    transform, inliers = similarity
+    assert inliers >= 6
+    assert transform == pytest.approx(np.array([[0, -0.5, 300], [0.5, 0, 20]]), abs=1)
+    assert (
+        estimate_similarity(Keypoints(first[:2], first[:2]), Keypoints(second[:2], second[:2]))
+        is None
+    )
 
 
-def test_a_place_that_is_a_little_off_is_refined(photos: dict[str, np.ndarray]) -> None:
+def test_an_inexact_transform_is_refined(photos: dict[str, np.ndarray]) -> None:
     photo = photos["coffee"]
     part = photo[40:200, 60:260]
-    assert show_the_same(part, photo, np.array([[1.02, 0.02, 64], [-0.02, 1.02, 37]]))
-    assert not show_the_same(part, photos["chelsea"], np.array([[1.0, 0, 60], [0, 1.0, 40]]))
+    assert pictures_match(part, photo, np.array([[1.02, 0.02, 64], [-0.02, 1.02, 37]]))
+    assert not pictures_match(part, photos["chelsea"], np.array([[1.0, 0, 60], [0, 1.0, 40]]))

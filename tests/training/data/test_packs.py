@@ -1,4 +1,4 @@
-"""Crops come out aligned, in an order that is a function of seed and step."""
+"""Crops are aligned, and batches are a function of seed and step."""
 
 from pathlib import Path
 
@@ -30,23 +30,23 @@ def test_crops_are_aligned_symmetries_of_the_pictures(pack: Pack) -> None:
     pictures = {pair.name: pair for pair in pack.pairs}
     for lr, hr, name in zip(batch.lr_bhwc_u8, batch.hr_bhwc_u8, batch.names, strict=True):
         assert (lr.shape, hr.shape) == ((12, 12, 3), (24, 24, 3))
-        assert _place(lr, np.asarray(pack.lr(pictures[name])), 1) == _place(
+        assert _find_crop(lr, np.asarray(pack.lr(pictures[name])), 1) == _find_crop(
             hr, np.asarray(pack.hr(pictures[name])), 2
         )
 
 
-def test_every_picture_is_drawn_from(pack: Pack) -> None:
+def test_crops_come_from_every_picture(pack: Pack) -> None:
     sampler = CropSampler(pack, patch=12, batch=64, seed=1)
     assert set(sampler.batch(0).names) == {pair.name for pair in pack.pairs}
 
 
-def test_pictures_smaller_than_a_patch_are_counted_or_refused(pack: Pack) -> None:
+def test_pictures_smaller_than_a_patch_are_skipped_or_rejected(pack: Pack) -> None:
     assert CropSampler(pack, patch=28, batch=1, seed=1).skipped == 0
     with pytest.raises(SharplineError, match="58 pixels"):
         CropSampler(pack, patch=29, batch=1, seed=1)
 
 
-def test_a_cut_pack_is_refused(dataset: Path, tmp_path: Path) -> None:
+def test_a_truncated_pack_is_rejected(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "packs").mkdir()
     for path in (dataset / "packs").iterdir():
         (tmp_path / "packs" / path.name).write_bytes(path.read_bytes())
@@ -57,16 +57,16 @@ def test_a_cut_pack_is_refused(dataset: Path, tmp_path: Path) -> None:
         Pack(tmp_path / "nowhere")
 
 
-def _place(crop: np.ndarray, picture: np.ndarray, unit: int) -> set[tuple[int, int, int]]:
-    """Where and how turned the crop lies in the picture, in units of `unit` pixels."""
+def _find_crop(crop: np.ndarray, picture: np.ndarray, unit: int) -> set[tuple[int, int, int]]:
+    """The symmetries and positions of the crop in the picture, in units of `unit` pixels."""
     side = crop.shape[0]
-    places = set()
+    positions = set()
     for turn in range(8):
         upright = crop if turn < 4 else crop[:, ::-1]
         upright = np.rot90(upright, -(turn % 4))
         for top in range(0, picture.shape[0] - side + 1, unit):
             for left in range(0, picture.shape[1] - side + 1, unit):
                 if np.array_equal(picture[top : top + side, left : left + side], upright):
-                    places.add((turn, top // unit, left // unit))
-    assert places, "the crop lies nowhere in its picture"
-    return places
+                    positions.add((turn, top // unit, left // unit))
+    assert positions, "the crop is not in its picture"
+    return positions

@@ -1,4 +1,4 @@
-"""The same pictures and recipe are the same dataset, however it is built; no loss is silent."""
+"""The same pictures and recipe give the same dataset; left-out pictures are reported."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ Add = Callable[..., str]
 
 @pytest.fixture
 def plan(pictures: Path, add: Add, tmp_path: Path) -> Plan:
-    """A maker of plans over the pictures, or over a folder given."""
+    """A function that makes a plan of the pictures, or of a given folder."""
 
     def make(
         folder: Path = pictures, recipe: PairRecipe = RECIPE, root: str = "root", **options: Any
@@ -45,30 +45,30 @@ def files_of(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_shards_and_whole_give_the_same_bytes(plan: Plan) -> None:
-    whole = build(plan(root="whole"))
+def test_sharded_and_unsharded_builds_give_the_same_bytes(plan: Plan) -> None:
+    unsharded = build(plan(root="whole"))
     sharded = plan(root="sharded", pictures_per_shard=1)
     for index in reversed(range(read_plan(sharded).shards)):
         build_shard(sharded, index)
-    assert files_of(seal(sharded).path) == files_of(whole.path)
+    assert files_of(seal(sharded).path) == files_of(unsharded.path)
 
 
-def test_a_rebuild_is_the_same_dataset_and_says_so(plan: Plan) -> None:
+def test_a_rebuild_is_unchanged(plan: Plan) -> None:
     first = build(plan())
     before = {path: path.stat().st_mtime_ns for path in first.path.rglob("*")}
-    again = build(plan())
-    assert (first.unchanged, again.unchanged) == (False, True)
-    assert again.info == first.info
-    assert {path: path.stat().st_mtime_ns for path in again.path.rglob("*")} == before
+    repeated = build(plan())
+    assert (first.unchanged, repeated.unchanged) == (False, True)
+    assert repeated.info == first.info
+    assert {path: path.stat().st_mtime_ns for path in repeated.path.rglob("*")} == before
 
 
-def test_sealing_again_answers_as_the_first_time(plan: Plan) -> None:
+def test_sealing_again_returns_the_same_result(plan: Plan) -> None:
     path = plan()
     first = build(path)
     assert seal(path) == first
 
 
-def test_where_the_pictures_lie_has_no_part_in_the_id(
+def test_the_id_does_not_depend_on_the_pictures_paths(
     plan: Plan, pictures: Path, tmp_path: Path
 ) -> None:
     moved = tmp_path / "elsewhere" / "garden"
@@ -79,7 +79,7 @@ def test_where_the_pictures_lie_has_no_part_in_the_id(
 
 
 @pytest.mark.parametrize("change", ["content", "scale", "degradation", "split"])
-def test_whatever_changes_the_pairs_changes_the_id(
+def test_every_change_of_the_pairs_changes_the_id(
     change: str, plan: Plan, pictures: Path, tmp_path: Path
 ) -> None:
     before = read_plan(plan()).id
@@ -101,7 +101,7 @@ def test_whatever_changes_the_pairs_changes_the_id(
     assert after != before
 
 
-def test_a_pair_is_what_its_row_says(plan: Plan) -> None:
+def test_a_pair_matches_its_manifest_row(plan: Plan) -> None:
     built = build(plan())
     rows = read_manifest(built.path)
     assert {(row.split, row.name) for row in rows} == {
@@ -109,10 +109,10 @@ def test_a_pair_is_what_its_row_says(plan: Plan) -> None:
     } | {("validation", f"garden-{index:02d}") for index in (0, 5)}
     for row in rows:
         hr, lr = read(built.path / row.hr_path), read(built.path / row.lr_path)
-        again = degrade(hr.rgb_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
+        repeated = degrade(hr.rgb_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
         assert (hr.width, hr.height) == (row.width, row.height)
-        assert np.array_equal(again.lr_hwc_u8, lr.rgb_hwc)
-        assert again.parameters == json.loads(row.parameters)
+        assert np.array_equal(repeated.lr_hwc_u8, lr.rgb_hwc)
+        assert repeated.parameters == json.loads(row.parameters)
     assert set(built.info.reference) == set(FEATURES)
 
 
@@ -132,7 +132,7 @@ def test_sides_are_cropped_to_the_scale(plan: Plan) -> None:
     assert {(row.width, row.height) for row in rows} == {(72, 54)}
 
 
-def test_every_picture_left_out_is_named_with_its_reason(add: Add, tmp_path: Path) -> None:
+def test_left_out_pictures_are_reported_with_their_reasons(add: Add, tmp_path: Path) -> None:
     folder = tmp_path / "mixed"
     rng = np.random.default_rng(1)
 
@@ -148,16 +148,16 @@ def test_every_picture_left_out_is_named_with_its_reason(add: Add, tmp_path: Pat
             Picture(rgb_hwc=noise(), alpha_hw=np.full((64, 64), alpha, np.uint8)),
         )
     write(folder / "tiny.png", Picture(rgb_hwc=noise(20, 200)))
-    (folder / "text.png").write_text("not a picture at all, only words")
-    whole = encode(Picture(rgb_hwc=noise()), "png")
-    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.png").write_text("not a picture at all, only text")
+    encoded = encode(Picture(rgb_hwc=noise()), "png")
+    (folder / "cut.png").write_bytes(encoded[: len(encoded) // 2])
     (folder / "same.png").write_bytes((folder / "good.png").read_bytes())
     info = build(make_plan(find_pictures([add(folder)]), RECIPE, tmp_path / "root")).info
     reasons = {entry.name.removeprefix("mixed-"): entry.reason for entry in info.left_out}
     assert set(reasons) == {"glass", "tiny", "text", "cut", "same"}
     assert "transparent" in reasons["glass"]
     assert "too small" in reasons["tiny"]
-    assert "not a picture" in reasons["text"]
+    assert "not a supported picture" in reasons["text"]
     assert "damaged" in reasons["cut"]
     assert "the same picture as mixed-good" in reasons["same"]
     assert info.splits == {"train": 4, "validation": 0}
@@ -178,7 +178,7 @@ def test_a_training_picture_close_to_a_held_out_one_is_left_out(
     assert "validation" in info.left_out[0].reason
 
 
-def test_no_usable_picture_is_an_error_that_names_one(plan: Plan, tmp_path: Path) -> None:
+def test_a_plan_without_usable_pictures_is_an_error(plan: Plan, tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 40)
     with pytest.raises(SharplineError, match="bad-a"):
@@ -194,7 +194,7 @@ def test_sealing_names_the_shard_that_is_missing(plan: Plan) -> None:
     assert not (path.parents[2] / read_plan(path).id).exists()
 
 
-def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
+def test_a_failed_shard_leaves_no_files_and_can_be_rebuilt(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = plan()
@@ -215,12 +215,12 @@ def test_a_shard_that_fails_leaves_nothing_and_can_be_built_again(
     assert build(path).info.splits == {"train": 4, "validation": 2}
 
 
-def test_a_shard_out_of_range_is_refused(plan: Plan) -> None:
+def test_a_shard_out_of_range_is_rejected(plan: Plan) -> None:
     with pytest.raises(UsageError, match="shards 0 to 0"):
         build_shard(plan(), 1)
 
 
-def test_pictures_that_change_after_planning_are_noticed(
+def test_pictures_that_change_after_planning_are_detected(
     tmp_path: Path, pictures: Path, add: Add
 ) -> None:
     folder = tmp_path / "live"
@@ -237,9 +237,9 @@ def test_an_unknown_degradation_lists_the_known_ones(plan: Plan) -> None:
         plan(recipe=PairRecipe(scale=2, degradation="bicubik"))
 
 
-def test_a_file_that_is_no_plan_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_plan_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{}")
-    with pytest.raises(SharplineError, match="is no plan"):
+    with pytest.raises(SharplineError, match="is not a plan"):
         read_plan(tmp_path / "plan.json")
 
 

@@ -1,4 +1,4 @@
-"""What a source's name stands for: which pictures, of which split, under which licence."""
+"""Resolving a source's name to its pictures, splits and licences."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +19,18 @@ Add = Callable[..., str]
 GREY = Picture(rgb_hwc=np.full((64, 64, 3), 128, np.uint8))
 
 
-def fill(folder: Path, *names: str) -> Path:
+def write_pictures(folder: Path, *names: str) -> Path:
     for name in names:
         write(folder / name, GREY)
     return folder
 
 
 def fetched(name: str, role: str = "training", **parts: tuple[str, ...]) -> None:
-    """A source as `data fetch` leaves it; parts by SPLIT_PART, with the pictures' names."""
+    """Write a source as `data fetch` does; parts as SPLIT_PART, with the pictures' names."""
     recorded = []
     for key, names in parts.items():
         split, _, part = key.partition("_")
-        fill(sources_folder() / name / split / part, *names)
+        write_pictures(sources_folder() / name / split / part, *names)
         recorded.append(
             FetchedPart(
                 part=part,
@@ -77,7 +77,7 @@ def test_sample_pictures_are_photographs_and_boxes_lie_inside() -> None:
             assert entry.box.top + entry.box.height <= rgb_hwc.shape[0]
 
 
-def test_another_wheel_with_other_pictures_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_with_other_pictures_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = sample.SampleEntry(
         file="coffee.png", sha256="0" * 64, split="train", licence="CC0-1.0", author="someone"
     )
@@ -91,38 +91,36 @@ def held_out(name: str, every: int) -> set[str]:
     return {picture.path.name for picture in found if picture.split == "validation"}
 
 
-def test_pictures_that_come_later_move_none_to_another_split(tmp_path: Path, add: Add) -> None:
-    shop = fill(tmp_path / "shop", *(f"{index:03d}.png" for index in range(40, 80)))
+def test_added_pictures_do_not_move_others_between_splits(tmp_path: Path, add: Add) -> None:
+    shop = write_pictures(tmp_path / "shop", *(f"{index:03d}.png" for index in range(40, 80)))
     add(shop)
     before = held_out("shop", 5)
     assert 3 <= len(before) <= 15
-    fill(shop, *(f"{index:03d}.png" for index in range(40)))
+    write_pictures(shop, *(f"{index:03d}.png" for index in range(40)))
     assert held_out("shop", 5) & {path.name for path in shop.iterdir() if path.stem >= "040"} == (
         before
     )
 
 
-def test_one_picture_at_least_is_held_out_and_its_other_format_with_it(
-    tmp_path: Path, add: Add
-) -> None:
-    add(fill(tmp_path / "shop", "a.png", "a.jpg"))
+def test_at_least_one_picture_is_held_out_in_all_its_formats(tmp_path: Path, add: Add) -> None:
+    add(write_pictures(tmp_path / "shop", "a.png", "a.jpg"))
     assert held_out("shop", 1000) == {"a.png", "a.jpg"}
 
 
-def test_without_a_rule_nothing_is_held_out(pictures: Path) -> None:
+def test_without_split_every_nothing_is_held_out(pictures: Path) -> None:
     assert {picture.split for picture in find_pictures(["garden"])} == {"train"}
 
 
-def test_a_split_of_the_source_beats_the_rule() -> None:
+def test_a_validation_split_of_the_source_overrides_split_every() -> None:
     fetched("alps", train_hr=("1.png", "2.png"), validation_hr=("3.png",))
-    splits = {one.name: one.split for one in find_pictures(["alps"], split_every=1)}
+    splits = {found.name: found.split for found in find_pictures(["alps"], split_every=1)}
     assert splits == {"alps-1": "train", "alps-2": "train", "alps-3": "validation"}
 
 
 def test_the_licence_is_the_one_stated_when_the_folder_was_added(
     tmp_path: Path, pictures: Path, add: Add
 ) -> None:
-    add(fill(tmp_path / "shop", "a.png"), licence="owned")
+    add(write_pictures(tmp_path / "shop", "a.png"), licence="owned")
     fetched("alps", train_hr=("1.png",))
     found = find_pictures(["garden", "shop", "alps"])
     assert {picture.source: picture.licence for picture in found} == {
@@ -132,18 +130,18 @@ def test_the_licence_is_the_one_stated_when_the_folder_was_added(
     }
 
 
-def test_equal_names_are_told_apart(tmp_path: Path, add: Add) -> None:
-    add(fill(tmp_path / "shop", "a.png", "a.jpg"))
+def test_equal_names_are_made_unique(tmp_path: Path, add: Add) -> None:
+    add(write_pictures(tmp_path / "shop", "a.png", "a.jpg"))
     assert [found.name for found in find_pictures(["shop"])] == ["shop-a", "shop-a-png"]
 
 
-def test_what_is_not_read_is_named_with_its_reason(tmp_path: Path, add: Add) -> None:
-    shop = fill(tmp_path / "shop", "a.png", "LR/ax2.png", "LR/bx2.png", "more/deep/c.png")
+def test_unread_files_are_reported_with_their_reasons(tmp_path: Path, add: Add) -> None:
+    shop = write_pictures(tmp_path / "shop", "a.png", "LR/ax2.png", "LR/bx2.png", "more/deep/c.png")
     for name in ("phone.HEIC", "notes.txt", ".hidden.heic"):
         (shop / name).write_bytes(b"")
     (shop / "empty").mkdir()
     add(shop, lr_folder=shop / "LR", scale=2)
-    reasons = {one.name: one.unread for one in find_pictures(["shop"]) if one.unread}
+    reasons = {found.name: found.unread for found in find_pictures(["shop"]) if found.unread}
     assert reasons == {
         "shop-bx2.png": "a low-resolution picture without its high-resolution one",
         "shop-more": "a folder: the pictures in it are not read; add it as a source of its own",
@@ -154,18 +152,18 @@ def test_what_is_not_read_is_named_with_its_reason(tmp_path: Path, add: Add) -> 
     assert {entry.name: entry.reason for entry in plan.left_out} == reasons
 
 
-def test_a_source_asked_twice_counts_once(pictures: Path) -> None:
+def test_a_source_given_twice_counts_once(pictures: Path) -> None:
     assert len(find_pictures(["garden", "garden"])) == 6
 
 
-def test_an_added_folder_may_be_named_by_its_path(pictures: Path) -> None:
+def test_an_added_folder_may_be_given_by_its_path(pictures: Path) -> None:
     assert find_pictures([str(pictures)]) == find_pictures(["garden"])
 
 
-def test_a_folder_that_was_never_added_is_refused_with_the_command_that_adds_it(
+def test_a_folder_that_was_never_added_is_rejected_with_the_command_that_adds_it(
     tmp_path: Path,
 ) -> None:
-    folder = fill(tmp_path / "my photos", "a.png")
+    folder = write_pictures(tmp_path / "my photos", "a.png")
     with pytest.raises(UsageError) as refusal:
         find_pictures([str(folder)])
     assert f"sharpline data add '{folder}' --name my_photos --i-own-the-rights" in str(
@@ -173,13 +171,13 @@ def test_a_folder_that_was_never_added_is_refused_with_the_command_that_adds_it(
     )
 
 
-def test_a_catalogue_name_that_is_not_here_says_how_to_fetch_it() -> None:
+def test_a_source_that_was_not_fetched_is_rejected_with_the_command_that_fetches_it() -> None:
     with pytest.raises(UsageError, match="sharpline data fetch div2k"):
         find_pictures(["div2k"])
 
 
 @pytest.mark.parametrize("source", ["smaple", "../garden", "/", "."])
-def test_a_source_that_is_none_is_refused(
+def test_an_unknown_source_is_rejected(
     source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -187,35 +185,33 @@ def test_a_source_that_is_none_is_refused(
         find_pictures([source])
 
 
-def test_an_added_folder_that_is_gone_or_empty_says_so(tmp_path: Path, add: Add) -> None:
-    folder = fill(tmp_path / "shop", "a.png")
+def test_a_missing_or_empty_added_folder_is_an_error(tmp_path: Path, add: Add) -> None:
+    folder = write_pictures(tmp_path / "shop", "a.png")
     add(folder)
     (folder / "a.png").unlink()
-    with pytest.raises(UsageError, match="is empty by now"):
+    with pytest.raises(UsageError, match="is empty"):
         find_pictures(["shop"])
     folder.rmdir()
-    with pytest.raises(UsageError, match="is gone"):
+    with pytest.raises(UsageError, match="is missing"):
         find_pictures(["shop"])
 
 
-def test_a_watched_folder_may_be_empty_until_pictures_come(tmp_path: Path, add: Add) -> None:
+def test_a_watched_folder_may_be_empty_at_first(tmp_path: Path, add: Add) -> None:
     (tmp_path / "inbox").mkdir()
     add(tmp_path / "inbox", watched=True)
     assert find_pictures(["inbox"]) == []
-    fill(tmp_path / "inbox", "new.png")
+    write_pictures(tmp_path / "inbox", "new.png")
     assert [picture.name for picture in find_pictures(["inbox"])] == ["inbox-new"]
 
 
-def test_a_folder_that_clients_pictures_came_into_later_is_refused(
-    tmp_path: Path, add: Add
-) -> None:
-    add(fill(tmp_path / "shop", "a.png"))
+def test_an_added_folder_that_was_marked_later_is_rejected(tmp_path: Path, add: Add) -> None:
+    add(write_pictures(tmp_path / "shop", "a.png"))
     mark_as_clients(tmp_path)
     with pytest.raises(ClientsPictures):
         find_pictures(["shop"])
 
 
-def test_a_benchmark_is_for_comparing_and_never_built_into_a_dataset() -> None:
+def test_a_benchmark_is_never_built_into_a_dataset() -> None:
     fetched("hills", role="benchmark", validation_hr=("1.png", "2.png"))
     fetched("alps", train_hr=("1.png",))
     with pytest.raises(UsageError, match="evaluate MODEL --on"):
@@ -223,19 +219,19 @@ def test_a_benchmark_is_for_comparing_and_never_built_into_a_dataset() -> None:
     assert [picture.name for picture in benchmark_pictures()] == ["hills-1", "hills-2"]
 
 
-def test_given_pairs_each_picture_with_the_twin_of_its_name() -> None:
+def test_given_pairs_each_picture_with_the_lr_of_its_name() -> None:
     fetched(
         "alps",
         train_hr=("0001.png", "0002.png", "0003.png"),
         train_bicubic_x4=("0001x4.png", "0002x4m.png", "0003.png"),
     )
     found = find_pictures(["alps"], scale=4, degradation="given")
-    twins = [one.lr_path.name for one in found if one.lr_path is not None]
-    assert twins == ["0001x4.png", "0002x4m.png", "0003.png"]
-    assert all(one.lr_path is None for one in find_pictures(["alps"], scale=4))
+    lr_names = [picture.lr_path.name for picture in found if picture.lr_path is not None]
+    assert lr_names == ["0001x4.png", "0002x4m.png", "0003.png"]
+    assert all(picture.lr_path is None for picture in find_pictures(["alps"], scale=4))
 
 
-def test_of_several_twins_the_first_counts_and_a_missing_one_is_named() -> None:
+def test_of_several_lr_pictures_the_first_is_used_and_a_missing_one_is_reported() -> None:
     fetched(
         "alps",
         train_hr=("0001.png", "0002.png"),
@@ -248,7 +244,7 @@ def test_of_several_twins_the_first_counts_and_a_missing_one_is_named() -> None:
     assert not second.lr_path.exists()
 
 
-def test_given_names_the_tracks_to_choose_from_and_what_is_missing() -> None:
+def test_given_lists_ambiguous_and_missing_tracks() -> None:
     fetched("div2k", train_hr=("1.png",), train_bicubic_x4=("1.png",), train_mild_x4=("1.png",))
     with pytest.raises(UsageError, match="given:bicubic or --degrade given:mild"):
         find_pictures(["div2k"], scale=4, degradation="given")
@@ -259,20 +255,20 @@ def test_given_names_the_tracks_to_choose_from_and_what_is_missing() -> None:
             find_pictures([source], degradation="given")
 
 
-def test_given_needs_the_track_for_every_split_that_is_here() -> None:
+def test_given_needs_the_track_for_every_fetched_split() -> None:
     fetched("alps", train_hr=("1.png",), validation_hr=("2.png",), train_bicubic_x4=("1.png",))
     with pytest.raises(UsageError, match="--part bicubic_x4"):
         find_pictures(["alps"], scale=4, degradation="given")
 
 
-def test_low_resolution_pictures_alone_are_no_source() -> None:
+def test_low_resolution_pictures_alone_are_not_a_source() -> None:
     fetched("alps", train_bicubic_x4=("1.png",))
     with pytest.raises(UsageError, match="only low-resolution"):
         find_pictures(["alps"])
 
 
-def test_own_pairs_are_given_at_the_scale_they_were_added_with(tmp_path: Path, add: Add) -> None:
-    hr, lr = fill(tmp_path / "big", "a.png"), fill(tmp_path / "small", "a.png")
+def test_own_pairs_are_provided_at_the_scale_they_were_added_with(tmp_path: Path, add: Add) -> None:
+    hr, lr = write_pictures(tmp_path / "big", "a.png"), write_pictures(tmp_path / "small", "a.png")
     add(hr, name="mine", lr_folder=lr, scale=2)
     [picture] = find_pictures(["mine"], scale=2, degradation="given")
     assert picture.lr_path == lr / "a.png"

@@ -1,4 +1,4 @@
-"""Verification finds whatever was changed in a dataset, and says where; the sheet shows it."""
+"""Verification finds every change of a dataset, and contact sheets show its pairs."""
 
 import argparse
 import json
@@ -35,9 +35,9 @@ def scene(seed: int) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of old photographs in which nothing is wrong: 48x64, two draws of each of two."""
-    folder = tmp_path_factory.mktemp("sound")
+def valid_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid dataset of old photographs of 48x64: two training pictures, two draws each."""
+    folder = tmp_path_factory.mktemp("valid")
     pictures = []
     for seed in range(3):
         path = folder / "in" / f"{seed}.png"
@@ -58,16 +58,16 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dataset(sound: Path, tmp_path: Path) -> Path:
-    """A copy that a test may spoil."""
-    return Path(shutil.copytree(sound, tmp_path / sound.name))
+def dataset(valid_dataset: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(valid_dataset, tmp_path / valid_dataset.name))
 
 
-def test_a_sound_dataset_has_no_findings(sound: Path) -> None:
-    verified = verify(sound, workers=2)
+def test_a_valid_dataset_has_no_findings(valid_dataset: Path) -> None:
+    verified = verify(valid_dataset, workers=2)
     assert verified.findings == ()
     assert (verified.pictures, verified.pairs, verified.reproduced) == (3, 5, 5)
-    assert verify(sound, sample=1).reproduced in (1, 2)
+    assert verify(valid_dataset, sample=1).reproduced in (1, 2)
 
 
 def set_row(dataset: Path, rows: list[ManifestRow], index: int, **values: object) -> None:
@@ -92,8 +92,8 @@ def append(path: Path) -> None:
 
 
 def leak(dataset: Path, rows: list[ManifestRow]) -> None:
-    held = next(row for row in rows if row.split == "validation")
-    shutil.copy(dataset / held.hr_path, dataset / rows[0].hr_path)
+    holdout = next(row for row in rows if row.split == "validation")
+    shutil.copy(dataset / holdout.hr_path, dataset / rows[0].hr_path)
 
 
 def forget_licence(dataset: Path, rows: list[ManifestRow]) -> None:
@@ -103,10 +103,13 @@ def forget_licence(dataset: Path, rows: list[ManifestRow]) -> None:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "hr": (lambda d, rows: flip_pixel(d, rows[0].hr_path), "not the file that the manifest"),
-    "lr": (lambda d, rows: flip_pixel(d, rows[0].lr_path), "not what old_photo makes"),
-    "cut": (lambda d, rows: (d / rows[0].lr_path).write_bytes(b"\x89PNG"), "not a picture"),
-    "mask": (lambda d, rows: flip_pixel(d, rows[0].mask_path), "not the mask of the damage"),
+    "hr": (lambda d, rows: flip_pixel(d, rows[0].hr_path), "not the file whose sha256"),
+    "lr": (lambda d, rows: flip_pixel(d, rows[0].lr_path), "differs from old_photo"),
+    "cut": (
+        lambda d, rows: (d / rows[0].lr_path).write_bytes(b"\x89PNG"),
+        "not a supported picture",
+    ),
+    "mask": (lambda d, rows: flip_pixel(d, rows[0].mask_path), "differs from the damage mask"),
     "pack": (lambda d, rows: flip_byte(d / PACK_NAME), "in the pack are not those"),
     "short pack": (lambda d, rows: (d / PACK_NAME).write_bytes(b"x"), "bytes instead of"),
     "index": (lambda d, rows: append(d / "packs/train.json"), "its sha256 is not"),
@@ -126,12 +129,12 @@ CHANGES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_changed_is_found(change: str, dataset: Path) -> None:
-    spoil, arguments = CHANGES[change]
-    spoil(dataset, read_manifest(dataset))
-    made_again = None if change in ("lr", "mask", "parameters", "no mask") else 1
-    findings = verify(dataset, sample=made_again).findings
-    assert any(arguments in finding.problem for finding in findings), findings
+def test_every_change_is_found(change: str, dataset: Path) -> None:
+    damage, problem = CHANGES[change]
+    damage(dataset, read_manifest(dataset))
+    sample = None if change in ("lr", "mask", "parameters", "no mask") else 1
+    findings = verify(dataset, sample=sample).findings
+    assert any(problem in finding.problem for finding in findings), findings
 
 
 def test_a_leak_from_a_folder_is_found(
@@ -140,24 +143,28 @@ def test_a_leak_from_a_folder_is_found(
     write(tmp_path / "bench" / "b.png", Picture(rgb_hwc=scene(2)))
     arguments = ["verify", str(dataset), "--against", str(tmp_path / "bench"), "--workers", "1"]
     assert data([*arguments, "--json"]) == 1
-    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert [finding["what"] for finding in answer["findings"]] == ["2"]
-    assert "bench/b.png (benchmark)" in answer["findings"][0]["problem"]
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [finding["what"] for finding in result["findings"]] == ["2"]
+    assert "bench/b.png (benchmark)" in result["findings"][0]["problem"]
 
 
-def test_a_sheet_shows_pairs_with_their_masks(sound: Path, tmp_path: Path) -> None:
+def test_a_sheet_shows_pairs_with_their_masks(valid_dataset: Path, tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
-    assert data(["show", str(sound), "--out", str(out), "--count", "2"]) == 0
+    assert data(["show", str(valid_dataset), "--out", str(out), "--count", "2"]) == 0
     sheet = read(out).rgb_hwc
     shown = 0
-    for row in read_manifest(sound):
-        hr_hwc, mask_hwc = (read(sound / path).rgb_hwc for path in (row.hr_path, row.mask_path))
-        shown += holds(sheet, hr_hwc, left=24) and holds(sheet, mask_hwc, left=24 + 2 * (48 + 12))
+    for row in read_manifest(valid_dataset):
+        hr_hwc, mask_hwc = (
+            read(valid_dataset / path).rgb_hwc for path in (row.hr_path, row.mask_path)
+        )
+        shown += contains_crop(sheet, hr_hwc, left=24) and contains_crop(
+            sheet, mask_hwc, left=24 + 2 * (48 + 12)
+        )
     assert shown >= 2
 
 
-def holds(sheet: np.ndarray, hwc: np.ndarray, left: int) -> bool:
-    """Whether a 48-pixel square of the picture stands in the sheet at that column."""
+def contains_crop(sheet: np.ndarray, hwc: np.ndarray, left: int) -> bool:
+    """Whether a 48-pixel square of the picture is in the sheet at that column."""
     column = sheet[:, left : left + 48]
     return any(
         np.array_equal(column[top : top + 48], hwc[:, start : start + 48])
@@ -166,9 +173,12 @@ def holds(sheet: np.ndarray, hwc: np.ndarray, left: int) -> bool:
     )
 
 
-def test_sheets_are_whole_for_every_kind(sound: Path, tmp_path: Path) -> None:
+def test_a_sheet_of_the_validation_split_is_drawn(valid_dataset: Path, tmp_path: Path) -> None:
     assert (
-        data(["show", str(sound), "--out", str(tmp_path / "v.jpg"), "--split", "validation"]) == 0
+        data(
+            ["show", str(valid_dataset), "--out", str(tmp_path / "v.jpg"), "--split", "validation"]
+        )
+        == 0
     )
     assert read(tmp_path / "v.jpg").width > 400
 

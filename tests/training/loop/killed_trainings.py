@@ -1,10 +1,10 @@
-"""Trains one recipe whole, and again with the process killed on the way; prints what came out.
+"""Train a recipe uninterrupted, then KILLS times with a SIGKILL and a resume; print the digests.
 
     python killed_trainings.py RECIPE DATASET FOLDER KILLS
 
-A script of its own: it loads what a training needs once and forks for every life of a training,
-which may not be done where autograd has run before. SIGKILL leaves a process no chance to tidy up,
-so where it strikes itself makes no difference to what stays behind.
+A separate script: it imports everything once and forks a process per training, which is not safe
+after autograd has run. The process kills itself; SIGKILL allows no cleanup, so the state left
+behind is the same as with a SIGKILL from outside.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from training.loop.loop import TrainingLoop
 from training.recipe import load_recipe
 from training.weights.basicsr_bridge import load_basicsr
 
-MOMENTS = ("while a checkpoint is written", "while data is drawn", "between weights and average")
+KILL_POINTS = ("while a checkpoint is written", "while data is drawn", "between weights and EMA")
 
 
-class Silent:
+class SilentTracker:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         pass
 
@@ -41,31 +41,41 @@ class Silent:
 def main(recipe: str, dataset: Path, folder: Path, kills: int) -> None:
     load_basicsr()
     torch.set_num_threads(1)
-    live(recipe, dataset, folder / "whole")
+    run_process(recipe, dataset, folder / "whole")
     steps = load_recipe(recipe).full.steps
     draw = random.Random(4)
     runs = []
     for number in range(kills):
-        place = folder / f"broken-{number}"
-        moment = MOMENTS[number % len(MOMENTS)]
+        run_folder = folder / f"broken-{number}"
+        kill_point = KILL_POINTS[number % len(KILL_POINTS)]
         at = draw.randrange(1, steps)
-        ends = [live(recipe, dataset, place, moment, at)]
-        left = sorted(path.name for path in place.iterdir()) if place.is_dir() else []
-        while ends[-1] != 0:
-            ends.append(live(recipe, dataset, place))
+        exit_codes = [run_process(recipe, dataset, run_folder, kill_point, at)]
+        leftovers = (
+            sorted(path.name for path in run_folder.iterdir()) if run_folder.is_dir() else []
+        )
+        while exit_codes[-1] != 0:
+            exit_codes.append(run_process(recipe, dataset, run_folder))
         runs.append(
-            {"moment": moment, "at": at, "ends": ends, "left": left, "digest": digest(place)}
+            {
+                "kill_point": kill_point,
+                "at": at,
+                "exit_codes": exit_codes,
+                "leftovers": leftovers,
+                "digest": digest(run_folder),
+            }
         )
     emit({"whole": digest(folder / "whole"), "runs": runs})
 
 
-def live(recipe: str, dataset: Path, folder: Path, moment: str | None = None, at: int = 0) -> int:
-    """One life of a training in a process of its own; how it ended (0, or the signal negated)."""
+def run_process(
+    recipe: str, dataset: Path, folder: Path, kill_point: str | None = None, at: int = 0
+) -> int:
+    """Run or resume a training in a forked process; its exit code (negative: a signal)."""
     child = os.fork()
     if child == 0:
         try:
-            if moment is not None:
-                lay_in_wait(moment, at)
+            if kill_point is not None:
+                kill_at(kill_point, at)
             train(recipe, dataset, folder)
         except BaseException as error:
             sys.stderr.write(f"{error!r}\n")
@@ -84,7 +94,7 @@ def train(recipe_file: str, dataset: Path, folder: Path) -> None:
     }
     context = LoopContext(
         folder=folder,
-        tracker=Silent(),
+        tracker=SilentTracker(),
         validate=score,
         device=torch.device("cpu"),
     )
@@ -98,16 +108,16 @@ def score(weights: Mapping[str, Tensor], step: int) -> float:
     return float(sum(value.double().abs().mean() for value in weights.values()))
 
 
-def lay_in_wait(moment: str, at: int) -> None:
-    """Die at a step, or in the middle of the first checkpoint from that step on."""
-    if moment == "while data is drawn":
+def kill_at(kill_point: str, at: int) -> None:
+    """Kill the process at a step, or while it writes the first checkpoint from that step on."""
+    if kill_point == "while data is drawn":
         draw = CropSampler.batch
 
         def batch(self: CropSampler, step: int, part: slice = slice(None)) -> Batch:
             return draw(self, step, part) if step != at else die()
 
         CropSampler.batch = batch
-    elif moment == "between weights and average":
+    elif kill_point == "between weights and EMA":
         update = ExponentialMovingAverage.update
         ExponentialMovingAverage.update = lambda self, net, updates: (
             update(self, net, updates) if updates != at else die()
@@ -115,15 +125,15 @@ def lay_in_wait(moment: str, at: int) -> None:
     else:
         save = checkpoint.save
 
-        def doomed(folder: Path, state: checkpoint.Checkpoint) -> Path:
+        def save_and_die(folder: Path, state: checkpoint.Checkpoint) -> Path:
             if state.step >= at:
-                os.fsync = halve_and_die
+                os.fsync = truncate_and_die
             return save(folder, state)
 
-        checkpoint.save = doomed
+        checkpoint.save = save_and_die
 
 
-def halve_and_die(descriptor: int) -> None:
+def truncate_and_die(descriptor: int) -> None:
     os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
     die()
 
@@ -133,27 +143,27 @@ def die() -> None:
 
 
 def digest(folder: Path) -> str:
-    """The sha256 of all that a training ends with: weights, average, discriminator, optimizers."""
+    """The sha256 of a training's final state: weights, EMA, discriminator, optimizers."""
     last = checkpoint.load_newest(folder)
     assert last is not None
     content = hashlib.sha256(json.dumps([last.step, last.counters]).encode())
     content.update(last.torch_rng.numpy().tobytes())
-    walk(last.state, content.update)
+    hash_state(last.state, content.update)
     return content.hexdigest()
 
 
-def walk(value: object, take: Callable[[bytes], None]) -> None:
+def hash_state(value: object, update: Callable[[bytes], None]) -> None:
     if isinstance(value, Mapping):
         for key in value:
-            take(str(key).encode())
-            walk(value[key], take)
+            update(str(key).encode())
+            hash_state(value[key], update)
     elif isinstance(value, Tensor):
-        take(value.contiguous().numpy().tobytes())
+        update(value.contiguous().numpy().tobytes())
     elif isinstance(value, list | tuple):
         for each in value:
-            walk(each, take)
+            hash_state(each, update)
     else:
-        take(repr(value).encode())
+        update(repr(value).encode())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two processes give what one gives with the same batch."""
+"""Two processes give the same result as one with the same global batch."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from sharpline.local.processes import choose_ports
 from superres.common.errors import UsageError
 from superres.model.bundle import load_bundle
 from training.cli import train
-from training.loop.distributed import DistributedContext, device_of_this_rank, joined
+from training.loop.distributed import DistributedContext, device_for_rank, process_group
 
 CPU = torch.device("cpu")
 
-# Rank 1 dies once, at a step after the first checkpoint; what then runs is a second start.
+# Rank 1 dies once, at a step after the first checkpoint; torchrun then restarts both ranks.
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
@@ -39,38 +39,44 @@ sys.exit(train(sys.argv[1:]))
 """
 
 
-def test_a_share_is_an_even_part_of_the_batch() -> None:
-    assert DistributedContext(rank=1, count=4).part(8) == slice(2, 4)
-    with pytest.raises(UsageError, match="batch 6 cannot be shared by 4 processes"):
-        DistributedContext(rank=0, count=4).part(6)
+def test_a_slice_is_an_even_part_of_the_batch() -> None:
+    assert DistributedContext(rank=1, world_size=4).batch_slice(8) == slice(2, 4)
+    with pytest.raises(UsageError, match="batch 6 is not divisible by 4 processes"):
+        DistributedContext(rank=0, world_size=4).batch_slice(6)
 
 
-def test_a_device_is_what_was_asked_for_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_is_resolved_or_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    found = {asked: str(device_of_this_rank(asked)) for asked in ("auto", "cpu", "cuda", "cuda:1")}
+    found = {
+        requested: str(device_for_rank(requested))
+        for requested in ("auto", "cpu", "cuda", "cuda:1")
+    }
     assert found == {"auto": "cuda:0", "cpu": "cpu", "cuda": "cuda:0", "cuda:1": "cuda:1"}
-    for asked, reason in (("gpu", "no device 'gpu'"), ("cuda:2", r"no CUDA device 2 .*\(2 are\)")):
+    for requested, reason in (
+        ("gpu", "unknown device 'gpu'"),
+        ("cuda:2", r"no CUDA device 2 \(2 are visible\)"),
+    ):
         with pytest.raises(UsageError, match=reason):
-            device_of_this_rank(asked)
+            device_for_rank(requested)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert str(device_of_this_rank("auto")) == "cuda:1"
+    assert str(device_for_rank("auto")) == "cuda:1"
     with pytest.raises(UsageError, match="give cuda, not cuda:1"):
-        device_of_this_rank("cuda:1")
+        device_for_rank("cuda:1")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert str(device_of_this_rank("auto")) == "cpu"
+    assert str(device_for_rank("auto")) == "cpu"
     with pytest.raises(UsageError, match="--device cpu"):
-        device_of_this_rank("cuda")
+        device_for_rank("cuda")
 
 
-def test_two_ranks_train_what_one_does(
+def test_two_ranks_give_the_result_of_one(
     recipe_file: Callable[..., Path],
     dataset: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     soak: bool,
 ) -> None:
-    """In the long form one of them dies on the way and torchrun starts both again."""
+    """In the long form one rank dies during training and torchrun restarts both."""
     loss = [{"name": "l1", "weight": 1.0}]
     recipe = recipe_file(
         full__batch=4,
@@ -90,19 +96,19 @@ def test_two_ranks_train_what_one_does(
         *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"),
         *("--standalone", "--monitor-interval=0.2", str(script), str(flag)),
     ]
-    done = subprocess.run(
+    completed = subprocess.run(
         [*torchrun, *arguments, "--out", str(tmp_path / "two"), "--resume"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=280,
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     assert flag.exists()
-    assert ("going on with the run that broke off" in done.stderr) == soak
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert len(answers) == 1, "rank 0 alone answers"
-    (together,) = answers
+    assert ("resuming the interrupted run" in completed.stderr) == soak
+    results = [json.loads(line) for line in completed.stdout.splitlines() if line.startswith("{")]
+    assert len(results) == 1, "only rank 0 prints a result"
+    (together,) = results
     assert together["steps"] == alone["steps"] == 12
     ours, theirs = (load_bundle(Path(each["bundle"])) for each in (together, alone))
     assert ours.info.training.device.startswith("2 x cpu")
@@ -111,28 +117,28 @@ def test_two_ranks_train_what_one_does(
         assert value == pytest.approx(expected[key], rel=1e-3, abs=1e-5)
 
 
-def test_a_world_without_a_place_to_meet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_world_size_without_a_rendezvous_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UsageError, match=r"RANK and MASTER_ADDR .*torchrun"), joined(CPU):
+    with pytest.raises(UsageError, match=r"RANK and MASTER_ADDR .*torchrun"), process_group(CPU):
         pass
 
 
-MEET = """
+MEAN_SCRIPT = """
 import torch
-from training.loop.distributed import joined
-with joined(torch.device("cpu")) as ranks:
-    assert ranks.mean(torch.tensor([float(ranks.rank)])).item() == 0.5
+from training.loop.distributed import process_group
+with process_group(torch.device("cpu")) as distributed:
+    assert distributed.mean(torch.tensor([float(distributed.rank)])).item() == 0.5
 """
 
 
-def test_a_machine_that_came_later_meets_those_that_stayed() -> None:
-    """The agents of torchrun count starts each for itself, so the two counts differ."""
+def test_a_machine_that_rejoins_meets_the_others() -> None:
+    """Each torchrun agent counts restarts for itself, so the two counts differ."""
     [port] = choose_ports(0)
-    both = [
+    processes = [
         subprocess.Popen(
-            [sys.executable, "-c", MEET],
+            [sys.executable, "-c", MEAN_SCRIPT],
             env={
                 **os.environ,
                 **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"},
@@ -143,8 +149,8 @@ def test_a_machine_that_came_later_meets_those_that_stayed() -> None:
         for rank, starts in enumerate((1, 0))
     ]
     try:
-        assert [each.wait(timeout=60) for each in both] == [0, 0]
+        assert [each.wait(timeout=60) for each in processes] == [0, 0]
     finally:
-        for each in both:
+        for each in processes:
             each.kill()
             each.wait()

@@ -1,4 +1,4 @@
-"""Each loss is what basicsr computes, or its paper's formula where basicsr has none."""
+"""Each loss equals basicsr's, or its paper's formula if basicsr has none."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def crops(seed: int, side: int = 24) -> Tensor:
 
 @pytest.fixture(scope="module")
 def vgg_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seeded weights under torchvision's names, as far as the layers of the tests go."""
+    """Seeded weights with torchvision's state-dict keys, up to the last layer of the tests."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
     torch.save(VggFeatures(LAYERS).state_dict(), path)
@@ -76,7 +76,7 @@ def test_the_perceptual_loss_equals_basicsr(
     torch.testing.assert_close(gradient, expected)
 
 
-def test_vgg_weights_that_are_nowhere_are_refused_with_the_address(
+def test_missing_vgg_weights_are_refused_with_the_url(
     tmp_path: Path, vgg_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loss(vgg: str | None, layer: str = "conv1_1") -> PerceptualLoss:
@@ -91,7 +91,7 @@ def test_vgg_weights_that_are_nowhere_are_refused_with_the_address(
         weight_file(loss(str(tmp_path / "nowhere")))
     monkeypatch.setenv("SHARPLINE_VGG19", str(vgg_file))
     assert weight_file(loss(None)) == vgg_file
-    with pytest.raises(UsageError, match="does not hold torchvision's VGG19"):
+    with pytest.raises(UsageError, match="is not torchvision's VGG19"):
         load_features(loss(None, "conv5_4"))
     with pytest.raises(UsageError, match="no layer 'conv6_1'"):
         load_features(loss(None, "conv6_1"))
@@ -105,36 +105,36 @@ def test_fft_is_the_l1_distance_of_spectra() -> None:
     assert fft(output, truth).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_ldl_weighs_as_its_paper_says() -> None:
+def test_ldl_equals_its_paper() -> None:
     output, truth, ema = (crops(seed).double().numpy() for seed in (1, 2, 3))
     total = 0.0
     for out, hr, mean in zip(output, truth, ema, strict=True):
-        error, average_error = (np.abs(hr - each).sum(0) for each in (out, mean))
+        error, ema_error = (np.abs(hr - each).sum(0) for each in (out, mean))
         padded = np.pad(error, 3, mode="reflect")
         for row, column in np.ndindex(error.shape):
             local = np.var(padded[row : row + 7, column : column + 7], ddof=1)
-            if error[row, column] >= average_error[row, column]:
+            if error[row, column] >= ema_error[row, column]:
                 weight = np.var(error, ddof=1) ** 0.2 * local
                 total += weight * np.abs(out - hr)[:, row, column].sum()
     ours = ldl(*(torch.from_numpy(each) for each in (output, truth, ema)))
     assert ours.item() == pytest.approx(total / output.size, rel=1e-6)
 
 
-def test_ldl_asks_the_averaged_network_what_it_makes_of_the_input() -> None:
-    asked = []
+def test_ldl_uses_the_ema_networks_output() -> None:
+    inputs = []
 
     def ema(lr_bchw: Tensor) -> Tensor:
-        asked.append(lr_bchw)
+        inputs.append(lr_bchw)
         return crops(3)
 
     terms = LossSum([LdlLoss(name="ldl", weight=1.0)], LossInputs(ema=ema))
     total, _ = terms(crops(1), crops(2), lr_bchw := crops(4, side=12))
     torch.testing.assert_close(total, ldl(crops(1), crops(2), crops(3)))
-    assert asked == [lr_bchw]
+    assert inputs == [lr_bchw]
 
 
-class Judge(nn.Module):
-    """A discriminator so small that its logits can be told apart."""
+class TinyDiscriminator(nn.Module):
+    """A small discriminator with seeded weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ def test_the_vanilla_gan_equals_basicsr() -> None:
     load_basicsr()
     from basicsr.losses.gan_loss import GANLoss
 
-    discriminator, output, truth = Judge(), crops(1), crops(2)
+    discriminator, output, truth = TinyDiscriminator(), crops(1), crops(2)
     theirs = GANLoss("vanilla", loss_weight=0.1)
     total, _ = LossSum(
         [GanLoss(name="gan", weight=0.1, kind="vanilla")], LossInputs(discriminator=discriminator)
@@ -165,11 +165,15 @@ def test_the_vanilla_gan_equals_basicsr() -> None:
 
 
 def test_the_relativistic_gan_equals_basicsr_esrgan_step() -> None:
-    """Its ESRGANModel.optimize_parameters: which means are detached matters to the gradients."""
+    """As in basicsr's ESRGANModel.optimize_parameters; gradients depend on the detached means."""
     load_basicsr()
     from basicsr.losses.gan_loss import GANLoss
 
-    discriminator, truth, theirs = Judge(), crops(2), GANLoss("vanilla", loss_weight=0.1)
+    discriminator, truth, theirs = (
+        TinyDiscriminator(),
+        crops(2),
+        GANLoss("vanilla", loss_weight=0.1),
+    )
     output = crops(1).requires_grad_()
     total, _ = LossSum(
         [GanLoss(name="gan", weight=0.1, kind="relativistic")],
@@ -200,25 +204,25 @@ def test_the_relativistic_gan_equals_basicsr_esrgan_step() -> None:
 @pytest.mark.parametrize(
     ("name", "side", "shape"), [("unet", 32, (2, 1, 32, 32)), ("vgg", 128, (2, 1))]
 )
-def test_discriminators_are_basicsrs(name: str, side: int, shape: tuple[int, ...]) -> None:
+def test_discriminators_are_those_of_basicsr(name: str, side: int, shape: tuple[int, ...]) -> None:
     network = discriminator(name, {"num_feat": 4})
     assert type(network).__module__ == "basicsr.archs.discriminator_arch"
     assert network(crops(1, side)).shape == shape
 
 
-def test_a_discriminator_leaves_nothing_of_a_batch_that_is_no_number() -> None:
+def test_a_nonfinite_batch_does_not_change_a_discriminator() -> None:
     network = discriminator("vgg", {"num_feat": 4})
     network(crops(1, 128) * float("nan"))
     assert all(value.isfinite().all() for value in network.state_dict().values())
 
 
-def test_parameters_that_a_discriminator_does_not_take_are_refused() -> None:
+def test_invalid_discriminator_parameters_are_refused() -> None:
     with pytest.raises(UsageError, match="'vgg' does not take"):
         discriminator("vgg", {"num_feat": 4, "input_size": 100})
 
 
 @pytest.mark.parametrize("make", [lambda: crops(1), lambda: crops(1) * 0 + 0.5])
-def test_no_gradient_is_infinite_where_the_output_is_perfect(make: Callable[[], Tensor]) -> None:
+def test_gradients_are_finite_for_a_perfect_output(make: Callable[[], Tensor]) -> None:
     output = make().requires_grad_()
     truth = make()
     names = ("l1", "charbonnier", "mse", "fft")

@@ -1,4 +1,4 @@
-"""Crops degraded while training: a function of (seed, step, place), on whatever device."""
+"""Online degradation is a function of (seed, step, index), on any device."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def lr_levels(
 
 
 @pytest.mark.parametrize("mix", ["real_esrgan", "bsrgan", "{bicubic: 1, real_esrgan: 1, jpeg: 1}"])
-def test_the_same_step_gives_the_same_crops_and_another_does_not(mix: str) -> None:
+def test_crops_depend_on_step_and_seed_only(mix: str) -> None:
     first = lr_levels(mix, step=3)
     assert first.shape == (6, 3, 12, 12)
     assert np.array_equal(first, lr_levels(mix, step=3))
@@ -39,18 +39,18 @@ def test_the_same_step_gives_the_same_crops_and_another_does_not(mix: str) -> No
 
 
 @pytest.mark.parametrize("mix", ["real_esrgan", "{bicubic: 1, real_esrgan: 1, gaussian_noise: 1}"])
-def test_parts_of_a_batch_get_what_they_get_in_the_whole(mix: str) -> None:
+def test_slices_of_a_batch_equal_the_whole_batch(mix: str) -> None:
     whole = lr_levels(mix, step=5)
     parts = [lr_levels(mix, step=5, part=slice(start, start + 3)) for start in (0, 3)]
     assert np.array_equal(np.concatenate(parts), whole)
 
 
-def test_bicubic_is_the_datasets_bicubic() -> None:
+def test_bicubic_equals_the_datasets_bicubic() -> None:
     expected = [degrade(hr, kind="bicubic", scale=2, seed=0).lr_hwc_u8 for hr in crops()]
     assert np.array_equal(lr_levels("bicubic", 1), np.stack(expected).transpose(0, 3, 1, 2))
 
 
-def test_steps_on_a_tensor_are_those_on_a_picture() -> None:
+def test_steps_on_a_tensor_equal_those_on_a_picture() -> None:
     (drawn,) = OnlineDegradation(mix=parse("motion"), scale=1, seed=1).draw(crops(), 2, 6, WHOLE)
     assert drawn.rows is not None
     expected = [apply_to_picture(hr, row) for hr, row in zip(crops(), drawn.rows, strict=True)]
@@ -61,13 +61,13 @@ def test_steps_on_a_tensor_are_those_on_a_picture() -> None:
 def test_a_mix_gives_each_crop_one_of_its_kinds() -> None:
     mix = OnlineDegradation(mix=parse("{bicubic: 1, bsrgan: 1}"), scale=2, seed=1)
     kinds = [mix.draw(crops(), step, 6, WHOLE) for step in range(20)]
-    places = [sorted(place for kind in drawn for place in kind.places) for drawn in kinds]
-    assert all(each == list(range(6)) for each in places)
-    on_device = sum(len(kind.places) for drawn in kinds for kind in drawn if kind.rows)
+    indices = [sorted(index for kind in drawn for index in kind.indices) for drawn in kinds]
+    assert all(each == list(range(6)) for each in indices)
+    on_device = sum(len(kind.indices) for drawn in kinds for kind in drawn if kind.rows)
     assert 30 < on_device < 90
 
 
-def test_kinds_without_steps_are_made_beside_the_training() -> None:
+def test_cpu_kinds_are_applied_when_drawn() -> None:
     (drawn,) = OnlineDegradation(mix=parse("old_photo"), scale=1, seed=1).draw(
         crops(2), 0, 2, WHOLE
     )

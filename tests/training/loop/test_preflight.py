@@ -1,4 +1,4 @@
-"""What cannot work is refused before the first step, with the key and the remedy."""
+"""Invalid trainings are refused before the first step, with the key and the remedy."""
 
 import http.server
 import threading
@@ -10,7 +10,7 @@ import pytest
 from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import DatasetInfo, read_info
 from training.loop.distributed import DistributedContext
-from training.loop.preflight import refuse_closed_mlflow, refuse_impossible
+from training.loop.preflight import check_mlflow_access, check_training_plan
 from training.recipe import load_recipe
 
 GAN = {"name": "gan", "weight": 0.1, "kind": "vanilla"}
@@ -23,30 +23,30 @@ def info(dataset: Path) -> DatasetInfo:
 
 
 @pytest.fixture
-def refuse(
+def check_plan(
     info: DatasetInfo, dataset: Path, recipe_file: Callable[..., Path]
 ) -> Callable[..., None]:
-    def refuse(
+    def check_plan(
         distributed: DistributedContext | None = None, held_out: bool = True, **changes: object
     ) -> None:
         recipe = load_recipe(str(recipe_file(**changes)))
-        its = info if held_out else info.model_copy(update={"splits": {"train": 6}})
-        refuse_impossible(
-            recipe, recipe.full, its, dataset, None, distributed or DistributedContext()
+        dataset_info = info if held_out else info.model_copy(update={"splits": {"train": 6}})
+        check_training_plan(
+            recipe, recipe.full, dataset_info, dataset, None, distributed or DistributedContext()
         )
 
-    return refuse
+    return check_plan
 
 
-def test_what_fits_is_let_through(refuse: Callable[..., None]) -> None:
-    refuse()
+def test_a_consistent_plan_is_accepted(check_plan: Callable[..., None]) -> None:
+    check_plan()
 
 
-def discriminated(name: str, **parameters: int) -> dict[str, object]:
-    given = {"num_feat": 4, **parameters}
+def with_discriminator(name: str, **parameters: int) -> dict[str, object]:
+    parameters = {"num_feat": 4, **parameters}
     return {
         "losses": [PIXEL, GAN],
-        "discriminator": {"name": name, "parameters": given, "learning_rate": 1e-4},
+        "discriminator": {"name": name, "parameters": parameters, "learning_rate": 1e-4},
     }
 
 
@@ -60,9 +60,9 @@ def discriminated(name: str, **parameters: int) -> dict[str, object]:
         ),
         ({"arch__name": "resnet"}, "recipe tiny_x2: arch: no network 'resnet'; there are"),
         ({"arch__parameters": {"num_conv": "many"}}, "arch: network 'compact' does not take"),
-        (discriminated("vgg"), "vgg needs sides of 128 pixels, .* side 12 at x2 gives 24"),
+        (with_discriminator("vgg"), "vgg needs sides of 128 pixels, .* side 12 at x2 gives 24"),
         (
-            discriminated("unet") | {"full__patches": [{"since": 0.0, "side": 11}]},
+            with_discriminator("unet") | {"full__patches": [{"since": 0.0, "side": 11}]},
             "unet needs sides that are multiples of 8 pixels",
         ),
         (
@@ -73,21 +73,24 @@ def discriminated(name: str, **parameters: int) -> dict[str, object]:
             },
             "no VGG19 weights at gone: download",
         ),
-        ({"distributed": DistributedContext(count=3)}, "batch 2 cannot be shared by 3 processes"),
+        (
+            {"distributed": DistributedContext(world_size=3)},
+            "batch 2 is not divisible by 3 processes",
+        ),
         (
             {"held_out": False, "full__early_stop": {"patience": 2, "min_gain": 0.1}},
-            "early_stop goes by pictures held out, .* --split-every",
+            "early_stop needs held-out pictures, .* --split-every",
         ),
     ],
 )
-def test_what_does_not_is_refused(
-    changes: dict[str, object], message: str, refuse: Callable[..., None]
+def test_an_inconsistent_plan_is_refused(
+    changes: dict[str, object], message: str, check_plan: Callable[..., None]
 ) -> None:
     with pytest.raises(UsageError, match=message):
-        refuse(**changes)
+        check_plan(**changes)
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
+class StatusHandler(http.server.BaseHTTPRequestHandler):
     status = 200
 
     def do_GET(self) -> None:
@@ -100,7 +103,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    with http.server.HTTPServer(("127.0.0.1", 0), Answers) as listener:
+    with http.server.HTTPServer(("127.0.0.1", 0), StatusHandler) as listener:
         thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield f"http://127.0.0.1:{listener.server_address[1]}"
@@ -109,24 +112,24 @@ def server() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("uri", ["localhost:5000", "mlflow", "http://", "ftp://here"])
-def test_an_address_that_is_none_is_refused(uri: str) -> None:
+def test_an_invalid_url_is_refused(uri: str) -> None:
     with pytest.raises(UsageError, match=r"SHARPLINE_MLFLOW_URI is .*http://127.0.0.1:5000"):
-        refuse_closed_mlflow(uri)
+        check_mlflow_access(uri)
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_an_mlflow_that_refuses_us_is_named(
+def test_an_mlflow_server_that_denies_access_is_refused(
     status: int, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Answers, "status", status)
-    with pytest.raises(SharplineError, match=rf"refuses us \({status}.*--allowed-hosts"):
-        refuse_closed_mlflow(server)
+    monkeypatch.setattr(StatusHandler, "status", status)
+    with pytest.raises(SharplineError, match=rf"denies access \({status}.*--allowed-hosts"):
+        check_mlflow_access(server)
 
 
-def test_an_mlflow_that_is_away_or_ill_is_no_reason(
+def test_an_unavailable_mlflow_server_is_accepted(
     server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    refuse_closed_mlflow("http://127.0.0.1:9")
-    refuse_closed_mlflow(server)
-    monkeypatch.setattr(Answers, "status", 503)
-    refuse_closed_mlflow(server)
+    check_mlflow_access("http://127.0.0.1:9")
+    check_mlflow_access(server)
+    monkeypatch.setattr(StatusHandler, "status", 503)
+    check_mlflow_access(server)

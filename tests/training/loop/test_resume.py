@@ -1,4 +1,4 @@
-"""Killed at any moment and resumed, a training ends with the bits of one that never stopped."""
+"""A training that is killed and resumed ends bit-identical to an uninterrupted one."""
 
 import json
 import signal
@@ -17,7 +17,7 @@ SWINIR = {
         "embed_dim": 8,
         "mlp_ratio": 2,
         "upsampler": "pixelshuffledirect",
-        "drop_path_rate": 0.5,  # asks torch's generator for numbers, so its state counts too
+        "drop_path_rate": 0.5,  # uses torch's generator, so its state matters too
     },
 }
 EVERYTHING = {
@@ -40,24 +40,24 @@ EVERYTHING = {
 }
 
 
-def test_killed_and_resumed_equals_never_having_stopped(
+def test_killed_and_resumed_equals_uninterrupted(
     recipe_file: Callable[..., Path], dataset: Path, tmp_path: Path, soak: bool
 ) -> None:
     kills = 10 if soak else 3
     script = Path(__file__).with_name("killed_trainings.py")
     arguments = [recipe_file(**EVERYTHING), dataset, tmp_path / "runs", kills]
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, str(script), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=280 if not soak else 1200,
     )
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert len(answer["runs"]) == kills
-    for run in answer["runs"]:
-        assert run["ends"] == [-signal.SIGKILL, 0], (run, done.stderr)
-        assert run["digest"] == answer["whole"], run
-    half_written = [run for run in answer["runs"] if "written" in run["moment"]]
-    assert all(any(name.endswith(".partial") for name in run["left"]) for run in half_written)
+    assert completed.returncode == 0, completed.stderr
+    result = json.loads(completed.stdout.splitlines()[-1])
+    assert len(result["runs"]) == kills
+    for run in result["runs"]:
+        assert run["exit_codes"] == [-signal.SIGKILL, 0], (run, completed.stderr)
+        assert run["digest"] == result["whole"], run
+    half_written = [run for run in result["runs"] if "written" in run["kill_point"]]
+    assert all(any(name.endswith(".partial") for name in run["leftovers"]) for run in half_written)
     assert not list((tmp_path / "runs").glob("*/.*.partial"))

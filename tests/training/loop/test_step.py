@@ -1,4 +1,4 @@
-"""A step is the same whatever part of the batch goes through at a time, and stops at no memory."""
+"""Training steps: gradient accumulation, out of memory, non-finite losses, compilation."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,56 +44,60 @@ def crops(count: int = 5) -> tuple[Tensor, Tensor]:
 
 
 def weights(train_state: TrainState) -> list[Tensor]:
-    return [value.clone() for each in train_state.all() for value in each.net.state_dict().values()]
+    return [
+        value.clone() for each in train_state.networks() for value in each.net.state_dict().values()
+    ]
 
 
-def stepped(recipe: Recipe, micro_batch: int) -> tuple[list[dict[str, float]], list[Tensor]]:
+def run_steps(recipe: Recipe, micro_batch: int) -> tuple[list[dict[str, float]], list[Tensor]]:
     made = train_state(recipe)
     step = TrainStep(made, recipe, micro_batch, DistributedContext(), CPU)
-    figures = [step(*crops()).values for _ in range(2)]
-    return figures, weights(made)
+    metrics = [step(*crops()).values for _ in range(2)]
+    return metrics, weights(made)
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
-def test_micro_batches_change_nothing(micro_batch: int, recipe: Callable[..., Recipe]) -> None:
+def test_the_micro_batch_does_not_change_the_result(
+    micro_batch: int, recipe: Callable[..., Recipe]
+) -> None:
     made = recipe()
-    figures, moved = stepped(made, 5)
-    others, moved_too = stepped(made, micro_batch)
-    for one, other in zip(figures, others, strict=True):
+    metrics, updated = run_steps(made, 5)
+    others, updated_too = run_steps(made, micro_batch)
+    for one, other in zip(metrics, others, strict=True):
         assert other == pytest.approx(one, rel=1e-4)
-    for one, other in zip(moved, moved_too, strict=True):
+    for one, other in zip(updated, updated_too, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_generator_and_discriminator_both_learn(recipe: Callable[..., Recipe]) -> None:
     made = recipe(**GAN)
-    both = train_state(made)
-    before = weights(both)
-    step = TrainStep(both, made, 5, DistributedContext(), CPU)
-    figures = step(*crops())
-    assert set(figures.values) == {
+    state = train_state(made)
+    before = weights(state)
+    step = TrainStep(state, made, 5, DistributedContext(), CPU)
+    metrics = step(*crops())
+    assert set(metrics.values) == {
         *(f"loss/{name}" for name in ("l1", "gan", "ldl", "discriminator_real")),
         "loss/discriminator_fake",
         "gradient_norm",
         "discriminator_gradient_norm",
     }
-    assert figures.moved
-    changed = [not torch.equal(*pair) for pair in zip(before, weights(both), strict=True)]
-    generator = len(both.generator.net.state_dict())
+    assert metrics.updated
+    changed = [not torch.equal(*pair) for pair in zip(before, weights(state), strict=True)]
+    generator = len(state.generator.net.state_dict())
     assert all(changed[:generator])
     assert any(changed[generator:])
-    first = told_apart(figures)
+    first = discriminator_loss(metrics)
     for _ in range(20):
-        figures = step(*crops())
-    assert told_apart(figures) < first
+        metrics = step(*crops())
+    assert discriminator_loss(metrics) < first
 
 
-def told_apart(figures: StepMetrics) -> float:
-    return sum(figures.values[f"loss/discriminator_{side}"] for side in ("real", "fake"))
+def discriminator_loss(metrics: StepMetrics) -> float:
+    return sum(metrics.values[f"loss/discriminator_{side}"] for side in ("real", "fake"))
 
 
-class TooBig(nn.Module):
-    """Says that memory is full where more crops than that come at once, after a first part."""
+class OutOfMemoryNet(nn.Module):
+    """Raises an out-of-memory error for micro-batches of more than `fits` crops."""
 
     def __init__(self, net: nn.Module, fits: int, error: Exception) -> None:
         super().__init__()
@@ -105,67 +109,71 @@ class TooBig(nn.Module):
         return self.net(lr_bchw)
 
 
-FULL = [
+OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
 ]
 
 
-@pytest.mark.parametrize("error", FULL)
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     error: Exception, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = recipe()
-    _, expected = stepped(made, 5)
+    _, expected = run_steps(made, 5)
     torch.manual_seed(made.seed)
-    small = train_state(made, TooBig(build(made.arch.name, made.arch.parameters), 2, error))
+    small = train_state(made, OutOfMemoryNet(build(made.arch.name, made.arch.parameters), 2, error))
     step = TrainStep(small, made, 5, DistributedContext(), CPU)
     for _ in range(2):
         step(*crops())
     assert step.micro_batch == 2
     for one, other in zip(expected, weights(small), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-    said = capsys.readouterr().err
-    assert "out of memory with 5 crops at a time: going on with 3" in said
-    assert "going on with 2; the batch stays 5" in said
+    stderr = capsys.readouterr().err
+    assert "out of memory with a micro-batch of 5: retrying with 3" in stderr
+    assert "retrying with 2; the batch stays 5" in stderr
 
 
-def test_out_of_memory_with_one_crop_says_what_to_do(recipe: Callable[..., Recipe]) -> None:
+def test_out_of_memory_with_one_crop_is_an_error_with_the_remedy(
+    recipe: Callable[..., Recipe],
+) -> None:
     made = recipe()
-    net = TooBig(build(made.arch.name, made.arch.parameters), 0, FULL[0])
+    net = OutOfMemoryNet(build(made.arch.name, made.arch.parameters), 0, OUT_OF_MEMORY[0])
     with pytest.raises(BatchTooLarge, match="smaller patches"):
         TrainStep(train_state(made, net), made, 1, DistributedContext(), CPU)(*crops())
 
 
-def test_other_errors_are_not_taken_for_a_full_memory(recipe: Callable[..., Recipe]) -> None:
+def test_other_errors_are_not_handled_as_out_of_memory(recipe: Callable[..., Recipe]) -> None:
     made = recipe()
-    net = TooBig(build(made.arch.name, made.arch.parameters), 0, RuntimeError("shapes differ"))
+    net = OutOfMemoryNet(
+        build(made.arch.name, made.arch.parameters), 0, RuntimeError("shapes differ")
+    )
     with pytest.raises(RuntimeError, match="shapes differ"):
         TrainStep(train_state(made, net), made, 5, DistributedContext(), CPU)(*crops())
 
 
-def test_a_discriminator_that_is_no_number_is_named_and_nothing_moves(
+def test_a_nonfinite_discriminator_is_named_and_no_weight_is_updated(
     recipe: Callable[..., Recipe],
 ) -> None:
     made = recipe(**GAN)
-    both = train_state(made)
-    assert both.discriminator is not None
-    both.discriminator.net.register_forward_hook(lambda *given: given[-1] * float("inf"))
-    before = weights(both)
-    learned = {id(each) for network in both.all() for each in network.parameters}
-    figures = TrainStep(both, made, 5, DistributedContext(), CPU)(*crops())
-    assert not figures.moved
-    assert figures.bad[0] in ("loss/gan", "loss/discriminator_real")
+    state = train_state(made)
+    assert state.discriminator is not None
+    state.discriminator.net.register_forward_hook(lambda *given: given[-1] * float("inf"))
+    before = weights(state)
+    trainable = {id(each) for network in state.networks() for each in network.parameters}
+    metrics = TrainStep(state, made, 5, DistributedContext(), CPU)(*crops())
+    assert not metrics.updated
+    assert metrics.nonfinite[0] in ("loss/gan", "loss/discriminator_real")
     names = [
-        id(parameter) in learned
-        for network in both.all()
+        id(parameter) in trainable
+        for network in state.networks()
         for parameter in network.net.state_dict(keep_vars=True).values()
     ]
-    for one, other, is_weight in zip(before, weights(both), names, strict=True):
+    for one, other, is_weight in zip(before, weights(state), names, strict=True):
         assert torch.equal(one, other) or not is_weight
 
 
-def test_blocks_that_repeat_are_compiled_each_and_other_networks_whole(
+def test_repeated_blocks_are_compiled_each_and_other_networks_whole(
     recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[tuple[str, str | None]] = []
@@ -182,12 +190,12 @@ def test_blocks_that_repeat_are_compiled_each_and_other_networks_whole(
     assert compiled == 2 * [("RRDB", "reduce-overhead")]
 
 
-def test_the_weights_of_a_training_are_those_of_all_its_networks(
+def test_weight_bytes_counts_all_networks(
     recipe: Callable[..., Recipe],
 ) -> None:
     made = recipe(**GAN)
-    both = train_state(made)
-    nets = [network.net.state_dict().values() for network in both.all()]
+    state = train_state(made)
+    nets = [network.net.state_dict().values() for network in state.networks()]
     expected = sum(value.nbytes for values in nets for value in values)
-    assert weight_bytes(both.generator.net, made) == expected
-    assert weight_bytes(both.generator.net, recipe()) == sum(value.nbytes for value in nets[0])
+    assert weight_bytes(state.generator.net, made) == expected
+    assert weight_bytes(state.generator.net, recipe()) == sum(value.nbytes for value in nets[0])

@@ -1,4 +1,4 @@
-"""MLflow's absence costs a training nothing, and no note is lost."""
+"""Tracking: an unavailable MLflow server neither delays a training nor loses records."""
 
 import json
 import signal
@@ -18,7 +18,7 @@ from training.runs.mlflow_remote import MlflowRemote
 from training.runs.spool import SENT_NAME, SPOOL_NAME, Spool
 from training.runs.tracking import RunMetadata, Tracker, send, tracked
 
-NOTES = RunMetadata(
+METADATA = RunMetadata(
     name="tiny",
     parameters={"patch": "12"},
     tags={"recipe": "tiny"},
@@ -27,20 +27,20 @@ NOTES = RunMetadata(
 )
 
 
-class Remote:
-    """Remembers what it took; fails the first `failures` calls."""
+class FakeRemote:
+    """Keeps the records it receives; fails the first `failures` calls."""
 
     def __init__(self, failures: int = 0) -> None:
         self.failures, self.taken, self.starts = failures, [], []
 
-    def start(self, note: Mapping[str, Any], run_id: str | None) -> str:
+    def start(self, record: Mapping[str, Any], run_id: str | None) -> str:
         self._fail()
         self.starts.append(run_id)
         return run_id or "run-1"
 
-    def take(self, run_id: str, note: Mapping[str, Any], folder: Path) -> None:
+    def log_record(self, run_id: str, record: Mapping[str, Any], folder: Path) -> None:
         self._fail()
-        self.taken.append((note["note"], note.get("step")))
+        self.taken.append((record["note"], record.get("step")))
 
     def _fail(self) -> None:
         if self.failures > 0:
@@ -49,63 +49,63 @@ class Remote:
 
 
 @pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "LAST_PAUSE_SECONDS", 0.0)
+def no_retry_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "CLOSE_RETRY_SECONDS", 0.0)
 
 
-def note_a_training(tracker: Tracker, steps: int = 3) -> None:
-    with tracked(tracker, NOTES):
+def track_training(tracker: Tracker, steps: int = 3) -> None:
+    with tracked(tracker, METADATA):
         for step in range(steps):
             tracker.metrics(step, {"loss/l1": 0.5})
 
 
-EVERYTHING = [("metrics", 0), ("metrics", 1), ("metrics", 2), ("end", None)]
+ALL_RECORDS = [("metrics", 0), ("metrics", 1), ("metrics", 2), ("end", None)]
 
 
-def test_notes_arrive_in_order(tmp_path: Path) -> None:
-    remote = Remote()
-    note_a_training(Tracker(tmp_path, lambda: remote))
-    assert remote.taken == EVERYTHING
+def test_records_arrive_in_order(tmp_path: Path) -> None:
+    remote = FakeRemote()
+    track_training(Tracker(tmp_path, lambda: remote))
+    assert remote.taken == ALL_RECORDS
     assert Spool(tmp_path).run_id == "run-1"
 
 
-def test_mlflow_away_keeps_every_note_for_later(
+def test_records_are_kept_while_mlflow_is_unavailable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def connect() -> Remote:
+    def connect() -> FakeRemote:
         raise ConnectionError("away")
 
-    note_a_training(Tracker(tmp_path, connect))
-    said = capsys.readouterr().err
-    assert said.count("MLflow is away") == 1
-    assert f"--replay {tmp_path}" in said
-    remote = Remote()
+    track_training(Tracker(tmp_path, connect))
+    stderr = capsys.readouterr().err
+    assert stderr.count("MLflow is unavailable") == 1
+    assert f"--replay {tmp_path}" in stderr
+    remote = FakeRemote()
     assert send(Spool(tmp_path), remote) == 5
-    assert remote.taken == EVERYTHING
+    assert remote.taken == ALL_RECORDS
     assert send(Spool(tmp_path), remote) == 0
 
 
-def test_mlflow_coming_back_gets_everything_once(tmp_path: Path) -> None:
-    remote = Remote(failures=2)
-    note_a_training(Tracker(tmp_path, lambda: remote))
-    assert remote.taken == EVERYTHING
+def test_mlflow_gets_every_record_once_after_failures(tmp_path: Path) -> None:
+    remote = FakeRemote(failures=2)
+    track_training(Tracker(tmp_path, lambda: remote))
+    assert remote.taken == ALL_RECORDS
 
 
-def test_an_mlflow_that_never_answers_stops_nothing(
+def test_an_mlflow_server_that_never_responds_does_not_block(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 0.1)
-    asked, release = threading.Event(), threading.Event()
+    called, release = threading.Event(), threading.Event()
 
-    class Silent(Remote):
-        def start(self, note: Mapping[str, Any], run_id: str | None) -> str:
-            asked.set()
+    class Silent(FakeRemote):
+        def start(self, record: Mapping[str, Any], run_id: str | None) -> str:
+            called.set()
             release.wait()
             raise ConnectionError("gone")
 
     tracker = Tracker(tmp_path, Silent)
-    note_a_training(tracker, steps=200)
-    assert asked.is_set()
+    track_training(tracker, steps=200)
+    assert called.is_set()
     assert len((tmp_path / SPOOL_NAME).read_text().splitlines()) == 202
     release.set()
     assert tracker._thread is not None
@@ -113,48 +113,48 @@ def test_an_mlflow_that_never_answers_stops_nothing(
     assert not tracker._thread.is_alive()
 
 
-def test_without_an_address_notes_are_only_kept(tmp_path: Path) -> None:
+def test_without_a_uri_records_are_only_spooled(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, None)
-    note_a_training(tracker)
+    track_training(tracker)
     assert tracker.run_id(wait_seconds=60.0) is None
     assert len((tmp_path / SPOOL_NAME).read_text().splitlines()) == 5
 
 
 def test_a_failed_training_ends_as_failed(tmp_path: Path) -> None:
-    remote = Remote()
-    with pytest.raises(ZeroDivisionError), tracked(Tracker(tmp_path, lambda: remote), NOTES):
+    remote = FakeRemote()
+    with pytest.raises(ZeroDivisionError), tracked(Tracker(tmp_path, lambda: remote), METADATA):
         raise ZeroDivisionError
     last = (tmp_path / SPOOL_NAME).read_text().splitlines()[-1]
     assert json.loads(last)["status"] == "FAILED"
 
 
-def test_a_resumed_training_goes_on_with_its_run(tmp_path: Path) -> None:
-    remote = Remote()
-    note_a_training(Tracker(tmp_path, lambda: remote))
-    note_a_training(Tracker(tmp_path, lambda: remote))
+def test_a_resumed_training_resumes_its_mlflow_run(tmp_path: Path) -> None:
+    remote = FakeRemote()
+    track_training(Tracker(tmp_path, lambda: remote))
+    track_training(Tracker(tmp_path, lambda: remote))
     assert remote.starts == [None, "run-1"]
 
 
-def test_a_line_torn_by_a_crash_waits(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_skipped(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"note": "run"})
     with (tmp_path / SPOOL_NAME).open("a") as file:
         file.write('{"note": "metr')
-    assert [note["note"] for note, _ in spool.unsent()] == ["run"]
+    assert [record["note"] for record, _ in spool.unsent()] == ["run"]
 
 
-def test_going_on_after_a_torn_line_spoils_no_note(tmp_path: Path) -> None:
+def test_appending_after_a_torn_line_loses_no_record(tmp_path: Path) -> None:
     spool = Spool(tmp_path)
     spool.append({"note": "run"})
     with (tmp_path / SPOOL_NAME).open("a") as file:
         file.write('{"note": "metr')
     again = Spool(tmp_path)
-    for note in ("tags", "end"):
-        again.append({"note": note})
-    assert [note["note"] for note, _ in again.unsent()] == ["run", "tags", "end"]
+    for record in ("tags", "end"):
+        again.append({"note": record})
+    assert [record["note"] for record, _ in again.unsent()] == ["run", "tags", "end"]
 
 
-def test_notes_that_a_full_disk_does_not_take_wait_for_space(
+def test_records_are_buffered_while_the_disk_is_full(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / SPOOL_NAME
@@ -162,24 +162,24 @@ def test_notes_that_a_full_disk_does_not_take_wait_for_space(
     tracker = Tracker(tmp_path, None)
     for step in (1, 2):
         tracker.metrics(step, {"loss/l1": 1.0})
-    assert capsys.readouterr().err.count("they wait") == 1
+    assert capsys.readouterr().err.count("buffering records") == 1
     path.unlink()
     tracker.metrics(3, {"loss/l1": 1.0})
-    assert [note["step"] for note, _ in Spool(tmp_path).unsent()] == [1, 2, 3]
+    assert [record["step"] for record, _ in Spool(tmp_path).unsent()] == [1, 2, 3]
     path.unlink()
     path.symlink_to("/dev/full")
     tracker.close("FINISHED")
-    assert "1 notes of this run are lost" in capsys.readouterr().err
+    assert "1 records of this run are lost" in capsys.readouterr().err
 
 
-def test_figures_that_are_no_numbers_are_not_kept(tmp_path: Path) -> None:
+def test_nonfinite_metrics_are_dropped(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, None)
     tracker.metrics(1, {"psnr": float("inf"), "ssim": 1.0})
-    ((note, _),) = Spool(tmp_path).unsent()
-    assert note["values"] == {"ssim": 1.0}
+    ((record, _),) = Spool(tmp_path).unsent()
+    assert record["values"] == {"ssim": 1.0}
 
 
-def test_a_real_mlflow_holds_what_was_noted(
+def test_a_real_mlflow_server_has_all_records(
     mlflow_server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mlflow.tracking import MlflowClient
@@ -188,14 +188,14 @@ def test_a_real_mlflow_holds_what_was_noted(
     (folder / "bundle").mkdir(parents=True)
     (folder / "bundle" / "bundle.json").write_text("{}")
     tracker = Tracker(folder, lambda: MlflowRemote(mlflow_server))
-    with tracked(tracker, NOTES):
+    with tracked(tracker, METADATA):
         assert tracker.run_id(wait_seconds=60) is not None
         for step in (10, 20):
             tracker.metrics(step, {"loss/l1": 1 / step, "picture/a b/psnr": 30.0})
         tracker.metrics(30, {"no such % name": 1.0})
         tracker.tags({"bundle_id": "abc"})
         tracker.artifacts(folder / "bundle", "bundle")
-    assert "refuses a note of kind metrics" in capsys.readouterr().err
+    assert "rejects a record of kind metrics" in capsys.readouterr().err
     client = MlflowClient(tracking_uri=mlflow_server)
     run_id = Spool(folder).run_id
     assert run_id is not None
@@ -203,11 +203,11 @@ def test_a_real_mlflow_holds_what_was_noted(
     assert run.info.status == "FINISHED"
     assert run.data.params == {"patch": "12"}
     assert run.data.tags["bundle_id"] == "abc"
-    assert run.inputs.dataset_inputs[0].dataset.digest == NOTES.dataset_id
+    assert run.inputs.dataset_inputs[0].dataset.digest == METADATA.dataset_id
     history = client.get_metric_history(run_id, "loss/l1")
     assert [(point.step, point.value) for point in history] == [(10, 0.1), (20, 0.05)]
     assert [file.path for file in client.list_artifacts(run_id, "bundle")] == ["bundle/bundle.json"]
-    # The state lost, all is sent once more: the same run, nothing double.
+    # Without the sent offset everything is sent again: the same run, no duplicates.
     (folder / SENT_NAME).unlink()
     send(Spool(folder), MlflowRemote(mlflow_server))
     assert Spool(folder).run_id == run_id
@@ -215,31 +215,33 @@ def test_a_real_mlflow_holds_what_was_noted(
 
 
 def history(client: Any, run_id: str, name: str) -> list[int]:
-    """The steps of every point of a metric, in the order in which MLflow lists them."""
+    """The steps of all points of a metric, in MLflow's order."""
     return [point.step for point in client.get_metric_history(run_id, name)]
 
 
 def test_a_server_killed_in_the_middle_gets_every_point_once(
     mlflow_process: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It dies without a word, the training goes on, it comes back: nothing lost, nothing twice."""
+    """The server is killed and restarted during training: no point is lost or duplicated."""
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setattr(tracking, "LONGEST_PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "MAX_RETRY_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 60.0)
-    away = threading.Event()
-    monkeypatch.setattr(tracking, "say", lambda text: "is away" in text and away.set())
+    unavailable = threading.Event()
+    monkeypatch.setattr(
+        tracking, "say", lambda text: "is unavailable" in text and unavailable.set()
+    )
     folder = tmp_path / "killed-1"
     folder.mkdir()
     tracker = Tracker(folder, lambda: MlflowRemote(mlflow_process.uri))
-    with tracked(tracker, NOTES):
+    with tracked(tracker, METADATA):
         assert tracker.run_id(wait_seconds=60) is not None
         for step in range(20):
             tracker.metrics(step, {"loss/l1": 1.0})
         mlflow_process.stop(signal.SIGKILL)
         for step in range(20, 40):
             tracker.metrics(step, {"loss/l1": 1.0})
-        assert away.wait(60)
+        assert unavailable.wait(60)
         mlflow_process.start()
         for step in range(40, 60):
             tracker.metrics(step, {"loss/l1": 1.0})
@@ -251,18 +253,18 @@ def test_a_server_killed_in_the_middle_gets_every_point_once(
     assert list(Spool(folder).unsent()) == []
 
 
-def test_a_server_that_accepts_and_never_answers_holds_up_no_step(
+def test_a_server_that_never_responds_does_not_delay_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two hundred steps pass while the first request still waits for its answer."""
+    """Two hundred steps pass while the first request still waits for its response."""
     monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as hole:
-        address = f"http://127.0.0.1:{hole.getsockname()[1]}"
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
         tracker = Tracker(tmp_path, lambda: MlflowRemote(address))
-        tracker.start(NOTES)
-        connection, _ = hole.accept()
+        tracker.start(METADATA)
+        connection, _ = listener.accept()
         with connection:
-            assert connection.recv(1)  # the sender has asked, and waits from here on
+            assert connection.recv(1)  # the request is sent, and the sender now waits
             for step in range(200):
                 tracker.metrics(step, {"loss/l1": 1.0})
             assert tracker._thread is not None
@@ -274,63 +276,62 @@ def test_a_server_that_accepts_and_never_answers_holds_up_no_step(
     assert not tracker._thread.is_alive()
 
 
-def test_trainings_of_one_fine_tune_stand_under_one_run(mlflow_server: str, tmp_path: Path) -> None:
-    """Whoever comes first opens it, whoever leaves last ends it; one failure makes it failed."""
+def test_trainings_of_one_fine_tune_share_a_parent_run(mlflow_server: str, tmp_path: Path) -> None:
+    """The first child creates the parent, the last one ends it; one failure makes it FAILED."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=mlflow_server)
-    notes = [
-        replace(NOTES, name=f"child-{index}", parent_run="finetune by-hand-1") for index in (1, 2)
+    metadata = [
+        replace(METADATA, name=f"child-{index}", parent_run="finetune by-hand-1")
+        for index in (1, 2)
     ]
     spools = []
-    for index, note in enumerate(notes):
-        folder = tmp_path / note.name
+    for index, record in enumerate(metadata):
+        folder = tmp_path / record.name
         folder.mkdir()
-        Tracker(folder, None).start(note)
+        Tracker(folder, None).start(record)
         spools.append(Spool(folder))
         send(spools[index], MlflowRemote(mlflow_server))
     children = [client.get_run(str(spool.run_id)) for spool in spools]
     (parent_id,) = {child.data.tags[mlflow_remote.PARENT_TAG] for child in children}
-    for index, (spool, note) in enumerate(zip(spools, notes, strict=True)):
+    for index, (spool, record) in enumerate(zip(spools, metadata, strict=True)):
         assert client.get_run(parent_id).info.status == "RUNNING"
         status = "FAILED" if index == 0 else "FINISHED"
         spool.append({"note": "end", "status": status, "time_ms": 1})
         send(spool, MlflowRemote(mlflow_server))
         assert client.get_run(str(spool.run_id)).info.status == status
-        assert note.name in client.get_run(str(spool.run_id)).info.run_name
+        assert record.name in client.get_run(str(spool.run_id)).info.run_name
     parent = client.get_run(parent_id)
     assert (parent.info.run_name, parent.info.status) == ("finetune by-hand-1", "FAILED")
 
 
-def test_two_that_open_the_run_above_them_at_once_agree(mlflow_server: str) -> None:
+def test_two_children_that_create_the_parent_at_once_agree(mlflow_server: str) -> None:
     from mlflow.tracking import MlflowClient
 
     remote, client = MlflowRemote(mlflow_server), MlflowClient(tracking_uri=mlflow_server)
     experiment_id = remote._experiment_id()
-    real, looks = remote._runs, iter([True])
+    real, first_call = remote._search_runs, iter([True])
 
-    def late(experiment_id: str, tag: str, value: str, most: int = 50) -> Any:
-        """The first look comes before the other's run is there."""
-        return [] if next(looks, False) else real(experiment_id, tag, value, most)
+    def late(experiment_id: str, tag: str, value: str, max_results: int = 50) -> Any:
+        """The first search runs before the other child's run exists."""
+        return [] if next(first_call, False) else real(experiment_id, tag, value, max_results)
 
     first = client.create_run(
-        experiment_id, start_time=1, tags={mlflow_remote.PARENT_NAME_TAG: "a storm"}
+        experiment_id, start_time=1, tags={mlflow_remote.PARENT_NAME_TAG: "shared parent"}
     )
-    remote._runs = late  # type: ignore[method-assign]
-    assert remote._parent(experiment_id, "a storm", 2) == first.info.run_id
-    (left,) = real(experiment_id, mlflow_remote.PARENT_NAME_TAG, "a storm")
+    remote._search_runs = late  # type: ignore[method-assign]
+    assert remote._parent_run_id(experiment_id, "shared parent", 2) == first.info.run_id
+    (left,) = real(experiment_id, mlflow_remote.PARENT_NAME_TAG, "shared parent")
     assert left.info.run_id == first.info.run_id
 
 
-def test_a_run_that_broke_off_before_it_was_described_is_described(
-    mlflow_server: str, tmp_path: Path
-) -> None:
+def test_a_run_without_its_description_is_completed(mlflow_server: str, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     remote, client = MlflowRemote(mlflow_server), MlflowClient(tracking_uri=mlflow_server)
     folder = tmp_path / "half-1"
     folder.mkdir()
-    many = replace(NOTES, parameters={f"key-{index}": "1" for index in range(130)})
+    many = replace(METADATA, parameters={f"key-{index}": "1" for index in range(130)})
     Tracker(folder, None).start(many)
     bare = client.create_run(remote._experiment_id(), tags={mlflow_remote.RUN_TAG: "half-1"})
     send(Spool(folder), remote)
@@ -339,7 +340,7 @@ def test_a_run_that_broke_off_before_it_was_described_is_described(
     assert len(run.data.params) == 130
 
 
-def test_a_bundle_comes_out_of_the_registry_verified(
+def test_a_bundle_from_the_registry_is_verified(
     mlflow_server: str, tmp_path: Path, tiny_bundle: Callable[..., Any]
 ) -> None:
     from mlflow.tracking import MlflowClient
@@ -358,35 +359,35 @@ def test_a_bundle_comes_out_of_the_registry_verified(
             tags={mlflow_remote.BUNDLE_TAG: bundle_id},
         )
         client.set_registered_model_alias("from_registry", alias, version.version)
-    for _ in range(2):  # fetched, then found
+    for _ in range(2):  # downloaded, then cached
         fetched = mlflow_remote.fetch_bundle(mlflow_server, "from_registry", "champion", tmp_path)
         assert (fetched.id, fetched.root) == (bundle.id, tmp_path / bundle.id)
     for alias, reason in (
         ("liar", "sent another bundle"),
-        ("empty", "holds no bundle"),
-        ("nobody", "cannot be had"),
+        ("empty", "has no bundle"),
+        ("nobody", "cannot download"),
     ):
         with pytest.raises(SharplineError, match=reason):
             mlflow_remote.fetch_bundle(mlflow_server, "from_registry", alias, tmp_path)
 
 
-def test_what_the_machine_did_is_noted_now_and_then(tmp_path: Path) -> None:
+def test_resource_metrics_are_sampled_at_intervals(tmp_path: Path) -> None:
     seconds = iter([0.0, 0.0, 3.0, 20.0])
     machine = MachineMetrics(clock=lambda: next(seconds))
     tracker = Tracker(tmp_path, None, machine=machine)
     for step in range(3):
         tracker.metrics(step, {"loss/l1": 1.0})
-    first, second, third = (note["values"] for note, _ in Spool(tmp_path).unsent())
+    first, second, third = (record["values"] for record, _ in Spool(tmp_path).unsent())
     assert first["system/rss_megabytes"] > 10
     assert "system/rss_megabytes" not in second
     assert third["system/cpu_percent"] >= 0
 
 
-def test_figures_that_the_machine_does_not_have_are_left_out(
+def test_unavailable_resource_metrics_are_omitted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("training.runs.hardware.STATM", tmp_path / "none")
     tracker = Tracker(tmp_path, None, machine=MachineMetrics())
     tracker.metrics(1, {"loss/l1": 1.0})
-    ((note, _),) = Spool(tmp_path).unsent()
-    assert "system/rss_megabytes" not in note["values"]
+    ((record, _),) = Spool(tmp_path).unsent()
+    assert "system/rss_megabytes" not in record["values"]

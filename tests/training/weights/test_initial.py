@@ -1,4 +1,4 @@
-"""What a training starts from: what fits is taken over, the rest starts anew, and it is said."""
+"""Initial weights: matching tensors are loaded, others newly initialised, and all are reported."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.bundles.provenance import InitialWeights
 from training.cli import train
 from training.weights import initial
 from training.weights.external import ExternalWeights
-from training.weights.initial import differences, load_initial, refuse_other_network, resolve
+from training.weights.initial import check_same_network, differences, load_initial, resolve
 
 COMPACT = {"num_feat": 8, "num_conv": 2}
 SWIN = {"embed_dim": 12, "depths": [2], "num_heads": [2], "window_size": 8}
@@ -39,7 +39,7 @@ def weights_of(arch: str, parameters: Mapping[str, Any]) -> InitialWeights:
 
 
 @pytest.mark.parametrize(
-    ("arch", "there", "here", "anew"),
+    ("arch", "parent_parameters", "parameters", "new"),
     [
         ("compact", {**COMPACT, "upscale": 2}, {**COMPACT, "upscale": 2}, set()),
         (
@@ -60,63 +60,65 @@ def weights_of(arch: str, parameters: Mapping[str, Any]) -> InitialWeights:
     ],
     ids=["same", "compact", "SwinIR", "RRDB", "SRCNN", "NAFNet"],
 )
-def test_another_scale_starts_anew_only_where_it_differs(
-    arch: str, there: dict[str, Any], here: dict[str, Any], anew: set[str]
+def test_at_another_scale_only_mismatched_tensors_are_newly_initialised(
+    arch: str, parent_parameters: dict[str, Any], parameters: dict[str, Any], new: set[str]
 ) -> None:
-    start = weights_of(arch, there)
-    refuse_other_network(arch, here, start)
+    start = weights_of(arch, parent_parameters)
+    check_same_network(arch, parameters, start)
     torch.manual_seed(2)
-    fresh = {key: value.clone() for key, value in build(arch, here).state_dict().items()}
+    fresh = {key: value.clone() for key, value in build(arch, parameters).state_dict().items()}
     torch.manual_seed(2)
-    net = build(arch, here)
+    net = build(arch, parameters)
     report = load_initial(net, start)
     for key, value in net.state_dict().items():
-        expected = fresh[key] if key in anew else torch.from_numpy(start.weights[key])
+        expected = fresh[key] if key in new else torch.from_numpy(start.weights[key])
         assert torch.equal(value, expected), key
-    assert report.startswith(f"{len(fresh) - len(anew)} of {len(fresh)} tensors from start (bundle")
-    assert ("initialised anew" in report) == bool(anew)
-    assert all(key in report for key in anew)
+    assert report.startswith(f"{len(fresh) - len(new)} of {len(fresh)} tensors from start (bundle")
+    assert ("newly initialised" in report) == bool(new)
+    assert all(key in report for key in new)
 
 
-def test_what_no_weight_depends_on_is_no_difference() -> None:
-    """SwinIR's official files were trained on other crops than its recipe's."""
-    there = Arch(name="swinir", parameters={**CLASSICAL, "upscale": 4, "img_size": 64})
-    here = {**CLASSICAL, "upscale": 2, "img_size": 48, "drop_path_rate": 0.1}
-    assert differences(there, here) == {"upscale": "upscale (4 there, 2 in the recipe)"}
+def test_parameters_without_weights_are_no_difference() -> None:
+    """SwinIR's official weights were trained on another crop size than our recipe's."""
+    parent_parameters = Arch(name="swinir", parameters={**CLASSICAL, "upscale": 4, "img_size": 64})
+    parameters = {**CLASSICAL, "upscale": 2, "img_size": 48, "drop_path_rate": 0.1}
+    assert differences(parent_parameters, parameters) == {
+        "upscale": "upscale (4 in the weights, 2 in the recipe)"
+    }
 
 
-def test_the_report_gives_both_shapes_and_what_was_left_behind() -> None:
+def test_the_report_gives_both_shapes_and_the_unused_tensors() -> None:
     start = weights_of("compact", {**COMPACT, "upscale": 4})
     report = load_initial(build("compact", {**COMPACT, "upscale": 2}), start)
-    assert "body.6.weight 12x8x3x3 (there 48x8x3x3)" in report
+    assert "body.6.weight 12x8x3x3 (was 48x8x3x3)" in report
     start = weights_of("swinir", {**CLASSICAL, "upscale": 4})
     report = load_initial(build("swinir", {**CLASSICAL, "upscale": 2}), start)
-    assert report.endswith("left behind: upsample.2.weight, upsample.2.bias")
+    assert report.endswith("unused: upsample.2.weight, upsample.2.bias")
 
 
 @pytest.mark.parametrize(
     ("arch", "parameters", "reason"),
     [
         ("rrdb", RRDB, "network 'compact', the recipe trains 'rrdb'"),
-        ("compact", {**COMPACT, "num_conv": 3}, r"num_conv \(2 there, 3 in the recipe\)"),
+        ("compact", {**COMPACT, "num_conv": 3}, r"num_conv \(2 in the weights, 3 in the recipe\)"),
         ("compact", {**COMPACT, "act_type": "relu"}, "act_type"),
     ],
 )
-def test_weights_of_another_network_are_refused_with_what_differs(
+def test_weights_of_another_network_are_refused_with_the_differences(
     arch: str, parameters: dict[str, Any], reason: str
 ) -> None:
     start = weights_of("compact", {**COMPACT, "upscale": 2})
     with pytest.raises(UsageError, match=reason):
-        refuse_other_network(arch, parameters, start)
+        check_same_network(arch, parameters, start)
 
 
-def test_defaults_and_spellings_make_no_other_network() -> None:
+def test_defaults_and_sequence_types_are_no_difference() -> None:
     start = weights_of("swinir", {**CLASSICAL, "upscale": 2, "mlp_ratio": 4.0, "img_size": 48})
-    refuse_other_network("swinir", {**CLASSICAL, "upscale": 2, "drop_path_rate": 0.1}, start)
-    refuse_other_network("swinir", {**CLASSICAL, "mlp_ratio": 4, "depths": (2,)}, start)
+    check_same_network("swinir", {**CLASSICAL, "upscale": 2, "drop_path_rate": 0.1}, start)
+    check_same_network("swinir", {**CLASSICAL, "mlp_ratio": 4, "depths": (2,)}, start)
 
 
-def test_a_file_of_weights_says_that_its_terms_are_not_stated(
+def test_the_licence_of_a_file_of_weights_is_unstated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = weights_of("compact", {**COMPACT, "upscale": 2})
@@ -127,20 +129,20 @@ def test_a_file_of_weights_says_that_its_terms_are_not_stated(
         )
 
     monkeypatch.setattr(initial, "read_external", read)
-    found = resolve(str(tmp_path / "net.pth"))
-    assert (found.name, found.id, found.bundle_id) == ("net.pth", "cd" * 32, None)
-    assert found.licences == ("unstated",)
-    report = load_initial(build("compact", {**COMPACT, "upscale": 2}), found)
+    resolved = resolve(str(tmp_path / "net.pth"))
+    assert (resolved.name, resolved.id, resolved.bundle_id) == ("net.pth", "cd" * 32, None)
+    assert resolved.licences == ("unstated",)
+    report = load_initial(build("compact", {**COMPACT, "upscale": 2}), resolved)
     assert "from net.pth (sha256 cdcdcdcdcdcd)" in report
 
 
-def test_a_model_of_the_registry_is_fetched_by_its_alias(
+def test_a_registered_model_is_fetched_by_its_alias(
     state: Path, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Callable[..., Bundle]
 ) -> None:
-    bundle, asked = tiny_bundle(), []
+    bundle, calls = tiny_bundle(), []
 
     def fetch(uri: str, name: str, alias: str, folder: Path) -> Bundle:
-        asked.append((uri, name, alias, folder))
+        calls.append((uri, name, alias, folder))
         return bundle
 
     monkeypatch.setattr(initial, "fetch_bundle", fetch)
@@ -148,13 +150,13 @@ def test_a_model_of_the_registry_is_fetched_by_its_alias(
     assert resolve("registry:compact_x2@previous").id == bundle.id
     assert resolve("registry:compact_x2").name == "compact_x2"
     folder = state.resolve() / "initial"
-    assert asked == [
+    assert calls == [
         ("http://mlflow", "compact_x2", "previous", folder),
         ("http://mlflow", "compact_x2", "champion", folder),
     ]
 
 
-def test_a_registry_that_is_not_named_rightly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_registry_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="write registry:NAME"):
         resolve("registry:../x")
     monkeypatch.delenv("SHARPLINE_MLFLOW_URI", raising=False)
@@ -162,14 +164,14 @@ def test_a_registry_that_is_not_named_rightly_is_refused(monkeypatch: pytest.Mon
         resolve("registry:compact_x2")
 
 
-def test_a_start_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_missing_initial_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SharplineError, match="not a model bundle"):
         resolve(str(tmp_path))
     with pytest.raises(UsageError, match="there is no file"):
         resolve(str(tmp_path / "net.pth"))
 
 
-def test_a_training_from_another_scale_says_so_everywhere(
+def test_a_training_from_another_scale_reports_it_everywhere(
     tiny_recipe: Path,
     dataset: Path,
     tmp_path: Path,
@@ -186,20 +188,20 @@ def test_a_training_from_another_scale_says_so_everywhere(
     (run,) = tmp_path.iterdir()
     info = load_bundle(run / "tiny_x2").info
     assert info.training.start is not None
-    assert f"from compact_x4 (bundle {parent.id[:12]}); initialised anew: body." in (
+    assert f"from compact_x4 (bundle {parent.id[:12]}); newly initialised: body." in (
         info.training.start
     )
     assert info.training.parent == parent.id
     assert info.training.losses == ("l1",)
-    assert f"tiny_x2: took {info.training.start}" in capsys.readouterr().err
+    assert f"tiny_x2: loaded {info.training.start}" in capsys.readouterr().err
     assert info.training.start in load_bundle(run / "tiny_x2").card()
-    opening, *_ = (note for note, _ in Spool(run).unsent())
-    assert opening["tags"]["start"] == f"took {info.training.start}"
-    assert opening["parent_run"] == "finetune 1"
-    assert opening["tags"]["validation_protocol"].endswith("x2, Y, border 2, bicubic, 8 bit")
-    assert {"python", "torch", "packages_sha256"} <= opening["parameters"].keys()
+    run_record, *_ = (record for record, _ in Spool(run).unsent())
+    assert run_record["tags"]["start"] == f"loaded {info.training.start}"
+    assert run_record["parent_run"] == "finetune 1"
+    assert run_record["tags"]["validation_protocol"].endswith("x2, Y, border 2, bicubic, 8 bit")
+    assert {"python", "torch", "packages_sha256"} <= run_record["parameters"].keys()
 
 
-def test_a_run_cannot_be_named_by_what_a_search_cannot_hold() -> None:
+def test_a_parent_run_name_with_a_quote_is_refused() -> None:
     with pytest.raises(SystemExit):
         train(["compact_x4", "--parent-run", "it's"])

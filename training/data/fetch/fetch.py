@@ -1,7 +1,7 @@
-"""Bring a source of the catalogue here: download, verify, unpack, record.
+"""Fetches a source of the catalogue: download, verify, unpack, record.
 
-A part's pictures appear by one rename and are recorded after it, and what a killed run left is
-either gone on with (downloads) or thrown away (half-unpacked folders).
+A part's pictures appear by one rename and are recorded after it. What a killed run left is resumed
+(downloads) or removed (half-unpacked folders).
 """
 
 import shutil
@@ -33,13 +33,13 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 DOWNLOADS = "downloads"
 
 
-class NotOffered(SharplineError):
-    """The place named by --from does not hold an archive."""
+class ArchiveNotFound(SharplineError):
+    """The folder named by --from does not hold the archive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FetchReport:
-    """The source's record after a fetch, and what it brought: SPLIT/PART each."""
+    """The source's record after a fetch, and the downloaded parts as SPLIT/PART."""
 
     record: FetchedSource
     downloaded: list[str]
@@ -52,18 +52,18 @@ def fetch(
     origin: str | None = None,
     retry_policy: RetryPolicy | None = None,
 ) -> FetchReport:
-    """Bring parts of the source `name` here; those that are here already stay as they are.
+    """Fetch parts of the source `name`; parts that are already here are not fetched again.
 
-    `origin` is a mirror's address, a folder that holds the archives, or one archive (an address or
-    a file); it is verified like any other. Raises UsageError on a source or part that there is not,
-    SharplineError where another process fetches the same source or no copy of a part is to be had.
+    `origin` is a mirror's URL, a folder with the archives, or one archive (a URL or a file); it is
+    verified like any other. Raises UsageError on an unknown source or part, SharplineError where
+    another process fetches the same source or no copy of a part is available.
     """
     entry = _entry(name)
-    chosen = _held_by(origin, entry.choose(parts))
-    home = sources_folder() / entry.name
-    with file_lock(home / ".lock"):
-        _sweep(entry, home)
-        fetcher = Fetcher(entry, home, origin, retry_policy or RetryPolicy())
+    chosen = _parts_in(origin, entry.choose(parts))
+    folder = sources_folder() / entry.name
+    with file_lock(folder / ".lock"):
+        _remove_leftovers(entry, folder)
+        fetcher = Fetcher(entry, folder, origin, retry_policy or RetryPolicy())
         pending = [part for part in chosen if not fetcher.has(part)]
         downloaded: list[str] = []
         if pending:
@@ -72,99 +72,95 @@ def fetch(
             done = fetcher.download_part(pending[0], pending)
             downloaded += [f"{part.split}/{part.name}" for part in done]
             pending = [part for part in pending if part not in done]
-        # Nothing of a download is of use any more: what was asked for is here.
-        shutil.rmtree(home / DOWNLOADS, ignore_errors=True)
+        # All requested parts are unpacked.
+        shutil.rmtree(folder / DOWNLOADS, ignore_errors=True)
     assert fetcher.record is not None
     return FetchReport(record=fetcher.record, downloaded=downloaded)
 
 
 class Fetcher:
-    """Brings the parts of one source, while this process holds the source's lock."""
+    """Fetches the parts of one source, while this process holds the source's lock."""
 
     def __init__(
-        self, entry: Entry, home: Path, origin: str | None, retry_policy: RetryPolicy
+        self, entry: Entry, folder: Path, origin: str | None, retry_policy: RetryPolicy
     ) -> None:
-        self._entry, self._home, self._origin, self._retry_policy = (
-            entry,
-            home,
-            origin,
-            retry_policy,
-        )
+        self._entry, self._source_folder = entry, folder
+        self._origin, self._retry_policy = origin, retry_policy
         record = read_record(entry.name)
         self.record = record if isinstance(record, FetchedSource) else None
 
     def has(self, part: Part) -> bool:
         """Whether all pictures of a part are here."""
-        known = self.record.find(part.name, part.split) if self.record else None
-        if known is None:
+        recorded = self.record.find(part.name, part.split) if self.record else None
+        if recorded is None:
             return False
-        folder = sources_folder() / known.folder
-        return folder.is_dir() and sum(1 for _ in folder.iterdir()) == known.pictures
+        folder = sources_folder() / recorded.folder
+        return folder.is_dir() and sum(1 for _ in folder.iterdir()) == recorded.pictures
 
     def download_part(self, part: Part, pending: Sequence[Part]) -> list[Part]:
-        """Bring a part, and with it those pending ones that lie in the same archives.
+        """Fetch a part, and with it the pending parts in the same archives.
 
-        Raises SharplineError where every copy failed, saying how.
+        Raises SharplineError with each copy's error where every copy failed.
         """
         failures: list[str] = []
         for copy in part.copies:
             try:
-                archives = [self._obtain(archive) for archive in copy.archives]
-                together = {one: same for one in pending if (same := _same_copy(one, copy))}
-                self._unpack(archives, together)
-            except (NotOffered, NoMirrorLeft, BadArchive, ArchiveMismatch) as error:
+                archives = [self._get_archive(archive) for archive in copy.archives]
+                contained = {other: same for other in pending if (same := _same_copy(other, copy))}
+                self._unpack(archives, contained)
+            except (ArchiveNotFound, NoMirrorLeft, BadArchive, ArchiveMismatch) as error:
                 failures.append(str(error))
             else:
-                return list(together)
+                return list(contained)
         raise SharplineError(
-            f"{part.split}/{part.name} of {self._entry.name} is not to be had:\n"
+            f"{part.split}/{part.name} of {self._entry.name} is not available:\n"
             + "\n".join(failures)
-            + "\nTry later (it goes on where it broke off), or get an archive by other means and "
-            "say --from FILE"
+            + "\nTry again later (the download resumes), or get an archive by other means and "
+            "give it by --from FILE"
         )
 
-    def _obtain(self, archive: Archive) -> tuple[Path, FetchedArchive]:
-        """The verified archive as a file of this machine."""
-        known = self._known_sha256(archive)
+    def _get_archive(self, archive: Archive) -> tuple[Path, FetchedArchive]:
+        """The path of the verified archive, downloaded or local, and its record."""
+        known = self._known_sha256(archive.name)
         if self._origin is None:
-            addresses = archive.mirrors
-        elif _is_address(self._origin):
-            addresses = (_address(self._origin, archive),)
+            urls = archive.mirrors
+        elif _is_url(self._origin):
+            urls = (_archive_url(self._origin, archive),)
         else:
-            path = _local(Path(self._origin), archive)
+            path = _local_archive(Path(self._origin), archive)
             return path, verify(path, archive, known, path.resolve().as_uri())
-        folder = self._home / DOWNLOADS
+        folder = self._source_folder / DOWNLOADS
         checked = download(
-            archive, addresses, folder, known_sha256=known, retry_policy=self._retry_policy
+            archive, urls, folder, known_sha256=known, retry_policy=self._retry_policy
         )
         return folder / archive.name, checked
 
-    def _known_sha256(self, archive: Archive) -> str | None:
-        """What an archive without a published checksum had when it first came."""
+    def _known_sha256(self, archive_name: str) -> str | None:
+        """The recorded checksum of an archive that was fetched before."""
         parts = self.record.parts if self.record else []
-        known = {one.name: one.sha256 for part in parts for one in part.archives}
-        return known.get(archive.name)
+        known = {archive.name: archive.sha256 for part in parts for archive in part.archives}
+        return known.get(archive_name)
 
     def _unpack(
-        self, archives: Sequence[tuple[Path, FetchedArchive]], together: dict[Part, Copy]
+        self, archives: Sequence[tuple[Path, FetchedArchive]], contained: dict[Part, Copy]
     ) -> None:
-        """Unpack parts that lie in the same archives, each by one rename, and record them."""
-        checked = [one for _, one in archives]
+        """Unpack parts of the same archives, each by one rename, and record them."""
         paths = [path for path, _ in archives]
+        checked = [archive for _, archive in archives]
         recorded = []
         with ExitStack() as stack:
             targets = {
                 copy.folder: stack.enter_context(staged_folder(self._folder(part)))
-                for part, copy in together.items()
+                for part, copy in contained.items()
             }
             try:
                 unpacked = unpack(paths, targets)
-                for part, copy in together.items():
-                    _require_whole(part, copy, unpacked[copy.folder])
+                for part, copy in contained.items():
+                    _require_complete(part, copy, unpacked[copy.folder])
             except BadArchive:
                 self._discard(paths)
                 raise
-            for part, copy in together.items():
+            for part, copy in contained.items():
                 recorded.append(self._describe(part, unpacked[copy.folder], checked))
         self._record(recorded)
         self._discard(paths)
@@ -198,12 +194,12 @@ class Fetcher:
         write_record(self.record)
 
     def _folder(self, part: Part) -> Path:
-        return self._home / part.split / part.name
+        return self._source_folder / part.split / part.name
 
     def _discard(self, archives: Sequence[Path]) -> None:
-        """Downloads have served once their pictures are here; a person's own files stay."""
+        """Delete downloaded archives; files that the user provided stay."""
         for path in archives:
-            if path.parent == self._home / DOWNLOADS:
+            if path.parent == self._source_folder / DOWNLOADS:
                 path.unlink(missing_ok=True)
 
 
@@ -211,23 +207,23 @@ def _entry(name: str) -> Entry:
     catalogue = read_catalogue()
     if name not in catalogue:
         raise UsageError(
-            f"the catalogue has no {name!r}; it has {', '.join(catalogue)}. Own pictures come in "
-            "by `sharpline data add`, and `sample` is here already"
+            f"the catalogue has no {name!r}; it has {', '.join(catalogue)}. Add your own pictures "
+            "with `sharpline data add`; `sample` needs no fetch"
         )
     return catalogue[name]
 
 
 def _same_copy(part: Part, copy: Copy) -> Copy | None:
-    """The way to get `part` out of the archives of `copy`, if it lies in them."""
-    return next((one for one in part.copies if one.archives == copy.archives), None)
+    """The copy of `part` that is in the archives of `copy`, if there is one."""
+    return next((same for same in part.copies if same.archives == copy.archives), None)
 
 
-def _require_whole(part: Part, copy: Copy, unpacked: Unpacked) -> None:
-    found = len(unpacked.pictures)
-    if not found or part.pictures not in (None, found):
+def _require_complete(part: Part, copy: Copy, unpacked: Unpacked) -> None:
+    count = len(unpacked.pictures)
+    if not count or part.pictures not in (None, count):
         raise BadArchive(
-            f"{copy.archives[0].name} holds {found} pictures in {copy.folder} instead of "
-            f"{part.pictures or 'some'}: it is not the archive that it should be"
+            f"{copy.archives[0].name} holds {count} pictures in {copy.folder} instead of "
+            f"{part.pictures or 'some'}: it is not the expected archive"
         )
     if copy.pictures_md5 not in (None, unpacked.pictures_md5):
         raise BadArchive(
@@ -236,49 +232,49 @@ def _require_whole(part: Part, copy: Copy, unpacked: Unpacked) -> None:
         )
 
 
-def _held_by(origin: str | None, parts: Sequence[Part]) -> list[Part]:
-    """Of `parts` those that `origin` can hold: where it is one archive, those that lie in it."""
-    name = "" if origin is None else _last_name(origin)
+def _parts_in(origin: str | None, parts: Sequence[Part]) -> list[Part]:
+    """The parts that `origin` can hold: if it is one archive, those in it, otherwise all."""
+    name = "" if origin is None else _file_name(origin)
     if not name.lower().endswith(ARCHIVE_SUFFIXES):
         return list(parts)
-    alone = {
+    single_archives = {
         part: {c.archives[0].name for c in part.copies if len(c.archives) == 1} for part in parts
     }
-    held = [part for part in parts if name in alone[part]]
-    if not held:
-        names = sorted(set().union(*alone.values()))
+    contained = [part for part in parts if name in single_archives[part]]
+    if not contained:
+        names = sorted(set().union(*single_archives.values()))
         raise UsageError(
-            f"--from {name}: no part that is asked for comes in an archive of that name alone; "
-            f"it may be {', '.join(names) or 'a folder of them'}"
+            f"--from {name}: no requested part is in a single archive of that name; "
+            f"it may be {', '.join(names) or 'a folder of archives'}"
         )
-    return held
+    return contained
 
 
-def _last_name(origin: str) -> str:
-    path = urlsplit(origin).path if _is_address(origin) else origin
+def _file_name(origin: str) -> str:
+    path = urlsplit(origin).path if _is_url(origin) else origin
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _is_address(origin: str) -> bool:
+def _is_url(origin: str) -> bool:
     return urlsplit(origin).scheme in ("http", "https")
 
 
-def _address(origin: str, archive: Archive) -> str:
-    """Where an archive lies on the mirror `origin`, or `origin` itself where it is the archive."""
-    return origin if _last_name(origin) == archive.name else f"{origin.rstrip('/')}/{archive.name}"
+def _archive_url(origin: str, archive: Archive) -> str:
+    """The URL of an archive on the mirror `origin`, or `origin` itself if it is the archive."""
+    return origin if _file_name(origin) == archive.name else f"{origin.rstrip('/')}/{archive.name}"
 
 
-def _local(origin: Path, archive: Archive) -> Path:
-    """An archive in the folder `origin`, or `origin` itself where it is that archive."""
+def _local_archive(origin: Path, archive: Archive) -> Path:
+    """The path of an archive in the folder `origin`, or `origin` itself if it is the archive."""
     path = origin if origin.name == archive.name else origin / archive.name
     if not path.is_file():
-        raise NotOffered(f"{path} is not there")
+        raise ArchiveNotFound(f"{path} is not there")
     return path
 
 
-def _sweep(entry: Entry, home: Path) -> None:
-    """Throw away what a killed run had unpacked or written half."""
+def _remove_leftovers(entry: Entry, folder: Path) -> None:
+    """Remove the half-unpacked folders and half-written files of a killed run."""
     for part in entry.parts:
-        remove_abandoned(home / part.split / part.name)
-    for file in home.glob(".*.partial"):
+        remove_abandoned(folder / part.split / part.name)
+    for file in folder.glob(".*.partial"):
         file.unlink()

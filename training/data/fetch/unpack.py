@@ -1,8 +1,8 @@
-"""Pictures out of an archive that may be hostile, into folders that are ours.
+"""Unpacks pictures from an untrusted archive into given folders.
 
-Nothing is written under a name that the archive chose a path for: each wanted picture's bare file
-name is put into the folder that the caller names. An archive that holds a path out of itself, a
-link, a device or far more than it weighs is refused whole.
+Paths of the archive are never used: each picture is written under its bare file name into the
+folder that the caller names. An archive with a path outside itself, a link, a device or too high a
+compression ratio is rejected as a whole.
 """
 
 import bz2
@@ -28,28 +28,28 @@ from superres.image.codecs import PICTURE_SUFFIXES
 
 MAX_PICTURE_BYTES = 512 * 1024**2
 MAX_ENTRIES = 1_000_000
-# Pictures hardly shrink any further; an archive that holds more than this is no archive of those.
-MAX_GROWTH, FREE_GROWTH_BYTES = 10, 1024**2
+# Pictures are compressed already; a higher compression ratio is a decompression bomb.
+MAX_RATIO, RATIO_FREE_BYTES = 10, 1024**2
 COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 class BadArchive(SharplineError):
-    """A file that is no archive, a damaged one, or one that is not what it should be."""
+    """A file that is not an archive, is damaged, or does not hold the expected pictures."""
 
 
 class UnsafeArchive(BadArchive):
-    """An archive that tries to do what an archive of pictures has no need of."""
+    """An archive with unsafe paths, links, devices or sizes."""
 
 
 @dataclass(slots=True)
 class Unpacked:
-    """The pictures that came into one folder: file name -> (bytes, sha256, md5)."""
+    """The pictures that were written into one folder: file name -> (bytes, sha256, md5)."""
 
     pictures: dict[str, tuple[int, str, str]] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
-        """What they weigh together."""
+        """Their total size."""
         return sum(size for size, _, _ in self.pictures.values())
 
     @property
@@ -69,7 +69,7 @@ class Unpacked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Entry:
-    """A file in an archive: its path there, the size it declares, and how to read some bytes."""
+    """A file in an archive: its path there, its declared size, and a function to read it."""
 
     path: str
     size: int
@@ -77,37 +77,37 @@ class _Entry:
 
 
 def unpack(archives: Sequence[Path], targets: Mapping[str, Path]) -> dict[str, Unpacked]:
-    """Write the pictures of some folders of all `archives` into folders of this disk.
+    """Write the pictures of some folders of all `archives` into local folders.
 
-    `targets` maps a folder in the archive, or a shell pattern for several, to a folder that is
-    there. Raises UnsafeArchive or BadArchive, having written some pictures: so hand in staging
+    `targets` maps a folder in the archive, or a shell pattern for several, to an existing folder.
+    Raises UnsafeArchive or BadArchive after some pictures may have been written, so pass staging
     folders.
     """
     unpacked = {pattern: Unpacked() for pattern in targets}
     for archive in archives:
-        max_bytes = archive.stat().st_size * MAX_GROWTH + FREE_GROWTH_BYTES
-        with _reading(archive, max_bytes) as entries:
+        max_bytes = archive.stat().st_size * MAX_RATIO + RATIO_FREE_BYTES
+        with _open_entries(archive, max_bytes) as entries:
             for entry in track(entries, f"unpacking {archive.name}"):
-                pattern = _wanted(entry.path, unpacked)
+                pattern = _matching_pattern(entry.path, unpacked)
                 if pattern is not None:
-                    _keep(entry, targets[pattern], unpacked[pattern])
+                    _write_picture(entry, targets[pattern], unpacked[pattern])
     return unpacked
 
 
-def _wanted(path: str, patterns: Mapping[str, object]) -> str | None:
+def _matching_pattern(path: str, patterns: Mapping[str, object]) -> str | None:
     pure = PurePosixPath(path)
     if pure.suffix.lower() not in PICTURE_SUFFIXES or pure.name.startswith("."):
         return None
     parent = str(pure.parent)
-    return next((one for one in patterns if fnmatch.fnmatchcase(parent, one)), None)
+    return next((pattern for pattern in patterns if fnmatch.fnmatchcase(parent, pattern)), None)
 
 
-def _keep(entry: _Entry, folder: Path, unpacked: Unpacked) -> None:
+def _write_picture(entry: _Entry, folder: Path, unpacked: Unpacked) -> None:
     name = PurePosixPath(entry.path).name
     if name in unpacked.pictures:
         raise UnsafeArchive(f"it holds {name} twice")
     if entry.size > MAX_PICTURE_BYTES:
-        raise UnsafeArchive(f"{entry.path} says that it is {entry.size} bytes")
+        raise UnsafeArchive(f"{entry.path} declares {entry.size} bytes")
     data = entry.read(entry.size)
     if len(data) != entry.size:
         raise BadArchive(f"{entry.path} is {len(data)} bytes instead of {entry.size}")
@@ -117,56 +117,56 @@ def _keep(entry: _Entry, folder: Path, unpacked: Unpacked) -> None:
 
 
 @contextmanager
-def _reading(archive: Path, max_bytes: int) -> Iterator[Iterator[_Entry]]:
-    """The files of an archive, of either kind, each declared size counted against `max_bytes`."""
+def _open_entries(archive: Path, max_bytes: int) -> Iterator[Iterator[_Entry]]:
+    """The files of a zip or tar archive; their declared sizes may add up to `max_bytes`."""
     try:
         if _is_zip(archive):
             with zipfile.ZipFile(archive) as opened:
-                yield _counted(_zip_entries(opened), max_bytes)
+                yield _within_limits(_zip_entries(opened), max_bytes)
         else:
             with _uncompressed(archive) as stream:
                 bounded = cast(IO[bytes], BoundedReads(stream))
                 with tarfile.open(fileobj=bounded, mode="r:") as opened:
-                    yield _counted(_tar_entries(opened), max_bytes)
-                _read_on(stream, max_bytes)
+                    yield _within_limits(_tar_entries(opened), max_bytes)
+                _drain(stream, max_bytes)
     except BadArchive as error:
-        raise type(error)(f"{archive.name} is refused: {error}") from error
+        raise type(error)(f"{archive.name} is rejected: {error}") from error
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
         lzma.LZMAError,
-        OSError,  # what gzip and bz2 say of damage
+        OSError,  # gzip and bz2 on damaged data
         EOFError,
         NotImplementedError,  # a compression that zipfile does not know
         RuntimeError,  # an encrypted entry
     ) as error:
-        raise BadArchive(f"{archive.name} is no archive, or a damaged one: {error}") from error
+        raise BadArchive(f"{archive.name} is not an archive or is damaged: {error}") from error
 
 
 def _is_zip(archive: Path) -> bool:
-    # zipfile.is_zipfile looks for the end of one, which a tar of a zip has too.
+    # zipfile.is_zipfile searches for the end record, which a tar that holds a zip has too.
     with archive.open("rb") as file:
         return file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
 
 
-def _counted(entries: Iterator[_Entry], max_bytes: int) -> Iterator[_Entry]:
+def _within_limits(entries: Iterator[_Entry], max_bytes: int) -> Iterator[_Entry]:
     total = 0
     for count, entry in enumerate(entries, start=1):
-        _require_inside(entry.path)
+        _require_safe_path(entry.path)
         total += entry.size
         if total > max_bytes or count > MAX_ENTRIES:
             raise UnsafeArchive(
-                f"its files say that they are more than {max_bytes} bytes, "
-                f"{MAX_GROWTH} times what it weighs"
+                f"its files declare more than {max_bytes} bytes, "
+                f"{MAX_RATIO} times the archive's size"
             )
         yield entry
 
 
-def _require_inside(path: str) -> None:
+def _require_safe_path(path: str) -> None:
     parts = path.replace("\\", "/").split("/")
     if path.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in path:
-        raise UnsafeArchive(f"it holds the path {path!r}, which leads out of it")
+        raise UnsafeArchive(f"it holds the path {path!r}, which is outside the archive")
 
 
 def _zip_entries(opened: zipfile.ZipFile) -> Iterator[_Entry]:
@@ -178,11 +178,11 @@ def _zip_entries(opened: zipfile.ZipFile) -> Iterator[_Entry]:
             yield _Entry(
                 path=info.filename,
                 size=info.file_size,
-                read=lambda size, info=info: _read_zipped(opened, info, size),
+                read=lambda size, info=info: _read_zip_entry(opened, info, size),
             )
 
 
-def _read_zipped(opened: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytes:
+def _read_zip_entry(opened: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> bytes:
     with opened.open(info) as file:
         # One byte more than declared makes zipfile reach the end, where it checks the CRC.
         return file.read(size + 1)
@@ -191,21 +191,21 @@ def _read_zipped(opened: zipfile.ZipFile, info: zipfile.ZipInfo, size: int) -> b
 def _tar_entries(opened: tarfile.TarFile) -> Iterator[_Entry]:
     for info in opened:
         if info.isdir():
-            _require_inside(info.name)
+            _require_safe_path(info.name)
         elif not info.isreg() or info.issparse():
             raise UnsafeArchive(f"{info.name} is a link, a device or a sparse file")
         else:
             yield _Entry(
                 path=str(PurePosixPath(info.name)),
                 size=info.size,
-                read=lambda size, info=info: _read_tarred(opened, info, size),
+                read=lambda size, info=info: _read_tar_entry(opened, info, size),
             )
 
 
 class BoundedReads:
-    """A file that gives no more than a picture's bytes at once.
+    """A file that refuses reads larger than MAX_PICTURE_BYTES.
 
-    tarfile reads a header that says it is 8 GB long into memory as one piece.
+    tarfile would read a header that declares 8 GB into memory at once.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -213,7 +213,7 @@ class BoundedReads:
 
     def read(self, size: int) -> bytes:
         if size > MAX_PICTURE_BYTES:
-            raise UnsafeArchive(f"it holds a header that says it is {size} bytes")
+            raise UnsafeArchive(f"it holds a header that declares {size} bytes")
         return self._file.read(size)
 
     def seek(self, offset: int) -> int:
@@ -232,16 +232,16 @@ def _uncompressed(archive: Path) -> IO[bytes]:
     return archive.open("rb")
 
 
-def _read_on(stream: IO[bytes], max_bytes: int) -> None:
-    """Read what tarfile has no need of: a compressed file's checksum stands at its very end."""
+def _drain(stream: IO[bytes], max_bytes: int) -> None:
+    """Read to the end, which tarfile does not: a compressed file's checksum is its last bytes."""
     read = 0
-    while piece := stream.read(1024**2):
-        read += len(piece)
+    while chunk := stream.read(1024**2):
+        read += len(chunk)
         if read > max_bytes:
-            raise UnsafeArchive("it goes on without an end")
+            raise UnsafeArchive(f"it unpacks to more than {max_bytes} bytes")
 
 
-def _read_tarred(opened: tarfile.TarFile, info: tarfile.TarInfo, size: int) -> bytes:
+def _read_tar_entry(opened: tarfile.TarFile, info: tarfile.TarInfo, size: int) -> bytes:
     file = opened.extractfile(info)
     assert file is not None
     return file.read(size)

@@ -1,4 +1,4 @@
-"""Held-out pictures that appear among the training pictures, found by their fingerprints.
+"""Finds hold-out pictures among the training pictures by their fingerprints.
 
 May import shards, fetch, sources and workers.
 """

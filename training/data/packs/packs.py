@@ -1,7 +1,7 @@
 """Training pictures as raw uint8 in one memory-mapped file.
 
 A pack holds, picture by picture, the HR pixels and then those of each LR, all (H, W, 3); its index
-says where.
+holds their offsets.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.common.errors import SharplineError
-from superres.common.files import sha256_file, write_json, writing
+from superres.common.files import sha256_file, translate_write_errors, write_json
 from training.data.shards.shards import RAW_NAME, PictureLocation
 from training.data.workers import WorkerTask, run_tasks
 
@@ -29,10 +29,9 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackedPair:
-    """Where one pair lies; sizes are the LR picture's, offsets are bytes into the pack.
+    """The location of one pair; sizes are the LR picture's, offsets are bytes into the pack.
 
-    Pairs of one picture that was degraded several times share their HR pixels. sha256 are those of
-    the pixels.
+    Several draws of one picture share its HR pixels. sha256 are those of the pixels.
     """
 
     name: str
@@ -44,8 +43,8 @@ class PackedPair:
     lr_sha256: str
 
 
-class _Piece(NamedTuple):
-    """Bytes of a shard's file and where in the pack they belong."""
+class _Segment(NamedTuple):
+    """A byte range of a shard's file and its offset in the pack."""
 
     offset: int
     size: int
@@ -63,19 +62,19 @@ def write_pack(
     path = dataset / PACK_NAME
     path.parent.mkdir(parents=True)
     pairs: list[PackedPair] = []
-    jobs: list[WorkerTask] = []
+    tasks: list[WorkerTask] = []
     end = 0
     for folder, entries in groupby(training, key=lambda entry: entry.folder):
-        pieces = []
+        segments = []
         for entry in entries:
-            found = list(_pieces(entry, scale, end))
-            pieces += found
-            pairs += _pairs(entry, found, scale)
-            end = found[-1].pack_offset + found[-1].size
-        jobs.append(WorkerTask(f"packing {folder.name}", (folder / RAW_NAME, pieces, path)))
+            added = list(_segments(entry, scale, end))
+            segments += added
+            pairs += _pairs(entry, added, scale)
+            end = added[-1].pack_offset + added[-1].size
+        tasks.append(WorkerTask(f"packing {folder.name}", (folder / RAW_NAME, segments, path)))
     with path.open("wb") as file:
         file.truncate(end)
-    for _ in run_tasks(_copy, jobs, workers=workers):
+    for _ in run_tasks(_copy, tasks, workers=workers):
         pass
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -84,19 +83,21 @@ def write_pack(
     return sha256_file(dataset / INDEX_NAME)
 
 
-def _pieces(entry: PictureLocation, scale: int, pack_offset: int) -> Iterator[_Piece]:
+def _segments(entry: PictureLocation, scale: int, pack_offset: int) -> Iterator[_Segment]:
     picture, offset = entry.picture, entry.picture.offset
     hr_size = picture.height * picture.width * 3
     lr_sizes = [hr_size // scale**2] * len(picture.lr_sha256)
     for size, sha256 in zip(
         (hr_size, *lr_sizes), (picture.hr_sha256, *picture.lr_sha256), strict=True
     ):
-        yield _Piece(offset, size, sha256, pack_offset)
+        yield _Segment(offset, size, sha256, pack_offset)
         offset, pack_offset = offset + size, pack_offset + size
 
 
-def _pairs(entry: PictureLocation, pieces: Sequence[_Piece], scale: int) -> Iterator[PackedPair]:
-    hr, *lrs = pieces
+def _pairs(
+    entry: PictureLocation, segments: Sequence[_Segment], scale: int
+) -> Iterator[PackedPair]:
+    hr, *lrs = segments
     for lr in lrs:
         yield PackedPair(
             name=entry.picture.name,
@@ -109,18 +110,18 @@ def _pairs(entry: PictureLocation, pieces: Sequence[_Piece], scale: int) -> Iter
         )
 
 
-def _copy(source: Path, pieces: Sequence[_Piece], pack: Path) -> None:
-    with writing(pack), source.open("rb") as read_from, pack.open("rb+") as write_to:
-        for piece in pieces:
-            if _copy_piece(read_from, piece, write_to) != piece.sha256:
+def _copy(source: Path, segments: Sequence[_Segment], pack: Path) -> None:
+    with translate_write_errors(pack), source.open("rb") as read_from, pack.open("rb+") as write_to:
+        for segment in segments:
+            if _copy_segment(read_from, segment, write_to) != segment.sha256:
                 raise SharplineError(f"{source} is damaged; delete {source.parent} and build again")
 
 
-def _copy_piece(read_from: BinaryIO, piece: _Piece, write_to: BinaryIO) -> str:
-    """Copy in small chunks; return the sha256 of what was copied."""
-    digest, left = hashlib.sha256(), piece.size
-    read_from.seek(piece.offset)
-    write_to.seek(piece.pack_offset)
+def _copy_segment(read_from: BinaryIO, segment: _Segment, write_to: BinaryIO) -> str:
+    """Copy in small chunks; return the sha256 of the copied bytes."""
+    digest, left = hashlib.sha256(), segment.size
+    read_from.seek(segment.offset)
+    write_to.seek(segment.pack_offset)
     while left:
         data = read_from.read(min(left, CHUNK_BYTES))
         if not data:
@@ -132,12 +133,12 @@ def _copy_piece(read_from: BinaryIO, piece: _Piece, write_to: BinaryIO) -> str:
 
 
 class Pack:
-    """A pack opened for reading; pixels stay on disk until they are asked for."""
+    """A pack opened for reading; pixels are read on access."""
 
     def __init__(self, dataset: Path) -> None:
         try:
             index = json.loads((dataset / INDEX_NAME).read_bytes())
-            # A plain view of the map: slicing np.memmap itself costs more than copying a crop.
+            # A plain array view: slicing np.memmap itself costs more than copying a crop.
             self._bytes = np.asarray(np.memmap(dataset / PACK_NAME, dtype=np.uint8, mode="r"))
         except (OSError, ValueError) as error:
             raise SharplineError(

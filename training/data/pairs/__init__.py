@@ -1,4 +1,4 @@
-"""Pairs datasets: built from a plan, sealed, verified again, shown.
+"""Datasets of training pairs: built from a plan, sealed, verified, shown.
 
 May import leaks, packs, shards, fetch, sources and workers.
 """

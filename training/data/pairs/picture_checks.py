@@ -1,4 +1,4 @@
-"""Checks single pictures of a dataset: their files, their sizes, their making and their packing."""
+"""Checks the pictures of a dataset: files, sizes, reproduction of the LR, and pack."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +26,7 @@ from training.data.sources.picture import SourcePicture
 
 
 class Finding(NamedTuple):
-    """Something wrong: the picture or file that it is about, and what it is."""
+    """A problem, and the picture or file that has it."""
 
     what: str
     problem: str
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureChecks:
-    """What was found on some pictures, and where their fingerprints and pixels lie."""
+    """The findings on some pictures, and the locations of their fingerprints and pixels."""
 
     findings: tuple[Finding, ...]
     locations: tuple[PictureLocation, ...]
@@ -44,33 +44,37 @@ class PictureChecks:
 def check_pictures(
     dataset: Path,
     pictures: Sequence[Sequence[ManifestRow]],
-    again: frozenset[str],
+    reproduced_names: frozenset[str],
     fingerprints_folder: Path,
 ) -> PictureChecks:
     """Check pictures, each given as the rows of its draws; store their fingerprints.
 
-    LR pictures are made again where `again` names the picture.
+    The LR of the pictures in `reproduced_names` is reproduced and compared.
     """
     findings: list[Finding] = []
-    found: list[tuple[BuiltPicture, Path, PictureFingerprint]] = []
+    fingerprinted: list[tuple[BuiltPicture, Path, PictureFingerprint]] = []
     packed, problem = _open_pack(dataset)
     findings += [problem] if problem else []
     reproduced = 0
     for draws in pictures:
-        hr_hwc = _opened(dataset, draws[0].hr_path, draws[0].hr_sha256, draws[0].hr_bytes, findings)
+        hr_hwc = _read_pixels(
+            dataset, draws[0].hr_path, draws[0].hr_sha256, draws[0].hr_bytes, findings
+        )
         if hr_hwc is None:
             continue
-        findings += _of_hr(draws[0], hr_hwc, packed)
+        findings += _check_hr(draws[0], hr_hwc, packed)
         for row in draws:
-            findings += _of_draw(dataset, row, hr_hwc, packed)
-            if row.name in again and not is_provided_lr(row.degradation):
-                findings += _of_making(dataset, row, hr_hwc)
+            findings += _check_draw(dataset, row, hr_hwc, packed)
+            if row.name in reproduced_names and not is_provided_lr(row.degradation):
+                findings += _check_reproduction(dataset, row, hr_hwc)
                 reproduced += 1
         fingerprints = fingerprint_picture(hr_hwc, draws[0].split)
-        found.append((_built(draws[0], hr_hwc), dataset / draws[0].hr_path, fingerprints))
+        fingerprinted.append(
+            (_picture_record(draws[0], hr_hwc), dataset / draws[0].hr_path, fingerprints)
+        )
     return PictureChecks(
         findings=tuple(findings),
-        locations=_located(found, fingerprints_folder),
+        locations=_store_fingerprints(fingerprinted, fingerprints_folder),
         reproduced=reproduced,
     )
 
@@ -78,8 +82,8 @@ def check_pictures(
 def fingerprint_references(
     references: Sequence[SourcePicture], fingerprints_folder: Path
 ) -> tuple[PictureLocation, ...]:
-    """Pictures that none of the dataset may repeat, fingerprinted into `fingerprints_folder`."""
-    found = []
+    """Fingerprint the reference pictures, which the dataset must not repeat, into a folder."""
+    fingerprinted = []
     for reference in references:
         hwc = rgb8(read(reference.path))
         picture = BuiltPicture(
@@ -89,24 +93,25 @@ def fingerprint_references(
             height=hwc.shape[0],
             hr_sha256=sha256_pixels(hwc),
         )
-        found.append((picture, reference.path, fingerprint_picture(hwc, BENCHMARK)))
-    return _located(found, fingerprints_folder)
+        fingerprinted.append((picture, reference.path, fingerprint_picture(hwc, BENCHMARK)))
+    return _store_fingerprints(fingerprinted, fingerprints_folder)
 
 
-def _located(
-    found: Sequence[tuple[BuiltPicture, Path, PictureFingerprint]], fingerprints_folder: Path
+def _store_fingerprints(
+    fingerprinted: Sequence[tuple[BuiltPicture, Path, PictureFingerprint]],
+    fingerprints_folder: Path,
 ) -> tuple[PictureLocation, ...]:
     fingerprints_folder.mkdir(parents=True)
-    write_fingerprints(fingerprints_folder, [fingerprints for _, _, fingerprints in found])
+    write_fingerprints(fingerprints_folder, [fingerprints for _, _, fingerprints in fingerprinted])
     return tuple(
         PictureLocation(
             folder=fingerprints_folder, fingerprint_row=fingerprint_row, path=path, picture=picture
         )
-        for fingerprint_row, (picture, path, _) in enumerate(found)
+        for fingerprint_row, (picture, path, _) in enumerate(fingerprinted)
     )
 
 
-def _built(row: ManifestRow, hr_hwc: Pixels) -> BuiltPicture:
+def _picture_record(row: ManifestRow, hr_hwc: Pixels) -> BuiltPicture:
     return BuiltPicture(
         name=row.name,
         split=row.split,
@@ -120,7 +125,7 @@ def _built(row: ManifestRow, hr_hwc: Pixels) -> BuiltPicture:
 def _open_pack(
     dataset: Path,
 ) -> tuple[tuple[Pack, dict[str, list[PackedPair]]] | None, Finding | None]:
-    """The pack and its pairs by name, in the order of their draws; or why there is none."""
+    """The pack and its pairs by name, in the order of their draws; or a finding."""
     try:
         pack = Pack(dataset)
     except SharplineError as error:
@@ -131,23 +136,25 @@ def _open_pack(
     return (pack, by_name), None
 
 
-def _opened(
+def _read_pixels(
     dataset: Path, path: str, sha256: str, size: int | None, findings: list[Finding]
 ) -> Pixels | None:
-    """The pixels of one file, or None with the reason among the findings."""
+    """The pixels of one file, or None with the reason added to the findings."""
     try:
         data = (dataset / path).read_bytes()
         if sha256_bytes(data) != sha256 or size not in (None, len(data)):
-            findings.append(Finding(path, "is not the file that the manifest names by its sha256"))
+            findings.append(Finding(path, "is not the file whose sha256 the manifest states"))
         return decode(data).rgb_hwc
     except OSError:
-        return None  # missing files have a finding of their own
+        return None  # missing files are reported by verify
     except PictureError as error:
         findings.append(Finding(path, str(error)))
         return None
 
 
-def _of_hr(row: ManifestRow, hr_hwc: Pixels, packed: tuple[Pack, dict] | None) -> Iterator[Finding]:
+def _check_hr(
+    row: ManifestRow, hr_hwc: Pixels, packed: tuple[Pack, dict] | None
+) -> Iterator[Finding]:
     if hr_hwc.shape != (row.height, row.width, 3):
         yield Finding(
             row.hr_path, f"is {hr_hwc.shape[1]}x{hr_hwc.shape[0]}, not {row.width}x{row.height}"
@@ -156,14 +163,16 @@ def _of_hr(row: ManifestRow, hr_hwc: Pixels, packed: tuple[Pack, dict] | None) -
         yield Finding(row.name, "is not in the pack")
 
 
-def _of_draw(
+def _check_draw(
     dataset: Path, row: ManifestRow, hr_hwc: Pixels, packed: tuple[Pack, dict] | None
 ) -> Iterator[Finding]:
-    """One LR picture with its mask: their files, their size, and what the pack holds."""
+    """Check one LR picture and its mask: files, sizes and pack."""
     findings: list[Finding] = []
-    lr_hwc = _opened(dataset, row.lr_path, row.lr_sha256, row.lr_bytes, findings)
+    lr_hwc = _read_pixels(dataset, row.lr_path, row.lr_sha256, row.lr_bytes, findings)
     mask_hwc = (
-        _opened(dataset, row.mask_path, row.mask_sha256, None, findings) if row.mask_path else None
+        _read_pixels(dataset, row.mask_path, row.mask_sha256, None, findings)
+        if row.mask_path
+        else None
     )
     yield from findings
     expected = (row.height // row.scale, row.width // row.scale, 3)
@@ -183,20 +192,18 @@ def _of_draw(
             yield Finding(row.name, f"its {kind} pixels in the pack are not those of its PNG file")
 
 
-def _of_making(dataset: Path, row: ManifestRow, hr_hwc: Pixels) -> Iterator[Finding]:
-    """Degrading the HR picture with the recorded seed gives the LR picture bit by bit."""
-    made = degrade(hr_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
+def _check_reproduction(dataset: Path, row: ManifestRow, hr_hwc: Pixels) -> Iterator[Finding]:
+    """Check that degrading the HR picture with the recorded seed gives the same LR bit for bit."""
+    degraded = degrade(hr_hwc, kind=row.degradation, scale=row.scale, seed=row.seed)
     ignored: list[Finding] = []
-    lr_hwc = _opened(dataset, row.lr_path, row.lr_sha256, row.lr_bytes, ignored)
-    if lr_hwc is not None and not np.array_equal(made.lr_hwc_u8, lr_hwc):
-        yield Finding(
-            row.lr_path, f"is not what {row.degradation} makes of its HR at seed {row.seed}"
-        )
-    if json.dumps(made.parameters, sort_keys=True) != row.parameters:
+    lr_hwc = _read_pixels(dataset, row.lr_path, row.lr_sha256, row.lr_bytes, ignored)
+    if lr_hwc is not None and not np.array_equal(degraded.lr_hwc_u8, lr_hwc):
+        yield Finding(row.lr_path, f"differs from {row.degradation} of its HR with seed {row.seed}")
+    if json.dumps(degraded.parameters, sort_keys=True) != row.parameters:
         yield Finding(row.name, f"its parameters are not those that seed {row.seed} draws")
-    if made.damage_hw_u8 is not None and row.mask_path:
-        mask_hwc = _opened(dataset, row.mask_path, row.mask_sha256, None, ignored)
-        if mask_hwc is not None and not np.array_equal(made.damage_hw_u8, mask_hwc[..., 0]):
-            yield Finding(row.mask_path, "is not the mask of the damage that its seed makes")
-    if (made.damage_hw_u8 is None) != (not row.mask_path):
-        yield Finding(row.name, "its mask is missing, or it has one where nothing is lost")
+    if degraded.damage_hw_u8 is not None and row.mask_path:
+        mask_hwc = _read_pixels(dataset, row.mask_path, row.mask_sha256, None, ignored)
+        if mask_hwc is not None and not np.array_equal(degraded.damage_hw_u8, mask_hwc[..., 0]):
+            yield Finding(row.mask_path, "differs from the damage mask of its seed")
+    if (degraded.damage_hw_u8 is None) != (not row.mask_path):
+        yield Finding(row.name, "its mask is missing, or it has one without damage")

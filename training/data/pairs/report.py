@@ -1,4 +1,4 @@
-"""The dataset's report for people: what is in it, what was left out and why."""
+"""The dataset's Markdown report: what is in it, what was left out and why."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,26 +22,25 @@ def _lines(info: DatasetInfo) -> list[str]:
         "Licences:",
         *(f"- {licence}" for licence in info.licences),
         "",
-        f"Compared with {info.compared_with} pictures of benchmarks and folders that must stay "
-        "unseen."
+        f"Compared with {info.compared_with} reference pictures of benchmarks and folders."
         if info.compared_with
-        else "Compared with no benchmark: none was here.",
+        else "Compared with no benchmark: none was fetched.",
         "",
         f"## Left out: {len(info.left_out)}",
         "",
     ]
     if info.left_out:
-        lines += ["| picture | why | repeats |", "|---|---|---|"]
+        lines += ["| picture | reason | duplicate of |", "|---|---|---|"]
         lines += [
             f"| {_cell(entry.name)} | {_cell(entry.reason)} | {_cell(entry.duplicate_of)} |"
             for entry in info.left_out
         ]
     else:
-        lines.append("Nothing: every picture of the sources is in the set.")
+        lines.append("Nothing: every picture of the sources is in the dataset.")
     if info.near_duplicates:
-        lines += ["", f"## Alike and kept: {len(info.near_duplicates)}", ""]
-        lines.append("Pictures that look like another one of their split. They leak nothing.")
-        lines += ["", "| picture | looks like |", "|---|---|"]
+        lines += ["", f"## Near-duplicates kept: {len(info.near_duplicates)}", ""]
+        lines.append("Pictures that look like another one of the same split. They leak nothing.")
+        lines += ["", "| picture | near-duplicate of |", "|---|---|"]
         lines += [
             f"| {_cell(pair.name)} | {_cell(pair.duplicate_of)} |" for pair in info.near_duplicates
         ]

@@ -1,7 +1,6 @@
-"""Joins the shards of a plan: repeated pictures go, the rest becomes a dataset folder.
+"""Joins the shards of a plan into a dataset folder, without duplicates.
 
-Pixels are never held: files are linked and copied, and pictures are read again only where two of
-them look alike.
+Files are linked or copied; pixels are read only where two pictures look alike.
 """
 
 import os
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from superres.analysis.degradation_features import summarise
 from superres.common.errors import SharplineError
-from superres.common.files import write_bytes, writing
+from superres.common.files import translate_write_errors, write_bytes
 from superres.dataset.manifest import (
     CONTENT_NAME,
     MANIFEST_NAME,
@@ -33,25 +32,25 @@ from training.data.shards.shards import ROWS_NAME, BuiltPicture, PictureLocation
 def assemble(
     plan: Plan, plan_path: Path, folders: Sequence[Path], staging: Path, *, workers: int
 ) -> None:
-    """Fill `staging` with the dataset of a plan whose shards lie in `folders`.
+    """Fill `staging` with the dataset of a plan whose shards are in `folders`.
 
     Raises SharplineError naming a shard that is missing, or where no training picture is left.
     """
     locations, left_out = _collect(plan, plan_path, folders)
     duplicates = find_duplicates(locations, workers=workers)
     left_out += duplicates.left_out
-    gone = {entry.name for entry in duplicates.left_out}
+    removed = {entry.name for entry in duplicates.left_out}
     kept = [
         entry
         for entry in sorted(locations, key=lambda entry: (entry.picture.split, entry.picture.name))
-        if entry.picture.split != BENCHMARK and entry.picture.name not in gone
+        if entry.picture.split != BENCHMARK and entry.picture.name not in removed
     ]
     training = [entry for entry in kept if entry.picture.split == "train"]
     if not training:
         first = "; ".join(f"{entry.name}: {entry.reason}" for entry in left_out[:3])
         raise SharplineError(f"no training picture is left: {first}")
     rows = [row for entry in kept for row in entry.picture.rows]
-    with writing(staging):
+    with translate_write_errors(staging):
         _link_files(kept, staging)
         pack_sha256 = write_pack(staging, training, plan.scale, workers=workers)
     write_manifest(staging / MANIFEST_NAME, rows)
@@ -64,10 +63,10 @@ def assemble(
 def _collect(
     plan: Plan, plan_path: Path, folders: Sequence[Path]
 ) -> tuple[list[PictureLocation], list[LeftOut]]:
-    """Every picture of every shard, and what has been left out so far."""
+    """Every picture of every shard, and the pictures left out so far."""
     locations: list[PictureLocation] = []
     left_out = list(plan.left_out)
-    compared = {picture.name: Path(picture.path) for picture in plan.references}
+    reference_paths = {picture.name: Path(picture.path) for picture in plan.references}
     for index, folder in enumerate(folders):
         if not (folder / ROWS_NAME).is_file():
             raise SharplineError(
@@ -76,7 +75,9 @@ def _collect(
             )
         shard = read_shard(folder)
         for fingerprint_row, picture in enumerate(shard.pictures):
-            path = folder / picture.rows[0].hr_path if picture.rows else compared[picture.name]
+            path = (
+                folder / picture.rows[0].hr_path if picture.rows else reference_paths[picture.name]
+            )
             locations.append(
                 PictureLocation(
                     folder=folder, fingerprint_row=fingerprint_row, path=path, picture=picture
@@ -122,7 +123,7 @@ def _files_of(picture: BuiltPicture) -> Iterator[str]:
 
 
 def _link(existing: Path, new: Path) -> None:
-    """The same file under another name; a copy where the file system has no hard links."""
+    """Hard-link a file; copy it where the file system has no hard links."""
     new.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(existing, new)

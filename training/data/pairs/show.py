@@ -1,4 +1,4 @@
-"""A dataset for people to look at: pairs beside each other, with what was done to each."""
+"""Draws a contact sheet of a dataset: pairs side by side, with their degradations."""
 
 import json
 import random
@@ -16,7 +16,7 @@ from superres.image.codecs import read
 from superres.image.contact_sheet import SheetRow, write_sheet
 from training.data.sources.picture import UNSTATED
 
-TILE = 288  # pixels a side of the part that is shown, at HR size
+CROP_SIDE = 288  # pixels a side of the crop that is shown, at HR size
 MAX_LINES = 14
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,34 +25,35 @@ Pixels = npt.NDArray[np.uint8]
 def draw_contact_sheet(dataset: Path, out: Path, *, count: int, split: str) -> int:
     """Draw up to `count` pairs of a split into one picture; return how many.
 
-    Each row shows the same part of HR, of LR with its pixels repeated to HR's size, and of the mask
-    where there is one. The choice is the same for the same dataset. Raises SharplineError where the
-    split is empty.
+    Each row shows the same crop of the HR, of the LR with its pixels repeated to HR size, and of
+    the mask, if any. The choice of pairs depends only on the dataset's id. Raises SharplineError
+    where the split is empty.
     """
     info = read_info(dataset)
     rows = [row for row in read_manifest(dataset) if row.split == split]
     if not rows:
         raise SharplineError(f"{dataset} has no pairs in {split}; choose another --split")
     chosen = random.Random(sha256_bytes(info.id.encode())).sample(rows, min(count, len(rows)))
-    drawn = [_drawn(dataset, row) for row in sorted(chosen, key=lambda row: (row.name, row.draw))]
+    sheet_rows = [
+        _sheet_row(dataset, row) for row in sorted(chosen, key=lambda row: (row.name, row.draw))
+    ]
     counts = ", ".join(f"{number} {name}" for name, number in info.splits.items())
     subtitle = f"{info.source}  ·  x{info.scale}  ·  {info.degradation}  ·  {counts} pairs"
-    write_sheet(out, f"Dataset {info.id}, {split}", subtitle, drawn)
-    return len(drawn)
+    write_sheet(out, f"Dataset {info.id}, {split}", subtitle, sheet_rows)
+    return len(sheet_rows)
 
 
-def _drawn(dataset: Path, row: ManifestRow) -> SheetRow:
+def _sheet_row(dataset: Path, row: ManifestRow) -> SheetRow:
     hr_hwc, lr_hwc = (read(dataset / path).rgb_hwc for path in (row.hr_path, row.lr_path))
-    side = min(TILE, *hr_hwc.shape[:2]) // row.scale
-    top, left = _liveliest(lr_hwc, side)
-    duplicates = row.scale
-    pictures = [_part(hr_hwc, top * row.scale, left * row.scale, side * row.scale)]
+    side = min(CROP_SIDE, *hr_hwc.shape[:2]) // row.scale
+    top, left = _highest_contrast(lr_hwc, side)
+    pictures = [_crop(hr_hwc, top * row.scale, left * row.scale, side * row.scale)]
     captions = [f"HR {row.width}x{row.height}"]
     for caption, path in (("LR", row.lr_path), ("mask", row.mask_path)):
         if path:
             hwc = lr_hwc if caption == "LR" else read(dataset / path).rgb_hwc
-            part = _part(hwc, top, left, side)
-            pictures.append(part.repeat(duplicates, axis=0).repeat(duplicates, axis=1))
+            crop = _crop(hwc, top, left, side)
+            pictures.append(crop.repeat(row.scale, axis=0).repeat(row.scale, axis=1))
             size = f" {hwc.shape[1]}x{hwc.shape[0]}, pixels repeated" if row.scale > 1 else ""
             captions.append(f"{caption}{size if caption == 'LR' else ''}")
     draw = f", draw {row.draw}" if row.draw > 1 else ""
@@ -64,43 +65,43 @@ def _drawn(dataset: Path, row: ManifestRow) -> SheetRow:
     )
 
 
-def _liveliest(lr_hwc: Pixels, side: int) -> tuple[int, int]:
-    """Top and left of the part with the most contrast, on a coarse grid: sky tells little."""
+def _highest_contrast(lr_hwc: Pixels, side: int) -> tuple[int, int]:
+    """Top and left of the crop with the highest contrast, on a coarse grid."""
     height, width = lr_hwc.shape[:2]
     step = max(1, side // 2)
-    places = [
+    corners = [
         (top, left)
         for top in range(0, height - side + 1, step)
         for left in range(0, width - side + 1, step)
     ]
-    return max(places, key=lambda place: float(_part(lr_hwc, *place, side).std()))
+    return max(corners, key=lambda corner: float(_crop(lr_hwc, *corner, side).std()))
 
 
-def _part(hwc: Pixels, top: int, left: int, side: int) -> Pixels:
+def _crop(hwc: Pixels, top: int, left: int, side: int) -> Pixels:
     return hwc[top : top + side, left : left + side]
 
 
 def _lines(row: ManifestRow) -> Sequence[str]:
-    """What made the LR picture, in words that fit beside it."""
+    """The degradation of the LR picture, as short lines of text."""
     parameters: dict[str, Any] = json.loads(row.parameters)
     kind = parameters.pop("kind", row.degradation)
     steps = parameters.pop("steps", [])
     lines = [f"{kind}, seed {row.seed}"]
-    lines += [f"{name} {_value(value)}" for name, value in _told(parameters)]
+    lines += [f"{name} {_value(value)}" for name, value in _readable(parameters)]
     for number, step in enumerate(steps, start=1):
         name = step.pop("step").replace("noise", " noise")
         if name == "resize":
             name = f"resize to {step.pop('width')}x{step.pop('height')}"
-        told = ", ".join(f"{key} {_value(value)}" for key, value in _told(step))
-        lines.append(f"{number}. {name}: {told}")
+        values = ", ".join(f"{key} {_value(value)}" for key, value in _readable(step))
+        lines.append(f"{number}. {name}: {values}")
     if len(lines) > MAX_LINES:
         lines = [*lines[:MAX_LINES], f"and {len(lines) - MAX_LINES} more"]
     author = "" if row.author == UNSTATED else f", {row.author}"
     return [*lines, f"{row.source}{author}: {row.licence}"]
 
 
-def _told(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Values under readable names, less seeds, tables and what is zero and so does nothing."""
+def _readable(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Values with readable names, without seeds, tables and zeros (which have no effect)."""
     for name, value in values.items():
         if name != "seed" and value and not isinstance(value, list | dict):
             yield name.replace("_", " "), value

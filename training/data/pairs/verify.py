@@ -1,4 +1,4 @@
-"""Proves a dataset again from what is in its own folder: every file, pair, pixel and split."""
+"""Verifies a dataset from its own folder: every file, pair, pixel and split."""
 
 import json
 import random
@@ -35,12 +35,12 @@ from training.data.shards.shards import PictureLocation
 from training.data.sources.picture import SourcePicture
 from training.data.workers import WorkerTask, run_tasks
 
-PICTURES_PER_JOB = 16
+PICTURES_PER_TASK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verified:
-    """What a verification looked at, and everything that it found wrong."""
+class VerificationResult:
+    """The counts and findings of a verification."""
 
     dataset: str
     pictures: int
@@ -65,36 +65,38 @@ def verify(
     references: Sequence[SourcePicture] = (),
     sample: int | None = None,
     workers: int = 1,
-) -> Verified:
-    """Check a dataset folder against its manifest, its manifest against its content and its id.
+) -> VerificationResult:
+    """Check a dataset folder against its manifest, and the manifest against its content and id.
 
-    LR pictures are made again from their HR ones, of all pictures or of `sample` of them. No
-    training picture may repeat a held-out one or one of `references`. Raises SharplineError where
-    there is no dataset whose description can be read.
+    The LR of all pictures, or of `sample` of them, is reproduced from the HR. No training picture
+    may repeat a hold-out picture or one of `references`. Raises SharplineError where the dataset's
+    description cannot be read.
     """
     info, rows = read_info(dataset), read_manifest(dataset)
-    findings = [*_of_content(dataset, info, rows), *_of_files(dataset, info, rows)]
-    findings += _of_licences(info, rows)
+    findings = [*_check_content(dataset, info, rows), *_check_files(dataset, info, rows)]
+    findings += _check_licences(info, rows)
     pictures = [list(draws) for _, draws in groupby(rows, key=lambda row: (row.split, row.name))]
     with tempfile.TemporaryDirectory() as scratch:
-        proofs = _check_in_workers(
-            dataset, pictures, _again(info, pictures, sample), Path(scratch), workers
+        checks = _check_in_workers(
+            dataset, pictures, _reproduced_names(info, pictures, sample), Path(scratch), workers
         )
-        findings += [finding for picture_checks in proofs for finding in picture_checks.findings]
-        locations = [entry for picture_checks in proofs for entry in picture_checks.locations]
+        findings += [finding for check in checks for finding in check.findings]
+        locations = [location for check in checks for location in check.locations]
         locations += fingerprint_references(references, Path(scratch) / "references")
-        findings += _of_splits(locations, workers)
-    return Verified(
+        findings += _check_splits(locations, workers)
+    return VerificationResult(
         dataset=info.id,
         pictures=len(pictures),
         pairs=len(rows),
-        reproduced=sum(picture_checks.reproduced for picture_checks in proofs),
+        reproduced=sum(check.reproduced for check in checks),
         findings=tuple(sorted(set(findings))),
     )
 
 
-def _of_content(dataset: Path, info: DatasetInfo, rows: Sequence[ManifestRow]) -> Iterator[Finding]:
-    """The id is the hash of the content, and the rows are that content less what was left out."""
+def _check_content(
+    dataset: Path, info: DatasetInfo, rows: Sequence[ManifestRow]
+) -> Iterator[Finding]:
+    """Check that the id is the content's hash and that rows and left-out pictures make it up."""
     try:
         data = (dataset / CONTENT_NAME).read_bytes()
         content: dict[str, Any] = json.loads(data)
@@ -109,39 +111,41 @@ def _of_content(dataset: Path, info: DatasetInfo, rows: Sequence[ManifestRow]) -
         if planned is None or row.draw > len(planned["seeds"]):
             yield Finding(row.name, f"draw {row.draw} is in the manifest, not in {CONTENT_NAME}")
             continue
-        for column, asked in (
+        for column, expected in (
             *((name, planned[name]) for name in ("split", "source", "licence", "author")),
             *((name, content[name]) for name in ("scale", "degradation")),
             ("seed", planned["seeds"][row.draw - 1]),
         ):
-            if getattr(row, column) != asked:
-                yield Finding(row.name, f"{column} is {getattr(row, column)!r}, not {asked!r}")
+            if getattr(row, column) != expected:
+                yield Finding(row.name, f"{column} is {getattr(row, column)!r}, not {expected!r}")
     draws = {(row.name, row.draw) for row in rows}
-    accounted = {entry.name for entry in info.left_out}
+    left_out = {entry.name for entry in info.left_out}
     for name, planned in stated.items():
         for draw in range(1, len(planned["seeds"]) + 1):
-            if (name, draw) not in draws and name not in accounted:
+            if (name, draw) not in draws and name not in left_out:
                 yield Finding(name, f"draw {draw} is neither in the manifest nor left out")
 
 
-def _of_files(dataset: Path, info: DatasetInfo, rows: Sequence[ManifestRow]) -> Iterator[Finding]:
-    """Every file belongs here, and none that does is missing."""
+def _check_files(
+    dataset: Path, info: DatasetInfo, rows: Sequence[ManifestRow]
+) -> Iterator[Finding]:
+    """Check that no file is missing or unexpected."""
     expected = {CONTENT_NAME, INFO_NAME, MANIFEST_NAME, REPORT_NAME, PACK_NAME, INDEX_NAME}
     for row in rows:
         expected |= {path for path in (row.hr_path, row.lr_path, row.mask_path) if path}
-    there = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if not path.is_dir()}
-    for path in sorted(expected - there):
+    present = {str(path.relative_to(dataset)) for path in dataset.rglob("*") if not path.is_dir()}
+    for path in sorted(expected - present):
         yield Finding(path, "is missing")
-    for path in sorted(there - expected):
+    for path in sorted(present - expected):
         yield Finding(path, "does not belong to the dataset")
-    if INDEX_NAME in there and sha256_file(dataset / INDEX_NAME) != info.pack_sha256:
+    if INDEX_NAME in present and sha256_file(dataset / INDEX_NAME) != info.pack_sha256:
         yield Finding(INDEX_NAME, "its sha256 is not the one in dataset.json")
     counts = {split: sum(row.split == split for row in rows) for split in SPLITS}
     if counts != info.splits:
         yield Finding(INFO_NAME, f"states {info.splits} pairs where the manifest has {counts}")
 
 
-def _of_licences(info: DatasetInfo, rows: Sequence[ManifestRow]) -> Iterator[Finding]:
+def _check_licences(info: DatasetInfo, rows: Sequence[ManifestRow]) -> Iterator[Finding]:
     for row in rows:
         if not row.licence.strip():
             yield Finding(row.name, "has no licence")
@@ -149,10 +153,10 @@ def _of_licences(info: DatasetInfo, rows: Sequence[ManifestRow]) -> Iterator[Fin
         yield Finding(INFO_NAME, "its licences are not those of the manifest")
 
 
-def _again(
+def _reproduced_names(
     info: DatasetInfo, pictures: Sequence[Sequence[ManifestRow]], sample: int | None
 ) -> frozenset[str]:
-    """Names of the pictures whose LR is made again; the same for the same dataset."""
+    """Names of the pictures whose LR is reproduced; the same for the same dataset."""
     names = [draws[0].name for draws in pictures]
     if sample is not None and sample < len(names):
         names = random.Random(sha256_bytes(info.id.encode())).sample(names, sample)
@@ -162,27 +166,29 @@ def _again(
 def _check_in_workers(
     dataset: Path,
     pictures: Sequence[Sequence[ManifestRow]],
-    again: frozenset[str],
+    reproduced_names: frozenset[str],
     scratch: Path,
     workers: int,
 ) -> list[PictureChecks]:
-    starts = range(0, len(pictures), PICTURES_PER_JOB)
+    starts = range(0, len(pictures), PICTURES_PER_TASK)
     tasks = (
         WorkerTask(
-            f"pictures {start} to {start + PICTURES_PER_JOB - 1}",
+            f"pictures {start} to {start + PICTURES_PER_TASK - 1}",
             (
                 dataset,
                 part,
-                again.intersection(draws[0].name for draws in part),
+                reproduced_names.intersection(draws[0].name for draws in part),
                 scratch / str(start),
             ),
         )
-        for start, part in ((start, pictures[start : start + PICTURES_PER_JOB]) for start in starts)
+        for start, part in (
+            (start, pictures[start : start + PICTURES_PER_TASK]) for start in starts
+        )
     )
     done = run_tasks(check_pictures, tasks, workers=workers)
-    return list(track(done, "verifying pictures, by sixteens", len(starts)))
+    return list(track(done, "verifying pictures, in batches of 16", len(starts)))
 
 
-def _of_splits(locations: Sequence[PictureLocation], workers: int) -> Iterator[Finding]:
+def _check_splits(locations: Sequence[PictureLocation], workers: int) -> Iterator[Finding]:
     for entry in find_duplicates(locations, workers=workers).left_out:
         yield Finding(entry.name, f"must not be in this set: {entry.reason}")

@@ -1,4 +1,4 @@
-"""What a dataset will hold (the plan), and the building of each of its shards.
+"""The plan of a dataset, and the building of its shards.
 
 May import fetch, sources and workers.
 """

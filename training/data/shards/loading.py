@@ -1,4 +1,4 @@
-"""A planned picture's pixels, as training takes them, or the reason why it does not."""
+"""Loads the pixels of a planned picture, or raises the reason why it cannot be used."""
 
 from pathlib import Path
 
@@ -15,19 +15,19 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class UnusablePicture(PictureError):
-    """A picture that decodes but cannot teach; it is left out and named."""
+    """A picture that decodes but cannot be trained on; it is left out."""
 
     label = "unusable"
 
 
 def load_hr(planned: PlannedPicture, scale: int) -> tuple[Pixels, bytes]:
-    """The HR picture as RGB (H, W, 3), its sides multiples of the scale, and its PNG file.
+    """The HR picture as RGB (H, W, 3), its sides multiples of the scale, and its PNG bytes.
 
-    Raises PictureError where it cannot be used, SharplineError where it is another than planned.
+    Raises PictureError where it cannot be used, SharplineError where it has changed since the plan.
     """
     data = planned_bytes(planned.path, planned.sha256)
-    whole_hwc = as_rgb8(decode(data, name=planned.name))
-    rgb_hwc = whole_hwc
+    full_hwc = as_rgb8(decode(data, name=planned.name))
+    rgb_hwc = full_hwc
     if planned.box is not None:
         box = planned.box
         rgb_hwc = rgb_hwc[box.top : box.top + box.height, box.left : box.left + box.width]
@@ -37,17 +37,15 @@ def load_hr(planned: PlannedPicture, scale: int) -> tuple[Pixels, bytes]:
     if min(rgb_hwc.shape[:2]) < MIN_LR_SIDE * scale:
         raise UnusablePicture(f"{rgb_hwc.shape[1]}x{rgb_hwc.shape[0]} is too small for x{scale}")
     rgb_hwc = np.ascontiguousarray(rgb_hwc)
-    as_it_is = plain_rgb_png(data) if rgb_hwc.shape == whole_hwc.shape else None
-    return rgb_hwc, as_it_is or encode(Picture(rgb_hwc=rgb_hwc), "png")
+    original_png = plain_rgb_png(data) if rgb_hwc.shape == full_hwc.shape else None
+    return rgb_hwc, original_png or encode(Picture(rgb_hwc=rgb_hwc), "png")
 
 
 def as_rgb8(picture: Picture) -> Pixels:
-    """The pixels in 8 bits; raises Unusable where some of them are transparent."""
+    """The pixels in 8 bits; raises UnusablePicture where some of them are transparent."""
     alpha_hw = picture.alpha_hw
     if alpha_hw is not None and alpha_hw.min() < np.iinfo(alpha_hw.dtype).max:
-        raise UnusablePicture(
-            "has transparent parts: what lies behind them is not part of the picture"
-        )
+        raise UnusablePicture("has transparent parts, whose background is unknown")
     return rgb8(picture)
 
 
@@ -59,7 +57,7 @@ def rgb8(picture: Picture) -> Pixels:
 
 
 def load_lr(planned: PlannedPicture, scale: int, hr_shape: tuple[int, ...]) -> Pixels:
-    """The LR picture that the source gives; raises Unusable unless it fits the HR picture."""
+    """The LR picture that the source provides; raises UnusablePicture unless it fits the HR."""
     data = planned_bytes(planned.lr_path, planned.lr_sha256)
     try:
         lr_hwc = as_rgb8(decode(data))
@@ -74,8 +72,8 @@ def load_lr(planned: PlannedPicture, scale: int, hr_shape: tuple[int, ...]) -> P
     return lr_hwc
 
 
-def load_compared(planned: PlannedPicture) -> Pixels:
-    """A picture to compare with; raises SharplineError, for a leak check with holes is none."""
+def load_reference(planned: PlannedPicture) -> Pixels:
+    """A reference picture; raises SharplineError, because a leak check must not skip any."""
     try:
         return rgb8(decode(planned_bytes(planned.path, planned.sha256)))
     except PictureError as error:
@@ -83,13 +81,12 @@ def load_compared(planned: PlannedPicture) -> Pixels:
 
 
 def planned_bytes(path: str, sha256: str) -> bytes:
-    """A file's bytes; raises SharplineError unless they are those that the plan was made with."""
+    """A file's bytes; raises SharplineError where they have changed since the plan."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise SharplineError(
-            f"{path} was there when the plan was made and cannot be read now "
-            f"({error.strerror}); plan again"
+            f"{path} can no longer be read ({error.strerror}); plan again"
         ) from error
     if sha256_bytes(data) != sha256:
         raise SharplineError(f"{path} has changed since the plan was made; plan again")

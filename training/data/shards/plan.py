@@ -1,7 +1,7 @@
-"""What a dataset will be made of, decided before any pixel is touched.
+"""The plan of a dataset: its pictures and recipe, made before any pixel is read.
 
-The dataset's id is the hash of the pictures' bytes and the recipe, so it is known here: the same
-pictures and recipe name the same dataset, on any machine and in any number of shards.
+The dataset's id is the hash of the pictures' bytes and the recipe, so the plan already has it: the
+same pictures and recipe give the same id, on any machine and in any number of shards.
 """
 
 import json
@@ -23,12 +23,12 @@ from superres.image.codecs import Limits, PictureError, inspect
 from superres.image.passport import earlier_passport
 from training.data.sources.resolve import PROVIDED, Box, SourcePicture
 
-# Raised whenever the same pictures and recipe would give other pairs, so that their id differs.
+# Increased whenever the same pictures and recipe would give other pairs, so that the id changes.
 BUILD_VERSION = 4
 MIN_LR_SIDE = 16
 MIN_PER_SHARD, MAX_SHARDS = 8, 256
 PLANS = ".plans"
-BENCHMARK = "benchmark"  # the split of pictures that are compared with and never built
+BENCHMARK = "benchmark"  # the split of reference pictures, which are compared with, never built
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,9 @@ class PairRecipe:
 
 
 class PlannedPicture(BaseModel):
-    """One picture of the plan: the bytes it had, where its pairs will stand, and a seed for each.
+    """One picture of the plan: its file and hash, its metadata, and a seed per draw.
 
-    `lr_path` and `lr_sha256` are those of the LR picture that the source gives, if it is used.
+    `lr_path` and `lr_sha256` are those of the LR picture that the source provides, if it is used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,9 +62,9 @@ class PlannedPicture(BaseModel):
 
 
 class Plan(BaseModel):
-    """A dataset to be: its id, its pictures and how they are dealt to shards.
+    """The plan of a dataset: its id, its pictures and their split into shards.
 
-    `references` are pictures, such as those of benchmarks, that no pair may show.
+    `references` are pictures, such as those of benchmarks, that no pair may repeat.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -81,25 +81,25 @@ class Plan(BaseModel):
 
     @property
     def shards(self) -> int:
-        """How many shards there are."""
+        """The number of shards."""
         return -(-(len(self.pictures) + len(self.references)) // self.pictures_per_shard)
 
     def shard(self, index: int) -> list[PlannedPicture]:
-        """The pictures of one shard, those to compare with at the very end."""
+        """The pictures of one shard; reference pictures come after all others."""
         start, stop = self.span(index)
-        known = len(self.pictures)
+        count = len(self.pictures)
         return [
             *self.pictures[start:stop],
-            *self.references[max(0, start - known) : max(0, stop - known)],
+            *self.references[max(0, start - count) : max(0, stop - count)],
         ]
 
     def span(self, index: int) -> tuple[int, int]:
-        """Positions of a shard's first picture and behind its last."""
+        """Start and stop (exclusive) positions of a shard's pictures."""
         start = index * self.pictures_per_shard
         return start, min(start + self.pictures_per_shard, len(self.pictures + self.references))
 
     def content(self) -> bytes:
-        """What the id is the hash of: content and recipe, but not where the pictures lie."""
+        """The hashed content of the id: pictures and recipe, without the pictures' paths."""
         content = {
             "version": BUILD_VERSION,
             "scale": self.scale,
@@ -123,11 +123,11 @@ def make_plan(
 ) -> Path:
     """Write the plan of a dataset under `root` and return its path.
 
-    Pictures that cannot be used are in the plan's left_out, each with its reason. No pair will show
-    one of `references`. Raises UsageError on a recipe that makes no sense and SharplineError where
-    no picture can be used.
+    Pictures that cannot be used are in the plan's left_out, each with its reason. No pair will
+    repeat one of `references`. Raises UsageError on an invalid recipe and SharplineError where no
+    picture can be used.
     """
-    recipe = _checked(recipe)
+    recipe = _normalised(recipe)
     with ThreadPoolExecutor(cpu_threads()) as pool:
         outcomes = list(pool.map(lambda picture: _examine(picture, recipe), pictures))
         compared = list(pool.map(_examine_reference, references))
@@ -138,21 +138,21 @@ def make_plan(
             f"none of {len(pictures)} pictures can be used; "
             + (f"the first is {left_out[0].name}: {left_out[0].reason}" if left_out else "")
         )
-    unnamed = Plan(
+    draft = Plan(
         id="",
         source="+".join(dict.fromkeys(picture.source for picture in pictures)),
         scale=recipe.scale,
         degradation=recipe.degradation,
-        # In an order of their own, so that a shard is the same whatever order they came in.
+        # Sorted, so that shards do not depend on the order of the sources.
         pictures=sorted(planned, key=lambda picture: picture.name),
         references=sorted(compared, key=lambda picture: picture.name),
         left_out=left_out,
         pictures_per_shard=pictures_per_shard or _shard_size(len(planned) + len(compared)),
         unchanged=False,
     )
-    dataset_id = identify(unnamed.content())
+    dataset_id = identify(draft.content())
     unchanged = (root / dataset_id / INFO_NAME).is_file()
-    plan = unnamed.model_copy(update={"id": dataset_id, "unchanged": unchanged})
+    plan = draft.model_copy(update={"id": dataset_id, "unchanged": unchanged})
     path = root / PLANS / dataset_id / "plan.json"
     write_json(path, plan.model_dump(mode="json"))
     return path
@@ -168,27 +168,29 @@ def read_plan(path: Path) -> Plan:
     try:
         return Plan.model_validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise SharplineError(f"{path} is no plan; make one with `sharpline data plan`") from error
+        raise SharplineError(
+            f"{path} is not a plan; make one with `sharpline data plan`"
+        ) from error
 
 
 def is_provided_lr(degradation: str) -> bool:
-    """Whether the LR pictures are the source's own instead of made here."""
+    """Whether the source provides the LR pictures, instead of degrading its HR."""
     return degradation.partition(":")[0] == PROVIDED
 
 
-def _checked(recipe: PairRecipe) -> PairRecipe:
-    """The recipe with its degradation in the one spelling."""
+def _normalised(recipe: PairRecipe) -> PairRecipe:
+    """The recipe with its degradation in canonical spelling."""
     if recipe.draws < 1:
-        raise UsageError(f"every picture is degraded at least once, not {recipe.draws} times")
+        raise UsageError(f"draws must be at least 1, not {recipe.draws}")
     if is_provided_lr(recipe.degradation):
         if recipe.draws > 1:
-            raise UsageError("the source gives each picture's LR once; leave --draws away")
+            raise UsageError("the source provides one LR per picture; omit --draws")
         return recipe
     recipe = replace(recipe, degradation=parse(recipe.degradation).text)
     if recipe.degradation == "bicubic" and (recipe.scale == 1 or recipe.draws > 1):
         raise UsageError(
-            "bicubic draws nothing and at scale 1 does nothing; choose another --degrade, "
-            "or a scale above 1 and a single draw"
+            "bicubic has no random parameters and no effect at scale 1; choose another --degrade, "
+            "or a scale above 1 and one draw"
         )
     return recipe
 
@@ -219,11 +221,11 @@ def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | Lef
         return LeftOut(
             name=picture.name,
             reason=f"{header.width}x{header.height} is too small for "
-            f"x{recipe.scale}: {least} pixels a side at least",
+            f"x{recipe.scale}: needs at least {least} pixels a side",
         )
     made_by = earlier_passport(data)
     if made_by is not None:
-        reason = f"{made_by.last.model} made it, as its passport says: a model's work is no truth"
+        reason = f"{made_by.last.model} made it, by its passport: model output is no ground truth"
         return LeftOut(name=picture.name, reason=reason)
     sha256 = sha256_bytes(data)
     draws = recipe.draws if picture.split == "train" else 1
@@ -237,13 +239,13 @@ def _examine(picture: SourcePicture, recipe: PairRecipe) -> PlannedPicture | Lef
 
 
 def _examine_reference(picture: SourcePicture) -> PlannedPicture:
-    """A picture to compare with; raises SharplineError, for a leak check with holes is none."""
+    """A planned reference picture; raises SharplineError where it cannot be read."""
     try:
         data = _read(picture.path)
         inspect(data, Limits())
     except OSError as error:
         raise SharplineError(
-            f"cannot compare with {picture.path}: {error.strerror}; put it right or take it away"
+            f"cannot compare with {picture.path}: {error.strerror}; fix or remove it"
         ) from error
     except PictureError as error:
         raise SharplineError(f"cannot compare with {picture.path}: {error}") from error
@@ -266,11 +268,11 @@ def _planned(picture: SourcePicture, **values: Any) -> PlannedPicture:
 
 def _read(path: Path) -> bytes:
     if path.exists() and not path.is_file():
-        raise OSError(0, "it is no file")
+        raise OSError(0, "not a file")
     return path.read_bytes()
 
 
 def _seed(sha256: str, recipe: PairRecipe, draw: int) -> int:
-    """Of one draw of one picture; the same however many draws follow."""
+    """The seed of one draw of one picture; independent of the number of draws."""
     key = f"{sha256} {recipe.scale} {recipe.degradation} {draw}"
     return int(sha256_bytes(key.encode())[:8], 16)

@@ -1,7 +1,7 @@
 """One shard of a plan: its pairs as PNG files, its pixels for the pack, its fingerprints.
 
-A shard is a folder that is there whole or not at all, and its bytes are a function of its pictures
-and the recipe, so it may be built anywhere and again.
+A shard is a folder that is written atomically. Its bytes are a function of its pictures and the
+recipe, so it may be built on any machine and repeatedly.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from superres.common.files import (
     remove_abandoned,
     sha256_bytes,
     staged_folder,
+    translate_write_errors,
     write_bytes,
-    writing,
 )
 from superres.dataset.manifest import LeftOut, ManifestRow
 from superres.degrade import Degraded, degrade
@@ -32,18 +32,18 @@ from training.data.shards.fingerprints import (
     fingerprint_picture,
     write_fingerprints,
 )
-from training.data.shards.loading import Pixels, load_compared, load_hr, load_lr
+from training.data.shards.loading import Pixels, load_hr, load_lr, load_reference
 from training.data.shards.plan import BENCHMARK, PlannedPicture, is_provided_lr
 
 ROWS_NAME, RAW_NAME = "rows.json", "train.bin"
-WAIT_SECONDS = 3600.0  # for another process that builds the same shard
+LOCK_WAIT_SECONDS = 3600.0  # for another process that builds the same shard
 
 
 class BuiltPicture(BaseModel):
-    """What a shard knows of one picture: its pairs, and where its pixels lie in the shard's file.
+    """A shard's record of one picture: its pairs, and the offset of its pixels in the raw file.
 
-    sha256 are those of raw pixels. Only pictures in training have pixels there, HR and then each
-    LR; pictures to compare with have no rows.
+    sha256 are those of raw pixels. Only training pictures have pixels there, HR and then each LR;
+    reference pictures have no rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +70,7 @@ class Shard(BaseModel):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureLocation:
-    """A built picture, its shard's folder, its place in that shard, and a file of its pixels."""
+    """A built picture, the folder and row of its fingerprint, and a file of its pixels."""
 
     folder: Path
     fingerprint_row: int
@@ -81,8 +81,8 @@ class PictureLocation:
 def write_shard(
     folder: Path, pictures: Sequence[PlannedPicture], scale: int, degradation: str
 ) -> int:
-    """Build a shard into `folder` unless it is there; return how many pictures it was given."""
-    with file_lock(folder.with_name(f".{folder.name}.lock"), timeout_seconds=WAIT_SECONDS):
+    """Build a shard into `folder` unless it exists; return the number of `pictures`."""
+    with file_lock(folder.with_name(f".{folder.name}.lock"), timeout_seconds=LOCK_WAIT_SECONDS):
         if not (folder / ROWS_NAME).is_file():
             remove_abandoned(folder)
             with staged_folder(folder) as staging:
@@ -99,7 +99,7 @@ def read_shard(folder: Path) -> Shard:
 
 
 def sha256_pixels(hwc: Pixels) -> str:
-    """Of raw pixels (H, W, 3), in rows."""
+    """The sha256 of raw pixels (H, W, 3) in row-major order."""
     return hashlib.sha256(np.ascontiguousarray(hwc).data).hexdigest()
 
 
@@ -107,11 +107,11 @@ def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degrada
     built: list[BuiltPicture] = []
     fingerprints: list[PictureFingerprint] = []
     left_out: list[LeftOut] = []
-    with writing(staging), (staging / RAW_NAME).open("wb") as raw:
+    with translate_write_errors(staging), (staging / RAW_NAME).open("wb") as raw:
         for planned in pictures:
             try:
-                picture, look = (
-                    _inspect(planned)
+                picture, picture_fingerprint = (
+                    _fingerprint_reference(planned)
                     if planned.split == BENCHMARK
                     else _write_pairs(staging, raw, planned, scale, degradation)
                 )
@@ -119,15 +119,15 @@ def _fill(staging: Path, pictures: Sequence[PlannedPicture], scale: int, degrada
                 left_out.append(LeftOut(name=planned.name, reason=str(error)))
                 continue
             built.append(picture)
-            fingerprints.append(look)
+            fingerprints.append(picture_fingerprint)
         write_fingerprints(staging, fingerprints)
     record = Shard(pictures=built, left_out=left_out)
     write_bytes(staging / ROWS_NAME, record.model_dump_json().encode())
 
 
-def _inspect(planned: PlannedPicture) -> tuple[BuiltPicture, PictureFingerprint]:
-    """A picture to compare with; raises SharplineError where it cannot be read."""
-    rgb_hwc = load_compared(planned)
+def _fingerprint_reference(planned: PlannedPicture) -> tuple[BuiltPicture, PictureFingerprint]:
+    """Load and fingerprint a reference picture; raises SharplineError where it is unreadable."""
+    rgb_hwc = load_reference(planned)
     picture = BuiltPicture(
         name=planned.name,
         split=planned.split,
@@ -213,8 +213,8 @@ def _write_plane(
     folder: Path, planned: PlannedPicture, kind: str, draw: int, picture: Picture
 ) -> tuple[str, bytes]:
     """Write one picture of a pair; return its path in the dataset and its bytes."""
-    numbered = kind if draw == 1 else f"{kind}-{draw}"
-    path = f"pairs/{planned.split}/{numbered}/{planned.name}.png"
+    folder_name = kind if draw == 1 else f"{kind}-{draw}"
+    path = f"pairs/{planned.split}/{folder_name}/{planned.name}.png"
     data = encode(picture, "png")
     write_bytes(folder / path, data)
     return path, data

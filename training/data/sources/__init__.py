@@ -1,4 +1,4 @@
-"""Where pictures come from: public sets, own folders, the embedded sample.
+"""Sources of pictures: public sets, users' own folders, the embedded sample.
 
 May import workers alone.
 """

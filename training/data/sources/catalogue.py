@@ -1,4 +1,4 @@
-"""Every set that can be fetched by name: the public ones, and those that a folder adds."""
+"""The catalogue of sources that can be fetched: public sets and own `catalogue.yaml` entries."""
 
 import yaml
 from pydantic import TypeAdapter
@@ -12,10 +12,10 @@ OWN_CATALOGUE = "catalogue.yaml"
 
 
 def read_catalogue() -> dict[str, Entry]:
-    """Every entry by name: the public sets, and those of `catalogue.yaml` beside the sources.
+    """Every entry by name: the public sets, and those of `catalogue.yaml` in the sources folder.
 
-    An own entry takes the place of the public one of its name. Raises SharplineError where the
-    file breaks the form of an entry.
+    An own entry replaces the public one of its name. Raises SharplineError where the file is
+    invalid.
     """
     return {entry.name: entry for entry in (*PUBLIC, *_own_entries())}
 

@@ -1,4 +1,4 @@
-"""DIV2K and the low-resolution tracks of its challenges: where they lie, and their checksums.
+"""DIV2K and the low-resolution tracks of its challenges: URLs and checksums.
 
 Bytes and sha256 are those that TensorFlow Datasets publishes.
 """
@@ -100,12 +100,12 @@ DIV2K_ARCHIVES = {
         "ce921d2048eef3e1fd9ba359d1876b1c93e33bd7a531306f7782672391df9820",
     ),
 }
-# Mirrors hold the HR pictures; the tracks lie at ETH alone.
+# Mirrors hold the HR pictures only; the tracks are at ETH alone.
 DIV2K_MIRRORS = {
     "DIV2K_train_HR": (f"{HUB}/datasets/goodfellowliu/DIV2K/resolve/main/DIV2K_train_HR.zip",),
     "DIV2K_valid_HR": (f"{HUB}/datasets/eugenesiow/Div2k/resolve/main/DIV2K_valid_HR.zip",),
 }
-# NTIRE 2017 gave bicubic and unknown, NTIRE 2018 bicubic x8, mild, difficult and wild.
+# NTIRE 2017: bicubic and unknown; NTIRE 2018: bicubic x8, mild, difficult and wild.
 DIV2K_TRACKS = (
     (None, 1),
     *(("bicubic", scale) for scale in (2, 3, 4, 8)),
@@ -148,7 +148,7 @@ def _div2k_part(split: Split, track: str | None, scale: int) -> Part:
         bytes=size,
         sha256=sha256,
     )
-    # The wild track has several low-resolution pictures for one in its training half.
+    # The wild track has several low-resolution pictures per training picture.
     pictures = None if track == "wild" else {"train": 800, "validation": 100}[split]
     copy = Copy(archives=(archive,), folder=folder)
     return Part(split=split, track=track, scale=scale, pictures=pictures, copies=(copy,))

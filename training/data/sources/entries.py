@@ -1,4 +1,4 @@
-"""What a public set of pictures is: archives, the parts that they hold, licence and conditions."""
+"""Models of catalogue entries: archives, the parts in them, licence and conditions."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from superres.common.errors import UsageError
 
 HR, ALL = "hr", "all"
 
-# Names that become file names, so they hold nothing that a path could be made of.
+# Names that become file names: no path separators, no leading dot.
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]+$")]
 
@@ -27,7 +27,7 @@ class Archive(BaseModel):
 
 
 class Copy(BaseModel):
-    """A way to get the pictures of a part: all of these archives, and where in them they lie.
+    """One way to get the pictures of a part: the archives, and the folder in them.
 
     `folder` is the folder in the archive, or a shell pattern for several. `pictures_md5` is the
     published md5 over the hex md5s of the pictures in the order of their names.
@@ -43,7 +43,7 @@ class Copy(BaseModel):
 class Part(BaseModel):
     """Pictures of one split: the HR ones, or those of one low-resolution track and scale.
 
-    `pictures` is how many there are (None: not known). The first of `copies` that works is used.
+    `pictures` is their number (None: unknown). The first of `copies` that works is used.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,15 +61,15 @@ class Part(BaseModel):
 
     @property
     def download_bytes(self) -> int | None:
-        """What the first copy's archives weigh together, None where that is not published."""
+        """The total size of the first copy's archives, None where it is not published."""
         sizes = [archive.bytes for archive in self.copies[0].archives]
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 class Entry(BaseModel):
-    """A source: who made it, what may be done with it, and its parts.
+    """A source: its authors, its licence and conditions, and its parts.
 
-    A benchmark is what models are compared on, so it is never trained on.
+    Models are compared on benchmarks, so those are never trained on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,9 +87,9 @@ class Entry(BaseModel):
         return list(dict.fromkeys(part.name for part in self.parts))
 
     def choose(self, names: Sequence[str]) -> list[Part]:
-        """The parts of these names: a part's, a track's for all its scales, or `all`.
+        """The parts of these names; a name is a part, a track (all its scales) or `all`.
 
-        Raises UsageError on a name that is none of them.
+        Raises UsageError on an unknown name.
         """
         tracks = {part.track for part in self.parts if part.track is not None}
         for name in names:

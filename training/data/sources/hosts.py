@@ -1,4 +1,4 @@
-"""Servers that several public sets lie on."""
+"""Servers that host several public sets."""
 
 ETH = "https://data.vision.ee.ethz.ch"
 HUB = "https://huggingface.co"

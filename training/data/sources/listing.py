@@ -1,9 +1,9 @@
-"""Every source there is and how much of it is here, for `sharpline data list`."""
+"""Lists all sources and their local state, for `sharpline data list`."""
 
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from superres.common.console import in_units
+from superres.common.console import format_bytes
 from superres.image.codecs import list_pictures
 from training.data.sources.catalogue import read_catalogue
 from training.data.sources.entries import HR, Entry
@@ -15,11 +15,11 @@ State = Literal["embedded", "fetched", "partly", "not fetched", "added"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedSource:
-    """A source as a person or a pipeline sees it.
+    """A source in the list.
 
-    `there`: datasets can be built from it now. `pictures` are the HR ones; of a source that is not
-    here they and `bytes` (to download) are as published, None where nobody did. `parts` are those
-    that are here, `folder` where they lie.
+    `there`: datasets can be built from it now. `pictures` counts the HR pictures; for a source that
+    is not fetched it and `bytes` (to download) are as published, None where unpublished. `parts`
+    are the local ones, in `folder`.
     """
 
     name: str
@@ -41,7 +41,7 @@ class ListedSource:
     def line(self) -> str:
         """The source as a line of a table."""
         pictures = "?" if self.pictures is None else f"{self.pictures:,}"
-        size = "" if self.bytes is None else in_units(self.bytes)
+        size = "" if self.bytes is None else format_bytes(self.bytes)
         state = f"{self.state}, watched" if self.watched else self.state
         parts = "" if self.parts in ([], [HR]) else f" [{', '.join(self.parts)}]"
         what = "benchmark; " if self.role == "benchmark" else ""
@@ -54,15 +54,17 @@ class ListedSource:
 def list_sources() -> list[ListedSource]:
     """`sample`, then the catalogue, then own folders by name."""
     records = {record.name: record for record in read_records()}
-    fetched = {name: one for name, one in records.items() if isinstance(one, FetchedSource)}
-    added = [one for one in records.values() if isinstance(one, AddedSource)]
+    fetched = {
+        name: record for name, record in records.items() if isinstance(record, FetchedSource)
+    }
+    added = [record for record in records.values() if isinstance(record, AddedSource)]
     catalogue = read_catalogue()
-    gone = [one for name, one in fetched.items() if name not in catalogue]
+    uncatalogued = [record for name, record in fetched.items() if name not in catalogue]
     return [
         _sample(),
         *(_catalogued(entry, fetched.get(entry.name)) for entry in catalogue.values()),
-        *(_fetched(one, state="fetched") for one in gone),
-        *(_added(one) for one in added),
+        *(_fetched(record, state="fetched") for record in uncatalogued),
+        *(_added(record) for record in added),
     ]
 
 
@@ -86,8 +88,8 @@ def _catalogued(entry: Entry, record: FetchedSource | None) -> ListedSource:
     if record is not None:
         missing = [part for part in entry.choose([HR]) if not record.find(part.name, part.split)]
         return _fetched(record, state="partly" if missing else "fetched")
-    high = entry.choose([HR])
-    counts, sizes = [part.pictures for part in high], [part.download_bytes for part in high]
+    hr_parts = entry.choose([HR])
+    counts, sizes = [part.pictures for part in hr_parts], [part.download_bytes for part in hr_parts]
     return ListedSource(
         name=entry.name,
         kind="catalogue",
@@ -104,7 +106,7 @@ def _catalogued(entry: Entry, record: FetchedSource | None) -> ListedSource:
 
 
 def _fetched(record: FetchedSource, state: State) -> ListedSource:
-    high = [part for part in record.parts if part.part == HR]
+    hr_parts = [part for part in record.parts if part.part == HR]
     return ListedSource(
         name=record.name,
         kind="catalogue",
@@ -112,7 +114,7 @@ def _fetched(record: FetchedSource, state: State) -> ListedSource:
         there=state == "fetched",
         watched=False,
         role=record.role,
-        pictures=sum(part.pictures for part in high),
+        pictures=sum(part.pictures for part in hr_parts),
         bytes=sum(part.bytes for part in record.parts),
         licence=record.licence,
         parts=sorted({part.part for part in record.parts}, key=lambda name: (name != HR, name)),

@@ -1,9 +1,9 @@
-"""One picture that a source offers for training or comparison."""
+"""One picture of a source, for training or comparison."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-UNSTATED = "unstated"  # the author of own pictures: whoever adds them states a licence alone
+UNSTATED = "unstated"  # the author of own pictures: only their licence is stated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +20,9 @@ class Box:
 class SourcePicture:
     """One high-resolution picture; `name` is unique within a dataset.
 
-    `lr_path` is the low-resolution picture that the source itself gives for the asked scale; the
-    file may be missing where the source forgot one. `unread`, where given, is why what lies at
-    `path` is never read: it is there to be told of.
+    `lr_path` is the low-resolution picture that the source provides at the requested scale; the
+    file may be missing. `unread` is the reason why `path` is not read, if so; such an entry is only
+    reported.
     """
 
     name: str

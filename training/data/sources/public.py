@@ -1,9 +1,9 @@
-"""The public sets of pictures: where they lie, what they weigh, what may be done with them.
+"""The public sets of pictures: URLs, sizes, checksums, licences and conditions.
 
-Every checksum and size here is one that somebody published; where there is none, none is known and
-the first fetch records what came. Published by torchSR (Flickr2K.tar: md5), deepinv (md5 over the
-pictures of huggingface.co's archives; md5 of Urban100_HR.tar.gz), and by people who reproduce the
-EDSR paper's tables (benchmark.tar: sha256 and bytes).
+Every checksum and size here is a published one; where there is none, the first fetch records its
+own. Published by torchSR (Flickr2K.tar: md5), deepinv (md5 over the pictures of huggingface.co's
+archives; md5 of Urban100_HR.tar.gz), and by reproductions of the EDSR paper's tables
+(benchmark.tar: sha256 and bytes).
 """
 
 from training.data.sources.div2k import div2k
@@ -53,7 +53,7 @@ def _flickr2k() -> Entry:
         title="Flickr2K: photographs of 2K from Flickr",
         authors="Lim et al. 2017",
         licence="Flickr2K: research use; each photograph under its own Flickr licence",
-        conditions="given out for research; each photograph keeps the licence it had on Flickr",
+        conditions="published for research; each photograph keeps its licence on Flickr",
         parts=(Part(split="train", pictures=2650, copies=copies), *tracks),
     )
 
@@ -76,8 +76,8 @@ def _lsdir() -> Entry:
         title="LSDIR: a large set of photographs for restoration",
         authors="Li et al. 2023",
         licence="LSDIR: academic research only",
-        conditions="for academic research only; huggingface.co asks for an account first, so fetch "
-        "its archives by hand and say --from FOLDER where ETH's server is away",
+        conditions="for academic research only; if ETH's server is unavailable, download the "
+        "archives from huggingface.co (needs an account) and use --from FOLDER",
         parts=(
             Part(
                 split="train",
@@ -107,10 +107,10 @@ def _benchmark(
     pictures_md5: str | None,
     archive_md5: str | None = None,
 ) -> Entry:
-    """One of the sets that papers compare on: alone, or out of the EDSR authors' archive of all."""
+    """One of the usual benchmarks: in its own archive, or in the EDSR authors' archive of all."""
     archive = f"{set_name}_HR.tar.gz"
     mirror = f"{HUB}/datasets/eugenesiow/{set_name}/resolve/main/data/{archive}"
-    every = Archive(
+    all_sets = Archive(
         name="benchmark.tar",
         mirrors=(f"{SNU}/benchmark.tar",),
         bytes=250112000,
@@ -123,7 +123,7 @@ def _benchmark(
             pictures_md5=pictures_md5,
         ),
         Copy(
-            archives=(every,),
+            archives=(all_sets,),
             folder=f"benchmark/{'B100' if set_name == 'BSD100' else set_name}/HR",
         ),
     )

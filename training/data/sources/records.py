@@ -1,4 +1,4 @@
-"""What is known of a source that is here: `sources/NAME/source.json` in the state folder."""
+"""The records of local sources: `sources/NAME/source.json` in the state folder."""
 
 import json
 from datetime import UTC, datetime
@@ -13,11 +13,11 @@ from superres.common.files import sha256_bytes, write_json
 
 RECORD_NAME = "source.json"
 
-Verified = Literal["published sha256", "published md5", "md5 of the pictures", "first use"]
+VerifiedBy = Literal["published sha256", "published md5", "md5 of the pictures", "first use"]
 
 
 class UsageTerms(BaseModel):
-    """Who said, when, that the pictures may be used for training, and under what licence."""
+    """The licence and statement of rights under which pictures are used, by whom and when."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,9 +28,9 @@ class UsageTerms(BaseModel):
 
 
 class AddedSource(BaseModel):
-    """An own folder of pictures, which stay where they are; `lr_folder` holds their LR twins.
+    """An own folder of pictures, which are not copied; `lr_folder` holds their paired LR.
 
-    `earlier` are terms that were stated for this name before and have been replaced.
+    `earlier` are replaced terms of this name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,19 +48,19 @@ class AddedSource(BaseModel):
 
 
 class FetchedArchive(BaseModel):
-    """An archive as it came: its checksum, how that was verified, and from where it came."""
+    """A fetched archive: its checksum, how that was verified, and its URL."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     bytes: int
     sha256: str
-    verified: Verified
+    verified: VerifiedBy
     address: str
 
 
 class FetchedPart(BaseModel):
-    """The pictures of one split and kind, as they lie in `folder` below the source's own.
+    """The pictures of one part and split; `folder` is relative to the sources folder.
 
     `content_sha256` is the hash over every picture's name and bytes.
     """
@@ -78,7 +78,7 @@ class FetchedPart(BaseModel):
 
 
 class FetchedSource(BaseModel):
-    """A source of the catalogue of which at least one part is here."""
+    """A source of the catalogue of which at least one part was fetched."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,14 +93,14 @@ class FetchedSource(BaseModel):
 
     @property
     def content_sha256(self) -> str:
-        """The hash of every picture that is here; when and from where they came has no part."""
+        """The hash of all fetched pictures, independent of when and from where."""
         parts = sorted((part.folder, part.content_sha256) for part in self.parts)
         return sha256_bytes(json.dumps(parts).encode())
 
     def find(self, part: str, split: str) -> FetchedPart | None:
-        """The pictures of one part and split, None where they are not here."""
-        wanted = (part, split)
-        return next((entry for entry in self.parts if (entry.part, entry.split) == wanted), None)
+        """The record of one part and split, None where it was not fetched."""
+        key = (part, split)
+        return next((entry for entry in self.parts if (entry.part, entry.split) == key), None)
 
 
 SourceRecord = Annotated[AddedSource | FetchedSource, Field(discriminator="kind")]
@@ -108,14 +108,14 @@ _ADAPTER: TypeAdapter[AddedSource | FetchedSource] = TypeAdapter(SourceRecord)
 
 
 def sources_folder() -> Path:
-    """Where fetched sources and the records of all lie; not created here."""
+    """The folder of fetched sources and all records; not created here."""
     return state_folder() / "sources"
 
 
 def read_record(name: str) -> AddedSource | FetchedSource | None:
-    """What is known of the source `name`; None where it is not here.
+    """The record of the source `name`; None where there is none.
 
-    Raises SharplineError where its record is broken or of another version.
+    Raises SharplineError where it is broken or of another version.
     """
     path = sources_folder() / name / RECORD_NAME
     try:
@@ -130,16 +130,16 @@ def read_record(name: str) -> AddedSource | FetchedSource | None:
 
 
 def read_records() -> list[AddedSource | FetchedSource]:
-    """Every source that is here, by name."""
+    """The records of all local sources, by name."""
     names = sorted(path.parent.name for path in sources_folder().glob(f"*/{RECORD_NAME}"))
     return [record for name in names if (record := read_record(name)) is not None]
 
 
 def write_record(record: AddedSource | FetchedSource) -> None:
-    """Write a source's record, whole or not at all."""
+    """Write a source's record atomically."""
     write_json(sources_folder() / record.name / RECORD_NAME, record.model_dump(mode="json"))
 
 
 def now() -> str:
-    """This moment in UTC, to the second, as ISO 8601."""
+    """The current time in UTC, to the second, as ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")

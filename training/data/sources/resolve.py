@@ -1,6 +1,6 @@
-"""Which pictures a source's name stands for.
+"""Resolves the name of a source to its pictures.
 
-A name is `sample`, one of the catalogue that has been fetched, or one that a folder was added as.
+A name is `sample`, a fetched source of the catalogue, or an added folder.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ __all__ = [
     "sample_pictures",
 ]
 
-PROVIDED = "given"  # the degradation that a source brings with it
+PROVIDED = "given"  # the degradation kind of LR pictures that the source provides
 
 
 class ProvidedLr(NamedTuple):
-    """The low-resolution pictures asked of a source: of which track ("": any), at which scale."""
+    """A request for the LR pictures that a source provides: track ("": any) and scale."""
 
     track: str
     scale: int | None
@@ -57,49 +57,48 @@ def find_pictures(
 ) -> list[SourcePicture]:
     """The pictures of all sources, with names made unique.
 
-    Of a source without a validation split of its own one picture in `split_every` is held out (0:
-    none), by the hash of its name: pictures that come later move none from one split to the other,
-    so no model is measured on what an earlier one learned. A degradation `given` or `given:TRACK`
-    asks for the low-resolution pictures that the sources bring with them at `scale`. Raises
-    UsageError on a source that is not here or may not be trained on, and where it has none of
-    those.
+    Sources without a validation split hold out one picture in `split_every` (0: none) by the hash
+    of its name: added pictures never move others between the splits, so no model is evaluated on
+    what an earlier one was trained on. A degradation `given` or `given:TRACK` selects the LR
+    pictures that the sources provide at `scale`. Raises UsageError on a source that is not local
+    or may not be trained on, and where it provides no such LR pictures.
     """
     kind, _, track = degradation.partition(":")
-    wanted = ProvidedLr(track, scale) if kind == PROVIDED else None
+    provided = ProvidedLr(track, scale) if kind == PROVIDED else None
     found: list[SourcePicture] = []
     for source in dict.fromkeys(sources):
-        found += _hold_out(_pictures_of(source, wanted), split_every)
+        found += _hold_out(_pictures_of(source, provided), split_every)
     return _with_unique_names(found)
 
 
 def benchmark_pictures() -> list[SourcePicture]:
-    """The pictures of every benchmark that has been fetched: none of them may be in training."""
+    """The pictures of every fetched benchmark, which must not be trained on."""
     fetched = (record for record in read_records() if isinstance(record, FetchedSource))
     return [
         picture
         for record in fetched
         if record.role == "benchmark"
-        for picture in _fetched_pictures(record, wanted=None)
+        for picture in _fetched_pictures(record, provided=None)
     ]
 
 
-def _pictures_of(source: str, wanted: ProvidedLr | None) -> list[SourcePicture]:
+def _pictures_of(source: str, provided: ProvidedLr | None) -> list[SourcePicture]:
     if source == SAMPLE:
-        if wanted is not None:
-            raise UsageError(f"{SAMPLE} brings no low-resolution pictures of its own")
+        if provided is not None:
+            raise UsageError(f"{SAMPLE} provides no low-resolution pictures")
         return sample_pictures()
     record = read_record(source) if Path(source).name == source else None
     record = record or (added_at(Path(source)) if Path(source).is_dir() else None)
     if isinstance(record, AddedSource):
-        return _added_pictures(record, wanted)
+        return _added_pictures(record, provided)
     if record is None:
         raise UsageError(_not_here(source))
     if record.role == "benchmark":
         raise UsageError(
-            f"{record.name} is a benchmark: what models are compared on is never trained on; use "
+            f"{record.name} is a benchmark, which is never trained on; use "
             f"`sharpline evaluate MODEL --on {sources_folder() / record.parts[0].folder}`"
         )
-    return _fetched_pictures(record, wanted)
+    return _fetched_pictures(record, provided)
 
 
 def _not_here(source: str) -> str:
@@ -107,44 +106,46 @@ def _not_here(source: str) -> str:
         return f"{source} has not been fetched yet: run `sharpline data fetch {source}`"
     if Path(source).is_dir():
         return (
-            f"{source} has not been added as a source; where you may train on its pictures, run\n  "
+            f"{source} has not been added as a source; if you may train on its pictures, run\n  "
             + add_command(Path(source))
         )
-    return f"there is no source {source!r}; `sharpline data list` shows those that there are"
+    return f"there is no source {source!r}; see `sharpline data list`"
 
 
-def _added_pictures(record: AddedSource, wanted: ProvidedLr | None) -> list[SourcePicture]:
+def _added_pictures(record: AddedSource, provided: ProvidedLr | None) -> list[SourcePicture]:
     for folder in (record.folder, record.lr_folder):
         if folder is not None and not folder.is_dir():
             raise UsageError(
-                f"{folder}, a folder of {record.name}, is gone; put it back, or add the place "
-                "where it is now under the same name, with --replace"
+                f"{folder}, a folder of {record.name}, is missing; restore it, or add its new "
+                "path under the same name with --replace"
             )
         if folder is not None:
             refuse_clients_pictures(folder)
-    if wanted is not None and (record.lr_folder is None or wanted != ProvidedLr("", record.scale)):
+    if provided is not None and (
+        record.lr_folder is None or provided != ProvidedLr("", record.scale)
+    ):
         has = "none" if record.lr_folder is None else f"those for x{record.scale}"
         raise UsageError(
-            f"{record.name} has no low-resolution pictures for {wanted}: it was added with {has}"
+            f"{record.name} has no low-resolution pictures for {provided}: it was added with {has}"
         )
     pictures = _pictures_in(record.folder, record.name, "train", licence=record.terms.licence)
-    if not pictures and not record.watched:  # into a watched folder pictures come when they come
-        raise UsageError(f"{record.folder}, the folder of {record.name}, is empty by now")
-    if wanted is not None:
+    if not pictures and not record.watched:  # a watched folder may still be empty
+        raise UsageError(f"{record.folder}, the folder of {record.name}, is empty")
+    if provided is not None:
         pictures = with_paired_lr(pictures, record.lr_folder)
     return [*pictures, *unread_in(record)]
 
 
-def _fetched_pictures(record: FetchedSource, wanted: ProvidedLr | None) -> list[SourcePicture]:
-    track = None if wanted is None else _provided_track(record, wanted)
-    high = [part for part in record.parts if part.part == HR]
-    if not high:
+def _fetched_pictures(record: FetchedSource, provided: ProvidedLr | None) -> list[SourcePicture]:
+    track = None if provided is None else _provided_track(record, provided)
+    hr_parts = [part for part in record.parts if part.part == HR]
+    if not hr_parts:
         raise UsageError(
-            f"of {record.name} only low-resolution pictures are here; run "
+            f"only low-resolution pictures of {record.name} were fetched; run "
             f"`sharpline data fetch {record.name}`"
         )
     pictures: list[SourcePicture] = []
-    for part in high:
+    for part in hr_parts:
         found = _pictures_in(
             sources_folder() / part.folder,
             record.name,
@@ -153,36 +154,36 @@ def _fetched_pictures(record: FetchedSource, wanted: ProvidedLr | None) -> list[
             author=record.authors,
         )
         if track is not None:
-            low = record.find(track, part.split)
-            if low is None:
+            lr_part = record.find(track, part.split)
+            if lr_part is None:
                 raise UsageError(
-                    f"{track} of {record.name} is not here for {part.split}; run "
+                    f"{track} of {record.name} was not fetched for {part.split}; run "
                     f"`sharpline data fetch {record.name} --part {track}`"
                 )
-            found = with_paired_lr(found, sources_folder() / low.folder)
+            found = with_paired_lr(found, sources_folder() / lr_part.folder)
         pictures += found
     return pictures
 
 
-def _provided_track(record: FetchedSource, wanted: ProvidedLr) -> str:
-    """The name of the part that holds the asked low-resolution pictures."""
-    here = sorted({part.part for part in record.parts} - {HR})
-    fit = [
+def _provided_track(record: FetchedSource, provided: ProvidedLr) -> str:
+    """The name of the part that holds the requested LR pictures."""
+    available = sorted({part.part for part in record.parts} - {HR})
+    matching = [
         part
-        for part in here
-        if part.endswith(f"_x{wanted.scale}") and part.startswith(wanted.track)
+        for part in available
+        if part.endswith(f"_x{provided.scale}") and part.startswith(provided.track)
     ]
-    if len(fit) == 1:
-        return fit[0]
-    if fit:
-        tracks = " or ".join(f"--degrade {PROVIDED}:{part.partition('_')[0]}" for part in fit)
-        raise UsageError(f"{record.name} has several low-resolution pictures; say {tracks}")
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        tracks = " or ".join(f"--degrade {PROVIDED}:{part.partition('_')[0]}" for part in matching)
+        raise UsageError(f"{record.name} has several low-resolution tracks; use {tracks}")
     entry = read_catalogue().get(record.name)
     offered = ", ".join(entry.part_names()[1:]) if entry is not None else ""
     raise UsageError(
-        f"{record.name} has no low-resolution pictures for {wanted} here; here are: "
-        f"{', '.join(here) or 'none'}; `sharpline data fetch {record.name} --part PART` brings: "
-        f"{offered or 'none'}"
+        f"{record.name} has no low-resolution pictures for {provided}; fetched: "
+        f"{', '.join(available) or 'none'}; `sharpline data fetch {record.name} --part PART` "
+        f"offers: {offered or 'none'}"
     )
 
 
@@ -203,27 +204,29 @@ def _pictures_in(
 
 
 def _hold_out(pictures: Sequence[SourcePicture], every: int) -> list[SourcePicture]:
-    """About one in `every` for validation, unless the source has a validation split of its own.
+    """Hold out about one in `every` for validation, unless the source has its own split.
 
-    Where the hashes choose none, the least of them does.
+    Where no hash selects a picture, the smallest one does.
     """
     if not every or any(picture.split != "train" for picture in pictures):
         return list(pictures)
-    places = [_place(picture) for picture in pictures if not picture.unread]
-    chosen = {place for place in places if place % every == 0} or {min(places, default=0)}
+    hashes = [_name_hash(picture) for picture in pictures if not picture.unread]
+    chosen = {name_hash for name_hash in hashes if name_hash % every == 0} or {
+        min(hashes, default=0)
+    }
     return [
-        replace(picture, split="validation" if _place(picture) in chosen else "train")
+        replace(picture, split="validation" if _name_hash(picture) in chosen else "train")
         for picture in pictures
     ]
 
 
-def _place(picture: SourcePicture) -> int:
-    """A number from the picture's name less its suffix: one scene in two formats stays together."""
+def _name_hash(picture: SourcePicture) -> int:
+    """The hash of the name without suffix, so that a.png and a.jpg are in the same split."""
     return int(sha256_bytes(f"{picture.source}-{picture.path.stem}".encode())[:8], 16)
 
 
 def _with_unique_names(pictures: Sequence[SourcePicture]) -> list[SourcePicture]:
-    """Of a.jpg and a.png the second becomes a-png."""
+    """Make names unique: of a.jpg and a.png the second becomes a-png."""
     taken: set[str] = set()
     unique = []
     for picture in pictures:

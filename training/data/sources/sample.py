@@ -1,6 +1,6 @@
-"""The embedded source: colour photographs that the scikit-image wheel carries.
+"""The embedded source: colour photographs from the scikit-image wheel.
 
-Nothing is downloaded, so that the whole loop runs on any machine; each file is checked against its
+Nothing is downloaded, so the pipeline runs on any machine; each file is checked against its
 checksum.
 """
 
@@ -17,7 +17,7 @@ SAMPLE = "sample"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleEntry:
-    """A picture of the embedded source. Pictures of one scene stand in one split."""
+    """A picture of the embedded source. Pictures of one scene are in one split."""
 
     file: str
     sha256: str
@@ -30,9 +30,9 @@ class SampleEntry:
 _PUBLIC_NASA = "public domain (NASA; as stated by scikit-image)"
 _MIDDLEBURY = "no licence stated (Middlebury 2014 stereo benchmark: cite GCPR 2014)"
 
-# Left out: the drawings and grey pictures of the wheel, and the Hubble deep field, whose points of
-# light in noise are nothing that photographs of things have: 120 steps of the small ESRGAN gain 0.1
-# dB less with it. The retina is used around its optic disc; the rest is smooth red and black.
+# Left out: the wheel's drawings and grey pictures, and the Hubble deep field, which is unlike other
+# photographs: 120 steps of the small ESRGAN gain 0.1 dB less with it. The retina is cropped to its
+# optic disc; the rest is smooth red and black.
 SAMPLE_ENTRIES = (
     SampleEntry(
         file="motorcycle_left.png",
@@ -97,19 +97,19 @@ SAMPLE_ENTRIES = (
 def sample_pictures() -> list[SourcePicture]:
     """The embedded source, each file checked against its checksum.
 
-    Raises SharplineError where scikit-image is missing or carries other pictures.
+    Raises SharplineError where scikit-image is missing or has other pictures.
     """
     spec = importlib.util.find_spec("skimage")
     if spec is None or spec.origin is None:
-        raise MissingExtra("the sample source (it lives in scikit-image)", "train")
+        raise MissingExtra("the sample source (part of scikit-image)", "train")
     folder = Path(spec.origin).parent / "data"
     pictures = []
     for entry in SAMPLE_ENTRIES:
         path = folder / entry.file
         if not path.is_file() or sha256_file(path) != entry.sha256:
             raise SharplineError(
-                f"scikit-image here carries another {entry.file} than this "
-                "project was made with; install the pinned version"
+                f"the installed scikit-image has another {entry.file} than expected; install the "
+                "pinned version"
             )
         pictures.append(
             SourcePicture(

@@ -1,4 +1,4 @@
-"""What lies in an own folder and is not read, so that nothing is passed over in silence."""
+"""Lists the picture files of an own folder that are not read, so that they are reported."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from training.data.sources.paired_lr import unpaired_lr
 from training.data.sources.picture import UNSTATED, SourcePicture
 from training.data.sources.records import AddedSource
 
-# Of pictures that people have and Sharpline does not read: phones', cameras' and editors'.
+# Formats of phones, cameras and editors that Sharpline does not read.
 OTHER_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".jp2", ".j2k", ".psd", ".psb", ".xcf", ".svg", ".tga", ".exr"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".ppm", ".pgm", ".hdr"),
@@ -16,12 +16,14 @@ OTHER_SUFFIXES = (
 
 
 def unread_in(record: AddedSource) -> list[SourcePicture]:
-    """What lies in an own folder and looks like pictures, but is not read, each with the reason."""
+    """Files and folders that look like pictures but are not read, each with the reason."""
     files = sorted(record.folder.iterdir())
     reasons = {path: reason for path in files if (reason := _why_unread(path, record.lr_folder))}
     if record.lr_folder is not None:
-        lone = unpaired_lr(record.folder, record.lr_folder)
-        reasons |= dict.fromkeys(lone, "a low-resolution picture without its high-resolution one")
+        unpaired = unpaired_lr(record.folder, record.lr_folder)
+        reasons |= dict.fromkeys(
+            unpaired, "a low-resolution picture without its high-resolution one"
+        )
     return [
         SourcePicture(
             name=clean_name(f"{record.name}-{path.name}"),
@@ -48,7 +50,7 @@ def _why_unread(path: Path, lr_folder: Path | None) -> str:
 
 
 def _holds_pictures(folder: Path) -> bool:
-    known = {*PICTURE_SUFFIXES, *OTHER_SUFFIXES}
+    suffixes = {*PICTURE_SUFFIXES, *OTHER_SUFFIXES}
     return any(
-        Path(file).suffix.lower() in known for _, _, files in os.walk(folder) for file in files
+        Path(file).suffix.lower() in suffixes for _, _, files in os.walk(folder) for file in files
     )
