@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-MANUAL, SCHEDULE, ALERT, PICTURES = "person", "schedule", "alert", "pictures"
+MANUAL, SCHEDULE, ALERT, PICTURES = "manual", "schedule", "alert", "pictures"
 ASSET_TRIGGERED = "asset_triggered"
 STARTED_BY_RUN_TYPE = {"scheduled": SCHEDULE, "backfill": SCHEDULE}
 

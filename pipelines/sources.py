@@ -39,5 +39,5 @@ def parts_for(parameters: Mapping[str, Any]) -> list[str]:
 
 def _is_absent(entry: Mapping[str, Any], parts: Sequence[str]) -> bool:
     """Whether a source is in the catalogue and some of these parts are not fetched."""
-    complete = entry["there"] and set(parts) <= set(entry["parts"])
+    complete = entry["available"] and set(parts) <= set(entry["parts"])
     return entry["kind"] == "catalogue" and not complete

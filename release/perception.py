@@ -17,7 +17,7 @@ def judge_perception(perception: Perception, trial: Trial, resampling: Resamplin
     return [
         *(
             _gain(gain_rule, trial, baseline, resampling)
-            for gain_rule in perception.figures
+            for gain_rule in perception.metrics
             for baseline in ("champion", "bicubic")
         ),
         _floor(perception, trial),
@@ -36,7 +36,7 @@ def judge_slice(slice_: Slice, trial: Trial, resampling: Resampling) -> list[Out
 def _gain(
     gain_rule: PerceptualGain, trial: Trial, baseline: Baseline, resampling: Resampling
 ) -> Outcome:
-    metric, rule = gain_rule.figure, f"{gain_rule.figure} gain over {baseline}"
+    metric, rule = gain_rule.metric, f"{gain_rule.metric} gain over {baseline}"
     limit = gain_rule.min_gain_over_bicubic
     if baseline == "champion":
         limit = gain_rule.min_gain_over_champion

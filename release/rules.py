@@ -95,7 +95,7 @@ class PerceptualGain(_Strict):
     A gain is positive where the model is better, that is, where the metric is lower.
     """
 
-    figure: PerceptualName
+    metric: PerceptualName
     min_gain_over_champion: float
     min_gain_over_bicubic: float
 
@@ -106,7 +106,7 @@ class Perception(_Strict):
     `min_psnr_over_bicubic_db` compares the means over all pictures.
     """
 
-    figures: list[PerceptualGain] = Field(min_length=1)
+    metrics: list[PerceptualGain] = Field(min_length=1)
     min_psnr_over_bicubic_db: float
 
 
@@ -164,8 +164,8 @@ class Rules(_Strict):
     @property
     def perceptual_metrics(self) -> frozenset[str]:
         """Names of the metrics to measure besides PSNR and SSIM."""
-        gains = self.perception.figures if self.perception else []
-        return frozenset(gain.figure for gain in gains)
+        gains = self.perception.metrics if self.perception else []
+        return frozenset(gain.metric for gain in gains)
 
 
 def load_rules(path: Path) -> Rules:

@@ -54,8 +54,8 @@ class Reporter:
             regions
         )
 
-    def answer_cut(self, reason: str) -> None:
-        self._metrics.answers_cut.labels(reason).inc()
+    def response_aborted(self, reason: str) -> None:
+        self._metrics.responses_aborted.labels(reason).inc()
 
     def batch_done(self, model: str, *, fill_ratio: float, pixels: int, seconds: float) -> None:
         self._metrics.batch_fill.labels(model).observe(fill_ratio)
@@ -66,7 +66,7 @@ class Reporter:
         self._metrics.batch_failures.labels(model).inc()
 
     def out_of_memory(self, model: str) -> None:
-        self._metrics.memory_retries.labels(model).inc()
+        self._metrics.out_of_memory_retries.labels(model).inc()
 
     def shadow_done(
         self, name: str, version: str, outcome: str, levels: float | None = None
@@ -81,7 +81,7 @@ class Reporter:
             self._metrics.model_swaps,
             self._metrics.model_refusals,
             self._metrics.batch_failures,
-            self._metrics.memory_retries,
+            self._metrics.out_of_memory_retries,
         ):
             counter.labels(model)
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from serving.requests.keys import HIGHEST_PRIORITY, Key, add_key, read_keys, revoke_key
+from serving.requests.keys import MAX_PRIORITY, Key, add_key, read_keys, revoke_key
 from serving.settings import load_settings
 from superres.common.console import emit, say, show
 from superres.common.errors import UsageError
@@ -22,8 +22,8 @@ def _add(arguments: argparse.Namespace) -> int:
         arguments.name,
         requests_per_minute=arguments.requests_per_minute,
         pixels_per_minute=arguments.pixels_per_minute,
-        waiting_jobs=arguments.waiting_jobs,
-        highest_priority=arguments.highest_priority,
+        max_queued_jobs=arguments.max_queued_jobs,
+        max_priority=arguments.max_priority,
     )
     if arguments.json:
         emit({**_described(key), "key": secret})
@@ -42,7 +42,7 @@ def _list(arguments: argparse.Namespace) -> int:
         show(
             f"{key.id}  {key.created}  {_quota(key.requests_per_minute)} requests/min  "
             f"{_quota(key.pixels_per_minute)} pixels/min  "
-            f"{_quota(key.waiting_jobs)} waiting jobs of priority {key.highest_priority}  "
+            f"{_quota(key.max_queued_jobs)} waiting jobs of priority {key.max_priority}  "
             f"{key.name}"
         )
     if not known:
@@ -81,14 +81,16 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("name", help="a label for the key's owner")
     add.add_argument("--requests-per-minute", type=_positive, metavar="N")
     add.add_argument("--pixels-per-minute", type=_positive, metavar="N", help="output pixels")
-    add.add_argument("--waiting-jobs", type=_positive, metavar="N", help="most jobs in the queue")
     add.add_argument(
-        "--highest-priority",
+        "--max-queued-jobs", type=_positive, metavar="N", help="most jobs in the queue"
+    )
+    add.add_argument(
+        "--max-priority",
         type=int,
-        choices=range(HIGHEST_PRIORITY + 1),
-        default=HIGHEST_PRIORITY,
+        choices=range(MAX_PRIORITY + 1),
+        default=MAX_PRIORITY,
         metavar="N",
-        help=f"highest job priority, 0 to {HIGHEST_PRIORITY} (default: {HIGHEST_PRIORITY})",
+        help=f"highest job priority, 0 to {MAX_PRIORITY} (default: {MAX_PRIORITY})",
     )
     add.set_defaults(handler=_add)
     parts.add_parser("list", help="list the keys").set_defaults(handler=_list)

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class ResponseObserver(Protocol):
     """Is notified of aborted responses."""
 
-    def answer_cut(self, reason: str) -> None: ...
+    def response_aborted(self, reason: str) -> None: ...
 
 
 class PictureResponse(Response):
@@ -56,7 +56,7 @@ class PictureResponse(Response):
                     await self._until_disconnect(sending, receive)
                 except Exception as error:
                     reason = reason_of(error)
-                    self._observer.answer_cut(reason)
+                    self._observer.response_aborted(reason)
                     scope.setdefault("state", {})["cut"] = reason
                     if not isinstance(error, SharplineError | TimeoutError):
                         raise

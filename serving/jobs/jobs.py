@@ -207,11 +207,13 @@ class Jobs(LazyJobServices):
         assert erased.receipt is not None
         return Receipt(**erased.receipt)
 
-    async def result_url_is_valid(self, job_id: str, n: int, ends: int, signature: str) -> bool:
+    async def result_url_is_valid(
+        self, job_id: str, n: int, expires_ms: int, signature: str
+    ) -> bool:
         """Whether a signed result URL is authentic and has not expired."""
         parts = await self._open()
-        verified = parts.signer.verify("result", f"{job_id}:{n}:{ends}", signature)
-        return verified and ends > parts.database.table.now_ms()
+        verified = parts.signer.verify("result", f"{job_id}:{n}:{expires_ms}", signature)
+        return verified and expires_ms > parts.database.table.now_ms()
 
     async def is_authentic(self, receipt: Receipt) -> bool:
         """Whether the receipt was signed with this server's key."""

@@ -31,7 +31,7 @@ from serving.jobs.rows import (
 )
 from serving.jobs.upload_rows import UploadRows, consume_upload
 from serving.jobs.webhook_rows import WebhookRows
-from serving.requests.keys import HIGHEST_PRIORITY
+from serving.requests.keys import MAX_PRIORITY
 
 MAX_COUNTED = 10_000  # queued jobs; counting for the metrics stops there
 
@@ -187,7 +187,7 @@ class JobTable(Leases, UploadRows, WebhookRows):
             else consume_upload(connection, new.client, each.upload, now_ms)
             for each in new.inputs
         ]
-        rank = HIGHEST_PRIORITY - new.priority
+        rank = MAX_PRIORITY - new.priority
         row: dict[str, Any] = {
             "id": new_id(now_ms),
             "client": new.client,

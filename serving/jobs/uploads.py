@@ -41,11 +41,11 @@ class Uploads:
         if presigned_urls is not None:
             return upload, presigned_urls.put_url(upload.blob, self._settings.upload_seconds)
         signature = self._signer.sign("upload", f"{upload.id}:{upload.expires_ms}")
-        return upload, f"/v1/uploads/{upload.id}?ends={upload.expires_ms}&signature={signature}"
+        return upload, f"/v1/uploads/{upload.id}?expires={upload.expires_ms}&signature={signature}"
 
-    def url_is_valid(self, upload_id: str, ends: int, signature: str) -> bool:
+    def url_is_valid(self, upload_id: str, expires_ms: int, signature: str) -> bool:
         """Whether `create` signed this URL."""
-        return self._signer.verify("upload", f"{upload_id}:{ends}", signature)
+        return self._signer.verify("upload", f"{upload_id}:{expires_ms}", signature)
 
     async def pending(self, upload_id: str) -> Upload:
         """An upload whose bytes have not arrived. Raises UnknownUpload, UploadGone."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.jobs.rows import Job, JobPicture, JobProgress
 from serving.problems import Problem
-from serving.requests.keys import HIGHEST_PRIORITY
+from serving.requests.keys import MAX_PRIORITY
 from serving.requests.signing import Signer
 
 PictureState = Literal["waiting", "done", "failed", "fetched"]
@@ -84,7 +84,7 @@ def view_of(
     return JobView(
         id=job.id,
         state=job.state,
-        priority=HIGHEST_PRIORITY - job.rank,
+        priority=MAX_PRIORITY - job.rank,
         created=iso_time(job.created_ms),
         finished=None if job.finished_ms is None else iso_time(job.finished_ms),
         expires=iso_time(job.expires_ms),
@@ -111,9 +111,9 @@ def _picture_view(signer: Signer, job: Job, picture: JobPicture) -> PictureView:
     state = _state_of(picture)
     url = None
     if state == "done":
-        ends = job.expires_ms
-        signature = signer.sign("result", f"{job.id}:{picture.n}:{ends}")
-        url = f"/v1/jobs/{job.id}/result?n={picture.n}&ends={ends}&signature={signature}"
+        expires_ms = job.expires_ms
+        signature = signer.sign("result", f"{job.id}:{picture.n}:{expires_ms}")
+        url = f"/v1/jobs/{job.id}/result?n={picture.n}&expires={expires_ms}&signature={signature}"
     return PictureView(
         n=picture.n,
         name=picture.name,

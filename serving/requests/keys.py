@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 _KEY = re.compile(r"sl_([0-9a-f]{12})_[A-Za-z0-9_-]{43}")
 MAX_KEYS = 10_000
-HIGHEST_PRIORITY = 9  # of a job
+MAX_PRIORITY = 9  # of a job
 CHECK_SECONDS = 1.0  # between two checks of the file
 MINUTE_SECONDS = 60.0
 
@@ -45,8 +45,8 @@ class Key(BaseModel):
     created: str
     requests_per_minute: int | None = Field(None, gt=0)
     pixels_per_minute: int | None = Field(None, gt=0)
-    waiting_jobs: int | None = Field(None, gt=0)
-    highest_priority: int = Field(HIGHEST_PRIORITY, ge=0, le=HIGHEST_PRIORITY)
+    max_queued_jobs: int | None = Field(None, gt=0)
+    max_priority: int = Field(MAX_PRIORITY, ge=0, le=MAX_PRIORITY)
 
 
 class KeyFile(BaseModel):
@@ -76,8 +76,8 @@ def add_key(
     *,
     requests_per_minute: int | None = None,
     pixels_per_minute: int | None = None,
-    waiting_jobs: int | None = None,
-    highest_priority: int = HIGHEST_PRIORITY,
+    max_queued_jobs: int | None = None,
+    max_priority: int = MAX_PRIORITY,
 ) -> tuple[Key, str]:
     """Add a new key; returns its record and the key itself, which is not stored."""
     key_id = secrets.token_hex(6)
@@ -89,8 +89,8 @@ def add_key(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         requests_per_minute=requests_per_minute,
         pixels_per_minute=pixels_per_minute,
-        waiting_jobs=waiting_jobs,
-        highest_priority=highest_priority,
+        max_queued_jobs=max_queued_jobs,
+        max_priority=max_priority,
     )
     with _locked(path):
         _write(path, (*read_keys(path), key))

@@ -117,13 +117,13 @@ TABLE = (
         help="Batches that failed on a device",
     ),
     MetricSpec(
-        name="sharpline_memory_retries_total",
+        name="sharpline_out_of_memory_retries_total",
         kind="counter",
         labels=("model",),
         help="Batches too large for the device's memory, run again in smaller parts",
     ),
     MetricSpec(
-        name="sharpline_answers_cut_total",
+        name="sharpline_responses_aborted_total",
         kind="counter",
         labels=("reason",),
         help="Responses aborted after their first byte, by problem label or as slow-client",

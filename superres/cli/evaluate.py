@@ -36,7 +36,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument("--channel", choices=("y", "rgb"), default="y")
     parser.add_argument("--split", default="validation", help="split of a dataset")
     parser.add_argument(
-        "--figures",
+        "--metrics",
         default=",".join(DEFAULT_METRICS),
         help=f"metrics, comma-separated: {','.join(METRIC_NAMES)} (default: %(default)s)",
     )
@@ -56,7 +56,7 @@ def evaluate(argv: Sequence[str]) -> int:
     options = EvaluateOptions(
         channel=arguments.channel,
         split=arguments.split,
-        metrics=metric_names(arguments.figures, table=arguments.table),
+        metrics=metric_names(arguments.metrics, table=arguments.table),
         weights=arguments.weights,
         whole=arguments.whole,
         report=arguments.report,

@@ -12,7 +12,7 @@ def json_of(card: Scorecard) -> dict[str, object]:
     return {
         "model": card.bundle.info.name,
         "bundle": card.bundle.id,
-        "way": card.mode,
+        "inference": card.mode,
         "psnr": None if psnr is None else finite(psnr.mean),
         "ssim": None if ssim is None else finite(ssim.mean),
         "bicubic": {
@@ -20,7 +20,7 @@ def json_of(card: Scorecard) -> dict[str, object]:
             "ssim": None if ssim is None else finite(ssim.bicubic),
         },
         "protocol": card.protocol.as_dict(),
-        "figures": {summary.metric.name: _summary_json(summary) for summary in card.summaries},
+        "metrics": {summary.metric.name: _summary_json(summary) for summary in card.summaries},
         "refused": dict(card.refused),
         "seam_levels": card.seam_levels,
         "pictures": [_picture_json(picture) for picture in card.pictures],
@@ -52,7 +52,7 @@ def _picture_json(picture: PictureCard) -> dict[str, object]:
         },
         "psnr_interval": _interval_json(picture.psnr_interval),
         "psnr_gain_interval": _interval_json(picture.psnr_gain_interval),
-        "figures": {
+        "metrics": {
             name: {"model": finite(pair.ours), "bicubic": finite(pair.bicubic)}
             for name, pair in picture.metrics.items()
         },

@@ -140,14 +140,19 @@ class Pushed(dict):
     xcom_push = dict.__setitem__
 
 
-def listed(name, kind, *, there=True, watched=False):
-    fields = {"there": there, "watched": watched, "pictures": 8, "parts": ["hr"] if there else []}
+def listed(name, kind, *, available=True, watched=False):
+    fields = {
+        "available": available,
+        "watched": watched,
+        "pictures": 8,
+        "parts": ["hr"] if available else [],
+    }
     return {"name": name, "kind": kind} | fields
 
 
 def test_missing_sources_are_fetched_first(task_function, commands):
     sources = [listed("sample", "embedded"), listed("mine", "added", watched=True)]
-    commands.result = {"sources": [*sources, listed("div2k", "catalogue", there=False)]}
+    commands.result = {"sources": [*sources, listed("div2k", "catalogue", available=False)]}
     pushed = Pushed()
     assert task_function("build_pairs", "choose")(params=PARAMETERS, ti=pushed) == ["div2k"]
     assert pushed == {"names": ["div2k", "mine"]}

@@ -45,7 +45,7 @@ def built(run_type, *, unchanged, name="d1"):
 @pytest.mark.parametrize(
     ("run_type", "started"),
     [
-        ("manual", "person"),
+        ("manual", "manual"),
         ("scheduled", "schedule"),
         ("asset_triggered", "alert"),
     ],

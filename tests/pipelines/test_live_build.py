@@ -143,7 +143,7 @@ def test_a_build_from_a_mirror_survives_a_kill_and_a_refusal_and_repeats_itself(
     _clearing_builds_that_shard_alone(site, first)
     built = site.event_of(first)
     assert built["unchanged"] is False
-    assert built["started_by"] == "person"
+    assert built["started_by"] == "manual"
     second = site.build("second", **parameters)
     _put_pictures_into_a_watched_folder(site)
     assert _a_second_run_changes_nothing(site, second) == built | {"unchanged": True}

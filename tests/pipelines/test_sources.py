@@ -5,15 +5,20 @@ import pytest
 from pipelines.sources import choose_sources
 
 
-def listed(name, kind, *, there=True, watched=False, pictures=8, parts=("hr",)):
+def listed(name, kind, *, available=True, watched=False, pictures=8, parts=("hr",)):
     """A source as `sharpline data list` lists it."""
-    fields = {"there": there, "watched": watched, "pictures": pictures, "parts": list(parts)}
+    fields = {
+        "available": available,
+        "watched": watched,
+        "pictures": pictures,
+        "parts": list(parts),
+    }
     return {"name": name, "kind": kind} | fields
 
 
 LISTED = [
     listed("sample", "embedded"),
-    listed("div2k", "catalogue", there=False),
+    listed("div2k", "catalogue", available=False),
     listed("flickr2k", "catalogue", parts=["hr", "bicubic_x4"]),
     listed("mine", "added"),
     listed("inbox", "added", watched=True),

@@ -329,8 +329,8 @@ def gan_rules(rules):
     """Rules for GAN models that three pictures can pass."""
     perception = Perception.model_validate(
         {
-            "figures": [
-                {"figure": "lpips", "min_gain_over_champion": 0.01, "min_gain_over_bicubic": 0}
+            "metrics": [
+                {"metric": "lpips", "min_gain_over_champion": 0.01, "min_gain_over_bicubic": 0}
             ],
             "min_psnr_over_bicubic_db": 0.0,
         }

@@ -18,7 +18,7 @@ from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
 from serving.requests.body import FILE_FIELD
-from serving.requests.keys import HIGHEST_PRIORITY
+from serving.requests.keys import MAX_PRIORITY
 from serving.requests.options import Options, describe
 from serving.services import services_of
 
@@ -49,7 +49,7 @@ class JobOptions(Options):
     """Options of a job: those of /v1/enhance and three more."""
 
     priority: int = Field(
-        5, ge=0, le=HIGHEST_PRIORITY, description="9 is processed first; a key may cap it"
+        5, ge=0, le=MAX_PRIORITY, description="9 is processed first; a key may cap it"
     )
     webhook: str | None = Field(
         None, max_length=2000, description="public URL to call when the job is finished"
@@ -204,8 +204,8 @@ def _submission(
         accept=_picture_ranges(request.headers.get("accept", "")),
         idempotency_key=idempotency_key,
         webhook=options.webhook,
-        priority=min(options.priority, HIGHEST_PRIORITY if key is None else key.highest_priority),
-        max_queued=None if key is None else key.waiting_jobs,
+        priority=min(options.priority, MAX_PRIORITY if key is None else key.max_priority),
+        max_queued=None if key is None else key.max_queued_jobs,
         delete_on_fetch=options.delete_on_fetch,
     )
 

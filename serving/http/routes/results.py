@@ -30,16 +30,16 @@ async def require_key_or_signature(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
     n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
-    ends: Annotated[
+    expires: Annotated[
         int | None, Query(ge=0, le=2**53, description="milliseconds of Unix time")
     ] = None,
     signature: Annotated[str | None, Query(max_length=64)] = None,
 ) -> None:
     """Accept a signed URL in place of a key."""
     request.state.signed = False
-    if ends is not None and signature is not None:
+    if expires is not None and signature is not None:
         jobs, job_id = services_of(request).jobs, request.path_params["job_id"]
-        request.state.signed = await jobs.result_url_is_valid(job_id, n, ends, signature)
+        request.state.signed = await jobs.result_url_is_valid(job_id, n, expires, signature)
     if not request.state.signed:
         await require_key(request, credentials)
 

@@ -33,7 +33,7 @@ class UploadView(BaseModel):
     """An upload's id, its signed URL for PUT, and when it expires."""
 
     upload: str
-    put: str
+    url: str
     expires: str
 
 
@@ -50,7 +50,7 @@ def _body() -> dict[str, Any]:
     responses=problems(400, 401, 403, 413, 421, 422, 429, 500, 503, 507),
 )
 async def create(request: Request, upload_request: UploadRequest) -> UploadView:
-    """PUT the picture to the URL in `put`, then pass the upload's id to POST /v1/jobs."""
+    """PUT the picture to the URL in `url`, then pass the upload's id to POST /v1/jobs."""
     services = services_of(request)
     services.admission.require_open()
     max_bytes = services.settings.limits.max_bytes
@@ -63,7 +63,7 @@ async def create(request: Request, upload_request: UploadRequest) -> UploadView:
     ours = str(request.base_url).rstrip("/") if url.startswith("/") else ""
     return UploadView(
         upload=upload.id,
-        put=ours + url,
+        url=ours + url,
         expires=datetime.fromtimestamp(upload.expires_ms / 1000, UTC).isoformat(),
     )
 
@@ -78,14 +78,14 @@ async def create(request: Request, upload_request: UploadRequest) -> UploadView:
 async def put(
     request: Request,
     upload_id: UPLOAD_ID,
-    ends: Annotated[int, Query(ge=0, le=2**53)],
+    expires: Annotated[int, Query(ge=0, le=2**53)],
     signature: Annotated[str, Query(max_length=64)],
 ) -> Response:
     """The signed URL from POST /v1/uploads; it needs no key and works once."""
     services = services_of(request)
     services.admission.require_open()
     uploads = await services.jobs.uploads()
-    if not uploads.url_is_valid(upload_id, ends, signature):
+    if not uploads.url_is_valid(upload_id, expires, signature):
         raise BadSignature("the URL's signature is not valid")
     upload = await uploads.pending(upload_id)
     chunks = limit_bytes(stream_body(request), upload.bytes)

@@ -169,7 +169,7 @@ def test_wrong_strip_after_the_first_aborts_the_response(wrong_output_server):
         post(server, tall(200))
     value = server.services.metrics.registry.get_sample_value
     server.wait_for(
-        lambda: value("sharpline_answers_cut_total", {"reason": "inconsistent-answer"}) == 1
+        lambda: value("sharpline_responses_aborted_total", {"reason": "inconsistent-answer"}) == 1
     )
 
 

@@ -102,7 +102,7 @@ def test_client_that_disconnects_frees_its_slot(single_tile_server):
     server.wait_for(lambda: server.services.admission.in_flight == 0)
     server.wait_for(lambda: not server.services.scheduler.queued_tiles())
     value = server.services.metrics.registry.get_sample_value
-    assert value("sharpline_answers_cut_total", {"reason": "client-gone"}) == 1
+    assert value("sharpline_responses_aborted_total", {"reason": "client-gone"}) == 1
 
 
 def test_client_that_does_not_read_is_disconnected(picture_server, models_folder, numpy_backends):
@@ -118,7 +118,7 @@ def test_client_that_does_not_read_is_disconnected(picture_server, models_folder
         raw.recv(100)
         value = server.services.metrics.registry.get_sample_value
         server.wait_for(
-            lambda: value("sharpline_answers_cut_total", {"reason": "slow-client"}) == 1
+            lambda: value("sharpline_responses_aborted_total", {"reason": "slow-client"}) == 1
         )
         server.wait_for(lambda: server.services.admission.in_flight == 0)
 
@@ -138,7 +138,7 @@ def test_deadline_during_the_response_aborts_it(single_tile_server):
         assert answer.status_code == 504
     value = server.services.metrics.registry.get_sample_value
     server.wait_for(
-        lambda: value("sharpline_answers_cut_total", {"reason": "deadline-passed"}) == 1
+        lambda: value("sharpline_responses_aborted_total", {"reason": "deadline-passed"}) == 1
     )
 
 

@@ -161,7 +161,7 @@ def test_response_that_fails_midway_is_aborted(held_server):
     server.wait_for(lambda: server.services.admission.in_flight == 0)
     assert server.services.scheduler.queued_tiles() == {}
     value = server.services.metrics.registry.get_sample_value
-    assert value("sharpline_answers_cut_total", {"reason": "model-failed"}) == 1
+    assert value("sharpline_responses_aborted_total", {"reason": "model-failed"}) == 1
 
 
 def test_health_and_models_answer_while_the_device_is_busy(held_server, noise_png):

@@ -193,8 +193,8 @@ def test_upload_and_result_use_presigned_urls_of_the_bucket(
     digest = hashlib.sha256(picture).hexdigest()
     declared = {"bytes": len(picture), "sha256": digest}
     upload = api.post("/v1/uploads", json=declared).json()
-    assert upload["put"].startswith(f"{s3.endpoint}/{bucket}/")
-    assert httpx.put(upload["put"], content=picture).status_code == 200
+    assert upload["url"].startswith(f"{s3.endpoint}/{bucket}/")
+    assert httpx.put(upload["url"], content=picture).status_code == 200
     inputs = {"inputs": [{"upload": upload["upload"], "name": "a.png"}]}
     job = api.post("/v1/jobs?format=png", json=inputs).json()
     job = api.get(f"/v1/jobs/{job['id']}?wait=30").json()
@@ -223,9 +223,9 @@ def test_bytes_sent_to_an_upload_url_after_its_job_was_submitted_are_swept(
     server, picture = bucket_server(), noise_png(10, 12)
     api = server.client
     upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()
-    httpx.put(upload["put"], content=picture)
+    httpx.put(upload["url"], content=picture)
     job = api.post("/v1/jobs", json={"inputs": [{"upload": upload["upload"]}]}).json()
-    httpx.put(upload["put"], content=b"something else")
+    httpx.put(upload["url"], content=b"something else")
     job = api.get(f"/v1/jobs/{job['id']}?wait=30").json()
     answer = api.get(f"/v1/jobs/{job['id']}/result").content
     assert (decode(answer).rgb_hwc == repeated(decode(picture).rgb_hwc)).all()
@@ -245,14 +245,14 @@ def test_direct_upload_that_differs_from_its_declaration_is_deleted(
 ):
     api = bucket_server().client
     upload = api.post("/v1/uploads", json=declared).json()
-    httpx.put(upload["put"], content=sent)
+    httpx.put(upload["url"], content=sent)
     inputs = {"inputs": [{"upload": upload["upload"]}]}
     refused = api.post("/v1/jobs", json=inputs)
     assert (refused.status_code, label(refused)) == (422, "upload-mismatch")
     assert s3.objects(bucket) == {}
     again = api.post("/v1/jobs", json=inputs)  # the upload has no bytes
     assert (again.status_code, label(again)) == (422, "upload-mismatch")
-    httpx.put(upload["put"], content=b"12345")
+    httpx.put(upload["url"], content=b"12345")
     if "sha256" not in declared:
         assert api.post("/v1/jobs", json=inputs).status_code == 202
 
@@ -263,8 +263,8 @@ def test_without_direct_access_uploads_and_results_go_through_the_server(
     server = bucket_server(bucket_direct=False)
     api, picture = server.client, noise_png(8, 8)
     upload = api.post("/v1/uploads", json={"bytes": len(picture)}).json()
-    assert upload["put"].startswith(server.url)
-    assert api.put(upload["put"], content=picture).status_code == 204
+    assert upload["url"].startswith(server.url)
+    assert api.put(upload["url"], content=picture).status_code == 204
     inputs = {"inputs": [{"upload": upload["upload"]}]}
     job = api.post("/v1/jobs?delete_on_fetch=true", json=inputs).json()
     job = api.get(f"/v1/jobs/{job['id']}?wait=30").json()

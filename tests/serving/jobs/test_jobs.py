@@ -84,8 +84,8 @@ def test_upload_is_created_sent_and_processed(api, noise_png):
     picture = noise_png(10, 10)
     digest = hashlib.sha256(picture).hexdigest()
     upload = api.post("/v1/uploads", json={"bytes": len(picture), "sha256": digest}).json()
-    assert api.put(upload["put"], content=picture).status_code == 204
-    assert label(api.put(upload["put"], content=picture)) == "upload-gone"
+    assert api.put(upload["url"], content=picture).status_code == 204
+    assert label(api.put(upload["url"], content=picture)) == "upload-gone"
     inputs = {"inputs": [{"upload": upload["upload"], "name": "x.png"}], "options": {"scale": 2}}
     key = {"Idempotency-Key": "upload-1"}
     job = finished(api, api.post("/v1/jobs", json=inputs, headers=key))
@@ -104,7 +104,7 @@ def test_upload_is_created_sent_and_processed(api, noise_png):
 )
 def test_upload_that_differs_from_its_declaration_is_deleted(api, jobs_server, declared, sent):
     upload = api.post("/v1/uploads", json=declared).json()
-    refused = api.put(upload["put"], content=sent)
+    refused = api.put(upload["url"], content=sent)
     assert (refused.status_code, label(refused)) == (422, "upload-mismatch")
     job = api.post("/v1/jobs", json={"inputs": [{"upload": upload["upload"]}]})
     assert (job.status_code, label(job)) == (422, "upload-mismatch")
@@ -123,9 +123,9 @@ def test_upload_can_be_retried_while_the_first_attempt_hangs(api, noise_png):
         yield picture[20:]
 
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(httpx.put, upload["put"], content=slowly(), timeout=60)
+        first = threads.submit(httpx.put, upload["url"], content=slowly(), timeout=60)
         hanging.wait(60)
-        assert api.put(upload["put"], content=picture).status_code == 204
+        assert api.put(upload["url"], content=picture).status_code == 204
         resume.set()
         assert first.result().status_code == 204
     inputs = {"inputs": [{"upload": upload["upload"]}]}
@@ -136,8 +136,8 @@ def test_upload_and_its_url_expire(picture_server, models_folder):
     server = picture_server(models_folder, jobs={**FAST_POLLING, "upload_seconds": 0.1})
     with httpx.Client(base_url=server.url, timeout=60) as api:
         upload = api.post("/v1/uploads", json={"bytes": 5}).json()
-        server.wait_for(lambda: api.put(upload["put"], content=b"1234").status_code != 422)
-        late = api.put(upload["put"], content=b"12345")
+        server.wait_for(lambda: api.put(upload["url"], content=b"1234").status_code != 422)
+        late = api.put(upload["url"], content=b"12345")
         assert (late.status_code, label(late)) in [(410, "upload-gone"), (404, "unknown-upload")]
         inputs = {"inputs": [{"upload": upload["upload"]}]}
         refused = api.post("/v1/jobs", json=inputs)
@@ -154,7 +154,7 @@ def test_upload_of_another_key_is_unknown(picture_server, models_folder, noise_p
     with httpx.Client(base_url=server.url, timeout=60) as api:
         picture = noise_png(8, 8)
         upload = api.post("/v1/uploads", json={"bytes": len(picture)}, headers=anna_headers).json()
-        assert api.put(upload["put"], content=picture).status_code == 204
+        assert api.put(upload["url"], content=picture).status_code == 204
         inputs = {"inputs": [{"upload": upload["upload"]}]}
         refused = api.post("/v1/jobs", json=inputs, headers=bob_headers)
         assert (refused.status_code, label(refused)) == (404, "unknown-upload")
@@ -164,7 +164,7 @@ def test_upload_of_another_key_is_unknown(picture_server, models_folder, noise_p
 
 def test_url_with_a_wrong_signature_is_refused(api):
     upload = api.post("/v1/uploads", json={"bytes": 5}).json()
-    refused = api.put(upload["put"].replace("signature=", "signature=x"), content=b"12345")
+    refused = api.put(upload["url"].replace("signature=", "signature=x"), content=b"12345")
     assert (refused.status_code, label(refused)) == (403, "bad-signature")
 
 
@@ -344,7 +344,7 @@ def test_key_limits_priority_and_queued_jobs(
     picture_server, models_folder, numpy_backends, noise_png
 ):
     keys = models_folder.with_name("keys.json")
-    _, anna = add_key(keys, "anna", highest_priority=3, waiting_jobs=2)
+    _, anna = add_key(keys, "anna", max_priority=3, max_queued_jobs=2)
     _, bob = add_key(keys, "bob")
     server = picture_server(
         models_folder,

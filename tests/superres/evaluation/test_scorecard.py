@@ -135,8 +135,8 @@ def test_equal_pictures_are_null_in_json_and_equal_in_text(tiny_bundle) -> None:
     card = make_scorecard(upscaler_of(tiny_bundle()), [pair(1)], PROTOCOL, (PSNR, SSIM))
     stored = json.loads(json.dumps(json_of(card), allow_nan=False))
     assert stored["psnr"] is None
-    assert stored["figures"]["psnr"]["interval"] is None
-    assert stored["figures"]["psnr"]["protocol"]["border"] == 2
+    assert stored["metrics"]["psnr"]["interval"] is None
+    assert stored["metrics"]["psnr"]["protocol"]["border"] == 2
     assert format_value(card.pictures[0].metrics["psnr"].ours, 2) == "equal"
 
 
@@ -281,10 +281,10 @@ def test_evaluate_writes_the_report_and_prints_the_metrics(
     set5: Path, tiny_bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = str(tiny_bundle(error_levels=5).root)
-    arguments = ["evaluate", bundle, "--on", str(set5), "--figures", "lpips", *TORCH]
+    arguments = ["evaluate", bundle, "--on", str(set5), "--metrics", "lpips", *TORCH]
     assert run([*arguments, "--report", str(tmp_path / "page"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["psnr"] == result["figures"]["psnr"]["mean"]
+    assert result["psnr"] == result["metrics"]["psnr"]["mean"]
     assert result["psnr"] == pytest.approx(np.mean([each["psnr"] for each in result["pictures"]]))
     assert result["protocol"]["dataset"] == "set5"
     assert set(result["refused"]) == {"lpips"}

@@ -141,11 +141,11 @@ def test_an_added_folder_that_is_gone_is_listed_as_not_there(
     tmp_path: Path, pictures: Path
 ) -> None:
     [garden] = [source for source in list_sources() if source.name == "garden"]
-    assert (garden.there, garden.kind, garden.state) == (True, "added", "added")
+    assert (garden.available, garden.kind, garden.state) == (True, "added", "added")
     record = sources_folder() / "garden" / RECORD_NAME
     record.write_text(record.read_text().replace(str(pictures), str(tmp_path / "gone")))
     [garden] = [source for source in list_sources() if source.name == "garden"]
-    assert (garden.there, garden.pictures) == (False, 0)
+    assert (garden.available, garden.pictures) == (False, 0)
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"kind": "added", "name": "x"}', '{"kind": "new"}'])

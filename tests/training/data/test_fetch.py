@@ -489,7 +489,7 @@ def test_one_archive_of_several_fetches_the_source_partly(
         (tmp_path / name).write_bytes(mirror.files[name])
         fetch("div2k", origin=str(tmp_path / name))
         states += [source.state for source in list_sources() if source.name == "div2k"]
-    assert states == ["partly", "fetched"]
+    assert states == ["partial", "fetched"]
     assert mirror.requests == []
 
 

@@ -10,14 +10,14 @@ from training.data.sources.entries import HR, Entry
 from training.data.sources.records import AddedSource, FetchedSource, read_records, sources_folder
 from training.data.sources.sample import SAMPLE, SAMPLE_ENTRIES
 
-State = Literal["embedded", "fetched", "partly", "not fetched", "added"]
+State = Literal["embedded", "fetched", "partial", "not fetched", "added"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedSource:
     """A source in the list.
 
-    `there`: datasets can be built from it now. `pictures` counts the HR pictures; for a source that
+    `available`: datasets can be built from it now. `pictures` counts the HR pictures; for a source that
     is not fetched it and `bytes` (to download) are as published, None where unpublished. `parts`
     are the local ones, in `folder`.
     """
@@ -25,7 +25,7 @@ class ListedSource:
     name: str
     kind: Literal["embedded", "catalogue", "added"]
     state: State
-    there: bool
+    available: bool
     watched: bool
     role: Literal["training", "benchmark"]
     pictures: int | None
@@ -73,7 +73,7 @@ def _sample() -> ListedSource:
         name=SAMPLE,
         kind="embedded",
         state="embedded",
-        there=True,
+        available=True,
         watched=False,
         role="training",
         pictures=len(SAMPLE_ENTRIES),
@@ -87,14 +87,14 @@ def _sample() -> ListedSource:
 def _catalogued(entry: Entry, record: FetchedSource | None) -> ListedSource:
     if record is not None:
         missing = [part for part in entry.choose([HR]) if not record.find(part.name, part.split)]
-        return _fetched(record, state="partly" if missing else "fetched")
+        return _fetched(record, state="partial" if missing else "fetched")
     hr_parts = entry.choose([HR])
     counts, sizes = [part.pictures for part in hr_parts], [part.download_bytes for part in hr_parts]
     return ListedSource(
         name=entry.name,
         kind="catalogue",
         state="not fetched",
-        there=False,
+        available=False,
         watched=False,
         role=entry.role,
         pictures=_sum(counts),
@@ -111,7 +111,7 @@ def _fetched(record: FetchedSource, state: State) -> ListedSource:
         name=record.name,
         kind="catalogue",
         state=state,
-        there=state == "fetched",
+        available=state == "fetched",
         watched=False,
         role=record.role,
         pictures=sum(part.pictures for part in hr_parts),
@@ -128,7 +128,7 @@ def _added(record: AddedSource) -> ListedSource:
         name=record.name,
         kind="added",
         state="added",
-        there=record.folder.is_dir(),
+        available=record.folder.is_dir(),
         watched=record.watched,
         role="training",
         pictures=len(paths),
