@@ -47,8 +47,8 @@ soak: setup ## run the tests with all Hypothesis examples: hours, not minutes
 repeat: ## run the tests repeatedly: RUNS=10, LOADED=3 of them under load on every core
 	@.ci/repeat
 
-CHECKS := style types imports monitoring k8s pipeline docs
-check: setup ## check style, types, import rules, manifests, dashboards, alerts, generated docs
+CHECKS := style types imports names monitoring k8s pipeline docs
+check: setup ## check style, types, import rules, names, manifests, dashboards, alerts, generated docs
 	@$(MAKE) --keep-going $(addprefix check-,$(CHECKS)) && echo "check: all of $(CHECKS) passed"
 
 bench: setup ## run the benchmarks
@@ -115,6 +115,10 @@ check-types: setup
 check-imports: setup
 	@$(BIN)/lint-imports --no-logo \
 		|| { echo "imports: break the chain above, or move the code to another package"; exit 1; }
+
+check-names: setup
+	@$(BIN)/python -m pytest -q tests/platform/test_names.py \
+		|| { echo "names: use the terms of docs/glossary.md"; exit 1; }
 
 check-monitoring: setup
 	@$(BIN)/python -m monitoring.check

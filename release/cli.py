@@ -244,7 +244,7 @@ def _print_result(arguments: argparse.Namespace, result: Mapping[str, object], t
 
 def _print_promotion(arguments: argparse.Namespace, promotion: Promotion) -> None:
     champion, previous = promotion.champion, promotion.previous
-    numbers = {"version": champion.number, "champion_before": _number(previous)}
+    numbers = {"version": champion.number, "previous_champion": _number(previous)}
     result: dict[str, object] = {"model": champion.model, **numbers}
     verb = "is" if promotion.changed else "was already"
     text = f"{champion.model}: {champion} {verb} the champion (previously {previous or 'none'})"
@@ -253,7 +253,7 @@ def _print_promotion(arguments: argparse.Namespace, promotion: Promotion) -> Non
 
 def _print_rollout(arguments: argparse.Namespace, kind: RolloutKind, rollout: Rollout) -> None:
     current, previous = rollout.current, rollout.previous
-    numbers = {kind: _number(current), f"{kind}_before": _number(previous)}
+    numbers = {kind: _number(current), f"previous_{kind}": _number(previous)}
     result: dict[str, object] = {"model": rollout.model, **numbers}
     text = f"{rollout.model}: {kind} is {current or 'none'} (previously {previous or 'none'})"
     if kind == "canary":

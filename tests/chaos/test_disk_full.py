@@ -34,7 +34,7 @@ def test_full_disk_answers_507_and_leaves_no_partial_file(fake_server, flat_png,
         for refused in (
             api.post("/v1/jobs", content=large),
             api.post("/v1/jobs", files=[("file", ("a.png", large))]),
-            api.put(upload["put"], content=large),
+            api.put(upload["url"], content=large),
         ):
             assert refused.status_code == 507
             assert refused.json()["type"] == "/problems/storage-full"

@@ -55,11 +55,11 @@ def test_register_gate_promote_and_roll_back(
     assert decision["evidence"].startswith(str(tmp_path / "state" / "evidence"))
 
     promoted = command("promote", name, "--evidence", decision["evidence"])
-    assert promoted[:2] == (0, {"model": name, "version": 2, "champion_before": 1})
+    assert promoted[:2] == (0, {"model": name, "version": 2, "previous_champion": 1})
     assert command("promote", name, "--evidence", decision["evidence"])[0] == 0
     assert command("rollback", name)[:2] == (
         0,
-        {"model": name, "version": 1, "champion_before": 2},
+        {"model": name, "version": 1, "previous_champion": 2},
     )
     code, _, error = command("rollback", name)
     assert code == 1

@@ -235,7 +235,7 @@ def test_the_commands_print_json_and_text(command, two_versions, passing_evidenc
     code, out, _ = command(*arguments, "--evidence", passing_evidence, "--json")
     assert (code, json.loads(out)) == (
         0,
-        {"model": name, "canary": 2, "canary_before": None, "percent": 10, "changed": True},
+        {"model": name, "canary": 2, "previous_canary": None, "percent": 10, "changed": True},
     )
     assert command(*arguments) == (
         0,
@@ -245,12 +245,12 @@ def test_the_commands_print_json_and_text(command, two_versions, passing_evidenc
     code, out, _ = command("canary", name, "--off", "--json")
     assert (code, json.loads(out)) == (
         0,
-        {"model": name, "canary": None, "canary_before": 2, "percent": 0, "changed": True},
+        {"model": name, "canary": None, "previous_canary": 2, "percent": 0, "changed": True},
     )
     code, out, _ = command("shadow", name, "--version", 2, "--json")
     assert (code, json.loads(out)) == (
         0,
-        {"model": name, "shadow": 2, "shadow_before": None, "changed": True},
+        {"model": name, "shadow": 2, "previous_shadow": None, "changed": True},
     )
     assert command("shadow", name, "--off")[:2] == (
         0,

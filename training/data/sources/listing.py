@@ -17,9 +17,9 @@ State = Literal["embedded", "fetched", "partial", "not fetched", "added"]
 class ListedSource:
     """A source in the list.
 
-    `available`: datasets can be built from it now. `pictures` counts the HR pictures; for a source that
-    is not fetched it and `bytes` (to download) are as published, None where unpublished. `parts`
-    are the local ones, in `folder`.
+    `available`: datasets can be built from it now. `pictures` counts the HR pictures; for a source
+    that is not fetched, it and `bytes` (to download) are as published, None where unpublished.
+    `parts` are the local ones, in `folder`.
     """
 
     name: str
