@@ -79,10 +79,10 @@ def references(resources: list[Resource]) -> Iterator[str]:
         for container in _containers(template):
             for mount in container.get("volumeMounts", []):
                 if mount["name"] not in volumes:
-                    volume_mount = (
-                        f"{container['name']} mounts the unknown volume {mount['name']!r}"
+                    yield (
+                        f"{_name(owner)}: {container['name']} mounts the unknown volume "
+                        f"{mount['name']!r}"
                     )
-                    yield f"{_name(owner)}: {volume_mount}"
         referenced = [("ServiceAccount", pod.get("serviceAccountName", "default"))]
         referenced += [
             ("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"])

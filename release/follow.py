@@ -26,7 +26,7 @@ MAX_BACKOFF_SECONDS = 60.0
 class IndexEntry(BaseModel):
     """The bundle id of each role of one model, and the version number of each bundle.
 
-    `canary_percent` is the share of clients in [0, 100] that the canary serves.
+    `canary_percent` is the share of clients in [0, 99] that the canary serves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

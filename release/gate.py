@@ -233,7 +233,7 @@ def _record(picture: PictureTrial) -> PictureRecord:
 
 
 def _require_kind(rules: Rules, bundle: Bundle) -> None:
-    """Raises UsageError where the rules are for the other kind of model."""
+    """Raise UsageError where the rules are for the other kind of model."""
     kind = GAN if bundle.info.training.is_adversarial else DEFAULT
     if rules.kind != kind:
         how = "with" if kind == GAN else "without"

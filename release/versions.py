@@ -49,7 +49,7 @@ class Version:
 class ReleaseState:
     """The version of each role of a model; None where there is none.
 
-    `canary_percent` is the share of clients in [0, 100] that the canary serves.
+    `canary_percent` is the share of clients in [0, 99] that the canary serves.
     """
 
     model: str

@@ -95,8 +95,8 @@ class BadOptions(ClientError):
     advice = "Correct the options that the detail names; /docs lists them."
 
 
-class AnswerTooLarge(ClientError):
-    status, label = 422, "answer-too-large"
+class OutputTooLarge(ClientError):
+    status, label = 422, "output-too-large"
     advice = "Send a smaller picture, choose a smaller scale, or ask for on_too_large=shrink."
 
 
@@ -200,6 +200,6 @@ class ModelFailed(ServingError):
     advice = "The network failed on this picture's tiles; see the server's log for the reason."
 
 
-class Inconsistent(ServingError):
-    label = "inconsistent-answer"
+class InconsistentOutput(ServingError):
+    label = "inconsistent-output"
     advice = "The answer did not match its picture and was discarded; see the server's log."

@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import JSONResponse
 
 from serving.errors import (
-    AnswerTooLarge,
     BadKey,
     BadMultipart,
     BadOptions,
@@ -22,7 +21,7 @@ from serving.errors import (
     EncodedBody,
     ForbiddenAddress,
     IdempotencyKeyReused,
-    Inconsistent,
+    InconsistentOutput,
     JobFailed,
     JobGone,
     JobNotFinished,
@@ -31,6 +30,7 @@ from serving.errors import (
     NotAcceptable,
     NotFound,
     NotReady,
+    OutputTooLarge,
     QueueFull,
     QuotaExceeded,
     ServingError,
@@ -72,7 +72,7 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
         EncodedBody,
         ClientGone,
         BadOptions,
-        AnswerTooLarge,
+        OutputTooLarge,
         UnknownJob,
         UnknownUpload,
         JobNotFinished,
@@ -91,7 +91,7 @@ PROBLEMS: dict[str, type[ServingError] | type[PictureError]] = {
         Draining,
         DeadlinePassed,
         ModelFailed,
-        Inconsistent,
+        InconsistentOutput,
         NotAPicture,
         BrokenPicture,
         TooManyPixels,

@@ -39,7 +39,7 @@ class LimitSettings(Section):
     max_side: Count = Field(
         default=65_500, description="maximum width or height of an input picture in pixels"
     )
-    max_answer_pixels: Count = Field(default=134_217_728, description="maximum pixels of an answer")
+    max_output_pixels: Count = Field(default=134_217_728, description="maximum pixels of an output")
     body_seconds: Seconds = Field(default=60.0, description="timeout for receiving the body")
     deadline_seconds: Seconds = Field(
         default=300.0, description="timeout from the body to the answer, then 504"
@@ -55,19 +55,19 @@ class QueueSettings(Section):
         description="maximum pictures in flight of one client (its key, or else its address)",
     )
     max_wait_seconds: Seconds = Field(
-        default=3.0, description="maximum predicted queueing time of any picture"
+        default=3.0, description="predicted queueing time up to which every picture is admitted"
     )
     max_stretch: float = Field(
         default=8.0,
         ge=1,
-        description="maximum predicted latency of a picture, as a multiple of its latency on an "
-        "idle server",
+        description="predicted latency up to which a picture that waits longer is admitted, as a "
+        "multiple of its latency on an idle server",
     )
     max_bytes: Count = Field(
         default=256 * 1024 * 1024, description="maximum bytes of request bodies in memory"
     )
-    max_answer_pixels: Count = Field(
-        default=268_435_456, description="maximum answer pixels of all pictures in flight"
+    max_output_pixels: Count = Field(
+        default=268_435_456, description="maximum output pixels of all pictures in flight"
     )
 
 

@@ -34,18 +34,18 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-    known = read_keys(_file(arguments))
+    stored = read_keys(_file(arguments))
     if arguments.json:
-        emit({"keys": [_described(key) for key in known]})
+        emit({"keys": [_described(key) for key in stored]})
         return 0
-    for key in known:
+    for key in stored:
         show(
             f"{key.id}  {key.created}  {_quota(key.requests_per_minute)} requests/min  "
             f"{_quota(key.pixels_per_minute)} pixels/min  "
-            f"{_quota(key.max_queued_jobs)} waiting jobs of priority {key.max_priority}  "
+            f"{_quota(key.max_queued_jobs)} queued jobs up to priority {key.max_priority}  "
             f"{key.name}"
         )
-    if not known:
+    if not stored:
         say("no keys; create one with `sharpline keys add NAME`")
     return 0
 

@@ -20,12 +20,12 @@ from superres.common.console import emit, say
 from superres.common.errors import SharplineError, UsageError
 
 EXIT_LOST = 1
-LOST_SECONDS = 8.0  # the process exits this long after a device is lost, even if it hangs
+LOST_SECONDS = 8.0  # from the loss of a device to the exit, at most, even if a thread hangs
 FLUSH_SECONDS = 5  # for the last responses to reach slow clients after the drain
 
 
 def serve(argv: list[str]) -> int:
-    """Serve pictures over HTTP until SIGTERM or Ctrl-C, then finish the requests in flight."""
+    """Serve models over HTTP until SIGTERM or Ctrl-C, then finish the requests in flight."""
     arguments = _parser().parse_args(argv)
     settings = _settings(arguments)
     require_models(settings.models.folder)
@@ -53,7 +53,7 @@ def serve(argv: list[str]) -> int:
 
 
 def refuse_without_keys(settings: Settings) -> None:
-    """Raise UsageError for a server that other machines can reach and that requires no key."""
+    """Raise UsageError if other machines can reach the server, without keys or `open`."""
     security = settings.security
     if security.keys_file is None and not security.open and not is_loopback(settings.host):
         raise UsageError(
@@ -145,7 +145,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="sharpline serve",
-        description="Serve pictures over HTTP.",
+        description="Serve models over HTTP.",
         epilog="All other settings are environment variables, see docs/settings.md.",
     )
     parser.add_argument("--host", help="address to listen on (default: 127.0.0.1)")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 
 from serving.enhance.costs import CostModel
-from serving.errors import AnswerTooLarge, Draining, QueueFull
+from serving.errors import Draining, OutputTooLarge, QueueFull
 from serving.setting_groups import LimitSettings, QueueSettings
 from superres.image.codecs import LONGEST_SIDE, FormatCannotHold, Limits, TooManyBytes
 
@@ -29,7 +29,7 @@ class AdmittedRequest:
         self.client = client
         self.admitted_seconds = admitted_seconds
         self.bytes = 0
-        self.answer_pixels = 0
+        self.output_pixels = 0
         self._work_seconds = 0.0
         self._share_done = 0.0
 
@@ -42,12 +42,12 @@ class AdmittedRequest:
         """Reserve memory for bytes of the body. Raises TooManyBytes or QueueFull."""
         self._admission.reserve_bytes(self, count)
 
-    def reserve_answer(self, width: int, height: int, format: str) -> None:
+    def reserve_output(self, width: int, height: int, format: str) -> None:
         """Reserve memory for an answer of this size and format.
 
-        Raises AnswerTooLarge, FormatCannotHold or QueueFull.
+        Raises OutputTooLarge, FormatCannotHold or QueueFull.
         """
-        self._admission.reserve_answer(self, width, height, format)
+        self._admission.reserve_output(self, width, height, format)
 
     def reserve_work(self, model: str, pixels: int, deadline_seconds: float) -> None:
         """Reserve device time for `pixels` LR pixels of a model, to finish by `deadline_seconds`.
@@ -146,28 +146,28 @@ class Admission:
             )
         admitted.bytes += count
 
-    def reserve_answer(
+    def reserve_output(
         self, admitted: AdmittedRequest, width: int, height: int, format: str
     ) -> None:
-        if width * height > self._limits.max_answer_pixels:
-            raise AnswerTooLarge(
+        if width * height > self._limits.max_output_pixels:
+            raise OutputTooLarge(
                 f"the answer would have {width:,}x{height:,} pixels; at most "
-                f"{self._limits.max_answer_pixels:,} are allowed"
+                f"{self._limits.max_output_pixels:,} are allowed"
             )
         if max(width, height) > LONGEST_SIDE[format]:
             raise FormatCannotHold(
                 f"{format} supports sides up to {LONGEST_SIDE[format]:,} pixels, the answer would "
                 f"have {width:,}x{height:,}; choose png"
             )
-        used_pixels = sum(other.answer_pixels for other in self._admitted if other is not admitted)
+        used_pixels = sum(other.output_pixels for other in self._admitted if other is not admitted)
         # A picture above the limit still runs when it is the only one.
-        if used_pixels and used_pixels + width * height > self._queue.max_answer_pixels:
-            excess = used_pixels + width * height - self._queue.max_answer_pixels
+        if used_pixels and used_pixels + width * height > self._queue.max_output_pixels:
+            excess = used_pixels + width * height - self._queue.max_output_pixels
             raise QueueFull(
                 "the pictures in flight use up the memory for answers",
                 seconds=self._seconds_for(excess),
             )
-        admitted.answer_pixels = width * height
+        admitted.output_pixels = width * height
 
     def predicted_seconds(
         self, admitted: AdmittedRequest, model: str, pixels: int, deadline_seconds: float
@@ -228,16 +228,16 @@ class Admission:
         now_seconds = self._clock()
         busy_seconds = now_seconds - max(self._last_release_seconds, admitted.admitted_seconds)
         self._last_release_seconds = now_seconds
-        if not admitted.answer_pixels or busy_seconds <= 0:
+        if not admitted.output_pixels or busy_seconds <= 0:
             return
-        rate = admitted.answer_pixels / busy_seconds
+        rate = admitted.output_pixels / busy_seconds
         previous = self._pixels_per_second
         self._pixels_per_second = (
             rate if previous is None else RATE_DECAY * previous + (1 - RATE_DECAY) * rate
         )
 
     def _seconds_until_free_slot(self) -> float:
-        pixels = sum(admitted.answer_pixels for admitted in self._admitted)
+        pixels = sum(admitted.output_pixels for admitted in self._admitted)
         return self._seconds_for(pixels / max(1, len(self._admitted)))
 
     def _seconds_for(self, pixels: float) -> float:

@@ -5,7 +5,7 @@ flattens a region completely, for an RMS error of one standard deviation; a stal
 misplaced tile has a larger error. A region's value is therefore its RMS error in excess of its own
 standard deviation, in grey levels of 255, and 0 below.
 
-Each strip is checked before it is encoded, so an inconsistent strip is never sent and no trailer is
+Each strip is checked before it is encoded, so a refused strip is never sent and no trailer is
 needed, which most clients do not read.
 """
 

@@ -77,11 +77,11 @@ class ReceivedPicture:
             keep_metadata=self.options.keep_metadata,
         )
 
-    def output_options(self, scale: int, max_answer_pixels: int) -> OutputOptions:
+    def output_options(self, scale: int, max_output_pixels: int) -> OutputOptions:
         """The output options for a model of this scale."""
         options, shrink = self.options, 1.0
         if options.on_too_large == "shrink":
-            shrink = fitting_shrink(self.width, self.height, scale, self.format, max_answer_pixels)
+            shrink = fitting_shrink(self.width, self.height, scale, self.format, max_output_pixels)
         return OutputOptions(
             format=self.format,
             quality=options.quality,
@@ -130,7 +130,7 @@ async def inspect_upload(
     )
 
 
-async def choose(
+async def select_model(
     services: PictureServices,
     received: ReceivedPicture,
     client: str,
@@ -146,9 +146,9 @@ async def choose(
             model_version=stack.enter_context(models.use(name, options.scale, client))
         )
     scale = min_scale(options, models.champions)
-    output_options = received.output_options(scale, services.settings.limits.max_answer_pixels)
-    admitted.reserve_answer(*answer_size(received, output_options, scale), received.format)
-    with stages("choose"):
+    output_options = received.output_options(scale, services.settings.limits.max_output_pixels)
+    admitted.reserve_output(*output_size(received, output_options, scale), received.format)
+    with stages("select"):
         picture = await services.enhancer.in_worker(received.decoded)
         choice = await services.enhancer.in_worker(
             lambda: select_for_picture(
@@ -187,7 +187,7 @@ def _tiles_overlapped(first: float, last: float, side: int, step: int) -> int:
     return max(1, math.ceil(end / step) - begin // step)
 
 
-def answer_size(
+def output_size(
     received: ReceivedPicture, output_options: OutputOptions, scale: int
 ) -> tuple[int, int]:
     """Width and height of the answer in pixels."""

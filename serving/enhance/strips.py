@@ -13,7 +13,7 @@ import numpy as np
 from serving.batching.tiles import Tile
 from serving.enhance.consistency import ConsistencyResult, check_strip
 from serving.enhance.request import EnhanceRequest
-from serving.errors import Inconsistent
+from serving.errors import InconsistentOutput
 from serving.setting_groups import ConsistencySettings
 from serving.telemetry.drift import ConsistencySample, Observation
 from superres.analysis.degradation_features import measure
@@ -160,7 +160,7 @@ class StripAssembler:
         )
         self.consistency_result = self.consistency_result.combined_with(strip_result)
         if not strip_result.ok and self._settings.action == "refuse":
-            raise Inconsistent(
+            raise InconsistentOutput(
                 f"{strip_result.inconsistent_regions} regions of the answer do not match the "
                 f"input: error up to {strip_result.worst_levels:.0f} grey levels, {limit:g} allowed"
             )

@@ -115,7 +115,7 @@ class Reaper:
         await self._store.delete(expired)
 
     async def remove(self, removed: RemovedJobs) -> None:
-        """Delete the blobs of rows that were removed, and the rows' traces in the log."""
+        """Delete the blobs of removed rows, and empty the write-ahead log."""
         if removed.blobs:
             await self._store.delete(removed.blobs)
         if removed.job_ids or removed.blobs:

@@ -14,6 +14,7 @@ ERASED = ("cancelled", "deleted")
 FINISHED = ("done", "failed", *ERASED)
 
 METADATA = sa.MetaData()
+# A column with a `key` keeps the name that it has in databases of earlier versions.
 JOBS = sa.Table(
     "jobs",
     METADATA,
@@ -26,7 +27,7 @@ JOBS = sa.Table(
     sa.Column("expires_ms", sa.BigInteger, nullable=False),
     sa.Column("finished_ms", sa.BigInteger),
     sa.Column("token", sa.String(32)),
-    sa.Column("heartbeat", sa.Integer, nullable=False, default=0),
+    sa.Column("beat", sa.Integer, key="heartbeat", nullable=False, default=0),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_done", sa.Integer, nullable=False, default=0),
     sa.Column("tiles_total", sa.Integer, nullable=False, default=0),
@@ -36,15 +37,15 @@ JOBS = sa.Table(
     sa.Column("fingerprint", sa.String(64), nullable=False),
     sa.Column("problem", sa.Text),
     sa.Column("receipt", sa.Text),
-    sa.Column("webhook_due_ms", sa.BigInteger),
-    sa.Column("webhook_attempts", sa.Integer, nullable=False, default=0),
+    sa.Column("hook_due_ms", sa.BigInteger, key="webhook_due_ms"),
+    sa.Column("hook_attempts", sa.Integer, key="webhook_attempts", nullable=False, default=0),
     sa.Index("jobs_queue", "state", "rank", "turn", "id"),
     sa.Index("jobs_of_client", "client", "state", "rank", "turn"),
     sa.Index("jobs_expiry", "expires_ms"),
     sa.Index("jobs_key", "client", "idempotency_key", unique=True),
 )
 sa.Index(
-    "jobs_webhooks",
+    "jobs_hooks",
     JOBS.c.webhook_due_ms,
     sqlite_where=JOBS.c.webhook_due_ms.is_not(None),
     postgresql_where=JOBS.c.webhook_due_ms.is_not(None),

@@ -27,7 +27,8 @@ MAX_URL_LENGTH = 2000
 RETRY_SECONDS = (5.0, 30.0, 120.0, 600.0, 1800.0)  # after the first attempt, the second, ...
 GONE = 410  # the receiver wants no further deliveries
 
-# Not public although inside 2000::/3 or global by `ipaddress`: special use or embedded IPv4.
+# The Internet's IPv6 addresses are in 2000::/3. These networks are not public although they are in
+# it or global by `ipaddress`: special use, or an embedded IPv4 address.
 _ROUTED_V6 = ip_network("2000::/3")
 _NOT_PUBLIC = [
     ip_network(network)
@@ -53,7 +54,7 @@ class WebhookFailed(SharplineError):
 def is_public(address: Address) -> bool:
     """Whether an address is public: global, unicast and not reserved."""
     if isinstance(address, IPv6Address):
-        if address not in _ROUTED_V6:  # loopback, IPv4-mapped, NAT64, link-local, private
+        if address not in _ROUTED_V6:  # loopback, mapped, NAT64, link-local, private, multicast
             return False
     elif address.is_multicast or address.is_reserved:
         return False

@@ -8,11 +8,11 @@ from serving.enhance.admission import Admission
 from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer
 from serving.enhance.pictures import (
-    answer_size,
-    choose,
     enhance_request_of,
     headers_of,
     inspect_upload,
+    output_size,
+    select_model,
 )
 from serving.enhance.request import StageObserver, StageTimer
 from serving.enhance.transform import shrunk_side
@@ -63,16 +63,18 @@ class JobPictureWork:
                 accept=job.request["accept"],
                 longest_seconds=self.settings.jobs.picture_seconds,
             )
-            selected = await choose(self, received_picture, job.client, admitted, resources, stages)
+            selected = await select_model(
+                self, received_picture, job.client, admitted, resources, stages
+            )
             model_version = selected.model_version
             output_options = received_picture.output_options(
-                model_version.scale, self.settings.limits.max_answer_pixels
+                model_version.scale, self.settings.limits.max_output_pixels
             )
-            admitted.reserve_answer(
-                *answer_size(received_picture, output_options, model_version.scale),
+            admitted.reserve_output(
+                *output_size(received_picture, output_options, model_version.scale),
                 received_picture.format,
             )
-            self.keys.charge_pixels(job.client, admitted.answer_pixels)
+            self.keys.charge_pixels(job.client, admitted.output_pixels)
             height, width = (
                 shrunk_side(side, output_options.shrink)
                 for side in (received_picture.height, received_picture.width)

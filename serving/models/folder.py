@@ -13,7 +13,7 @@ INDEX_FILE = "index.json"
 STORE = "by-sha"
 UNREGISTERED = "local"  # the version of a bundle without a registry version
 
-Fingerprint = tuple[tuple[str, int, int, int], ...]
+FolderState = tuple[tuple[str, int, int, int], ...]
 
 
 class BrokenFolder(SharplineError):
@@ -79,7 +79,7 @@ def read_folder(folder: Path) -> dict[str, DesiredModel]:
     return desired
 
 
-def fingerprint(folder: Path) -> Fingerprint:
+def folder_state(folder: Path) -> FolderState:
     """A value that changes with the index and the bundles; costs a few stat calls."""
     paths = [folder / INDEX_FILE]
     for bundle in [*_bundles_in(folder), *_bundles_in(folder / STORE)]:

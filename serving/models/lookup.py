@@ -42,7 +42,7 @@ class ServedModels:
 
     @property
     def loaded_once(self) -> bool:
-        """Whether every model of the folder was loaded or refused once."""
+        """Whether the folder has been polled once, and its models loaded or refused."""
         return self._loaded_once.is_set()
 
     def require_ready(self) -> None:

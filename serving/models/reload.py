@@ -14,14 +14,13 @@ from typing import Protocol
 from serving.models.folder import (
     BrokenFolder,
     DesiredModel,
-    Fingerprint,
+    FolderState,
     IndexedBundle,
-    fingerprint,
+    folder_state,
     read_folder,
 )
 from serving.models.loaded import (
     BackendLoader,
-    GoldenMismatch,
     LoadedModel,
     RunOnDevice,
     load_verified,
@@ -68,7 +67,7 @@ class Models(ServedModels):
         self._devices = devices or devices_of(settings.backend, settings.device)
         self._loaded: dict[str, dict[str, LoadedModel]] = {}  # by name and bundle id
         self._previous: dict[str, str] = {}  # bundle id of the previous champion, by name
-        self._fingerprint: Fingerprint | None = None
+        self._fingerprint: FolderState | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="models", daemon=True)
 
@@ -93,7 +92,7 @@ class Models(ServedModels):
         self._loaded_once.set()
 
     def _poll(self) -> None:
-        current = fingerprint(self._settings.folder)
+        current = folder_state(self._settings.folder)
         if current == self._fingerprint:
             return
         self._fingerprint = current
@@ -253,10 +252,10 @@ def _retire(models: Iterable[LoadedModel]) -> None:
 
 def _require_match(bundle: Bundle, name: str, indexed: IndexedBundle) -> None:
     if indexed.bundle_id is not None and bundle.id != indexed.bundle_id:
-        raise GoldenMismatch(
+        raise SharplineError(
             f"{indexed.path} holds bundle {bundle.id[:12]}, not {indexed.bundle_id[:12]}"
         )
     if bundle.info.name != name:
-        raise GoldenMismatch(
+        raise SharplineError(
             f"{indexed.path} holds a model called {bundle.info.name!r}, not {name!r}"
         )

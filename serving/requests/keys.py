@@ -203,8 +203,8 @@ class KeyRing:
         caller = self._callers.get(match[1]) if match else None
         # An unknown id takes as long as a wrong secret, so timing reveals no ids.
         expected = caller.key.sha256 if caller is not None and caller.key is not None else "0" * 64
-        matches = hmac.compare_digest(_digest(credentials), expected)
-        if caller is None or not matches:
+        is_valid = hmac.compare_digest(_digest(credentials), expected)
+        if caller is None or not is_valid:
             raise BadKey("this API key is unknown; it may have been revoked")
         return caller
 
@@ -230,13 +230,13 @@ class KeyRing:
                 log.error("API keys not reloaded: %s", error)
 
     def _load(self, path: Path) -> None:
-        stamp = _stat_of(path)
-        if stamp is None:
+        file_stat = _stat_of(path)
+        if file_stat is None:
             raise BrokenKeys(
                 f"there is no key file {path}; create one with `sharpline keys add NAME`"
             )
         keys = read_keys(path)
-        self._file_stat = stamp
+        self._file_stat = file_stat
         self._callers = {key.id: self._caller_of(key) for key in keys}
 
     def _caller_of(self, key: Key) -> Caller:

@@ -32,7 +32,7 @@ def _quality_of(format: str, accept: str) -> float:
     """The weight of a format in an Accept header; its most specific media range counts."""
     best = (-1, 0.0)
     for part in accept.lower().split(","):
-        media_range, *parameters = [chunk.strip() for chunk in part.split(";")]
+        media_range, *parameters = [each.strip() for each in part.split(";")]
         for specificity, matching in enumerate(("*/*", "image/*", MEDIA_TYPES[format])):
             if media_range == matching:
                 best = max(best, (specificity, _weight(parameters)))

@@ -68,14 +68,14 @@ class LiveWindow:
         for model, observations in self._recent():
             if len(observations) < self._settings.minimum:
                 continue
-            for feature, spread in references.get(model, {}).items():
+            for feature, reference in references.get(model, {}).items():
                 live = [
                     observation.features[feature]
                     for observation in observations
                     if feature in observation.features
                 ]
                 if live:
-                    distances[feature, model] = distance(fmean(live), spread)
+                    distances[feature, model] = distance(fmean(live), reference)
         return distances
 
     def consistency(self) -> dict[str, float]:

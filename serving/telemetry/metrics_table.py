@@ -51,7 +51,7 @@ TABLE = (
         kind="histogram",
         buckets=STAGES,
         labels=("stage",),
-        help="One stage of a picture: read, choose (for auto), decode, network (queueing "
+        help="One stage of a picture: read, select (for auto), decode, network (queueing "
         "included), check, encode",
     ),
     MetricSpec(

@@ -106,7 +106,7 @@ def _models(arguments: argparse.Namespace) -> int:
 
 
 def _key(arguments: argparse.Namespace) -> str | None:
-    """Never from the command line, where every process list would show it."""
+    """The API key; not a command-line argument, which every process list would show."""
     if arguments.key_file is None:
         return os.environ.get(KEY_VARIABLE) or None
     try:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
 from sharpline.client.http import AsyncClient
 from sharpline.client.types import EnhanceOptions, RequestRefused
@@ -32,7 +32,7 @@ class LedgerEntry(BaseModel):
 
     target: str
     source_sha256: str
-    options: dict[str, str]
+    options: dict[str, str] = Field(validation_alias=AliasChoices("options", "wishes"))  # old name
     target_sha256: str
 
 

@@ -32,7 +32,7 @@ DEBIAN = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class CheckResult:
     """The result of one check. The loop runs only if every `needed` check is ok."""
 
     name: str
@@ -50,9 +50,9 @@ class Finding:
         return f"{mark}  {self.name:<16}{self.found}{remedy}"
 
 
-def examine(state: Path) -> list[Finding]:
+def examine(state: Path) -> list[CheckResult]:
     """Run every check for `demo` and `up` on the state folder `state`."""
-    checks: list[Callable[[], Iterator[Finding]]] = [
+    checks: list[Callable[[], Iterator[CheckResult]]] = [
         _python,
         _packages,
         _cores,
@@ -66,9 +66,9 @@ def examine(state: Path) -> list[Finding]:
     return [finding for check in checks for finding in check()]
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[CheckResult]:
     version = sys.version_info[:2]
-    yield Finding(
+    yield CheckResult(
         name="Python",
         needed=True,
         ok=OLDEST <= version <= NEWEST,
@@ -77,13 +77,13 @@ def _python() -> Iterator[Finding]:
     )
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[CheckResult]:
     for package, extra in PACKAGES.items():
         try:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
             version = None
-        yield Finding(
+        yield CheckResult(
             name=package,
             needed=True,
             ok=version is not None,
@@ -92,9 +92,9 @@ def _packages() -> Iterator[Finding]:
         )
 
 
-def _cores() -> Iterator[Finding]:
+def _cores() -> Iterator[CheckResult]:
     cores = len(os.sched_getaffinity(0))
-    yield Finding(
+    yield CheckResult(
         name="cores",
         needed=False,
         ok=cores >= 2,
@@ -103,11 +103,11 @@ def _cores() -> Iterator[Finding]:
     )
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[CheckResult]:
     lines = Path("/proc/meminfo").read_text().splitlines()
     kibibytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
     available = int(kibibytes) * 1024
-    yield Finding(
+    yield CheckResult(
         name="memory",
         needed=True,
         ok=available >= NEEDED_MEMORY_BYTES,
@@ -116,9 +116,9 @@ def _memory() -> Iterator[Finding]:
     )
 
 
-def _disk(state: Path) -> Iterator[Finding]:
+def _disk(state: Path) -> Iterator[CheckResult]:
     free = shutil.disk_usage(_existing(state)).free
-    yield Finding(
+    yield CheckResult(
         name="disk",
         needed=True,
         ok=free >= NEEDED_DISK_BYTES,
@@ -127,14 +127,14 @@ def _disk(state: Path) -> Iterator[Finding]:
     )
 
 
-def _write_access(state: Path) -> Iterator[Finding]:
+def _write_access(state: Path) -> Iterator[CheckResult]:
     folder = _existing(state)
     try:
         with tempfile.TemporaryFile(dir=folder):
             problem = ""
     except OSError as error:
         problem = f": {error.strerror}"
-    yield Finding(
+    yield CheckResult(
         name="write access",
         needed=True,
         ok=not problem,
@@ -143,14 +143,14 @@ def _write_access(state: Path) -> Iterator[Finding]:
     )
 
 
-def _gpu() -> Iterator[Finding]:
+def _gpu() -> Iterator[CheckResult]:
     try:
         import torch
 
         names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     except ImportError:
         names = []
-    yield Finding(
+    yield CheckResult(
         name="GPU",
         needed=False,
         ok=bool(names),
@@ -159,7 +159,7 @@ def _gpu() -> Iterator[Finding]:
     )
 
 
-def _ports() -> Iterator[Finding]:
+def _ports() -> Iterator[CheckResult]:
     ports = {
         "pictures": DEFAULT_PORTS.server,
         "Airflow": DEFAULT_PORTS.airflow,
@@ -167,7 +167,7 @@ def _ports() -> Iterator[Finding]:
     }
     for name, port in ports.items():
         free = port_is_free(port)
-        yield Finding(
+        yield CheckResult(
             name=f"port {port}",
             needed=False,
             ok=free,
@@ -176,11 +176,11 @@ def _ports() -> Iterator[Finding]:
         )
 
 
-def _programs() -> Iterator[Finding]:
+def _programs() -> Iterator[CheckResult]:
     for program, package in DEBIAN.items():
         # Debian names the program prometheus-alertmanager.
         path = shutil.which(program) or shutil.which(f"prometheus-{program}")
-        yield Finding(
+        yield CheckResult(
             name=program,
             needed=False,
             ok=path is not None,

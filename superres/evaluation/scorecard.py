@@ -192,8 +192,8 @@ def _card(
     change = None
     if comparison is not None:
         both = [
-            score_pair(evaluated.pair, mode, protocol).score.psnr
-            for mode in (comparison.tiled, comparison.whole)
+            score_pair(evaluated.pair, output, protocol).score.psnr
+            for output in (comparison.tiled, comparison.whole)
         ]
         change = _gain(*both)
     return PictureCard(

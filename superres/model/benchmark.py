@@ -44,14 +44,14 @@ def benchmark_bundle(
             say(f"bench: {bundle.info.name} on {name} {precision} left out: {error}")
             continue
         seconds = median_seconds(Upscaler(bundle, backend), picture, runs)
-        answer_megapixels = picture.pixels * bundle.info.scale**2 / 1e6
+        output_megapixels = picture.pixels * bundle.info.scale**2 / 1e6
         yield BenchmarkResult(
             model=bundle.info.name,
             backend=name,
             precision=precision,
             device=backend.device,
             seconds=round(seconds, 4),
-            megapixels_per_second=round(answer_megapixels / seconds, 3),
+            megapixels_per_second=round(output_megapixels / seconds, 3),
         )
         backend.close()
 

@@ -30,7 +30,7 @@ def weights_folder(folder: Path | None = None) -> Path | None:
 
 
 def _needs_folder(name: str, load: Callable[[Path], Metric]) -> Callable[[Path | None], Metric]:
-    """A loader for metrics whose weights may not be redistributed."""
+    """A loader for metrics whose weights do not ship with the project."""
 
     def loader(weights: Path | None) -> Metric:
         if weights is None:

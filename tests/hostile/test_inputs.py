@@ -212,7 +212,7 @@ REFUSED = {
     "answer over the limit": (
         lambda: saved(Image.new("RGB", (600, 600)), "PNG"),
         422,
-        "answer-too-large",
+        "output-too-large",
     ),
     "body over the limit": (lambda: b"\0" * 4_000_001, 413, "too-many-bytes"),
 }

@@ -1,4 +1,4 @@
-"""Promotion and rollback on a real registry: both need evidence for exactly the served bytes."""
+"""Promotion and rollback on a real registry: promotion needs evidence for exactly its bytes."""
 
 import json
 import shutil

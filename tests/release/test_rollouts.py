@@ -110,13 +110,13 @@ def test_the_share_of_a_new_canary_is_never_visible_with_the_old_one(
     third = registry.register(tiny_bundle(name=name, error_levels=1))
     registry.set_canary(name, third, 1)
     seen = []
-    client = registry._client
+    real_client = registry._client
 
     class RecordingClient:
         """MLflow's client; records what a follower would read after each change."""
 
         def __getattr__(self, attribute):
-            method = getattr(client, attribute)
+            method = getattr(real_client, attribute)
             if "registered_model_tag" not in attribute:
                 return method
 

@@ -10,11 +10,11 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 from serving.enhance.admission import AdmittedRequest
 from serving.enhance.pictures import (
     ReceivedPicture,
-    answer_size,
-    choose,
     enhance_request_of,
     headers_of,
     inspect_upload,
+    output_size,
+    select_model,
     work_pixels,
 )
 from serving.enhance.request import StageTimer
@@ -73,17 +73,17 @@ async def enhance(
     with ExitStack() as resources:
         admitted = resources.enter_context(services.admission.admit(client))
         picture = await _receive(request, options, admitted, stages)
-        selected = await choose(services, picture, client, admitted, resources, stages)
+        selected = await select_model(services, picture, client, admitted, resources, stages)
         request.state.model = selected.model_version.name
         output_options = picture.output_options(
-            selected.model_version.scale, services.settings.limits.max_answer_pixels
+            selected.model_version.scale, services.settings.limits.max_output_pixels
         )
-        admitted.reserve_answer(
-            *answer_size(picture, output_options, selected.model_version.scale), picture.format
+        admitted.reserve_output(
+            *output_size(picture, output_options, selected.model_version.scale), picture.format
         )
         pixels = work_pixels(picture, output_options, selected.model_version)
         admitted.reserve_work(selected.model_version.name, pixels, picture.deadline_seconds)
-        caller_of(request).charge_pixels(admitted.answer_pixels)
+        caller_of(request).charge_pixels(admitted.output_pixels)
         enhance_request = enhance_request_of(
             picture, selected, output_options, client=client, progress=admitted.work_done
         )

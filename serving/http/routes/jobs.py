@@ -258,7 +258,7 @@ async def show(
     },
 )
 async def events(request: Request, job_id: JOB_ID) -> ClosingResponse:
-    """Ends when the job is finished or the server shuts down; reconnect in that case."""
+    """Ends when the job is finished, or when the server shuts down: reconnect then."""
     jobs = services_of(request).jobs
     job = await jobs.find(job_id, owner_of(request))
     return ClosingResponse(

@@ -39,7 +39,7 @@ class ModelCard(BaseModel):
     seconds_per_megapixel: float | None = Field(
         description="per input megapixel, measured on one idle device; null until it has run"
     )
-    answer_pixels_per_pixel: int = Field(description="output pixels per input pixel")
+    output_pixels_per_input_pixel: int = Field(description="output pixels per input pixel")
 
 
 class ModelList(BaseModel):
@@ -83,7 +83,7 @@ def _card(model_version: ModelVersion, default: bool, costs: CostModel) -> Model
         "device": backend.device,
         "precision": backend.precision,
         "seconds_per_megapixel": _seconds_per_megapixel(model_version, costs),
-        "answer_pixels_per_pixel": info.scale**2,
+        "output_pixels_per_input_pixel": info.scale**2,
     }
     return ModelCard(**given)
 

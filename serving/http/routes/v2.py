@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from serving.enhance.pictures import (
     ReceivedPicture,
     SelectedModel,
-    answer_size,
     enhance_request_of,
+    output_size,
     work_pixels,
 )
 from serving.enhance.request import StageTimer, consistency_header
@@ -188,16 +188,16 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
         request.state.model = model_version.name
         received = _received(request, inference, model)
         output_options = received.output_options(
-            model_version.scale, services.settings.limits.max_answer_pixels
+            model_version.scale, services.settings.limits.max_output_pixels
         )
-        width, height = answer_size(received, output_options, model_version.scale)
-        admitted.reserve_answer(width, height, RAW)
+        width, height = output_size(received, output_options, model_version.scale)
+        admitted.reserve_output(width, height, RAW)
         admitted.reserve_work(
             model_version.name,
             work_pixels(received, output_options, model_version),
             received.deadline_seconds,
         )
-        caller_of(request).charge_pixels(admitted.answer_pixels)
+        caller_of(request).charge_pixels(admitted.output_pixels)
         selected = SelectedModel(model_version=model_version, picture=inference.picture)
         enhance_request = enhance_request_of(
             received, selected, output_options, client=client, progress=admitted.work_done

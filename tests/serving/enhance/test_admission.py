@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from serving.enhance.admission import Admission
 from serving.enhance.costs import CostModel
-from serving.errors import AnswerTooLarge, Draining, QueueFull
+from serving.errors import Draining, OutputTooLarge, QueueFull
 from serving.setting_groups import LimitSettings, QueueSettings
 from superres.image.codecs import FormatCannotHold, TooManyBytes
 
@@ -27,8 +27,8 @@ def clock():
 @pytest.fixture
 def admission(clock):
     return Admission(
-        LimitSettings(max_bytes=100, max_answer_pixels=10**9),
-        QueueSettings(max_pictures=3, max_bytes=150, max_answer_pixels=1000),
+        LimitSettings(max_bytes=100, max_output_pixels=10**9),
+        QueueSettings(max_pictures=3, max_bytes=150, max_output_pixels=1000),
         CostModel(),
         clock=clock,
     )
@@ -83,40 +83,40 @@ def test_total_bytes_are_limited_except_for_a_single_request(admission):
 
 def test_total_answer_pixels_are_limited_except_for_a_single_picture(admission):
     with admission.admit() as huge:
-        huge.reserve_answer(100, 100, "png")
+        huge.reserve_output(100, 100, "png")
         with admission.admit() as second, pytest.raises(QueueFull, match="answers"):
-            second.reserve_answer(10, 10, "png")
+            second.reserve_output(10, 10, "png")
     with admission.admit() as first, admission.admit() as second:
-        first.reserve_answer(20, 20, "png")
-        second.reserve_answer(20, 30, "png")
+        first.reserve_output(20, 20, "png")
+        second.reserve_output(20, 30, "png")
 
 
 def test_answer_over_its_own_limit_is_refused(admission):
-    with admission.admit() as admitted, pytest.raises(AnswerTooLarge, match="40,000x30,000"):
-        admitted.reserve_answer(40_000, 30_000, "png")
+    with admission.admit() as admitted, pytest.raises(OutputTooLarge, match="40,000x30,000"):
+        admitted.reserve_output(40_000, 30_000, "png")
 
 
 @pytest.mark.parametrize(("format", "longest"), [("webp", 16_383), ("jpeg", 65_500)])
 def test_answer_that_the_format_cannot_hold_is_refused_before_the_work(admission, format, longest):
     with admission.admit() as admitted:
-        admitted.reserve_answer(longest, 1, format)
+        admitted.reserve_output(longest, 1, format)
         with pytest.raises(FormatCannotHold, match="choose png"):
-            admitted.reserve_answer(1, longest + 1, format)
+            admitted.reserve_output(1, longest + 1, format)
 
 
 def test_retry_after_follows_the_measured_rate(admission, clock):
     with admission.admit() as admitted:
-        admitted.reserve_answer(10, 50, "png")
+        admitted.reserve_output(10, 50, "png")
         clock.seconds += 10  # 50 pixels a second
     with admission.admit() as first, admission.admit() as second:
-        first.reserve_answer(10, 40, "png")
-        second.reserve_answer(10, 60, "png")
+        first.reserve_output(10, 40, "png")
+        second.reserve_output(10, 60, "png")
         with admission.admit() as third:
             with pytest.raises(QueueFull) as refusal, admission.admit():
                 pass
             assert refusal.value.seconds == pytest.approx(1000 / 3 / 50)
             with pytest.raises(QueueFull) as refusal:
-                third.reserve_answer(20, 10, "png")
+                third.reserve_output(20, 10, "png")
             assert refusal.value.headers() == {"Retry-After": "4"}
 
 

@@ -158,7 +158,7 @@ def test_wrong_answer_is_refused_and_counted(wrong_output_server):
     assert good.headers["Sharpline-Consistency"] == "ok; worst-levels=0.0; regions=0"
     refused = post(server, flat(200))
     assert refused.status_code == 500
-    assert refused.json()["type"] == "/problems/inconsistent-answer"
+    assert refused.json()["type"] == "/problems/inconsistent-output"
     assert inconsistent_regions(server) >= 1
 
 
@@ -169,7 +169,7 @@ def test_wrong_strip_after_the_first_aborts_the_response(wrong_output_server):
         post(server, tall(200))
     value = server.services.metrics.registry.get_sample_value
     server.wait_for(
-        lambda: value("sharpline_responses_aborted_total", {"reason": "inconsistent-answer"}) == 1
+        lambda: value("sharpline_responses_aborted_total", {"reason": "inconsistent-output"}) == 1
     )
 
 

@@ -43,7 +43,7 @@ def api(module_picture_server, tiny_bundle, tmp_path_factory):
     server = module_picture_server(
         folder / "models",
         security={"keys_file": folder / "keys.json"},
-        limits={"max_pixels": 10_000, "max_answer_pixels": 100_000},
+        limits={"max_pixels": 10_000, "max_output_pixels": 100_000},
     )
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     schema.config.update(headers={"Authorization": f"Bearer {key}"})

@@ -49,7 +49,7 @@ def test_full_queue_responds_429_with_retry_after_and_recovers(held_server, nois
 
 
 def test_request_over_the_output_pixel_budget_is_refused(held_server, noise_png):
-    server, backend = held_server(queue={"max_answer_pixels": 40 * 40 * 4})
+    server, backend = held_server(queue={"max_output_pixels": 40 * 40 * 4})
     with ThreadPoolExecutor(1) as clients:
         waiting = clients.submit(ask, server, noise_png(40, 40))
         server.wait_for(backend.held.is_set)

@@ -312,5 +312,11 @@ def test_missing_columns_are_added_to_an_earlier_version(table):
     assert table.orphan_blobs(["half"]) == []
 
 
+def test_columns_keep_the_names_of_earlier_versions():
+    names = {column.name for column in JOBS.columns}
+    assert {"beat", "hook_due_ms", "hook_attempts"} <= names
+    assert {"heartbeat", "webhook_due_ms", "webhook_attempts"}.isdisjoint(names)
+
+
 def test_lease_names_job_and_token():
     assert Lease("a", "b") != Lease("a", "c")

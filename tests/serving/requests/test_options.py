@@ -33,7 +33,7 @@ def small_server(module_picture_server, tiny_bundle, tmp_path_factory):
     """A server with scale 2 and at most 10,000 output pixels."""
     folder = tmp_path_factory.mktemp("small")
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
-    return module_picture_server(folder, limits={"max_answer_pixels": 10_000})
+    return module_picture_server(folder, limits={"max_output_pixels": 10_000})
 
 
 @pytest.mark.parametrize("text", ["10,8,40,30", "10,8 60,20 30,70"])
@@ -105,7 +105,7 @@ def test_invalid_region_is_refused(server, noise_png, text):
 
 def test_too_large_output_is_refused_or_its_input_shrunk(small_server, noise_png):
     data = noise_png(100, 80)
-    assert problem(enhance(small_server, data)) == (422, "answer-too-large")
+    assert problem(enhance(small_server, data)) == (422, "output-too-large")
     answer = enhance(small_server, data, on_too_large="shrink")
     assert answer.status_code == 200
     shrunk = float(answer.headers["Sharpline-Shrunk"])
@@ -162,7 +162,7 @@ def test_auto_selects_a_model_and_gives_the_reason(server, noise_png):
     assert answer.status_code == 200
     assert answer.headers["Sharpline-Model"] in ("compact_x2", "compact_x4")
     assert answer.headers["Sharpline-Model"] in answer.headers["Sharpline-Reason"]
-    assert "choose" in answer.headers["Server-Timing"]
+    assert "select" in answer.headers["Server-Timing"]
     by_scale = enhance(server, noise_png(40, 40), model="auto", scale=2)
     assert by_scale.headers["Sharpline-Model"] == "compact_x2"
     assert "Sharpline-Reason" not in enhance(server, noise_png(8, 8)).headers
@@ -242,4 +242,4 @@ def test_models_list_the_cost_per_megapixel(server, noise_png):
     enhance(server, noise_png(20, 20), model="compact_x2")
     cards = {card["name"]: card for card in server.client.get("/v1/models").json()["models"]}
     assert cards["compact_x2"]["seconds_per_megapixel"] > 0
-    assert cards["compact_x4"]["answer_pixels_per_pixel"] == 16
+    assert cards["compact_x4"]["output_pixels_per_input_pixel"] == 16

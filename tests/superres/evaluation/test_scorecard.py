@@ -195,7 +195,9 @@ def test_the_report_is_self_contained(scored, tmp_path: Path) -> None:
     assert "p<0>" not in text
     assert "no weights" in text
     worst = min(card.pictures, key=lambda picture: picture.psnr_gain).name
-    assert text.index("Worst") < text.index(worst.replace("<", "&lt;").replace(">", "&gt;"))
+    assert text.index("Worst pictures") < text.index(
+        worst.replace("<", "&lt;").replace(">", "&gt;")
+    )
 
 
 def test_a_shrunk_map_keeps_its_maximum() -> None:

@@ -26,9 +26,9 @@ def test_a_bundle_is_benchmarked_on_every_backend(
     assert configurations == list(benchmark_module.CONFIGURATIONS)
     for one in result["speeds"]:
         assert one["model"] == bundle.info.name
-        answer_megapixels = 32 * 24 * bundle.info.scale**2 / 1e6
+        output_megapixels = 32 * 24 * bundle.info.scale**2 / 1e6
         assert one["megapixels_per_second"] == pytest.approx(
-            answer_megapixels / one["seconds"], rel=0.5
+            output_megapixels / one["seconds"], rel=0.5
         )
 
 

@@ -1,6 +1,6 @@
 """MS-SSIM, NIQE, LPIPS and DISTS equal their references, and are refused if unavailable.
 
-The weights of LPIPS and DISTS may not be redistributed, so seeded weights are used and compared
+The weights of LPIPS and DISTS do not ship with the project, so seeded ones are used and compared
 with the papers' formulas, written with torch's functions.
 """
 

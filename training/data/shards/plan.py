@@ -21,7 +21,7 @@ from superres.dataset.manifest import INFO_NAME, LeftOut
 from superres.degrade import parse
 from superres.image.codecs import Limits, PictureError, inspect
 from superres.image.passport import earlier_passport
-from training.data.sources.resolve import PROVIDED, Box, SourcePicture
+from training.data.sources.resolve import PROVIDED, CropBox, SourcePicture
 
 # Increased whenever the same pictures and recipe would give other pairs, so that the id changes.
 BUILD_VERSION = 4
@@ -55,7 +55,7 @@ class PlannedPicture(BaseModel):
     source: str
     licence: str
     author: str
-    box: Box | None
+    box: CropBox | None
     seeds: list[int]
     lr_path: str = ""
     lr_sha256: str = ""

@@ -7,7 +7,7 @@ UNSTATED = "unstated"  # the author of own pictures: only their licence is state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class CropBox:
     """The part of a picture that is used, in pixels."""
 
     left: int
@@ -31,6 +31,6 @@ class SourcePicture:
     source: str
     licence: str
     author: str
-    box: Box | None = None
+    box: CropBox | None = None
     lr_path: Path | None = None
     unread: str = ""

@@ -16,7 +16,7 @@ from training.data.sources.catalogue import read_catalogue
 from training.data.sources.entries import HR
 from training.data.sources.own import add_command, added_at
 from training.data.sources.paired_lr import with_paired_lr
-from training.data.sources.picture import UNSTATED, Box, SourcePicture
+from training.data.sources.picture import UNSTATED, CropBox, SourcePicture
 from training.data.sources.records import (
     AddedSource,
     FetchedSource,
@@ -28,7 +28,7 @@ from training.data.sources.sample import SAMPLE, sample_pictures
 from training.data.sources.unread import unread_in
 
 __all__ = [
-    "Box",
+    "CropBox",
     "SourcePicture",
     "benchmark_pictures",
     "find_pictures",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from superres.common.errors import MissingExtra, SharplineError
 from superres.common.files import sha256_file
-from training.data.sources.picture import Box, SourcePicture
+from training.data.sources.picture import CropBox, SourcePicture
 
 SAMPLE = "sample"
 
@@ -24,7 +24,7 @@ class SampleEntry:
     split: str
     licence: str
     author: str
-    box: Box | None = None
+    box: CropBox | None = None
 
 
 _PUBLIC_NASA = "public domain (NASA; as stated by scikit-image)"
@@ -60,7 +60,7 @@ SAMPLE_ENTRIES = (
         split="train",
         licence="CC0-1.0",
         author="Mikael Häggström",
-        box=Box(left=120, top=440, width=640, height=520),
+        box=CropBox(left=120, top=440, width=640, height=520),
         sha256="38a07f36f27f095e818aea7b96d34202c05176d30253c66733f2e00379e9e0e6",
     ),
     SampleEntry(
