@@ -41,7 +41,7 @@ else
 		--fail-under 90 || { echo "test: fewer than 90 % of the lines were run"; exit 1; }
 endif
 
-soak: setup ## run the tests with all Hypothesis examples: hours, not minutes
+soak: setup ## run the tests with their full counts of kills and examples: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
 
 repeat: ## run the tests repeatedly: RUNS=10, LOADED=3 of them under load on every core

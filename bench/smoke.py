@@ -50,8 +50,8 @@ def main() -> None:
         show("|---|---|---|---|---|")
         for name in arguments.recipes:
             whole, phases = _measured(name, datasets[load_recipe(name).scale])
-            figures = " | ".join(f"{value:.1f}" for value in (whole, *phases.values()))
-            show(f"| {name} | {figures} |")
+            cells = " | ".join(f"{value:.1f}" for value in (whole, *phases.values()))
+            show(f"| {name} | {cells} |")
 
 
 def _measured(recipe: str, dataset: Path) -> tuple[float, dict[str, float]]:

@@ -206,11 +206,11 @@ def _basicsr(recipe: Recipe, stage: Stage, dataset: Path, root: Path) -> Callabl
         for step in range(1, stage.steps + 1):
             began, busy = time.perf_counter(), time.process_time()
             batch = prefetcher.next()
-            host_batch = time.perf_counter()
+            loaded = time.perf_counter()
             model.feed_data(batch)
             model.optimize_parameters(step)
             if step > WARM_UP_STEPS:
-                waits.append(host_batch - began)
+                waits.append(loaded - began)
                 steps.append(time.perf_counter() - began)
                 cpu += time.process_time() - busy
         return Step(

@@ -55,13 +55,13 @@ class QueueSettings(Section):
         description="maximum pictures in flight of one client (its key, or else its address)",
     )
     max_wait_seconds: Seconds = Field(
-        default=3.0, description="predicted queueing time up to which every picture is admitted"
+        default=3.0, description="predicted queueing time that any picture may have"
     )
     max_stretch: float = Field(
         default=8.0,
         ge=1,
-        description="predicted latency up to which a picture that waits longer is admitted, as a "
-        "multiple of its latency on an idle server",
+        description="predicted latency that any picture may have, as a multiple of its latency on "
+        "an idle server; the larger of both limits applies",
     )
     max_bytes: Count = Field(
         default=256 * 1024 * 1024, description="maximum bytes of request bodies in memory"

@@ -389,9 +389,10 @@ class Mirror:
     """A web server with archives of pictures, like a publisher's server or a company's mirror.
 
     `files` holds the files by name, `behaviours` the behaviour for a file by name: ignores-range,
-    cuts (breaks off at half and ignores Range), cuts-first (but resumes by Range), cuts-once,
-    changes (another file after the first response), lies (resumes at another offset), wrong (other
-    bytes), page, page-as-archive, stalls (at half), redirects, busy-once, or a status as "404".
+    cuts (closes the connection at half and ignores Range), cuts-first (but resumes by Range),
+    cuts-once, changes (another file after the first response), lies (resumes at another offset),
+    wrong (other bytes), page, page-as-archive, stalls (at half), redirects, busy-once, or a status
+    as "404".
     `requests` holds each request's name and Range header.
     """
 

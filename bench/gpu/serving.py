@@ -35,12 +35,12 @@ def main() -> None:
     if not torch.cuda.is_available():
         raise SharplineError("no CUDA device is visible here")
     bundles = [load_bundle(path.parent) for path in sorted(arguments.models.glob("*/bundle.json"))]
-    figures = []
+    rows = []
     for bundle in bundles:
-        for figure in measured(bundle):
-            say(str(figure))
-            figures.append(figure)
-    emit({"device": torch.cuda.get_device_name(), "batch": BATCH, "figures": figures})
+        for row in measured(bundle):
+            say(str(row))
+            rows.append(row)
+    emit({"device": torch.cuda.get_device_name(), "batch": BATCH, "figures": rows})
 
 
 def measured(bundle: Bundle) -> Iterator[dict[str, object]]:

@@ -91,7 +91,7 @@ class Enhancer:
     async def enhance(self, enhance_request: EnhanceRequest, stages: StageTimer) -> EnhanceResult:
         """Enhance a picture; returns once the first chunk of the answer is ready.
 
-        Raises PictureError, DeadlinePassed, Inconsistent, or the scheduler's error.
+        Raises PictureError, DeadlinePassed, InconsistentOutput, or the scheduler's error.
         """
         deadline = Deadline(enhance_request.deadline_seconds)
         picture = await deadline.run(self._decoded(enhance_request, stages))

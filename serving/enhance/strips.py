@@ -102,8 +102,8 @@ class StripAssembler:
     def add(self, results: Iterable[tuple[int, Tile]], *, keep_pairs: bool = False) -> bytes:
         """Add results; returns the bytes of the file that are complete now.
 
-        `keep_pairs` keeps a few tiles for a shadow. Raises Inconsistent for a strip that fails the
-        check.
+        `keep_pairs` keeps a few tiles for a shadow. Raises InconsistentOutput for a strip that
+        fails the check.
         """
         for index, result_hwc in results:
             core_hwc = core_of(result_hwc, self.plan, index)

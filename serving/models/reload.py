@@ -67,7 +67,7 @@ class Models(ServedModels):
         self._devices = devices or devices_of(settings.backend, settings.device)
         self._loaded: dict[str, dict[str, LoadedModel]] = {}  # by name and bundle id
         self._previous: dict[str, str] = {}  # bundle id of the previous champion, by name
-        self._fingerprint: FolderState | None = None
+        self._folder_state: FolderState | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="models", daemon=True)
 
@@ -93,9 +93,9 @@ class Models(ServedModels):
 
     def _poll(self) -> None:
         current = folder_state(self._settings.folder)
-        if current == self._fingerprint:
+        if current == self._folder_state:
             return
-        self._fingerprint = current
+        self._folder_state = current
         try:
             desired = read_folder(self._settings.folder)
         except BrokenFolder as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sharpline.client.http import AsyncClient
 from sharpline.client.types import EnhanceOptions, RequestRefused
@@ -26,13 +26,13 @@ FATAL = frozenset({401, 403})  # these would fail for every picture
 
 
 class LedgerEntry(BaseModel):
-    """One output: the file's name, its input and options, and its hash."""
+    """One output: file name, input and options, and its hash."""
 
     model_config = ConfigDict(frozen=True)
 
     target: str
     source_sha256: str
-    options: dict[str, str] = Field(validation_alias=AliasChoices("options", "wishes"))  # old name
+    options: dict[str, str]
     target_sha256: str
 
 

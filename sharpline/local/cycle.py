@@ -22,7 +22,7 @@ class LoopFailed(SharplineError):
 
 
 def run_cycle(api: AirflowApi, stack: Stack, log: Log) -> tuple[LoopProgress, Outcome]:
-    """Trigger `build_pairs` and follow until every candidate is decided.
+    """Trigger `build_pairs` as a manual run and follow until every candidate is decided.
 
     Unfinished runs of an interrupted cycle are marked as failed first: Airflow would resume them,
     and each DAG has one run at a time. Raises LoopFailed where a step failed before any candidate

@@ -75,7 +75,7 @@ def enhance(server_url: str, model: str, pair: Pair, protocol: Protocol) -> Serv
 
 
 def write_comparison(path: Path, pair: Pair, scale: int, served: ServedPicture) -> None:
-    """Write a PNG of four labelled panels, cropped to the most detailed square of the truth."""
+    """Write a PNG of four labelled panels of the most detailed square of the true picture."""
     size = min(PANEL, pair.hr.height, pair.hr.width)
     top, left = most_detailed_square(pair.hr.rgb_hwc, size)
     nearest = pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)

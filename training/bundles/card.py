@@ -5,11 +5,13 @@ from superres.model.bundle import BundleInfo, BundleScore, Dataset
 
 NOT_STATED = "not stated"
 
-INVENTS = (
+ADVERSARIAL_WARNING = (
     "It was trained against a discriminator, so it invents plausible texture that was never in the "
     "picture: never use it for identification, measurement or evidence."
 )
-KEEPS = "Its details are estimates, not facts: do not use it for identification or measurement."
+DETAIL_WARNING = (
+    "Its details are estimates, not facts: do not use it for identification or measurement."
+)
 
 
 def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
@@ -19,7 +21,7 @@ def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
         f"# {info.name}\n\n{summary}",
         _training(info, data) if data else _imported(info),
         _learned_from(info),
-        _figures(info),
+        _scores(info),
         _limits(info),
         _licence(info),
     ]
@@ -40,8 +42,8 @@ def _training(info: BundleInfo, data: DatasetInfo) -> str:
 
 def _imported(info: BundleInfo) -> str:
     return (
-        f"## Origin\n\nNot trained by Sharpline: {info.training.start}. Its authors describe how "
-        "it was trained; Sharpline measured the halo and bounds below."
+        f"## Origin\n\nNot trained by Sharpline: {info.training.start}. How it was trained is "
+        "not recorded here; Sharpline measured the halo and bounds below."
     )
 
 
@@ -63,15 +65,15 @@ def _datasets(info: BundleInfo, entries: list[Dataset]) -> str:
     return f", {'dataset' if len(ids) == 1 else 'datasets'} {', '.join(ids)}"
 
 
-def _figures(info: BundleInfo) -> str:
+def _scores(info: BundleInfo) -> str:
     if not info.scores:
-        return "## Figures\n\nNone was measured when this bundle was made."
+        return "## Scores\n\nNone was measured when this bundle was made."
     plain = "bicubic" if info.scale > 1 else "input"
     header = f"| pictures | PSNR | SSIM | {plain} PSNR | {plain} SSIM |\n|---|---|---|---|---|"
-    return "## Figures\n\n" + "\n".join([header, *map(_figures_row, info.scores)])
+    return "## Scores\n\n" + "\n".join([header, *map(_score_row, info.scores)])
 
 
-def _figures_row(score: BundleScore) -> str:
+def _score_row(score: BundleScore) -> str:
     protocol = score.protocol
     return (
         f"| {protocol['dataset']}, {protocol['channel']} channel, border {protocol['border']}, "
@@ -90,7 +92,7 @@ def _limits(info: BundleInfo) -> str:
         f"{info.bounds.seam_levels:.2f} grey levels of the whole picture; {precision} for "
         f"99.9% of the values{_measured_on(info)}. {_trained_for(info)}: other degradations "
         "(noise, blur, other compression) are likely to be kept or amplified. "
-        + (INVENTS if info.training.is_adversarial else KEEPS)
+        + (ADVERSARIAL_WARNING if info.training.is_adversarial else DETAIL_WARNING)
     )
 
 
@@ -103,7 +105,7 @@ def _measured_on(info: BundleInfo) -> str:
 
 def _trained_for(info: BundleInfo) -> str:
     if info.training.degradation == NOT_STATED:
-        return "Its authors did not state which degradations it was trained for"
+        return "Its import did not state which degradations it was trained for"
     return f"Trained for pictures degraded by `{info.training.degradation}`"
 
 

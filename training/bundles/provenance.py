@@ -17,7 +17,8 @@ class InitialWeights:
     """Initial weights, their network, and the lineage that the trained model inherits.
 
     `id` identifies the exact bytes; `bundle_id` is None for weights from a file. `licences` are
-    the licences of the whole lineage, `weights_licence` is that of the weights.
+    the licences of the whole lineage, `weights_licence` is that of the weights (None: not
+    stated).
     """
 
     name: str

@@ -41,7 +41,7 @@ from training.bundles.licence import commercial_use
 from training.bundles.provenance import InitialWeights, Provenance, TrainingCost
 
 OWN_LICENCE = "Apache-2.0, within what the training pictures' licences allow"
-DRAFT_LEAST_HALO = 16
+DRAFT_MIN_HALO = 16
 PROBE_SIDE, PROBES = 64, 3
 # A smoke only shows that a recipe runs: one picture, higher than a tile's core and no wider, so
 # that two tiles share one seam. Probes dominate the time to publish a deep network.
@@ -87,7 +87,7 @@ def draft_info(
     """The bundle.json of a draft, before measurements: a default halo and no bounds."""
     network = facts(arch.name, arch.parameters)
     halo = next(
-        (halo for halo in halo_candidates(network) if halo >= DRAFT_LEAST_HALO),
+        (halo for halo in halo_candidates(network) if halo >= DRAFT_MIN_HALO),
         halo_candidates(network)[-1],
     )
     return BundleInfo(

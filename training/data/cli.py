@@ -8,7 +8,7 @@ from typing import NamedTuple
 from superres.common.console import emit, print_result, say, show
 from superres.common.environment import state_folder
 from superres.common.errors import UsageError
-from training.data import pair_commands as pair_commands
+from training.data import pair_commands
 
 
 class Subcommand(NamedTuple):

@@ -82,7 +82,7 @@ class BatchBuilder:
 
 
 class Prefetcher:
-    """A context manager with a thread that keeps PREFETCHED_BATCHES batches ready.
+    """A context manager with a thread that keeps up to PREFETCHED_BATCHES batches ready.
 
     One thread: drawing crops holds the GIL, so two would be no faster.
     """

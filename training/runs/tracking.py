@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from superres.common.console import say
 from training.runs.spool import Spool
 
-MAX_RETRY_SECONDS = 30.0
+MAX_PAUSE_SECONDS = 30.0
 CLOSE_WAIT_SECONDS = 20.0
-CLOSE_TRIES, CLOSE_RETRY_SECONDS = 3, 1.0
+CLOSE_TRIES, CLOSE_PAUSE_SECONDS = 3, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +165,10 @@ class Tracker:
                     )
                 warned, close_tries = True, close_tries + closing
                 if closing:
-                    time.sleep(CLOSE_RETRY_SECONDS)
+                    time.sleep(CLOSE_PAUSE_SECONDS)
                 else:
                     self._closing.wait(pause_seconds)
-                pause_seconds = min(2 * pause_seconds, MAX_RETRY_SECONDS)
+                pause_seconds = min(2 * pause_seconds, MAX_PAUSE_SECONDS)
                 self._wake.set()
                 continue
             pause_seconds = 1.0

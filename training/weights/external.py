@@ -20,7 +20,7 @@ from superres.model.bundle import Arch
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 MAX_BYTES = 4 * 1024**3
 TIMEOUT_SECONDS = 600.0
-# The environment of the reading process: no secrets.
+# The environment of the reading process: where Python is and its threads, no secrets.
 PASSED_VARIABLES = (
     "PATH",
     "PYTHONPATH",

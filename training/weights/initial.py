@@ -89,7 +89,7 @@ def check_same_network(
             f"{arch_name!r}; start from weights of the same network"
         )
     different = differences(initial.arch, parameters)
-    if conflicting := [spec for key, spec in different.items() if key not in SCALE_PARAMETERS]:
+    if conflicting := [text for key, text in different.items() if key not in SCALE_PARAMETERS]:
         raise UsageError(
             f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(conflicting)
         )

@@ -81,7 +81,7 @@ def test_total_bytes_are_limited_except_for_a_single_request(admission):
         third.reserve_bytes(100)
 
 
-def test_total_answer_pixels_are_limited_except_for_a_single_picture(admission):
+def test_total_output_pixels_are_limited_except_for_a_single_picture(admission):
     with admission.admit() as huge:
         huge.reserve_output(100, 100, "png")
         with admission.admit() as second, pytest.raises(QueueFull, match="answers"):

@@ -12,7 +12,7 @@ from serving.errors import (
     UploadMismatch,
 )
 from serving.jobs.queries import MAX_QUEUE_POSITION
-from serving.jobs.rows import Input, Lease, NewJob, SteadyClock, Upload
+from serving.jobs.rows import JOBS, Input, Lease, NewJob, SteadyClock, Upload
 from serving.jobs.table import JobTable
 
 HOUR_MS = 3_600_000

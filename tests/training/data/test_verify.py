@@ -123,7 +123,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "unread": (lambda d, rows: (d / "content.json").write_text("{"), "cannot be read"),
     "parameters": (lambda d, rows: set_row(d, rows, 0, parameters="{}"), "its parameters"),
     "no mask": (lambda d, rows: set_row(d, rows, 0, mask_path=""), "its mask is missing"),
-    "leak": (leak, "must not be in this set: the same picture as 0 (validation)"),
+    "leak": (leak, "must not be in this dataset: the same picture as 0 (validation)"),
     "licence": (forget_licence, "has no licence"),
 }
 

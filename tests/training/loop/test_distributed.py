@@ -25,16 +25,16 @@ from pathlib import Path
 from training.cli import train
 from training.loop.step import TrainStep
 
-done, step, flag = TrainStep.__call__, [], Path(sys.argv.pop(1))
+original, step, flag = TrainStep.__call__, [], Path(sys.argv.pop(1))
 
-def mortal(self, *pair):
+def call_or_die(self, *pair):
     step.append(1)
     if len(step) == 6 and os.environ["RANK"] == "1" and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    return done(self, *pair)
+    return original(self, *pair)
 
-TrainStep.__call__ = mortal
+TrainStep.__call__ = call_or_die
 sys.exit(train(sys.argv[1:]))
 """
 
@@ -88,7 +88,7 @@ def test_two_ranks_give_the_result_of_one(
     assert train([*arguments, "--out", str(tmp_path / "one")]) == 0
     alone = json.loads(capsys.readouterr().out.splitlines()[-1])
 
-    script, flag = tmp_path / "mortal.py", tmp_path / "died"
+    script, flag = tmp_path / "train_or_die.py", tmp_path / "died"
     script.write_text(SCRIPT)
     if not soak:
         flag.touch()

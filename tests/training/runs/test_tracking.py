@@ -50,7 +50,7 @@ class FakeRemote:
 
 @pytest.fixture(autouse=True)
 def no_retry_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "CLOSE_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tracking, "CLOSE_PAUSE_SECONDS", 0.0)
 
 
 def track_training(tracker: Tracker, steps: int = 3) -> None:
@@ -225,7 +225,7 @@ def test_a_server_killed_in_the_middle_gets_every_point_once(
     """The server is killed and restarted during training: no point is lost or duplicated."""
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setattr(tracking, "MAX_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(tracking, "MAX_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(tracking, "CLOSE_WAIT_SECONDS", 60.0)
     unavailable = threading.Event()
     monkeypatch.setattr(

@@ -187,7 +187,7 @@ class Transfer:
                 file.write(chunk)
                 count(len(chunk))
         if total is not None and self._size() != total:
-            raise TransientFailure(f"the server broke off after {self._size()} of {total} bytes")
+            raise TransientFailure(f"the connection closed after {self._size()} of {total} bytes")
 
     def _read_metadata(self) -> PartialDownload | None:
         """The metadata of the partial file, or None if it cannot be resumed."""

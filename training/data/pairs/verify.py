@@ -191,4 +191,4 @@ def _check_in_workers(
 
 def _check_splits(locations: Sequence[PictureLocation], workers: int) -> Iterator[Finding]:
     for entry in find_duplicates(locations, workers=workers).left_out:
-        yield Finding(entry.name, f"must not be in this set: {entry.reason}")
+        yield Finding(entry.name, f"must not be in this dataset: {entry.reason}")

@@ -89,7 +89,10 @@ def add_command(folder: Path, name: str | None = None, licence: str | None = Non
 
 
 def _updated(previous: AddedSource, record: AddedSource, replace: bool) -> AddedSource:
-    """The new record, which keeps the terms of `previous`; UsageError if it needs `replace`."""
+    """The new record; changed terms keep those of `previous` in `earlier`.
+
+    Raises UsageError if the change needs `replace`.
+    """
     if record.terms.licence == previous.terms.licence and record.folder == previous.folder:
         record = record.model_copy(update={"terms": previous.terms, "earlier": previous.earlier})
     else:
