@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from postgres import postgres, postgres_unavailable_reason
 from serving_common import ours, photo_like
 
-from serving.jobs.rows import Input, NewJob
+from serving.jobs.rows import JOBS, PICTURES, Input, NewJob
 from serving.jobs.table import JobTable
 from superres.common.console import emit, show
 
@@ -83,17 +83,14 @@ def status(table: JobTable, job_id: str) -> None:
 def fill(url: str, rows: int) -> None:
     """Insert `rows` jobs, a tenth of them queued."""
     engine = sa.create_engine(url)
-    metadata = sa.MetaData()
-    jobs = sa.Table("jobs", metadata, autoload_with=engine)
-    job_pictures = sa.Table("job_pictures", metadata, autoload_with=engine)
     now_ms = int(time.time() * 1000)
     with engine.begin() as connection:
         for start in range(0, rows, BATCH):
             count = min(BATCH, rows - start)
             batch = [make_row(start + n, rows, now_ms) for n in range(count)]
-            connection.execute(sa.insert(jobs), batch)
+            connection.execute(sa.insert(JOBS), batch)
             connection.execute(
-                sa.insert(job_pictures),
+                sa.insert(PICTURES),
                 [{"job_id": row["id"], "n": 0, "name": "x.png"} for row in batch],
             )
     if engine.dialect.name == "postgresql":
