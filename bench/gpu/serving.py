@@ -40,7 +40,7 @@ def main() -> None:
         for row in measured(bundle):
             say(str(row))
             rows.append(row)
-    emit({"device": torch.cuda.get_device_name(), "batch": BATCH, "figures": rows})
+    emit({"device": torch.cuda.get_device_name(), "batch": BATCH, "results": rows})
 
 
 def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
