@@ -138,7 +138,7 @@ class Gate:
             ),
         )
         evidence = Evidence(
-            format_version=2,
+            format_version=3,
             model=challenger.model,
             created=created.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - began, 3),

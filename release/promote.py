@@ -11,7 +11,7 @@ from superres.common.errors import SharplineError
 from superres.common.files import sha256_file
 
 
-class EvidenceMissing(SharplineError):
+class EvidenceRefused(SharplineError):
     """No evidence, or evidence that does not allow this version to serve clients."""
 
 
@@ -45,7 +45,7 @@ class Rollout:
 def promote(registry: Registry, model: str, number: int | None, evidence: Path) -> Promotion:
     """Make the version of the evidence the champion, and the current champion `previous`.
 
-    Raises EvidenceMissing where the evidence did not pass, is about another model, version or
+    Raises EvidenceRefused where the evidence did not pass, is about another model, version or
     bundle, is not the newest that the gate wrote for this version, or compares with a former
     champion; BrokenBundle where the registry no longer holds the judged bytes.
     """
@@ -99,7 +99,7 @@ def set_canary(
 
     Needs the same evidence as a promotion: the newest, passing, for exactly its bytes, against the
     current champion. A canary whose share does not grow needs none, because reducing exposure must
-    be easy. Raises EvidenceMissing without evidence; RolloutRefused for the champion itself or
+    be easy. Raises EvidenceRefused without evidence; RolloutRefused for the champion itself or
     where there is no champion; NotRegistered for an unknown version.
     """
     verified = None if evidence is None else _verified_evidence(registry, model, number, evidence)
@@ -111,7 +111,7 @@ def set_canary(
         if verified is not None:
             verified.require_current(registry, state)
         elif percent > current_percent:
-            raise EvidenceMissing(
+            raise EvidenceRefused(
                 f"{version} of {model} would serve clients and has no passing evidence: run "
                 f"`sharpline gate {model} --version {number} --on PICTURES` and give its evidence "
                 "with --evidence"
@@ -185,11 +185,11 @@ class _VerifiedEvidence:
     path: Path
 
     def require_current(self, registry: Registry, state: ReleaseState) -> None:
-        """Raise EvidenceMissing where newer evidence or another champion exists; needs the lock."""
+        """Raise EvidenceRefused where newer evidence or another champion exists; needs the lock."""
         model = self.version.model
         _require_newest(registry.version(model, self.version.number), self.path)
         if not _same_bundle(state.champion, self.evidence.champion):
-            raise EvidenceMissing(
+            raise EvidenceRefused(
                 f"the champion of {model} is {state.champion or 'none'} now, but the evidence "
                 f"compares with {_describe(self.evidence.champion)}; run `sharpline gate {model}` "
                 "again"
@@ -227,23 +227,23 @@ def _clear_rollouts(registry: Registry, state: ReleaseState, version: Version) -
 
 
 def _require_match(evidence: Evidence, version: Version) -> None:
-    """Raise EvidenceMissing unless the evidence passed and is for exactly this version's bytes."""
+    """Raise EvidenceRefused unless the evidence passed and is for exactly this version's bytes."""
     if evidence.model != version.model:
-        raise EvidenceMissing(f"this is evidence about {evidence.model}, not about {version.model}")
+        raise EvidenceRefused(f"this is evidence about {evidence.model}, not about {version.model}")
     if evidence.challenger.bundle_id != version.bundle_id:
-        raise EvidenceMissing(
+        raise EvidenceRefused(
             f"the evidence is about the bundle {evidence.challenger.bundle_id[:12]}, but {version} "
             f"of {version.model} is {version.bundle_id[:12]}; run `sharpline gate` on this version"
         )
     if not evidence.passed:
-        raise EvidenceMissing(
+        raise EvidenceRefused(
             f"the gate refused {version} of {version.model}: {'; '.join(evidence.reasons)}"
         )
 
 
 def _require_newest(version: Version, path: Path) -> None:
     if version.evidence_sha256 != sha256_file(path):
-        raise EvidenceMissing(
+        raise EvidenceRefused(
             f"{path} is not the gate's newest evidence for {version} of {version.model}: it was "
             "changed or is older; run `sharpline gate` again"
         )

@@ -125,7 +125,7 @@ class DatasetInfo(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     id: str
     source: str
     scale: int

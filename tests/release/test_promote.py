@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from release.evidence import BrokenEvidence
-from release.promote import EvidenceMissing, make_challenger, make_champion, promote, rollback
+from release.promote import EvidenceRefused, make_challenger, make_champion, promote, rollback
 from release.registry import Registry
 from release.versions import NotRegistered
 from superres.model.bundle import BrokenBundle
@@ -68,7 +68,7 @@ def test_a_version_that_the_gate_refused_is_not_promoted(
     registry, two_versions, tiny_bundle, run_gate, name
 ):
     worse = registry.register(tiny_bundle(name=name, error_levels=12))
-    with pytest.raises(EvidenceMissing, match="the gate refused version 3"):
+    with pytest.raises(EvidenceRefused, match="the gate refused version 3"):
         promote(registry, name, None, run_gate(name, worse.number).evidence)
     assert registry.state(name).champion == two_versions[0]
 
@@ -77,7 +77,7 @@ def test_evidence_for_other_bytes_is_refused(
     registry, two_versions, tiny_bundle, passing_evidence, name
 ):
     other = registry.register(tiny_bundle(name=name, error_levels=1))
-    with pytest.raises(EvidenceMissing, match="is about the bundle"):
+    with pytest.raises(EvidenceRefused, match="is about the bundle"):
         promote(registry, name, other.number, passing_evidence)
 
 
@@ -85,7 +85,7 @@ def test_evidence_about_another_model_is_refused(
     registry, two_versions, tiny_bundle, passing_evidence, name
 ):
     other = registry.register(tiny_bundle(name=f"{name}-other", error_levels=4))
-    with pytest.raises(EvidenceMissing, match=f"evidence about {name}, not"):
+    with pytest.raises(EvidenceRefused, match=f"evidence about {name}, not"):
         promote(registry, other.model, other.number, passing_evidence)
 
 
@@ -94,7 +94,7 @@ def test_evidence_edited_to_name_another_bundle_is_refused(
 ):
     other = registry.register(tiny_bundle(name=name, error_levels=20))
     reference = {"version": other.number, "bundle_id": other.bundle_id}
-    with pytest.raises(EvidenceMissing, match="not the gate's newest evidence"):
+    with pytest.raises(EvidenceRefused, match="not the gate's newest evidence"):
         promote(registry, name, None, edited(passing_evidence, challenger=reference))
     assert registry.state(name).champion == two_versions[0]
 
@@ -105,7 +105,7 @@ def test_evidence_edited_to_pass_is_refused(registry, two_versions, tiny_bundle,
     with pytest.raises(BrokenEvidence):
         promote(registry, name, None, edited(path, passed=True))
     outcome = {"rule": "r", "passed": True, "value": 1.0, "limit": 0.0, "why": "forged"}
-    with pytest.raises(EvidenceMissing, match="not the gate's newest evidence"):
+    with pytest.raises(EvidenceRefused, match="not the gate's newest evidence"):
         promote(registry, name, None, edited(path, passed=True, outcomes=[outcome]))
 
 
@@ -114,7 +114,7 @@ def test_only_the_newest_evidence_counts(
 ):
     harder = rules.model_copy(update={"min_gain_over_champion_db": 9.0})
     assert not run_gate(name, rules=harder).passed
-    with pytest.raises(EvidenceMissing, match="not the gate's newest evidence"):
+    with pytest.raises(EvidenceRefused, match="not the gate's newest evidence"):
         promote(registry, name, None, passing_evidence)
 
 
@@ -124,7 +124,7 @@ def test_evidence_against_a_former_champion_is_refused(
     newer = registry.register(tiny_bundle(name=name, error_levels=1))
     registry.move_alias(name, "champion", newer, expected=two_versions[0])
     with pytest.raises(
-        EvidenceMissing, match=r"version 3 now, but the evidence compares with version 1"
+        EvidenceRefused, match=r"version 3 now, but the evidence compares with version 1"
     ):
         promote(registry, name, None, passing_evidence)
 
@@ -150,7 +150,7 @@ def test_of_concurrent_promotions_exactly_one_succeeds(
         start.wait()
         try:
             results.append(promote(own, name, None, path))
-        except EvidenceMissing as error:
+        except EvidenceRefused as error:
             results.append(error)
 
     threads = [threading.Thread(target=run, args=(path,)) for path in evidence]
@@ -158,8 +158,8 @@ def test_of_concurrent_promotions_exactly_one_succeeds(
         thread.start()
     for thread in threads:
         thread.join()
-    refused = [result for result in results if isinstance(result, EvidenceMissing)]
-    (done,) = [result for result in results if not isinstance(result, EvidenceMissing)]
+    refused = [result for result in results if isinstance(result, EvidenceRefused)]
+    (done,) = [result for result in results if not isinstance(result, EvidenceRefused)]
     assert "the evidence compares with version 1" in str(refused[0])
     state = registry.state(name)
     assert (state.champion, state.previous) == (done.champion, two_versions[0])
@@ -185,7 +185,7 @@ def test_after_a_rollback_the_old_evidence_no_longer_promotes(
 ):
     promote(registry, name, None, passing_evidence)
     rollback(registry, name)
-    with pytest.raises(EvidenceMissing, match="not the gate's newest evidence"):
+    with pytest.raises(EvidenceRefused, match="not the gate's newest evidence"):
         promote(registry, name, None, passing_evidence)
 
 

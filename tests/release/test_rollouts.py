@@ -6,7 +6,7 @@ import pytest
 
 from release.follow import Follower
 from release.promote import (
-    EvidenceMissing,
+    EvidenceRefused,
     Promotion,
     RolloutRefused,
     clear,
@@ -62,7 +62,7 @@ def test_a_canary_starts_grows_shrinks_and_ends(
     registry, client, two_versions, passing_evidence, name
 ):
     challenger = two_versions[1]
-    with pytest.raises(EvidenceMissing, match=f"sharpline gate {name} --version 2"):
+    with pytest.raises(EvidenceRefused, match=f"sharpline gate {name} --version 2"):
         set_canary(registry, name, 2, 5, None)
     assert rollouts(registry, name) == (None, None, None)
 
@@ -72,7 +72,7 @@ def test_a_canary_starts_grows_shrinks_and_ends(
     assert "by " in tags_of(client, challenger)["canary"]
     assert tags_of(client, challenger)["canary"].endswith(": 5 percent")
 
-    with pytest.raises(EvidenceMissing, match="no passing evidence"):
+    with pytest.raises(EvidenceRefused, match="no passing evidence"):
         set_canary(registry, name, 2, 50, None)
     assert set_canary(registry, name, 2, 50, passing_evidence).changed
     assert not set_canary(registry, name, 2, 50, None).changed
@@ -91,15 +91,15 @@ def test_a_canary_needs_evidence_for_its_own_bytes_against_the_current_champion(
 ):
     champion, challenger = two_versions
     other = registry.register(tiny_bundle(name=name, error_levels=12))
-    with pytest.raises(EvidenceMissing, match="is about the bundle"):
+    with pytest.raises(EvidenceRefused, match="is about the bundle"):
         set_canary(registry, name, other.number, 5, passing_evidence)
-    with pytest.raises(EvidenceMissing, match="the gate refused version 3"):
+    with pytest.raises(EvidenceRefused, match="the gate refused version 3"):
         set_canary(registry, name, other.number, 5, run_gate(name, other.number).evidence)
     registry.move_alias(name, "champion", other, expected=champion)
-    with pytest.raises(EvidenceMissing, match="the evidence compares with version 1"):
+    with pytest.raises(EvidenceRefused, match="the evidence compares with version 1"):
         set_canary(registry, name, challenger.number, 5, passing_evidence)
     registry.bind_evidence(challenger, None)
-    with pytest.raises(EvidenceMissing, match="not the gate's newest evidence"):
+    with pytest.raises(EvidenceRefused, match="not the gate's newest evidence"):
         set_canary(registry, name, challenger.number, 5, passing_evidence)
     assert rollouts(registry, name) == (None, None, None)
 
@@ -177,7 +177,7 @@ def test_promotion_and_rollback_end_rollouts(
     assert registry.state(name).champion == two_versions[0]
     assert rollouts(registry, name) == (None, None, None)
     assert "version 1 is champion again" in tags_of(client, two_versions[1])["rolled_back"]
-    with pytest.raises(EvidenceMissing, match="not the gate's newest evidence"):
+    with pytest.raises(EvidenceRefused, match="not the gate's newest evidence"):
         set_canary(registry, name, 2, 5, passing_evidence)
 
 

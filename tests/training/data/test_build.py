@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from superres.dataset.manifest import read_manifest
 from superres.image.codecs import Picture, write
 from training.data.packs.packs import Pack
 from training.data.pairs.build import build, build_shard, seal
+from training.data.shards.fingerprints import FINGERPRINTS_NAME
 from training.data.shards.plan import PairRecipe, make_plan, read_plan
 from training.data.sources.picture import SourcePicture
 from training.data.workers import WorkerDied, WorkerTask, run_tasks
@@ -103,6 +104,17 @@ def test_sealing_detects_a_damaged_shard(album: Sequence[SourcePicture], tmp_pat
     raw = plan.parent / "shards" / "000000-000012" / "train.bin"
     raw.write_bytes(raw.read_bytes()[:-1] + b"\0")
     with pytest.raises(SharplineError, match="damaged"):
+        seal(plan)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"PK\3\4 cut")])
+def test_sealing_detects_lost_fingerprints(
+    album: Sequence[SourcePicture], tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    plan = make_plan(album, RECIPE, tmp_path, pictures_per_shard=100)
+    build_shard(plan, 0)
+    damage(plan.parent / "shards" / "000000-000012" / FINGERPRINTS_NAME)
+    with pytest.raises(SharplineError, match="000000-000012 is damaged; delete it and build again"):
         seal(plan)
 
 

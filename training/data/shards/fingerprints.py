@@ -7,6 +7,7 @@ crops, so a mirrored copy leaks as well.
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from superres.analysis.fingerprint import (
     fingerprint,
     mirror_image,
 )
+from superres.common.errors import SharplineError
 
 FINGERPRINTS_NAME = "fingerprints.npz"
 NO_DESCRIPTORS = np.empty((0, DESCRIPTOR_BYTES), np.uint8)
@@ -58,13 +60,17 @@ def write_fingerprints(folder: Path, pictures: Sequence[PictureFingerprint]) -> 
 
 
 def read_fingerprints(folder: Path) -> list[PictureFingerprint]:
-    """The fingerprints of a shard's pictures, in order."""
-    with np.load(folder / FINGERPRINTS_NAME) as stored:
-        hashes, counts = stored["phash"], stored["counts"]
-        ends = np.cumsum(counts)[:-1]
-        points, vectors, descriptors = (
-            np.split(stored[name], ends) for name in ("points", "arms", "descriptors")
-        )
+    """The fingerprints of a shard's pictures, in order; raises SharplineError if unreadable."""
+    try:
+        # Opened here: np.load does not close a file that is no archive.
+        with (folder / FINGERPRINTS_NAME).open("rb") as file, np.load(file) as stored:
+            hashes, counts = stored["phash"], stored["counts"]
+            ends = np.cumsum(counts)[:-1]
+            points, vectors, descriptors = (
+                np.split(stored[name], ends) for name in ("points", "arms", "descriptors")
+            )
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise SharplineError(f"{folder} is damaged; delete it and build again") from error
     fingerprints = [
         Fingerprint(phash=int(phash), keypoints=Keypoints(*keypoints), descriptors=rows)
         for phash, *keypoints, rows in zip(hashes, points, vectors, descriptors, strict=True)
