@@ -57,7 +57,6 @@ class PictureResponse(Response):
                 except Exception as error:
                     reason = reason_of(error)
                     self._observer.response_aborted(reason)
-                    scope.setdefault("state", {})["aborted"] = reason
                     if not isinstance(error, SharplineError | TimeoutError):
                         raise
                     # Returning before the last chunk makes the server close the connection; an

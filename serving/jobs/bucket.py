@@ -94,11 +94,11 @@ class BucketStore:
             for error in response.get("Errors", ()):
                 raise NotReady(f"the bucket did not delete a picture ({error.get('Code')})")
 
-    async def modified_times(self) -> dict[str, str]:
-        modified_times: dict[str, str] = {}
+    async def change_markers(self) -> dict[str, str]:
+        change_markers: dict[str, str] = {}
         for page in await self._pages("list_objects_v2", Prefix=self._prefix):
             for entry in page.get("Contents", ()):
-                modified_times[self._blob(entry["Key"])] = (
+                change_markers[self._blob(entry["Key"])] = (
                     f"{entry['LastModified']}-{entry['Size']}"
                 )
         for page in await self._pages("list_multipart_uploads", Prefix=self._prefix):
@@ -106,10 +106,10 @@ class BucketStore:
                 key, upload = entry["Key"], entry["UploadId"]
                 parts = await self.request("list_parts", Key=key, UploadId=upload)
                 sizes = [part["Size"] for part in parts.get("Parts", ())]
-                modified_times[f"{self._blob(key)}{UPLOAD_SEPARATOR}{upload}"] = (
+                change_markers[f"{self._blob(key)}{UPLOAD_SEPARATOR}{upload}"] = (
                     f"{len(sizes)}-{sum(sizes)}"
                 )
-        return modified_times
+        return change_markers
 
     def put_url(self, blob: str, seconds: float) -> str:
         return self._presigned("put_object", seconds, Key=self.key(checked(blob)))

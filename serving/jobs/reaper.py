@@ -48,7 +48,7 @@ class Reaper:
         self._background = BackgroundTasks(settings.poll_seconds)
         self._deliveries: set[asyncio.Task[None]] = set()
         self._last_heartbeats: dict[Lease, tuple[int, float]] = {}
-        self._orphans: dict[str, tuple[str, float]] = {}  # modified time, and when first seen
+        self._orphans: dict[str, tuple[str, float]] = {}  # change marker, and when first seen
         self.counts: dict[tuple[str, ...], float] = {}  # jobs of all replicas, by state
 
     def start(self) -> None:
@@ -94,18 +94,18 @@ class Reaper:
     async def _sweep_orphans(self) -> None:
         """Delete blobs that no row names and that are unchanged for `ORPHAN_SECONDS`."""
         now_seconds = time.monotonic()
-        modified_times = await self._store.modified_times()
-        blobs = list({blob for name in modified_times if (blob := blob_of(name)) is not None})
+        change_markers = await self._store.change_markers()
+        blobs = list({blob for name in change_markers if (blob := blob_of(name)) is not None})
         orphans: set[str] = set()
         for start in range(0, len(blobs), MAX_BLOBS_PER_QUERY):
             batch = blobs[start : start + MAX_BLOBS_PER_QUERY]
             orphans.update(await self._db(self._table.orphan_blobs, batch))
         before, self._orphans = self._orphans, {}
-        for name in [name for name in modified_times if blob_of(name) in orphans]:
-            modified, since = before.get(name, ("", 0.0))
+        for name in [name for name in change_markers if blob_of(name) in orphans]:
+            marker, since = before.get(name, ("", 0.0))
             self._orphans[name] = (
-                modified_times[name],
-                since if modified == modified_times[name] else now_seconds,
+                change_markers[name],
+                since if marker == change_markers[name] else now_seconds,
             )
         expired = [
             name

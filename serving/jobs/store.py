@@ -50,7 +50,7 @@ class Store(Protocol):
         """Delete blobs permanently; missing ones are ignored."""
         ...
 
-    async def modified_times(self) -> dict[str, str]:
+    async def change_markers(self) -> dict[str, str]:
         """A modification marker of every stored name, unfinished blobs included.
 
         The marker changes whenever data is added under that name.
@@ -143,8 +143,8 @@ class FolderStore:
         paths = [self._folder / blob for blob in blobs]
         await in_thread(partial(_remove, paths))
 
-    async def modified_times(self) -> dict[str, str]:
-        return await in_thread(partial(_modified_times, self._folder))
+    async def change_markers(self) -> dict[str, str]:
+        return await in_thread(partial(_change_markers, self._folder))
 
 
 def checked(blob: str) -> str:
@@ -156,7 +156,7 @@ def checked(blob: str) -> str:
 
 def _add(file: BinaryIO, digest: "hashlib._Hash", chunk: bytes) -> None:
     file.write(chunk)
-    file.flush()  # so that `modified_times` sees the growth
+    file.flush()  # so that `change_markers` sees the growth
     digest.update(chunk)
 
 
@@ -178,16 +178,16 @@ def _close(file: BinaryIO) -> None:
         file.close()
 
 
-def _modified_times(folder: Path) -> dict[str, str]:
-    modified_times: dict[str, str] = {}
+def _change_markers(folder: Path) -> dict[str, str]:
+    change_markers: dict[str, str] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
                 if entry.name != MARKER:
-                    modified_times[entry.name] = (
+                    change_markers[entry.name] = (
                         f"{entry.stat().st_mtime_ns}-{entry.stat().st_size}"
                     )
-    return modified_times
+    return change_markers
 
 
 def _remove(paths: list[Path]) -> None:

@@ -71,7 +71,7 @@ def test_blob_is_read_as_written_until_it_is_deleted(store, s3, bucket, size):
         assert written.bytes == size
         assert written.sha256 == hashlib.sha256(content[:size]).hexdigest()
         assert await read_all(store, blob) == content[:size]
-        assert list(await store.modified_times()) == [blob]
+        assert list(await store.change_markers()) == [blob]
         assert list(s3.objects(bucket)) == [f"jobs/{blob}"]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
@@ -92,9 +92,9 @@ def test_parts_of_a_killed_writer_are_listed_and_can_be_deleted(store, s3, bucke
     blob = new_blob()
     key = {"Bucket": bucket, "Key": f"jobs/{blob}"}
     upload_id = s3.client.create_multipart_upload(**key)["UploadId"]
-    before = asyncio.run(store.modified_times())
+    before = asyncio.run(store.change_markers())
     s3.client.upload_part(**key, UploadId=upload_id, PartNumber=1, Body=b"x")
-    after = asyncio.run(store.modified_times())
+    after = asyncio.run(store.change_markers())
     assert list(before) == list(after) == [f"{blob}{UPLOAD_SEPARATOR}{upload_id}"]
     assert before != after  # a growing upload is not orphaned
     asyncio.run(store.delete([*after, *after]))
@@ -159,7 +159,7 @@ def test_writer_cancelled_while_its_upload_is_created_leaves_no_part(
     delayed = DelayedCall(monkeypatch, store._s3, "create_multipart_upload")
     asyncio.run(delayed.cancel_in_the_middle(store.write(new_blob(), mebibytes(20))))
     assert len(delayed.responses) == 1
-    assert asyncio.run(store.modified_times()) == {}
+    assert asyncio.run(store.change_markers()) == {}
     assert s3.objects(bucket) == {}
 
 

@@ -107,7 +107,7 @@ FILE = part("file", b"x", "a.png")
 def test_refused_body_leaves_no_blob(tmp_path, incoming, error):
     with pytest.raises(error):
         stored(tmp_path, incoming)
-    assert asyncio.run(FolderStore(tmp_path).modified_times()) == {}
+    assert asyncio.run(FolderStore(tmp_path).change_markers()) == {}
 
 
 def test_slow_body_times_out(tmp_path):
@@ -115,4 +115,4 @@ def test_slow_body_times_out(tmp_path):
     for incoming in (request(body(FILE, more=True)), request(body(b"x", more=True), "image/png")):
         with pytest.raises(SlowBody):
             stored(tmp_path, incoming, short_timeout)
-    assert asyncio.run(FolderStore(tmp_path).modified_times()) == {}
+    assert asyncio.run(FolderStore(tmp_path).change_markers()) == {}

@@ -227,8 +227,8 @@ def test_result_of_a_job_cancelled_before_its_commit_is_deleted(tmp_path):
             assert not abandoning.done()  # it waits for the commit
             services.table.resume.set()
             await abandoning
-            assert list(await services.store.modified_times()) == services.table.blobs(job)
-        assert list(await services.store.modified_times()) == services.table.blobs(job)
+            assert list(await services.store.change_markers()) == services.table.blobs(job)
+        assert list(await services.store.change_markers()) == services.table.blobs(job)
 
     run(scenario)
 
@@ -248,7 +248,7 @@ def test_worker_with_a_reclaimed_lease_keeps_nothing(tmp_path):
             services.may_finish.set()
             assert (await services.finished(job)).attempts == 2
             assert await services.result(job) == b"A"
-            assert len(await services.store.modified_times()) == 1
+            assert len(await services.store.change_markers()) == 1
 
     run(scenario)
 
@@ -265,7 +265,7 @@ def test_worker_that_loses_its_lease_before_the_commit_keeps_nothing(tmp_path):
             services.may_finish.set()
             assert (await services.finished(job)).attempts == 2
             assert await services.result(job) == b"A"
-            assert len(await services.store.modified_times()) == 1
+            assert len(await services.store.change_markers()) == 1
 
     run(scenario)
 
@@ -300,7 +300,7 @@ def test_unexpected_error_fails_only_its_picture(tmp_path):
             assert second.problem["type"] == "/problems/model-failed"
             assert await read_all(services.store, third.result_blob) == b"C"
             assert (finished.tiles_done, finished.tiles_total) == (2, 2)
-            assert len(await services.store.modified_times()) == 1  # the inputs are deleted
+            assert len(await services.store.change_markers()) == 1  # the inputs are deleted
             await services.wait_until(lambda: services.table.get(job).webhook_attempts == 1)
 
     run(scenario)
@@ -388,11 +388,11 @@ def test_orphaned_blob_is_swept_and_a_growing_one_is_not(tmp_path, monkeypatch):
         async with running(services):
             await services.started.wait()
             making = await services.write_partial_result(job)
-            while stray in await services.store.modified_times():
+            while stray in await services.store.change_markers():
                 await asyncio.sleep(0.01)
             await asyncio.sleep(3 * reaper_module.ORPHAN_SECONDS)
             assert (
-                making in await services.store.modified_times()
+                making in await services.store.change_markers()
             )  # however long nothing is added to it
             swept.set()
             await writing
@@ -415,7 +415,7 @@ def test_one_sweep_removes_all_expired_jobs(tmp_path, monkeypatch):
         services.table.now_ms = lambda: now_ms() + 2_000_000
         async with running(services):
             await services.wait_until(lambda: not any(map(services.table.get, jobs)))
-            while await services.store.modified_times():
+            while await services.store.change_markers():
                 await asyncio.sleep(0.01)
 
     run(scenario)

@@ -186,12 +186,12 @@ def test_writer_cancelled_at_any_moment_leaves_nothing(tmp_path):
         stopped += writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         if writing.cancelled():
-            assert await store.modified_times() == {}
+            assert await store.change_markers() == {}
 
     async def stop_everywhere():
         for steps in range(100):
             await stop_after(steps)
-            await store.delete(list(await store.modified_times()))
+            await store.delete(list(await store.change_markers()))
 
     asyncio.run(stop_everywhere())
     assert stopped >= 3  # how many beyond that is a matter of the threads' speed
@@ -214,7 +214,7 @@ def test_cancelled_writer_waits_for_its_running_call(tmp_path, monkeypatch):
         asyncio.get_running_loop().call_later(0.01, resume.set)
         await asyncio.gather(writing, return_exceptions=True)
         assert resume.is_set()
-        assert await store.modified_times() == {}
+        assert await store.change_markers() == {}
 
     asyncio.run(stop())
 
@@ -278,7 +278,7 @@ def test_blob_is_read_as_written_until_it_is_deleted(tmp_path):
         written = await store.write(blob, chunks(b"ab", b"c"))
         assert written.bytes == 3
         assert await read_all(store, blob) == b"abc"
-        assert list(await store.modified_times()) == [blob]
+        assert list(await store.change_markers()) == [blob]
         await store.delete([blob, blob])
         with pytest.raises(JobGone):
             await read_all(store, blob)
