@@ -30,6 +30,7 @@ from superres.common.console import emit, say
 from superres.common.environment import cpu_threads
 from superres.dataset.manifest import read_info
 from superres.model.archs import build
+from training.basicsr_bridge import load_basicsr
 from training.bundles.provenance import Provenance
 from training.bundles.publish import draft
 from training.bundles.validate import held_out, validate
@@ -40,7 +41,6 @@ from training.loop.loop import TrainingLoop
 from training.recipe import Recipe, Stage, load_recipe
 from training.runs.mlflow_remote import MlflowRemote
 from training.runs.tracking import RunMetadata, Tracker
-from training.weights.basicsr_bridge import load_basicsr
 
 # basicsr's names of our networks.
 BASICSR_NETWORKS = {"compact": "SRVGGNetCompact", "rrdb": "RRDBNet", "swinir": "SwinIR"}

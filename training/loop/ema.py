@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from training.weights.basicsr_bridge import patch_torchvision
+from training.basicsr_bridge import patch_torchvision
 
 
 class ExponentialMovingAverage:

@@ -11,11 +11,11 @@ import httpx
 from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import DatasetInfo
 from superres.model.archs import ArchFacts, UnknownArch, facts
+from training.basicsr_bridge import discriminator_sides
 from training.bundles.provenance import InitialWeights
 from training.loop.distributed import DistributedContext
 from training.loop.features import weight_file
 from training.recipe import PerceptualLoss, Recipe, Stage
-from training.weights.basicsr_bridge import discriminator_sides
 from training.weights.initial import check_same_network
 
 MLFLOW_TIMEOUT_SECONDS = 3.0

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from training.basicsr_bridge import discriminator, patch_torchvision
 from training.loop.ema import ExponentialMovingAverage
 from training.recipe import Cosine, Optimizer, Recipe, Schedule, Stage
-from training.weights.basicsr_bridge import discriminator, patch_torchvision
 
 
 class TrainableNetwork:

@@ -25,7 +25,7 @@ from superres.common.console import emit
 from superres.common.environment import cpu_threads
 from superres.model.archs import build, facts
 from superres.model.archs.swinir import without_derived
-from training.weights.basicsr_bridge import patch_torchvision
+from training.basicsr_bridge import patch_torchvision
 
 MEBIBYTE = 1024**2
 CPU_SECONDS = 240

@@ -15,7 +15,7 @@ from superres.degrade.kernels import Gaussian, Motion
 from superres.degrade.noise import CameraNoise, GaussianNoise, PoissonNoise, poisson_counts
 from superres.degrade.resample import Resize, resized
 from superres.degrade.steps import BOUND, Step, apply
-from training.weights.basicsr_bridge import load_basicsr
+from training.basicsr_bridge import load_basicsr
 
 MIXING = ((0.9, 0.1, 0.0), (-0.2, 0.5, 0.3), (0.0, 0.2, 0.7))
 SINGLE_STEPS = [

@@ -62,7 +62,7 @@ REFERENCE = {
 
 
 def reference(arch: str, parameters: dict) -> torch.nn.Module:
-    bridge = importlib.import_module("training.weights.basicsr_bridge")
+    bridge = importlib.import_module("training.basicsr_bridge")
     bridge.load_basicsr()
     module_name, class_name = REFERENCE[arch]
     return getattr(importlib.import_module(module_name), class_name)(**parameters)
@@ -81,7 +81,7 @@ def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
 
 
 def load_spandrel() -> Any:
-    importlib.import_module("training.weights.basicsr_bridge").patch_torchvision()
+    importlib.import_module("training.basicsr_bridge").patch_torchvision()
     return importlib.import_module("spandrel")
 
 

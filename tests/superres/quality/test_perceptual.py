@@ -124,7 +124,7 @@ def test_ms_ssim_refuses_pictures_smaller_than_its_coarsest_window() -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_niqe_equals_basicsr() -> None:
-    from training.weights.basicsr_bridge import load_basicsr
+    from training.basicsr_bridge import load_basicsr
 
     load_basicsr()
     from basicsr.metrics import calculate_niqe

@@ -35,7 +35,7 @@ def test_bicubic_on_set5_has_the_published_scores(reference_data: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_scores_equal_basicsr() -> None:
-    from training.weights.basicsr_bridge import load_basicsr
+    from training.basicsr_bridge import load_basicsr
 
     load_basicsr()
     from basicsr.metrics import calculate_psnr, calculate_ssim

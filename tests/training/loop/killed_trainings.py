@@ -21,6 +21,7 @@ from torch import Tensor
 
 from superres.common.console import emit
 from superres.model.archs import build
+from training.basicsr_bridge import load_basicsr
 from training.data.packs.crops import Batch, CropSampler
 from training.data.packs.packs import Pack
 from training.loop import checkpoint
@@ -28,7 +29,6 @@ from training.loop.context import LoopContext
 from training.loop.ema import ExponentialMovingAverage
 from training.loop.loop import TrainingLoop
 from training.recipe import load_recipe
-from training.weights.basicsr_bridge import load_basicsr
 
 KILL_POINTS = ("while a checkpoint is written", "while data is drawn", "between weights and EMA")
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from superres.common.errors import UsageError
+from training.basicsr_bridge import discriminator, load_basicsr
 from training.loop.features import VggFeatures, load_features, weight_file
 from training.loop.losses import LossInputs, LossSum, discriminator_terms, fft, ldl, perceptual
 from training.recipe import GanLoss, LdlLoss, PerceptualLoss, PixelLoss
-from training.weights.basicsr_bridge import discriminator, load_basicsr
 
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0}
 

@@ -50,7 +50,7 @@ def seeded(arch: str, parameters: Mapping[str, Any], seed: int = 0) -> dict[str,
     if arch == "swinir":
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            importlib.import_module("training.weights.basicsr_bridge").patch_torchvision()
+            importlib.import_module("training.basicsr_bridge").patch_torchvision()
             swin = importlib.import_module("spandrel.architectures.SwinIR").SwinIR
         theirs = swin(**parameters)
         theirs.load_state_dict(state, strict=False)

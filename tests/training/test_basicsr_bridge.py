@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from training.weights.basicsr_bridge import load_basicsr, patch_torchvision
+from training.basicsr_bridge import load_basicsr, patch_torchvision
 
 
 def test_basicsr_imports_without_a_warning() -> None:
@@ -20,7 +20,7 @@ def test_the_renamed_module_imports_by_both_names() -> None:
 def test_an_operator_that_did_not_load_fails_at_the_call_not_at_the_import() -> None:
     script = """
 import torch
-from training.weights import basicsr_bridge
+from training import basicsr_bridge
 basicsr_bridge._operators_load = lambda package: False
 basicsr_bridge.patch_torchvision()
 import torchvision
