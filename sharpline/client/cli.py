@@ -3,14 +3,14 @@
 import argparse
 import asyncio
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sharpline.client.folder import FolderReport, enhance_folder
 from sharpline.client.http import TIMEOUT_SECONDS, URL, AsyncClient, Client
 from sharpline.client.types import EnhanceOptions, RetryPolicy
-from superres.common.console import LOG_EVERY_SECONDS, emit, say, show
+from superres.common.console import emit, progress_log, say, show
 from superres.common.errors import SharplineError, UsageError
 from superres.image.codecs import OUTPUT_FORMATS
 
@@ -56,12 +56,7 @@ async def _enhance_inputs(arguments: argparse.Namespace) -> FolderReport:
         on_too_large="shrink" if arguments.shrink else None,
         keep_metadata=True if arguments.keep_metadata else None,
     )
-    async with AsyncClient(
-        arguments.url,
-        key=_key(arguments),
-        timeout_seconds=arguments.timeout,
-        retry_policy=_retry_policy(arguments),
-    ) as connected:
+    async with AsyncClient(arguments.url, **_connection(arguments)) as connected:
         return await enhance_folder(
             connected,
             arguments.inputs,
@@ -69,32 +64,13 @@ async def _enhance_inputs(arguments: argparse.Namespace) -> FolderReport:
             options,
             workers=arguments.workers,
             overwrite=arguments.overwrite,
-            on_progress=_progress(),
+            on_progress=progress_log("enlarging"),
         )
-
-
-def _progress() -> Callable[[int, int], None]:
-    """A progress line every few seconds, and one at the end."""
-    last_seconds = time.monotonic()
-
-    def report(done: int, total: int) -> None:
-        nonlocal last_seconds
-        now_seconds = time.monotonic()
-        if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
-            say(f"enlarging: {done}/{total}")
-            last_seconds = now_seconds
-
-    return report
 
 
 def _models(arguments: argparse.Namespace) -> int:
     """List the server's models."""
-    with Client(
-        arguments.url,
-        key=_key(arguments),
-        timeout_seconds=arguments.timeout,
-        retry_policy=_retry_policy(arguments),
-    ) as connected:
+    with Client(arguments.url, **_connection(arguments)) as connected:
         models = connected.models()
     if arguments.json:
         emit({"models": models})
@@ -105,6 +81,15 @@ def _models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _connection(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of a client, from those of `_add_connection`."""
+    key = _key(arguments)
+    if arguments.attempts < 1:
+        raise UsageError("--attempts must be at least 1")
+    retry_policy = RetryPolicy(attempts=arguments.attempts)
+    return {"key": key, "timeout_seconds": arguments.timeout, "retry_policy": retry_policy}
+
+
 def _key(arguments: argparse.Namespace) -> str | None:
     """The API key; not a command-line argument, which every process list would show."""
     if arguments.key_file is None:
@@ -113,12 +98,6 @@ def _key(arguments: argparse.Namespace) -> str | None:
         return arguments.key_file.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise SharplineError(f"cannot read {arguments.key_file}: {error.strerror}") from error
-
-
-def _retry_policy(arguments: argparse.Namespace) -> RetryPolicy:
-    if arguments.attempts < 1:
-        raise UsageError("--attempts must be at least 1")
-    return RetryPolicy(attempts=arguments.attempts)
 
 
 def _parser() -> argparse.ArgumentParser:

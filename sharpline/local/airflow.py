@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 
 import pipelines
-from sharpline.local.processes import Service, Services
+from sharpline.local.processes import Service, Services, local_url
 from sharpline.local.supervisor import DEFAULT_GRACE, GracePeriods
 from superres.common.files import write_json
 
@@ -46,7 +46,7 @@ class AirflowConfig:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return local_url(self.port)
 
     def environment(self) -> dict[str, str]:
         """Airflow's configuration as environment variables; they override the user's own."""

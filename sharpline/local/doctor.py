@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from sharpline.local.monitoring import program_path
 from sharpline.local.processes import port_is_free
 from sharpline.local.up import DEFAULT_PORTS
 
@@ -178,8 +179,7 @@ def _ports() -> Iterator[CheckResult]:
 
 def _programs() -> Iterator[CheckResult]:
     for program, package in DEBIAN.items():
-        # Debian names the program prometheus-alertmanager.
-        path = shutil.which(program) or shutil.which(f"prometheus-{program}")
+        path = program_path(program)
         yield CheckResult(
             name=program,
             needed=False,

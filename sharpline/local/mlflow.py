@@ -4,9 +4,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
-
-from sharpline.local.processes import Service, Services
+from sharpline.local.processes import Service, Services, responds
 
 READY_SECONDS = 90.0
 
@@ -29,9 +27,6 @@ def start(services: Services, root: Path, port: int, environment: Mapping[str, s
     return services.start("mlflow", command, environment={**environment, **settings})
 
 
-def answers(url: str) -> bool:
+def is_up(url: str) -> bool:
     """Whether the server is ready."""
-    try:
-        return httpx.get(f"{url}/health", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
+    return responds(f"{url}/health")

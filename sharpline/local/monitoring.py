@@ -5,21 +5,16 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
-
 from pipelines.steps import STARTERS
-from sharpline.local.processes import Service, Services
+from sharpline.local.processes import Service, Services, responds
 
 SHIPPED = STARTERS.parent / "monitoring"
 RETENTION = "30d"
 
 
-def prometheus_installed() -> bool:
-    return shutil.which("prometheus") is not None
-
-
-def alertmanager_installed() -> bool:
-    return _alertmanager() is not None
+def program_path(name: str) -> str | None:
+    """The path of `name` or, as Debian names some of these programs, `prometheus-NAME`."""
+    return shutil.which(name) or shutil.which(f"prometheus-{name}")
 
 
 def start_prometheus(
@@ -51,7 +46,7 @@ def start_alertmanager(
 ) -> Service:
     """Start a single Alertmanager, without its cluster port."""
     command = [
-        _alertmanager() or "alertmanager",
+        program_path("alertmanager") or "alertmanager",
         f"--config.file={SHIPPED / 'alertmanager' / 'alertmanager.yml'}",
         f"--storage.path={root}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -60,17 +55,9 @@ def start_alertmanager(
     return services.start("alertmanager", command, environment=environment)
 
 
-def answers(url: str) -> bool:
+def is_up(url: str) -> bool:
     """Whether Prometheus or Alertmanager is ready at `url`."""
-    try:
-        return httpx.get(f"{url}/-/ready", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def _alertmanager() -> str | None:
-    """The program's path; Debian names it prometheus-alertmanager."""
-    return shutil.which("alertmanager") or shutil.which("prometheus-alertmanager")
+    return responds(f"{url}/-/ready")
 
 
 def _write_targets(path: Path, port: int | None) -> None:

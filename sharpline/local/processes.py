@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
+
+import httpx
 
 from sharpline.local import supervisor
 from sharpline.local.supervisor import DEFAULT_GRACE, GracePeriods
 from superres.common.errors import SharplineError
 
 POLL_SECONDS = 0.2
+PROBE_SECONDS = 5.0
 TAIL_LINES = 15
 SUPERVISOR_SECONDS = 5.0  # for the supervisor to react, kill leftovers and exit
 
@@ -46,10 +48,7 @@ class Service:
         while not ready():
             self.check()
             if time.monotonic() >= deadline:
-                raise ServiceFailed(
-                    f"{self.name} was not ready after {timeout_seconds:.0f} s; "
-                    f"the end of {self.log}:\n{tail(self.log)}"
-                )
+                raise self.failure(f"was not ready after {timeout_seconds:.0f} s")
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.supervisor.wait(timeout=POLL_SECONDS)
 
@@ -57,9 +56,11 @@ class Service:
         """Raises ServiceFailed if the process has exited."""
         code = self.supervisor.poll()
         if code is not None:
-            raise ServiceFailed(
-                f"{self.name} ended with exit code {code}; the end of {self.log}:\n{tail(self.log)}"
-            )
+            raise self.failure(f"ended with exit code {code}")
+
+    def failure(self, what: str) -> ServiceFailed:
+        """The error that says what happened to this service, with the end of its log."""
+        return ServiceFailed(f"{self.name} {what}; the end of {self.log}:\n{tail(self.log)}")
 
 
 class Services:
@@ -77,12 +78,7 @@ class Services:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(
@@ -127,10 +123,7 @@ class Services:
             service.supervisor.wait(timeout=timeout_seconds)
         if service.supervisor.poll() != 0:
             service.check()
-            raise ServiceFailed(
-                f"{name} did not end within {timeout_seconds:.0f} s; the end of "
-                f"{service.log}:\n{tail(service.log)}"
-            )
+            raise service.failure(f"did not end within {timeout_seconds:.0f} s")
         self.running.remove(service)
 
     def named(self, name: str) -> Service:
@@ -144,7 +137,7 @@ class Services:
 
     def stop(self) -> None:
         """Stop everything; return when the last process has exited. Ctrl-C is ignored meanwhile."""
-        with ignored(signal.SIGINT, signal.SIGTERM):
+        with handled(signal.SIG_IGN, signal.SIGINT, signal.SIGTERM):
             for service in self.running:
                 service.supervisor.terminate()
             began = time.monotonic()
@@ -158,30 +151,34 @@ class Services:
 
 
 @contextlib.contextmanager
-def ignored(*numbers: signal.Signals) -> Iterator[None]:
-    """Ignore these signals within the block; call it in the main thread."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
+def handled(
+    handler: Callable[..., None] | signal.Handlers, *numbers: signal.Signals
+) -> Iterator[None]:
+    """Handle these signals by `handler` within the block; call it in the main thread."""
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> contextlib.AbstractContextManager[None]:
     """Raise KeyboardInterrupt on SIGTERM and SIGHUP within the block, as for Ctrl-C."""
+    return handled(signal.default_int_handler, signal.SIGTERM, signal.SIGHUP)
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
+def local_url(port: int) -> str:
+    """The URL of a server on this machine."""
+    return f"http://127.0.0.1:{port}"
+
+
+def responds(url: str) -> bool:
+    """Whether a GET of `url` succeeds."""
     try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        return httpx.get(url, timeout=PROBE_SECONDS).is_success
+    except httpx.HTTPError:
+        return False
 
 
 def tail(log: Path, lines: int = TAIL_LINES) -> str:

@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
-import httpx
-
 from pipelines.steps import STARTERS, StepFailed, step
 from sharpline.local import airflow, mlflow, monitoring
 from sharpline.local.airflow_api import AirflowApi
-from sharpline.local.processes import Service, Services, choose_ports, interruptible
+from sharpline.local.processes import (
+    Service,
+    Services,
+    choose_ports,
+    interruptible,
+    local_url,
+    responds,
+)
 from sharpline.local.supervisor import GracePeriods
 from superres.common.errors import SharplineError
 from superres.common.files import file_lock
@@ -62,19 +67,19 @@ class Stack:
 
     @property
     def server_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.server}"
+        return local_url(self.ports.server)
 
     @property
     def mlflow_url(self) -> str:
-        return f"http://127.0.0.1:{self.ports.mlflow}"
+        return local_url(self.ports.mlflow)
 
     @property
     def prometheus_url(self) -> str | None:
-        return f"http://127.0.0.1:{self.ports.prometheus}" if self.with_prometheus else None
+        return local_url(self.ports.prometheus) if self.with_prometheus else None
 
     @property
     def alertmanager_url(self) -> str | None:
-        return f"http://127.0.0.1:{self.ports.alertmanager}" if self.with_alertmanager else None
+        return local_url(self.ports.alertmanager) if self.with_alertmanager else None
 
     @property
     def models(self) -> Path:
@@ -83,7 +88,7 @@ class Stack:
 
     def await_server(self) -> None:
         """Return once the picture server has loaded its models and is ready."""
-        _await(self.services.named("server"), lambda: _is_ready(self.server_url))
+        _await(self.services.named("server"), lambda: responds(f"{self.server_url}/readyz"))
 
     def airflow_api(self) -> AirflowApi:
         """A new client of this Airflow."""
@@ -114,21 +119,21 @@ def running(state: Path, preferred: Ports, *, with_monitoring: bool, log: Log) -
 
 
 def _plan(state: Path, ports: Ports, services: Services, *, with_monitoring: bool) -> Stack:
-    with_prometheus = with_monitoring and monitoring.prometheus_installed()
+    with_prometheus = with_monitoring and monitoring.program_path("prometheus") is not None
     environment = dict(os.environ) | {
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "SHARPLINE_STATE": str(state),
-        "SHARPLINE_MLFLOW_URI": f"http://127.0.0.1:{ports.mlflow}",
+        "SHARPLINE_MLFLOW_URI": local_url(ports.mlflow),
     }
     if with_prometheus:
-        environment["SHARPLINE_PROMETHEUS_URL"] = f"http://127.0.0.1:{ports.prometheus}"
+        environment["SHARPLINE_PROMETHEUS_URL"] = local_url(ports.prometheus)
     return Stack(
         state=state,
         ports=ports,
         services=services,
         airflow_config=airflow.prepare(state / "airflow", ports.airflow),
         with_prometheus=with_prometheus,
-        with_alertmanager=with_prometheus and monitoring.alertmanager_installed(),
+        with_alertmanager=with_prometheus and monitoring.program_path("alertmanager") is not None,
         environment=environment,
     )
 
@@ -140,13 +145,13 @@ def _start(stack: Stack, log: Log) -> None:
     monitoring_services = list(_start_monitoring(stack))
     airflow.migrate(services, stack.airflow_config, environment)
     api_server, *_ = airflow.start_components(services, stack.airflow_config, environment)
-    _await(registry, lambda: mlflow.answers(stack.mlflow_url))
+    _await(registry, lambda: mlflow.is_up(stack.mlflow_url))
     log("registering the starter models as first champions")
     _register_starters(stack)
     log("starting the follower and the picture server")
     _start_serving(stack)
     for service, url in monitoring_services:
-        _await(service, lambda url=url: monitoring.answers(url))
+        _await(service, lambda url=url: monitoring.is_up(url))
     _await(api_server, lambda: airflow.is_up(stack.airflow_config))
     _await_dags(stack, api_server)
 
@@ -201,13 +206,6 @@ def _start_monitoring(stack: Stack) -> Iterator[tuple[Service, str]]:
 
 def _await(service: Service, ready: Callable[[], bool]) -> None:
     service.await_ready(ready, timeout_seconds=READY_SECONDS)
-
-
-def _is_ready(server_url: str) -> bool:
-    try:
-        return httpx.get(f"{server_url}/readyz", timeout=5).is_success
-    except httpx.HTTPError:
-        return False
 
 
 def _await_dags(stack: Stack, api_server: Service) -> None:

@@ -49,6 +49,30 @@ def print_result(result: Mapping[str, object], as_json: bool) -> None:
         say(f"{key}: {value}")
 
 
+def _items_of(done: int, total: int | None) -> str:
+    return f"{done}/{'?' if total is None else total}"
+
+
+def _bytes_of(done: int, total: int | None) -> str:
+    return format_bytes(done) + ("" if total is None else f" of {format_bytes(total)}")
+
+
+def progress_log(
+    label: str, text: Callable[[int, int | None], str] = _items_of
+) -> Callable[[int, int | None], None]:
+    """A function of done and total that logs them every LOG_EVERY_SECONDS, and once at the end."""
+    last_seconds = time.monotonic()
+
+    def log(done: int, total: int | None) -> None:
+        nonlocal last_seconds
+        now_seconds = time.monotonic()
+        if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
+            say(f"{label}: {text(done, total)}")
+            last_seconds = now_seconds
+
+    return log
+
+
 def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
     """Yield `items`, showing a progress bar on a terminal and sparse log lines elsewhere."""
     if total is None and isinstance(items, Sized):
@@ -59,13 +83,10 @@ def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterat
 
         yield from bar(items, label, total=total, console=Console(stderr=True))
         return
-    last_seconds = time.monotonic()
+    log = progress_log(label)
     for done, item in enumerate(items, start=1):
         yield item
-        now_seconds = time.monotonic()
-        if done == total or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
-            say(f"{label}: {done}/{total if total is not None else '?'}")
-            last_seconds = now_seconds
+        log(done, total)
 
 
 @contextmanager
@@ -86,15 +107,11 @@ def track_bytes(
             task = bar.add_task(label, total=total_bytes, completed=done_bytes)
             yield lambda size: bar.advance(task, size)
         return
-    of = "" if total_bytes is None else f" of {format_bytes(total_bytes)}"
-    last_seconds = time.monotonic()
+    log = progress_log(label, _bytes_of)
 
     def count(size: int) -> None:
-        nonlocal done_bytes, last_seconds
+        nonlocal done_bytes
         done_bytes += size
-        now_seconds = time.monotonic()
-        if done_bytes == total_bytes or now_seconds - last_seconds >= LOG_EVERY_SECONDS:
-            say(f"{label}: {format_bytes(done_bytes)}{of}")
-            last_seconds = now_seconds
+        log(done_bytes, total_bytes)
 
     yield count
