@@ -1,7 +1,5 @@
 """One training job: check the inputs, train, validate, publish the bundle."""
 
-import shutil
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from superres.common.console import say
 from superres.common.environment import cpu_threads, mlflow_uri
@@ -17,10 +15,7 @@ from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock
 from superres.dataset.manifest import read_info
 from superres.model.archs import build
-from superres.model.bundle import Bundle
-from training.bundles.provenance import InitialWeights, Provenance, TrainingCost
-from training.bundles.publish import draft, publish
-from training.bundles.validate import ValidationResult, held_out, metrics, validate
+from training.bundles.provenance import InitialWeights, Provenance
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
 from training.loop.checkpoint import check_free_space, checkpoint_bytes
@@ -33,12 +28,11 @@ from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs.folder import Run, RunKey, open_run, unfinished_run
 from training.runs.hardware import MachineMetrics
 from training.runs.metadata import run_metadata, write_packages
-from training.runs.mlflow_remote import DESCRIPTION_TAG, MlflowRemote
+from training.runs.mlflow_remote import MlflowRemote
 from training.runs.spool import SPOOL_NAME, Spool
 from training.runs.tracking import Tracker, send, tracked
+from training.session import TrainingSession
 from training.weights.initial import load_initial, resolve
-
-DRAFT = "draft"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +90,9 @@ def _run(
         tracker = Tracker(
             this_run.folder, partial(MlflowRemote, uri) if uri else None, machine=MachineMetrics()
         )
+        session = TrainingSession(
+            provenance=provenance, run=this_run, tracker=tracker, device=device
+        )
         loop = TrainingLoop(
             net,
             recipe,
@@ -106,7 +103,7 @@ def _run(
                 tracker=tracker,
                 device=device,
                 distributed=distributed,
-                validate=partial(_score, provenance, this_run, tracker, device),
+                validate=session.score,
             ),
         )
         if existed:
@@ -120,7 +117,7 @@ def _run(
         with tracked(tracker, metadata):
             tracker.artifacts(write_packages(this_run.folder), "environment")
             say(f"{recipe.name}: training in {this_run.folder}")
-            return _train_and_publish(provenance, loop, this_run, tracker, device)
+            return session.publish(loop.run())
 
 
 def _open_run(job: TrainingJob, provenance: Provenance, weight_bytes: int) -> tuple[Run, bool]:
@@ -164,81 +161,6 @@ def _resume(loop: TrainingLoop, stage: Stage, distributed: DistributedContext) -
         say("this stage has a time limit (max_minutes): the result will not be bit-identical")
 
 
-def _train_and_publish(
-    provenance: Provenance,
-    loop: TrainingLoop,
-    this_run: Run,
-    tracker: Tracker,
-    device: torch.device,
-) -> dict[str, object]:
-    trained = loop.run()
-    candidate, validated = _validate_draft(
-        provenance, this_run, tracker, device, trained.weights, trained.steps
-    )
-    run_id = tracker.run_id(wait_seconds=5.0)
-    bundle = publish(
-        provenance,
-        candidate,
-        TrainingCost(steps=trained.steps, seconds=trained.seconds),
-        validated.evaluation if validated else None,
-        run_id,
-        this_run.folder / provenance.recipe.name,
-    )
-    shutil.rmtree(candidate.root)
-    tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
-    tracker.artifacts(bundle.root, "bundle")
-    result = _result(bundle, run_id) | {"repeatable": trained.repeatable}
-    this_run.finish(result)
-    return result
-
-
-def _score(
-    provenance: Provenance,
-    this_run: Run,
-    tracker: Tracker,
-    device: torch.device,
-    weights: Mapping[str, Tensor],
-    step: int,
-) -> float | None:
-    """The score for early stopping: mean PSNR of the held-out pictures, None on a full disk."""
-    try:
-        _, validated = _validate_draft(provenance, this_run, tracker, device, weights, step)
-    except SharplineError as error:
-        if not isinstance(error.__cause__, OSError):
-            raise
-        say(f"no validation at step {step}: {error}. Training continues")
-        return None
-    return validated.evaluation.psnr if validated else None
-
-
-def _validate_draft(
-    provenance: Provenance,
-    this_run: Run,
-    tracker: Tracker,
-    device: torch.device,
-    weights: Mapping[str, Tensor],
-    step: int,
-) -> tuple[Bundle, ValidationResult | None]:
-    """Score weights through the Upscaler, as serving runs them, and log the metrics."""
-    candidate = draft(
-        provenance, {key: value.cpu() for key, value in weights.items()}, this_run.folder / DRAFT
-    )
-    samples = this_run.samples / f"step-{step:08d}"
-    pairs = held_out(provenance.dataset, provenance.profile)
-    validated = validate(candidate, pairs, samples, device=str(device))
-    if validated is None:
-        say("the dataset has no held-out pictures: the bundle will have no scores")
-        return candidate, None
-    scored = validated.evaluation
-    say(
-        f"step {step}: {scored.psnr:.2f} dB / {scored.ssim:.4f}, bicubic {scored.bicubic_psnr:.2f} "
-        f"dB / {scored.bicubic_ssim:.4f} ({scored.protocol})"
-    )
-    tracker.metrics(step, metrics(scored))
-    tracker.artifacts(samples, f"samples/step-{step:08d}")
-    return candidate, validated
-
-
 def _stage(job: TrainingJob) -> tuple[Recipe, Stage]:
     recipe = load_recipe(job.recipe)
     stage = recipe.stage(cast(Profile, job.profile))
@@ -270,18 +192,6 @@ def _network(recipe: Recipe, parent: InitialWeights | None) -> tuple[nn.Module, 
     start = load_initial(net, parent)
     say(f"{recipe.name}: loaded {start}")
     return net, start
-
-
-def _result(bundle: Bundle, run_id: str | None) -> dict[str, object]:
-    return {
-        "model": bundle.info.name,
-        "bundle": str(bundle.root),
-        "bundle_id": bundle.id,
-        "run_id": run_id,
-        "steps": bundle.info.training.steps,
-        "seconds": bundle.info.training.seconds,
-        "scores": [score.model_dump(mode="json") for score in bundle.info.scores],
-    }
 
 
 def _device_name(device: torch.device, distributed: DistributedContext) -> str:

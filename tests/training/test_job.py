@@ -12,7 +12,7 @@ import pytest
 
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock, translate_write_errors
-from training import job
+from training import session
 from training.cli import train
 
 Arguments = Callable[..., list[str]]
@@ -37,7 +37,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(job, "publish", interrupt)
+            patched.setattr(session, "publish", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 train(arguments)
 
@@ -99,7 +99,7 @@ def test_an_invalid_mlflow_url_is_refused_before_the_first_step(
 def test_a_full_disk_at_a_validation_does_not_end_the_training(
     arguments: Arguments, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    validate, calls = job.validate, []
+    validate, calls = session.validate, []
 
     def full_once(*positional: Any, **named: Any) -> Any:
         calls.append(positional)
@@ -108,7 +108,7 @@ def test_a_full_disk_at_a_validation_does_not_end_the_training(
                 raise OSError(errno.ENOSPC, "No space left on device")
         return validate(*positional, **named)
 
-    monkeypatch.setattr(job, "validate", full_once)
+    monkeypatch.setattr(session, "validate", full_once)
     assert train(arguments(full__validate_every=8)) == 0
     assert "no validation at step 8: cannot write samples" in capsys.readouterr().err
     assert len(calls) == 2
