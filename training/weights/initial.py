@@ -1,6 +1,5 @@
 """Initial weights of a training: a bundle, a file of weights, or a registered model."""
 
-import inspect
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch import nn
 
 from superres.common.environment import mlflow_uri, state_folder
 from superres.common.errors import UsageError
-from superres.model.archs import network_class
+from superres.model.archs import ARCHS
 from superres.model.bundle import Arch, Bundle, Dataset, load_bundle
 from training.bundles.provenance import InitialWeights
 from training.runs.mlflow_remote import fetch_bundle
@@ -19,10 +18,6 @@ from training.weights.external import is_external, read_external
 
 REGISTRY = "registry:"
 UNSTATED = "unstated"
-# Parameters that only affect the upsampling: all other tensors can be loaded at another scale.
-SCALE_PARAMETERS = {"scale", "upscale", "upsampler"}
-# Parameters that no weight depends on.
-PARAMETERS_WITHOUT_WEIGHTS = {"drop_path_rate", "img_size", "pool"}
 
 
 def resolve(spec: str) -> InitialWeights:
@@ -89,7 +84,8 @@ def check_same_network(
             f"{arch_name!r}; start from weights of the same network"
         )
     different = differences(initial.arch, parameters)
-    if conflicting := [text for key, text in different.items() if key not in SCALE_PARAMETERS]:
+    of_scale = ARCHS.get(arch_name).scale_parameters
+    if conflicting := [text for key, text in different.items() if key not in of_scale]:
         raise UsageError(
             f"{initial.name} holds weights of another {arch_name!r}: " + ", ".join(conflicting)
         )
@@ -98,11 +94,12 @@ def check_same_network(
 def differences(arch: Arch, parameters: Mapping[str, Any]) -> dict[str, str]:
     """The parameters that differ between weights and recipe, with a description of each;
     parameters without effect on the weights are ignored."""
-    ours, theirs = with_defaults(arch.name, parameters), with_defaults(arch.name, arch.parameters)
+    entry = ARCHS.get(arch.name)
+    ours, theirs = (_plain(entry.complete(given)) for given in (parameters, arch.parameters))
     return {
         key: f"{key} ({theirs.get(key)!r} in the weights, {ours.get(key)!r} in the recipe)"
         for key in sorted(ours.keys() | theirs.keys())
-        if key not in PARAMETERS_WITHOUT_WEIGHTS and ours.get(key) != theirs.get(key)
+        if key not in entry.weightless_parameters and ours.get(key) != theirs.get(key)
     }
 
 
@@ -134,13 +131,10 @@ def load_initial(net: nn.Module, initial: InitialWeights) -> str:
     return report
 
 
-def with_defaults(arch_name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters with the network's defaults filled in and tuples converted to lists."""
-    signature = inspect.signature(network_class(arch_name))
-    defaults = {name: parameter.default for name, parameter in signature.parameters.items()}
+def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters with tuples converted to lists, as a file holds them."""
     return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in {**defaults, **parameters}.items()
+        key: list(value) if isinstance(value, tuple) else value for key, value in parameters.items()
     }
 
 

@@ -1,9 +1,9 @@
 """Loads external pickles, in a separate process with resource limits.
 
-`python -m training.weights.unpickle FILE OUT` reads FILE, weights only, detects its network with
-spandrel, renames the tensors to Sharpline's state-dict keys and writes them to OUT as safetensors,
-with the network in the metadata. Its last line on standard output is {} or {"refused": REASON}.
-`training.weights.external` starts it.
+`python -m training.weights.unpickle FILE OUT` reads FILE, weights only, detects its network by the
+registered networks or spandrel, renames the tensors to Sharpline's state-dict keys and writes them
+to OUT as safetensors, with the network in the metadata. Its last line on standard output is {} or
+{"refused": REASON}. `training.weights.external` starts it.
 """
 
 import json
@@ -13,7 +13,7 @@ import re
 import resource
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from superres.common.console import emit
 from superres.common.environment import cpu_threads
-from superres.model.archs import build, facts
-from superres.model.archs.swinir import without_derived
+from superres.model.archs import ARCHS, Architecture
+from superres.model.archs.architecture import UnsupportedVariant
 from training.basicsr_bridge import patch_torchvision
 
 MEBIBYTE = 1024**2
@@ -87,10 +87,26 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """Network name, parameters and state dict. Checks that both networks give the same output.
+    """Network name, parameters and state dict by our keys.
 
     Raises Refused for an unsupported network.
     """
+    for arch in map(ARCHS.get, ARCHS.names()):
+        parameters = arch.detect(state) if arch.detect else None
+        if parameters is not None:
+            network = arch.build(parameters)
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise Refused(f"it is no complete {arch.name!r} ({_first_line(error)})") from error
+            return arch.name, parameters, _contiguous(network)
+    return _convert_with_spandrel(state)
+
+
+def _convert_with_spandrel(
+    state: Mapping[str, Tensor],
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """As `convert`. Checks that spandrel's network and ours give the same output."""
     patch_torchvision()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -101,8 +117,8 @@ def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str,
     except Exception as error:
         # spandrel's detection may raise any exception on unexpected keys or shapes.
         raise Refused(f"its network is unknown ({type(error).__name__}: {error})") from error
-    converter = _CONVERTERS.get(loaded.architecture.id)
-    if converter is None:
+    arch = _spandrel_archs().get(loaded.architecture.id)
+    if arch is None or arch.spandrel is None:
         raise Refused(f"its network {loaded.architecture.name} is not supported")
     if loaded.input_channels != 3 or loaded.output_channels != 3:
         raise Refused(
@@ -110,13 +126,26 @@ def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str,
             "Sharpline's pictures have three"
         )
     theirs = loaded.model.eval()
-    name, parameters, weights = converter(theirs)
-    ours = build(name, parameters).eval()
+    try:
+        parameters, weights = arch.spandrel.convert(theirs)
+    except UnsupportedVariant as error:
+        raise Refused(str(error)) from error
+    ours = arch.build(parameters).eval()
     ours.load_state_dict(weights)
-    difference = _difference(ours, theirs, facts(name, parameters).size_multiple)
+    difference = _difference(ours, theirs, arch.facts_for(parameters).size_multiple)
     if not difference <= MAX_DIFFERENCE:
         raise Refused(f"its network's output differs from ours by {difference:.1e} of full scale")
-    return name, parameters, {key: value.contiguous() for key, value in ours.state_dict().items()}
+    return arch.name, parameters, _contiguous(ours)
+
+
+def _spandrel_archs() -> dict[str, Architecture]:
+    """The networks whose weights spandrel detects, by spandrel's id."""
+    archs = map(ARCHS.get, ARCHS.names())
+    return {arch.spandrel.id: arch for arch in archs if arch.spandrel is not None}
+
+
+def _contiguous(network: nn.Module) -> dict[str, Tensor]:
+    return {key: value.contiguous() for key, value in network.state_dict().items()}
 
 
 def _load_weights_only(path: Path) -> Any:
@@ -144,73 +173,6 @@ def _difference(ours: nn.Module, theirs: nn.Module, multiple: int) -> float:
     side = math.ceil(PROBE_SIDE / multiple) * multiple
     lr_bchw = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     return float((ours(lr_bchw) - theirs(lr_bchw)).abs().max())
-
-
-_Converted = tuple[str, dict[str, Any], dict[str, Tensor]]
-
-
-def _rrdb(net: Any) -> _Converted:
-    """spandrel renames all generations of ESRGAN state dicts to the oldest keys."""
-    hyperparameters = net.hyperparameters
-    shuffle = hyperparameters["shuffle_factor"] or 1
-    if hyperparameters["plus"] or hyperparameters["scale"] != 4:
-        raise Refused(
-            "this variant of ESRGAN's generator is not supported (ESRGAN+, or scale "
-            f"{hyperparameters['scale']} without pixel-unshuffle)"
-        )
-    last = hyperparameters["num_blocks"]
-    outer = {
-        "model.0": "conv_first",
-        f"model.1.sub.{last}": "conv_body",
-        "model.3": "conv_up1",
-        "model.6": "conv_up2",
-        "model.8": "conv_hr",
-        "model.10": "conv_last",
-    }
-    weights: dict[str, Tensor] = {}
-    for key, value in net.state_dict().items():
-        layer, _, kind = key.rpartition(".")
-        inner = re.fullmatch(r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0", layer)
-        name = f"body.{inner[1]}.rdb{inner[2]}.conv{inner[3]}" if inner else outer[layer]
-        weights[f"{name}.{kind}"] = value
-    parameters = {
-        "num_in_ch": 3,
-        "num_out_ch": 3,
-        "scale": 4 // shuffle,
-        "num_feat": hyperparameters["num_filters"],
-        "num_block": last,
-        "num_grow_ch": weights["body.0.rdb1.conv1.weight"].shape[0],
-    }
-    return "rrdb", parameters, weights
-
-
-def _compact(net: Any) -> _Converted:
-    names = ("num_in_ch", "num_out_ch", "num_feat", "num_conv", "upscale")
-    parameters = {name: net.hyperparameters[name] for name in names} | {"act_type": "prelu"}
-    return "compact", parameters, dict(net.state_dict())
-
-
-def _swinir(net: Any) -> _Converted:
-    if net.hyperparameters["start_unshuffle"] != 1:
-        raise Refused("SwinIR with pixel-unshuffle at its input is not supported")
-    names = ("upscale", "in_chans", "img_size", "window_size", "img_range", "depths", "embed_dim")
-    names += ("num_heads", "mlp_ratio", "upsampler", "resi_connection")
-    parameters = {name: net.hyperparameters[name] for name in names}
-    return "swinir", parameters, dict(without_derived(net.state_dict()))
-
-
-def _nafnet(net: Any) -> _Converted:
-    names = ("img_channel", "width", "middle_blk_num", "enc_blk_nums", "dec_blk_nums")
-    parameters = {name: net.hyperparameters[name] for name in names} | {"pool": 0}
-    return "nafnet", parameters, dict(net.state_dict())
-
-
-_CONVERTERS: dict[str, Callable[[Any], _Converted]] = {
-    "ESRGAN": _rrdb,
-    "Compact": _compact,
-    "SwinIR": _swinir,
-    "NAFNet": _nafnet,
-}
 
 
 def _set_limits(file_bytes: int) -> None:

@@ -1,26 +1,34 @@
 """SRVGGNetCompact: convolutions at low resolution (Real-ESRGAN, Wang et al. 2021)."""
 
 from itertools import pairwise
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
+from superres.model.archs.architecture import (
+    ArchFacts,
+    Architecture,
+    Parameters,
+    SpandrelLayout,
+)
 from superres.model.archs.initialise import kaiming_
 
 
 class SRVGGNetCompact(nn.Module):
     """Convolutions and activations, one pixel shuffle, plus the nearest-neighbour enlargement.
 
-    `act_type` is prelu, relu or leakyrelu. Input (B, num_in_ch, H, W), output at `upscale`.
+    Input (B, num_in_ch, H, W), output at `upscale`.
     """
 
     def __init__(
         self,
-        num_in_ch: int = 3,
-        num_out_ch: int = 3,
-        num_feat: int = 64,
-        num_conv: int = 16,
-        upscale: int = 4,
-        act_type: str = "prelu",
+        num_in_ch: Annotated[int, Field(ge=1)] = 3,
+        num_out_ch: Annotated[int, Field(ge=1)] = 3,
+        num_feat: Annotated[int, Field(ge=1)] = 64,
+        num_conv: Annotated[int, Field(ge=0)] = 16,
+        upscale: Annotated[int, Field(ge=1)] = 4,
+        act_type: Literal["prelu", "relu", "leakyrelu"] = "prelu",
     ) -> None:
         super().__init__()
         self.upscale = upscale
@@ -54,6 +62,24 @@ def _activation(act_type: str, channels: int) -> nn.Module:
         return nn.PReLU(num_parameters=channels)
     if act_type == "relu":
         return nn.ReLU(inplace=True)
-    if act_type == "leakyrelu":
-        return nn.LeakyReLU(negative_slope=0.1, inplace=True)
-    raise TypeError(f"act_type must be prelu, relu or leakyrelu, not {act_type!r}")
+    return nn.LeakyReLU(negative_slope=0.1, inplace=True)
+
+
+def _facts(parameters: Parameters) -> ArchFacts:
+    return ArchFacts(scale=parameters["upscale"], receptive_field=parameters["num_conv"] + 2)
+
+
+def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    names = ("num_in_ch", "num_out_ch", "num_feat", "num_conv", "upscale")
+    parameters = {name: network.hyperparameters[name] for name in names} | {"act_type": "prelu"}
+    return parameters, dict(network.state_dict())
+
+
+ARCH = Architecture(
+    name="compact",
+    network=SRVGGNetCompact,
+    facts=_facts,
+    spandrel=SpandrelLayout(id="Compact", convert=_from_spandrel),
+    scale_parameters=frozenset({"upscale"}),
+    compiled_blocks=(SRVGGNetCompact,),
+)

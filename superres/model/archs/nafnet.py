@@ -6,11 +6,19 @@ whole picture, so tiles would differ from the whole; `pool` limits the average t
 """
 
 from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superres.model.archs.architecture import (
+    ArchFacts,
+    Architecture,
+    Parameters,
+    SpandrelLayout,
+)
 from superres.model.archs.initialise import kaiming_
 
 NORM_EPSILON = 1e-6
@@ -85,12 +93,12 @@ class NAFNet(nn.Module):
 
     def __init__(
         self,
-        img_channel: int = 3,
-        width: int = 32,
-        middle_blk_num: int = 2,
+        img_channel: Annotated[int, Field(ge=1)] = 3,
+        width: Annotated[int, Field(ge=1)] = 32,
+        middle_blk_num: Annotated[int, Field(ge=0)] = 2,
         enc_blk_nums: Sequence[int] = (1, 1, 2),
         dec_blk_nums: Sequence[int] = (1, 1, 1),
-        pool: int = 32,
+        pool: Annotated[int, Field(ge=0)] = 32,
     ) -> None:
         super().__init__()
         if len(enc_blk_nums) != len(dec_blk_nums) or not enc_blk_nums:
@@ -143,3 +151,23 @@ def simple_gate(features: Tensor) -> Tensor:
     """SimpleGate: half of the channels times the other half."""
     first, second = features.chunk(2, dim=1)
     return first * second
+
+
+def _facts(parameters: Parameters) -> ArchFacts:
+    levels = len(parameters["enc_blk_nums"])
+    return ArchFacts(scale=1, receptive_field=None, size_multiple=2**levels)
+
+
+def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    names = ("img_channel", "width", "middle_blk_num", "enc_blk_nums", "dec_blk_nums")
+    parameters = {name: network.hyperparameters[name] for name in names} | {"pool": 0}
+    return parameters, dict(network.state_dict())
+
+
+ARCH = Architecture(
+    name="nafnet",
+    network=NAFNet,
+    facts=_facts,
+    spandrel=SpandrelLayout(id="NAFNet", convert=_from_spandrel),
+    weightless_parameters=frozenset({"pool"}),
+)

@@ -7,12 +7,20 @@ runtimes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from superres.model.archs.architecture import (
+    ArchFacts,
+    Architecture,
+    Parameters,
+    SpandrelLayout,
+    UnsupportedVariant,
+)
 from superres.model.archs.upsample import bicubic_phases
 
 DERIVED_KEYS = ("attn_mask", "relative_position_index")
@@ -127,26 +135,26 @@ class SwinIR(nn.Module):
     """The restoration network; parameters and state-dict keys are those of basicsr's SwinIR.
 
     Input (B, in_chans, H, W) in [0, img_range], H and W multiples of `window_size`; output at
-    `upscale`. `upsampler` is pixelshuffle, pixelshuffledirect, nearest+conv or '' (no enlargement).
+    `upscale`; the upsampler '' does not enlarge.
     """
 
     mean: Tensor
 
     def __init__(
         self,
-        img_size: int = 64,
-        in_chans: int = 3,
-        embed_dim: int = 96,
+        img_size: Annotated[int, Field(ge=1)] = 64,
+        in_chans: Annotated[int, Field(ge=1)] = 3,
+        embed_dim: Annotated[int, Field(ge=1)] = 96,
         depths: Sequence[int] = (6, 6, 6, 6),
         num_heads: Sequence[int] = (6, 6, 6, 6),
-        window_size: int = 8,
-        mlp_ratio: float = 4.0,
+        window_size: Annotated[int, Field(ge=1)] = 8,
+        mlp_ratio: Annotated[float, Field(gt=0)] = 4.0,
         qkv_bias: bool = True,
-        drop_path_rate: float = 0.0,
-        upscale: int = 2,
-        img_range: float = 1.0,
-        upsampler: str = "",
-        resi_connection: str = "1conv",
+        drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        upscale: Annotated[int, Field(ge=1)] = 2,
+        img_range: Annotated[float, Field(gt=0)] = 1.0,
+        upsampler: Literal["", "pixelshuffle", "pixelshuffledirect", "nearest+conv"] = "",
+        resi_connection: Literal["1conv", "3conv"] = "1conv",
     ) -> None:
         super().__init__()
         self.window, self.upscale, self.img_range = window_size, upscale, img_range
@@ -231,10 +239,8 @@ class SwinIR(nn.Module):
             if self.upscale == 4:
                 self.conv_up2 = nn.Conv2d(features, features, 3, 1, 1)
             self.conv_hr = nn.Conv2d(features, features, 3, 1, 1)
-        elif self.upsampler == "":
-            self.conv_last = nn.Conv2d(channels, outputs, 3, 1, 1)
         else:
-            raise TypeError(f"no upsampler {self.upsampler!r}")
+            self.conv_last = nn.Conv2d(channels, outputs, 3, 1, 1)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         mean = self.mean.to(lr_bchw.dtype)
@@ -308,16 +314,14 @@ def from_windows(windows: Tensor, window: int, shape_bhwc: Sequence[int]) -> Ten
 def residual_convolution(channels: int, kind: str) -> nn.Module:
     if kind == "1conv":
         return nn.Conv2d(channels, channels, 3, 1, 1)
-    if kind == "3conv":
-        quarter = channels // 4
-        return nn.Sequential(
-            nn.Conv2d(channels, quarter, 3, 1, 1),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(quarter, quarter, 1, 1, 0),
-            nn.LeakyReLU(0.2, inplace=True),
-            nn.Conv2d(quarter, channels, 3, 1, 1),
-        )
-    raise TypeError(f"resi_connection must be 1conv or 3conv, not {kind!r}")
+    quarter = channels // 4
+    return nn.Sequential(
+        nn.Conv2d(channels, quarter, 3, 1, 1),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(quarter, quarter, 1, 1, 0),
+        nn.LeakyReLU(0.2, inplace=True),
+        nn.Conv2d(quarter, channels, 3, 1, 1),
+    )
 
 
 def shuffle_steps(scale: int, features: int) -> list[nn.Module]:
@@ -352,3 +356,30 @@ def drop_derived(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_:
 def without_derived(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state dict without derived buffers."""
     return {k: v for k, v in state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
+
+
+def _facts(parameters: Parameters) -> ArchFacts:
+    window = parameters["window_size"]
+    return ArchFacts(
+        scale=parameters["upscale"], receptive_field=None, size_multiple=window, window=window
+    )
+
+
+def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if network.hyperparameters["start_unshuffle"] != 1:
+        raise UnsupportedVariant("SwinIR with pixel-unshuffle at its input is not supported")
+    names = ("upscale", "in_chans", "img_size", "window_size", "img_range", "depths", "embed_dim")
+    names += ("num_heads", "mlp_ratio", "upsampler", "resi_connection")
+    parameters = {name: network.hyperparameters[name] for name in names}
+    return parameters, dict(without_derived(network.state_dict()))
+
+
+ARCH = Architecture(
+    name="swinir",
+    network=SwinIR,
+    facts=_facts,
+    spandrel=SpandrelLayout(id="SwinIR", convert=_from_spandrel),
+    scale_parameters=frozenset({"upscale", "upsampler"}),
+    weightless_parameters=frozenset({"drop_path_rate", "img_size"}),
+    compiled_blocks=(SwinLayer,),
+)

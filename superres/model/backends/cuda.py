@@ -7,25 +7,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from superres.model.archs.compact import SRVGGNetCompact
-from superres.model.archs.rrdb import RRDB
-from superres.model.archs.swinir import SwinLayer
-from superres.model.backends.dense import without_concatenation
+from superres.model.archs import Architecture
 
-# Compiling a whole RRDBNet takes minutes, one block seconds, and the blocks share the code.
-BLOCKS = (RRDB, SwinLayer, SRVGGNetCompact)
 RECOMPILE_LIMIT = 64  # shapes per block: buckets times batches
 WARMUP_RUNS = 2  # before a capture: the first compiles, the second selects kernels
 
 Run = Callable[[Tensor], Tensor]
 
 
-def compile_blocks(network: nn.Module) -> nn.Module:
-    """Remove concatenations and compile the repeated blocks of the network, in place."""
+def compile_blocks(network: nn.Module, arch: Architecture) -> nn.Module:
+    """Remove concatenations and compile the repeated blocks, in place: they share one compilation,
+    which takes seconds where a deep network's takes minutes."""
     torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-    network = without_concatenation(network)
+    network = arch.concat_free(network)
     for module in network.modules():
-        if isinstance(module, BLOCKS):
+        if isinstance(module, arch.compiled_blocks):
             module.compile(dynamic=False)
     return network
 

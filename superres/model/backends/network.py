@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from superres.model.archs import build
+from superres.model.archs import ARCHS
 from superres.model.bundle import BrokenBundle, Bundle
 
 if TYPE_CHECKING:
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def load_network(bundle: Bundle) -> "nn.Module":
-    """The network with the bundle's weights, in evaluation mode on the CPU.
+    """The network with the bundle's weights, re-parameterised, in evaluation mode on the CPU.
 
     Raises BrokenBundle if the weights do not fit the stated network.
     """
     import torch
 
-    arch = bundle.info.arch
-    network = build(arch.name, arch.parameters)
+    arch = ARCHS.get(bundle.info.arch.name)
+    network = arch.build(bundle.info.arch.parameters)
     state = {key: torch.from_numpy(value.copy()) for key, value in bundle.weights().items()}
     try:
         network.load_state_dict(state)
@@ -26,4 +26,4 @@ def load_network(bundle: Bundle) -> "nn.Module":
             f"{bundle.root}: the weights do not fit the network {arch.name!r} that bundle.json "
             f"states ({str(error).splitlines()[-1].strip()})"
         ) from error
-    return network.eval()
+    return arch.reparameterise(network.eval())

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from superres.common.environment import cpu_threads
+from superres.model.archs import ARCHS
 from superres.model.backends import BackendUnavailable, DeviceLost, DeviceOutOfMemory
 from superres.model.backends.network import load_network
 from superres.model.bundle import Bundle
@@ -51,7 +52,7 @@ class TorchBackend:
         if self._on_gpu and fast:
             from superres.model.backends.cuda import compile_blocks
 
-            network = compile_blocks(network)
+            network = compile_blocks(network, ARCHS.get(bundle.info.arch.name))
         # Convolution kernels are fastest in NHWC, on CPUs and GPUs.
         with self._translate_errors():
             self._network: nn.Module = network.to(device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub lacks this overload

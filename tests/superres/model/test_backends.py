@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from superres.model.archs import build
-from superres.model.archs.rrdb import ResidualDenseBlock
+from superres.model.archs.rrdb import ConcatFreeBlock, ResidualDenseBlock, without_concatenation
 from superres.model.backends import (
     BackendUnavailable,
     DeviceLost,
@@ -17,7 +17,6 @@ from superres.model.backends import (
     devices_of,
     load_backend,
 )
-from superres.model.backends.dense import ConcatFreeBlock, without_concatenation
 from superres.model.backends.openvino_backend import OpenVinoBackend
 from superres.model.backends.torch_backend import (
     TorchBackend,
