@@ -13,12 +13,13 @@ from serving.errors import BadOptions, SlowBody
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import ClosingResponse
 from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
-from serving.jobs.intake import BodyLimits, limit_bytes, store_inputs, stream_body
+from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
-from serving.requests.body import FILE_FIELD
+from serving.requests.body import limit_bytes, stream_body
 from serving.requests.keys import MAX_PRIORITY
+from serving.requests.multipart import FILE_FIELD
 from serving.requests.options import Options, describe
 from serving.services import services_of
 

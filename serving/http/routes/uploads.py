@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from serving.errors import BadSignature, SlowBody, UploadMismatch
 from serving.http.access import client_of, require_key
 from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
-from serving.jobs.intake import limit_bytes, stream_body
+from serving.requests.body import limit_bytes, stream_body
 from serving.services import services_of
 from superres.image.codecs import TooManyBytes
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from serving.errors import BadMultipart, ClientGone, EmptyBody, EncodedBody, SlowBody
 from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.store import FolderStore, read_all
-from serving.requests.body import MAX_FIELD_BYTES, MAX_PARTS
+from serving.requests.multipart import MAX_FIELD_BYTES, MAX_PARTS
 from superres.image.codecs import TooManyBytes
 
 FORM = "multipart/form-data; boundary=b"

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import BadMultipart, EmptyBody
-from serving.requests.body import MAX_PARTS, unpack
+from serving.requests.body import unpack
+from serving.requests.multipart import MAX_PARTS
 
 FORM = "multipart/form-data; boundary=b"
 
