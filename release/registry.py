@@ -11,10 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from release.mlflow_client import connect, or_none, translate_errors
+from release.mlflow_errors import or_none, translate_errors
 from release.versions import (
-    BUNDLE_ID,
-    BUNDLE_TAG,
     CANARY_PERCENT_TAG,
     CANARY_TAG,
     EVIDENCE_TAG,
@@ -31,10 +29,10 @@ from release.versions import (
 )
 from superres.common.environment import state_folder, user_at_host
 from superres.common.files import file_lock, sha256_file
+from superres.common.mlflow_client import BUNDLE_ID, BUNDLE_PATH, BUNDLE_TAG, connect
 from superres.model.bundle import BrokenBundle, Bundle, load_bundle
 
 MODEL_NAME = re.compile(r"\w[\w.-]*")
-ARTIFACT_PATH = "bundle"
 EXPERIMENT = "registry"
 MODEL_TAG, MODEL_TAG_VALUE = "sharpline", "bundle"
 LOCK_TIMEOUT_SECONDS = 60.0
@@ -52,7 +50,7 @@ class Registry:
         self.uri = uri
         self._locks = locks or state_folder() / "locks"
         # MLflow's client is only partly typed; this class returns typed values.
-        self._client: Any = connect(uri)
+        self._client: Any = connect(uri, timeout_seconds=20, max_retries=2, backoff_factor=1)
 
     def lock(self, model: str) -> AbstractContextManager[None]:
         """The promotion lock of one model, held around every change of its aliases.
@@ -85,7 +83,7 @@ class Registry:
             run_id, artifact_uri = self._upload(bundle)
             entity = self._client.create_model_version(
                 model,
-                source=f"{artifact_uri}/{ARTIFACT_PATH}",
+                source=f"{artifact_uri}/{BUNDLE_PATH}",
                 run_id=run_id,
                 tags={BUNDLE_TAG: bundle.id},
                 await_creation_for=0,
@@ -155,7 +153,7 @@ class Registry:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=FETCH_PREFIX) as scratch:
             with self._translate_errors():
-                path = self._client.download_artifacts(version.run_id, ARTIFACT_PATH, scratch)
+                path = self._client.download_artifacts(version.run_id, BUNDLE_PATH, scratch)
             fetched = load_bundle(Path(path), verify=True)
             if fetched.id != version.bundle_id:
                 raise BrokenBundle(
@@ -250,11 +248,11 @@ class Registry:
         if (
             run is None
             or run.info.lifecycle_stage != "active"
-            or self._client.list_artifacts(run.info.run_id, ARTIFACT_PATH)
+            or self._client.list_artifacts(run.info.run_id, BUNDLE_PATH)
         ):
             run = self._client.create_run(self._experiment(), run_name=bundle.info.name)
             self._client.set_terminated(run.info.run_id)
-        self._client.log_artifacts(run.info.run_id, str(bundle.root), ARTIFACT_PATH)
+        self._client.log_artifacts(run.info.run_id, str(bundle.root), BUNDLE_PATH)
         return str(run.info.run_id), str(run.info.artifact_uri)
 
     def _experiment(self) -> str:

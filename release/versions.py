@@ -1,18 +1,17 @@
 """Types of the registry: model versions, the release state of a model, errors."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from superres.common.errors import SharplineError
+from superres.common.mlflow_client import BUNDLE_ID, BUNDLE_TAG
 
 Alias = Literal["champion", "challenger", "previous"]
 RolloutKind = Literal["canary", "shadow"]  # stored as tags of the model, not as aliases
 
-BUNDLE_TAG, EVIDENCE_TAG = "bundle_id", "evidence_sha256"
+EVIDENCE_TAG = "evidence_sha256"
 CANARY_TAG, CANARY_PERCENT_TAG, SHADOW_TAG = "canary", "canary_percent", "shadow"
-BUNDLE_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class RegistryUnavailable(SharplineError):

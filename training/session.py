@@ -9,6 +9,7 @@ from torch import Tensor
 
 from superres.common.console import say
 from superres.common.errors import SharplineError
+from superres.common.mlflow_client import BUNDLE_PATH, BUNDLE_TAG
 from superres.model.bundle import Bundle
 from training.bundles.provenance import Provenance, TrainingCost
 from training.bundles.publish import draft, publish
@@ -60,8 +61,8 @@ class TrainingSession:
             self.run.folder / self.provenance.recipe.name,
         )
         shutil.rmtree(candidate.root)
-        self.tracker.tags({"bundle_id": bundle.id, DESCRIPTION_TAG: bundle.card()})
-        self.tracker.artifacts(bundle.root, "bundle")
+        self.tracker.tags({BUNDLE_TAG: bundle.id, DESCRIPTION_TAG: bundle.card()})
+        self.tracker.artifacts(bundle.root, BUNDLE_PATH)
         result = _result(bundle, run_id) | {"repeatable": trained.repeatable}
         self.run.finish(result)
         return result

@@ -1,7 +1,5 @@
 """Client of an MLflow tracking server and its model registry."""
 
-import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -11,23 +9,20 @@ from typing import Any
 
 from superres.common.console import say
 from superres.common.errors import SharplineError
+from superres.common.mlflow_client import (
+    BUNDLE_ID,
+    BUNDLE_PATH,
+    BUNDLE_TAG,
+    connect,
+    first_line,
+)
 from superres.model.bundle import Bundle, load_bundle
 
 EXPERIMENT = "sharpline"
 # Tags that MLflow's UI interprets: a run's description and its parent run.
 DESCRIPTION_TAG, PARENT_TAG = "mlflow.note.content", "mlflow.parentRunId"
 RUN_TAG, PARENT_NAME_TAG = "sharpline_run", "sharpline_parent"
-# Tag and artifact path of a registered version's bundle, as written by release.registry.
-BUNDLE_TAG, BUNDLE_PATH = "bundle_id", "bundle"
 BATCH_METRICS, BATCH_PARAMETERS = 1000, 100  # MLflow's limits for one call
-# mlflow's client retries for minutes by default; the sending thread has its own retries.
-CLIENT_LIMITS = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
 
 
 class MlflowRemote:
@@ -176,7 +171,7 @@ def fetch_bundle(uri: str, name: str, alias: str, folder: Path) -> Bundle:
     try:
         version = client.get_model_version_by_alias(name, alias)
         expected = version.tags.get(BUNDLE_TAG, "")
-        if not re.fullmatch("[0-9a-f]{64}", expected):
+        if not BUNDLE_ID.fullmatch(expected):
             raise SharplineError(f"{name}@{alias} of the registry at {uri} has no bundle")
         final = folder / expected
         if not final.is_dir():
@@ -190,19 +185,15 @@ def fetch_bundle(uri: str, name: str, alias: str, folder: Path) -> Bundle:
                 with suppress(OSError):  # another training stored it concurrently
                     path.rename(final)
     except (MlflowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SharplineError(
-            f"cannot download {name}@{alias} from the registry at {uri} ({reason})"
+            f"cannot download {name}@{alias} from the registry at {uri} ({first_line(error)})"
         ) from error
     return load_bundle(final)
 
 
 def _client(uri: str) -> Any:
-    for name, value in CLIENT_LIMITS.items():
-        os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    # The sending thread has its own retries.
+    return connect(uri, timeout_seconds=10, max_retries=1, backoff_factor=0)
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from superres.common.errors import SharplineError
+from superres.common.mlflow_client import BUNDLE_PATH, BUNDLE_TAG
 from training.runs import mlflow_remote, tracking
 from training.runs.hardware import MachineMetrics
 from training.runs.mlflow_remote import MlflowRemote
@@ -348,15 +349,15 @@ def test_a_bundle_from_the_registry_is_verified(
     bundle, other = tiny_bundle(name="from_registry"), tiny_bundle(error_levels=3)
     client = MlflowClient(tracking_uri=mlflow_server)
     run = client.create_run(MlflowRemote(mlflow_server)._experiment_id())
-    run_id, source = run.info.run_id, f"{run.info.artifact_uri}/{mlflow_remote.BUNDLE_PATH}"
-    client.log_artifacts(run_id, str(bundle.root), mlflow_remote.BUNDLE_PATH)
+    run_id, source = run.info.run_id, f"{run.info.artifact_uri}/{BUNDLE_PATH}"
+    client.log_artifacts(run_id, str(bundle.root), BUNDLE_PATH)
     client.create_registered_model("from_registry")
     for alias, bundle_id in (("champion", bundle.id), ("liar", other.id), ("empty", "")):
         version = client.create_model_version(
             "from_registry",
             source=source,
             run_id=run_id,
-            tags={mlflow_remote.BUNDLE_TAG: bundle_id},
+            tags={BUNDLE_TAG: bundle_id},
         )
         client.set_registered_model_alias("from_registry", alias, version.version)
     for _ in range(2):  # downloaded, then cached

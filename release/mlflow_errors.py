@@ -1,32 +1,13 @@
-"""MLflow's client with short timeouts; the only import of mlflow in this package."""
+"""Errors of MLflow's client as errors of this package; its only import of mlflow."""
 
-import os
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 from release.versions import NotRegistered, RegistryUnavailable
+from superres.common.mlflow_client import first_line
 
 ABSENT = "RESOURCE_DOES_NOT_EXIST"
-# MLflow's client would otherwise retry for minutes, draw progress bars and send telemetry. The
-# environment overrides each of these.
-CLIENT_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-
-
-def connect(uri: str) -> Any:
-    """A client for the tracking server and registry at `uri`."""
-    for name, value in CLIENT_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 @contextmanager
@@ -43,9 +24,8 @@ def translate_errors(uri: str) -> Generator[None]:
     except (MlflowException, OSError) as error:
         if isinstance(error, RestException) and error.error_code == ABSENT:
             raise NotRegistered(f"{error.message}; register a bundle first") from error
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise RegistryUnavailable(
-            f"the registry at {uri} failed ({reason}); check that it runs and try again"
+            f"the registry at {uri} failed ({first_line(error)}); check that it runs and try again"
         ) from error
 
 
