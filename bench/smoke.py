@@ -20,12 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from training_common import build_sample
 
 from superres.common.console import emit, say, show
-from training.data.pairs.build import build as build_pairs
-from training.data.shards.plan import PairRecipe, make_plan
-from training.data.sources.resolve import find_pictures
-from training.loop.features import LAYERS, VGG_VARIABLE, VggFeatures
+from training.losses.perceptual import LAYERS, VGG_VARIABLE, VggFeatures
 from training.recipe import load_recipe, recipe_names
 
 PHASES: tuple[str, ...] = ("train", "validate", "publish")
@@ -45,7 +43,7 @@ def main() -> None:
         os.environ["SHARPLINE_STATE"] = str(root)
         os.environ[VGG_VARIABLE] = str(_random_vgg(root / "vgg19.pth"))
         scales = {load_recipe(name).scale for name in arguments.recipes}
-        datasets = {scale: _sample(scale, root) for scale in sorted(scales)}
+        datasets = {scale: build_sample(scale, root) for scale in sorted(scales)}
         show("| recipe | CPU seconds | training | validation | publishing |")
         show("|---|---|---|---|---|")
         for name in arguments.recipes:
@@ -102,11 +100,6 @@ def _random_vgg(path: Path) -> Path:
     torch.manual_seed(0)
     torch.save(VggFeatures(LAYERS).state_dict(), path)
     return path
-
-
-def _sample(scale: int, state: Path) -> Path:
-    recipe = PairRecipe(scale=scale, degradation="bicubic" if scale > 1 else "gaussian_noise")
-    return build_pairs(make_plan(find_pictures(["sample"], scale=scale), recipe, state)).path
 
 
 if __name__ == "__main__":

@@ -1,70 +1,53 @@
 """Recipes: complete YAML files. Every key is required, unknown keys are refused."""
 
-from difflib import get_close_matches
+from collections.abc import Callable, Mapping
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from superres.common.errors import UsageError
+from superres.common.registry import Registry
+from superres.common.strict import StrictModel, describe
 from superres.degrade import Mix, parse
+from training.losses import LOSSES
+from training.losses.loss import LossSettings
+from training.optimizers import OPTIMIZERS
+from training.optimizers.optimizer import OptimizerSettings
 
 Profile = Literal["full", "finetune", "smoke"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+def _registered(registry: Registry[Any]) -> Callable[[object], object]:
+    """A validator that parses a mapping by the settings of the registered entry that it names."""
+
+    def parse_settings(value: object) -> object:
+        if not isinstance(value, Mapping) or "name" not in value:
+            raise ValueError(f"write {{name: NAME, ...}}; available: {registry.listed()}")
+        try:
+            entry = registry.get(str(value["name"]))
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return entry.settings.model_validate(dict(value))
+
+    return parse_settings
 
 
-class Arch(_Strict):
+class Arch(StrictModel):
     """A network of superres.model.archs and its constructor arguments."""
 
     name: str
     parameters: dict[str, int | float | bool | str | list[int]]
 
 
-class PixelLoss(_Strict):
-    """A distance between output and ground truth per pixel (fft: per frequency)."""
-
-    name: Literal["l1", "charbonnier", "mse", "fft"]
-    weight: float = Field(gt=0)
+Loss = Annotated[SerializeAsAny[LossSettings], BeforeValidator(_registered(LOSSES))]
+Optimizer = Annotated[SerializeAsAny[OptimizerSettings], BeforeValidator(_registered(OPTIMIZERS))]
 
 
-class PerceptualLoss(_Strict):
-    """L1 distance between VGG19 features before the activation; `layers` maps layers to weights.
-
-    `vgg` is the path of torchvision's weight file; null uses SHARPLINE_VGG19.
-    """
-
-    name: Literal["perceptual"]
-    weight: float = Field(gt=0)
-    layers: dict[str, float] = Field(min_length=1)
-    vgg: str | None
-
-
-class GanLoss(_Strict):
-    """Adversarial loss: vanilla or relativistic average (as in ESRGAN)."""
-
-    name: Literal["gan"]
-    weight: float = Field(gt=0)
-    kind: Literal["vanilla", "relativistic"]
-
-
-class LdlLoss(_Strict):
-    """L1 weighted by artefact likelihood, which the EMA network's output helps to estimate (Liang
-    et al. 2022)."""
-
-    name: Literal["ldl"]
-    weight: float = Field(gt=0)
-
-
-Loss = Annotated[PixelLoss | PerceptualLoss | GanLoss | LdlLoss, Field(discriminator="name")]
-
-
-class Discriminator(_Strict):
+class Discriminator(StrictModel):
     """A discriminator of basicsr and its learning rate, which follows the same schedule."""
 
     name: Literal["unet", "vgg"]
@@ -72,22 +55,14 @@ class Discriminator(_Strict):
     learning_rate: float = Field(gt=0, le=1)
 
 
-class Optimizer(_Strict):
-    """The optimizer of the generator and of the discriminator, if any."""
-
-    name: Literal["adam", "adamw"]
-    betas: list[float] = Field(min_length=2, max_length=2)
-    weight_decay: float = Field(ge=0)
-
-
-class Cosine(_Strict):
+class Cosine(StrictModel):
     """Half a cosine from the learning rate down to the fraction `final` of it."""
 
     name: Literal["cosine"]
     final: float = Field(gt=0, lt=1, description="fraction of the learning rate")
 
 
-class MultiStep(_Strict):
+class MultiStep(StrictModel):
     """The learning rate is multiplied by `factor` at each milestone; no milestones: constant."""
 
     name: Literal["multistep"]
@@ -100,21 +75,21 @@ class MultiStep(_Strict):
 Schedule = Annotated[Cosine | MultiStep, Field(discriminator="name")]
 
 
-class Patch(_Strict):
+class Patch(StrictModel):
     """The side of an LR crop in pixels, starting at the fraction `since` of the stage."""
 
     since: float = Field(ge=0, lt=1)
     side: int = Field(gt=0)
 
 
-class EarlyStop(_Strict):
+class EarlyStop(StrictModel):
     """Stop after `patience` validations in a row without a gain of `min_gain` dB on the best."""
 
     patience: int = Field(gt=0)
     min_gain: float = Field(ge=0)
 
 
-class Stage(_Strict):
+class Stage(StrictModel):
     """Length, batch size and learning rate of a training; it ends at `steps` or `max_minutes`.
 
     With a time limit the schedule follows the clock where the clock is ahead of the steps, so the
@@ -160,7 +135,7 @@ def _check_degradation(value: object) -> object:
     return value
 
 
-class Recipe(_Strict):
+class Recipe(StrictModel):
     """All hyperparameters of a training; everything but the data.
 
     `degradation` makes new LR crops in every step; null uses the dataset's LR pictures. Up to
@@ -249,7 +224,7 @@ def parse_recipe(text: str, *, origin: str) -> Recipe:
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {origin} is not YAML: {error}") from error
     except ValidationError as error:
-        raise UsageError(f"recipe {origin}: {_describe_error(error)}") from error
+        raise UsageError(f"recipe {origin}: {_describe(error)}") from error
 
 
 def _read_text(path: Path) -> str:
@@ -259,25 +234,8 @@ def _read_text(path: Path) -> str:
         raise UsageError(f"recipe {path} cannot be read as text: {error}") from error
 
 
-def _describe_error(error: ValidationError) -> str:
-    """One key and its error. Unknown keys come first: a misspelt key is also reported missing."""
-    errors = error.errors()
-    first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
-    *parents, last = first["loc"] or ("",)
-    key = ".".join(map(str, first["loc"]))
-    if not key and first["type"] == "model_type":
+def _describe(error: ValidationError) -> str:
+    first = error.errors()[0]
+    if not first["loc"] and first["type"] == "model_type":
         return "it is not a mapping of keys to values; see docs/training.md for the keys"
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    if first["type"] == "extra_forbidden":
-        missing = [
-            str(each["loc"][-1])
-            for each in errors
-            if each["type"] == "missing" and [*each["loc"][:-1]] == parents
-        ]
-        suggestions = get_close_matches(str(last), missing, n=1)
-        return f"{key} is not a recipe key" + (
-            f"; {suggestions[0]} is missing" if suggestions else ""
-        )
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"{key or 'the recipe'} is invalid: {reason}"
+    return describe(error, "recipe key")

@@ -82,6 +82,10 @@ class Registry(Generic[EntryT]):
         """Every name: the built-in ones, then those of plug-ins."""
         return (*self._targets, *self._discovered())
 
+    def listed(self) -> str:
+        """Every name, for an error text."""
+        return ", ".join(self.names())
+
     def plugins(self) -> tuple[Plugin, ...]:
         """Every announced entry of other packages, usable or left out."""
         self._discovered()
@@ -95,7 +99,7 @@ class Registry(Generic[EntryT]):
             if plugin.name == name:
                 return f": {plugin}"
         hint = did_you_mean(name, self.names())
-        return f"{hint or ';'} available: {', '.join(self.names())}"
+        return f"{hint or ';'} available: {self.listed()}"
 
     def _discovered(self) -> Mapping[str, EntryT]:
         with self._lock:

@@ -1,4 +1,4 @@
-"""The trunks of LPIPS and DISTS: AlexNet and VGG16 up to their last convolution, frozen.
+"""AlexNet and VGG: the frozen trunks of LPIPS and DISTS, and the layers of the perceptual loss.
 
 Keys are torchvision's, so its published weight files load; torchvision itself is not needed.
 """
@@ -7,7 +7,7 @@ Keys are torchvision's, so its published weight files load; torchvision itself i
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,9 +26,10 @@ Trunk = Literal["alex", "vgg"]
 # torchvision's files; the eight hex digits in a name are the beginning of the file's sha256.
 TRUNK_FILES: dict[Trunk, str] = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
 TRUNK_URL = "https://download.pytorch.org/models/"
+VGG_CHANNELS = (64, 128, 256, 512, 512)
 CHANNELS: dict[Trunk, tuple[int, ...]] = {
     "alex": (64, 192, 384, 256, 256),
-    "vgg": (64, 128, 256, 512, 512),
+    "vgg": VGG_CHANNELS,
 }
 MIN_SIDE = 32  # smaller pictures shrink to nothing in either trunk
 
@@ -69,17 +70,38 @@ def _alexnet() -> tuple[list[nn.Module], set[int]]:
 
 def _vgg16(pool: Callable[[int], nn.Module] | None) -> tuple[list[nn.Module], set[int]]:
     """Configuration D of Simonyan and Zisserman 2015; the stages end before each pooling."""
+    counts = (2, 2, 3, 3, 3)
+    layers, convolutions = vgg(counts, pool=pool)
+    ends = [convolutions[f"conv{block}_{count}"] for block, count in enumerate(counts, start=1)]
+    return layers, {end + 1 for end in ends}  # after the ReLU
+
+
+def vgg(
+    counts: Sequence[int],
+    *,
+    until: Collection[str] | None = None,
+    pool: Callable[[int], nn.Module] | None = None,
+) -> tuple[list[nn.Module], dict[str, int]]:
+    """The layers of a VGG network (Simonyan and Zisserman 2015), and by name (conv1_1, ...) the
+    index of each convolution.
+
+    `counts` are the convolutions of each block. With `until`, the last layer is the last of these
+    convolutions. `pool` creates the pooling before a block from the number of channels.
+    """
     layers: list[nn.Module] = []
-    ends: set[int] = set()
+    convolutions: dict[str, int] = {}
     before = 3
-    for count, channels in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)):
+    for block, (count, channels) in enumerate(zip(counts, VGG_CHANNELS, strict=True), start=1):
         if layers:
             layers.append(pool(before) if pool else nn.MaxPool2d(2, 2))
-        for _ in range(count):
-            layers += [nn.Conv2d(before, channels, 3, padding=1), nn.ReLU()]
+        for number in range(1, count + 1):
+            convolutions[f"conv{block}_{number}"] = len(layers)
+            layers.append(nn.Conv2d(before, channels, 3, padding=1))
+            if until is not None and convolutions.keys() >= set(until):
+                return layers, convolutions
+            layers.append(nn.ReLU())  # not in place: the features before it are used too
             before = channels
-        ends.add(len(layers) - 1)
-    return layers, ends
+    return layers, convolutions
 
 
 def load_trunk(

@@ -14,8 +14,8 @@ from superres.model.archs import ArchFacts, UnknownArch, facts
 from training.basicsr_bridge import discriminator_sides
 from training.bundles.provenance import InitialWeights
 from training.loop.distributed import DistributedContext
-from training.loop.features import weight_file
-from training.recipe import PerceptualLoss, Recipe, Stage
+from training.losses import LOSSES
+from training.recipe import Recipe, Stage
 from training.weights.initial import check_same_network
 
 MLFLOW_TIMEOUT_SECONDS = 3.0
@@ -41,8 +41,7 @@ def check_training_plan(
         )
     _check_patches(recipe, stage, network)
     for loss in recipe.losses:
-        if isinstance(loss, PerceptualLoss):
-            weight_file(loss)
+        LOSSES.get(loss.name).check(loss)
     distributed.batch_slice(stage.batch)
     if parent is not None:
         check_same_network(recipe.arch.name, recipe.arch.parameters, parent)

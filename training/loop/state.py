@@ -8,7 +8,8 @@ from torch import nn
 
 from training.basicsr_bridge import discriminator, patch_torchvision
 from training.loop.ema import ExponentialMovingAverage
-from training.recipe import Cosine, Optimizer, Recipe, Schedule, Stage
+from training.optimizers import OPTIMIZERS
+from training.recipe import Cosine, Recipe, Schedule, Stage
 
 
 class TrainableNetwork:
@@ -27,7 +28,8 @@ class TrainableNetwork:
         on_device = net.to(device).to(memory_format=chosen)  # pyright: ignore[reportCallIssue]
         self.net = on_device.train()
         self.parameters = [each for each in self.net.parameters() if each.requires_grad]
-        self.optimizer = _optimizer(self.parameters, learning_rate, recipe.optimizer)
+        optimizer = OPTIMIZERS.get(recipe.optimizer.name)
+        self.optimizer = optimizer.build(self.parameters, learning_rate, recipe.optimizer)
         self._schedule = _schedule(self.optimizer, learning_rate, recipe.schedule, stage)
         self._steps = stage.steps
 
@@ -97,21 +99,6 @@ def weight_bytes(net: nn.Module, recipe: Recipe) -> int:
 def memory_format(recipe: Recipe) -> torch.memory_format:
     """The memory format of pictures and weights."""
     return torch.channels_last if recipe.channels_last else torch.contiguous_format
-
-
-def _optimizer(
-    parameters: list[nn.Parameter], learning_rate: float, config: Optimizer
-) -> torch.optim.Optimizer:
-    """A fused optimizer: one kernel for all parameters, also on the CPU."""
-    make = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
-    beta1, beta2 = config.betas
-    return make(
-        parameters,
-        lr=learning_rate,
-        betas=(beta1, beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
 
 
 def _schedule(

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from training.loop.distributed import DistributedContext
-from training.loop.features import load_features
-from training.loop.losses import LossInputs, LossSum, discriminator_terms
 from training.loop.state import TrainableNetwork, TrainState
-from training.recipe import GanLoss, PerceptualLoss, Recipe
+from training.losses.gan import GanSettings, discriminator_terms
+from training.losses.loss import LossInputs
+from training.losses.loss_sum import LossSum
+from training.recipe import Recipe
 
 # Part of the CPU allocator's message; a GPU raises torch.OutOfMemoryError.
 CPU_OUT_OF_MEMORY = "can't allocate memory"
@@ -54,20 +55,16 @@ class TrainStep:
         self.micro_batch = micro_batch
         self._train_state, self._recipe = train_state, recipe
         self._distributed, self._device = distributed, device
-        features = next(
-            (load_features(loss) for loss in recipe.losses if isinstance(loss, PerceptualLoss)),
-            None,
-        )
         discriminator = train_state.discriminator
         self._loss = LossSum(
             recipe.losses,
             LossInputs(
-                features=features.to(device) if features else None,
+                device=device,
                 discriminator=self._discriminate if discriminator else None,
                 ema=train_state.ema.output,
             ),
         )
-        self._gan_loss = next((loss for loss in recipe.losses if isinstance(loss, GanLoss)), None)
+        self._gan = next((loss for loss in recipe.losses if isinstance(loss, GanSettings)), None)
 
     def __call__(self, lr_bchw: Tensor, hr_bchw: Tensor) -> StepMetrics:
         """One step on a batch; skips the weight update if a loss or gradient is non-finite."""
@@ -146,10 +143,10 @@ class TrainStep:
                 total, terms = self._loss(output_bchw, hr_bchw, lr_bchw)
             (total * share).backward()
         if discriminator is not None:
-            assert self._gan_loss is not None, "a recipe with a discriminator has a gan loss"
+            assert self._gan is not None, "a recipe with a discriminator has a gan loss"
             with self._autocast():
                 discriminator_losses = discriminator_terms(
-                    self._discriminate, output_bchw.detach(), hr_bchw, self._gan_loss.kind
+                    self._discriminate, output_bchw.detach(), hr_bchw, self._gan.kind
                 )
             (sum(discriminator_losses.values(), start=hr_bchw.new_zeros(())) * share).backward()
             terms |= discriminator_losses

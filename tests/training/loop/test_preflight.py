@@ -58,7 +58,7 @@ def with_discriminator(name: str, **parameters: int) -> dict[str, object]:
             {"arch__parameters": {"num_feat": 8, "num_conv": 2, "upscale": 4}},
             "scale is 2, but its network enlarges by 4",
         ),
-        ({"arch__name": "resnet"}, "recipe tiny_x2: arch: no network 'resnet'; there are"),
+        ({"arch__name": "resnet"}, "recipe tiny_x2: arch: no network 'resnet'; available"),
         ({"arch__parameters": {"num_conv": "many"}}, "arch: network 'compact' does not take"),
         (with_discriminator("vgg"), "vgg needs sides of 128 pixels, .* side 12 at x2 gives 24"),
         (

@@ -11,9 +11,18 @@ from torch import Tensor, nn
 
 from superres.common.errors import UsageError
 from training.basicsr_bridge import discriminator, load_basicsr
-from training.loop.features import VggFeatures, load_features, weight_file
-from training.loop.losses import LossInputs, LossSum, discriminator_terms, fft, ldl, perceptual
-from training.recipe import GanLoss, LdlLoss, PerceptualLoss, PixelLoss
+from training.losses.fft import fft
+from training.losses.gan import GanSettings, discriminator_terms
+from training.losses.ldl import ldl
+from training.losses.loss import LossInputs, LossSettings
+from training.losses.loss_sum import LossSum
+from training.losses.perceptual import (
+    PerceptualSettings,
+    VggFeatures,
+    load_features,
+    perceptual,
+    weight_file,
+)
 
 LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0}
 
@@ -45,7 +54,7 @@ def test_a_pixel_loss_equals_basicsr(name: str, theirs: str, options: dict[str, 
     from basicsr.losses import basic_loss
 
     output, truth = crops(1), crops(2)
-    total, terms = LossSum([PixelLoss(name=name, weight=0.5)])(output, truth)
+    total, terms = LossSum([LossSettings(name=name, weight=0.5)])(output, truth)
     expected = getattr(basic_loss, theirs)(loss_weight=0.5, **options)(output, truth)
     torch.testing.assert_close(total, expected)
     torch.testing.assert_close(terms[name], 2 * expected)
@@ -66,7 +75,7 @@ def test_the_perceptual_loss_equals_basicsr(
         return SimpleNamespace(features=features)
 
     monkeypatch.setattr(vgg_arch.vgg, "vgg19", seeded_vgg19)
-    loss = PerceptualLoss(name="perceptual", weight=1.0, layers=LAYERS, vgg=str(vgg_file))
+    loss = PerceptualSettings(name="perceptual", weight=1.0, layers=LAYERS, vgg=str(vgg_file))
     output, truth = crops(1).requires_grad_(), crops(2)
     ours = perceptual(load_features(loss), output, truth, LAYERS)
     theirs, _ = Theirs(LAYERS)(output, truth)
@@ -79,8 +88,8 @@ def test_the_perceptual_loss_equals_basicsr(
 def test_missing_vgg_weights_are_refused_with_the_url(
     tmp_path: Path, vgg_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def loss(vgg: str | None, layer: str = "conv1_1") -> PerceptualLoss:
-        return PerceptualLoss(name="perceptual", weight=1.0, layers={layer: 1.0}, vgg=vgg)
+    def loss(vgg: str | None, layer: str = "conv1_1") -> PerceptualSettings:
+        return PerceptualSettings(name="perceptual", weight=1.0, layers={layer: 1.0}, vgg=vgg)
 
     monkeypatch.delenv("SHARPLINE_VGG19", raising=False)
     with pytest.raises(
@@ -127,7 +136,7 @@ def test_ldl_uses_the_ema_networks_output() -> None:
         inputs.append(lr_bchw)
         return crops(3)
 
-    terms = LossSum([LdlLoss(name="ldl", weight=1.0)], LossInputs(ema=ema))
+    terms = LossSum([LossSettings(name="ldl", weight=1.0)], LossInputs(ema=ema))
     total, _ = terms(crops(1), crops(2), lr_bchw := crops(4, side=12))
     torch.testing.assert_close(total, ldl(crops(1), crops(2), crops(3)))
     assert inputs == [lr_bchw]
@@ -152,7 +161,8 @@ def test_the_vanilla_gan_equals_basicsr() -> None:
     discriminator, output, truth = TinyDiscriminator(), crops(1), crops(2)
     theirs = GANLoss("vanilla", loss_weight=0.1)
     total, _ = LossSum(
-        [GanLoss(name="gan", weight=0.1, kind="vanilla")], LossInputs(discriminator=discriminator)
+        [GanSettings(name="gan", weight=0.1, kind="vanilla")],
+        LossInputs(discriminator=discriminator),
     )(output, truth)
     torch.testing.assert_close(total, theirs(discriminator(output), True, is_disc=False))
     terms = discriminator_terms(discriminator, output, truth, "vanilla")
@@ -176,7 +186,7 @@ def test_the_relativistic_gan_equals_basicsr_esrgan_step() -> None:
     )
     output = crops(1).requires_grad_()
     total, _ = LossSum(
-        [GanLoss(name="gan", weight=0.1, kind="relativistic")],
+        [GanSettings(name="gan", weight=0.1, kind="relativistic")],
         LossInputs(discriminator=discriminator),
     )(output, truth)
     real, fake = discriminator(truth).detach(), discriminator(output)
@@ -226,7 +236,7 @@ def test_gradients_are_finite_for_a_perfect_output(make: Callable[[], Tensor]) -
     output = make().requires_grad_()
     truth = make()
     names = ("l1", "charbonnier", "mse", "fft")
-    pixel, _ = LossSum([PixelLoss(name=name, weight=1.0) for name in names])(output, truth)
+    pixel, _ = LossSum([LossSettings(name=name, weight=1.0) for name in names])(output, truth)
     (pixel + ldl(output, truth, truth)).backward()
     assert output.grad is not None
     assert output.grad.isfinite().all()

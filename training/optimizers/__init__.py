@@ -1,0 +1,15 @@
+"""The optimizers of generator and discriminator.
+
+An optimizer is one module with an `Optimizer`, listed below or announced by an installed package.
+The package itself imports no torch.
+"""
+
+from superres.common.registry import Registry
+from training.optimizers.optimizer import Optimizer
+
+OPTIMIZERS = Registry(
+    group="sharpline.optimizers",
+    noun="optimizer",
+    entry_type=Optimizer,
+    built_in={name: f"training.optimizers.{name}:OPTIMIZER" for name in ("adam", "adamw")},
+)
