@@ -17,6 +17,7 @@ from serving.enhance.admission import Admission
 from serving.enhance.costs import CostModel
 from serving.enhance.enhancer import Enhancer, EnhancerParts
 from serving.enhance.shadow import ShadowRunner
+from serving.enhance.steps import PictureServices
 from serving.http.request_log import RequestMetrics
 from serving.http.routes import enhance, health, jobs, models, pages, results, uploads, v2
 from serving.http.routes.documents import RESPONSE_HEADERS
@@ -104,18 +105,17 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
             worker_threads=cpu_threads(),
         )
     )
-    keys = KeyRing(settings.security.keys_file)
-    work = JobPictureWork(
+    pictures = PictureServices(
         settings=settings,
+        keys=KeyRing(settings.security.keys_file),
+        reporter=reporter,
         admission=admission,
         models=models,
         enhancer=enhancer,
         costs=costs,
-        reporter=reporter,
-        keys=keys,
     )
     guard = AddressGuard(settings.jobs.webhook_networks)
-    jobs = Jobs(settings.jobs, work, lambda: admission.draining, guard)
+    jobs = Jobs(settings.jobs, JobPictureWork(pictures), lambda: admission.draining, guard)
     register_gauges(
         metrics,
         scheduler=scheduler,
@@ -126,18 +126,12 @@ def _wire(settings: Settings, load_backend: BackendLoader | None) -> Services:
         jobs=jobs,
     )
     return Services(
-        settings=settings,
-        keys=keys,
+        pictures=pictures,
         clients=ClientAddresses(settings.security.trusted_proxies),
         metrics=metrics,
-        reporter=reporter,
-        admission=admission,
         scheduler=scheduler,
         engines=engines,
-        models=models,
         window=window,
-        enhancer=enhancer,
-        costs=costs,
         shadows=shadows,
         jobs=jobs,
     )
@@ -147,18 +141,18 @@ def _lifespan(services: Services) -> Callable[[FastAPI], AbstractAsyncContextMan
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.engines.start()
-        services.models.start()
+        services.pictures.models.start()
         await services.jobs.start()
         try:
             yield
         finally:
-            services.admission.drain()
+            services.pictures.admission.drain()
             await services.jobs.stop()
             # Before the engines: the thread may be warming up a model on one.
-            await in_thread(services.models.stop_watching)
+            await in_thread(services.pictures.models.stop_watching)
             await services.shadows.stop()
             await in_thread(services.engines.stop)
-            services.models.close()
+            services.pictures.models.close()
 
     return lifespan
 

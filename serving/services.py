@@ -7,16 +7,10 @@ from starlette.requests import Request
 
 from serving.batching.engine import Engines
 from serving.batching.scheduler import Scheduler
-from serving.enhance.admission import Admission
-from serving.enhance.costs import CostModel
-from serving.enhance.enhancer import Enhancer
 from serving.enhance.shadow import ShadowRunner
+from serving.enhance.steps import PictureServices
 from serving.jobs.jobs import Jobs
-from serving.models.reload import Models
-from serving.reporter import Reporter
 from serving.requests.client_address import ClientAddresses
-from serving.requests.keys import KeyRing
-from serving.settings import Settings
 from serving.telemetry.drift import LiveWindow
 from serving.telemetry.metrics import Metrics
 
@@ -25,18 +19,12 @@ from serving.telemetry.metrics import Metrics
 class Services:
     """The components that `create_app` builds."""
 
-    settings: Settings
-    keys: KeyRing
+    pictures: PictureServices
     clients: ClientAddresses
     metrics: Metrics
-    reporter: Reporter
-    admission: Admission
     scheduler: Scheduler
     engines: Engines
-    models: Models
     window: LiveWindow
-    enhancer: Enhancer
-    costs: CostModel
     shadows: ShadowRunner
     jobs: Jobs
 

@@ -93,19 +93,19 @@ class DrainingServer(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._drain_began_seconds is None:
             self._drain_began_seconds = time.monotonic()
-            self._services.admission.drain()
+            self._services.pictures.admission.drain()
         else:
             super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
         if self._services.engines.lost and not self.should_exit:
             exit_within(LOST_SECONDS)
-            self._services.admission.drain()
+            self._services.pictures.admission.drain()
             self.should_exit = True
         if self._drain_began_seconds is not None:
-            drain = self._services.settings.drain
+            drain = self._services.pictures.settings.drain
             passed_seconds = time.monotonic() - self._drain_began_seconds
-            done = self._services.admission.in_flight == 0
+            done = self._services.pictures.admission.in_flight == 0
             if (done and passed_seconds >= drain.linger_seconds) or (
                 passed_seconds >= drain.max_seconds
             ):

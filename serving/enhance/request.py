@@ -57,6 +57,12 @@ class StageObserver(Protocol):
     def stage_done(self, stage: str, seconds: float) -> None: ...
 
 
+class ResponseObserver(Protocol):
+    """Is notified of aborted responses."""
+
+    def response_aborted(self, reason: str) -> None: ...
+
+
 class StageTimer:
     """Measures the stages of one picture; the parts of a stage are added up."""
 

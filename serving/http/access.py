@@ -22,7 +22,7 @@ async def require_key(
     """Authenticate the caller and charge the request. Raises BadKey or QuotaExceeded."""
     services = services_of(request)
     request.state.client = f"ip:{services.clients.address_of(request)}"
-    caller = services.keys.caller(credentials.credentials if credentials else None)
+    caller = services.pictures.keys.caller(credentials.credentials if credentials else None)
     request.state.caller = caller
     if caller.key is not None:
         request.state.client = f"key:{caller.key.id}"

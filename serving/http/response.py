@@ -10,22 +10,16 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from serving.enhance.request import EnhanceResult
-from serving.errors import ClientGone
+from serving.enhance.request import EnhanceResult, ResponseObserver
+from serving.http.disconnect import cancel_on_disconnect
 from superres.common.errors import SharplineError
 
 log = logging.getLogger(__name__)
-
-
-class ResponseObserver(Protocol):
-    """Is notified of aborted responses."""
-
-    def response_aborted(self, reason: str) -> None: ...
 
 
 class PictureResponse(Response):
@@ -51,9 +45,10 @@ class PictureResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._resources:
             async with contextlib.aclosing(self._answer.chunks):
-                sending = asyncio.create_task(self._send(scope, send))
                 try:
-                    await self._until_disconnect(sending, receive)
+                    await cancel_on_disconnect(
+                        receive, self._send(scope, send), "response was complete"
+                    )
                 except Exception as error:
                     reason = reason_of(error)
                     self._observer.response_aborted(reason)
@@ -83,18 +78,6 @@ class PictureResponse(Response):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _until_disconnect(self, sending: "asyncio.Task[None]", receive: Receive) -> None:
-        disconnected = asyncio.create_task(_disconnected(receive))
-        try:
-            await asyncio.wait({sending, disconnected}, return_when=asyncio.FIRST_COMPLETED)
-            if not sending.done():
-                raise ClientGone("the client disconnected before its response was complete")
-            sending.result()
-        finally:
-            for task in (sending, disconnected):
-                task.cancel()
-            await asyncio.gather(sending, disconnected, return_exceptions=True)
-
 
 class ClosingResponse(StreamingResponse):
     """Streams an async generator and closes it, also when the client disconnects."""
@@ -113,11 +96,6 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "slow-client"
     return getattr(error, "label", "internal-error")
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _single_chunk(whole: bytes) -> AsyncIterator[bytes]:

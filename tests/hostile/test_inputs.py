@@ -411,6 +411,6 @@ def test_server_still_works_after_hostile_inputs(hostile_server):
     assert hostile_server.client.get("/livez").status_code == 200
     answer = hostile_server.client.post("/v1/enhance", content=rgb_png())
     assert np.array_equal(decode(answer.content).rgb_hwc[::2, ::2], RGB)
-    hostile_server.wait_for(lambda: hostile_server.services.admission.in_flight == 0)
+    hostile_server.wait_for(lambda: hostile_server.services.pictures.admission.in_flight == 0)
     metrics = hostile_server.client.get("/metrics").text
     assert 'route="/v1/enhance",status="5' not in metrics

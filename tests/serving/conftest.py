@@ -43,6 +43,26 @@ def noise_png():
     return make
 
 
+class Clock:
+    """A monotonic clock that a test sets."""
+
+    seconds = 0.0
+
+    def __call__(self):
+        return self.seconds
+
+
+@pytest.fixture(scope="session")
+def new_clock():
+    """Makes clocks, for the examples of a property."""
+    return Clock
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
 @pytest.fixture
 def models_folder(tmp_path, tiny_bundle):
     """A folder without an index that holds the tiny x2 model."""
@@ -161,7 +181,7 @@ def server(session_picture_server, tiny_bundle, tmp_path_factory):
     for name, scale in (("compact_x2", 2), ("compact_x4", 4)):
         shutil.copytree(tiny_bundle(name=name, scale=scale).root, folder / name)
     running = session_picture_server(folder)
-    running.wait_for(lambda: len(running.services.models.champions) == 2)
+    running.wait_for(lambda: len(running.services.pictures.models.champions) == 2)
     return running
 
 

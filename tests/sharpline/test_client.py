@@ -275,7 +275,7 @@ def real(module_picture_server, tiny_bundle, tmp_path_factory):
         security={"keys_file": keys},
         until="/livez",
     )
-    server.wait_for(lambda: server.services.models.champions)
+    server.wait_for(lambda: server.services.pictures.models.champions)
     yield server, secret
     server.stop()
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from serving.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Problem, title_of
+from serving.requests.multipart import FILE_FIELD
 from serving.requests.negotiation import MEDIA_TYPES
 from serving.requests.options import Options
 
@@ -40,17 +41,17 @@ def picture_responses() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def picture_body() -> dict[str, Any]:
-    """The request body of a route that accepts a picture."""
-    options = Options.model_json_schema()["properties"]
-    form = {"type": "object", "required": ["file"], "properties": {"file": BINARY, **options}}
+def picture_body(other_content: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The request body of a route that accepts a picture's bytes, or `other_content`."""
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in INPUT_TYPES}
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {**content, "multipart/form-data": {"schema": form}},
-        }
-    }
+    return {"requestBody": {"required": True, "content": {**content, **(other_content or {})}}}
+
+
+def form_content(file: dict[str, Any], options: type[Options]) -> dict[str, Any]:
+    """The content of a multipart form with a field for the file and one for each option."""
+    properties = {FILE_FIELD: file, **options.model_json_schema()["properties"]}
+    form = {"type": "object", "required": [FILE_FIELD], "properties": properties}
+    return {"multipart/form-data": {"schema": form}}
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -34,10 +34,10 @@ async def livez(request: Request) -> Health:
 async def readyz(request: Request) -> Health:
     """Fails while no model is served yet and while the server is shutting down."""
     services = services_of(request)
-    if services.admission.draining:
+    models = services.pictures.models
+    if services.pictures.admission.draining:
         raise Draining("the server is shutting down", seconds=5)
     services.engines.require_alive()
-    models = services.models
     models.require_ready()
     return Health(models=tuple(sorted(models.champions)), problems=dict(models.problems))
 
@@ -45,7 +45,7 @@ async def readyz(request: Request) -> Health:
 @router.get("/startupz", summary="Startup probe", responses=problems(421, 503))
 async def startupz(request: Request) -> Health:
     """Fails until the models folder has been read once."""
-    if not services_of(request).models.loaded_once:
+    if not services_of(request).pictures.models.loaded_once:
         raise NotReady("the models are being loaded", seconds=2)
     return Health()
 

@@ -12,14 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from serving.errors import BadOptions, SlowBody
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import ClosingResponse
-from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
+from serving.http.routes.documents import BINARY, form_content, picture_body, problems
 from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
 from serving.requests.body import limit_bytes, stream_body
 from serving.requests.keys import MAX_PRIORITY
-from serving.requests.multipart import FILE_FIELD
 from serving.requests.options import Options, describe
 from serving.services import services_of
 
@@ -94,21 +93,6 @@ def job_responses() -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _body() -> dict[str, Any]:
-    form = {
-        "type": "object",
-        "required": [FILE_FIELD],
-        "properties": {
-            FILE_FIELD: {"type": "array", "items": BINARY, "minItems": 1},
-            **JobOptions.model_json_schema()["properties"],
-        },
-    }
-    content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in INPUT_TYPES}
-    content["multipart/form-data"] = {"schema": form}
-    content["application/json"] = {"schema": {"$ref": "#/components/schemas/JobRequest"}}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 @router.post(
     "/v1/jobs",
     status_code=202,
@@ -118,7 +102,12 @@ def _body() -> dict[str, Any]:
         **job_responses(),
         **problems(400, 401, 403, 404, 408, 410, 413, 415, 421, 422, 429, 500, 503, 507),
     },
-    openapi_extra=_body(),
+    openapi_extra=picture_body(
+        {
+            **form_content({"type": "array", "items": BINARY, "minItems": 1}, JobOptions),
+            "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
+        }
+    ),
 )
 async def submit(
     request: Request,
@@ -142,8 +131,8 @@ async def submit_body(
 ) -> Job:
     """Submit the pictures in a request's body, at most `max_pictures`."""
     services = services_of(request)
-    services.admission.require_open()
-    settings = services.settings
+    services.pictures.admission.require_open()
+    settings = services.pictures.settings
     limits = BodyLimits(
         max_bytes=settings.limits.max_bytes,
         max_pictures=max_pictures or settings.jobs.max_pictures,
@@ -173,16 +162,17 @@ async def _submit_uploads(
     request: Request, options: JobOptions, idempotency_key: str | None
 ) -> Job:
     services = services_of(request)
-    services.admission.require_open()
+    settings = services.pictures.settings
+    services.pictures.admission.require_open()
     try:
-        async with asyncio.timeout(services.settings.limits.body_seconds):
+        async with asyncio.timeout(settings.limits.body_seconds):
             chunks = [chunk async for chunk in limit_bytes(stream_body(request), MAX_JSON_BYTES)]
         job_request = JobRequest.model_validate_json(b"".join(chunks), strict=True)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
-    max_pictures = services.settings.jobs.max_pictures
+    max_pictures = settings.jobs.max_pictures
     if len(job_request.inputs) > max_pictures:
         raise BadOptions(f"a job takes at most {max_pictures} pictures")
     fields = job_request.options.model_dump(exclude_unset=True)
@@ -298,4 +288,4 @@ async def erase(request: Request, job_id: JOB_ID) -> Receipt:
 
 def owner_of(request: Request) -> str | None:
     """The client whose jobs are visible; None without keys, when the job's id is the secret."""
-    return client_of(request) if services_of(request).keys.required else None
+    return client_of(request) if services_of(request).pictures.keys.required else None

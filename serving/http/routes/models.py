@@ -53,14 +53,14 @@ class ModelList(BaseModel):
 @router.get("/v1/models", summary="List the models", responses=problems(401, 421, 429, 500))
 async def list_models(request: Request) -> ModelList:
     """All served models; `default` marks the one for requests that name none."""
-    services = services_of(request)
+    pictures = services_of(request).pictures
     champions = sorted(
-        services.models.champions.values(), key=lambda model_version: model_version.name
+        pictures.models.champions.values(), key=lambda model_version: model_version.name
     )
-    default = services.models.default_name
+    default = pictures.models.default_name
     return ModelList(
         models=tuple(
-            _card(model_version, model_version.name == default, services.costs)
+            _card(model_version, model_version.name == default, pictures.costs)
             for model_version in champions
         )
     )

@@ -10,14 +10,15 @@ from pydantic import BaseModel
 from serving.errors import JobFailed
 from serving.http.access import BEARER, require_key
 from serving.http.response import ClosingResponse
-from serving.http.routes.documents import BINARY, RESPONSE_HEADERS, problems
+from serving.http.routes.documents import RESPONSE_HEADERS, picture_responses, problems
 from serving.http.routes.jobs import JOB_ID, REQUIRE_KEY, owner_of
 from serving.jobs.views import Receipt
 from serving.problems import MEDIA_TYPE, problem_of
-from serving.requests.negotiation import MEDIA_TYPES
 from serving.services import services_of
 
 router = APIRouter(tags=["jobs"])
+
+PICTURE_NUMBER = Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")]
 
 
 class ReceiptVerification(BaseModel):
@@ -29,7 +30,7 @@ class ReceiptVerification(BaseModel):
 async def require_key_or_signature(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
-    n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
+    n: PICTURE_NUMBER = 0,
     expires: Annotated[
         int | None, Query(ge=0, le=2**53, description="milliseconds of Unix time")
     ] = None,
@@ -50,14 +51,7 @@ async def require_key_or_signature(
     dependencies=[Depends(require_key_or_signature)],
     response_class=Response,
     responses={
-        200: {
-            "description": "The enlarged picture",
-            "content": {media_type: {"schema": BINARY} for media_type in MEDIA_TYPES.values()},
-            "headers": {
-                name: {"description": text, "schema": {"type": "string"}}
-                for name, text in RESPONSE_HEADERS.items()
-            },
-        },
+        **picture_responses(),
         307: {"description": "Redirect to the presigned URL of a result in a bucket"},
         **problems(400, 401, 404, 406, 409, 410, 413, 415, 421, 422, 429, 500, 503, 504, 507),
     },
@@ -65,7 +59,7 @@ async def require_key_or_signature(
 async def result(
     request: Request,
     job_id: JOB_ID,
-    n: Annotated[int, Query(ge=0, le=10_000, description="which picture, from 0")] = 0,
+    n: PICTURE_NUMBER = 0,
 ) -> Response:
     """The picture with the headers of POST /v1/enhance, or its problem."""
     jobs = services_of(request).jobs

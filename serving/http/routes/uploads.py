@@ -2,14 +2,14 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import BadSignature, SlowBody, UploadMismatch
 from serving.http.access import client_of, require_key
-from serving.http.routes.documents import BINARY, INPUT_TYPES, problems
+from serving.http.routes.documents import picture_body, problems
 from serving.requests.body import limit_bytes, stream_body
 from serving.services import services_of
 from superres.image.codecs import TooManyBytes
@@ -37,11 +37,6 @@ class UploadView(BaseModel):
     expires: str
 
 
-def _body() -> dict[str, Any]:
-    content = {media_type: {"schema": BINARY} for media_type in INPUT_TYPES}
-    return {"requestBody": {"required": True, "content": content}}
-
-
 @router.post(
     "/v1/uploads",
     status_code=201,
@@ -52,8 +47,8 @@ def _body() -> dict[str, Any]:
 async def create(request: Request, upload_request: UploadRequest) -> UploadView:
     """PUT the picture to the URL in `url`, then pass the upload's id to POST /v1/jobs."""
     services = services_of(request)
-    services.admission.require_open()
-    max_bytes = services.settings.limits.max_bytes
+    services.pictures.admission.require_open()
+    max_bytes = services.pictures.settings.limits.max_bytes
     if upload_request.bytes > max_bytes:
         raise TooManyBytes(f"at most {max_bytes:,} bytes are allowed")
     uploads = await services.jobs.uploads()
@@ -73,7 +68,7 @@ async def create(request: Request, upload_request: UploadRequest) -> UploadView:
     status_code=204,
     summary="Upload a picture",
     responses=problems(400, 403, 404, 408, 410, 413, 415, 421, 422, 500, 503, 507),
-    openapi_extra=_body(),
+    openapi_extra=picture_body(),
 )
 async def put(
     request: Request,
@@ -83,14 +78,14 @@ async def put(
 ) -> Response:
     """The signed URL from POST /v1/uploads; it needs no key and works once."""
     services = services_of(request)
-    services.admission.require_open()
+    services.pictures.admission.require_open()
     uploads = await services.jobs.uploads()
     if not uploads.url_is_valid(upload_id, expires, signature):
         raise BadSignature("the URL's signature is not valid")
     upload = await uploads.pending(upload_id)
     chunks = limit_bytes(stream_body(request), upload.bytes)
     try:
-        async with asyncio.timeout(services.settings.limits.body_seconds):
+        async with asyncio.timeout(services.pictures.settings.limits.body_seconds):
             await uploads.receive(upload, chunks)
     except TimeoutError:
         raise SlowBody("the body took too long to arrive") from None

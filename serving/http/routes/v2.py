@@ -4,7 +4,6 @@ Tensors are processed like pictures of POST /v1/enhance, with the same limits an
 problem's detail is repeated in `error`, as the protocol requires.
 """
 
-import time
 from contextlib import ExitStack
 from dataclasses import replace
 from importlib.metadata import version as installed_version
@@ -13,20 +12,15 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from serving.enhance.pictures import (
-    ReceivedPicture,
-    SelectedModel,
-    enhance_request_of,
-    output_size,
-    work_pixels,
-)
-from serving.enhance.request import StageTimer, consistency_header
+from serving.enhance.pictures import ReceivedPicture, SelectedModel, deadline_of
+from serving.enhance.request import consistency_header
+from serving.enhance.steps import PictureSteps
 from serving.errors import BadOptions, UnknownModel
 from serving.http.access import caller_of, client_of, require_key
+from serving.http.disconnect import cancel_on_disconnect
 from serving.http.response import PictureResponse
 from serving.http.routes import health
 from serving.http.routes.documents import BINARY, problems
-from serving.http.routes.enhance import cancel_on_disconnect
 from serving.models.reload import ModelVersion
 from serving.requests.body import Upload, read_body
 from serving.requests.options import Options, describe
@@ -40,7 +34,7 @@ from serving.requests.tensors import (
 )
 from serving.services import services_of
 from serving.telemetry.logs import request_id_now
-from superres.image.codecs import RAW
+from superres.image.codecs import RAW, Limits
 
 PREFIX = "/v2"
 MODEL = PREFIX + "/models/{model}"
@@ -170,53 +164,38 @@ _INFER: dict[str, Any] = {
 @guarded.post(MODEL + "/infer", summary="Enlarge a tensor", **_INFER)
 async def infer(request: Request, model: str, version: str | None = None) -> Response:
     """Input and output are named `image`: (1, height, width, 3), UINT8 or FP32."""
-    services = services_of(request)
-    services.models.require_ready()
-    stages = StageTimer(services.reporter)
-    client = client_of(request)
+    pictures = services_of(request).pictures
+    limits = pictures.settings.limits
     with ExitStack() as resources:
-        admitted = resources.enter_context(services.admission.admit(client))
-        with stages("read"):
-            body = await read_body(request, admitted, services.settings.limits.body_seconds)
-        limits = services.admission.picture_limits
-        with stages("decode"):
-            inference = await services.enhancer.in_worker(
-                lambda: parse(body, request.headers.get(HEADER_LENGTH), limits)
+        steps = PictureSteps(pictures, resources, client_of(request))
+        with steps.stages("read"):
+            body = await read_body(request, steps.admitted, limits.body_seconds)
+        picture_limits = pictures.admission.picture_limits
+        with steps.stages("decode"):
+            inference = await pictures.enhancer.in_worker(
+                lambda: parse(body, request.headers.get(HEADER_LENGTH), picture_limits)
             )
-        model_version = resources.enter_context(services.models.use(model, None, client))
+        model_version = steps.use_model(model)
         _require_version(model_version, version)
         request.state.model = model_version.name
-        received = _received(request, inference, model)
-        output_options = received.output_options(
-            model_version.scale, services.settings.limits.max_output_pixels
-        )
-        width, height = output_size(received, output_options, model_version.scale)
-        admitted.reserve_output(width, height, RAW)
-        admitted.reserve_work(
-            model_version.name,
-            work_pixels(received, output_options, model_version),
-            received.deadline_seconds,
-        )
-        caller_of(request).charge_pixels(admitted.output_pixels)
+        received = _received(inference, model, picture_limits, limits.deadline_seconds)
         selected = SelectedModel(model_version=model_version, picture=inference.picture)
-        enhance_request = enhance_request_of(
-            received, selected, output_options, client=client, progress=admitted.work_done
-        )
+        planned = steps.reserve(received, selected, caller_of(request).charge_pixels)
         answer = await cancel_on_disconnect(
-            request, services.enhancer.enhance(enhance_request, stages)
+            request.receive, steps.enhance(planned), "result was ready"
         )
         chunks, headers = message(
             inference,
             model=model_version.name,
             version=model_version.version,
-            height=height,
-            width=width,
+            height=answer.height,
+            width=answer.width,
             chunks=answer.chunks,
         )
         return PictureResponse(
             replace(answer, chunks=chunks, size=None),
             resources.pop_all(),
-            services.reporter,
+            pictures.reporter,
             media_type=headers.pop("Content-Type"),
             headers={
                 **headers,
@@ -224,18 +203,18 @@ async def infer(request: Request, model: str, version: str | None = None) -> Res
                 "Sharpline-Consistency": consistency_header(answer.consistency_result),
                 "Cache-Control": "no-store",
             },
-            send_timeout_seconds=services.settings.limits.body_seconds,
+            send_timeout_seconds=limits.body_seconds,
         )
 
 
-def _received(request: Request, inference: ParsedInference, model: str) -> ReceivedPicture:
+def _received(
+    inference: ParsedInference, model: str, limits: Limits, longest_seconds: float
+) -> ReceivedPicture:
     """The tensor as a received picture that is already decoded."""
-    services = services_of(request)
     try:
         options = Options.model_validate({"model": model, "deadline": inference.deadline})
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
-    longest_seconds = services.settings.limits.deadline_seconds
     return ReceivedPicture(
         upload=Upload(data=b""),
         options=options,
@@ -243,9 +222,8 @@ def _received(request: Request, inference: ParsedInference, model: str) -> Recei
         format=RAW,
         width=inference.picture.width,
         height=inference.picture.height,
-        deadline_seconds=time.monotonic()
-        + min(options.deadline or longest_seconds, longest_seconds),
-        limits=services.admission.picture_limits,
+        deadline_seconds=deadline_of(options, longest_seconds),
+        limits=limits,
         request_id=request_id_now.get(),
         earlier=None,
         embed=False,
@@ -253,7 +231,7 @@ def _received(request: Request, inference: ParsedInference, model: str) -> Recei
 
 
 def _model_version(request: Request, model: str, version: str | None) -> ModelVersion:
-    model_version = services_of(request).models.champions.get(model)
+    model_version = services_of(request).pictures.models.champions.get(model)
     if model_version is None:
         raise UnknownModel(f"there is no model {model[:64]!r}")
     _require_version(model_version, version)

@@ -12,14 +12,6 @@ from serving.batching.tiles import BatchKey, BatchLimits
 WAIT_SECONDS = 0.005
 
 
-class Clock:
-    def __init__(self):
-        self.seconds = 100.0
-
-    def __call__(self):
-        return self.seconds
-
-
 class TileReceiver:
     def __init__(self):
         self.results = []
@@ -34,11 +26,6 @@ class TileReceiver:
 
 def batch_key(model="m", side=4, dtype="uint8"):
     return BatchKey(model=model, height=side, width=side, dtype=dtype)
-
-
-@pytest.fixture
-def clock():
-    return Clock()
 
 
 def scheduler_of(clock, max_tiles=4, max_pixels=10**9, fair_tiles=1):
@@ -287,8 +274,8 @@ arrivals = st.lists(
 
 
 @given(arrivals, st.integers(1, 6))
-def test_every_tile_is_delivered_once_to_its_own_request(arrivals, max_tiles):
-    clock = Clock()
+def test_every_tile_is_delivered_once_to_its_own_request(new_clock, arrivals, max_tiles):
+    clock = new_clock()
     scheduler = scheduler_of(clock, max_tiles=max_tiles)
     requests = []
     for model, count, deadline, batches_between in arrivals:
@@ -321,10 +308,10 @@ def run_batch(scheduler):
     st.integers(1, 5),
 )
 def test_service_of_waiting_requests_differs_by_fair_pixels_at_most(
-    requests, max_tiles, fair_tiles
+    new_clock, requests, max_tiles, fair_tiles
 ):
     """The service of two requests with queued tiles differs by at most `fair_pixels`."""
-    clock = Clock()
+    clock = new_clock()
     scheduler = scheduler_of(clock, max_tiles=max_tiles, fair_tiles=fair_tiles)
     waiting = {
         admit(scheduler, count, deadline=deadline)[0].serial: count for count, deadline in requests
@@ -339,9 +326,9 @@ def test_service_of_waiting_requests_differs_by_fair_pixels_at_most(
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=20))
-def test_no_tile_waits_longer_than_the_limit_for_a_free_device(gaps_ms):
+def test_no_tile_waits_longer_than_the_limit_for_a_free_device(new_clock, gaps_ms):
     """A device that polls whenever a batch is due gets every tile within `max_wait_seconds`."""
-    clock = Clock()
+    clock = new_clock()
     scheduler = scheduler_of(clock, max_tiles=3)
     put_at = {}
     for number, gap_ms in enumerate(gaps_ms):

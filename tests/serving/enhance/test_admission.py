@@ -12,18 +12,6 @@ from serving.setting_groups import LimitSettings, QueueSettings
 from superres.image.codecs import FormatCannotHold, TooManyBytes
 
 
-class Clock:
-    seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def admission(clock):
     return Admission(
@@ -191,9 +179,9 @@ def test_finished_work_frees_capacity(clock):
     st.sampled_from("abz"),
     st.integers(10, 20_000),
 )
-def test_retry_after_is_long_enough_and_not_much_too_long(workloads, client, pixels):
+def test_retry_after_is_long_enough_and_not_much_too_long(new_clock, workloads, client, pixels):
     """The other clients are served in fair shares meanwhile, and no new request arrives."""
-    clock = Clock()
+    clock = new_clock()
     admission, held = busy_admission(clock, workloads)
     seconds = retry_seconds_of(admission, client, pixels)
     if seconds is None:

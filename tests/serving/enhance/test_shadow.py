@@ -52,7 +52,7 @@ def shadow_server(picture_server, followed_folder, tiny_bundle):
         return backends[levels]
 
     server = picture_server(followed_folder.root, load_backend=load, batch={"max_tiles": 4})
-    server.wait_for(lambda: server.services.models.routes["compact_x2"].shadow is not None)
+    server.wait_for(lambda: server.services.pictures.models.routes["compact_x2"].shadow is not None)
     return server, backends[0], backends[3]
 
 

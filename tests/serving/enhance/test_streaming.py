@@ -4,9 +4,9 @@ import httpx
 import numpy as np
 import pytest
 
-from superres.image.codecs import Picture, decode, encode
+from superres.image.codecs import Picture, StripEncoder, decode, encode
 from superres.image.resize import imresize
-from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip, resampled_rows
+from superres.image.strips import enlarged_frame, enlarged_strip, resampled_rows
 from superres.model.upscaler import enlarged
 
 
@@ -62,14 +62,14 @@ def test_first_rows_are_sent_before_the_last_are_computed(single_tile_server, re
         )
         assert b"sharpline-model: compact_x2" in received.lower()
         assert not received.endswith(b"0\r\n\r\n")
-        assert server.services.admission.in_flight == 1
+        assert server.services.pictures.admission.in_flight == 1
         assert backend.held.wait(60)  # opened before it is closed, the gate would stay closed
         backend.gate.set()
         while not received.endswith(b"0\r\n\r\n"):
             received += raw.recv(65536)
     whole = server.client.post("/v1/enhance", content=data, params={"format": "png"})
     assert np.array_equal(decode(whole.content).rgb_hwc, repeated(decode(data).rgb_hwc))
-    server.wait_for(lambda: server.services.admission.in_flight == 0)
+    server.wait_for(lambda: server.services.pictures.admission.in_flight == 0)
 
 
 def test_http_1_0_gets_the_whole_answer_with_content_length(single_tile_server, repeated):
@@ -99,7 +99,7 @@ def test_client_that_disconnects_frees_its_slot(single_tile_server):
         received = b""
         while b"IDAT" not in received:
             received += raw.recv(65536)
-    server.wait_for(lambda: server.services.admission.in_flight == 0)
+    server.wait_for(lambda: server.services.pictures.admission.in_flight == 0)
     server.wait_for(lambda: not server.services.scheduler.queued_tiles())
     value = server.services.metrics.registry.get_sample_value
     assert value("sharpline_responses_aborted_total", {"reason": "client-gone"}) == 1
@@ -120,7 +120,7 @@ def test_client_that_does_not_read_is_disconnected(picture_server, models_folder
         server.wait_for(
             lambda: value("sharpline_responses_aborted_total", {"reason": "slow-client"}) == 1
         )
-        server.wait_for(lambda: server.services.admission.in_flight == 0)
+        server.wait_for(lambda: server.services.pictures.admission.in_flight == 0)
 
 
 def test_deadline_during_the_response_aborts_it(single_tile_server):

@@ -31,7 +31,7 @@ def test_pictures_of_any_size_are_enlarged(server, noise_png, repeated, height, 
 
 def test_response_headers_name_the_model_and_the_stages(server, noise_png):
     answer = enhance(server, noise_png(20, 20), model="compact_x2")
-    model_version = server.services.models.champions["compact_x2"]
+    model_version = server.services.pictures.models.champions["compact_x2"]
     assert answer.headers["Content-Type"] == "image/png"
     assert answer.headers["Sharpline-Model"] == "compact_x2"
     assert answer.headers["Sharpline-Version"] == "local"
@@ -177,7 +177,7 @@ def test_concurrent_pictures_equal_pictures_enhanced_alone(server, noise_png):
             clients.map(lambda request: enhance(server, request[0], model=request[1]), requests)
         )
     for (data, model), answer in zip(requests, answers, strict=True):
-        bundle = server.services.models.champions[model].model.bundle
+        bundle = server.services.pictures.models.champions[model].model.bundle
         solo = Upscaler(bundle, load_backend(bundle, backend="torch", device="cpu"))
         assert np.array_equal(pixels(answer), solo.upscale(decode(data)).rgb_hwc)
 
@@ -257,4 +257,4 @@ def test_slow_body_times_out(picture_server, models_folder, numpy_backends):
         answer = raw.recv(4096)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"/problems/slow-body" in answer
-    server.wait_for(lambda: server.services.admission.in_flight == 0)
+    server.wait_for(lambda: server.services.pictures.admission.in_flight == 0)

@@ -76,7 +76,7 @@ def test_models_are_listed_with_their_metadata(server):
         ("compact_x2", 2, False),
         ("compact_x4", 4, True),
     ]
-    model_version = server.services.models.champions["compact_x2"]
+    model_version = server.services.pictures.models.champions["compact_x2"]
     assert models[0]["bundle"] == model_version.model.bundle.id
     assert models[0]["licence"]["commercial_use"] == "yes"
     assert (models[0]["backend"], models[0]["device"]) == ("torch", "cpu")

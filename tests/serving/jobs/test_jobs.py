@@ -457,5 +457,5 @@ def test_bad_body_is_refused_and_leaves_nothing(api, jobs_server, request_, expe
 
 def pictures_of(server):
     """The blob files of the server, unfinished ones included."""
-    folder = server.services.settings.jobs.folder / "pictures"
+    folder = server.services.pictures.settings.jobs.folder / "pictures"
     return sorted(path for path in folder.glob("*") if path.name != ".clients-pictures")

@@ -469,7 +469,8 @@ def test_no_request_fails_while_models_are_swapped(
                 followed_folder.serve("compact_x2", bundle_id, version)
                 server.wait_for(
                     lambda expected=bundle_id: (
-                        server.services.models.champions["compact_x2"].model.bundle.id == expected
+                        server.services.pictures.models.champions["compact_x2"].model.bundle.id
+                        == expected
                     )
                 )
         finally:

@@ -8,18 +8,6 @@ from sharpline.cli import run
 from superres.common.errors import UsageError
 
 
-class Clock:
-    seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "keys.json"

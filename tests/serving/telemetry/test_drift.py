@@ -11,13 +11,6 @@ from superres.image.resize import imresize
 from superres.model.bundle import FeatureStats
 
 
-class Clock:
-    seconds = 0.0
-
-    def __call__(self):
-        return self.seconds
-
-
 def spread(mean, std):
     return FeatureStats(mean=mean, std=std, p05=0, p50=0, p95=0)
 
@@ -59,8 +52,7 @@ def test_models_and_features_without_a_reference_are_left_out():
     }
 
 
-def test_old_pictures_and_those_beyond_the_window_are_dropped():
-    clock = Clock()
+def test_old_pictures_and_those_beyond_the_window_are_dropped(clock):
     window = LiveWindow(DriftSettings(window=2, minimum=1, max_age_seconds=60), clock)
     for noise in (1.0, 2.0, 3.0):
         window.add("m", observation(noise=noise, consistency=10 * noise))
