@@ -134,6 +134,7 @@ class DriftSettings(Section):
 
 
 Texts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Networks = Annotated[Texts, AfterValidator(_require_networks)]
 
 
 class SecuritySettings(Section):
@@ -150,7 +151,7 @@ class SecuritySettings(Section):
         description="allowed Host headers, comma-separated; if empty, a server on a loopback "
         "address allows localhost and that address, any other server allows all",
     )
-    trusted_proxies: Annotated[Texts, AfterValidator(_require_networks)] = Field(
+    trusted_proxies: Networks = Field(
         default=(),
         description="networks, comma-separated, of proxies whose X-Forwarded-For is trusted",
     )
@@ -213,7 +214,7 @@ class JobSettings(Section):
         default=1000, description="maximum queued jobs of one client"
     )
     webhook_seconds: Seconds = Field(default=10.0, description="timeout of a webhook request")
-    webhook_networks: Annotated[Texts, AfterValidator(_require_networks)] = Field(
+    webhook_networks: Networks = Field(
         default=(),
         description="non-public networks, comma-separated, that webhooks may reach",
     )

@@ -169,17 +169,24 @@ def test_job_of_a_stopped_runner_is_restarted_by_another(tmp_path):
     run(scenario)
 
 
-class SlowCommit(JobTable):
-    """A table that blocks after committing a result until it is resumed."""
+class HeldTable(JobTable):
+    """A table whose commits of results block until they are resumed."""
 
     def __init__(self, url):
         super().__init__(url)
         self.committing, self.resume = threading.Event(), threading.Event()
 
-    def finish_picture(self, *arguments, **named):
-        committed = super().finish_picture(*arguments, **named)
+    def hold(self):
         self.committing.set()
         assert self.resume.wait(TIMEOUT_SECONDS)
+
+
+class SlowCommit(HeldTable):
+    """Blocks after the commit."""
+
+    def finish_picture(self, *arguments, **named):
+        committed = super().finish_picture(*arguments, **named)
+        self.hold()
         return committed
 
 
@@ -202,16 +209,11 @@ def test_result_committed_during_shutdown_is_kept(tmp_path):
     run(scenario)
 
 
-class LateCommit(JobTable):
-    """A table that blocks before committing a result until it is resumed."""
-
-    def __init__(self, url):
-        super().__init__(url)
-        self.committing, self.resume = threading.Event(), threading.Event()
+class LateCommit(HeldTable):
+    """Blocks before the commit."""
 
     def finish_picture(self, *arguments, **named):
-        self.committing.set()
-        assert self.resume.wait(TIMEOUT_SECONDS)
+        self.hold()
         return super().finish_picture(*arguments, **named)
 
 
