@@ -40,6 +40,21 @@ class Outcome(_Strict):
     limit: float | None
     why: str
 
+    @classmethod
+    def at_least(cls, rule: str, value: float, limit: float, why: str) -> "Outcome":
+        """Passes where `value` is `limit` or more."""
+        return cls(rule=rule, passed=value >= limit, value=value, limit=limit, why=why)
+
+    @classmethod
+    def at_most(cls, rule: str, value: float, limit: float, why: str) -> "Outcome":
+        """Passes where `value` is `limit` or less."""
+        return cls(rule=rule, passed=value <= limit, value=value, limit=limit, why=why)
+
+    @classmethod
+    def not_judged(cls, rule: str, limit: float | None, why: str) -> "Outcome":
+        """A rule that does not apply or could not be measured."""
+        return cls(rule=rule, passed=None, value=None, limit=limit, why=f"not judged: {why}")
+
 
 class PictureRecord(_Strict):
     """One picture's metrics and the features of its low-resolution input.

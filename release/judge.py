@@ -1,5 +1,6 @@
 """Apply the rules to a trial: one outcome for each rule, with a reason."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -7,9 +8,9 @@ from release.bootstrap import Gain, TooFewPictures, paired_gain
 from release.bounds import MeasuredBounds
 from release.cost import MeasuredCosts
 from release.evidence import Outcome
-from release.perception import judge_perception, judge_slice
+from release.perception import NO_CHAMPION, judge_perception, judge_slice
 from release.rules import CostLimits, Floor, Resampling, Rules, Slice
-from release.trial import Baseline, Trial
+from release.trial import Baseline, PictureTrial, Trial
 from superres.model.bundle import Bounds, Licence
 
 MEGABYTE = 1_000_000
@@ -55,9 +56,10 @@ def judge(
     if rules.perception is not None:
         outcomes += judge_perception(rules.perception, trial, rules.resampling)
     for slice_ in rules.slices:
+        members = [picture for picture in trial.pictures if slice_.contains(picture.features)]
         if slice_.max_loss_db is not None:
-            outcomes.append(_slice(rules, trial, slice_, slice_.max_loss_db))
-        outcomes += judge_slice(slice_, trial, rules.resampling)
+            outcomes.append(_slice(rules, trial, slice_, members, slice_.max_loss_db))
+        outcomes += judge_slice(slice_, members, trial, rules.resampling)
     outcomes += [
         *(_floor(trial, floor) for floor in rules.floors),
         _bound("seams", rules.max_seam_levels, stated.seam_levels, measured.seam_levels),
@@ -81,8 +83,7 @@ def _gain(
 ) -> tuple[Outcome, Gain | None]:
     rule = f"gain over {baseline}"
     if baseline == "champion" and trial.baseline == "bicubic":
-        why = "there is no champion yet: bicubic is the baseline"
-        return _not_judged(rule, limit, why), None
+        return Outcome.not_judged(rule, limit, NO_CHAMPION), None
     try:
         gain = paired_gain(
             [picture.against(baseline) for picture in trial.pictures], rules.resampling
@@ -96,10 +97,9 @@ def _gain(
         f"{gain.confidence:.0%} confidence at least {gain.lower_db:+.3f} dB"
     )
     if limit is None:
-        return _not_judged(rule, None, f"{measured}; {NOT_THIS_KIND}"), gain
-    passed = gain.lower_db >= limit
-    why = f"{measured}; {limit:+.3f} dB {'was' if passed else 'is'} required"
-    return Outcome(rule=rule, passed=passed, value=gain.lower_db, limit=limit, why=why), gain
+        return Outcome.not_judged(rule, None, f"{measured}; {NOT_THIS_KIND}"), gain
+    why = f"{measured}; {limit:+.3f} dB {'was' if gain.lower_db >= limit else 'is'} required"
+    return Outcome.at_least(rule, gain.lower_db, limit, why), gain
 
 
 def _ssim(rules: Rules, trial: Trial) -> Outcome:
@@ -108,36 +108,32 @@ def _ssim(rules: Rules, trial: Trial) -> Outcome:
     rule, loss, limit = f"SSIM against {trial.baseline}", theirs - ours, rules.max_ssim_loss
     measured = f"mean SSIM {ours:.4f} against {theirs:.4f}"
     if limit is None:
-        return _not_judged(rule, None, f"{measured}; {NOT_THIS_KIND}")
-    return Outcome(
-        rule=rule,
-        passed=loss <= limit,
-        value=loss,
-        limit=limit,
-        why=f"{measured}; a loss of {limit} is allowed",
-    )
+        return Outcome.not_judged(rule, None, f"{measured}; {NOT_THIS_KIND}")
+    return Outcome.at_most(rule, loss, limit, f"{measured}; a loss of {limit} is allowed")
 
 
-def _slice(rules: Rules, trial: Trial, slice_: Slice, max_loss_db: float) -> Outcome:
+def _slice(
+    rules: Rules,
+    trial: Trial,
+    slice_: Slice,
+    members: Sequence[PictureTrial],
+    max_loss_db: float,
+) -> Outcome:
     rule, limit = f"no loss on {slice_.name} pictures", -max_loss_db
-    members = [picture for picture in trial.pictures if slice_.contains(picture.features)]
     if len(members) < slice_.min_pictures:
-        why = f"{len(members)} {slice_.name} pictures, fewer than the {slice_.min_pictures} needed"
-        return _not_judged(rule, limit, why)
+        return Outcome.not_judged(rule, limit, slice_.too_few(len(members)))
     try:
         gain = paired_gain(
             [picture.against(trial.baseline) for picture in members],
             _for_slice(rules.resampling, slice_),
         )
     except TooFewPictures as error:
-        return _not_judged(rule, limit, str(error))
+        return Outcome.not_judged(rule, limit, str(error))
     why = (
         f"{gain.mean_db:+.3f} dB against {trial.baseline} on {len(members)} {slice_.name} "
         f"pictures, at least {gain.lower_db:+.3f} dB; {limit:+.3f} dB is the limit"
     )
-    return Outcome(
-        rule=rule, passed=gain.lower_db >= limit, value=gain.lower_db, limit=limit, why=why
-    )
+    return Outcome.at_least(rule, gain.lower_db, limit, why)
 
 
 def _for_slice(resampling: Resampling, slice_: Slice) -> Resampling:
@@ -154,7 +150,7 @@ def _floor(trial: Trial, floor: Floor) -> Outcome:
     protocol = floor.protocol
     rule = f"floor on {protocol.dataset} x{protocol.scale} {protocol.channel.upper()}"
     if not protocol.matches(trial.protocol):
-        return _not_judged(rule, floor.psnr, f"this run is on {trial.protocol}")
+        return Outcome.not_judged(rule, floor.psnr, f"this run is on {trial.protocol}")
     psnr = fmean(picture.challenger.psnr for picture in trial.pictures)
     ssim = fmean(picture.challenger.ssim for picture in trial.pictures)
     return Outcome(
@@ -168,12 +164,11 @@ def _floor(trial: Trial, floor: Floor) -> Outcome:
 
 def _bound(what: str, limit: float, stated: float, measured: float) -> Outcome:
     value = max(stated, measured)
-    return Outcome(
-        rule=f"bound of {what}",
-        passed=value <= limit,
-        value=value,
-        limit=limit,
-        why=f"{what}: {stated:.3f} grey levels stated, {measured:.3f} measured here; at most "
+    return Outcome.at_most(
+        f"bound of {what}",
+        value,
+        limit,
+        f"{what}: {stated:.3f} grey levels stated, {measured:.3f} measured here; at most "
         f"{limit} is allowed",
     )
 
@@ -182,14 +177,14 @@ def _speed(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
     rule, limit = "speed against champion", limits.max_seconds_ratio
     ours, champion = costs.challenger.seconds, costs.champion
     if champion is None:
-        return _not_judged(rule, limit, f"there is no champion yet; inference took {ours:.3f} s")
+        why = f"there is no champion yet; inference took {ours:.3f} s"
+        return Outcome.not_judged(rule, limit, why)
     ratio = ours / champion.seconds
-    return Outcome(
-        rule=rule,
-        passed=ratio <= limit,
-        value=ratio,
-        limit=limit,
-        why=f"{ours:.3f} s against {champion.seconds:.3f} s for the same picture, medians of "
+    return Outcome.at_most(
+        rule,
+        ratio,
+        limit,
+        f"{ours:.3f} s against {champion.seconds:.3f} s for the same picture, medians of "
         f"{costs.rounds} rounds; at most {limit} times as long is allowed",
     )
 
@@ -198,10 +193,11 @@ def _memory(limits: CostLimits, costs: MeasuredCosts) -> Outcome:
     rule, limit = "memory against champion", limits.max_memory_ratio
     ours, champion = costs.challenger.memory_bytes, costs.champion
     if champion is None:
-        return _not_judged(rule, limit, "there is no champion yet")
+        return Outcome.not_judged(rule, limit, "there is no champion yet")
     theirs = champion.memory_bytes
     if ours is None or theirs is None:
-        return _not_judged(rule, limit, "this system does not report the memory of a process")
+        why = "this system does not report the memory of a process"
+        return Outcome.not_judged(rule, limit, why)
     ratio = ours / max(theirs, 1)
     free = limits.free_megabytes
     return Outcome(
@@ -228,7 +224,3 @@ def _licence(rules: Rules, licences: Licences) -> Outcome:
     return Outcome(
         rule=rule, passed=passed, value=None, limit=None, why=f"{why}; required: {required}"
     )
-
-
-def _not_judged(rule: str, limit: float | None, why: str) -> Outcome:
-    return Outcome(rule=rule, passed=None, value=None, limit=limit, why=f"not judged: {why}")

@@ -11,6 +11,8 @@ from release.trial import Baseline, PictureTrial, Trial
 from superres.quality.blocks import Floats
 from superres.quality.intervals import Interval, percentiles
 
+NO_CHAMPION = "there is no champion yet: bicubic is the baseline"
+
 
 def judge_perception(perception: Perception, trial: Trial, resampling: Resampling) -> list[Outcome]:
     """Every metric against champion and bicubic, and the floor on PSNR."""
@@ -24,9 +26,10 @@ def judge_perception(perception: Perception, trial: Trial, resampling: Resamplin
     ]
 
 
-def judge_slice(slice_: Slice, trial: Trial, resampling: Resampling) -> list[Outcome]:
-    """No loss on one slice, by every metric that the slice names."""
-    members = [picture for picture in trial.pictures if slice_.contains(picture.features)]
+def judge_slice(
+    slice_: Slice, members: Sequence[PictureTrial], trial: Trial, resampling: Resampling
+) -> list[Outcome]:
+    """No loss on the pictures of one slice, by every metric that the slice names."""
     return [
         _slice_outcome(slice_, metric, limit, members, trial, resampling)
         for metric, limit in (slice_.max_loss or {}).items()
@@ -41,8 +44,7 @@ def _gain(
     if baseline == "champion":
         limit = gain_rule.min_gain_over_champion
         if trial.baseline == "bicubic":
-            why = "not judged: there is no champion yet: bicubic is the baseline"
-            return Outcome(rule=rule, passed=None, value=None, limit=limit, why=why)
+            return Outcome.not_judged(rule, limit, NO_CHAMPION)
     if metric in trial.unmeasured:
         why = f"{metric} could not be measured, so no gain is shown: {trial.unmeasured[metric]}"
         return Outcome(rule=rule, passed=False, value=None, limit=limit, why=why)
@@ -53,12 +55,11 @@ def _gain(
         )
         return Outcome(rule=rule, passed=False, value=None, limit=limit, why=why)
     mean, interval = _mean_gain(trial.pictures, metric, baseline, resampling)
-    return Outcome(
-        rule=rule,
-        passed=interval.lower >= limit,
-        value=interval.lower,
-        limit=limit,
-        why=f"{metric} better by {mean:+.4f} than {baseline} on {len(trial.pictures)} pictures; "
+    return Outcome.at_least(
+        rule,
+        interval.lower,
+        limit,
+        f"{metric} better by {mean:+.4f} than {baseline} on {len(trial.pictures)} pictures; "
         f"with {resampling.confidence:.0%} confidence at least {interval.lower:+.4f}; "
         f"{limit:+.4f} is required",
     )
@@ -68,12 +69,11 @@ def _floor(perception: Perception, trial: Trial) -> Outcome:
     ours = fmean(picture.challenger.psnr for picture in trial.pictures)
     theirs = fmean(picture.bicubic.psnr for picture in trial.pictures)
     limit = perception.min_psnr_over_bicubic_db
-    return Outcome(
-        rule="PSNR floor of bicubic",
-        passed=ours - theirs >= limit,
-        value=ours - theirs,
-        limit=limit,
-        why=f"mean PSNR {ours:.3f} dB against bicubic's {theirs:.3f} dB; a difference of at least "
+    return Outcome.at_least(
+        "PSNR floor of bicubic",
+        ours - theirs,
+        limit,
+        f"mean PSNR {ours:.3f} dB against bicubic's {theirs:.3f} dB; a difference of at least "
         f"{limit:+.3f} dB is required",
     )
 
@@ -87,20 +87,16 @@ def _slice_outcome(
     resampling: Resampling,
 ) -> Outcome:
     rule, limit = f"no {metric} loss on {slice_.name} pictures", -max_loss
-    why = ""
     if len(members) < slice_.min_pictures:
-        why = f"{len(members)} {slice_.name} pictures, fewer than the {slice_.min_pictures} needed"
-    elif metric in trial.unmeasured:
-        why = trial.unmeasured[metric]
-    if why:
-        return Outcome(rule=rule, passed=None, value=None, limit=limit, why=f"not judged: {why}")
+        return Outcome.not_judged(rule, limit, slice_.too_few(len(members)))
+    if metric in trial.unmeasured:
+        return Outcome.not_judged(rule, limit, trial.unmeasured[metric])
     mean, interval = _mean_gain(members, metric, trial.baseline, resampling)
-    return Outcome(
-        rule=rule,
-        passed=interval.lower >= limit,
-        value=interval.lower,
-        limit=limit,
-        why=f"{metric} better by {mean:+.4f} than {trial.baseline} on {len(members)} {slice_.name} "
+    return Outcome.at_least(
+        rule,
+        interval.lower,
+        limit,
+        f"{metric} better by {mean:+.4f} than {trial.baseline} on {len(members)} {slice_.name} "
         f"pictures, at least {interval.lower:+.4f}; {limit:+.4f} is the limit",
     )
 

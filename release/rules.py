@@ -88,6 +88,10 @@ class Slice(_Strict):
         above = self.at_least is None or value >= self.at_least
         return above and (self.at_most is None or value <= self.at_most)
 
+    def too_few(self, pictures: int) -> str:
+        """Why a slice with so many pictures is not judged."""
+        return f"{pictures} {self.name} pictures, fewer than the {self.min_pictures} needed"
+
 
 class PerceptualGain(_Strict):
     """Minimum gains on a perceptual metric, at the interval's lower end.
