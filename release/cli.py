@@ -1,7 +1,6 @@
 """`sharpline register`, `gate`, `promote`, `rollback`, `canary`, `shadow`, `models follow`."""
 
 import argparse
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from release.registry import Registry
 from release.rules import load_rules
 from release.versions import RolloutKind, Version
 from superres.common.console import emit, say, show
-from superres.common.environment import state_folder
+from superres.common.environment import mlflow_uri, state_folder
 from superres.common.errors import UsageError
 from superres.common.files import file_lock
 from superres.model.bundle import load_bundle
@@ -203,7 +202,7 @@ def _parser(name: str, command: Callable[[Sequence[str]], int]) -> argparse.Argu
     parser.add_argument("--json", action="store_true", help="print the result as one JSON line")
     parser.add_argument(
         "--registry",
-        default=os.environ.get(URI_VARIABLE),
+        default=mlflow_uri(),
         metavar="ADDRESS",
         help=f"address of the MLflow server (default: {URI_VARIABLE})",
     )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from superres.common.console import print_result, say
 from superres.common.environment import cpu_threads, state_folder
 from superres.common.errors import UsageError
-from superres.dataset.manifest import LeftOut
 
 if TYPE_CHECKING:
+    from training.data.pairs.build import Built
     from training.data.sources.picture import SourcePicture
 
 SOURCE_HELP = "`sample`, or a source that was fetched or added: see `sharpline data list`"
@@ -88,8 +88,7 @@ def run_build(arguments: argparse.Namespace) -> int:
         print_result({"shard": arguments.shard, "pictures": pictures}, arguments.json)
         return 0
     built = build(arguments.plan or _make_plan(arguments), workers=_workers(arguments))
-    _report_left_out(built.left_out)
-    print_result(built.as_dict(), arguments.json)
+    _print_built(built, arguments)
     return 0
 
 
@@ -97,9 +96,7 @@ def run_seal(arguments: argparse.Namespace) -> int:
     """Join a plan's shards into the dataset."""
     from training.data.pairs.build import seal
 
-    built = seal(arguments.plan, workers=_workers(arguments))
-    _report_left_out(built.left_out)
-    print_result(built.as_dict(), arguments.json)
+    _print_built(seal(arguments.plan, workers=_workers(arguments)), arguments)
     return 0
 
 
@@ -284,6 +281,7 @@ def _report_references(references: "Sequence[SourcePicture]") -> None:
         )
 
 
-def _report_left_out(left_out: Sequence[LeftOut]) -> None:
-    for entry in left_out:
+def _print_built(built: "Built", arguments: argparse.Namespace) -> None:
+    for entry in built.left_out:
         say(f"left out: {entry.name}: {entry.reason}")
+    print_result(built.as_dict(), arguments.json)
