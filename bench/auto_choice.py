@@ -30,6 +30,7 @@ from superres.degrade import degrade
 from superres.evaluation.evaluate import cropped_to
 from superres.evaluation.held_out import find_held_out
 from superres.image.codecs import Picture, list_pictures, read
+from superres.image.crop import center_crop
 from superres.model.backends import load_backend
 from superres.model.starters import find_bundles
 from superres.model.upscaler import Upscaler
@@ -151,7 +152,9 @@ def _trials(
     inputs = [(path, kind, draw) for path in paths for kind in arguments.damages
               for draw in range(1 if kind == "bicubic" else arguments.draws)]  # fmt: skip
     for number, (path, kind, draw) in enumerate(track(inputs, "enlarging")):
-        hr = _middle(cropped_to(read(path), arguments.scale), arguments.side, arguments.scale)
+        hr = cropped_to(read(path), arguments.scale)
+        side = arguments.side // arguments.scale * arguments.scale
+        hr = Picture(rgb_hwc=center_crop(hr.rgb_hwc, side), grey=hr.grey)
         seed = 1000 * number + draw
         lr_hwc = degrade(hr.rgb_hwc, kind=kind, scale=arguments.scale, seed=seed).lr_hwc_u8
         lr = Picture(rgb_hwc=lr_hwc, grey=hr.grey)
@@ -166,12 +169,6 @@ def _trials(
             selected=choice.model,
             reason=choice.reason,
         )
-
-
-def _middle(hr: Picture, side: int, scale: int) -> Picture:
-    side = side // scale * scale
-    top, left = max(0, (hr.height - side) // 2), max(0, (hr.width - side) // 2)
-    return Picture(rgb_hwc=hr.rgb_hwc[top : top + side, left : left + side], grey=hr.grey)
 
 
 def _show(trials: Sequence[Trial], names: Sequence[str], damages: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from superres.dataset.manifest import ManifestRow, read_manifest
 from superres.evaluation.evaluate import Evaluation
 from superres.image.codecs import Picture, read
+from superres.image.crop import center_crop
 from superres.model.archs import facts
 from superres.model.backends import Backend, BackendUnavailable, load_backend
 from superres.model.backends.torch_backend import TorchBackend
@@ -256,10 +257,3 @@ def _probes(provenance: Provenance) -> list[npt.NDArray[np.uint8]]:
         probe_hwc = center_crop(read(dataset / rows[0].lr_path).rgb_hwc, SMOKE_PROBE_HEIGHT)
         return [np.ascontiguousarray(probe_hwc[:, :CORE])]
     return [center_crop(read(dataset / row.lr_path).rgb_hwc, PROBE_SIDE) for row in rows[:PROBES]]
-
-
-def center_crop(hwc_u8: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
-    """The centre crop of a picture (H, W, 3), at most `side` pixels a side."""
-    height, width = hwc_u8.shape[:2]
-    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
-    return np.ascontiguousarray(hwc_u8[top : top + side, left : left + side])

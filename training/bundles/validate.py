@@ -18,6 +18,7 @@ from superres.evaluation.evaluate import (
     load_pairs,
 )
 from superres.image.codecs import Picture, write
+from superres.image.crop import center_crop
 from superres.model.backends.torch_backend import TorchBackend
 from superres.model.bundle import Bundle
 from superres.model.upscaler import Upscaler
@@ -87,7 +88,7 @@ def side_by_side(evaluated: EvaluatedPair, scale: int) -> npt.NDArray[np.uint8]:
     """Centre crops of input (nearest neighbour), bicubic, model output and ground truth."""
     repeated = evaluated.pair.lr.rgb_hwc.repeat(scale, axis=0).repeat(scale, axis=1)
     shown = (repeated, evaluated.bicubic_hwc, evaluated.rgb_hwc, evaluated.pair.hr.rgb_hwc)
-    return np.concatenate([_center_crop(picture) for picture in shown], axis=1)
+    return np.concatenate([center_crop(picture, SAMPLE_SIDE) for picture in shown], axis=1)
 
 
 def metrics(evaluation: Evaluation) -> Mapping[str, float]:
@@ -107,15 +108,6 @@ def metrics(evaluation: Evaluation) -> Mapping[str, float]:
 
 def _center_pair(pair: Pair, scale: int) -> Pair:
     side = SMOKE_SIDE // scale
-    top, left = max(0, (pair.lr.height - side) // 2), max(0, (pair.lr.width - side) // 2)
-    lr_hwc = pair.lr.rgb_hwc[top : top + side, left : left + side]
-    rows = slice(top * scale, (top + side) * scale)
-    columns = slice(left * scale, (left + side) * scale)
-    hr_hwc = pair.hr.rgb_hwc[rows, columns]
+    lr_hwc = center_crop(pair.lr.rgb_hwc, side)
+    hr_hwc = center_crop(pair.hr.rgb_hwc, side * scale, multiple=scale)
     return replace(pair, lr=replace(pair.lr, rgb_hwc=lr_hwc), hr=replace(pair.hr, rgb_hwc=hr_hwc))
-
-
-def _center_crop(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    height, width = hwc_u8.shape[:2]
-    top, left = max(0, (height - SAMPLE_SIDE) // 2), max(0, (width - SAMPLE_SIDE) // 2)
-    return hwc_u8[top : top + SAMPLE_SIDE, left : left + SAMPLE_SIDE]

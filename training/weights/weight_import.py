@@ -11,6 +11,7 @@ import numpy.typing as npt
 from superres.common.console import say
 from superres.common.errors import UsageError
 from superres.image.codecs import read
+from superres.image.crop import center_crop
 from superres.image.resize import imresize
 from superres.model.archs import facts
 from superres.model.bundle import INFO_FILE, Bundle, Dataset, Licence, Training
@@ -19,7 +20,6 @@ from training.bundles.licence import commercial_use
 from training.bundles.publish import (
     PROBE_SIDE,
     PROBES,
-    center_crop,
     draft_info,
     measure_and_write,
     write_draft,
