@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from superres.image.crop import center_crop
+from superres.image.dct import orthonormal_dct
+from superres.image.jpeg_tables import LUMA_TABLE, scaled_table
+
 Luma = npt.NDArray[np.float32]
 
 CROP_SIDE = 1024
 MAX_BLOCKS = 2048  # more do not improve the estimate of the JPEG quality
 NO_JPEG = 100.0
-# Annex K of the JPEG standard at the lowest frequencies, by row and column of the 8x8 block.
-LUMA_STEPS = {
-    (0, 1): 11, (0, 2): 10, (0, 3): 16,
-    (1, 0): 12, (1, 1): 12, (1, 2): 14,
-    (2, 0): 14, (2, 1): 13, (2, 2): 16, (3, 0): 14,
-}  # fmt: skip
-# The orthonormal DCT of 8 values.
-DCT = (np.cos(np.pi * np.outer(np.arange(8), np.arange(1, 16, 2)) / 16) / 2).astype(np.float32)
-DCT[0] /= np.sqrt(2)
+# The lowest frequencies of an 8x8 block without the mean, by row and column.
+LOW_FREQUENCIES = (
+    (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0),
+)  # fmt: skip
+DCT = orthonormal_dct(8).astype(np.float32)
 SUMMARY = ("mean", "std", "p05", "p50", "p95")
 
 
@@ -68,11 +68,8 @@ def summarise(measurements: Sequence[dict[str, float]]) -> dict[str, dict[str, f
 
 def _luma_levels(rgb_hwc: npt.NDArray[np.uint8] | npt.NDArray[np.uint16]) -> Luma:
     """BT.601 luma of the centre crop, in 8-bit levels 0 to 255."""
-    height, width = rgb_hwc.shape[:2]
-    top, left = max(0, (height - CROP_SIDE) // 2), max(0, (width - CROP_SIDE) // 2)
     # Aligned to 8 pixels, so that the crop keeps the phase of the JPEG grid.
-    top, left = top - top % 8, left - left % 8
-    crop = rgb_hwc[top : top + CROP_SIDE, left : left + CROP_SIDE].astype(np.float32)
+    crop = center_crop(rgb_hwc, CROP_SIDE, multiple=8).astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     if rgb_hwc.dtype == np.uint16:
         weights = weights / np.float32(257.0)
@@ -186,10 +183,10 @@ def _jpeg_quality(luma: Luma) -> float:
 
 def _step_fit(coefficients: npt.NDArray[np.floating], quality: int) -> float:
     """How well coefficients fit multiples of a quality's steps: 1 exactly, 0 by chance."""
-    percent = 5000 / quality if quality < 50 else 200 - 2 * quality
+    table = scaled_table(LUMA_TABLE, quality)
     total, count = 0.0, 0
-    for (row, column), base in LUMA_STEPS.items():
-        step = max(1.0, (base * percent + 50) // 100)
+    for row, column in LOW_FREQUENCIES:
+        step = int(table[row, column])
         if step < 3:
             continue  # rounding to 8-bit RGB blurs such small steps
         values = coefficients[:, row, column]

@@ -5,14 +5,14 @@ Near-duplicates have perceptual hashes with a small Hamming distance. ORB featur
 of SIFT's time, so a picture takes less time to fingerprint than to decode.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from superres.image.dct import dct_cosines
 
 Pixels = npt.NDArray[np.uint8]
 Complex = npt.NDArray[np.complexfloating]
@@ -138,7 +138,8 @@ def perceptual_hash(luma_hw_u8: Pixels) -> int:
 
     side = (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     thumbnail = cv2.resize(luma_hw_u8, side, interpolation=cv2.INTER_AREA).astype(np.float64)
-    spectrum = (_dct() @ thumbnail @ _dct().T)[:LOW_FREQUENCIES, :LOW_FREQUENCIES].ravel()
+    dct = dct_cosines(THUMBNAIL_SIDE)
+    spectrum = (dct @ thumbnail @ dct.T)[:LOW_FREQUENCIES, :LOW_FREQUENCIES].ravel()
     # The first coefficient is the mean brightness and is excluded from the median.
     bits = spectrum > np.median(spectrum[1:])
     return int("".join("1" if bit else "0" for bit in bits), 2)
@@ -268,9 +269,3 @@ def _resized(luma_hw: Any, factor: float) -> Any:
     height, width = (max(1, round(side * factor)) for side in luma_hw.shape)
     interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     return cv2.resize(luma_hw, (width, height), interpolation=interpolation)
-
-
-@cache
-def _dct() -> npt.NDArray[np.float64]:
-    rows, columns = np.mgrid[:THUMBNAIL_SIDE, :THUMBNAIL_SIDE]
-    return np.cos(math.pi * rows * (2 * columns + 1) / (2 * THUMBNAIL_SIDE))

@@ -10,7 +10,9 @@ import numpy.typing as npt
 from superres.degrade.arrays import Array, as_array_like, as_index_like, namespace
 from superres.degrade.result import Degraded, Pixels
 from superres.image.codecs import Picture, decode, encode
+from superres.image.dct import orthonormal_dct
 from superres.image.encode import encode_jpeg
+from superres.image.jpeg_tables import CHROMA_TABLE, LUMA_TABLE, scaled_table
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
 
@@ -20,22 +22,6 @@ SUBSAMPLINGS: dict[Subsampling, float] = {"4:2:0": 0.6, "4:2:2": 0.15, "4:4:4": 
 # Quantisation tables other than libjpeg's: those of Photoshop's quality presets.
 PHOTOSHOP_SHARE = 0.15
 PHOTOSHOP = ("web_low", "web_medium", "web_high", "web_very_high", "low", "medium", "high")
-
-# ITU-T T.81, tables K.1 and K.2, which libjpeg scales by the quality.
-LUMA_TABLE = np.array(
-    [
-        [16, 11, 10, 16, 24, 40, 51, 61],
-        [12, 12, 14, 19, 26, 58, 60, 55],
-        [14, 13, 16, 24, 40, 57, 69, 56],
-        [14, 17, 22, 29, 51, 87, 80, 62],
-        [18, 22, 37, 56, 68, 109, 103, 77],
-        [24, 35, 55, 64, 81, 104, 113, 92],
-        [49, 64, 78, 87, 103, 121, 120, 101],
-        [72, 92, 95, 98, 112, 100, 103, 99],
-    ]
-)
-CHROMA_TABLE = np.full((8, 8), 99)
-CHROMA_TABLE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
 # JFIF: RGB to YCbCr, and back.
 TO_YCBCR = np.array(
@@ -120,19 +106,13 @@ def simulate(batch_bchw: Array, qualities: Sequence[int], subsampling: Subsampli
     return xp.clip(rgb, 0, 255) / 255
 
 
-def scaled_table(table: npt.NDArray[np.int64], quality: int) -> npt.NDArray[np.int64]:
-    """A quantisation table as libjpeg scales it for a quality from 1 to 100."""
-    percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    return np.clip((table * percent + 50) // 100, 1, 255)
-
-
 def _quantised(planes_bchw: Array, tables: Sequence[npt.NDArray[np.int64]]) -> Array:
     """DCT, quantisation, dequantisation and inverse DCT of 8x8 blocks, rounded to levels."""
     xp = namespace(planes_bchw)
     table = as_array_like(
         [[np.tile(table, (1, planes_bchw.shape[-1] // 8))] for table in tables], planes_bchw
     )[:, :, None]
-    basis = as_array_like(_cosines(), planes_bchw)
+    basis = as_array_like(orthonormal_dct(8), planes_bchw)
     coefficients = _transform_blocks(planes_bchw - 128, basis)
     shape = coefficients.shape
     blocks = coefficients.reshape(*shape[:2], -1, 8, shape[-1]) / table
@@ -146,14 +126,6 @@ def _transform_blocks(planes_bchw: Array, basis: Array) -> Array:
     shape = planes_bchw.shape
     down = basis @ planes_bchw.reshape(*shape[:2], -1, 8, shape[-1])
     return (down.reshape(*shape[:-1], -1, 8) @ basis.T).reshape(shape)
-
-
-def _cosines() -> npt.NDArray[np.float64]:
-    """The orthonormal DCT of 8 samples; one frequency per row."""
-    frequency, position = np.mgrid[:8, :8]
-    basis = np.cos((2 * position + 1) * frequency * np.pi / 16) / 2
-    basis[0] /= np.sqrt(2)
-    return basis
 
 
 def _downsample_chroma(planes: Array, down: int, right: int) -> Array:

@@ -9,15 +9,13 @@ from PIL import Image
 
 from superres.degrade import degrade
 from superres.degrade.jpeg import (
-    CHROMA_TABLE,
-    LUMA_TABLE,
     SUBSAMPLINGS,
     Subsampling,
     compress,
     compress_as,
-    scaled_table,
     simulate,
 )
+from superres.image.jpeg_tables import CHROMA_TABLE, LUMA_TABLE, scaled_table
 
 
 @pytest.fixture(scope="module")
