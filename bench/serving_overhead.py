@@ -18,8 +18,8 @@ from serving.batching.engine import Engine
 from serving.batching.scheduler import Scheduler
 from serving.batching.tiles import BatchKey, BatchLimits
 from superres.common.console import emit
-from superres.image.codecs import Picture, decode, encode
-from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip
+from superres.image.codecs import Picture, StripEncoder, decode, encode
+from superres.image.strips import enlarged_frame, enlarged_strip
 
 HEIGHT, WIDTH, SCALE = 1080, 1920, 4
 STRIP_ROWS = 136  # low-resolution rows of one row of tiles of the starter models

@@ -18,9 +18,9 @@ from serving.setting_groups import ConsistencySettings
 from serving.telemetry.drift import ConsistencySample, Observation
 from superres.analysis.degradation_features import measure
 from superres.image.box import Box
-from superres.image.codecs import Picture
+from superres.image.codecs import Picture, StripEncoder
 from superres.image.region import Region
-from superres.image.strips import StripEncoder, enlarged_frame, enlarged_strip, resampled_rows
+from superres.image.strips import enlarged_frame, enlarged_strip, resampled_rows
 from superres.model.tiling import Joiner, TilePlan, core_of, cut_tile
 
 SHADOW_PAIRS = 2  # tiles of each picture that are kept with their results for a shadow

@@ -29,6 +29,7 @@ from superres.image.pillow_modes import (
     pyvips,
     to_plain_mode,
 )
+from superres.image.png_chunks import SIGNATURE
 from superres.image.png_header import (
     GREY,
     RGB,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAGIC = {
-    "png": (b"\x89PNG\r\n\x1a\n",),
+    "png": (SIGNATURE,),
     "jpeg": (b"\xff\xd8\xff",),
     "webp": (b"RIFF",),
     "gif": (b"GIF87a", b"GIF89a"),
@@ -90,7 +91,7 @@ def decode(
             elif header.format == "jpeg":
                 require_few_scans(data)
             image.load()
-            picture = _decode_with_pillow(image)
+            picture = _upright_picture(np.asarray(to_plain_mode(image)), image)
         exif = kept_exif(image) if keep_metadata else None
         return replace(picture, name=name, exif=exif)
 
@@ -195,8 +196,14 @@ def _decode_with_vips(data: bytes, image: "Image.Image") -> Picture:
         raise
     if pixels.dtype not in (np.uint8, np.uint16):
         raise BrokenPicture("floating-point samples are not supported; save it as 16 bits")
-    rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(pixels))
-    grey = pixels.ndim == 2 or pixels.shape[2] < 3
+    return _upright_picture(pixels, image)
+
+
+def _upright_picture(samples: Array, image: "Image.Image") -> Picture:
+    """The picture of samples (H, W) or (H, W, 1 to 4) as stored, with the metadata of `image`."""
+    samples_hwc = np.atleast_3d(samples)
+    rgb_hwc, alpha_hw = _split_samples(samples_hwc)
+    grey = samples_hwc.shape[2] < 3
     picture = Picture(
         rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc_of(image, grey), dpi=dpi_of(image)
     )
@@ -210,16 +217,6 @@ def _split_samples(samples_hwc: Array) -> tuple[Array, Array | None]:
     if channels < 3:
         return np.repeat(samples_hwc[..., :1], 3, axis=2), alpha_hw
     return np.ascontiguousarray(samples_hwc[..., :3]), alpha_hw
-
-
-def _decode_with_pillow(image: "Image.Image") -> Picture:
-    plain = to_plain_mode(image)
-    rgb_hwc, alpha_hw = _split_samples(np.atleast_3d(np.asarray(plain)))
-    grey = plain.mode in ("L", "LA", "I;16")
-    picture = Picture(
-        rgb_hwc=rgb_hwc, alpha_hw=alpha_hw, grey=grey, icc=icc_of(image, grey), dpi=dpi_of(image)
-    )
-    return _apply_orientation(picture, orientation_of(image))
 
 
 def _apply_orientation(picture: Picture, orientation: int) -> Picture:

@@ -1,16 +1,16 @@
 """Encoding: PNG strip by strip, every other format once the whole picture is available."""
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from superres.image.passport import KEYWORD, xmp_packet
-from superres.image.picture import Array, FormatCannotHold, Picture
+from superres.image.picture import Array, FormatCannotHold, Picture, as_8_bits
 from superres.image.pillow_modes import pillow
-from superres.image.png import METRES_PER_INCH, encode_png
+from superres.image.png import METRES_PER_INCH, PngWriter
 
 RAW = "raw"  # no file format: rows of interleaved samples
 OUTPUT_FORMATS = ("png", "jpeg", "webp", "tiff", "avif")
@@ -31,7 +31,8 @@ MAX_JPEG_DPI = 65_535
 
 def encode(picture: Picture, format: str, *, quality: int = 95) -> bytes:
     """Encode the picture as a file. Raises FormatCannotHold."""
-    return b"".join(encode_strips(picture, _row_strips(picture), format, quality=quality))
+    encoder = StripEncoder(picture, format, quality=quality)
+    return b"".join([*map(encoder.add, _row_strips(picture)), encoder.end()])
 
 
 def encode_jpeg(
@@ -55,36 +56,59 @@ def encode_jpeg(
     return buffer.getvalue()
 
 
-def encode_strips(
-    frame: Picture, strips: Iterable[Picture], format: str, *, quality: int = 95
-) -> Iterator[bytes]:
-    """Encode strips of rows, in order from the top.
+class StripEncoder:
+    """Encodes strips of rows that are added from the top down.
 
-    `frame` gives the size, depth and metadata of the whole; PNG is written strip by strip, the
-    other formats after the last strip. Raises FormatCannotHold before anything is yielded.
+    PNG and raw rows are returned strip by strip, the other formats at the end. `frame` gives size,
+    depth and metadata of the whole. Raises FormatCannotHold.
     """
-    check_format_holds(frame, format)
-    if format == "png":
-        yield from encode_png(
-            (interleaved(strip) for strip in strips),
-            height=frame.height,
-            width=frame.width,
-            channels=(1 if frame.grey else 3) + (frame.alpha_hw is not None),
-            bit_depth=frame.bit_depth,
-            icc=frame.icc,
-            dpi=frame.dpi,
-            exif=frame.exif,
-            texts=png_texts(frame),
-        )
-        return
-    if format == RAW:
-        yield from (interleaved(strip).tobytes() for strip in strips)
-        return
-    samples = np.concatenate([interleaved(strip) for strip in strips])
-    if format == "tiff":
-        yield _encode_tiff(frame, samples)
-    else:
-        yield _encode_with_pillow(frame, samples, format, quality)
+
+    def __init__(self, frame: Picture, format: str, *, quality: int = 95) -> None:
+        check_format_holds(frame, format)
+        self._frame = frame
+        self._format = format
+        self._quality = quality
+        self._rows_done = 0
+        self._collected: list[Array] = []
+        self._png = _png_writer(frame) if format == "png" else None
+
+    def add(self, strip: Picture) -> bytes:
+        """Add a strip; returns the next bytes, empty for a format that is written at the end."""
+        self._rows_done += strip.height
+        samples = _interleaved(strip)
+        if self._png is not None:
+            return self._png.add(samples)
+        if self._format == RAW:
+            return samples.tobytes()
+        self._collected.append(samples)
+        return b""
+
+    def end(self) -> bytes:
+        """The rest of the file. Raises ValueError if rows are missing."""
+        if self._rows_done != self._frame.height:
+            raise ValueError(f"{self._rows_done} rows given for a picture of {self._frame.height}")
+        if self._png is not None:
+            return self._png.end()
+        if self._format == RAW:
+            return b""
+        samples = np.concatenate(self._collected)
+        self._collected = []
+        if self._format == "tiff":
+            return _encode_tiff(self._frame, samples)
+        return _encode_with_pillow(self._frame, samples, self._format, self._quality)
+
+
+def _png_writer(frame: Picture) -> PngWriter:
+    return PngWriter(
+        width=frame.width,
+        height=frame.height,
+        channels=(1 if frame.grey else 3) + (frame.alpha_hw is not None),
+        bit_depth=frame.bit_depth,
+        icc=frame.icc,
+        dpi=frame.dpi,
+        exif=frame.exif,
+        texts={} if frame.passport is None else {KEYWORD: frame.passport},
+    )
 
 
 def check_format_holds(frame: Picture, format: str) -> None:
@@ -114,17 +138,12 @@ def _row_strips(picture: Picture) -> Iterator[Picture]:
         yield replace(picture, rgb_hwc=picture.rgb_hwc[rows], alpha_hw=alpha_hw)
 
 
-def interleaved(strip: Picture) -> Array:
+def _interleaved(strip: Picture) -> Array:
     """Interleaved channels as the file stores them: grey or RGB, then alpha."""
     colour = strip.rgb_hwc[..., :1] if strip.grey else strip.rgb_hwc
     if strip.alpha_hw is None:
         return colour
     return np.concatenate((colour, strip.alpha_hw[..., None]), axis=2)
-
-
-def png_texts(frame: Picture) -> dict[str, str]:
-    """The text chunks of the picture's PNG file, by keyword."""
-    return {} if frame.passport is None else {KEYWORD: frame.passport}
 
 
 def _encode_tiff(frame: Picture, samples: Array) -> bytes:
@@ -154,7 +173,7 @@ def _encode_tiff(frame: Picture, samples: Array) -> bytes:
 def _encode_with_pillow(frame: Picture, samples: Array, format: str, quality: int) -> bytes:
     """JPEG, WebP and AVIF at 8 bits; 16 bits are rounded to 8."""
     if samples.dtype == np.uint16:
-        samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        samples = as_8_bits(samples)
     if format == "jpeg" and frame.alpha_hw is not None:
         samples = samples[..., :-1]
     if samples.shape[2] == 2:

@@ -8,20 +8,18 @@ or changed.
 
 import html
 import re
-import struct
-from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from superres.common.errors import SharplineError
 from superres.image.picture import DEFAULT_LIMITS, Limits
+from superres.image.png_chunks import SIGNATURE, chunks
 
 KEYWORD = "Sharpline-Passport"
 NAMESPACE = "urn:sharpline:passport"
 MAX_STEPS = 32  # older steps are dropped, so that a file enhanced repeatedly stops growing
 MAX_BYTES = 32_768  # as a packet; a JPEG segment holds 65,533
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IN_XMP = re.compile(rb"<sharpline:Passport>([^<]*)</sharpline:Passport>")
 
 ShortText = Annotated[str, Field(pattern=r"^[\x20-\x7e]{1,64}$")]
@@ -112,7 +110,7 @@ def read_passport(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Passport | No
 
     Raises DamagedPassport if it cannot be read, and PictureError if `data` is not a picture.
     """
-    text = _text_in_png(data) if data.startswith(PNG_SIGNATURE) else _text_in_xmp(data, limits)
+    text = _text_in_png(data) if data.startswith(SIGNATURE) else _text_in_xmp(data, limits)
     return None if text is None else parse(text)
 
 
@@ -140,10 +138,10 @@ def xmp_packet(text: str) -> bytes:
 def _text_in_png(data: bytes) -> str | None:
     """The text of an uncompressed iTXt chunk, as written here, or of a tEXt chunk."""
     keyword = KEYWORD.encode() + b"\0"
-    for kind, body in _png_chunks(data):
-        if kind not in (b"iTXt", b"tEXt") or not body.startswith(keyword):
+    for kind, start, end in chunks(data):
+        if kind not in (b"iTXt", b"tEXt") or not data.startswith(keyword, start, end):
             continue
-        body = body[len(keyword) :]
+        body = data[start + len(keyword) : end]
         if kind == b"iTXt":
             compressed, body = body[:1] != b"\0", _itxt_text(body[2:])
             if compressed:
@@ -155,15 +153,6 @@ def _text_in_png(data: bytes) -> str | None:
 def _itxt_text(rest: bytes) -> bytes:
     """The text after the language and the translated keyword of an iTXt chunk."""
     return rest.partition(b"\0")[2].partition(b"\0")[2]
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    position = len(PNG_SIGNATURE)
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        body = data[position + 8 : position + 8 + length] if kind in (b"iTXt", b"tEXt") else b""
-        yield kind, body
-        position += 12 + length
 
 
 def _text_in_xmp(data: bytes, limits: Limits) -> str | None:

@@ -99,3 +99,8 @@ def as_grey(rgb_hwc: Array) -> Array:
     """Three equal channels: the rounded mean of the input's."""
     total = rgb_hwc.astype(np.uint32).sum(axis=2, keepdims=True)
     return np.repeat(((2 * total + 3) // 6).astype(rgb_hwc.dtype), 3, axis=2)
+
+
+def as_8_bits(samples: Array) -> NDArray[np.uint8]:
+    """16-bit samples rounded to 8 bits."""
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,8 +1,6 @@
 """PNG files that a dataset can store unchanged: 8-bit RGB without metadata."""
 
-import struct
-
-from superres.image.png import SIGNATURE
+from superres.image.png_chunks import SIGNATURE, chunks
 
 RGB, BITS = 2, 8
 HARMLESS = frozenset({b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"sRGB"})
@@ -16,12 +14,10 @@ def plain_rgb_png(data: bytes) -> bytes | None:
     """
     if not data.startswith(SIGNATURE) or data[24:26] != bytes((BITS, RGB)):
         return None
-    position = len(SIGNATURE)
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
+    for kind, _, end in chunks(data):
         if kind not in HARMLESS:
             return None
         if kind == b"IEND":
-            return data[:position] if position <= len(data) else None
+            with_crc = end + 4
+            return data[:with_crc] if with_crc <= len(data) else None
     return None

@@ -6,13 +6,14 @@ tenths of the time. The format is W3C's Portable Network Graphics, third edition
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
+from superres.image.png_chunks import SIGNATURE, chunk
+
 COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # by channels: grey, grey + alpha, RGB, RGB + alpha
 AVERAGE_FILTER = 3
 METRES_PER_INCH = 0.0254
@@ -43,8 +44,6 @@ class PngWriter:
         exif: bytes | None = None,
         texts: Mapping[str, str] | None = None,
     ) -> None:
-        self._height = height
-        self._rows_done = 0
         self._bytes_per_pixel = channels * bit_depth // 8
         self._above = np.zeros(width * self._bytes_per_pixel, np.uint8)
         self._deflater = fastest_deflater()
@@ -61,15 +60,10 @@ class PngWriter:
             chunks.append(chunk(b"iTXt", keyword.encode() + b"\0\0\0\0\0" + text.encode()))
         self._header = b"".join(chunks)
 
-    def begin(self) -> bytes:
-        """The bytes before the first row."""
-        return self._header
-
     def add(self, strip_hwc: NDArray[Any]) -> bytes:
-        """Add rows (rows, width, channels); returns the bytes that are compressed so far."""
+        """Add rows (rows, width, channels); returns the bytes that are complete now."""
         rows = as_bytes(strip_hwc)
-        self._rows_done += len(rows)
-        pieces: list[bytes] = []
+        pieces = [self._take_header()]
         # A strip of tiles may be much larger than the CPU cache.
         for top in range(0, len(rows), FILTER_ROWS):
             part = rows[top : top + FILTER_ROWS]
@@ -81,48 +75,14 @@ class PngWriter:
         return b"".join(pieces)
 
     def end(self) -> bytes:
-        """The remaining bytes. Raises ValueError if the rows do not add up to the height."""
-        if self._rows_done != self._height:
-            raise ValueError(f"{self._rows_done} rows given for a picture of {self._height}")
-        return chunk(b"IDAT", self._deflater.flush()) + chunk(b"IEND", b"")
+        """The remaining bytes, once all rows are added."""
+        pixels = chunk(b"IDAT", self._deflater.flush())
+        return self._take_header() + pixels + chunk(b"IEND", b"")
 
-
-def encode_png(
-    strips_hwc: Iterable[NDArray[Any]],
-    *,
-    height: int,
-    width: int,
-    channels: int,
-    bit_depth: int,
-    icc: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-    exif: bytes | None = None,
-    texts: Mapping[str, str] | None = None,
-) -> Iterator[bytes]:
-    """Yield a PNG file in chunks from strips of rows; see `PngWriter`.
-
-    Raises ValueError if the strips do not add up to `height`.
-    """
-    writer = PngWriter(
-        height=height,
-        width=width,
-        channels=channels,
-        bit_depth=bit_depth,
-        icc=icc,
-        dpi=dpi,
-        exif=exif,
-        texts=texts,
-    )
-    yield writer.begin()
-    for strip_hwc in strips_hwc:
-        if packed := writer.add(strip_hwc):
-            yield packed
-    yield writer.end()
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    """A PNG chunk: length, type, body and CRC."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    def _take_header(self) -> bytes:
+        """The bytes before the first row; empty from the second call on."""
+        header, self._header = self._header, b""
+        return header
 
 
 def fastest_deflater() -> Deflater:

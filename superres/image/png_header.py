@@ -3,9 +3,10 @@
 import struct
 import zlib
 from collections.abc import Iterator
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 
 from superres.image.picture import BrokenPicture
+from superres.image.png_chunks import chunks
 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 WHOLE = ((0, 0, 1, 1),)  # first row, first column, row step, column step
@@ -36,15 +37,11 @@ def colour_type(data: bytes) -> int:
 
 def require_few_chunks(data: bytes) -> None:
     """Raise BrokenPicture for more than MAX_CHUNKS chunks, which cost decoders minutes."""
-    position, chunks = 8, 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
+    for count, (kind, _, _) in enumerate(chunks(data), start=1):
         if kind in (b"IDAT", b"IEND"):
             return
-        chunks += 1
-        if chunks > MAX_CHUNKS:
+        if count > MAX_CHUNKS:
             raise BrokenPicture(f"the PNG has over {MAX_CHUNKS} chunks ahead of its pixels")
-        position += 12 + length
 
 
 def require_all_rows(data: bytes) -> None:
@@ -75,22 +72,16 @@ def require_all_rows(data: bytes) -> None:
 
 def has_metadata_after_pixels(data: bytes) -> bool:
     """Whether metadata chunks follow the pixels, where only Pillow reads them, after decoding."""
-    kinds = (kind for kind, _, _ in _chunks(data))
+    kinds = (kind for kind, _, _ in _chunks_to_end(data))
     return any(kind in METADATA for kind in dropwhile(lambda kind: kind != b"IDAT", kinds))
 
 
 def _pixel_chunks(data: bytes) -> Iterator[bytes]:
-    for kind, start, length in _chunks(data):
+    for kind, start, end in _chunks_to_end(data):
         if kind == b"IDAT":
-            yield data[start : start + length]
+            yield data[start:end]
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start and length of each chunk's body, up to the IEND chunk."""
-    position = 8
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IEND":
-            return
-        yield kind, position + 8, length
-        position += 12 + length
+def _chunks_to_end(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The chunks before IEND."""
+    return takewhile(lambda entry: entry[0] != b"IEND", chunks(data))

@@ -63,10 +63,12 @@ def test_lossless_formats_round_trip_every_kind_of_picture(
     if grey:
         rgb_hwc[...] = rgb_hwc[..., :1]
     alpha_hw = noise(height, width, 1, top=65_536 if deep else 256, seed=seed + 1)[..., 0]
-    picture = Picture(rgb_hwc=rgb_hwc, grey=grey, alpha_hw=alpha_hw if alpha else None)
+    icc = None if grey else SRGB
+    picture = Picture(rgb_hwc=rgb_hwc, grey=grey, alpha_hw=alpha_hw if alpha else None, icc=icc)
     back = decode(encode(picture, format))
     np.testing.assert_array_equal(back.rgb_hwc, rgb_hwc)
     assert back.rgb_hwc.dtype == rgb_hwc.dtype
+    assert back.icc == icc
     assert back.grey == grey or (format == "tiff" and deep and alpha)
     assert (back.alpha_hw is not None) == alpha
     if alpha:

@@ -19,7 +19,7 @@ from superres.image.passport import (
     read_passport,
     xmp_packet,
 )
-from superres.image.png import SIGNATURE, chunk
+from superres.image.png_chunks import SIGNATURE, chunk
 
 BUNDLE = "0123456789abcdef" * 4
 

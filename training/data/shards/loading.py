@@ -8,6 +8,7 @@ import numpy.typing as npt
 from superres.common.errors import SharplineError
 from superres.common.files import sha256_bytes
 from superres.image.codecs import Picture, PictureError, decode, encode
+from superres.image.picture import as_8_bits
 from superres.image.plain_png import plain_rgb_png
 from training.data.shards.plan import MIN_LR_SIDE, PlannedPicture
 
@@ -52,7 +53,7 @@ def as_rgb8(picture: Picture) -> Pixels:
 def rgb8(picture: Picture) -> Pixels:
     """The colours (H, W, 3) rounded to 8 bits, transparent or not."""
     if picture.rgb_hwc.dtype == np.uint16:
-        return np.round(picture.rgb_hwc / 257.0).astype(np.uint8)
+        return as_8_bits(picture.rgb_hwc)
     return np.ascontiguousarray(picture.rgb_hwc)
 
 
