@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from superres.common.console import emit, say
-from superres.degrade import bsrgan, real_esrgan
+from superres.degrade import DEGRADATIONS
 from superres.degrade.steps import apply
 
-DRAWS = {"real_esrgan": real_esrgan.draw_batch, "bsrgan": bsrgan.draw_batch}
+DRAWS = {name: DEGRADATIONS.get(name).draw_rows for name in ("real_esrgan", "bsrgan")}
 
 
 def main() -> None:

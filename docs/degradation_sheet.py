@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from superres.degrade import KINDS, degrade
+from superres.degrade import DEGRADATIONS, degrade
 from superres.image.codecs import read
 from training.data.sources.resolve import sample_pictures
 
@@ -39,7 +39,10 @@ def main() -> None:
     entry = next(picture for picture in sample_pictures() if picture.name == "astronaut")
     hr_hwc_u8 = np.ascontiguousarray(read(entry.path).rgb_hwc[: SIDE * 2, 20 : 20 + SIDE * 2])
     tiles = [
-        tile for kind in KINDS for seed in SEEDS[kind] for tile in _tiles(hr_hwc_u8, kind, seed)
+        tile
+        for kind in DEGRADATIONS.built_in
+        for seed in SEEDS[kind]
+        for tile in _tiles(hr_hwc_u8, kind, seed)
     ]
     rows = -(-len(tiles) // COLUMNS)
     sheet = Image.new("RGB", (COLUMNS * SIDE, rows * (SIDE + BAR)))

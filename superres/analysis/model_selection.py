@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from superres.common.errors import SharplineError
+from superres.degrade import DEGRADATIONS
 from superres.model.bundle import BundleInfo
 from superres.quality.protocol import Protocol
 
@@ -44,21 +45,6 @@ DEGRADATION_RULES = (
     DegradationRule(damage="noisy", feature="noise_floor", when="at least", limit=6.0),
     DegradationRule(damage="blurred", feature="blur", when="at least", limit=0.45),
 )
-
-# The damages that a model has learned to undo besides the shrinking, by its training degradation.
-TRAINED_FOR: Mapping[str, frozenset[str]] = {
-    "bicubic": frozenset(),
-    "bicubic_jpeg": frozenset({"compressed"}),
-    "jpeg": frozenset({"compressed"}),
-    "gaussian_noise": frozenset({"noisy"}),
-    "poisson_noise": frozenset({"noisy"}),
-    "iso_noise": frozenset({"noisy"}),
-    "defocus": frozenset({"blurred"}),
-    "motion": frozenset({"blurred"}),
-    "bsrgan": frozenset({"compressed", "noisy", "blurred"}),
-    "real_esrgan": frozenset({"compressed", "noisy", "blurred"}),
-    "old_photo": frozenset({"noisy", "blurred"}),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +102,10 @@ class Candidate:
     @property
     def trained_for(self) -> frozenset[str]:
         """The damages in its training degradation; a mix counts with all its kinds."""
-        kinds = re.findall(r"[a-z_]+", self.degradation)
-        return frozenset().union(*(TRAINED_FOR.get(kind, frozenset()) for kind in kinds))
+        kinds = re.findall(r"[a-z][a-z0-9_]*", self.degradation)
+        return frozenset().union(
+            *(DEGRADATIONS.get(kind).damages for kind in kinds if kind in DEGRADATIONS)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,4 +242,5 @@ def rule_tables() -> str:
 
 
 def _kinds(damage: str) -> str:
-    return ", ".join(f"`{kind}`" for kind, damages in TRAINED_FOR.items() if damage in damages)
+    kinds = (kind for kind in DEGRADATIONS.built_in if damage in DEGRADATIONS.get(kind).damages)
+    return ", ".join(f"`{kind}`" for kind in kinds)

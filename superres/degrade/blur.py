@@ -6,10 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from superres.degrade.arrays import Array, as_array_like, as_index_like, namespace, reflected
-from superres.degrade.kernels import Defocus, Kernel, Motion, Weights
-
-DEFOCUS_RADII = (0.8, 4.5)
-MOTION_LENGTHS = (4.0, 28.0)
+from superres.degrade.kernels import Kernel, Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +34,6 @@ def filtered(batch_bchw: Array, kernels: Sequence[Weights]) -> Array:
     spectrum = xp.fft.rfft2(padded) * xp.fft.rfft2(stacked, s=size)
     both = 2 * reach
     return xp.fft.irfft2(spectrum, s=size)[..., both : both + height, both : both + width]
-
-
-def defocus(rng: np.random.Generator) -> list[Blur]:
-    """Defocus; the radius is in pixels of the blurred picture."""
-    radius = float(np.exp(rng.uniform(*np.log(DEFOCUS_RADII))))
-    return [Blur(kernel=Defocus(radius=radius, softness=float(rng.uniform(0.2, 0.6))))]
-
-
-def motion(rng: np.random.Generator) -> list[Blur]:
-    """Motion blur; the length of the trajectory is in pixels of the blurred picture."""
-    return [
-        Blur(
-            kernel=Motion(
-                length=float(rng.uniform(*MOTION_LENGTHS)),
-                unrest=float(rng.uniform(0, 1)),
-                seed=int(rng.integers(2**31)),
-            )
-        )
-    ]
 
 
 def fast_length(length: int) -> int:

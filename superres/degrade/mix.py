@@ -1,12 +1,14 @@
 """Weighted mixes of degradations, written `{real_esrgan: 0.7, bicubic: 0.3}`."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import numpy as np
 
 from superres.common.errors import UsageError
+from superres.common.registry import Registry
 
 # Makes the choice of a kind independent of the random numbers that the kind draws from the seed.
 CHOICE_SEED = 0x6D6978
@@ -35,7 +37,7 @@ class Mix:
         return self.weights[min(int(np.searchsorted(shares, threshold, side="right")), last)][0]
 
 
-def parse_mix(written: str | Mapping[str, float], kinds: Collection[str]) -> Mix:
+def parse_mix(written: str | Mapping[str, float], degradations: Registry[Any]) -> Mix:
     """Parse a recipe's mapping, its text, or the name of one kind.
 
     Raises UsageError for an unknown or repeated kind, or a weight that is not a number above 0.
@@ -49,8 +51,7 @@ def parse_mix(written: str | Mapping[str, float], kinds: Collection[str]) -> Mix
     if not entries:
         raise UsageError("an empty mix; write {kind: weight, ...}")
     for kind, weight in entries:
-        if kind not in kinds:
-            raise UsageError(f"no degradation {kind!r}; choose one of {', '.join(sorted(kinds))}")
+        degradations.get(kind)  # raises UsageError for an unknown kind
         if not _is_weight(weight):
             raise UsageError(
                 f"degradation {kind!r} has the weight {weight!r}; give a number above 0"

@@ -90,35 +90,6 @@ class CameraNoise:
         return encoded(xp.clip(light + xp.sqrt(light * shot + read) * field, 0, 1))
 
 
-def gaussian(rng: np.random.Generator) -> list[GaussianNoise]:
-    """Gaussian noise of 1 to 50 levels, as in denoising benchmarks; one in five is grey."""
-    return [
-        GaussianNoise(
-            sigma_levels=float(rng.uniform(1, 50)),
-            grey=bool(rng.random() < 0.2),
-            seed=draw_seed(rng),
-        )
-    ]
-
-
-def poisson(rng: np.random.Generator) -> list[PoissonNoise]:
-    """Poisson noise of bright to very dim scenes; one in five is grey."""
-    return [
-        PoissonNoise(
-            strength=float(rng.uniform(0.3, 4)), grey=bool(rng.random() < 0.2), seed=draw_seed(rng)
-        )
-    ]
-
-
-def iso(rng: np.random.Generator) -> list[CameraNoise]:
-    """Shot and read noise, correlated as on real sensors from ISO 100 to about 6400."""
-    log_shot = rng.uniform(np.log(1e-4), np.log(0.012))
-    log_read = 2.18 * log_shot + 1.20 + rng.normal(0, 0.26)
-    return [
-        CameraNoise(shot=float(np.exp(log_shot)), read=float(np.exp(log_read)), seed=draw_seed(rng))
-    ]
-
-
 def draw_seed(rng: np.random.Generator) -> int:
     """Draw the seed of a noise field."""
     return int(rng.integers(2**31))

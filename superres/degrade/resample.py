@@ -34,6 +34,11 @@ class Resize:
         return resized(batch_bchw, (steps[0].height, steps[0].width), steps[0].mode)
 
 
+def draw_mode(rng: np.random.Generator) -> Mode:
+    """Draw one of MODES."""
+    return MODES[int(rng.integers(len(MODES)))]
+
+
 def resized(batch_bchw: Array, size: tuple[int, int], mode: Mode) -> Array:
     """Resize a batch to `size` (height, width); bicubic may overshoot [0, 1]."""
     for axis in sorted((2, 3), key=lambda axis: size[axis - 2] / batch_bchw.shape[axis]):

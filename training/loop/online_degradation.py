@@ -4,7 +4,7 @@ The degradation of a crop is a function of (seed, step, index in the batch), so 
 does not depend on the world size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,37 +12,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from superres.degrade import Mix, bsrgan, degrade, real_esrgan
-from superres.degrade.blur import defocus, motion
-from superres.degrade.noise import gaussian, iso, poisson
-from superres.degrade.steps import Step, apply
+from superres.degrade import DEGRADATIONS, Mix, degrade
+from superres.degrade.degradation import Rows
+from superres.degrade.steps import apply
 
 # Keeps these random numbers independent of those for the crop positions.
 SEED_SALT = 0x64656772
-
-Rows = list[list[Step]]
-_DrawRows = Callable[[tuple[int, int], int, Sequence[int], int], Rows]
-_DrawSteps = Callable[[np.random.Generator], Sequence[Step]]
-
-
-def _per_seed(draw: _DrawSteps) -> _DrawRows:
-    """Draw each row by its own seed, for degradations with a fixed sequence of steps."""
-    return lambda size, scale, seeds, shared: [
-        list(draw(np.random.default_rng(seed))) for seed in seeds
-    ]
-
-
-DOWNSCALING_KINDS: dict[str, _DrawRows] = {
-    "bsrgan": bsrgan.draw_batch,
-    "real_esrgan": real_esrgan.draw_batch,
-}
-SAME_SIZE_KINDS: dict[str, _DrawRows] = {
-    "defocus": _per_seed(defocus),
-    "motion": _per_seed(motion),
-    "gaussian_noise": _per_seed(gaussian),
-    "poisson_noise": _per_seed(poisson),
-    "iso_noise": _per_seed(iso),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +68,12 @@ class OnlineDegradation:
         shared: int,
         indices: Sequence[int],
     ) -> DegradationGroup:
-        draw = DOWNSCALING_KINDS.get(kind) or (
-            SAME_SIZE_KINDS.get(kind) if self.scale == 1 else None
-        )
+        draw_rows = DEGRADATIONS.get(kind).draw_rows
         rows = lr_bhwc_u8 = None
-        if draw is not None:
-            height, width = hr_bhwc_u8.shape[1:3]
-            rows = draw((height, width), self.scale, [seeds[index] for index in indices], shared)
-        else:
+        if draw_rows is not None:
+            size = (hr_bhwc_u8.shape[1], hr_bhwc_u8.shape[2])
+            rows = draw_rows(size, self.scale, [seeds[index] for index in indices], shared)
+        if rows is None:
             lr_bhwc_u8 = np.stack(
                 [
                     degrade(

@@ -20,7 +20,7 @@ from superres.degrade.kernels import (
     Sinc,
     bessel_j1,
 )
-from superres.degrade.real_esrgan import FIRST, draw_kernel
+from superres.degrade.kinds.real_esrgan import FIRST, draw_kernel
 from training.basicsr_bridge import load_basicsr
 
 SHAPES = [(0.3, 0.3, 0.0), (3.0, 0.4, 0.7), (1.2, 2.5, -2.9)]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from superres.degrade import degrade
-from superres.degrade.old_photo import Ageing, age
+from superres.degrade.kinds.old_photo import Ageing, age
 
 AS_NEW = Ageing(
     monochrome=False,

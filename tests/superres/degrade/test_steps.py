@@ -7,7 +7,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from superres.degrade import bsrgan, real_esrgan
+from superres.degrade import DEGRADATIONS
 from superres.degrade.arrays import normals, uniforms
 from superres.degrade.blur import Blur
 from superres.degrade.jpeg import Jpeg
@@ -31,7 +31,7 @@ SINGLE_STEPS = [
     PoissonNoise(strength=1.0, grey=True, seed=15),
     CameraNoise(shot=0.01, read=0.0004, seed=16),
 ]
-DRAWS = [real_esrgan.draw_batch, bsrgan.draw_batch]
+DRAWS = [DEGRADATIONS.get(name).draw_rows for name in ("real_esrgan", "bsrgan")]
 
 
 @pytest.fixture(scope="module")

@@ -5,17 +5,19 @@ final JPEG. The camera noise here is sensor noise in linear light; the paper als
 reapplies white balance and demosaicking.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import pi
 
 import numpy as np
 
 from superres.degrade.blur import Blur
+from superres.degrade.degradation import of_steps
 from superres.degrade.jpeg import Jpeg
 from superres.degrade.kernels import Gaussian
-from superres.degrade.noise import GaussianNoise, draw_seed, iso
-from superres.degrade.resample import MODES, Mode, Resize
+from superres.degrade.kinds import iso_noise
+from superres.degrade.noise import GaussianNoise, draw_seed
+from superres.degrade.resample import Resize, draw_mode
 from superres.degrade.steps import Step
 
 HALVE_FIRST_SHARE = 0.25
@@ -42,12 +44,12 @@ class _DrawContext:
 def draw(
     size: tuple[int, int], scale: int, own: np.random.Generator, shared: np.random.Generator
 ) -> list[Step]:
-    """Draw the steps for a picture of `size` (height, width); `own`, `shared` as in real_esrgan."""
+    """Draw the steps for a picture of `size` (height, width); see `of_steps`."""
     target = (size[0] // scale, size[1] // scale)
     steps: list[Step] = []
     if scale == 4 and shared.random() < HALVE_FIRST_SHARE:
         size, scale = (size[0] // 2, size[1] // 2), 2
-        steps.append(Resize(height=size[0], width=size[1], mode=_mode(shared)))
+        steps.append(Resize(height=size[0], width=size[1], mode=draw_mode(shared)))
     context = _DrawContext(size=size, target=target, scale=scale, own=own, shared=shared)
     order = [int(part) for part in shared.permutation(len(_PARTS))]
     shrink, resize_to_target = _PARTS.index(_shrink), _PARTS.index(_resize_to_target)
@@ -56,16 +58,6 @@ def draw(
     for part in order:
         steps += _PARTS[part](context)
     return [*steps, _compression(context)]
-
-
-def draw_batch(
-    size: tuple[int, int], scale: int, seeds: Sequence[int], shared_seed: int
-) -> list[list[Step]]:
-    """Step sequences of the same structure, one per seed, for pictures of one size."""
-    return [
-        draw(size, scale, np.random.default_rng(seed), np.random.default_rng(shared_seed))
-        for seed in seeds
-    ]
 
 
 def _blur(context: _DrawContext) -> list[Step]:
@@ -88,7 +80,7 @@ def _shrink(context: _DrawContext) -> list[Step]:
     if shared.random() < RESIZE_SHARE:
         factor = shared.uniform(1, 2 * scale)
         height, width = (max(1, int(side / factor)) for side in context.size)
-        return [Resize(height=height, width=width, mode=_mode(shared))]
+        return [Resize(height=height, width=width, mode=draw_mode(shared))]
     sigma = float(context.own.uniform(0.1, 0.6 * scale))
     # Decimation by an even factor takes the sample after the centre: the kernel's shift corrects.
     kernel = Gaussian(size=25, sigma_x=sigma, sigma_y=sigma, shift=0.0 if scale % 2 else 0.5)
@@ -97,7 +89,9 @@ def _shrink(context: _DrawContext) -> list[Step]:
 
 
 def _resize_to_target(context: _DrawContext) -> list[Step]:
-    return [Resize(height=context.target[0], width=context.target[1], mode=_mode(context.shared))]
+    return [
+        Resize(height=context.target[0], width=context.target[1], mode=draw_mode(context.shared))
+    ]
 
 
 def _film_noise(context: _DrawContext) -> list[Step]:
@@ -122,15 +116,11 @@ def _jpeg_noise(context: _DrawContext) -> list[Step]:
 
 
 def _camera_noise(context: _DrawContext) -> list[Step]:
-    return [*iso(context.own)] if context.shared.random() < CAMERA_SHARE else []
+    return iso_noise.draw(context.own) if context.shared.random() < CAMERA_SHARE else []
 
 
 def _compression(context: _DrawContext) -> Jpeg:
     return Jpeg(quality=int(context.own.integers(*QUALITIES, endpoint=True)))
-
-
-def _mode(rng: np.random.Generator) -> Mode:
-    return MODES[int(rng.integers(len(MODES)))]
 
 
 _PARTS: tuple[Callable[[_DrawContext], list[Step]], ...] = (
@@ -142,3 +132,6 @@ _PARTS: tuple[Callable[[_DrawContext], list[Step]], ...] = (
     _jpeg_noise,
     _camera_noise,
 )
+
+
+DEGRADATION = of_steps("bsrgan", draw, damages={"compressed", "noisy", "blurred"})

@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.degrade.blur import filtered
-from superres.degrade.damage import Damage, border_falloff, fold, hair, scratch, speck, value_noise
+from superres.degrade.damage import (
+    Damage,
+    border_falloff,
+    fold,
+    hair,
+    scratch,
+    speck,
+    value_noise,
+)
+from superres.degrade.degradation import Degradation, downscaled
 from superres.degrade.kernels import Gaussian
 from superres.degrade.noise import LUMA, draw_seed
 from superres.degrade.result import Degraded, Pixels
@@ -152,3 +161,12 @@ def _draw_damage(shape: tuple[int, ...], ageing: Ageing, rng: np.random.Generato
         for _ in range(count):
             mark(damage, rng)
     return damage
+
+
+def _degrade(hr_hwc_u8: Pixels, scale: int, rng: np.random.Generator) -> Degraded:
+    return aged_photo(downscaled(hr_hwc_u8, scale), rng)
+
+
+DEGRADATION = Degradation(
+    name="old_photo", degrade=_degrade, damages=frozenset({"noisy", "blurred"})
+)

@@ -4,17 +4,17 @@ Two rounds of blur, resize, noise and JPEG, as for a picture that was shared rep
 probabilities are those that the authors trained their x4 network with.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import pi
 
 import numpy as np
 
 from superres.degrade.blur import Blur
+from superres.degrade.degradation import of_steps
 from superres.degrade.jpeg import Jpeg
 from superres.degrade.kernels import Gaussian, Generalized, Kernel, Plateau, Sinc
 from superres.degrade.noise import GaussianNoise, PoissonNoise, draw_seed
-from superres.degrade.resample import MODES, Mode, Resize
+from superres.degrade.resample import Resize, draw_mode
 from superres.degrade.steps import Step
 
 KERNEL_SIZES = (7, 21)
@@ -66,11 +66,7 @@ SECOND = Round(
 def draw(
     size: tuple[int, int], scale: int, own: np.random.Generator, shared: np.random.Generator
 ) -> list[Step]:
-    """Draw the steps for a picture of `size` (height, width).
-
-    The structure (sizes, order, kinds of noise) is drawn from `shared`, the other parameters from
-    `own`: pictures with the same seed of `shared` can run through their steps as one batch.
-    """
+    """Draw the steps for a picture of `size` (height, width); see `of_steps`."""
     target = (size[0] // scale, size[1] // scale)
     steps: list[Step] = [Blur(kernel=draw_kernel(own, FIRST.sigmas))]
     steps += [_resize(size, FIRST, shared), _noise(FIRST, own, shared), _jpeg(own)]
@@ -79,21 +75,11 @@ def draw(
     steps += [_resize(target, SECOND, shared), _noise(SECOND, own, shared)]
     # The final sinc filter imitates sharpening, before or after the last compression.
     final_resize = [
-        Resize(height=target[0], width=target[1], mode=_mode(shared)),
+        Resize(height=target[0], width=target[1], mode=draw_mode(shared)),
         Blur(kernel=_final_sinc(own)),
     ]
     last = _jpeg(own)
     return [*steps, *final_resize, last] if shared.random() < 0.5 else [*steps, last, *final_resize]
-
-
-def draw_batch(
-    size: tuple[int, int], scale: int, seeds: Sequence[int], shared_seed: int
-) -> list[list[Step]]:
-    """Step sequences of the same structure, one per seed, for pictures of one size."""
-    return [
-        draw(size, scale, np.random.default_rng(seed), np.random.default_rng(shared_seed))
-        for seed in seeds
-    ]
 
 
 def draw_kernel(rng: np.random.Generator, sigmas: tuple[float, float]) -> Kernel:
@@ -138,11 +124,7 @@ def _resize(size: tuple[int, int], ranges: Round, rng: np.random.Generator) -> R
     direction = int(rng.choice(3, p=ranges.up_down_keep))
     factor = (rng.uniform(1, ranges.factors[1]), rng.uniform(ranges.factors[0], 1), 1.0)[direction]
     height, width = (max(1, round(side * factor)) for side in size)
-    return Resize(height=height, width=width, mode=_mode(rng))
-
-
-def _mode(rng: np.random.Generator) -> Mode:
-    return MODES[int(rng.integers(len(MODES)))]
+    return Resize(height=height, width=width, mode=draw_mode(rng))
 
 
 def _noise(
@@ -158,3 +140,6 @@ def _noise(
 
 def _jpeg(rng: np.random.Generator) -> Jpeg:
     return Jpeg(quality=int(rng.integers(*QUALITIES, endpoint=True)))
+
+
+DEGRADATION = of_steps("real_esrgan", draw, damages={"compressed", "noisy", "blurred"})
