@@ -7,8 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from serving.models.loaded import BackendLoader
     from serving.services import Services
     from serving.settings import Settings
+    from sharpline.local.processes import Services as LocalServices
     from superres.model.bundle import Bundle
     from training.data.sources.entries import Archive, Entry, Part
 
@@ -106,18 +105,93 @@ def reference_data() -> Path:
     return Path(folder)
 
 
+def wait_until(
+    condition: Callable[[], Any],
+    what: str = "the condition",
+    *,
+    seconds: float = 60.0,
+    check: Callable[[], object] = lambda: None,
+) -> Any:
+    """Return the value of `condition()` once it is true; a failed connection counts as false.
+
+    `check` is called at each poll and may raise. Fails the test after `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(httpx.TransportError):
+            if value := condition():
+                return value
+        check()
+        if time.monotonic() > deadline:
+            pytest.fail(f"timed out after {seconds:.0f} s waiting for {what}")
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def await_true() -> Callable[..., Any]:
+    """The function `wait_until`, which waits until a condition is true and returns its value."""
+    return wait_until
+
+
+ServeHttp = Callable[[type[http.server.BaseHTTPRequestHandler]], str]
+
+
+@contextlib.contextmanager
+def http_servers() -> Iterator[ServeHttp]:
+    """Factory of web servers, each in a thread, which are stopped when the block exits."""
+    with contextlib.ExitStack() as running:
+
+        def start(handler: type[http.server.BaseHTTPRequestHandler]) -> str:
+            quiet = type("QuietHandler", (handler,), {"log_message": lambda *_: None})
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), quiet)
+            running.enter_context(server)
+            thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+            thread.start()
+            running.callback(thread.join)
+            running.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
+
+
+@pytest.fixture
+def serve_http() -> Iterator[ServeHttp]:
+    """Factory of web servers on free ports: `serve_http(handler_class)` returns the URL."""
+    with http_servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def module_serve_http() -> Iterator[ServeHttp]:
+    """The same with module scope."""
+    with http_servers() as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def files_of() -> Callable[[Path], dict[str, bytes]]:
+    """A function that reads every file below a folder, by relative path."""
+
+    def read(folder: Path) -> dict[str, bytes]:
+        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return read
+
+
 @pytest.fixture(scope="session")
 def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator["MlflowServer"]:
     """A real MLflow server, initially empty and shared by the test session.
 
-    A test that stops it must start it again.
+    A test that kills it must start it again.
     """
-    server = MlflowServer(tmp_path_factory.mktemp("mlflow"))
-    server.start()
-    try:
+    from sharpline.local.processes import Services
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    with Services(folder / "logs") as services:
+        server = MlflowServer(folder, services)
+        server.start()
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -127,58 +201,27 @@ def mlflow_server(mlflow_process: "MlflowServer") -> str:
 
 
 class MlflowServer:
-    """MLflow on a free port with SQLite and a folder."""
+    """MLflow on a free port, as the local stack runs it, with its state in a folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
-        from sharpline.local.processes import choose_ports
+    def __init__(self, folder: Path, services: "LocalServices") -> None:
+        from sharpline.local.processes import choose_ports, local_url
 
+        self._folder, self._services = folder, services
         [self._port] = choose_ports(0)
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
+        self.uri = local_url(self._port)
 
     def start(self) -> None:
         """Start the server and return once it is ready."""
-        command = [
-            *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"),
-            *("--port", str(self._port), "--allowed-hosts", "127.0.0.1:*"),
-            *("--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"),
-            *("--artifacts-destination", str(self._folder / "artifacts")),
-        ]
-        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                env={**os.environ, **quiet},
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 120
-        with httpx.Client(base_url=self.uri, timeout=2) as client:
-            while not self._is_ready(client):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    self.stop()
-                    log_end = (self._folder / "log").read_text()[-4000:]
-                    pytest.fail(f"MLflow did not start:\n{log_end}")
-                time.sleep(0.1)
+        from sharpline.local import mlflow
 
-    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server and its workers; no error if it is stopped already."""
-        if self._process is None:
-            return
-        # A worker may outlive the leader, so signal the group in any case.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal_number)
-        self._process.wait(timeout=60)
-        self._process = None
+        self._service = mlflow.start(self._services, self._folder, self._port, os.environ)
+        self._service.await_ready(lambda: mlflow.is_up(self.uri), timeout_seconds=120)
 
-    def _is_ready(self, client: httpx.Client) -> bool:
-        try:
-            return client.get("/health").status_code == 200
-        except httpx.TransportError:
-            return False
+    def kill(self) -> None:
+        """Kill the server and its workers with SIGKILL."""
+        os.killpg(self._service.supervisor.pid, signal.SIGKILL)
+        self._service.supervisor.wait(timeout=60)
+        self._services.running.remove(self._service)
 
 
 @pytest.fixture(scope="session")
@@ -311,11 +354,7 @@ class PictureServer:
 
     def wait_for(self, condition: Callable[[], object]) -> None:
         """Return once the condition is true; fails the test after a minute."""
-        deadline = time.monotonic() + 60
-        while not condition():
-            if time.monotonic() > deadline:
-                pytest.fail("timed out after a minute waiting for the picture server")
-            time.sleep(0.01)
+        wait_until(condition, "the picture server")
 
     def stop(self) -> None:
         self.client.close()
@@ -396,11 +435,11 @@ class Mirror:
     `requests` holds each request's name and Range header.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, serve_http: ServeHttp) -> None:
         self.files: dict[str, bytes] = {}
         self.behaviours: dict[str, str] = {}
         self.requests: list[tuple[str, str | None]] = []
-        self._stop = threading.Event()
+        self.stop = threading.Event()  # ends the stalls
         mirror = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -409,19 +448,7 @@ class Mirror:
             def do_GET(self) -> None:
                 mirror._answer(self)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.address = serve_http(Handler)
 
     def write_catalogue(self, state: Path, *entries: "Entry") -> None:
         """Write `entries` as the user catalogue of a state folder."""
@@ -530,7 +557,7 @@ class Mirror:
         if behaviour == "changes":
             self.files[name] = self.files[name.replace(".zip", ".new.zip")]
         if behaviour == "stalls":
-            self._stop.wait(60)
+            self.stop.wait(60)
         if len(sent) < len(data):
             request.close_connection = True
 
@@ -563,8 +590,8 @@ def zip_of(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture
-def mirror() -> Iterator[Mirror]:
+def mirror(serve_http: ServeHttp) -> Iterator[Mirror]:
     """A local mirror of public picture sets."""
-    server = Mirror()
+    server = Mirror(serve_http)
     yield server
-    server.stop()
+    server.stop.set()

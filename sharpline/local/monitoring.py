@@ -25,10 +25,14 @@ def start_prometheus(
     scrape_port: int,
     alertmanager_port: int | None,
     environment: Mapping[str, str],
+    files: Path | None = None,
 ) -> Service:
-    """Start Prometheus on a copy of the shipped rules that scrapes 127.0.0.1:`scrape_port`."""
+    """Start Prometheus on a copy of the rules that scrapes 127.0.0.1:`scrape_port`.
+
+    `files` is the monitoring folder (default: SHIPPED).
+    """
     configuration = root / "configuration"
-    shutil.copytree(SHIPPED / "prometheus", configuration, dirs_exist_ok=True)
+    shutil.copytree((files or SHIPPED) / "prometheus", configuration, dirs_exist_ok=True)
     _write_targets(configuration / "targets" / "local.yml", scrape_port)
     _write_targets(configuration / "alertmanagers" / "local.yml", alertmanager_port)
     command = [
@@ -42,12 +46,17 @@ def start_prometheus(
 
 
 def start_alertmanager(
-    services: Services, root: Path, port: int, *, environment: Mapping[str, str]
+    services: Services,
+    root: Path,
+    port: int,
+    *,
+    environment: Mapping[str, str],
+    files: Path | None = None,
 ) -> Service:
-    """Start a single Alertmanager, without its cluster port."""
+    """Start a single Alertmanager, without its cluster port; `files` as for `start_prometheus`."""
     command = [
         program_path("alertmanager") or "alertmanager",
-        f"--config.file={SHIPPED / 'alertmanager' / 'alertmanager.yml'}",
+        f"--config.file={(files or SHIPPED) / 'alertmanager' / 'alertmanager.yml'}",
         f"--storage.path={root}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--cluster.listen-address=",

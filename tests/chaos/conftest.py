@@ -5,13 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 
+from sharpline.local.processes import responds
 from superres.image.codecs import Picture, encode
 
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
@@ -27,7 +26,7 @@ def models(tiny_bundle, tmp_path_factory):
 
 
 @pytest.fixture
-def fake_server(models, tmp_path):
+def fake_server(models, tmp_path, await_true):
     """Starts a server and waits for it to be ready: `fake_server(**environment)` -> (process, url).
 
     They log to the file `process.log`: a pipe that is not read would fill and block them.
@@ -56,24 +55,13 @@ def fake_server(models, tmp_path):
         if not line:
             pytest.fail(log.read_text())
         url = json.loads(line)["url"]
-        deadline = time.monotonic() + 60
-        while not is_ready(url):
-            if time.monotonic() > deadline:
-                pytest.fail("the server was not ready within a minute")
-            time.sleep(0.05)
+        await_true(lambda: responds(f"{url}/readyz"), "the server being ready")
         return process, url
 
     yield start
     for process in started:
         process.kill()
         process.communicate()
-
-
-def is_ready(url):
-    try:
-        return httpx.get(f"{url}/readyz").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,9 @@
 """Fixtures of the local stack's tests: a fake of Airflow's REST API."""
 
 import json
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +18,7 @@ class FakeAirflow:
     Each request for a run first pops and calls the next callable of the script.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, serve_http: Callable[[type[BaseHTTPRequestHandler]], str]) -> None:
         self.runs: dict[str, dict[str, Any]] = {}
         self.tasks: dict[str, list[dict[str, Any]]] = {}
         self.events: dict[str, list[dict[str, Any]] | None] = {}  # None: a started run is queued
@@ -29,17 +28,7 @@ class FakeAirflow:
         self.triggered: list[dict[str, Any]] = []
         self.dags = ["build_pairs", "finetune", "release"]
         self.unresponsive = False
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.url = serve_http(_handler(self))
 
     def run(self, dag_id: str, run_id: str, state: str) -> None:
         """Set the state of a run."""
@@ -146,15 +135,9 @@ def _handler(fake: FakeAirflow) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
     return Handler
 
 
 @pytest.fixture
-def airflow() -> Iterator[FakeAirflow]:
-    fake = FakeAirflow()
-    fake.start()
-    yield fake
-    fake.stop()
+def airflow(serve_http: Callable[[type[BaseHTTPRequestHandler]], str]) -> FakeAirflow:
+    return FakeAirflow(serve_http)

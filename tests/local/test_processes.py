@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -60,19 +59,13 @@ def alive(pid: int) -> bool:
     return state != "Z"
 
 
-def await_true(condition, seconds=20.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.02)
+@pytest.fixture
+def pid_in(await_true):
+    """Wait for a file with a process id and return the id."""
+    return lambda path: int(await_true(lambda: path.exists() and path.read_text(), path.name))
 
 
-def pid_in(path: Path) -> int:
-    await_true(lambda: path.exists() and path.read_text())
-    return int(path.read_text())
-
-
-def test_stop_ends_a_stubborn_grandchild_in_its_own_session(services, tmp_path, monkeypatch):
+def test_stop_ends_a_stubborn_grandchild_in_its_own_session(services, tmp_path, pid_in):
     start(services, "worker", STUBBORN, tmp_path / "pid", "stay")
     grandchild = pid_in(tmp_path / "pid")
     assert alive(grandchild)
@@ -97,7 +90,7 @@ WAITS_FOR_CHILD = textwrap.dedent("""
 """)
 
 
-def test_descendants_get_sigterm_after_the_commands_grace_period(services, tmp_path):
+def test_descendants_get_sigterm_after_the_commands_grace_period(services, tmp_path, await_true):
     ready = tmp_path / "ready"
     grace = GracePeriods(command_seconds=0.0, descendants_seconds=60.0)
     service = start(services, "waiting", WAITS_FOR_CHILD, ready, grace=grace)
@@ -117,13 +110,13 @@ def test_a_services_grace_periods_reach_its_supervisor(services):
     assert arguments[4:6] == ["50", "3.0"]
 
 
-def test_descendants_are_stopped_when_a_command_exits_by_itself(services, tmp_path):
+def test_descendants_are_stopped_when_a_command_exits_by_itself(services, tmp_path, pid_in):
     service = start(services, "worker", STUBBORN, tmp_path / "pid", "exit")
     assert service.supervisor.wait(timeout=60) == 0
     assert not alive(pid_in(tmp_path / "pid"))
 
 
-def test_killing_the_owner_leaves_no_orphan(tmp_path):
+def test_killing_the_owner_leaves_no_orphan(tmp_path, pid_in, await_true):
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER, str(tmp_path), str(tmp_path / "pid"), STUBBORN],
         stdout=subprocess.PIPE,

@@ -14,7 +14,6 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,8 @@ groups:
 class Up:
     """A running `sharpline up` and its output."""
 
-    def __init__(self, folder: Path, log: Path) -> None:
+    def __init__(self, folder: Path, log: Path, await_true) -> None:
+        self._await_true = await_true
         self.state = folder / "state"
         self._log = log
         arguments = [str(FAKES), str(folder / "models"), str(folder / "monitoring")]
@@ -62,12 +62,11 @@ class Up:
                 start_new_session=True,
             )
 
-    def await_true(self, condition, what, seconds=400):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert self.process.poll() is None, self.output()
-            assert time.monotonic() < deadline, f"{what} never came true:\n{self.output()}"
-            time.sleep(0.2)
+    def await_true(self, condition, what):
+        self._await_true(condition, what, seconds=400, check=self._check)
+
+    def _check(self) -> None:
+        assert self.process.poll() is None, self.output()
 
     def output(self) -> str:
         return self._log.read_text()
@@ -95,7 +94,7 @@ def _has(path: Path, variable: bytes) -> bool:
 
 
 @pytest.fixture
-def up(tmp_path, airflow_database):
+def up(tmp_path, airflow_database, await_true):
     (tmp_path / "models" / "compact_x4").mkdir(parents=True)
     (tmp_path / "models" / "compact_x4" / "bundle.json").write_text("{}")
     shutil.copytree(SHIPPED / "alertmanager", tmp_path / "monitoring" / "alertmanager")
@@ -105,7 +104,7 @@ def up(tmp_path, airflow_database):
     (rules / "alerts.yml").write_text(ALERTS)
     (tmp_path / "state" / "airflow").mkdir(parents=True)
     shutil.copy(airflow_database, tmp_path / "state" / "airflow" / "airflow.db")
-    running = Up(tmp_path, tmp_path / "up.log")
+    running = Up(tmp_path, tmp_path / "up.log", await_true)
     yield running
     running.process.kill()
     running.process.wait()

@@ -1,14 +1,11 @@
 """A real Prometheus and Alertmanager on free ports, with the project's files, sped up."""
 
-import contextlib
 import json
+import os
 import re
 import shutil
-import subprocess
-import threading
-import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +22,8 @@ from prometheus_client import (
 )
 
 from serving.telemetry.metrics_table import TABLE
-from sharpline.local.processes import choose_ports
-
-MONITORING = Path(__file__).parents[2] / "monitoring"
-TIMEOUT_SECONDS = 60.0
-
-
-def _await_true(what: str, condition: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
-            if value := condition():
-                return value
-        time.sleep(0.1)
-    pytest.fail(f"timed out after {TIMEOUT_SECONDS:.0f} s waiting for {what}")
-
-
-@pytest.fixture(scope="session")
-def await_true() -> Callable[[str, Callable[[], Any]], Any]:
-    """Wait until a condition is true and return its value, because a late scrape may make it false
-    again. Fails the test on timeout.
-    """
-    return _await_true
+from sharpline.local import monitoring
+from sharpline.local.processes import Service, Services, choose_ports, local_url
 
 
 class Prometheus:
@@ -109,8 +86,10 @@ def exporter_port(metric: Exporter) -> Iterator[int]:
 
 
 @pytest.fixture(scope="module")
-def notified() -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """A webhook receiver of alerts: its port, and the notifications received."""
+def notified(
+    module_serve_http: Callable[[type[BaseHTTPRequestHandler]], str],
+) -> tuple[str, list[dict[str, Any]]]:
+    """A webhook receiver of alerts: its URL, and the notifications received."""
     notifications: list[dict[str, Any]] = []
 
     class Webhook(BaseHTTPRequestHandler):
@@ -120,70 +99,67 @@ def notified() -> Iterator[tuple[int, list[dict[str, Any]]]]:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *_: object) -> None:
-            """Log nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Webhook)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port, notifications
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    return module_serve_http(Webhook), notifications
 
 
 @pytest.fixture(scope="module")
-def alertmanager_port(
-    notified: tuple[int, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[int]:
-    """Alertmanager with the project's routes, its receivers posting to the webhook."""
-    binary = _program("prometheus-alertmanager", "alertmanager")
-    folder = tmp_path_factory.mktemp("alertmanager")
-    config = yaml.safe_load((MONITORING / "alertmanager/alertmanager.yml").read_text())
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with Services(tmp_path_factory.mktemp("logs")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def files(
+    notified: tuple[str, list[dict[str, Any]]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A copy of the project's files with short intervals; the receivers post to the webhook."""
+    folder = tmp_path_factory.mktemp("files") / "monitoring"
+    shutil.copytree(monitoring.SHIPPED, folder)
+    _replace(folder / "prometheus/prometheus.yml", r"_interval: \w+", "_interval: 500ms")
+    _replace(folder / "prometheus/alerts.yml", r"for: \w+", "for: 1s")
+    path = folder / "alertmanager/alertmanager.yml"
+    _replace(path, r"group_wait: \w+", "group_wait: 1s")
+    config = yaml.safe_load(path.read_text())
     for receiver in config["receivers"]:
-        address = f"http://127.0.0.1:{notified[0]}/{receiver['name']}"
-        receiver["webhook_configs"] = [{"url": address}]
-    path = folder / "alertmanager.yml"
-    path.write_text(re.sub(r"group_wait: \w+", "group_wait: 1s", yaml.safe_dump(config)))
+        receiver["webhook_configs"] = [{"url": f"{notified[0]}/{receiver['name']}"}]
+    path.write_text(yaml.safe_dump(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alertmanager_port(services: Services, files: Path) -> int:
+    """Alertmanager as the local stack runs it, with those files."""
+    _require("alertmanager", "prometheus-alertmanager")
     [port] = choose_ports(0)
-    with _running(
-        [
-            binary,
-            f"--config.file={path}",
-            f"--storage.path={folder}",
-            "--cluster.listen-address=",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        folder / "log",
-        f"http://127.0.0.1:{port}/-/ready",
-    ):
-        yield port
+    running = monitoring.start_alertmanager(
+        services, services.logs / "alertmanager", port, environment=os.environ, files=files
+    )
+    _await_up(running, local_url(port))
+    return port
 
 
 @pytest.fixture(scope="module")
 def prometheus(
-    exporter_port: int, alertmanager_port: int, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Prometheus]:
-    """Prometheus with a copy of the project's files, with other targets and intervals."""
-    binary = _program("prometheus")
-    folder = tmp_path_factory.mktemp("prometheus") / "config"
-    shutil.copytree(MONITORING / "prometheus", folder)
-    for name, port in (("targets", exporter_port), ("alertmanagers", alertmanager_port)):
-        (folder / name / "local.yml").write_text(f'- targets: ["127.0.0.1:{port}"]\n')
-    _replace(folder / "prometheus.yml", r"_interval: \w+", "_interval: 500ms")
-    _replace(folder / "alerts.yml", r"for: \w+", "for: 1s")
-    url = f"http://127.0.0.1:{choose_ports(0)[0]}"
-    with _running(
-        [
-            binary,
-            f"--config.file={folder / 'prometheus.yml'}",
-            f"--storage.tsdb.path={folder / 'data'}",
-            f"--web.listen-address={url.removeprefix('http://')}",
-        ],
-        folder / "log",
-        f"{url}/-/ready",
-    ):
-        yield Prometheus(url)
+    services: Services, files: Path, exporter_port: int, alertmanager_port: int
+) -> Prometheus:
+    """Prometheus as the local stack runs it, with those files."""
+    _require("prometheus", "prometheus")
+    [port] = choose_ports(0)
+    running = monitoring.start_prometheus(
+        services,
+        services.logs / "prometheus",
+        port,
+        scrape_port=exporter_port,
+        alertmanager_port=alertmanager_port,
+        environment=os.environ,
+        files=files,
+    )
+    _await_up(running, local_url(port))
+    return Prometheus(local_url(port))
+
+
+def _await_up(service: Service, url: str) -> None:
+    service.await_ready(lambda: monitoring.is_up(url), timeout_seconds=60)
 
 
 def _replace(path: Path, pattern: str, replacement: str) -> None:
@@ -192,25 +168,6 @@ def _replace(path: Path, pattern: str, replacement: str) -> None:
     path.write_text(text)
 
 
-def _program(*names: str) -> str:
-    for name in names:
-        if path := shutil.which(name):
-            return path
-    pytest.skip(f"needs {names[0]}: apt-get install {names[0]}")
-
-
-@contextlib.contextmanager
-def _running(command: list[str], log: Path, ready_url: str) -> Iterator[None]:
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-
-    def ready() -> bool:
-        assert process.poll() is None, log.read_text()
-        return httpx.get(ready_url).status_code == 200
-
-    try:
-        _await_true(ready_url, ready)
-        yield
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+def _require(program: str, package: str) -> None:
+    if monitoring.program_path(program) is None:
+        pytest.skip(f"needs {program}: apt-get install {package}")

@@ -14,7 +14,7 @@ from serving.telemetry.metrics_table import TABLE
 DASHBOARD = Path(__file__).parents[2] / "monitoring/grafana/dashboards/serving.json"
 MODEL = "compact_x4"
 VERSION = {"model": MODEL, "version": "1"}
-AwaitTrue = Callable[[str, Callable[[], Any]], Any]
+AwaitTrue = Callable[..., Any]
 
 
 def traffic(metric: Any) -> None:
@@ -60,13 +60,13 @@ def metrics_flow(metric: Any, prometheus: Any, await_true: AwaitTrue) -> None:
         traffic(metric)
         return bool(prometheus.query("sharpline:request_duration_seconds:p95_5m > 0"))
 
-    await_true("two scrapes", has_rate)
+    await_true(has_rate, "two scrapes")
 
 
 def test_every_metric_of_the_table_is_scraped(prometheus: Any, await_true: AwaitTrue) -> None:
     for row in TABLE:
         name = row.name + ("_count" if row.kind == "histogram" else "")
-        await_true(name, partial(prometheus.query, name))
+        await_true(partial(prometheus.query, name), name)
 
 
 def dashboard_queries() -> list[tuple[str, str]]:
@@ -85,13 +85,13 @@ def test_dashboard_query_has_a_result(
     assert panel
     expression = expression.replace("$__rate_interval", "1m").replace("$model", ".*")
     assert not re.search(r"\$\w", expression)
-    await_true(expression, lambda: prometheus.query(expression))
+    await_true(lambda: prometheus.query(expression), expression)
 
 
 def test_drift_fires_the_retraining_alert_once_and_notifies(
-    prometheus: Any, await_true: AwaitTrue, notified: tuple[int, list[dict[str, Any]]]
+    prometheus: Any, await_true: AwaitTrue, notified: tuple[str, list[dict[str, Any]]]
 ) -> None:
-    (alert,) = await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
+    (alert,) = await_true(lambda: prometheus.firing("SharplineInputDrift"), "the alert")
     assert alert["labels"] == {
         "alertname": "SharplineInputDrift",
         "action": "retrain",
@@ -103,11 +103,11 @@ def test_drift_fires_the_retraining_alert_once_and_notifies(
 
     notifications = notified[1]
     await_true(
-        "a notification",
         lambda: any(
             message["commonLabels"].get("alertname") == "SharplineInputDrift"
             for message in notifications
         ),
+        "a notification",
     )
     message = next(
         message
@@ -121,19 +121,19 @@ def test_drift_fires_the_retraining_alert_once_and_notifies(
 def test_retraining_alert_ends_when_drift_ends(
     prometheus: Any, await_true: AwaitTrue, metric: Any
 ) -> None:
-    await_true("the alert", lambda: prometheus.firing("SharplineInputDrift"))
+    await_true(lambda: prometheus.firing("SharplineInputDrift"), "the alert")
     metric("sharpline_input_drift", model=MODEL, feature="noise").set(0.1)
-    await_true("its end", lambda: not prometheus.firing("SharplineInputDrift"))
+    await_true(lambda: not prometheus.firing("SharplineInputDrift"), "its end")
 
 
 def test_failing_requests_send_a_page(
-    prometheus: Any, await_true: AwaitTrue, metric: Any, notified: tuple[int, list[dict[str, Any]]]
+    prometheus: Any, await_true: AwaitTrue, metric: Any, notified: tuple[str, list[dict[str, Any]]]
 ) -> None:
     def paged() -> bool:
         metric("sharpline_requests_total", route="/v1/enhance", status="500", model=MODEL).inc(9)
         return any(message["path"] == "/page" for message in notified[1])
 
-    await_true("a page", paged)
+    await_true(paged, "a page")
     message = next(message for message in notified[1] if message["path"] == "/page")
     assert message["commonLabels"]["alertname"] == "SharplineErrors"
-    await_true("the alert", lambda: prometheus.firing("SharplineErrors"))
+    await_true(lambda: prometheus.firing("SharplineErrors"), "the alert")

@@ -1,9 +1,8 @@
 """Fixtures of the pipeline tests: a fake Prometheus and an Airflow home."""
 
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import pytest
 class FakePrometheus:
     """Serves `alerts` at /api/v1/alerts; responds 503 while `unavailable`."""
 
-    def __init__(self) -> None:
+    def __init__(self, serve_http: Callable[[type[BaseHTTPRequestHandler]], str]) -> None:
         self.alerts: list[dict[str, Any]] = []
         self.unavailable = False
         self.polls = 0
@@ -28,20 +27,7 @@ class FakePrometheus:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: object) -> None:
-                """Keep the test's output clean."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.url = serve_http(Handler)
 
 
 @pytest.fixture(scope="session")
@@ -55,8 +41,5 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def prometheus() -> Iterator[FakePrometheus]:
-    fake = FakePrometheus()
-    fake.start()
-    yield fake
-    fake.stop()
+def prometheus(serve_http: Callable[[type[BaseHTTPRequestHandler]], str]) -> FakePrometheus:
+    return FakePrometheus(serve_http)

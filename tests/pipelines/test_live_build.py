@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -47,8 +46,11 @@ PICTURES = Asset("test://pictures", watchers=[AssetWatcher(name="folders", trigg
 class Site:
     """A running Airflow with the DAG `build_pairs` only."""
 
-    def __init__(self, state: Path, services: Services, site: airflow.AirflowConfig) -> None:
+    def __init__(
+        self, state: Path, services: Services, site: airflow.AirflowConfig, await_true
+    ) -> None:
         self.state = state
+        self._await_true = await_true
         self.api = AirflowApi(site.url, airflow.USER, site.password)
         self._services = services
         self._site = site
@@ -63,12 +65,8 @@ class Site:
     def __exit__(self, *_):
         self._client.close()
 
-    def await_condition(self, condition, what, seconds=240):
-        deadline = time.monotonic() + seconds
-        while not condition():
-            self._services.check()
-            assert time.monotonic() < deadline, f"timed out waiting for {what}"
-            time.sleep(0.2)
+    def await_condition(self, condition, what):
+        self._await_true(condition, what, seconds=240, check=self._services.check)
 
     def build(self, run_id: str, **parameters) -> Run:
         return self.api.trigger("build_pairs", run_id, parameters)
@@ -103,7 +101,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch, airflow_database):
+def site(tmp_path, monkeypatch, airflow_database, await_true):
     """Airflow's four processes on an empty state folder, with the wrapper as `sharpline`."""
     state, dags, programs = (tmp_path / name for name in ("state", "dags", "bin"))
     for folder in (state, dags, programs):
@@ -122,7 +120,7 @@ def site(tmp_path, monkeypatch, airflow_database):
         shutil.copy(airflow_database, prepared.home / "airflow.db")
         api_server, *_ = airflow.start_components(services, prepared, os.environ)
         api_server.await_ready(lambda: airflow.is_up(prepared), timeout_seconds=240)
-        with Site(state, services, prepared) as running, running.api as api:
+        with Site(state, services, prepared, await_true) as running, running.api as api:
             running.await_condition(lambda: "build_pairs" in api.dag_ids(), "the DAG being known")
             assert api.import_errors() == []
             yield running
@@ -130,7 +128,9 @@ def site(tmp_path, monkeypatch, airflow_database):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_build_from_a_mirror_survives_a_kill_and_a_refusal_and_repeats_itself(site, mirror):
+def test_a_build_from_a_mirror_survives_a_kill_and_a_refusal_and_repeats_itself(
+    site, mirror, files_of
+):
     mirror.write_div2k_catalogue(
         site.state, train=pictures(20, seed=1), validation=pictures(2, seed=2)
     )
@@ -147,7 +147,7 @@ def test_a_build_from_a_mirror_survives_a_kill_and_a_refusal_and_repeats_itself(
     second = site.build("second", **parameters)
     _put_pictures_into_a_watched_folder(site)
     assert _a_second_run_changes_nothing(site, second) == built | {"unchanged": True}
-    assert built["dataset"] == _built_without_airflow(site.state, built)
+    assert built["dataset"] == _built_without_airflow(site.state, built, files_of)
     _the_watched_folder_started_a_build(site)
 
 
@@ -206,23 +206,15 @@ def _a_second_run_changes_nothing(site, run):
     return site.event_of(run)
 
 
-def _built_without_airflow(state, built):
+def _built_without_airflow(state, built, files_of):
     """The id of the same dataset built by one command; checks that its files are the same."""
     out = state / "by-hand"
     arguments = ["data", "build", "div2k", "--scale", "2", "--degrade", "bicubic_jpeg"]
     arguments += ["--out", str(out), "--json"]
     done = subprocess.run([SHARPLINE, *arguments], check=True, capture_output=True, text=True)
     result = json.loads(done.stdout.splitlines()[-1])
-    assert contents(Path(result["path"])) == contents(Path(built["path"]))
+    assert files_of(Path(result["path"])) == files_of(Path(built["path"]))
     return result["dataset"]
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def pictures(count, *, seed):

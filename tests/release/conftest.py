@@ -12,6 +12,7 @@ from release.cost import Meter
 from release.gate import Gate
 from release.registry import Registry
 from release.rules import CostLimits, Resampling, Rules
+from sharpline.cli import run
 from superres.dataset.manifest import (
     MANIFEST_NAME,
     DatasetInfo,
@@ -142,6 +143,19 @@ def run_gate(registry, held_out, rules, tmp_path):
         return gate.judge(model, number, data or held_out(), rules)
 
     return judge
+
+
+@pytest.fixture
+def command(mlflow_server, tmp_path, monkeypatch, capsys):
+    """Run `sharpline ARGUMENTS`; returns the exit code, stdout and stderr."""
+    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
+    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
+
+    def sharpline(*arguments):
+        code = run([str(argument) for argument in arguments])
+        return code, *capsys.readouterr()
+
+    return sharpline
 
 
 def _row(name, hr_shape, scale, source):

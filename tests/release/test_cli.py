@@ -5,18 +5,13 @@ import json
 import pytest
 import yaml
 
-from sharpline.cli import run
-
 
 @pytest.fixture
-def command(mlflow_server, tmp_path, monkeypatch, capsys):
+def command(command):
     """Run `sharpline ARGUMENTS`; returns the exit code, the parsed JSON (or stdout) and stderr."""
-    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
-    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
 
     def sharpline(*arguments, as_json=True):
-        code = run([*map(str, arguments), *(["--json"] if as_json else [])])
-        out, error = capsys.readouterr()
+        code, out, error = command(*arguments, *(["--json"] if as_json else []))
         return code, json.loads(out.splitlines()[-1]) if as_json and out else out, error
 
     return sharpline

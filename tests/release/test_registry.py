@@ -1,10 +1,10 @@
 """The registry client against a real MLflow server."""
 
-import socketserver
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from uuid import uuid4
 
 import numpy as np
@@ -19,12 +19,14 @@ from superres.image.passport import Step, extended
 from superres.model.bundle import BrokenBundle
 
 
-def test_a_fetched_bundle_equals_the_registered_one(registry, tiny_bundle, name, tmp_path):
+def test_a_fetched_bundle_equals_the_registered_one(
+    registry, tiny_bundle, name, tmp_path, files_of
+):
     bundle = tiny_bundle(name=name)
     version = registry.register(bundle)
     fetched = registry.fetch(version, tmp_path / "fetched")
     assert (version.number, version.bundle_id, fetched.id) == (1, bundle.id, bundle.id)
-    assert contents(fetched.root) == contents(bundle.root)
+    assert files_of(fetched.root) == files_of(bundle.root)
 
 
 def test_registering_the_same_bundle_again_makes_no_second_version(registry, tiny_bundle, name):
@@ -182,28 +184,23 @@ def test_a_bundle_with_another_id_than_the_versions_is_refused(
 
 
 @pytest.fixture
-def disconnecting_server():
-    """The address of a server that closes every connection, and the connections so far."""
+def disconnecting_server(serve_http):
+    """The URL of a server that closes every connection, and the connections so far."""
     calls = []
 
-    class Disconnect(socketserver.BaseRequestHandler):
+    class Disconnect(BaseHTTPRequestHandler):
         def handle(self):
             calls.append(self.client_address)
 
-    with socketserver.TCPServer(("127.0.0.1", 0), Disconnect) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
-        yield f"127.0.0.1:{server.server_address[1]}", calls
-        server.shutdown()
-        thread.join()
+    return serve_http(Disconnect), calls
 
 
 def test_an_unavailable_registry_is_an_error_after_a_few_retries(
     disconnecting_server, tmp_path, tiny_bundle
 ):
-    address, calls = disconnecting_server
-    registry = Registry(f"http://{address}", locks=tmp_path)
-    with pytest.raises(RegistryUnavailable, match=address):
+    url, calls = disconnecting_server
+    registry = Registry(url, locks=tmp_path)
+    with pytest.raises(RegistryUnavailable, match=url.removeprefix("http://")):
         registry.models()
     assert 1 <= len(calls) <= 3  # MLflow's own client would retry for minutes
     with pytest.raises(RegistryUnavailable, match="check that it runs"):
@@ -234,7 +231,3 @@ def test_importing_release_loads_neither_mlflow_nor_torch():
         "sys.exit(bool({'mlflow', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def contents(root):
-    return {path.relative_to(root): path.read_bytes() for path in root.rglob("*") if path.is_file()}

@@ -17,7 +17,6 @@ from release.promote import (
 )
 from release.versions import NotRegistered
 from serving.models.folder import read_folder
-from sharpline.cli import run
 
 
 class FilteredRegistry:
@@ -212,19 +211,6 @@ def test_a_deleted_canary_counts_as_none_and_can_be_cleared(
     assert not follower.poll().problems
     assert not clear(registry, name, "canary").changed
     assert "canary" not in client.get_registered_model(name).tags
-
-
-@pytest.fixture
-def command(mlflow_server, tmp_path, monkeypatch, capsys):
-    """Run `sharpline ARGUMENTS`; returns the exit code, stdout and stderr."""
-    monkeypatch.setenv("SHARPLINE_MLFLOW_URI", mlflow_server)
-    monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path / "state"))
-
-    def sharpline(*arguments):
-        code = run([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return sharpline
 
 
 def test_the_commands_print_json_and_text(command, two_versions, passing_evidence, name):

@@ -1,5 +1,6 @@
 """Small pictures and recipes: a whole training takes about a second."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,36 @@ def add() -> Callable[..., str]:
     return as_source
 
 
+@pytest.fixture
+def run_data(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    """Run `sharpline data ARGUMENTS --json` and return its JSON result."""
+    from training.data.cli import data
+
+    def call(*arguments: object) -> dict[str, Any]:
+        assert data([*map(str, arguments), "--json"]) == 0
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    return call
+
+
+@pytest.fixture
+def train_interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """Run `sharpline train ARGUMENTS` until an interrupt just before the bundle is written."""
+    from training import session
+    from training.cli import train
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def run(arguments: list[str]) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(session, "publish", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                train(arguments)
+
+    return run
+
+
 def as_source(folder: Path, *, licence: str = "CC0-1.0", **more: Any) -> str:
     from training.data.sources.own import add_folder
 
@@ -98,17 +129,28 @@ def pictures(garden: Path, add: Callable[..., str]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def dataset(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A x2 dataset of those pictures: four for training, two held out."""
+def garden_dataset(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Factory of datasets of those pictures, four for training and two held out:
+    `garden_dataset(scale=..., degradation=...)`.
+    """
     from training.data.pairs.build import build
     from training.data.shards.plan import PairRecipe, make_plan
     from training.data.sources.resolve import find_pictures
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHARPLINE_STATE", str(tmp_path_factory.mktemp("state")))
-        found = find_pictures([as_source(garden)], split_every=3)
-    root = tmp_path_factory.mktemp("datasets")
-    return build(make_plan(found, PairRecipe(scale=2, degradation="bicubic"), root)).path
+    def make(**options: Any) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHARPLINE_STATE", str(tmp_path_factory.mktemp("state")))
+            found = find_pictures([as_source(garden)], split_every=3)
+        root = tmp_path_factory.mktemp("datasets")
+        return build(make_plan(found, PairRecipe(**options), root)).path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def dataset(garden_dataset: Callable[..., Path]) -> Path:
+    """A x2 dataset of the pictures, shrunk by bicubic."""
+    return garden_dataset(scale=2, degradation="bicubic")
 
 
 @pytest.fixture(scope="session")

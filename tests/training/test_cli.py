@@ -15,26 +15,15 @@ from training.runs.spool import Spool
 Run = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `sharpline data ARGUMENTS --json` and return its result."""
-
-    def call(*arguments: object) -> dict[str, Any]:
-        assert data([*map(str, arguments), "--json"]) == 0
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return call
-
-
 def test_plan_shards_and_seal_give_the_same_result_as_one_build(
-    run: Run, pictures: Path, tmp_path: Path
+    run_data: Run, pictures: Path, tmp_path: Path
 ) -> None:
     source = (pictures, "--scale", 2, "--degrade", "bicubic", "--split-every", 3)
-    planned = run("plan", *source, "--out", tmp_path / "a")
+    planned = run_data("plan", *source, "--out", tmp_path / "a")
     assert (planned["shards"], planned["unchanged"]) == (1, False)
-    assert run("build", "--plan", planned["plan"], "--shard", 0) == {"shard": 0, "pictures": 6}
-    sealed = run("seal", "--plan", planned["plan"])
-    built = run("build", *source, "--out", tmp_path / "b")
+    assert run_data("build", "--plan", planned["plan"], "--shard", 0) == {"shard": 0, "pictures": 6}
+    sealed = run_data("seal", "--plan", planned["plan"])
+    built = run_data("build", *source, "--out", tmp_path / "b")
     assert Path(sealed.pop("path")).name == Path(built.pop("path")).name == planned["dataset"]
     assert (
         sealed
@@ -47,16 +36,16 @@ def test_plan_shards_and_seal_give_the_same_result_as_one_build(
             "left_out": 0,
         }
     )
-    assert run("plan", *source, "--out", tmp_path / "a")["unchanged"] is True
+    assert run_data("plan", *source, "--out", tmp_path / "a")["unchanged"] is True
 
 
-def test_list_names_the_datasets(run: Run, dataset: Path, tmp_path: Path) -> None:
-    assert run("list", "--out", dataset.parent)["datasets"] == [dataset.name]
-    assert run("list", "--out", tmp_path / "none")["datasets"] == []
+def test_list_names_the_datasets(run_data: Run, dataset: Path, tmp_path: Path) -> None:
+    assert run_data("list", "--out", dataset.parent)["datasets"] == [dataset.name]
+    assert run_data("list", "--out", tmp_path / "none")["datasets"] == []
 
 
-def test_several_sources_make_one_dataset(run: Run, pictures: Path, tmp_path: Path) -> None:
-    built = run("build", "sample", "--also", pictures, "--out", tmp_path)
+def test_several_sources_make_one_dataset(run_data: Run, pictures: Path, tmp_path: Path) -> None:
+    built = run_data("build", "sample", "--also", pictures, "--out", tmp_path)
     assert built["pairs"] == {"train": 4, "validation": 4}
     # Six pictures of 72x56 are too small for x4: reported as left out.
     assert built["left_out"] == 6
@@ -119,8 +108,8 @@ def test_replay_without_mlflow_says_what_to_do(
         train(["--replay", str(tmp_path / "nowhere")])
 
 
-def test_a_dataset_can_be_named_by_its_id(run: Run, pictures: Path, tmp_path: Path) -> None:
-    built = run("build", pictures, "--scale", 2, "--degrade", "bicubic")
-    shown = run("show", built["dataset"], "--out", tmp_path / "sheet.png", "--count", 2)
+def test_a_dataset_can_be_named_by_its_id(run_data: Run, pictures: Path, tmp_path: Path) -> None:
+    built = run_data("build", pictures, "--scale", 2, "--degrade", "bicubic")
+    shown = run_data("show", built["dataset"], "--out", tmp_path / "sheet.png", "--count", 2)
     assert shown["pairs"] == 2
-    assert run("verify", built["dataset"])["findings"] == []
+    assert run_data("verify", built["dataset"])["findings"] == []

@@ -28,27 +28,11 @@ def arguments(recipe_file: Callable[..., Path], dataset: Path, tmp_path: Path) -
     return arguments
 
 
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Train until an interrupt just before the bundle is written."""
-
-    def train_and_interrupt(arguments: list[str]) -> None:
-        def interrupt(*_: object) -> None:
-            raise KeyboardInterrupt
-
-        with monkeypatch.context() as patched:
-            patched.setattr(session, "publish", interrupt)
-            with pytest.raises(KeyboardInterrupt):
-                train(arguments)
-
-    return train_and_interrupt
-
-
 def test_a_run_of_another_process_is_refused_and_a_stale_lock_is_ignored(
-    arguments: Arguments, interrupted: Callable[[list[str]], None], tmp_path: Path
+    arguments: Arguments, train_interrupted: Callable[[list[str]], None], tmp_path: Path
 ) -> None:
     cli_arguments = arguments()
-    interrupted(cli_arguments)
+    train_interrupted(cli_arguments)
     (lock,) = (tmp_path / "runs").glob("*/lock")
     with file_lock(lock), pytest.raises(SharplineError, match="locked by another process"):
         train(cli_arguments)
@@ -58,11 +42,11 @@ def test_a_run_of_another_process_is_refused_and_a_stale_lock_is_ignored(
 
 def test_resuming_a_stage_with_a_time_limit_is_not_repeatable(
     arguments: Arguments,
-    interrupted: Callable[[list[str]], None],
+    train_interrupted: Callable[[list[str]], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     cli_arguments = arguments(full__max_minutes=60.0)
-    interrupted(cli_arguments)
+    train_interrupted(cli_arguments)
     assert train(cli_arguments) == 0
     captured = capsys.readouterr()
     assert "the result will not be bit-identical" in captured.err

@@ -12,24 +12,14 @@ from superres.cli.evaluate import evaluate
 from superres.image.codecs import read
 from superres.model.bundle import load_bundle
 from training.cli import train
-from training.data.pairs.build import build
-from training.data.shards.plan import PairRecipe, make_plan
-from training.data.sources.resolve import find_pictures
 
 NAF = {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "middle_blk_num": 1, "pool": 16}
 
 
 @pytest.fixture(scope="module")
-def noisy(garden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def noisy(garden_dataset: Callable[..., Path]) -> Path:
     """A dataset of scale 1: the same pictures with noise."""
-    from training.data.sources.own import add_folder
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHARPLINE_STATE", str(tmp_path_factory.mktemp("state")))
-        terms = {"licence": "CC0-1.0", "owns_the_rights": True, "replace": True}
-        found = find_pictures([add_folder(garden, name="garden", **terms).name], split_every=3)
-    recipe = PairRecipe(scale=1, degradation="gaussian_noise")
-    return build(make_plan(found, recipe, tmp_path_factory.mktemp("datasets"))).path
+    return garden_dataset(scale=1, degradation="gaussian_noise")
 
 
 def test_a_restoration_model_is_trained_evaluated_and_run(

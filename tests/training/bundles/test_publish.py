@@ -14,7 +14,6 @@ from superres.evaluation.evaluate import evaluate, load_pairs
 from superres.model.backends import load_backend
 from superres.model.bundle import Bundle, load_bundle
 from superres.model.upscaler import Upscaler
-from training import job
 from training.bundles import validate
 from training.bundles.card import model_card
 from training.bundles.licence import commercial_use
@@ -290,7 +289,7 @@ def test_an_interrupted_training_is_resumed(
     dataset: Path,
     tmp_path: Path,
     capsys: Capture,
-    monkeypatch: pytest.MonkeyPatch,
+    train_interrupted: Callable[[list[str]], None],
     bundle: Bundle,
 ) -> None:
     arguments = [
@@ -302,14 +301,7 @@ def test_an_interrupted_training_is_resumed(
         "--resume",
         "--json",
     ]
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(job, "publish", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            train(arguments)
+    train_interrupted(arguments)
     assert train(arguments) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out.splitlines()[-1])

@@ -24,6 +24,9 @@ from training.data.workers import WorkerDied, WorkerTask, run_tasks
 
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
 
+FilesOf = Callable[[Path], dict[str, bytes]]
+StartBuild = Callable[[Path], "subprocess.Popen[bytes]"]
+
 
 def noise(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), np.uint8)
@@ -33,14 +36,6 @@ def noise(seed: int, height: int = 40, width: int = 48) -> np.ndarray:
 def source(path: Path, split: str = "train", **more: object) -> SourcePicture:
     values = {"name": path.stem, "source": "noise", "licence": "CC0-1.0", "author": "nobody"}
     return SourcePicture(**{**values, **more}, path=path, split=split)  # type: ignore[arg-type]
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +58,7 @@ def built_dataset(album: Sequence[SourcePicture], tmp_path_factory: pytest.TempP
 
 
 def test_many_processes_and_small_shards_give_the_same_bytes(
-    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path, files_of: FilesOf
 ) -> None:
     plan = make_plan(album[::-1], RECIPE, tmp_path, pictures_per_shard=1)
     built = build(plan, workers=2)
@@ -72,7 +67,7 @@ def test_many_processes_and_small_shards_give_the_same_bytes(
 
 
 def test_shards_of_another_size_are_not_reused(
-    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path
+    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path, files_of: FilesOf
 ) -> None:
     build_shard(make_plan(album, RECIPE, tmp_path, pictures_per_shard=5), 0)
     plan = make_plan(album, RECIPE, tmp_path, pictures_per_shard=3)
@@ -142,18 +137,39 @@ if __name__ == "__main__":
 """
 
 
-def test_kill_9_at_any_moment_ends_with_the_same_dataset(
-    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path, soak: bool
-) -> None:
+@pytest.fixture
+def start_build(tmp_path: Path) -> StartBuild:
+    """Start the build of a plan in its own process, with two workers."""
     script = tmp_path / "build.py"
     script.write_text(BUILD)
+    return lambda plan: subprocess.Popen(
+        [sys.executable, str(script), str(plan)], stderr=subprocess.DEVNULL
+    )
+
+
+def kill(process: "subprocess.Popen[bytes]", shards: Path) -> int:
+    """Kill a build, check that its shards are complete, and return its exit code."""
+    process.kill()
+    code = process.wait()
+    for shard in shards.glob("0*"):
+        assert (shard / "rows.json").is_file()
+    return code
+
+
+def test_kill_9_at_any_moment_ends_with_the_same_dataset(
+    album: Sequence[SourcePicture],
+    built_dataset: Path,
+    tmp_path: Path,
+    soak: bool,
+    files_of: FilesOf,
+    start_build: StartBuild,
+) -> None:
     rng = random.Random(7)
     returncodes = []
     for round_ in range(20 if soak else 3):
         plan = make_plan(album, RECIPE, tmp_path / str(round_), pictures_per_shard=2)
         shards = plan.parent / "shards"
-        command = [sys.executable, str(script), str(plan)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = start_build(plan)
         # Shards to wait for before the kill: 6 kills during sealing, 7 after it.
         shards_before_kill = rng.randint(0, 7) if soak else (1, 4, 6)[round_]
         while process.poll() is None and len(list(shards.glob("0*"))) < min(shards_before_kill, 6):
@@ -162,10 +178,7 @@ def test_kill_9_at_any_moment_ends_with_the_same_dataset(
             staging = f".{read_plan(plan).id}.*"
             while process.poll() is None and not list((tmp_path / str(round_)).glob(staging)):
                 time.sleep(0.002)
-        process.kill()
-        returncodes.append(process.wait())
-        for shard in shards.glob("0*"):
-            assert (shard / "rows.json").is_file()
+        returncodes.append(kill(process, shards))
         final = tmp_path / str(round_) / built_dataset.name
         assert not final.exists() or files_of(final) == files_of(built_dataset)
         assert files_of(build(plan).path) == files_of(built_dataset)
@@ -174,11 +187,14 @@ def test_kill_9_at_any_moment_ends_with_the_same_dataset(
 
 
 def test_a_build_that_is_killed_repeatedly_ends_with_the_same_dataset(
-    album: Sequence[SourcePicture], built_dataset: Path, tmp_path: Path, soak: bool
+    album: Sequence[SourcePicture],
+    built_dataset: Path,
+    tmp_path: Path,
+    soak: bool,
+    files_of: FilesOf,
+    start_build: StartBuild,
 ) -> None:
     """One build, killed each time that it has finished or begun another shard."""
-    script = tmp_path / "build.py"
-    script.write_text(BUILD)
     plan = make_plan(album, RECIPE, tmp_path / "root", pictures_per_shard=1)
     shards, rng = plan.parent / "shards", random.Random(3)
 
@@ -189,17 +205,13 @@ def test_a_build_that_is_killed_repeatedly_ends_with_the_same_dataset(
     returncodes = []
     for _ in range(20 if soak else 2):
         done, left = len(list(shards.glob("0*"))), partial_folders()
-        command = [sys.executable, str(script), str(plan)]
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process = start_build(plan)
         kill_when_begun = rng.random() < 0.6
         while process.poll() is None and len(list(shards.glob("0*"))) == done:
             if kill_when_begun and partial_folders() - left:
                 break
             time.sleep(0.002)
-        process.kill()
-        returncodes.append(process.wait())
-        for shard in shards.glob("0*"):
-            assert (shard / "rows.json").is_file()
+        returncodes.append(kill(process, shards))
     assert set(returncodes) <= {0, -signal.SIGKILL}, "a build failed by itself"
     assert files_of(build(plan).path) == files_of(built_dataset)
 

@@ -1,6 +1,5 @@
 """Training needs a user's statement of rights, and never uses pictures that clients sent."""
 
-import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -47,21 +46,10 @@ def clients(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run `sharpline data ARGUMENTS --json` and return its JSON result."""
-
-    def call(*arguments: object) -> dict[str, Any]:
-        assert data([*map(str, arguments), "--json"]) == 0
-        return json.loads(capsys.readouterr().out.splitlines()[-1])
-
-    return call
-
-
 def test_adding_records_the_statement_and_does_not_copy_the_pictures(
-    run: Run, own_folder: Path, state: Path
+    run_data: Run, own_folder: Path, state: Path
 ) -> None:
-    result = run("add", own_folder, *TERMS)
+    result = run_data("add", own_folder, *TERMS)
     assert (result["source"], result["pictures"], result["watched"]) == ("shop", 1, False)
     record = read_record("shop")
     assert isinstance(record, AddedSource)
@@ -99,20 +87,22 @@ def test_a_missing_or_empty_folder_is_rejected(tmp_path: Path) -> None:
             data(["add", str(folder), *TERMS])
 
 
-def test_adding_again_keeps_the_first_terms(run: Run, own_folder: Path) -> None:
-    run("add", own_folder, *TERMS)
+def test_adding_again_keeps_the_first_terms(run_data: Run, own_folder: Path) -> None:
+    run_data("add", own_folder, *TERMS)
     first = read_record("shop")
-    assert run("add", own_folder, *TERMS, "--watch")["watched"] is True
+    assert run_data("add", own_folder, *TERMS, "--watch")["watched"] is True
     assert isinstance(first, AddedSource)
     assert read_record("shop") == first.model_copy(update={"watched": True})
 
 
-def test_other_terms_need_replace_and_the_first_stay_on_record(run: Run, own_folder: Path) -> None:
-    run("add", own_folder, *TERMS)
+def test_other_terms_need_replace_and_the_first_stay_on_record(
+    run_data: Run, own_folder: Path
+) -> None:
+    run_data("add", own_folder, *TERMS)
     with pytest.raises(UsageError, match="--replace"):
         data(["add", str(own_folder), "--i-own-the-rights", "--licence", "owned"])
     assert find_pictures(["shop"])[0].licence == "CC0-1.0"
-    run("add", own_folder, "--i-own-the-rights", "--licence", "owned", "--replace")
+    run_data("add", own_folder, "--i-own-the-rights", "--licence", "owned", "--replace")
     assert find_pictures(["shop"])[0].licence == "owned"
     record = read_record("shop")
     assert isinstance(record, AddedSource)
@@ -120,29 +110,29 @@ def test_other_terms_need_replace_and_the_first_stay_on_record(run: Run, own_fol
 
 
 def test_moving_a_name_to_another_folder_needs_replace(
-    run: Run, own_folder: Path, tmp_path: Path
+    run_data: Run, own_folder: Path, tmp_path: Path
 ) -> None:
-    run("add", own_folder, *TERMS)
+    run_data("add", own_folder, *TERMS)
     write(tmp_path / "new" / "b.png", GREY)
     with pytest.raises(UsageError, match="--replace"):
         data(["add", str(tmp_path / "new"), "--name", "shop", *TERMS])
-    run("add", tmp_path / "new", "--name", "shop", *TERMS, "--replace")
+    run_data("add", tmp_path / "new", "--name", "shop", *TERMS, "--replace")
     assert [picture.name for picture in find_pictures(["shop"])] == ["shop-b"]
 
 
-def test_one_folder_has_one_name(run: Run, own_folder: Path, tmp_path: Path) -> None:
-    run("add", own_folder, *TERMS)
+def test_one_folder_has_one_name(run_data: Run, own_folder: Path, tmp_path: Path) -> None:
+    run_data("add", own_folder, *TERMS)
     (tmp_path / "link").symlink_to(own_folder)
     for folder in (own_folder, tmp_path / "link"):
         with pytest.raises(UsageError, match="is already the source shop"):
             data(["add", str(folder), "--name", "second", *TERMS])
 
 
-def test_pairs_are_added_by_their_folders_and_scale(run: Run, tmp_path: Path) -> None:
+def test_pairs_are_added_by_their_folders_and_scale(run_data: Run, tmp_path: Path) -> None:
     small = Picture(rgb_hwc=GREY.rgb_hwc[::2, ::2].copy())
     write(tmp_path / "mine" / "HR" / "a.png", GREY)
     write(tmp_path / "mine" / "LR" / "a.png", small)
-    assert run("add", tmp_path / "mine", "--pairs", "--scale", 2, *TERMS)["source"] == "mine"
+    assert run_data("add", tmp_path / "mine", "--pairs", "--scale", 2, *TERMS)["source"] == "mine"
     [picture] = find_pictures(["mine"], scale=2, degradation="given")
     assert picture.lr_path == tmp_path / "mine" / "LR" / "a.png"
     for arguments in (["--pairs"], ["--scale", "2"]):

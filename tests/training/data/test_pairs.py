@@ -21,6 +21,7 @@ from training.data.sources.resolve import find_pictures, sample_pictures
 RECIPE = PairRecipe(scale=2, degradation="bicubic_jpeg")
 
 Plan = Callable[..., Path]
+FilesOf = Callable[[Path], dict[str, bytes]]
 Add = Callable[..., str]
 
 
@@ -37,15 +38,7 @@ def plan(pictures: Path, add: Add, tmp_path: Path) -> Plan:
     return make
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_sharded_and_unsharded_builds_give_the_same_bytes(plan: Plan) -> None:
+def test_sharded_and_unsharded_builds_give_the_same_bytes(plan: Plan, files_of: FilesOf) -> None:
     unsharded = build(plan(root="whole"))
     sharded = plan(root="sharded", pictures_per_shard=1)
     for index in reversed(range(read_plan(sharded).shards)):
