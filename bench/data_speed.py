@@ -9,14 +9,13 @@ too high. The last line is the result as JSON.
 """
 
 import argparse
-import io
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +53,7 @@ def main() -> None:
 
 def crops(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Random 48-pixel LR crops with their 192-pixel HR ones, rotated: the best of 5, one core."""
-    pictures = _make(scratch / "in", 12, TWO_K, synthetic_photo)
+    pictures = _make(scratch / "in", 12, TWO_K)
     built = build(make_plan(pictures, PairRecipe(scale=4, degradation="bicubic"), scratch))
     sampler = CropSampler(Pack(built.path), patch=48, batch=16, seed=1)
     sampler.batch(0)
@@ -73,7 +72,7 @@ def crops(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def building(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
     """Building pairs of 2K PNG files, against only decoding them, with as many processes."""
-    pictures = _make(scratch / "in", arguments.pictures, TWO_K, synthetic_photo)
+    pictures = _make(scratch / "in", arguments.pictures, TWO_K)
     tasks = [WorkerTask(picture.name, (picture.path,)) for picture in pictures]
     workers = arguments.workers
     pillow = _timed(lambda: list(run_tasks(decode_with_pillow, tasks, workers=workers)))
@@ -127,7 +126,7 @@ def memory(scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
 
 def peak_of(count: int, scratch: Path) -> None:
     """Build `count` tiny pictures in this process and print its peak memory in KiB."""
-    pictures = _make(scratch / f"in{count}", count, (64, 64), synthetic_photo, holdout=HOLDOUTS)
+    pictures = _make(scratch / f"in{count}", count, (64, 64), holdout=HOLDOUTS)
     build(make_plan(pictures, PairRecipe(scale=2, degradation="bicubic"), scratch / f"out{count}"))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)  # noqa: T201
 
@@ -217,40 +216,26 @@ def synthetic_photo(seed: int, height: int, width: int) -> np.ndarray:
 
 
 def _make(
-    folder: Path,
-    count: int,
-    size: tuple[int, int],
-    draw: Callable[[int, int, int], np.ndarray],
-    *,
-    holdout: int | None = None,
+    folder: Path, count: int, size: tuple[int, int], *, holdout: int | None = None
 ) -> list[SourcePicture]:
     """PNG files written by Pillow, the first `holdout` of them held out (default: a tenth)."""
     folder.mkdir(parents=True)
-    return list(
-        _written(folder, count, size, draw, -(-count // 10) if holdout is None else holdout)
-    )
-
-
-def _written(
-    folder: Path,
-    count: int,
-    size: tuple[int, int],
-    draw: Callable[[int, int, int], np.ndarray],
-    holdout: int,
-) -> Iterator[SourcePicture]:
+    held_out = -(-count // 10) if holdout is None else holdout
+    pictures = []
     for number in range(count):
         path = folder / f"{number:05d}.png"
-        buffer = io.BytesIO()
-        Image.fromarray(draw(number, *size)).save(buffer, "PNG")
-        path.write_bytes(buffer.getvalue())
-        yield SourcePicture(
-            name=path.stem,
-            path=path,
-            split="validation" if number < holdout else "train",
-            source="made",
-            licence="CC0-1.0",
-            author="nobody",
+        Image.fromarray(synthetic_photo(number, *size)).save(path, "PNG")
+        pictures.append(
+            SourcePicture(
+                name=path.stem,
+                path=path,
+                split="validation" if number < held_out else "train",
+                source="made",
+                licence="CC0-1.0",
+                author="nobody",
+            )
         )
+    return pictures
 
 
 def _timed(work: Callable[[], object]) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import secrets
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -65,7 +66,7 @@ def table_times(url: str, arguments: argparse.Namespace) -> dict[str, float]:
     }
     quantiles: dict[str, float] = {}
     for step, run in steps.items():
-        times_ms = [timed_ms(run, n) for n in range(arguments.rounds)]
+        times_ms = [timed_ms(partial(run, n)) for n in range(arguments.rounds)]
         for percent in (50, 99):
             quantiles[f"{step}_p{percent}_ms"] = round(float(np.percentile(times_ms, percent)), 2)
     show("  " + "  ".join(f"{step} {value} ms" for step, value in quantiles.items()))
@@ -139,9 +140,9 @@ def make_job(n: int) -> NewJob:
     )
 
 
-def timed_ms(run: Callable[[int], object], n: int) -> float:
+def timed_ms(run: Callable[[], object]) -> float:
     began_seconds = time.perf_counter()
-    run(n)
+    run()
     return (time.perf_counter() - began_seconds) * 1000
 
 
@@ -155,7 +156,10 @@ def overhead(arguments: argparse.Namespace) -> dict[str, float]:
             httpx.Client(base_url=server.url, timeout=120) as client,
         ):
             pictures = [photo_like(n, arguments.side, arguments.side) for n in range(count)]
-            pairs = [(sync_ms(client, each), as_job_ms(client, each)) for each in pictures][3:]
+            pairs = [
+                tuple(timed_ms(partial(send, client, each)) for send in (send_once, send_as_job))
+                for each in pictures
+            ][3:]
     sync, as_job = (statistics.median(column) for column in zip(*pairs, strict=True))
     difference = statistics.median(job - once for once, job in pairs)
     show(f"synchronous {sync:.1f} ms, as a job {as_job:.1f} ms: {difference:.1f} ms more")
@@ -166,20 +170,16 @@ def overhead(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def sync_ms(client: httpx.Client, picture: bytes) -> float:
-    began_seconds = time.perf_counter()
+def send_once(client: httpx.Client, picture: bytes) -> None:
     client.post("/v1/enhance", content=picture).raise_for_status()
-    return (time.perf_counter() - began_seconds) * 1000
 
 
-def as_job_ms(client: httpx.Client, picture: bytes) -> float:
-    began_seconds = time.perf_counter()
+def send_as_job(client: httpx.Client, picture: bytes) -> None:
     job = client.post("/v1/jobs", content=picture).raise_for_status().json()["id"]
     state = client.get(f"/v1/jobs/{job}", params={"wait": 60}).raise_for_status().json()["state"]
     if state != "done":
         raise SystemExit(f"the job is {state}")
     client.get(f"/v1/jobs/{job}/result").raise_for_status()
-    return (time.perf_counter() - began_seconds) * 1000
 
 
 def _arguments() -> argparse.Namespace:

@@ -2,13 +2,14 @@
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from sharpline.local.processes import choose_ports
 
 PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -27,8 +28,7 @@ def postgres() -> Iterator[str]:
         if os.geteuid() == 0:  # Postgres refuses root
             shutil.chown(folder, "postgres", "postgres")
             user = {"user": "postgres", "group": "postgres", "extra_groups": []}
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        [port] = choose_ports(0)
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
         data = f"{folder}/data"
         initdb = [programs / "initdb", "-D", data, "-U", "sharpline", "-A", "trust", "-N"]

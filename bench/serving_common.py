@@ -1,19 +1,21 @@
 """Helpers of the serving benchmarks: server processes, pictures, times and memory."""
 
+import argparse
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import httpx
 import numpy as np
 
+from sharpline.local.processes import choose_ports, local_url, responds
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture, encode
 from superres.image.resize import imresize
@@ -23,6 +25,13 @@ SHARPLINE = "from sharpline.cli import main; main()"
 PAGE_KB = os.sysconf("SC_PAGE_SIZE") / 1024
 
 EnhanceFunction = Callable[[bytes], bytes]
+Result = TypeVar("Result")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """`--models` and `--model`, the folder of bundles and the name of one."""
+    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
+    parser.add_argument("--model", default="compact_x4", help="a bundle in it")
 
 
 class Server:
@@ -53,6 +62,12 @@ class Server:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def measured(self, work: Callable[[], Result]) -> tuple[Result, float, float]:
+        """The result of `work()`, its wall seconds and the core-seconds of this server."""
+        cores, began = self.cpu_seconds, time.perf_counter()
+        result = work()
+        return result, time.perf_counter() - began, self.cpu_seconds - cores
+
 
 @contextmanager
 def ours(bundle: Path, **settings: str) -> Iterator[Server]:
@@ -74,13 +89,12 @@ def plain(bundle: Path) -> Iterator[Server]:
 @contextmanager
 def running(command: list[str], settings: Mapping[str, str]) -> Iterator[Server]:
     """A Python server process on a free port; yields once it is ready."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    [port] = choose_ports(0)
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *command, "--port", str(port)], env={**os.environ, **settings}
     )
-    url = f"http://127.0.0.1:{port}"
+    url = local_url(port)
     try:
         await_ready(process, url)
         yield Server(process, url, time.perf_counter() - began)
@@ -91,16 +105,12 @@ def running(command: list[str], settings: Mapping[str, str]) -> Iterator[Server]
 
 def await_ready(process: subprocess.Popen[bytes], url: str) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
+    while not responds(f"{url}/readyz"):
         if process.poll() is not None:
             raise SharplineError(f"{' '.join(map(str, process.args))} exited before it was ready")
+        if time.monotonic() >= deadline:
+            raise SharplineError(f"{url} was not ready after {START_SECONDS:.0f} seconds")
         time.sleep(0.1)
-    raise SharplineError(f"{url} was not ready after {START_SECONDS:.0f} seconds")
 
 
 def enhance_function(client: httpx.Client, url: str) -> EnhanceFunction:
@@ -129,9 +139,9 @@ SMALL = ((64, 64), (90, 120), (120, 160), (150, 200))
 MIXED = (*SMALL, (200, 150), (240, 320), (270, 480), (360, 480))
 
 
-def mixed_pictures() -> list[bytes]:
-    """One picture of each size."""
-    return [photo_like(seed, *size) for seed, size in enumerate(MIXED)]
+def pictures_of(sizes: Sequence[tuple[int, int]]) -> list[bytes]:
+    """A picture of each size."""
+    return [photo_like(seed, *size) for seed, size in enumerate(sizes)]
 
 
 def percentile(values: list[float], share: float) -> float:

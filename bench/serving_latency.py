@@ -9,12 +9,12 @@ output from the same network in float32 on the whole picture.
 
 import argparse
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import httpx
 import numpy as np
-from serving_common import EnhanceFunction, Server, enhance_function, ours, photo_like, plain
+from serving_common import add_model_options, enhance_function, ours, photo_like, plain
 
 from superres.common.console import emit, say
 from superres.image.codecs import decode
@@ -45,7 +45,8 @@ def main() -> None:
                 ("ours", our_server, enhance),
                 ("plain", plain_server, enhance_plain),
             ):
-                wall, core_seconds = _measured(server, enhance_one, pictures, number)
+                picture = pictures[number % len(pictures)]
+                _, wall, core_seconds = server.measured(partial(enhance_one, picture))
                 if number:  # the first round is a warm-up
                     seconds[name].append(wall)
                     cores[name].append(core_seconds)
@@ -72,15 +73,6 @@ def main() -> None:
     )
 
 
-def _measured(
-    server: Server, enhance: EnhanceFunction, pictures: list[bytes], number: int
-) -> tuple[float, float]:
-    """Wall seconds and core-seconds of one picture."""
-    cores, began = server.cpu_seconds, time.perf_counter()
-    enhance(pictures[number % len(pictures)])
-    return time.perf_counter() - began, server.cpu_seconds - cores
-
-
 def _difference(output: bytes, bundle_folder: Path, data: bytes) -> dict[str, float]:
     """Difference between an output and the canonical result, in grey levels."""
     bundle = load_bundle(bundle_folder)
@@ -95,8 +87,7 @@ def _difference(output: bytes, bundle_folder: Path, data: bytes) -> dict[str, fl
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
-    parser.add_argument("--model", default="compact_x4", help="a bundle in it")
+    add_model_options(parser)
     parser.add_argument("--rounds", type=int, default=9, help="requests to each server")
     return parser.parse_args()
 

@@ -11,11 +11,18 @@ import argparse
 import asyncio
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import numpy as np
-from serving_common import SMALL, Server, ours, percentile, photo_like
+from serving_common import (
+    SMALL,
+    Server,
+    add_model_options,
+    ours,
+    percentile,
+    photo_like,
+    pictures_of,
+)
 
 from superres.common.console import emit, say
 from superres.common.errors import SharplineError
@@ -139,7 +146,7 @@ async def _flood(clients: Clients, data: bytes, per_second: float, seconds: floa
 async def _memory(server: Server, clients: Clients, pictures: int) -> dict[str, object]:
     """The slope of memory use over the second half of many mixed pictures."""
     tally, samples = Tally(), []
-    mixed = [photo_like(seed, *size) for seed, size in enumerate(SMALL * 2)]
+    mixed = pictures_of(SMALL * 2)
     for first in range(0, pictures, len(mixed)):
         await asyncio.gather(*(clients.send(n, mixed[n], tally) for n in range(len(mixed))))
         samples.append((first, server.rss_mb))
@@ -158,8 +165,7 @@ async def _memory(server: Server, clients: Clients, pictures: int) -> dict[str, 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
-    parser.add_argument("--model", default="compact_x4", help="a bundle in it")
+    add_model_options(parser)
     parser.add_argument("--seconds", type=float, default=20.0, help="duration of each load")
     parser.add_argument("--pictures", type=int, default=0, help="pictures for the memory slope")
     parser.add_argument("--height", type=int, default=270)

@@ -13,11 +13,11 @@ from statistics import fmean
 import numpy as np
 
 from superres.common.console import emit, say
-from superres.image.codecs import Picture, list_pictures, read
-from superres.image.resize import imresize
+from superres.evaluation.evaluate import pairs_from_folder
 from superres.model.backends import load_backend
 from superres.model.bundle import load_bundle
 from superres.model.upscaler import Upscaler
+from superres.quality import psnr
 
 
 def main() -> None:
@@ -27,16 +27,15 @@ def main() -> None:
     served = Upscaler(bundle, load_backend(bundle))  # the defaults of `sharpline serve`
     canonical = Upscaler(bundle, load_backend(bundle, backend="torch", precision="fp32"))
     within, gaps = [], []
-    for path in list_pictures(arguments.pictures):
-        hr_hwc = read(path).rgb_hwc
-        height, width = (side // scale * scale for side in hr_hwc.shape[:2])
-        hr_hwc = hr_hwc[:height, :width]
-        lr = Picture(rgb_hwc=imresize(hr_hwc, scale=1 / scale))
-        ours_hwc, whole_hwc = served.upscale(lr).rgb_hwc, canonical.whole(lr).rgb_hwc
+    held_out = pairs_from_folder(arguments.pictures, scale)
+    protocol = held_out.protocol("y")
+    for pair in held_out.pairs:
+        ours_hwc, whole_hwc = served.upscale(pair.lr).rgb_hwc, canonical.whole(pair.lr).rgb_hwc
         levels = np.abs(ours_hwc.astype(np.int16) - whole_hwc)
         within.append(float(np.mean(levels <= 1)))
-        gaps.append(psnr_y(whole_hwc, hr_hwc, scale) - psnr_y(ours_hwc, hr_hwc, scale))
-        say(f"{path.stem}: {100 * within[-1]:.3f} % within a level, {gaps[-1]:+.4f} dB lost")
+        hr_hwc = pair.hr.rgb_hwc
+        gaps.append(psnr(whole_hwc, hr_hwc, protocol) - psnr(ours_hwc, hr_hwc, protocol))
+        say(f"{pair.name}: {100 * within[-1]:.3f} % within a level, {gaps[-1]:+.4f} dB lost")
     emit(
         {
             "model": bundle.info.name,
@@ -47,14 +46,6 @@ def main() -> None:
             "psnr_lost_db": round(fmean(gaps), 5),
         }
     )
-
-
-def psnr_y(output_hwc: np.ndarray, hr_hwc: np.ndarray, border: int) -> float:
-    """PSNR of ITU-R BT.601 luma, without a border of `border` pixels."""
-    weights = np.array([65.481, 128.553, 24.966]) / 255
-    inner = (slice(border, -border), slice(border, -border))
-    error = (output_hwc.astype(np.float64) - hr_hwc) @ weights
-    return float(10 * np.log10(255**2 / np.mean(error[inner] ** 2)))
 
 
 def _arguments() -> argparse.Namespace:

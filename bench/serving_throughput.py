@@ -10,15 +10,17 @@ last line is the result as JSON.
 import argparse
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 
 import httpx
 from serving_common import (
+    MIXED,
     EnhanceFunction,
+    add_model_options,
     enhance_function,
-    mixed_pictures,
     ours,
     percentile,
+    pictures_of,
     plain,
 )
 
@@ -28,7 +30,7 @@ from superres.common.console import emit, say
 def main() -> None:
     arguments = _arguments()
     bundle = arguments.models / arguments.model
-    pictures = mixed_pictures() * arguments.repeat
+    pictures = pictures_of(MIXED) * arguments.repeat
     limits = httpx.Limits(max_connections=arguments.clients)
     with (
         # The plain service accepts every request; so does this one here, however long the wait.
@@ -46,11 +48,11 @@ def main() -> None:
         waits: dict[str, list[float]] = {name: [] for name in servers}
         for number in range(arguments.rounds + 1):
             for name, (server, enhance) in servers.items():
-                cpu, began = server.cpu_seconds, time.perf_counter()
-                seconds = _all_answered(enhance, pictures, arguments.clients)
+                send_all = partial(_all_answered, enhance, pictures, arguments.clients)
+                seconds, wall, core_seconds = server.measured(send_all)
                 if number:  # the first round is a warm-up
-                    walls[name] += time.perf_counter() - began
-                    cores[name] += server.cpu_seconds - cpu
+                    walls[name] += wall
+                    cores[name] += core_seconds
                     waits[name] += seconds
             say(f"round {number}: seconds {walls}, core-seconds {cores}")
         memory = our_server.peak_rss_mb
@@ -91,8 +93,7 @@ def _all_answered(enhance: EnhanceFunction, pictures: list[bytes], clients: int)
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", type=Path, default=Path("models"), help="folder of bundles")
-    parser.add_argument("--model", default="compact_x4", help="a bundle in it")
+    add_model_options(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeat", type=int, default=2, help="times the set is sent in a round")
     parser.add_argument("--clients", type=int, default=8)

@@ -14,13 +14,11 @@ import time
 from pathlib import Path
 
 import torch
+from training_common import build_sample
 
 from superres.common.console import emit, show
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
-from training.data.pairs.build import build
-from training.data.shards.plan import PairRecipe, make_plan
-from training.data.sources.resolve import find_pictures
 from training.loop.online_degradation import OnlineDegradation
 from training.loop.prefetch import BatchBuilder
 from training.recipe import Recipe, load_recipe, recipe_names
@@ -36,7 +34,8 @@ def main() -> None:
     costs = {}
     show("| recipe | batch | LR side | milliseconds |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        packs = {scale: _sample(scale, Path(folder)) for scale in {each.scale for each in recipes}}
+        scales = {each.scale for each in recipes}
+        packs = {scale: Pack(build_sample(scale, Path(folder))) for scale in scales}
         for recipe in recipes:
             stage = recipe.full
             costs[recipe.name] = _milliseconds(recipe, packs[recipe.scale], arguments.batches)
@@ -63,11 +62,6 @@ def _milliseconds(recipe: Recipe, pack: Pack, batches: int) -> float:
     for step in range(1, batches + 1):
         batch_builder.make(step)
     return 1000 * (time.process_time() - began) / batches
-
-
-def _sample(scale: int, state: Path) -> Pack:
-    recipe = PairRecipe(scale=scale, degradation="bicubic" if scale > 1 else "gaussian_noise")
-    return Pack(build(make_plan(find_pictures(["sample"], scale=scale), recipe, state)).path)
 
 
 if __name__ == "__main__":

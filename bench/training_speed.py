@@ -25,6 +25,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from training_common import build_sample
 
 from superres.common.console import emit, say
 from superres.common.environment import cpu_threads
@@ -100,7 +101,7 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder, _silent_mlflow() as uri:
         root = Path(folder)
-        dataset = arguments.data or _sample(recipe.scale, root / "state")
+        dataset = arguments.data or build_sample(recipe.scale, root / "state")
         ours = partial(_ours, recipe, stage, dataset, root)
         runs: dict[str, Callable[[], Step]] = {
             "ours": ours,
@@ -249,19 +250,6 @@ def _folders(dataset: Path, root: Path) -> tuple[Path, Path]:
             os.symlink((dataset / row.lr_path).resolve(), lr / f"{row.name}.png")
             os.symlink((dataset / row.hr_path).resolve(), hr / f"{row.name}.png")
     return lr, hr
-
-
-def _sample(scale: int, state: Path) -> Path:
-    from training.data.pairs.build import build as build_pairs
-    from training.data.shards.plan import PairRecipe, make_plan
-    from training.data.sources.resolve import find_pictures
-
-    plan = make_plan(
-        find_pictures(["sample"], scale=scale),
-        PairRecipe(scale=scale, degradation="bicubic"),
-        state,
-    )
-    return build_pairs(plan).path
 
 
 def _validation_seconds(recipe: Recipe, dataset: Path, root: Path) -> float:

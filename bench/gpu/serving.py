@@ -11,8 +11,8 @@ The last line is the result as JSON.
 import argparse
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from superres.common.console import emit, say
 from superres.common.errors import SharplineError
 from superres.image.codecs import Picture
 from superres.model.backends.torch_backend import TorchBackend
-from superres.model.bundle import Bundle, load_bundle
+from superres.model.benchmark import median_seconds
+from superres.model.bundle import Bundle
+from superres.model.starters import find_bundles
 from superres.model.upscaler import Upscaler
 
 BATCH = 8
@@ -34,9 +36,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         raise SharplineError("no CUDA device is visible here")
-    bundles = [load_bundle(path.parent) for path in sorted(arguments.models.glob("*/bundle.json"))]
     rows = []
-    for bundle in bundles:
+    for bundle in find_bundles(arguments.models):
         for row in measured(bundle):
             say(str(row))
             rows.append(row)
@@ -58,7 +59,7 @@ def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
             began = time.perf_counter()
             backend.warm_up([(height, width)])
             warm_up_seconds = time.perf_counter() - began
-            seconds = median_seconds(lambda b=backend: b.forward(tiles))
+            seconds = median_seconds(partial(backend.forward, tiles), RUNS)
             difference = np.abs(backend.forward(tiles).astype(np.int16) - exact)
             upscaler = Upscaler(bundle, backend)
             yield {
@@ -66,23 +67,14 @@ def measured(bundle: Bundle) -> Iterator[dict[str, object]]:
                 "precision": precision,
                 "way": "fast" if fast else "plain",
                 "megapixels_per_second": round(megapixels / seconds, 1),
-                "full_hd_seconds": round(median_seconds(lambda u=upscaler: u.upscale(picture)), 3),
+                "full_hd_seconds": round(
+                    median_seconds(partial(upscaler.upscale, picture), RUNS), 3
+                ),
                 "levels_off_p999": float(np.percentile(difference, 99.9)),
                 "peak_memory_mb": round(torch.cuda.max_memory_allocated() / 2**20),
                 "warm_up_seconds": round(warm_up_seconds, 1),
             }
             backend.close()
-
-
-def median_seconds(function) -> float:
-    """The median of RUNS runs after a warm-up; every run ends with its results on the host."""
-    function()
-    taken = []
-    for _ in range(RUNS):
-        began = time.perf_counter()
-        function()
-        taken.append(time.perf_counter() - began)
-    return median(taken)
 
 
 if __name__ == "__main__":

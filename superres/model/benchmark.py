@@ -3,8 +3,9 @@
 import platform
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def benchmark_bundle(
         except BackendUnavailable as error:
             say(f"bench: {bundle.info.name} on {name} {precision} left out: {error}")
             continue
-        seconds = median_seconds(Upscaler(bundle, backend), picture, runs)
+        seconds = median_seconds(partial(Upscaler(bundle, backend).upscale, picture), runs)
         output_megapixels = picture.pixels * bundle.info.scale**2 / 1e6
         yield BenchmarkResult(
             model=bundle.info.name,
@@ -56,13 +57,13 @@ def benchmark_bundle(
         backend.close()
 
 
-def median_seconds(upscaler: Upscaler, picture: Picture, runs: int) -> float:
-    """Median wall time of one picture, after a warm-up run."""
-    upscaler.upscale(picture)
+def median_seconds(work: Callable[[], object], runs: int) -> float:
+    """Median wall time of `work()`, after a warm-up run."""
+    work()
     seconds = []
     for _ in range(runs):
         began = time.perf_counter()
-        upscaler.upscale(picture)
+        work()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
