@@ -15,7 +15,7 @@ from superres.evaluation.tables import print_scorecards
 from superres.model.bundle import Bundle
 from superres.model.starters import find_bundle
 from superres.model.upscaler import Upscaler
-from superres.quality.metrics import DEFAULT_METRICS, METRIC_NAMES, load_metrics, weights_folder
+from superres.quality.metrics import DEFAULT_METRICS, QUALITY_METRICS, load_metrics, weights_folder
 
 REQUIRED_METRICS = ("psnr", "ssim")
 
@@ -38,7 +38,7 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--metrics",
         default=",".join(DEFAULT_METRICS),
-        help=f"metrics, comma-separated: {','.join(METRIC_NAMES)} (default: %(default)s)",
+        help=f"metrics, comma-separated, of {QUALITY_METRICS.listed()} (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="weights of LPIPS, DISTS (and NIQE)"
@@ -90,8 +90,8 @@ def metric_names(text: str, *, table: bool) -> tuple[str, ...]:
     Raises UsageError for an unknown name.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in METRIC_NAMES]:
-        raise UsageError(f"no metric {unknown[0]!r}; there are: {', '.join(METRIC_NAMES)}")
+    for name in names:
+        QUALITY_METRICS.get(name)  # raises UsageError for an unknown name
     return REQUIRED_METRICS if table else tuple(dict.fromkeys([*REQUIRED_METRICS, *names]))
 
 

@@ -8,20 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from superres.degrade.arrays import Array, as_array_like, as_index_like, namespace
-from superres.degrade.result import Degraded, Pixels
+from superres.degrade.result import Pixels
 from superres.image.codecs import Picture, decode, encode
 from superres.image.dct import orthonormal_dct
 from superres.image.encode import encode_jpeg
 from superres.image.jpeg_tables import CHROMA_TABLE, LUMA_TABLE, scaled_table
 
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
-
-QUALITIES = (10, 95)
-# The assumed frequencies in the wild: encoders subsample chroma by default.
-SUBSAMPLINGS: dict[Subsampling, float] = {"4:2:0": 0.6, "4:2:2": 0.15, "4:4:4": 0.25}
-# Quantisation tables other than libjpeg's: those of Photoshop's quality presets.
-PHOTOSHOP_SHARE = 0.15
-PHOTOSHOP = ("web_low", "web_medium", "web_high", "web_very_high", "low", "medium", "high")
 
 # JFIF: RGB to YCbCr, and back.
 TO_YCBCR = np.array(
@@ -63,22 +56,6 @@ def compress_as(
     """Encode as JPEG with libjpeg's tables at a quality, or a Photoshop preset's, and decode."""
     data = encode_jpeg(rgb_hwc_u8, subsampling=subsampling, quality=quality, photoshop=photoshop)
     return decode(data).rgb_hwc
-
-
-def wild_jpeg(rgb_hwc_u8: Pixels, rng: np.random.Generator) -> Degraded:
-    """Compress with random tables and subsampling, as JPEGs in the wild have."""
-    names = list(SUBSAMPLINGS)
-    subsampling = names[int(rng.choice(len(names), p=list(SUBSAMPLINGS.values())))]
-    quality = int(rng.integers(*QUALITIES, endpoint=True))
-    preset = PHOTOSHOP[int(rng.integers(len(PHOTOSHOP)))]
-    parameters: dict[str, int | str] = {"subsampling": subsampling}
-    if rng.random() < PHOTOSHOP_SHARE:
-        pixels = compress_as(rgb_hwc_u8, subsampling, photoshop=preset)
-        parameters["photoshop"] = preset
-    else:
-        pixels = compress_as(rgb_hwc_u8, subsampling, quality=quality)
-        parameters["quality"] = quality
-    return Degraded(lr_hwc_u8=pixels, parameters=parameters)
 
 
 def simulate(batch_bchw: Array, qualities: Sequence[int], subsampling: Subsampling) -> Array:

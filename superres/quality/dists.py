@@ -24,7 +24,7 @@ from superres.quality.features import (
     read_weights,
     unit_bchw,
 )
-from superres.quality.metric import Metric, MetricUnavailable
+from superres.quality.metric import Metric, MetricUnavailable, QualityMetric, weights_needed
 from superres.quality.protocol import Protocol
 
 Array = NDArray[Any]
@@ -128,3 +128,8 @@ def load_dists(weights: Path) -> Metric:
         compute=compute,
         colour=True,
     )
+
+
+METRIC = QualityMetric(
+    name="dists", load=lambda weights: load_dists(weights_needed("DISTS", weights))
+)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from superres.common.files import sha256_file
+from superres.quality.channels import to_255
 from superres.quality.metric import MetricUnavailable, NotMeasurable
 from superres.quality.protocol import Protocol
-from superres.quality.psnr_ssim import to_255
 
 Array = NDArray[Any]
 Trunk = Literal["alex", "vgg"]

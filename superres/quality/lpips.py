@@ -24,7 +24,7 @@ from superres.quality.features import (
     read_weights,
     unit_bchw,
 )
-from superres.quality.metric import Metric, MetricUnavailable
+from superres.quality.metric import Metric, MetricUnavailable, QualityMetric, weights_needed
 from superres.quality.protocol import Protocol
 
 Array = NDArray[Any]
@@ -99,3 +99,8 @@ def load_lpips(weights: Path, trunk: Trunk) -> Metric:
         compute=compute,
         colour=True,
     )
+
+
+METRIC = QualityMetric(
+    name="lpips", load=lambda weights: load_lpips(weights_needed("LPIPS", weights), "alex")
+)

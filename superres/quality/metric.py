@@ -1,7 +1,8 @@
-"""A metric: its name, direction, variant and function."""
+"""A metric (name, direction, variant and function), and the entry that its module registers."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -10,6 +11,8 @@ from superres.common.errors import SharplineError
 from superres.quality.protocol import Protocol
 
 Array = NDArray[Any]
+
+WEIGHTS_VARIABLE = "SHARPLINE_METRIC_WEIGHTS"
 
 
 class MetricUnavailable(SharplineError):
@@ -39,3 +42,28 @@ class Metric:
     def gain(self, ours: float, theirs: float) -> float:
         """How much better `ours` is; positive if better, for either direction."""
         return ours - theirs if self.better == "higher" else theirs - ours
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityMetric:
+    """A registered metric. `load` takes the folder of metric weights, None if there is none, and
+    raises MetricUnavailable saying what is missing and where to get it.
+    """
+
+    name: str
+    load: Callable[[Path | None], Metric]
+
+
+def without_weights(metric: Metric) -> QualityMetric:
+    """The entry of a metric that needs no files."""
+    return QualityMetric(name=metric.name, load=lambda weights: metric)
+
+
+def weights_needed(title: str, weights: Path | None) -> Path:
+    """The folder of weights, for a metric whose weights do not ship with the project."""
+    if weights is None:
+        raise MetricUnavailable(
+            f"{title} needs its authors' weights: set their folder with --weights or "
+            f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files and their addresses"
+        )
+    return weights

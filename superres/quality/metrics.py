@@ -1,26 +1,25 @@
-"""Metrics by name, with the reasons for those that are unavailable."""
+"""Metrics by name, with the reasons for those that are unavailable.
+
+A metric is one module with a `QualityMetric`, listed below or announced by an installed package.
+"""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-from superres.common.errors import UsageError
-from superres.quality.metric import Metric, MetricUnavailable
-from superres.quality.ms_ssim import VARIANT as MS_SSIM_VARIANT
-from superres.quality.ms_ssim import ms_ssim
-from superres.quality.niqe import load_niqe
-from superres.quality.protocol import SSIM_VARIANT
-from superres.quality.psnr_ssim import psnr, ssim
+from superres.common.registry import Registry
+from superres.quality.metric import WEIGHTS_VARIABLE, Metric, MetricUnavailable, QualityMetric
 
-WEIGHTS_VARIABLE = "SHARPLINE_METRIC_WEIGHTS"
-
-PSNR = Metric(
-    name="psnr", title="PSNR", better="higher", variant="8-bit peak", compute=psnr, unit="dB"
+QUALITY_METRICS = Registry(
+    group="sharpline.quality_metrics",
+    noun="metric",
+    entry_type=QualityMetric,
+    built_in={
+        name: f"superres.quality.{name}:METRIC"
+        for name in ("psnr", "ssim", "ms_ssim", "lpips", "lpips_vgg", "dists", "niqe")
+    },
 )
-SSIM = Metric(name="ssim", title="SSIM", better="higher", variant=SSIM_VARIANT, compute=ssim)
-MS_SSIM = Metric(
-    name="ms_ssim", title="MS-SSIM", better="higher", variant=MS_SSIM_VARIANT, compute=ms_ssim
-)
+DEFAULT_METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "niqe")
 
 
 def weights_folder(folder: Path | None = None) -> Path | None:
@@ -29,59 +28,12 @@ def weights_folder(folder: Path | None = None) -> Path | None:
     return folder or (Path(variable).expanduser() if variable else None)
 
 
-def _needs_folder(name: str, load: Callable[[Path], Metric]) -> Callable[[Path | None], Metric]:
-    """A loader for metrics whose weights do not ship with the project."""
-
-    def loader(weights: Path | None) -> Metric:
-        if weights is None:
-            raise MetricUnavailable(
-                f"{name} needs its authors' weights: set their folder with --weights or "
-                f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files and their addresses"
-            )
-        return load(weights)
-
-    return loader
-
-
-def _lpips(weights: Path) -> Metric:
-    from superres.quality.lpips import load_lpips
-
-    return load_lpips(weights, "alex")
-
-
-def _lpips_vgg(weights: Path) -> Metric:
-    from superres.quality.lpips import load_lpips
-
-    return load_lpips(weights, "vgg")
-
-
-def _dists(weights: Path) -> Metric:
-    from superres.quality.dists import load_dists
-
-    return load_dists(weights)
-
-
-_LOADERS: dict[str, Callable[[Path | None], Metric]] = {
-    "psnr": lambda weights: PSNR,
-    "ssim": lambda weights: SSIM,
-    "ms_ssim": lambda weights: MS_SSIM,
-    "lpips": _needs_folder("LPIPS", _lpips),
-    "lpips_vgg": _needs_folder("LPIPS", _lpips_vgg),
-    "dists": _needs_folder("DISTS", _dists),
-    "niqe": load_niqe,
-}
-METRIC_NAMES = tuple(_LOADERS)
-DEFAULT_METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "niqe")
-
-
 def load_metric(name: str, weights: Path | None = None) -> Metric:
     """A metric by name, with the weights in a folder (see `weights_folder`).
 
     Raises MetricUnavailable saying what is missing, UsageError for an unknown name.
     """
-    if name not in _LOADERS:
-        raise UsageError(f"no metric {name!r}; there are: {', '.join(METRIC_NAMES)}")
-    return _LOADERS[name](weights)
+    return QUALITY_METRICS.get(name).load(weights)
 
 
 def load_metrics(

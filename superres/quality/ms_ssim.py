@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superres.quality.metric import NotMeasurable
+from superres.quality.channels import to_protocol
+from superres.quality.metric import Metric, NotMeasurable, without_weights
 from superres.quality.protocol import Protocol
-from superres.quality.psnr_ssim import to_protocol
 from superres.quality.window import local_means
 
 Array = NDArray[Any]
@@ -71,3 +71,8 @@ def _halved(values_hw: Floats) -> Floats:
     rows, columns = values_hw.shape
     even = np.pad(values_hw, ((0, rows % 2), (0, columns % 2)), mode="symmetric")
     return (even[::2, ::2] + even[1::2, ::2] + even[::2, 1::2] + even[1::2, 1::2]) / 4
+
+
+METRIC = without_weights(
+    Metric(name="ms_ssim", title="MS-SSIM", better="higher", variant=VARIANT, compute=ms_ssim)
+)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from superres.common.files import sha256_file
 from superres.image.resize import imresize
-from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable
+from superres.quality.channels import luma, to_255
+from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable, QualityMetric
 from superres.quality.protocol import Protocol
-from superres.quality.psnr_ssim import luma, to_255
 from superres.quality.window import local_means
 
 Array = NDArray[Any]
@@ -178,3 +178,6 @@ def _model_file(weights: Path | None) -> Path:
         f"NIQE needs the authors' model of pristine photographs, {MODEL_FILE} of basicsr: "
         "pip install 'sharpline[train]', or put the file into the folder of --weights"
     )
+
+
+METRIC = QualityMetric(name="niqe", load=load_niqe)

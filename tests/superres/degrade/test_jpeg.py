@@ -8,13 +8,8 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from superres.degrade import degrade
-from superres.degrade.jpeg import (
-    SUBSAMPLINGS,
-    Subsampling,
-    compress,
-    compress_as,
-    simulate,
-)
+from superres.degrade.jpeg import Subsampling, compress, compress_as, simulate
+from superres.degrade.kinds.jpeg import SUBSAMPLINGS
 from superres.image.jpeg_tables import CHROMA_TABLE, LUMA_TABLE, scaled_table
 
 

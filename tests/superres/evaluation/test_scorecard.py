@@ -27,7 +27,8 @@ from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch
 from superres.quality.intervals import gain_interval, mean_interval, psnr_interval
 from superres.quality.metric import Metric, NotMeasurable
-from superres.quality.metrics import PSNR, SSIM
+from superres.quality.psnr import PSNR
+from superres.quality.ssim import SSIM
 
 TORCH = ("--backend", "torch", "--channel", "rgb")  # OpenVINO takes seconds to start
 PROTOCOL = Protocol(dataset="made", scale=2, channel="rgb", border=2)

@@ -22,7 +22,7 @@ from superres.quality.features import CHANNELS, Features
 from superres.quality.lpips import Lpips, load_lpips
 from superres.quality.metric import MetricUnavailable, NotMeasurable
 from superres.quality.metrics import (
-    METRIC_NAMES,
+    QUALITY_METRICS,
     WEIGHTS_VARIABLE,
     load_metric,
     load_metrics,
@@ -317,7 +317,7 @@ def test_metrics_without_weights_are_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
-    ready, refused = load_metrics(METRIC_NAMES, weights_folder())
+    ready, refused = load_metrics(QUALITY_METRICS.built_in, weights_folder())
     assert [metric.name for metric in ready] == ["psnr", "ssim", "ms_ssim", "niqe"]
     assert set(refused) == {"lpips", "lpips_vgg", "dists"}
     assert all(WEIGHTS_VARIABLE in why for why in refused.values())
