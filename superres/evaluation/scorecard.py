@@ -12,7 +12,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import EvaluatedPair, Pair, require_sizes, score_pair
+from superres.evaluation.evaluate import (
+    EvaluatedPair,
+    Pair,
+    evaluate_pairs,
+    require_sizes,
+    score_pair,
+)
 from superres.model.bundle import Bundle
 from superres.model.seams import TiledAndWhole, run_tiled_and_whole
 from superres.model.upscaler import Upscaler
@@ -157,17 +163,15 @@ def make_scorecard(
 def _evaluate_pairs(
     upscaler: Upscaler, pairs: Iterable[Pair], protocol: Protocol, whole: bool, compare_tiling: bool
 ) -> Iterator[tuple[EvaluatedPair, TiledAndWhole | None]]:
+    if not compare_tiling:
+        for evaluated in evaluate_pairs(upscaler, pairs, protocol, whole=whole):
+            yield evaluated, None
+        return
     for pair in pairs:
         require_sizes(pair, protocol.scale)
-        if not compare_tiling:
-            enlarged = upscaler.whole(pair.lr) if whole else upscaler.upscale(pair.lr)
-            yield score_pair(pair, enlarged, protocol), None
-            continue
         comparison = run_tiled_and_whole(upscaler, pair.lr)
-        yield (
-            score_pair(pair, comparison.whole if whole else comparison.tiled, protocol),
-            comparison,
-        )
+        enlarged = comparison.whole if whole else comparison.tiled
+        yield score_pair(pair, enlarged, protocol), comparison
 
 
 def _card(
@@ -261,6 +265,14 @@ def format_value(value: float, digits: int, *, signed: bool = False) -> str:
     return f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}"
 
 
-def decimals_of(summary: MetricSummary) -> int:
+def format_interval(interval: Interval, digits: int, *, signed: bool) -> tuple[str, str]:
+    """The lower and the upper end as text."""
+    lower, upper = (
+        format_value(end, digits, signed=signed) for end in (interval.lower, interval.upper)
+    )
+    return lower, upper
+
+
+def decimals_of(metric: Metric) -> int:
     """The number of decimals to show."""
-    return 2 if summary.metric.name in ("psnr", "niqe") else 4
+    return 2 if metric.name in ("psnr", "niqe") else 4

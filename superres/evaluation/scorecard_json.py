@@ -2,23 +2,17 @@
 
 import math
 
-from superres.evaluation.scorecard import MetricSummary, PictureCard, Scorecard
+from superres.evaluation.scorecard import MetricPair, MetricSummary, PictureCard, Scorecard
 from superres.quality.intervals import Interval
 
 
 def json_of(card: Scorecard) -> dict[str, object]:
     """The scorecard as one JSON object; the PSNR of equal pictures is null."""
-    psnr, ssim = card.summary("psnr"), card.summary("ssim")
     return {
         "model": card.bundle.info.name,
         "bundle": card.bundle.id,
         "inference": card.mode,
-        "psnr": None if psnr is None else finite(psnr.mean),
-        "ssim": None if ssim is None else finite(ssim.mean),
-        "bicubic": {
-            "psnr": None if psnr is None else finite(psnr.bicubic),
-            "ssim": None if ssim is None else finite(ssim.bicubic),
-        },
+        **_ours_and_bicubic(_means(card.summary("psnr")), _means(card.summary("ssim"))),
         "protocol": card.protocol.as_dict(),
         "metrics": {summary.metric.name: _summary_json(summary) for summary in card.summaries},
         "refused": dict(card.refused),
@@ -41,15 +35,9 @@ def _summary_json(summary: MetricSummary) -> dict[str, object]:
 
 
 def _picture_json(picture: PictureCard) -> dict[str, object]:
-    psnr, ssim = picture.metrics.get("psnr"), picture.metrics.get("ssim")
     return {
         "name": picture.name,
-        "psnr": None if psnr is None else finite(psnr.ours),
-        "ssim": None if ssim is None else finite(ssim.ours),
-        "bicubic": {
-            "psnr": None if psnr is None else finite(psnr.bicubic),
-            "ssim": None if ssim is None else finite(ssim.bicubic),
-        },
+        **_ours_and_bicubic(picture.metrics.get("psnr"), picture.metrics.get("ssim")),
         "psnr_interval": _interval_json(picture.psnr_interval),
         "psnr_gain_interval": _interval_json(picture.psnr_gain_interval),
         "metrics": {
@@ -59,6 +47,19 @@ def _picture_json(picture: PictureCard) -> dict[str, object]:
         "refused": dict(picture.refused),
         "seam_levels": picture.seam_levels,
         "seam_psnr_change": finite(picture.seam_psnr_change),
+    }
+
+
+def _means(summary: MetricSummary | None) -> MetricPair | None:
+    return None if summary is None else MetricPair(ours=summary.mean, bicubic=summary.bicubic)
+
+
+def _ours_and_bicubic(psnr: MetricPair | None, ssim: MetricPair | None) -> dict[str, object]:
+    """PSNR and SSIM, and those of bicubic; null where a metric is missing."""
+    pairs = {"psnr": psnr, "ssim": ssim}
+    return {
+        **{name: pair and finite(pair.ours) for name, pair in pairs.items()},
+        "bicubic": {name: pair and finite(pair.bicubic) for name, pair in pairs.items()},
     }
 
 

@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 
 from superres.common.console import emit, show
-from superres.evaluation.scorecard import MetricSummary, Scorecard, decimals_of, format_value
+from superres.evaluation.scorecard import (
+    MetricSummary,
+    Scorecard,
+    decimals_of,
+    format_interval,
+    format_value,
+)
 from superres.evaluation.scorecard_json import json_of
 from superres.model.bundle import Bundle
+from superres.quality.intervals import Interval
 
 
 def print_scorecards(cards: Sequence[Scorecard], *, as_json: bool, as_table: bool) -> None:
@@ -37,12 +44,11 @@ def show_card(card: Scorecard) -> None:
     )
     for picture in card.pictures:
         psnr, ssim = picture.metrics["psnr"], picture.metrics["ssim"]
-        interval = picture.psnr_gain_interval
         pictures.add_row(
             picture.name,
             format_value(psnr.ours, 2),
             format_value(picture.psnr_gain, 2, signed=True),
-            "" if interval is None else _range(interval.lower, interval.upper, 2),
+            _range(picture.psnr_gain_interval, 2),
             format_value(ssim.ours, 4),
             format_value(psnr.bicubic, 2),
             format_value(ssim.bicubic, 4),
@@ -59,21 +65,19 @@ def show_card(card: Scorecard) -> None:
 
 
 def _summary_row(summary: MetricSummary) -> tuple[str, ...]:
-    digits = decimals_of(summary)
-    interval, gain_interval = summary.interval, summary.gain_interval
+    digits = decimals_of(summary.metric)
     return (
         f"{summary.metric.title} {summary.metric.unit}".strip(),
         format_value(summary.mean, digits),
-        "" if interval is None else _range(interval.lower, interval.upper, digits, signed=False),
+        _range(summary.interval, digits, signed=False),
         format_value(summary.bicubic, digits),
         format_value(summary.gain, digits, signed=True),
-        "" if gain_interval is None else _range(gain_interval.lower, gain_interval.upper, digits),
+        _range(summary.gain_interval, digits),
     )
 
 
-def _range(lower: float, upper: float, digits: int, *, signed: bool = True) -> str:
-    texts = (format_value(value, digits, signed=signed) for value in (lower, upper))
-    return " to ".join(texts)
+def _range(interval: Interval | None, digits: int, *, signed: bool = True) -> str:
+    return "" if interval is None else " to ".join(format_interval(interval, digits, signed=signed))
 
 
 def markdown_table(cards: Sequence[Scorecard]) -> str:

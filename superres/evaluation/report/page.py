@@ -16,9 +16,9 @@ from superres.evaluation.report.pictures import (
 )
 from superres.evaluation.scorecard import (
     MetricSummary,
-    PictureCard,
     Scorecard,
     decimals_of,
+    format_interval,
     format_value,
 )
 from superres.quality.intervals import Interval
@@ -72,9 +72,7 @@ def _head(card: Scorecard) -> str:
 def _interval_text(interval: Interval | None, digits: int) -> str:
     if interval is None:
         return ""
-    lower, upper = (
-        format_value(side, digits, signed=True) for side in (interval.lower, interval.upper)
-    )
+    lower, upper = format_interval(interval, digits, signed=True)
     return f", with 95% confidence {lower} to {upper}"
 
 
@@ -89,7 +87,7 @@ def _metrics(card: Scorecard) -> str:
 
 
 def _summary_row(summary: MetricSummary) -> list[str]:
-    digits = decimals_of(summary)
+    digits = decimals_of(summary.metric)
     arrow = "↑" if summary.metric.better == "higher" else "↓"
     title = f"{summary.metric.title} {summary.metric.unit}".strip()
     return [
@@ -174,7 +172,10 @@ def _pictures(card: Scorecard) -> str:
             format_value(picture.metrics["psnr"].ours, 2),
             _signed(picture.psnr_gain, 2),
             _range(picture.psnr_gain_interval, 2, signed=True),
-            *(_cell(picture, metric.name) for metric in metrics),
+            *(
+                format_value(picture.metrics[metric.name].ours, decimals_of(metric))
+                for metric in metrics
+            ),
         ]
         for picture in ordered
     ]
@@ -182,11 +183,6 @@ def _pictures(card: Scorecard) -> str:
         f"<section>\n<h2>All pictures</h2>\n<details{' open' * (len(rows) <= 20)}><summary>"
         f"{len(rows)}, by gain</summary>\n{_table(heads, rows)}\n</details>\n</section>"
     )
-
-
-def _cell(picture: PictureCard, metric: str) -> str:
-    digits = 2 if metric == "niqe" else 4
-    return format_value(picture.metrics[metric].ours, digits)
 
 
 def _measured(card: Scorecard) -> str:
@@ -227,9 +223,7 @@ def _table(heads: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
 def _range(interval: Interval | None, digits: int, *, signed: bool = False) -> str:
     if interval is None:
         return "&ndash;"
-    lower, upper = (
-        format_value(side, digits, signed=signed) for side in (interval.lower, interval.upper)
-    )
+    lower, upper = format_interval(interval, digits, signed=signed)
     return f'<span class="range">{lower} … {upper}</span>'
 
 
