@@ -74,7 +74,7 @@ def _children_seconds() -> float:
 def _run_one(recipe: str, dataset: Path) -> None:
     """Run the command in this process and measure the CPU seconds of its phases."""
     from sharpline.cli import run
-    from training import job
+    from training import job, session
 
     seconds = dict.fromkeys(PHASES, 0.0)
 
@@ -89,8 +89,8 @@ def _run_one(recipe: str, dataset: Path) -> None:
         return measured
 
     job.TrainingLoop.run = timed("train", job.TrainingLoop.run)
-    job.validate = timed("validate", job.validate)
-    job.publish = timed("publish", job.publish)
+    session.validate = timed("validate", session.validate)
+    session.publish = timed("publish", session.publish)
     code = run(["train", recipe, "--data", str(dataset), "--profile", "smoke"])
     emit(seconds)
     sys.exit(code)
