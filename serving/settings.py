@@ -3,7 +3,6 @@
 Nested names are joined with two underscores: `SHARPLINE_LIMITS__MAX_BYTES=8000000`.
 """
 
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 
@@ -27,6 +26,7 @@ from serving.setting_groups import (
 from superres.common.console import show
 from superres.common.environment import SHARED
 from superres.common.errors import UsageError
+from superres.common.strict import did_you_mean
 
 PREFIX = "SHARPLINE_"
 DELIMITER = "__"
@@ -79,8 +79,7 @@ def refuse_unknown(environ: Mapping[str, str]) -> None:
     known = {*variable_names(), *SHARED}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name.upper() not in known:
-            nearest = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.0)
-            raise UsageError(f"{name} is not a setting of Sharpline; did you mean {nearest[0]}?")
+            raise UsageError(f"{name} is not a setting of Sharpline{did_you_mean(name, known)}")
 
 
 def variable_names() -> list[str]:

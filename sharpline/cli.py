@@ -1,11 +1,14 @@
 """The `sharpline` command: a table of sub-commands, each imported when it runs."""
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 
 from superres.common.console import say, show
+from superres.common.environment import SHARED
 from superres.common.errors import MissingExtra, SharplineError
+from superres.common.strict import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ def run(argv: list[str]) -> int:
         command = COMMANDS.get(" ".join(argv[:length]))
         if command is not None:
             return _call(command, argv[length:])
-    say(f"sharpline: no command {argv[0]!r}\n\n{usage()}")
+    hint = did_you_mean(" ".join(argv[:2]), COMMANDS) or did_you_mean(argv[0], COMMANDS)
+    say(f"sharpline: no command {argv[0]!r}{hint}\n\n{usage()}")
     return 2
 
 
@@ -86,6 +90,7 @@ def usage() -> str:
 def _call(command: Command, argv: list[str]) -> int:
     module_name, function_name = command.target.split(":")
     try:
+        _refuse_unknown_settings()
         function = getattr(importlib.import_module(module_name), function_name)
         return function(argv)
     except ModuleNotFoundError as error:
@@ -100,3 +105,14 @@ def _call(command: Command, argv: list[str]) -> int:
     except KeyboardInterrupt:
         say("sharpline: interrupted")
         return 130
+
+
+def _refuse_unknown_settings() -> None:
+    """Raise UsageError for a misspelt SHARPLINE_* variable, whatever the command.
+
+    The server's settings are imported only where a variable is set that may be one of them.
+    """
+    if any(name.startswith("SHARPLINE_") and name not in SHARED for name in os.environ):
+        from serving.settings import refuse_unknown
+
+        refuse_unknown(os.environ)

@@ -48,7 +48,7 @@ class CheckResult:
     def __str__(self) -> str:
         mark = "ok   " if self.ok else "FAIL " if self.needed else "-    "
         remedy = "" if self.ok or not self.remedy else f"; {self.remedy}"
-        return f"{mark}  {self.name:<16}{self.found}{remedy}"
+        return f"{mark}  {self.name:<16} {self.found}{remedy}"
 
 
 def examine(state: Path) -> list[CheckResult]:
@@ -63,6 +63,7 @@ def examine(state: Path) -> list[CheckResult]:
         _gpu,
         _ports,
         _programs,
+        _plugins,
     ]
     return [finding for check in checks for finding in check()]
 
@@ -187,6 +188,26 @@ def _programs() -> Iterator[CheckResult]:
             found=path or "not installed",
             remedy=f"needed for alerts and their tests: apt-get install {package}",
         )
+
+
+def _plugins() -> Iterator[CheckResult]:
+    """The entries that installed packages add."""
+    from superres.degrade import DEGRADATIONS
+    from superres.model.archs import ARCHS
+    from superres.quality.metrics import QUALITY_METRICS
+    from training.losses import LOSSES
+    from training.optimizers import OPTIMIZERS
+
+    for registry in (ARCHS, LOSSES, DEGRADATIONS, QUALITY_METRICS, OPTIMIZERS):
+        for plugin in registry.plugins():
+            problem = f", left out: {plugin.problem}" if plugin.problem else ""
+            yield CheckResult(
+                name=f"plug-in {plugin.name}",
+                needed=False,
+                ok=not plugin.problem,
+                found=f"{registry.noun} of {plugin.package}{problem}",
+                remedy="update or uninstall the package",
+            )
 
 
 def _existing(path: Path) -> Path:

@@ -32,8 +32,9 @@ class StrictModel(BaseModel):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error text that suggests the nearest known name; empty if none is near."""
-    nearest = get_close_matches(name.lower(), list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    by_folded_name = {each.casefold(): each for each in known}
+    nearest = get_close_matches(name.casefold(), by_folded_name, n=1)
+    return f"; did you mean {by_folded_name[nearest[0]]}?" if nearest else ""
 
 
 def describe(error: ValidationError, noun: str) -> str:

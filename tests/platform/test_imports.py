@@ -139,6 +139,22 @@ def test_architecture_page_has_the_order_of_the_contract(package: str) -> None:
     assert names == " ".join(rule["layers"]).replace("|", " ").split()
 
 
+def test_the_extension_table_names_files_and_registries_that_exist() -> None:
+    """The table "to add, write, register, test" of the architecture page."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    table = page.split("| to add | write | register | test |\n")[1].split("\n\n")[0]
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()[1:]]
+    assert len(rows) == 12
+    for name, *cells in rows:
+        paths = re.findall(r"`([\w./-]+/[\w./-]*)`", " ".join(cells))
+        assert len(paths) >= 2, name
+        for path in paths:
+            assert (ROOT / path.replace("NAME.py", "")).exists(), (name, path)
+        variable = re.match(r"`([A-Z_]+)` in `([\w./]+)`", cells[1])
+        if variable is not None:
+            assert re.search(rf"^{variable[1]}\b", (ROOT / variable[2]).read_text(), re.MULTILINE)
+
+
 def test_no_module_is_longer_than_300_lines() -> None:
     """Except one network."""
     exceptions = {"superres/model/archs/swinir.py"}

@@ -23,6 +23,20 @@ def test_missing_and_unknown_commands_show_the_usage(capsys: pytest.CaptureFixtu
     assert cli.run([]) == 2
     assert cli.run(["frobnicate"]) == 2
     assert "frobnicate" in capsys.readouterr().err
+    assert cli.run(["enhanse", "a.png"]) == 2
+    assert "no command 'enhanse'; did you mean enhance?" in capsys.readouterr().err
+
+
+def test_a_misspelt_setting_is_refused_by_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SHARPLINE_QUEUE__MAX_WAIT_SECONDS", "5")  # another command's, so accepted
+    monkeypatch.setattr("sharpline.local.cli.doctor", lambda argv: 0)
+    assert cli.run(["doctor"]) == 0
+    monkeypatch.setenv("SHARPLINE_STAET", "/data")
+    assert cli.run(["doctor"]) == 2
+    assert "SHARPLINE_STAET is not a setting" in (printed := capsys.readouterr().err)
+    assert "did you mean SHARPLINE_STATE?" in printed
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The optimizers of generator and discriminator.
 
 An optimizer is one module with an `Optimizer`, listed below or announced by an installed package.
-The package itself imports no torch.
+May import superres; the package itself imports no torch.
 """
 
 from superres.common.registry import Registry

@@ -14,18 +14,22 @@ class AdamSettings(OptimizerSettings):
     weight_decay: float = Field(ge=0)
 
 
-def _build(
-    parameters: list[nn.Parameter], learning_rate: float, settings: AdamSettings
-) -> torch.optim.Optimizer:
-    """Fused: one kernel for all parameters, also on the CPU."""
-    beta1, beta2 = settings.betas
-    return torch.optim.Adam(
-        parameters,
-        lr=learning_rate,
-        betas=(beta1, beta2),
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+def adam_entry(name: str, kind: type[torch.optim.Adam]) -> Optimizer:
+    """The entry of Adam or a subclass of it; fused: one kernel for all parameters, also on CPUs."""
+
+    def build(
+        parameters: list[nn.Parameter], learning_rate: float, settings: AdamSettings
+    ) -> torch.optim.Optimizer:
+        beta1, beta2 = settings.betas
+        return kind(
+            parameters,
+            lr=learning_rate,
+            betas=(beta1, beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    return Optimizer(name=name, settings=AdamSettings, build=build)
 
 
-OPTIMIZER = Optimizer(name="adam", settings=AdamSettings, build=_build)
+OPTIMIZER = adam_entry("adam", torch.optim.Adam)

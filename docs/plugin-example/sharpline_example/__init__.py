@@ -1,0 +1,1 @@
+"""One network, loss, degradation, quality metric and optimizer for Sharpline."""
