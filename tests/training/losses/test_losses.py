@@ -85,6 +85,15 @@ def test_the_perceptual_loss_equals_basicsr(
     torch.testing.assert_close(gradient, expected)
 
 
+def test_the_term_of_a_recipe_is_the_perceptual_loss(vgg_file: Path) -> None:
+    settings = PerceptualSettings(name="perceptual", weight=0.5, layers=LAYERS, vgg=str(vgg_file))
+    output, truth = crops(1), crops(2)
+    total, terms = LossSum([settings], LossInputs(device=torch.device("cpu")))(output, truth)
+    expected = perceptual(load_features(settings), output, truth, LAYERS)
+    torch.testing.assert_close(terms["perceptual"], expected)
+    torch.testing.assert_close(total, 0.5 * expected)
+
+
 def test_missing_vgg_weights_are_refused_with_the_url(
     tmp_path: Path, vgg_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
