@@ -10,7 +10,7 @@ import yaml
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from superres.common.errors import UsageError
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 from superres.common.strict import StrictModel, describe
 from superres.degrade import Mix, parse
 from training.losses import LOSSES
@@ -21,7 +21,7 @@ from training.optimizers.optimizer import OptimizerSettings
 Profile = Literal["full", "finetune", "smoke"]
 
 
-def _registered(registry: Registry[Any]) -> Callable[[object], object]:
+def _registered(registry: EntryRegistry[Any]) -> Callable[[object], object]:
     """A validator that parses a mapping by the settings of the registered entry that it names."""
 
     def parse_settings(value: object) -> object:

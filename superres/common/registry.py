@@ -48,7 +48,7 @@ class Plugin:
         return f"{self.group} {self.name!r} of {self.package}{left_out}"
 
 
-class Registry(Generic[EntryT]):
+class EntryRegistry(Generic[EntryT]):
     """The entries of one kind. `noun` names the kind in errors, `unknown` is the error raised for a
     name that is not registered."""
 

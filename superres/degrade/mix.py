@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from superres.common.errors import UsageError
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 
 # Makes the choice of a kind independent of the random numbers that the kind draws from the seed.
 CHOICE_SEED = 0x6D6978
@@ -37,7 +37,7 @@ class Mix:
         return self.weights[min(int(np.searchsorted(shares, threshold, side="right")), last)][0]
 
 
-def parse_mix(written: str | Mapping[str, float], degradations: Registry[Any]) -> Mix:
+def parse_mix(written: str | Mapping[str, float], degradations: EntryRegistry[Any]) -> Mix:
     """Parse a recipe's mapping, its text, or the name of one kind.
 
     Raises UsageError for an unknown or repeated kind, or a weight that is not a number above 0.

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 from superres.quality.metric import WEIGHTS_VARIABLE, Metric, MetricUnavailable, QualityMetric
 
-QUALITY_METRICS = Registry(
+QUALITY_METRICS = EntryRegistry(
     group="sharpline.quality_metrics",
     noun="metric",
     entry_type=QualityMetric,

@@ -4,10 +4,10 @@ A loss is one module with a `Loss`, listed below or announced by an installed pa
 superres; the package itself imports no torch.
 """
 
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 from training.losses.loss import Loss
 
-LOSSES = Registry(
+LOSSES = EntryRegistry(
     group="sharpline.losses",
     noun="loss",
     entry_type=Loss,

@@ -4,10 +4,10 @@ An optimizer is one module with an `Optimizer`, listed below or announced by an 
 May import superres; the package itself imports no torch.
 """
 
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 from training.optimizers.optimizer import Optimizer
 
-OPTIMIZERS = Registry(
+OPTIMIZERS = EntryRegistry(
     group="sharpline.optimizers",
     noun="optimizer",
     entry_type=Optimizer,

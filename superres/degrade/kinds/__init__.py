@@ -3,10 +3,10 @@
 May import the steps in `superres.degrade`, image and common.
 """
 
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 from superres.degrade.degradation import Degradation
 
-DEGRADATIONS = Registry(
+DEGRADATIONS = EntryRegistry(
     group="sharpline.degradations",
     noun="degradation",
     entry_type=Degradation,

@@ -7,7 +7,7 @@ May import image and common; the package itself imports no torch.
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 from superres.model.archs.architecture import ArchFacts, Architecture, UnknownArch
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHS", "ArchFacts", "Architecture", "UnknownArch", "build", "facts"]
 
-ARCHS = Registry(
+ARCHS = EntryRegistry(
     group="sharpline.archs",
     noun="network",
     entry_type=Architecture,

@@ -9,7 +9,7 @@ import pytest
 
 from superres.common import registry as registry_module
 from superres.common.errors import UsageError
-from superres.common.registry import Registry
+from superres.common.registry import EntryRegistry
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ def announced(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
     return points
 
 
-def colours() -> Registry[Colour]:
-    return Registry(
+def colours() -> EntryRegistry[Colour]:
+    return EntryRegistry(
         group="test.colours", noun="colour", entry_type=Colour, built_in={"red": "colours:RED"}
     )
 
