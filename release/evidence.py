@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from release.bootstrap import Gain
 from release.bounds import MeasuredBounds
@@ -12,6 +12,7 @@ from release.rules import Rules
 from release.trial import PictureMetrics
 from superres.common.errors import SharplineError
 from superres.common.files import write_json
+from superres.common.strict import StrictModel
 
 EVIDENCE_FILE = "evidence.json"
 
@@ -20,18 +21,14 @@ class BrokenEvidence(SharplineError):
     """A file is not valid evidence, or contradicts itself."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class VersionRef(_Strict):
+class VersionRef(StrictModel):
     """A model version and the bundle id (sha256) that binds the evidence to its bytes."""
 
     version: int
     bundle_id: str
 
 
-class Outcome(_Strict):
+class Outcome(StrictModel):
     """One rule's limit and measured value; `passed` is None where the rule was not judged."""
 
     rule: str
@@ -56,7 +53,7 @@ class Outcome(_Strict):
         return cls(rule=rule, passed=None, value=None, limit=limit, why=f"not judged: {why}")
 
 
-class PictureRecord(_Strict):
+class PictureRecord(StrictModel):
     """One picture's metrics and the features of its low-resolution input.
 
     `perception` maps metric and model (challenger, champion, bicubic) to a value.
@@ -71,7 +68,7 @@ class PictureRecord(_Strict):
     perception: dict[str, dict[str, float]]
 
 
-class Runtime(_Strict):
+class Runtime(StrictModel):
     """The backend and device that ran the models, and software versions."""
 
     backend: str
@@ -80,7 +77,7 @@ class Runtime(_Strict):
     software: dict[str, str]
 
 
-class Evidence(_Strict):
+class Evidence(StrictModel):
     """The gate's decision on one version against the champion of that time, with all inputs."""
 
     format_version: int

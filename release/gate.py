@@ -162,6 +162,14 @@ class Gate:
             write_evidence(staging, evidence)
         return evidence, folder
 
+    def _metrics_of(self, rules: Rules) -> tuple[tuple[Metric, ...], dict[str, str]]:
+        """The perceptual metrics to measure, and the reasons why others cannot be judged."""
+        loaded, refused = self._metric_loader(sorted(rules.perceptual_metrics), weights_folder())
+        higher = [metric for metric in loaded if metric.better == "higher"]
+        why = "its higher values are better, and perceptual rules are for metrics of distance"
+        refused |= {metric.name: why for metric in higher}
+        return tuple(metric for metric in loaded if metric not in higher), refused
+
     def _run_models(
         self, ours: Bundle, theirs: Bundle | None, data: Path, rules: Rules
     ) -> tuple[Trial, MeasuredBounds, MeasuredCosts, Runtime]:
@@ -173,9 +181,7 @@ class Gate:
                 "cannot be compared; register the challenger under another name"
             )
         held_out = find_held_out(str(data))
-        metrics, unavailable = self._metric_loader(
-            sorted(rules.perceptual_metrics), weights_folder()
-        )
+        metrics, unavailable = self._metrics_of(rules)
         with self._backend(ours) as backend, self._champion(theirs) as champion:
             challenger = Upscaler(ours, backend)
             first = next(iter(held_out.pairs(scale, SPLIT).pairs))

@@ -5,24 +5,20 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from superres.analysis.degradation_features import FEATURES
 from superres.common.errors import UsageError
+from superres.common.strict import StrictModel, describe
 from superres.dataset.manifest import INFO_NAME, read_info
 from superres.model.bundle import Training
 from superres.quality import Protocol
+from superres.quality.metrics import QUALITY_METRICS
 
 DEFAULT, GAN = "psnr", "gan"
 
-PerceptualName = Literal["lpips", "lpips_vgg", "dists"]
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Resampling(_Strict):
+class Resampling(StrictModel):
     """Parameters of the bootstrap, and its minimum numbers of pictures and blocks.
 
     `confidence` is that of the two-sided interval, `block_pixels` the minimum side of a block.
@@ -36,7 +32,7 @@ class Resampling(_Strict):
     min_blocks: int = Field(ge=8)
 
 
-class NamedProtocol(_Strict):
+class NamedProtocol(StrictModel):
     """The protocol that a floor applies to."""
 
     dataset: str
@@ -50,7 +46,7 @@ class NamedProtocol(_Strict):
         return all(getattr(protocol, field) == value for field, value in self)
 
 
-class Floor(_Strict):
+class Floor(StrictModel):
     """Minimum mean PSNR and SSIM on a protocol."""
 
     protocol: NamedProtocol
@@ -58,7 +54,7 @@ class Floor(_Strict):
     ssim: float
 
 
-class Slice(_Strict):
+class Slice(StrictModel):
     """Pictures selected by a feature, with the maximum loss on them.
 
     `max_loss_db` is a loss of PSNR; `max_loss` maps perceptual metrics to losses.
@@ -70,7 +66,7 @@ class Slice(_Strict):
     at_most: float | None = None
     min_pictures: int = Field(ge=2)
     max_loss_db: float | None = Field(default=None, ge=0)
-    max_loss: dict[PerceptualName, float] | None = None
+    max_loss: dict[str, float] | None = None
 
     @model_validator(mode="after")
     def _check_limits(self) -> "Slice":
@@ -93,18 +89,19 @@ class Slice(_Strict):
         return f"{pictures} {self.name} pictures, fewer than the {self.min_pictures} needed"
 
 
-class PerceptualGain(_Strict):
+class PerceptualGain(StrictModel):
     """Minimum gains on a perceptual metric, at the interval's lower end.
 
-    A gain is positive where the model is better, that is, where the metric is lower.
+    `metric` is a registered quality metric whose lower values are better: a gain is positive where
+    the metric is lower.
     """
 
-    metric: PerceptualName
+    metric: str
     min_gain_over_champion: float
     min_gain_over_bicubic: float
 
 
-class Perception(_Strict):
+class Perception(StrictModel):
     """Rules for models trained with a discriminator: perceptual gains, and a floor on PSNR.
 
     `min_psnr_over_bicubic_db` compares the means over all pictures.
@@ -114,7 +111,7 @@ class Perception(_Strict):
     min_psnr_over_bicubic_db: float
 
 
-class CostLimits(_Strict):
+class CostLimits(StrictModel):
     """Maximum inference time and memory, as ratios to the champion's.
 
     Seconds are medians over `rounds` rounds. Up to `free_megabytes` more memory always passes.
@@ -126,7 +123,7 @@ class CostLimits(_Strict):
     free_megabytes: float = Field(ge=0)
 
 
-class Rules(_Strict):
+class Rules(StrictModel):
     """Requirements for promotion. Gains are the interval's lower end.
 
     `kind` selects the models: `psnr` models are judged on PSNR and SSIM, `gan` models (trained
@@ -175,15 +172,21 @@ class Rules(_Strict):
 def load_rules(path: Path) -> Rules:
     """Load rules from a YAML file. Raises UsageError naming the file and the invalid key."""
     try:
-        return Rules.model_validate(yaml.safe_load(path.read_text()))
+        rules = Rules.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise UsageError(f"cannot read the rules {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UsageError(f"{path} is not a gate rules file: {where}: {first['msg']}") from error
+        reason = describe(error, "key of gate rules")
+        raise UsageError(f"{path} is not a gate rules file: {reason}") from error
+    # Not in the model: evidence is read where the metrics are not installed.
+    for metric in sorted(rules.perceptual_metrics):
+        try:
+            QUALITY_METRICS.get(metric)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+    return rules
 
 
 def rules_for(data: Path, training: Training) -> Path:

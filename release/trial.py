@@ -14,6 +14,7 @@ from superres.analysis.degradation_features import measure
 from superres.common.console import track
 from superres.common.errors import SharplineError
 from superres.evaluation.evaluate import EvaluatedPair, PairSet, evaluate_pairs
+from superres.image.crop import crop_corner
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, psnr_of_mse, squared_error
 from superres.quality.blocks import Floats, Grid
@@ -230,7 +231,5 @@ def _example(
 
 
 def _crop(rgb_hwc: Array, centre: tuple[int, int]) -> Array:
-    height, width = rgb_hwc.shape[:2]
-    top = max(0, min(centre[0] - CROP_PIXELS // 2, height - CROP_PIXELS))
-    left = max(0, min(centre[1] - CROP_PIXELS // 2, width - CROP_PIXELS))
+    top, left = crop_corner(rgb_hwc.shape[0], rgb_hwc.shape[1], centre, CROP_PIXELS)
     return rgb_hwc[top : top + CROP_PIXELS, left : left + CROP_PIXELS]

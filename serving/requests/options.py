@@ -1,12 +1,12 @@
 """Options of POST /v1/enhance: query parameters, or fields of a multipart form."""
 
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import BadOptions
+from superres.common.strict import did_you_mean
 
 AUTO = "auto"
 REQUEST_PARTS = frozenset({"query", "path", "header", "body"})  # of FastAPI's error locations
@@ -90,5 +90,4 @@ def _described(fault: Mapping[str, Any]) -> str:
     name = ".".join(location)
     if fault["type"] != "extra_forbidden":
         return f"{name}: {fault['msg']}"
-    near = get_close_matches(name, Options.model_fields, n=1)
-    return f"{name}: there is no such option" + "".join(f"; did you mean {one}?" for one in near)
+    return f"{name}: there is no such option{did_you_mean(name, Options.model_fields)}"

@@ -200,12 +200,11 @@ def _plugins() -> Iterator[CheckResult]:
 
     for registry in (ARCHS, LOSSES, DEGRADATIONS, QUALITY_METRICS, OPTIMIZERS):
         for plugin in registry.plugins():
-            problem = f", left out: {plugin.problem}" if plugin.problem else ""
             yield CheckResult(
                 name=f"plug-in {plugin.name}",
                 needed=False,
                 ok=not plugin.problem,
-                found=f"{registry.noun} of {plugin.package}{problem}",
+                found=f"{registry.noun} of {plugin.origin}",
                 remedy="update or uninstall the package",
             )
 

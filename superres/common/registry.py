@@ -12,7 +12,7 @@ import, is not an entry or takes a name is left out with a warning; everything e
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
@@ -34,6 +34,22 @@ class Entry(Protocol):
 EntryT = TypeVar("EntryT", bound=Entry)
 
 
+def check_fields(
+    entry: Entry, *, functions: Sequence[str], classes: Mapping[str, type] | None = None
+) -> None:
+    """Raise TypeError naming a field of `entry` that is no function, or no subclass of its class.
+
+    Entries call it when they are made, so that a bad one is left out before it is used.
+    """
+    for field in functions:
+        if not callable(getattr(entry, field)):
+            raise TypeError(f"`{field}` of {entry.name!r} must be a function")
+    for field, base in (classes or {}).items():
+        value = getattr(entry, field)
+        if not (isinstance(value, type) and issubclass(value, base)):
+            raise TypeError(f"`{field}` of {entry.name!r} must be a subclass of {base.__name__}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
     """An announced entry: where it comes from, and why it was left out (empty: it is usable)."""
@@ -43,9 +59,13 @@ class Plugin:
     package: str
     problem: str = ""
 
+    @property
+    def origin(self) -> str:
+        """The package and the problem, as text."""
+        return self.package + (f" is left out: {self.problem}" if self.problem else "")
+
     def __str__(self) -> str:
-        left_out = f" is left out: {self.problem}" if self.problem else ""
-        return f"{self.group} {self.name!r} of {self.package}{left_out}"
+        return f"{self.group} {self.name!r} of {self.origin}"
 
 
 class EntryRegistry(Generic[EntryT]):

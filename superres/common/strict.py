@@ -22,10 +22,10 @@ class StrictModel(BaseModel):
             for key in values:
                 if key not in cls.model_fields:
                     missing = [name for name in cls.model_fields if name not in values]
+                    hint = did_you_mean(str(key), missing)
+                    hint = hint or did_you_mean(str(key), cls.model_fields)
                     raise PydanticCustomError(
-                        UNKNOWN_KEY,
-                        "unknown key",
-                        {"key": str(key), "hint": did_you_mean(str(key), missing)},
+                        UNKNOWN_KEY, "unknown key", {"key": str(key), "hint": hint}
                     )
         return values
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from superres.common.registry import check_fields
 from superres.degrade.result import Degraded, Pixels
 from superres.degrade.steps import Step, apply_to_picture, as_json
 from superres.image.resize import imresize
@@ -34,6 +35,10 @@ class Degradation:
     degrade: Degrade
     draw_rows: DrawRows | None = None
     damages: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        drawn = () if self.draw_rows is None else ("draw_rows",)
+        check_fields(self, functions=("degrade", *drawn))
 
 
 def of_steps(

@@ -1,4 +1,4 @@
-"""Centre crops."""
+"""Square crops of pictures."""
 
 from typing import Any
 
@@ -13,3 +13,11 @@ def center_crop(hwc: NDArray[Any], side: int, *, multiple: int = 1) -> NDArray[A
     """
     top, left = (max(0, (length - side) // 2) // multiple * multiple for length in hwc.shape[:2])
     return np.ascontiguousarray(hwc[top : top + side, left : left + side])
+
+
+def crop_corner(height: int, width: int, centre: tuple[int, int], side: int) -> tuple[int, int]:
+    """Top and left of a square around `centre` (row, column), moved to lie within the picture."""
+    return (
+        max(0, min(centre[0] - side // 2, height - side)),
+        max(0, min(centre[1] - side // 2, width - side)),
+    )

@@ -141,6 +141,8 @@ def read_weights(path: Path, url: str) -> tuple[Mapping[str, Tensor], str]:
         )
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(stored, Mapping):
+            raise TypeError("no state dict")
     except Exception as error:  # torch raises many types for an invalid file
         raise MetricUnavailable(
             f"{path} holds no weights ({type(error).__name__}); download {url} again"

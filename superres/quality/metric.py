@@ -8,6 +8,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from superres.common.errors import SharplineError
+from superres.common.registry import check_fields
 from superres.quality.protocol import Protocol
 
 Array = NDArray[Any]
@@ -52,6 +53,9 @@ class QualityMetric:
 
     name: str
     load: Callable[[Path | None], Metric]
+
+    def __post_init__(self) -> None:
+        check_fields(self, functions=("load",))
 
 
 def without_weights(metric: Metric) -> QualityMetric:

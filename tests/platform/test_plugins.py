@@ -28,12 +28,14 @@ build-backend = "setuptools.build_meta"
 name = "broken-plugins"
 version = "0.1"
 [tool.setuptools]
-py-modules = ["broken_plugins", "raises_on_import"]
+py-modules = ["broken_plugins", "incomplete", "raises_on_import"]
 [project.entry-points."sharpline.archs"]
 raises = "raises_on_import:ARCH"
 rrdb = "broken_plugins:ANYTHING"
+detects_all = "broken_plugins:DETECTS_ALL"
 [project.entry-points."sharpline.losses"]
-incomplete = "broken_plugins:make_incomplete"
+incomplete = "incomplete:LOSS"
+not_an_entry = "broken_plugins:ANYTHING"
 [project.entry-points."sharpline.degradations"]
 missing = "broken_plugins:MISSING"
 [project.entry-points."sharpline.quality_metrics"]
@@ -41,11 +43,25 @@ named_otherwise = "broken_plugins:METRIC"
 [project.entry-points."sharpline.optimizers"]
 exits = "raises_on_import:exits"
 """,
+    "incomplete.py": """
+from training.losses.loss import Loss
+LOSS = Loss(name="incomplete")
+""",
     "raises_on_import.py": "raise SystemExit('no licence on this machine')\n",
     "broken_plugins.py": """
 from superres.quality.metric import QualityMetric
-ANYTHING = object()
-make_incomplete = {"name": "incomplete"}
+from superres.model.archs.architecture import ArchFacts, Architecture
+from torch import nn
+class Nothing(nn.Module):
+    def __init__(self, upscale: int = 2) -> None:
+        super().__init__()
+DETECTS_ALL = Architecture(
+    name="detects_all",
+    network=Nothing,
+    facts=lambda parameters: ArchFacts(scale=2, receptive_field=1),
+    detect=lambda state: state["its own key"],
+)
+ANYTHING = {"name": "not_an_entry"}
 METRIC = QualityMetric(name="other", load=lambda weights: None)
 """,
 }
@@ -228,7 +244,8 @@ def test_doctor_names_every_plugin_and_why_one_is_left_out(machine: Machine) -> 
     reasons = {
         "raises": "no licence on this machine",
         "rrdb": "the name is taken",
-        "incomplete": "is a dict, not a training.losses.loss.Loss",
+        "incomplete": "missing 1 required keyword-only argument: 'build'",
+        "not_an_entry": "is a dict, not a training.losses.loss.Loss",
         "missing": "no attribute 'MISSING'",
         "named_otherwise": "its entry is named 'other'",
         "exits": "no licence on this machine",
@@ -240,11 +257,29 @@ def test_doctor_names_every_plugin_and_why_one_is_left_out(machine: Machine) -> 
         assert reason in found
 
 
+def test_gate_rules_may_name_its_metric(machine: Machine, tmp_path: Path) -> None:
+    rules = (ROOT / "release" / "rules" / "gan.yaml").read_text()
+    script = "import sys; from pathlib import Path; from release.rules import load_rules; print("
+    script += "load_rules(Path(sys.argv[1])).perceptual_metrics)"
+    path = tmp_path / "rules.yaml"
+    for metric, reason in (("mae", "'mae'"), ("mea", "no metric 'mea'; did you mean mae?")):
+        path.write_text(rules.replace("metric: dists", f"metric: {metric}"))
+        done = subprocess.run(
+            [sys.executable, "-c", script, path],
+            env=machine.environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert reason in done.stdout + done.stderr
+
+
 def test_a_recipe_that_needs_a_bad_plugin_learns_why(machine: Machine, tmp_path: Path) -> None:
     recipe = (EXAMPLE / "recipe.yaml").read_text()
     path = tmp_path / "recipe.yaml"
     for changed, reason in (
-        ("{name: incomplete, weight: 0.1}", "is a dict, not a training.losses.loss.Loss"),
+        ("{name: incomplete, weight: 0.1}", "missing 1 required keyword-only argument"),
         ("{name: gradint, weight: 0.1, power: 1.0}", "did you mean gradient?"),
         (
             "{name: gradient, weight: 0.1, pover: 1.0}",

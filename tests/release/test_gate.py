@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,21 @@ def test_a_gan_model_passes_with_perceptual_metrics(
     assert gained.value == pytest.approx(6 / 255, abs=1e-3)
     assert evidence.pictures[0].perception["dists"]["challenger"] == pytest.approx(2 / 255)
     assert "| p0 | lpips |" in (decision.evidence.parent / "report.md").read_text()
+
+
+def test_a_metric_whose_higher_values_are_better_is_not_judged_as_a_distance(
+    run_gate, registry, trained_against_a_discriminator, name, rules
+):
+    def similarities(names, weights):
+        metrics, refused = fake_metrics(names, weights)
+        return tuple(replace(metric, better="higher") for metric in metrics), refused
+
+    challenger = registry.register(trained_against_a_discriminator(2))
+    gan = load_rules(rules_for(Path("anywhere"), challenger_training()))
+    gan = gan.model_copy(update={"resampling": rules.resampling, "slices": []})
+    decision = run_gate(name, challenger.number, rules=gan, metric_loader=similarities)
+    assert not decision.passed
+    assert "higher values are better" in " ".join(decision.reasons)
 
 
 def challenger_training():

@@ -175,6 +175,20 @@ def test_an_invalid_missing_or_unknown_key_is_named(tmp_path, rules, change, mes
     assert str(path) in str(caught.value)
 
 
+def test_a_misspelt_key_or_metric_gets_the_nearest(tmp_path, rules, shipped):
+    path = tmp_path / "rules.yaml"
+    content = rules.model_dump(mode="json")
+    content["slises"] = content.pop("slices")
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match="slises is not a key of gate rules; did you mean slices"):
+        load_rules(path)
+    content = shipped["gan"].model_dump(mode="json")
+    content["perception"]["metrics"][1]["metric"] = "dist"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=r"rules\.yaml: no metric 'dist'; did you mean dists"):
+        load_rules(path)
+
+
 @pytest.mark.parametrize("content", ["a: [", "- 1", ""])
 def test_an_invalid_rules_file_is_refused(tmp_path, content):
     path = tmp_path / "rules.yaml"

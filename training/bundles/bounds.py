@@ -4,9 +4,8 @@ Measured on real pictures with the trained weights: with random weights the boun
 orders of magnitude. All values are grey levels of 255.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,6 @@ import numpy.typing as npt
 from superres.model.archs import ArchFacts
 from superres.model.backends import Backend
 from superres.model.tiling import Geometry, crop_whole, cut, join, padded_whole, plan
-
-Forward = Callable[[npt.NDArray[np.float32]], npt.NDArray[Any]]
 
 HALOS = (8, 12, 16, 24, 32)
 # A halo of a deep network's whole receptive field (349 pixels for 23 RRDBs) would make tiles too

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from superres.common.registry import check_fields
 from superres.common.strict import StrictModel
 
 if TYPE_CHECKING:
@@ -51,6 +52,9 @@ class Loss:
     build: Callable[[Any, LossInputs], LossTerm]
     settings: type[LossSettings] = LossSettings
     check: Callable[[Any], None] = no_check
+
+    def __post_init__(self) -> None:
+        check_fields(self, functions=("build", "check"), classes={"settings": LossSettings})
 
 
 def pixel_loss(name: str, distance: "Callable[[Tensor, Tensor], Tensor]") -> Loss:

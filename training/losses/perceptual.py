@@ -106,8 +106,11 @@ def load_features(settings: PerceptualSettings) -> VggFeatures:
     network = VggFeatures(settings.layers)
     try:
         weights, _ = read_weights(path, VGG19_URL)
+    except MetricUnavailable as error:
+        raise UsageError(str(error)) from error
+    try:
         network.load_state_dict({key: weights[key] for key in network.state_dict()})
-    except (MetricUnavailable, KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError) as error:
         raise UsageError(
             f"{path} is not torchvision's VGG19 ({type(error).__name__}: {error}); "
             f"download {VGG19_URL}"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from superres.common.registry import check_fields
 from superres.common.strict import StrictModel
 
 if TYPE_CHECKING:
@@ -26,3 +27,6 @@ class Optimizer:
     name: str
     build: "Callable[[list[nn.Parameter], float, Any], torch.optim.Optimizer]"
     settings: type[OptimizerSettings] = OptimizerSettings
+
+    def __post_init__(self) -> None:
+        check_fields(self, functions=("build",), classes={"settings": OptimizerSettings})

@@ -91,16 +91,20 @@ def convert(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Any], dict[str,
 
     Raises Refused for an unsupported network.
     """
+    try:
+        return _convert_with_spandrel(state)
+    except Refused as refused:
+        reasons = [str(refused)]
     for arch in map(ARCHS.get, ARCHS.names()):
-        parameters = arch.detect(state) if arch.detect else None
-        if parameters is not None:
+        try:
+            if arch.detect is None or (parameters := arch.detect(state)) is None:
+                continue
             network = arch.build(parameters)
-            try:
-                network.load_state_dict(state)
-            except RuntimeError as error:
-                raise Refused(f"it is no complete {arch.name!r} ({_first_line(error)})") from error
+            network.load_state_dict(state)
             return arch.name, parameters, _contiguous(network)
-    return _convert_with_spandrel(state)
+        except Exception as error:  # the network may be another package's
+            reasons.append(f"network {arch.name!r}: {type(error).__name__}: {_first_line(error)}")
+    raise Refused("; ".join(reasons))
 
 
 def _convert_with_spandrel(

@@ -61,12 +61,11 @@ def _facts(parameters: Parameters) -> ArchFacts:
 
 def _detect(state: Mapping[str, Tensor]) -> dict[str, Any] | None:
     """The parameters of a state dict with this network's keys."""
-    first = state.get("body.0.conv1.weight")
-    if first is None:
+    depth = len({key.split(".")[1] for key in state if key.startswith("body.")})
+    first, last = (state.get(f"body.{index}.conv1.weight") for index in (0, depth - 1))
+    if first is None or last is None:
         return None
-    depth = len({key.split(".")[1] for key in state})
-    outputs = len(state[f"body.{depth - 1}.conv1.weight"])
-    return {"upscale": round((outputs / 3) ** 0.5), "num_feat": len(first), "depth": depth}
+    return {"upscale": round((len(last) / 3) ** 0.5), "num_feat": len(first), "depth": depth}
 
 
 def _reparameterise(network: nn.Module) -> nn.Module:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from serving.errors import BadOptions, SlowBody
+from serving.errors import BadOptions
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import ClosingResponse
 from serving.http.routes.documents import BINARY, form_content, picture_body, problems
@@ -17,7 +17,7 @@ from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
-from serving.requests.body import limit_bytes, stream_body
+from serving.requests.body import body_timeout, limit_bytes, stream_body
 from serving.requests.keys import MAX_PRIORITY
 from serving.requests.options import Options, describe
 from serving.services import services_of
@@ -164,12 +164,10 @@ async def _submit_uploads(
     services = services_of(request)
     settings = services.pictures.settings
     services.pictures.admission.require_open()
+    async with body_timeout(settings.limits.body_seconds):
+        chunks = [chunk async for chunk in limit_bytes(stream_body(request), MAX_JSON_BYTES)]
     try:
-        async with asyncio.timeout(settings.limits.body_seconds):
-            chunks = [chunk async for chunk in limit_bytes(stream_body(request), MAX_JSON_BYTES)]
         job_request = JobRequest.model_validate_json(b"".join(chunks), strict=True)
-    except TimeoutError:
-        raise SlowBody("the body took too long to arrive") from None
     except ValidationError as error:
         raise BadOptions(describe(error)) from error
     max_pictures = settings.jobs.max_pictures

@@ -1,16 +1,15 @@
 """/v1/uploads: pictures are sent to signed, expiring URLs."""
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.errors import BadSignature, SlowBody, UploadMismatch
+from serving.errors import BadSignature, UploadMismatch
 from serving.http.access import client_of, require_key
 from serving.http.routes.documents import picture_body, problems
-from serving.requests.body import limit_bytes, stream_body
+from serving.requests.body import body_timeout, limit_bytes, stream_body
 from serving.services import services_of
 from superres.image.codecs import TooManyBytes
 
@@ -85,10 +84,8 @@ async def put(
     upload = await uploads.pending(upload_id)
     chunks = limit_bytes(stream_body(request), upload.bytes)
     try:
-        async with asyncio.timeout(services.pictures.settings.limits.body_seconds):
+        async with body_timeout(services.pictures.settings.limits.body_seconds):
             await uploads.receive(upload, chunks)
-    except TimeoutError:
-        raise SlowBody("the body took too long to arrive") from None
     except TooManyBytes:
         raise UploadMismatch(f"{upload.bytes:,} bytes were declared, more received") from None
     return Response(status_code=204)

@@ -11,6 +11,7 @@ from superres.evaluation.evaluate import EvaluatedPair
 from superres.evaluation.report.examples import ReportExample, Seams
 from superres.evaluation.report.page import page
 from superres.evaluation.scorecard import PictureReport, Scorecard
+from superres.image.crop import crop_corner
 from superres.quality import Protocol, squared_error
 from superres.quality.blocks import Grid
 
@@ -80,11 +81,8 @@ def crop_position(evaluated: EvaluatedPair, protocol: Protocol, *, best: bool) -
     grid = Grid.over(height, width, BLOCK_PIXELS)
     gains = grid.sums(theirs) - grid.sums(ours)
     row, column = grid.centre(int(np.argmax(gains) if best else np.argmin(gains)))
-    height, width = truth_hwc.shape[:2]
-    return (
-        max(0, min(row + protocol.border - CROP_PIXELS // 2, height - CROP_PIXELS)),
-        max(0, min(column + protocol.border - CROP_PIXELS // 2, width - CROP_PIXELS)),
-    )
+    centre = (row + protocol.border, column + protocol.border)
+    return crop_corner(truth_hwc.shape[0], truth_hwc.shape[1], centre, CROP_PIXELS)
 
 
 def _gain(example: ReportExample) -> float:

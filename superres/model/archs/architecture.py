@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError, create_model
 
 from superres.common.errors import SharplineError
+from superres.common.registry import check_fields
 from superres.common.strict import StrictModel, describe
 
 if TYPE_CHECKING:
@@ -90,8 +91,12 @@ class Architecture:
     compiled_blocks: "tuple[type[nn.Module], ...]" = field(default=())
 
     def __post_init__(self) -> None:
-        if not isinstance(self.network, type) or not callable(self.facts):
-            raise TypeError("`network` must be a class and `facts` a function")
+        detected = () if self.detect is None else ("detect",)
+        check_fields(
+            self,
+            functions=("facts", "reparameterise", "concat_free", *detected),
+            classes={"network": object},
+        )
         _ = self.schema  # an unusable constructor is refused when the entry is made
 
     @cached_property

@@ -111,6 +111,10 @@ def test_missing_vgg_weights_are_refused_with_the_url(
     assert weight_file(loss(None)) == vgg_file
     with pytest.raises(UsageError, match="is not torchvision's VGG19"):
         load_features(loss(None, "conv5_4"))
+    listed = tmp_path / "list.pth"
+    torch.save([1, 2], listed)
+    with pytest.raises(UsageError, match=r"holds no weights .*; download https://"):
+        load_features(loss(str(listed)))
     with pytest.raises(UsageError, match="no layer 'conv6_1'"):
         load_features(loss(None, "conv6_1"))
 
