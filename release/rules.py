@@ -172,13 +172,13 @@ class Rules(StrictModel):
 def load_rules(path: Path) -> Rules:
     """Load rules from a YAML file. Raises UsageError naming the file and the invalid key."""
     try:
-        rules = Rules.model_validate(yaml.safe_load(path.read_text()))
+        rules = Rules.parse(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise UsageError(f"cannot read the rules {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
         raise UsageError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
-        reason = describe(error, "key of gate rules")
+        reason = describe(error, Rules, "key of gate rules")
         raise UsageError(f"{path} is not a gate rules file: {reason}") from error
     # Not in the model: evidence is read where the metrics are not installed.
     for metric in sorted(rules.perceptual_metrics):

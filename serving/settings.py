@@ -26,7 +26,7 @@ from serving.setting_groups import (
 from superres.common.console import show
 from superres.common.environment import SHARED
 from superres.common.errors import UsageError
-from superres.common.strict import did_you_mean
+from superres.common.strict import nearest
 
 PREFIX = "SHARPLINE_"
 DELIMITER = "__"
@@ -77,9 +77,13 @@ def load_settings(**overrides: object) -> Settings:
 def refuse_unknown(environ: Mapping[str, str]) -> None:
     """Raise UsageError for an unknown SHARPLINE_* variable, suggesting the nearest name."""
     known = {*variable_names(), *SHARED}
+    suffixes = [each.removeprefix(PREFIX) for each in known]
     for name in sorted(environ):
         if name.startswith(PREFIX) and name.upper() not in known:
-            raise UsageError(f"{name} is not a setting of Sharpline{did_you_mean(name, known)}")
+            # Compared without the prefix, which would make every name look near.
+            near = nearest(name.removeprefix(PREFIX), suffixes)
+            hint = f"did you mean {PREFIX}{near}?" if near else "docs/settings.md lists them"
+            raise UsageError(f"{name} is not a setting of Sharpline; {hint}")
 
 
 def variable_names() -> list[str]:

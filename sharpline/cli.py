@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from superres.common.console import say, show
 from superres.common.environment import SHARED
 from superres.common.errors import MissingExtra, SharplineError
-from superres.common.strict import did_you_mean
+from superres.common.strict import did_you_mean, unknown_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,10 @@ def run(argv: list[str]) -> int:
         command = COMMANDS.get(" ".join(argv[:length]))
         if command is not None:
             return _call(command, argv[length:])
-    hint = did_you_mean(" ".join(argv[:2]), COMMANDS) or did_you_mean(argv[0], COMMANDS)
-    say(f"sharpline: no command {argv[0]!r}{hint}\n\n{usage()}")
+    if group := [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]:
+        say(f"sharpline: {unknown_name('command', ' '.join(argv[:2]), group)}")
+    else:
+        say(f"sharpline: no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}\n\n{usage()}")
     return 2
 
 

@@ -133,6 +133,21 @@ def await_true() -> Callable[..., Any]:
     return wait_until
 
 
+@pytest.fixture
+def plug_in(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Add entries to a registry as an installed package would: `plug_in(LOSSES, entry, ...)`."""
+    from superres.common.registry import Plugin
+
+    def add(registry: Any, *entries: Any) -> None:
+        plugins = [
+            Plugin(group=registry.group, name=entry.name, package="acme 1.0") for entry in entries
+        ]
+        monkeypatch.setattr(registry, "_plugged_in", {entry.name: entry for entry in entries})
+        monkeypatch.setattr(registry, "_plugins", tuple(plugins))
+
+    return add
+
+
 ServeHttp = Callable[[type[http.server.BaseHTTPRequestHandler]], str]
 
 

@@ -22,7 +22,13 @@ from training.loop.checkpoint import check_free_space, checkpoint_bytes
 from training.loop.context import LoopContext
 from training.loop.distributed import DistributedContext, device_for_rank, process_group
 from training.loop.loop import TrainingLoop
-from training.loop.preflight import check_mlflow_access, check_training_plan, reraise_arch_errors
+from training.loop.preflight import (
+    check_mlflow_access,
+    check_network,
+    check_training_plan,
+    reraise_arch_errors,
+    try_network,
+)
 from training.loop.state import weight_bytes
 from training.recipe import Profile, Recipe, Stage, load_recipe
 from training.runs.folder import Run, RunKey, open_run, unfinished_run
@@ -65,6 +71,7 @@ def _run(
     job: TrainingJob, device: torch.device, distributed: DistributedContext
 ) -> dict[str, object]:
     recipe, stage = _stage(job)
+    check_network(recipe)
     info = read_info(job.data)
     parent = resolve(job.init) if job.init else None
     check_training_plan(recipe, stage, info, job.data, parent, distributed)
@@ -187,6 +194,7 @@ def _network(recipe: Recipe, parent: InitialWeights | None) -> tuple[nn.Module, 
     """The network to train, and a report of the initial weights loaded into it."""
     with reraise_arch_errors(recipe):
         net = build(recipe.arch.name, recipe.arch.parameters)
+    try_network(net, recipe)
     if parent is None:
         return net, None
     start = load_initial(net, parent)

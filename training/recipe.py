@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    SerializeAsAny,
+    ValidationError,
+    model_validator,
+)
 
 from superres.common.errors import UsageError
 from superres.common.registry import EntryRegistry
-from superres.common.strict import StrictModel, describe
+from superres.common.strict import StrictModel, describe, unknown_name
 from superres.degrade import Mix, parse
 from training.losses import LOSSES
 from training.losses.loss import LossSettings
@@ -31,7 +38,7 @@ def _registered(registry: EntryRegistry[Any]) -> Callable[[object], object]:
             entry = registry.get(str(value["name"]))
         except UsageError as error:
             raise ValueError(str(error)) from error
-        return entry.settings.model_validate(dict(value))
+        return entry.settings.parse(value)
 
     return parse_settings
 
@@ -40,7 +47,7 @@ class Arch(StrictModel):
     """A network of superres.model.archs and its constructor arguments."""
 
     name: str
-    parameters: dict[str, int | float | bool | str | list[int]]
+    parameters: dict[str, JsonValue]
 
 
 Loss = Annotated[SerializeAsAny[LossSettings], BeforeValidator(_registered(LOSSES))]
@@ -171,6 +178,9 @@ class Recipe(StrictModel):
             raise ValueError("each loss may be listed only once in `losses`")
         if ("gan" in names) != (self.discriminator is not None):
             raise ValueError("`discriminator` and the loss gan require each other")
+        for name in names:
+            if LOSSES.get(name).needs_discriminator and self.discriminator is None:
+                raise ValueError(f"the loss {name} needs a `discriminator` and the loss gan")
         if self.task == "super-resolution" and self.scale == 1:
             raise ValueError("`task` must be restoration if `scale` is 1")
         if self.cuda_graphs and not self.compile:
@@ -210,8 +220,7 @@ def load_recipe(name_or_path: str) -> Recipe:
         return parse_recipe(_read_text(path), origin=str(path))
     if name_or_path not in recipe_names():
         raise UsageError(
-            f"no recipe {name_or_path!r}; available: {', '.join(recipe_names())}, "
-            "or give a YAML file"
+            unknown_name("recipe", name_or_path, recipe_names(), ", or the path of a YAML file")
         )
     text = resources.files("training").joinpath(f"recipes/{name_or_path}.yaml").read_text("utf-8")
     return parse_recipe(text, origin=name_or_path)
@@ -220,7 +229,7 @@ def load_recipe(name_or_path: str) -> Recipe:
 def parse_recipe(text: str, *, origin: str) -> Recipe:
     """Parse a recipe from YAML text; `origin` names it in errors."""
     try:
-        return Recipe.model_validate(yaml.safe_load(text))
+        return Recipe.parse(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {origin} is not YAML: {error}") from error
     except ValidationError as error:
@@ -238,4 +247,4 @@ def _describe(error: ValidationError) -> str:
     first = error.errors()[0]
     if not first["loc"] and first["type"] == "model_type":
         return "it is not a mapping of keys to values; see docs/training.md for the keys"
-    return describe(error, "recipe key")
+    return describe(error, Recipe, "recipe key")

@@ -12,16 +12,24 @@ import, is not an entry or takes a name is left out with a warning; everything e
 
 import importlib
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from threading import RLock
 from typing import Generic, Protocol, TypeVar, cast
 
 from superres.common.errors import SharplineError, UsageError
-from superres.common.strict import did_you_mean
+from superres.common.strict import unknown_name
 
 log = logging.getLogger(__name__)
+
+NAME = r"[a-z][a-z0-9_]*"
+
+
+class PluginFailed(SharplineError):
+    """A plug-in's function raised an error, or returned something else than it must."""
 
 
 class Entry(Protocol):
@@ -32,22 +40,6 @@ class Entry(Protocol):
 
 
 EntryT = TypeVar("EntryT", bound=Entry)
-
-
-def check_fields(
-    entry: Entry, *, functions: Sequence[str], classes: Mapping[str, type] | None = None
-) -> None:
-    """Raise TypeError naming a field of `entry` that is no function, or no subclass of its class.
-
-    Entries call it when they are made, so that a bad one is left out before it is used.
-    """
-    for field in functions:
-        if not callable(getattr(entry, field)):
-            raise TypeError(f"`{field}` of {entry.name!r} must be a function")
-    for field, base in (classes or {}).items():
-        value = getattr(entry, field)
-        if not (isinstance(value, type) and issubclass(value, base)):
-            raise TypeError(f"`{field}` of {entry.name!r} must be a subclass of {base.__name__}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +77,7 @@ class EntryRegistry(Generic[EntryT]):
         self._entry_type, self._unknown = entry_type, unknown
         self._targets = dict(built_in)
         self._plugged_in: dict[str, EntryT] | None = None
-        self._plugins: list[Plugin] = []
+        self._plugins: tuple[Plugin, ...] = ()
         self._lock = RLock()
 
     def get(self, name: str) -> EntryT:
@@ -95,7 +87,7 @@ class EntryRegistry(Generic[EntryT]):
             return cast("EntryT", getattr(importlib.import_module(module), attribute))
         plugged_in = self._discovered()
         if name not in plugged_in:
-            raise self._unknown(f"no {self.noun} {name!r}{self._explanation(name)}")
+            raise self._unknown(self._explanation(name))
         return plugged_in[name]
 
     def names(self) -> tuple[str, ...]:
@@ -109,59 +101,121 @@ class EntryRegistry(Generic[EntryT]):
     def plugins(self) -> tuple[Plugin, ...]:
         """Every announced entry of other packages, usable or left out."""
         self._discovered()
-        return tuple(self._plugins)
+        return self._plugins
+
+    def package(self, name: str) -> str | None:
+        """Name and version of the package that announced an entry; None for a built-in one."""
+        if name in self._targets:
+            return None
+        return next((each.package for each in self.plugins() if each.name == name), None)
+
+    @contextmanager
+    def failures_of(self, name: str) -> Generator[None]:
+        """Raise errors of a plug-in's functions as PluginFailed, which names entry and package.
+
+        Errors of built-in entries, and those with a text for the user, are raised unchanged.
+        """
+        try:
+            yield
+        except Exception as error:
+            package = None if isinstance(error, SharplineError) else self.package(name)
+            if package is None:
+                raise
+            raise PluginFailed(
+                f"{self.noun} {name!r} of {package} failed: {describe_exception(error)}"
+            ) from error
 
     def __contains__(self, name: object) -> bool:
         return name in self._targets or name in self._discovered()
 
     def _explanation(self, name: str) -> str:
+        """Why a name is unknown: its plug-in was left out, or there is none."""
         for plugin in self._plugins:
             if plugin.name == name:
-                return f": {plugin}"
-        hint = did_you_mean(name, self.names())
-        return f"{hint or ';'} available: {self.listed()}"
+                return f"no {self.noun} {name!r}: {plugin}"
+        return unknown_name(self.noun, name, self.names())
 
     def _discovered(self) -> Mapping[str, EntryT]:
         with self._lock:
             if self._plugged_in is None:
                 self._plugged_in = {}  # what a plug-in sees that looks up names on import
-                self._plugged_in = self._discover()
+                try:
+                    self._plugged_in = self._discover()
+                except BaseException:
+                    self._plugged_in = None
+                    raise
             return self._plugged_in
 
     def _discover(self) -> dict[str, EntryT]:
+        announced = sorted(entry_points(group=self.group), key=lambda each: (each.name, _of(each)))
+        packages: dict[str, list[str]] = {name: ["Sharpline"] for name in self._targets}
+        for point in announced:
+            packages.setdefault(point.name, []).append(_of(point))
         found: dict[str, EntryT] = {}
-        announced = entry_points(group=self.group)
-        for entry_point in sorted(announced, key=lambda each: (_package(each), each.name)):
-            problem = ""
-            try:
-                if entry_point.name in self._targets or entry_point.name in found:
-                    raise ValueError("the name is taken")
-                found[entry_point.name] = self._load(entry_point)
-            except (Exception, SystemExit) as error:  # a plug-in may raise anything on import
-                problem = f"{type(error).__name__}: {error}"
-            plugin = Plugin(
-                group=self.group,
-                name=entry_point.name,
-                package=_package(entry_point),
-                problem=problem,
-            )
-            self._plugins.append(plugin)
+        plugins: list[Plugin] = []
+        for point in announced:
+            others = list(packages[point.name])
+            others.remove(_of(point))
+            problem = f"{' and '.join(others)} has an entry of this name" if others else ""
+            if not problem:
+                try:
+                    found[point.name] = self._load(point)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:  # a plug-in may raise anything on import
+                    problem = describe_exception(error)
+            plugin = Plugin(group=self.group, name=point.name, package=_of(point), problem=problem)
+            plugins.append(plugin)
             if problem:
                 log.warning("%s", plugin)
+        self._plugins = tuple(plugins)
         return found
 
-    def _load(self, entry_point: EntryPoint) -> EntryT:
-        entry = entry_point.load()
+    def _load(self, point: EntryPoint) -> EntryT:
+        if not re.fullmatch(NAME, point.name):
+            raise ValueError(f"its name does not match {NAME}")
+        entry = point.load()
         if not isinstance(entry, self._entry_type):
             raise TypeError(
-                f"{entry_point.value} is a {type(entry).__name__}, not a "
+                f"{point.value} is of type {type(entry).__name__}, not "
                 f"{self._entry_type.__module__}.{self._entry_type.__qualname__}"
             )
-        if entry.name != entry_point.name:
+        if entry.name != point.name:
             raise ValueError(f"its entry is named {entry.name!r}")
         return entry
 
 
-def _package(entry_point: EntryPoint) -> str:
-    distribution = entry_point.dist
+def check_fields(
+    entry: Entry,
+    *,
+    functions: Sequence[str] = (),
+    classes: Mapping[str, type] | None = None,
+    subsets: Mapping[str, Collection[str]] | None = None,
+) -> None:
+    """Raise TypeError naming a field of `entry` that is no function, no subclass of its class, or
+    no set with these values only.
+
+    Entries call it when they are made, so that a bad one is left out before it is used.
+    """
+    for field in functions:
+        if not callable(getattr(entry, field)):
+            raise TypeError(f"`{field}` must be a function")
+    for field, base in (classes or {}).items():
+        value = getattr(entry, field)
+        if not (isinstance(value, type) and issubclass(value, base)):
+            raise TypeError(f"`{field}` must be a subclass of {base.__name__}")
+    for field, allowed in (subsets or {}).items():
+        value = getattr(entry, field)
+        if not isinstance(value, frozenset) or not value <= set(allowed):
+            raise TypeError(f"`{field}` must be a frozenset of {', '.join(sorted(allowed))}")
+
+
+def describe_exception(error: BaseException) -> str:
+    """The type and the first line of an exception."""
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line}"
+
+
+def _of(point: EntryPoint) -> str:
+    distribution = point.dist
     return f"{distribution.name} {distribution.version}" if distribution else "an unknown package"

@@ -1,54 +1,124 @@
 """Pydantic models that refuse unknown keys, and one-line texts for their errors."""
 
-from collections.abc import Iterable, Mapping
+import json
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
-
-UNKNOWN_KEY = "unknown_key"
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class StrictModel(BaseModel):
-    """Frozen and strictly typed; an unknown key is refused with the nearest known one."""
+    """Frozen, strictly typed, without unknown keys. Use `parse` for values of YAML or JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
-    @model_validator(mode="before")
     @classmethod
-    def _refuse_unknown_keys(cls, values: object) -> object:
-        if isinstance(values, Mapping):
-            for key in values:
-                if key not in cls.model_fields:
-                    missing = [name for name in cls.model_fields if name not in values]
-                    hint = did_you_mean(str(key), missing)
-                    hint = hint or did_you_mean(str(key), cls.model_fields)
-                    raise PydanticCustomError(
-                        UNKNOWN_KEY, "unknown key", {"key": str(key), "hint": hint}
-                    )
-        return values
+    def parse(cls, values: object) -> Self:
+        """Validate plain values as JSON is validated: lists fit tuples, strings fit paths.
+
+        Raises ValidationError; see `describe`.
+        """
+        return cls.model_validate_json(json.dumps(values, default=str))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error text that suggests the nearest known name; empty if none is near."""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near else ""
+
+
+def unknown_name(noun: str, name: str, known: Iterable[str], others: str = "") -> str:
+    """The error text for an unknown name: the nearest, and all names; `others` ends the list."""
+    names = list(known)
+    hint = did_you_mean(name, names)
+    available = "; available" if not hint else f"{hint} Available"
+    return f"no {noun} {name!r}{available}: {', '.join(names)}{others}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to a misspelt one, whatever its case; None if none is near."""
     by_folded_name = {each.casefold(): each for each in known}
-    nearest = get_close_matches(name.casefold(), by_folded_name, n=1)
-    return f"; did you mean {by_folded_name[nearest[0]]}?" if nearest else ""
+    matches = get_close_matches(name.casefold(), by_folded_name, n=1)
+    return by_folded_name[matches[0]] if matches else None
 
 
-def describe(error: ValidationError, noun: str) -> str:
-    """One error as a sentence about its key; `noun` is what a key is, such as "recipe key".
+def describe(error: ValidationError, model: type[BaseModel], noun: str) -> str:
+    """One error of validating `model`, as a sentence; `noun` is what a key is: "recipe key".
 
-    Unknown keys come first: a misspelt key is also reported as missing.
+    Unknown keys come first, because a misspelt key is also reported as missing.
     """
-    first = min(error.errors(), key=lambda each: each["type"] != UNKNOWN_KEY)
-    key = ".".join(map(str, first["loc"]))
-    if first["type"] == UNKNOWN_KEY:
-        context: dict[str, Any] = first.get("ctx", {})
-        full_key = ".".join(filter(None, (key, context["key"])))
-        return f"{full_key} is not a {noun}{context['hint']}"
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    reason = first["msg"].removeprefix("Value error, ")
-    return f"{key} is invalid: {reason}" if key else reason
+    errors = error.errors()
+    first = min(errors, key=lambda each: each["type"] != "extra_forbidden")
+    path, models = _walk(model, first["loc"])
+    key = ".".join(path)
+    match first["type"]:
+        case "extra_forbidden":
+            parents = first["loc"][:-1]
+            missing = [
+                str(each["loc"][-1])
+                for each in errors
+                if each["type"] == "missing" and each["loc"][:-1] == parents
+            ]
+            unknown = str(first["loc"][-1])
+            known = [name for each in models for name in each.model_fields]
+            return f"{key} is not a {noun}" + (
+                did_you_mean(unknown, missing) or did_you_mean(unknown, known)
+            )
+        case "missing":
+            return f"{key} is missing"
+    return f"{key} is invalid: {_reason(first)}" if key else _reason(first)
+
+
+def _reason(fault: Mapping[str, Any]) -> str:
+    """Pydantic's reason in plain words."""
+    context = fault.get("ctx", {})
+    match fault["type"]:
+        case "literal_error" | "union_tag_invalid":
+            expected = str(context.get("expected", context.get("expected_tags")))
+            choices = [choice.strip(" '") for choice in expected.replace(" or ", ", ").split(",")]
+            value = context.get("tag", fault["input"])
+            hint = did_you_mean(str(value), choices)
+            return f"{value!r} is not one of {', '.join(choices)}{hint}"
+        case "string_pattern_mismatch":
+            return f"{fault['input']!r} does not match {context['pattern']}"
+        case "value_error":
+            return str(context["error"])
+    return str(fault["msg"]).replace("Input should", "it should")
+
+
+def _walk(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[str], list[type]]:
+    """The keys of an error's location as the user wrote them, without the names of union members,
+    and the models that the last key may belong to."""
+    models: list[type[BaseModel]] = [model]
+    path: list[str] = []
+    for number, part in enumerate(loc, start=1):
+        if number == len(loc):
+            return [*path, str(part)], models
+        inner = [
+            found
+            for each in models
+            if part in each.model_fields
+            for found in _models_in(each.model_fields[str(part)].annotation)
+        ]
+        is_member = not inner and isinstance(part, str) and part in _tags(models)
+        if not is_member:
+            path.append(str(part))
+        models = inner or models
+    return path, models
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)
+
+
+def _tags(models: Sequence[type[BaseModel]]) -> set[str]:
+    """The names by which members of a tagged union are told apart: their literal `name`."""
+    annotations = [
+        each.model_fields["name"].annotation for each in models if "name" in each.model_fields
+    ]
+    return {str(tag) for each in annotations for tag in typing.get_args(each)}

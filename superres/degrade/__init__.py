@@ -5,12 +5,13 @@ parameters it drew. May import image and common.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from superres.degrade.kinds import DEGRADATIONS
 from superres.degrade.mix import Mix, parse_mix
-from superres.degrade.result import Degraded, Pixels
+from superres.degrade.result import Degraded, Pixels, check_degraded
 
 __all__ = ["DEGRADATIONS", "Degraded", "Mix", "degrade", "parse"]
 
@@ -27,9 +28,12 @@ def degrade(hr_hwc_u8: Pixels, *, kind: str, scale: int, seed: int) -> Degraded:
         raise ValueError(f"{width}x{height} is not divisible by {scale}; crop the picture first")
     mix = parse(kind)
     chosen = mix.choose(seed)
-    degraded = DEGRADATIONS.get(chosen).degrade(hr_hwc_u8, scale, np.random.default_rng(seed))
+    degradation = DEGRADATIONS.get(chosen)
+    with DEGRADATIONS.failures_of(chosen):
+        degraded = degradation.degrade(hr_hwc_u8, scale, np.random.default_rng(seed))
+        check_degraded(degraded, (height // scale, width // scale))
     if len(mix.weights) > 1:
-        degraded.parameters["kind"] = chosen
+        return replace(degraded, parameters={**degraded.parameters, "kind": chosen})
     return degraded
 
 

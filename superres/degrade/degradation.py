@@ -10,6 +10,9 @@ from superres.degrade.result import Degraded, Pixels
 from superres.degrade.steps import Step, apply_to_picture, as_json
 from superres.image.resize import imresize
 
+# Besides the shrinking; `superres.analysis.model_selection` detects them.
+DAMAGES = ("compressed", "noisy", "blurred")
+
 Rng = np.random.Generator
 Size = tuple[int, int]  # height, width
 Rows = list[list[Step]]
@@ -27,8 +30,7 @@ class Degradation:
     a seed of the batch, and returns the steps of each crop, of the same kinds and sizes, to run on
     the device. None, as the function or its result: crops are degraded by `degrade`, on the CPU.
 
-    `damages` are the damages besides the shrinking that a model trained on it learns to undo:
-    compressed, noisy, blurred (`superres.analysis.model_selection`).
+    `damages` are those of DAMAGES that a model trained on it learns to undo.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Degradation:
 
     def __post_init__(self) -> None:
         drawn = () if self.draw_rows is None else ("draw_rows",)
-        check_fields(self, functions=("degrade", *drawn))
+        check_fields(self, functions=("degrade", *drawn), subsets={"damages": DAMAGES})
 
 
 def of_steps(

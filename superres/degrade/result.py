@@ -1,5 +1,6 @@
 """The result of a degradation."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,3 +21,20 @@ class Degraded:
     lr_hwc_u8: Pixels
     parameters: dict[str, Any]
     damage_hw_u8: Pixels | None = None
+
+
+def check_degraded(degraded: Degraded, size: tuple[int, int]) -> None:
+    """Raise TypeError or ValueError unless picture and mask have this size (height, width) and are
+    uint8, and the parameters are JSON values."""
+    if not isinstance(degraded, Degraded):
+        raise TypeError(f"it returned {type(degraded).__name__}, not Degraded")
+    mask = degraded.damage_hw_u8
+    for name, pixels, shape in (
+        ("lr_hwc_u8", degraded.lr_hwc_u8, (*size, 3)),
+        *(() if mask is None else (("damage_hw_u8", mask, size),)),
+    ):
+        if pixels.dtype != np.uint8 or pixels.shape != shape:
+            raise ValueError(
+                f"its `{name}` is {pixels.dtype} of shape {pixels.shape}, not uint8 of {shape}"
+            )
+    json.dumps(degraded.parameters)

@@ -271,8 +271,3 @@ def format_interval(interval: Interval, digits: int, *, signed: bool) -> tuple[s
         format_value(end, digits, signed=signed) for end in (interval.lower, interval.upper)
     )
     return lower, upper
-
-
-def decimals_of(metric: Metric) -> int:
-    """The number of decimals to show."""
-    return 2 if metric.name in ("psnr", "niqe") else 4

@@ -6,7 +6,6 @@ from superres.common.console import emit, show
 from superres.evaluation.scorecard import (
     MetricSummary,
     Scorecard,
-    decimals_of,
     format_interval,
     format_value,
 )
@@ -65,7 +64,7 @@ def show_card(card: Scorecard) -> None:
 
 
 def _summary_row(summary: MetricSummary) -> tuple[str, ...]:
-    digits = decimals_of(summary.metric)
+    digits = summary.metric.decimals
     return (
         f"{summary.metric.title} {summary.metric.unit}".strip(),
         format_value(summary.mean, digits),

@@ -37,10 +37,14 @@ class _FrozenModel(BaseModel):
 
 
 class Arch(_FrozenModel):
-    """A network of `superres.model.archs` and the parameters of its constructor."""
+    """A network of `superres.model.archs` and the parameters of its constructor.
+
+    `package` are name and version of the package that provides the network, None for our own.
+    """
 
     name: str
     parameters: dict[str, Any]
+    package: str | None = None
 
 
 class Bounds(_FrozenModel):

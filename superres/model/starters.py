@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from superres.common.errors import SharplineError
+from superres.common.strict import unknown_name
 from superres.model.bundle import INFO_FILE, Bundle, load_bundle
 
 STARTERS = Path(__file__).resolve().parents[2] / "models"
@@ -18,8 +19,7 @@ def find_bundle(name_or_folder: str) -> Bundle:
     starters = sorted(path.parent.name for path in STARTERS.glob(f"*/{INFO_FILE}"))
     if name_or_folder not in starters:
         raise SharplineError(
-            f"no model {name_or_folder!r}; give a bundle folder or one of: "
-            f"{', '.join(starters) or 'no starter is installed'}"
+            unknown_name("model", name_or_folder, starters, ", or the folder of a bundle")
         )
     return load_bundle(STARTERS / name_or_folder)
 

@@ -1,7 +1,8 @@
 """A metric (name, direction, variant and function), and the entry that its module registers."""
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,8 @@ class Metric:
     """A metric of a picture (H, W, 3) against its ground truth, under a protocol.
 
     `variant` names formula and weights: values of different variants are not compared. `colour`
-    metrics use RGB whatever the protocol's channel. `compute` raises NotMeasurable.
+    metrics use RGB whatever the protocol's channel. `compute` raises NotMeasurable. `decimals` is
+    the number of decimals to show.
     """
 
     name: str
@@ -39,6 +41,12 @@ class Metric:
     compute: Callable[[Array, Array, Protocol], float]
     colour: bool = False
     unit: str = ""
+    decimals: int = 4
+
+    def __post_init__(self) -> None:
+        if self.better not in ("higher", "lower"):
+            raise ValueError(f"`better` must be higher or lower, not {self.better!r}")
+        check_fields(self, functions=("compute",))
 
     def gain(self, ours: float, theirs: float) -> float:
         """How much better `ours` is; positive if better, for either direction."""
@@ -58,6 +66,25 @@ class QualityMetric:
         check_fields(self, functions=("load",))
 
 
+def checked(metric: object, name: str) -> Metric:
+    """A plug-in's metric, with the value of each computation checked.
+
+    Raises TypeError or ValueError unless it is the Metric of this name.
+    """
+    if not isinstance(metric, Metric):
+        raise TypeError(f"`load` returned {type(metric).__name__}, not Metric")
+    if metric.name != name:
+        raise ValueError(f"`load` returned the metric {metric.name!r}")
+
+    def compute(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
+        value = float(metric.compute(test_hwc, truth_hwc, protocol))
+        if math.isnan(value):
+            raise NotMeasurable(f"{metric.title} is not a number for this picture")
+        return value
+
+    return replace(metric, compute=compute)
+
+
 def without_weights(metric: Metric) -> QualityMetric:
     """The entry of a metric that needs no files."""
     return QualityMetric(name=metric.name, load=lambda weights: metric)
@@ -68,6 +95,6 @@ def weights_needed(title: str, weights: Path | None) -> Path:
     if weights is None:
         raise MetricUnavailable(
             f"{title} needs its authors' weights: set their folder with --weights or "
-            f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files and their addresses"
+            f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files of our own metrics"
         )
     return weights

@@ -5,10 +5,19 @@ A metric is one module with a `QualityMetric`, listed below or announced by an i
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from superres.common.registry import EntryRegistry
-from superres.quality.metric import WEIGHTS_VARIABLE, Metric, MetricUnavailable, QualityMetric
+from superres.quality.metric import (
+    WEIGHTS_VARIABLE,
+    Array,
+    Metric,
+    MetricUnavailable,
+    QualityMetric,
+    checked,
+)
+from superres.quality.protocol import Protocol
 
 QUALITY_METRICS = EntryRegistry(
     group="sharpline.quality_metrics",
@@ -23,7 +32,7 @@ DEFAULT_METRICS = ("psnr", "ssim", "ms_ssim", "lpips", "dists", "niqe")
 
 
 def weights_folder(folder: Path | None = None) -> Path | None:
-    """The folder with the weights of LPIPS and DISTS: `folder`, else WEIGHTS_VARIABLE's."""
+    """The folder with the weights of metrics: `folder`, else WEIGHTS_VARIABLE's."""
     variable = os.environ.get(WEIGHTS_VARIABLE)
     return folder or (Path(variable).expanduser() if variable else None)
 
@@ -33,7 +42,17 @@ def load_metric(name: str, weights: Path | None = None) -> Metric:
 
     Raises MetricUnavailable saying what is missing, UsageError for an unknown name.
     """
-    return QUALITY_METRICS.get(name).load(weights)
+    entry = QUALITY_METRICS.get(name)
+    if name in QUALITY_METRICS.built_in:
+        return entry.load(weights)
+    with QUALITY_METRICS.failures_of(name):
+        metric = checked(entry.load(weights), name)
+
+    def compute(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
+        with QUALITY_METRICS.failures_of(name):
+            return metric.compute(test_hwc, truth_hwc, protocol)
+
+    return replace(metric, compute=compute)
 
 
 def load_metrics(

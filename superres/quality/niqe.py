@@ -55,7 +55,9 @@ def load_niqe(weights: Path | None) -> Metric:
         return niqe(test_hwc, protocol, model)
 
     variant = f"Mittal 2013, blocks of {BLOCK}, model {model.sha256[:8]}"
-    return Metric(name="niqe", title="NIQE", better="lower", variant=variant, compute=compute)
+    return Metric(
+        name="niqe", title="NIQE", better="lower", variant=variant, compute=compute, decimals=2
+    )
 
 
 def read_model(path: Path) -> PristineModel:

@@ -30,6 +30,12 @@ def squared_error(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> NDAr
 
 
 PSNR = Metric(
-    name="psnr", title="PSNR", better="higher", variant="8-bit peak", compute=psnr, unit="dB"
+    name="psnr",
+    title="PSNR",
+    better="higher",
+    variant="8-bit peak",
+    compute=psnr,
+    unit="dB",
+    decimals=2,
 )
 METRIC = without_weights(PSNR)

@@ -224,6 +224,7 @@ def test_a_weight_file_is_detected_by_its_keys(machine: Machine, bundle: Path) -
     assert info["arch"] == {
         "name": "branches",
         "parameters": {"upscale": 2, "num_feat": 16, "depth": 3},
+        "package": "sharpline-example 1.0",
     }
 
 
@@ -243,9 +244,9 @@ def test_doctor_names_every_plugin_and_why_one_is_left_out(machine: Machine) -> 
         assert findings[f"plug-in {name}"] == (True, f"{noun} of sharpline-example 1.0")
     reasons = {
         "raises": "no licence on this machine",
-        "rrdb": "the name is taken",
+        "rrdb": "Sharpline has an entry of this name",
         "incomplete": "missing 1 required keyword-only argument: 'build'",
-        "not_an_entry": "is a dict, not a training.losses.loss.Loss",
+        "not_an_entry": "is of type dict, not training.losses.loss.Loss",
         "missing": "no attribute 'MISSING'",
         "named_otherwise": "its entry is named 'other'",
         "exits": "no licence on this machine",
@@ -306,6 +307,6 @@ def test_a_model_whose_package_is_gone_is_named_and_the_others_are_served(
     server = picture_server(models)
     listed = server.client.get("/v1/models").json()
     assert [model["name"] for model in listed["models"]] == ["compact_x2"]
-    assert "no network 'branches'" in caplog.text
+    assert "needs the network 'branches' of sharpline-example 1.0" in caplog.text
     png = encode(Picture(rgb_hwc=scene(1)), "png")
     assert server.client.post("/v1/enhance", content=png).status_code == 200

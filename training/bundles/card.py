@@ -16,7 +16,9 @@ DETAIL_WARNING = (
 
 def model_card(info: BundleInfo, data: DatasetInfo | None) -> str:
     """Markdown made from the bundle's info; `data` is None for imported weights."""
-    summary = f"{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`."
+    summary = (
+        f"{info.task.capitalize()}, x{info.scale}, network `{info.arch.name}`{_package(info)}."
+    )
     sections = [
         f"# {info.name}\n\n{summary}",
         _training(info, data) if data else _imported(info),
@@ -94,6 +96,10 @@ def _limits(info: BundleInfo) -> str:
         "(noise, blur, other compression) are likely to be kept or amplified. "
         + (ADVERSARIAL_WARNING if info.training.is_adversarial else DETAIL_WARNING)
     )
+
+
+def _package(info: BundleInfo) -> str:
+    return "" if info.arch.package is None else f" of the package {info.arch.package}"
 
 
 def _measured_on(info: BundleInfo) -> str:

@@ -1,5 +1,6 @@
 """Publishing trained weights as a bundle, with measured bounds and lineage."""
 
+import json
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from superres.dataset.manifest import ManifestRow, read_manifest
 from superres.evaluation.evaluate import Evaluation
 from superres.image.codecs import Picture, read
 from superres.image.crop import center_crop
-from superres.model.archs import facts
+from superres.model.archs import ARCHS, facts
 from superres.model.backends import Backend, BackendUnavailable, load_backend
 from superres.model.backends.torch_backend import TorchBackend
 from superres.model.bundle import (
@@ -177,7 +178,7 @@ def _bundle_info(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
     return draft_info(
         name=recipe.name,
         task=recipe.task,
-        arch=Arch(name=recipe.arch.name, parameters=dict(recipe.arch.parameters)),
+        arch=complete_arch(recipe.arch.name, recipe.arch.parameters),
         training=Training(
             datasets=tuple(dict.fromkeys(datasets)),
             degradation=_degradation(provenance),
@@ -197,6 +198,12 @@ def _bundle_info(provenance: Provenance, cost: TrainingCost) -> BundleInfo:
             commercial_use=commercial_use(lineage),
         ),
     )
+
+
+def complete_arch(name: str, parameters: Mapping[str, Any]) -> Arch:
+    """The network with all its parameters, so that later defaults do not change it."""
+    values = ARCHS.get(name).complete(parameters)
+    return Arch(name=name, parameters=json.loads(json.dumps(values)), package=ARCHS.package(name))
 
 
 def _degradation(provenance: Provenance) -> str:

@@ -25,6 +25,7 @@ class DegradationGroup:
     """The crops of a batch (by index) with the same kind: degradation steps to run on the device,
     or LR crops (b, h, w, 3) if the kind runs on the CPU only."""
 
+    kind: str
     indices: tuple[int, ...]
     rows: Rows | None
     lr_bhwc_u8: npt.NDArray[np.uint8] | None
@@ -72,7 +73,8 @@ class OnlineDegradation:
         rows = lr_bhwc_u8 = None
         if draw_rows is not None:
             size = (hr_bhwc_u8.shape[1], hr_bhwc_u8.shape[2])
-            rows = draw_rows(size, self.scale, [seeds[index] for index in indices], shared)
+            with DEGRADATIONS.failures_of(kind):
+                rows = draw_rows(size, self.scale, [seeds[index] for index in indices], shared)
         if rows is None:
             lr_bhwc_u8 = np.stack(
                 [
@@ -82,7 +84,7 @@ class OnlineDegradation:
                     for index in indices
                 ]
             )
-        return DegradationGroup(indices=tuple(indices), rows=rows, lr_bhwc_u8=lr_bhwc_u8)
+        return DegradationGroup(kind=kind, indices=tuple(indices), rows=rows, lr_bhwc_u8=lr_bhwc_u8)
 
 
 def run(groups: Sequence[DegradationGroup], hr_bchw: Tensor, scale: int) -> Tensor:
@@ -92,7 +94,13 @@ def run(groups: Sequence[DegradationGroup], hr_bchw: Tensor, scale: int) -> Tens
     for group in groups:
         indices = list(group.indices)
         if group.rows is not None:
-            degraded = torch.floor(apply(hr_bchw[indices], group.rows) * 255 + 0.5) / 255
+            with DEGRADATIONS.failures_of(group.kind):
+                degraded = torch.floor(apply(hr_bchw[indices], group.rows) * 255 + 0.5) / 255
+                if degraded.shape[1:] != lr_bchw.shape[1:]:
+                    raise ValueError(
+                        f"its steps give crops of {tuple(degraded.shape[2:])} (height, width), not "
+                        f"{tuple(lr_bchw.shape[2:])}"
+                    )
         else:
             assert group.lr_bhwc_u8 is not None, "a group has steps or crops"
             crops = torch.from_numpy(group.lr_bhwc_u8).to(hr_bchw.device)

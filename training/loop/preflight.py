@@ -1,5 +1,7 @@
 """Checks before the first step; errors name the recipe key and the remedy."""
 
+import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -7,10 +9,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import torch
+from torch import nn
 
 from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import DatasetInfo
-from superres.model.archs import ArchFacts, UnknownArch, facts
+from superres.model.archs import ARCHS, ArchFacts, UnknownArch, facts
 from training.basicsr_bridge import discriminator_sides
 from training.bundles.provenance import InitialWeights
 from training.loop.distributed import DistributedContext
@@ -19,7 +23,22 @@ from training.recipe import Recipe, Stage
 from training.weights.initial import check_same_network
 
 MLFLOW_TIMEOUT_SECONDS = 3.0
+PROBE_SIDE = 16
+MAX_DIFFERENCE = 1e-3  # of full scale; float summation order changes it by far less
 DENIED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+
+
+def check_network(recipe: Recipe) -> ArchFacts:
+    """The facts of the recipe's network. Raises UsageError if it is unknown or its parameters are
+    invalid, or if it has another scale than the recipe."""
+    with reraise_arch_errors(recipe):
+        network = facts(recipe.arch.name, recipe.arch.parameters)
+    if network.scale != recipe.scale:
+        raise UsageError(
+            f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
+            f"by {network.scale}"
+        )
+    return network
 
 
 def check_training_plan(
@@ -32,19 +51,42 @@ def check_training_plan(
 ) -> None:
     """Raise UsageError if recipe, dataset, initial weights and world size do not fit together."""
     _check_dataset(recipe, stage, info, data)
-    with reraise_arch_errors(recipe):
-        network = facts(recipe.arch.name, recipe.arch.parameters)
-    if network.scale != recipe.scale:
-        raise UsageError(
-            f"recipe {recipe.name}: scale is {recipe.scale}, but its network enlarges "
-            f"by {network.scale}"
-        )
-    _check_patches(recipe, stage, network)
+    _check_patches(recipe, stage, check_network(recipe))
     for loss in recipe.losses:
-        LOSSES.get(loss.name).check(loss)
+        with LOSSES.failures_of(loss.name):
+            LOSSES.get(loss.name).check(loss)
     distributed.batch_slice(stage.batch)
     if parent is not None:
         check_same_network(recipe.arch.name, recipe.arch.parameters, parent)
+
+
+@torch.inference_mode()
+def try_network(net: nn.Module, recipe: Recipe) -> None:
+    """Run another package's network once, and its merged form, on a small picture.
+
+    Raises PluginFailed if the output has another size than its facts say, or the merged form has
+    another output: after the training it would be too late.
+    """
+    name = recipe.arch.name
+    entry = ARCHS.get(name)
+    if name in ARCHS.built_in:
+        return
+    with ARCHS.failures_of(name):
+        network = entry.facts_for(recipe.arch.parameters)
+        grid = math.lcm(network.size_multiple, network.window or 1)
+        side = -(-PROBE_SIDE // grid) * grid
+        lr_bchw = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+        plain = copy.deepcopy(net).eval()
+        output_bchw = plain(lr_bchw)
+        expected = (1, 3, side * network.scale, side * network.scale)
+        if tuple(output_bchw.shape) != expected:
+            raise ValueError(
+                f"its output for a picture of {side}x{side} has the shape "
+                f"{tuple(output_bchw.shape)}, not {expected}"
+            )
+        difference = (entry.reparameterise(plain)(lr_bchw) - output_bchw).abs().max()
+        if not difference <= MAX_DIFFERENCE:
+            raise ValueError(f"its merged form differs by {float(difference):.1e} of full scale")
 
 
 @contextmanager

@@ -29,7 +29,10 @@ class TrainableNetwork:
         self.net = on_device.train()
         self.parameters = [each for each in self.net.parameters() if each.requires_grad]
         optimizer = OPTIMIZERS.get(recipe.optimizer.name)
-        self.optimizer = optimizer.build(self.parameters, learning_rate, recipe.optimizer)
+        with OPTIMIZERS.failures_of(optimizer.name):
+            self.optimizer = optimizer.build(self.parameters, learning_rate, recipe.optimizer)
+            if not isinstance(self.optimizer, torch.optim.Optimizer):
+                raise TypeError(f"`build` returned {type(self.optimizer).__name__}")
         self._schedule = _schedule(self.optimizer, learning_rate, recipe.schedule, stage)
         self._steps = stage.steps
 

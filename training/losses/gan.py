@@ -60,4 +60,4 @@ def _build(settings: GanSettings, inputs: LossInputs) -> LossTerm:
     return lambda output, hr, lr: gan(discriminator, output, hr, settings.kind)
 
 
-LOSS = Loss(name="gan", settings=GanSettings, build=_build)
+LOSS = Loss(name="gan", settings=GanSettings, build=_build, needs_discriminator=True)

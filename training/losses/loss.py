@@ -45,13 +45,15 @@ def no_check(settings: LossSettings) -> None:
 class Loss:
     """A loss. `build` makes its term from its settings, an instance of `settings`.
 
-    `check` runs before the first step and raises UsageError, for example if a file is missing.
+    `check` runs before the first step and raises UsageError, for example if a file is missing. A
+    recipe with a loss that `needs_discriminator` must have one, which the loss `gan` trains.
     """
 
     name: str
     build: Callable[[Any, LossInputs], LossTerm]
     settings: type[LossSettings] = LossSettings
     check: Callable[[Any], None] = no_check
+    needs_discriminator: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, functions=("build", "check"), classes={"settings": LossSettings})

@@ -10,6 +10,7 @@ import httpx
 from superres.common.console import say
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import sha256_file, write_json
+from superres.common.strict import unknown_name
 from training.data.fetch.transfer import RetryPolicy, Transfer
 from training.data.sources.entries import Archive
 from training.weights.official import PUBLISHED, PublishedWeights
@@ -32,8 +33,8 @@ def find_published(name: str) -> PublishedWeights:
     for published in PUBLISHED:
         if name in (published.name, published.file_name, Path(published.file_name).stem):
             return published
-    names = ", ".join(published.name for published in PUBLISHED)
-    raise UsageError(f"no published weights {name!r}; available: {names}")
+    names = [published.name for published in PUBLISHED]
+    raise UsageError(unknown_name("published weights", name, names))
 
 
 def obtain(published: PublishedWeights, mirror: Path | None, store: Path, fetch: Fetch) -> Path:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from superres.common.console import emit
 from superres.common.environment import cpu_threads
+from superres.common.registry import PluginFailed
 from superres.model.archs import ARCHS, Architecture
 from superres.model.archs.architecture import UnsupportedVariant
 from training.basicsr_bridge import patch_torchvision
@@ -131,11 +132,12 @@ def _convert_with_spandrel(
         )
     theirs = loaded.model.eval()
     try:
-        parameters, weights = arch.spandrel.convert(theirs)
-    except UnsupportedVariant as error:
+        with ARCHS.failures_of(arch.name):
+            parameters, weights = arch.spandrel.convert(theirs)
+            ours = arch.build(parameters).eval()
+            ours.load_state_dict(weights)
+    except (PluginFailed, UnsupportedVariant) as error:
         raise Refused(str(error)) from error
-    ours = arch.build(parameters).eval()
-    ours.load_state_dict(weights)
     difference = _difference(ours, theirs, arch.facts_for(parameters).size_multiple)
     if not difference <= MAX_DIFFERENCE:
         raise Refused(f"its network's output differs from ours by {difference:.1e} of full scale")
@@ -143,8 +145,9 @@ def _convert_with_spandrel(
 
 
 def _spandrel_archs() -> dict[str, Architecture]:
-    """The networks whose weights spandrel detects, by spandrel's id."""
-    archs = map(ARCHS.get, ARCHS.names())
+    """The networks whose weights spandrel detects, by spandrel's id; built-in ones come last, so
+    that no plug-in replaces them."""
+    archs = map(ARCHS.get, reversed(ARCHS.names()))
     return {arch.spandrel.id: arch for arch in archs if arch.spandrel is not None}
 
 

@@ -20,6 +20,7 @@ from training.bundles.licence import commercial_use
 from training.bundles.publish import (
     PROBE_SIDE,
     PROBES,
+    complete_arch,
     draft_info,
     measure_and_write,
     write_draft,
@@ -64,7 +65,7 @@ def import_weights(
     info = draft_info(
         name=provenance.name,
         task="super-resolution" if scale > 1 else "restoration",
-        arch=external.arch,
+        arch=complete_arch(external.arch.name, external.arch.parameters),
         training=_training(external, provenance),
         licence=_licence(provenance),
     )

@@ -17,7 +17,6 @@ from superres.evaluation.report.pictures import (
 from superres.evaluation.scorecard import (
     MetricSummary,
     Scorecard,
-    decimals_of,
     format_interval,
     format_value,
 )
@@ -87,7 +86,7 @@ def _metrics(card: Scorecard) -> str:
 
 
 def _summary_row(summary: MetricSummary) -> list[str]:
-    digits = decimals_of(summary.metric)
+    digits = summary.metric.decimals
     arrow = "↑" if summary.metric.better == "higher" else "↓"
     title = f"{summary.metric.title} {summary.metric.unit}".strip()
     return [
@@ -173,7 +172,7 @@ def _pictures(card: Scorecard) -> str:
             _signed(picture.psnr_gain, 2),
             _range(picture.psnr_gain_interval, 2, signed=True),
             *(
-                format_value(picture.metrics[metric.name].ours, decimals_of(metric))
+                format_value(picture.metrics[metric.name].ours, metric.decimals)
                 for metric in metrics
             ),
         ]

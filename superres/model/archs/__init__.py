@@ -32,7 +32,9 @@ def build(arch: str, parameters: Mapping[str, Any]) -> "nn.Module":
 
     Raises UnknownArch for an unknown name or invalid parameters.
     """
-    return ARCHS.get(arch).build(parameters)
+    entry = ARCHS.get(arch)
+    with ARCHS.failures_of(arch):
+        return entry.build(parameters)
 
 
 def facts(arch: str, parameters: Mapping[str, Any]) -> ArchFacts:
@@ -40,4 +42,6 @@ def facts(arch: str, parameters: Mapping[str, Any]) -> ArchFacts:
 
     Raises UnknownArch as `build` does.
     """
-    return ARCHS.get(arch).facts_for(parameters)
+    entry = ARCHS.get(arch)
+    with ARCHS.failures_of(arch):
+        return entry.facts_for(parameters)

@@ -2,6 +2,7 @@
 
 import inspect
 import typing
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -44,6 +45,19 @@ class ArchFacts:
     receptive_field: int | None
     size_multiple: int = 1
     window: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("scale", 1),
+            ("size_multiple", 1),
+            ("receptive_field", 0),
+            ("window", 1),
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("receptive_field", "window"):
+                continue
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"`{name}` of a network must be an integer of at least {least}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +105,18 @@ class Architecture:
     compiled_blocks: "tuple[type[nn.Module], ...]" = field(default=())
 
     def __post_init__(self) -> None:
+        from torch import nn
+
         detected = () if self.detect is None else ("detect",)
         check_fields(
             self,
             functions=("facts", "reparameterise", "concat_free", *detected),
-            classes={"network": object},
+            classes={"network": nn.Module},
         )
-        _ = self.schema  # an unusable constructor is refused when the entry is made
+        parameters = self.schema.model_fields  # an unusable constructor is refused at once
+        check_fields(
+            self, subsets={"scale_parameters": parameters, "weightless_parameters": parameters}
+        )
 
     @cached_property
     def schema(self) -> type[StrictModel]:
@@ -105,26 +124,36 @@ class Architecture:
         hints = typing.get_type_hints(self.network.__init__, include_extras=True)
         fields: dict[str, Any] = {}
         for name, parameter in inspect.signature(self.network).parameters.items():
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                raise TypeError(f"the constructor of {self.network.__name__} takes *{name}")
+            if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                raise TypeError(f"argument {name!r} of the constructor cannot be given by name")
+            if name.startswith("_") or name == "model_config":
+                raise TypeError(f"the constructor has an argument with the reserved name {name!r}")
             default = ... if parameter.default is parameter.empty else parameter.default
             fields[name] = (hints.get(name, Any), default)
-        return create_model(f"{self.network.__name__}Parameters", __base__=StrictModel, **fields)
+        with warnings.catch_warnings():
+            # Parameters may have names of pydantic's methods, which are not called on them.
+            warnings.filterwarnings("ignore", message="Field name .* shadows", category=UserWarning)
+            return create_model(
+                f"{self.network.__name__}Parameters", __base__=StrictModel, **fields
+            )
 
     def complete(self, parameters: Parameters) -> dict[str, Any]:
         """The parameters with defaults; raises UnknownArch naming the one that is invalid."""
         try:
-            checked = self.schema.model_validate(dict(parameters))
+            checked = self.schema.parse(dict(parameters))
         except ValidationError as error:
-            raise self._invalid(describe(error, "parameter")) from error
-        return {name: getattr(checked, name) for name in self.schema.model_fields}
+            raise self._invalid(describe(error, self.schema, "parameter")) from error
+        return {name: checked.__dict__[name] for name in self.schema.model_fields}
 
     def facts_for(self, parameters: Parameters) -> ArchFacts:
         """The properties for some parameters; raises UnknownArch."""
         try:
-            return self.facts(self.complete(parameters))
+            facts = self.facts(self.complete(parameters))
         except PARAMETER_ERRORS as error:
             raise self._invalid(str(error)) from error
+        if not isinstance(facts, ArchFacts):
+            raise TypeError(f"`facts` returned {type(facts).__name__}, not ArchFacts")
+        return facts
 
     def build(self, parameters: Parameters) -> "nn.Module":
         """A newly initialised network; raises UnknownArch for invalid parameters."""

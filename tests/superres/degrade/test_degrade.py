@@ -4,13 +4,16 @@ import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 from superres.common.errors import UsageError
-from superres.degrade import DEGRADATIONS, degrade
+from superres.common.registry import PluginFailed
+from superres.degrade import DEGRADATIONS, Degraded, degrade
+from superres.degrade.degradation import Degradation
 from superres.degrade.kinds.bicubic_jpeg import QUALITIES
 from superres.degrade.steps import apply_to_picture
 from superres.image.resize import imresize
@@ -112,7 +115,7 @@ def test_jpeg_qualities_cover_their_range_and_leave_damage(hr_hwc_u8: np.ndarray
 
 def test_an_unknown_kind_lists_the_known_ones(hr_hwc_u8: np.ndarray) -> None:
     with pytest.raises(
-        UsageError, match=r"'jpg'; did you mean jpeg\? available: bicubic, bicubic_jpeg"
+        UsageError, match=r"'jpg'; did you mean jpeg\? Available: bicubic, bicubic_jpeg"
     ):
         degrade(hr_hwc_u8, kind="jpg", scale=2, seed=0)
 
@@ -138,3 +141,38 @@ raise SystemExit(str(heavy) if heavy else 0)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=240)
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (np.zeros((48, 60, 3), np.uint8), "returned ndarray, not Degraded"),
+        (Degraded(lr_hwc_u8=np.zeros((1, 1, 3), np.uint8), parameters={}), r"shape \(1, 1, 3\)"),
+        (Degraded(lr_hwc_u8=np.zeros((48, 60, 3)), parameters={}), "float64"),
+        (
+            Degraded(
+                lr_hwc_u8=np.zeros((48, 60, 3), np.uint8),
+                parameters={},
+                damage_hw_u8=np.zeros((2, 2), np.uint8),
+            ),
+            "damage_hw_u8",
+        ),
+        (
+            Degraded(lr_hwc_u8=np.zeros((48, 60, 3), np.uint8), parameters={"x": np.float32(1)}),
+            "not JSON serializable",
+        ),
+    ],
+)
+def test_a_wrong_result_of_a_plugin_is_refused(
+    returned: object, reason: str, hr_hwc_u8: np.ndarray, plug_in: Callable[..., None]
+) -> None:
+    plug_in(DEGRADATIONS, Degradation(name="wrong", degrade=lambda hr, scale, rng: returned))
+    with pytest.raises(PluginFailed, match=rf"degradation 'wrong' of acme 1.0 failed: .*{reason}"):
+        degrade(hr_hwc_u8, kind="wrong", scale=2, seed=1)
+
+
+def test_fields_of_an_entry_are_checked() -> None:
+    with pytest.raises(TypeError, match="`degrade` must be a function"):
+        Degradation(name="x", degrade=None)
+    with pytest.raises(TypeError, match="`damages` must be a frozenset of blurred, compressed"):
+        Degradation(name="x", degrade=len, damages=frozenset({"tired"}))

@@ -2,9 +2,11 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from sharpline.cli import run
 from superres.cli.evaluate import metric_names
 from superres.common.errors import SharplineError, UsageError
+from superres.common.registry import PluginFailed
 from superres.evaluation.evaluate import Pair
 from superres.evaluation.held_out import find_held_out
 from superres.evaluation.report import ExampleGallery
@@ -26,7 +29,8 @@ from superres.model.starters import STARTERS, find_bundles
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch
 from superres.quality.intervals import gain_interval, mean_interval, psnr_interval
-from superres.quality.metric import Metric, NotMeasurable
+from superres.quality.metric import Metric, NotMeasurable, QualityMetric
+from superres.quality.metrics import QUALITY_METRICS, load_metric
 from superres.quality.psnr import PSNR
 from superres.quality.ssim import SSIM
 
@@ -324,3 +328,39 @@ def test_the_readme_has_the_printed_row_of_every_starter() -> None:
         ends = f" | {trained(bundle)} | {size(bundle)} |"
         rows = [line for line in readme.splitlines() if line.startswith(begins)]
         assert [row.endswith(ends) for row in rows] == [True], begins + "..." + ends
+
+
+def acme_metric(compute: Callable[..., Any], name: str = "acme") -> Metric:
+    return Metric(name=name, title="Acme", better="lower", variant="1", compute=compute)
+
+
+@pytest.mark.parametrize(
+    ("load", "reason"),
+    [
+        (lambda weights: None, "`load` returned NoneType, not Metric"),
+        (lambda weights: acme_metric(len, name="psnr"), "`load` returned the metric 'psnr'"),
+        (lambda weights: acme_metric(lambda *pictures: "much"), "ValueError"),
+    ],
+)
+def test_a_wrong_metric_of_a_plugin_is_named(
+    load: Callable[..., Any], reason: str, plug_in: Callable[..., None]
+) -> None:
+    plug_in(QUALITY_METRICS, QualityMetric(name="acme", load=load))
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(PluginFailed, match=rf"metric 'acme' of acme 1.0 failed: .*{reason}"):
+        load_metric("acme").compute(picture, picture, PROTOCOL)
+
+
+def test_a_plugins_metric_without_a_value_is_listed_with_the_reason(
+    plug_in: Callable[..., None],
+) -> None:
+    metric = acme_metric(lambda *pictures: float("nan"))
+    plug_in(QUALITY_METRICS, QualityMetric(name="acme", load=lambda weights: metric))
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(NotMeasurable, match="Acme is not a number for this picture"):
+        load_metric("acme").compute(picture, picture, PROTOCOL)
+
+
+def test_the_direction_of_a_metric_is_checked() -> None:
+    with pytest.raises(ValueError, match="`better` must be higher or lower"):
+        Metric(name="x", title="X", better="bigger", variant="1", compute=len)

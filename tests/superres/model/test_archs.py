@@ -1,12 +1,13 @@
 """Networks: state-dict keys and outputs equal basicsr's, and `facts` are correct."""
 
 import importlib
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 
-from superres.model.archs import UnknownArch, build, facts
+from superres.model.archs import ArchFacts, Architecture, UnknownArch, build, facts
 from superres.model.archs.swinir import without_derived
 
 SWIN = {
@@ -203,7 +204,7 @@ def test_unknown_names_and_parameters_are_refused() -> None:
             build("compact", {"num_feat": many})
     with pytest.raises(UnknownArch):
         facts("resnet", {})
-    with pytest.raises(UnknownArch, match="1, 2 or 4"):
+    with pytest.raises(UnknownArch, match="3 is not one of 1, 2, 4"):
         facts("rrdb", {"scale": 3})
     with pytest.raises(UnknownArch, match="does not take"):
         facts("compact", {"num_conv": "many"})
@@ -220,3 +221,70 @@ def test_stochastic_depth_is_only_active_in_training() -> None:
         net.train()
         torch.manual_seed(0)
         assert not torch.equal(net(picture), net(picture))
+
+
+class Any3x3(torch.nn.Module):
+    """A network with parameters of many types."""
+
+    def __init__(
+        self,
+        depths: tuple[int, ...] = (1,),
+        hidden: int | None = None,
+        acts: Sequence[str] = (),
+        ratio: float = 1.0,
+        json: str = "",
+    ) -> None:
+        super().__init__()
+        self.given = (depths, hidden, list(acts), ratio, json)
+
+
+def one_to_one(parameters: Any) -> ArchFacts:
+    return ArchFacts(scale=1, receptive_field=1)
+
+
+def test_parameters_of_yaml_and_json_fit_the_constructor() -> None:
+    arch = Architecture(name="acme", network=Any3x3, facts=one_to_one)
+    network = arch.build({"depths": [1, 2], "hidden": None, "acts": ["relu"], "ratio": 2})
+    assert network.given == ((1, 2), None, ["relu"], 2.0, "")
+    with pytest.raises(UnknownArch, match=r"ratios is not a parameter; did you mean ratio\?"):
+        arch.build({"ratios": 2})
+
+
+class TakesAny(torch.nn.Module):
+    def __init__(self, **options: int) -> None:
+        super().__init__()
+
+
+class PositionalOnly(torch.nn.Module):
+    def __init__(self, width: int = 1, /) -> None:
+        super().__init__()
+
+
+class Private(torch.nn.Module):
+    def __init__(self, _width: int = 1) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"network": TakesAny}, "'options' of the constructor cannot be given by name"),
+        ({"network": PositionalOnly}, "'width' of the constructor cannot be given by name"),
+        ({"network": Private}, "reserved name '_width'"),
+        ({"network": dict}, "`network` must be a subclass of Module"),
+        ({"facts": 3}, "`facts` must be a function"),
+        ({"scale_parameters": frozenset({"size"})}, "`scale_parameters` must be a frozenset of"),
+        ({"weightless_parameters": "json"}, "`weightless_parameters` must be a frozenset of"),
+    ],
+)
+def test_an_unusable_entry_is_refused_when_it_is_made(fields: Any, reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        Architecture(**{"name": "acme", "network": Any3x3, "facts": one_to_one} | fields)
+
+
+@pytest.mark.parametrize(
+    "facts", [{"scale": 0}, {"receptive_field": -3}, {"size_multiple": None}, {"window": 0}]
+)
+def test_impossible_facts_are_refused(facts: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="of a network must be an integer of at least"):
+        ArchFacts(**{"scale": 2, "receptive_field": 3} | facts)

@@ -11,7 +11,8 @@ import pytest
 from superres.analysis.degradation_features import FEATURES
 from superres.common.errors import SharplineError, UsageError
 from superres.dataset.manifest import read_info, read_manifest
-from superres.degrade import degrade
+from superres.degrade import DEGRADATIONS, degrade
+from superres.degrade.degradation import Degradation
 from superres.image.codecs import Picture, encode, read, write
 from training.data.packs.packs import Pack
 from training.data.pairs.build import build, build_shard, seal
@@ -243,3 +244,20 @@ def test_sample_builds_and_its_left_out_list_is_empty(tmp_path: Path) -> None:
     assert built.info.splits == {"train": 4, "validation": 4}
     assert built.info.left_out == []
     assert read_info(built.path) == built.info
+
+
+def test_the_version_of_a_degradations_package_is_part_of_the_id(
+    plan: Plan, plug_in: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version may give other pixels; a shard is built with the version of the plan."""
+    entry = Degradation(name="acme", degrade=DEGRADATIONS.get("bicubic_jpeg").degrade)
+    recipe = PairRecipe(scale=2, degradation="{acme: 1, bicubic: 1}")
+    plug_in(DEGRADATIONS, entry)
+    first = plan(recipe=recipe)
+    assert read_plan(first).packages == {"acme": "acme 1.0"}
+    assert read_plan(plan(recipe=recipe)).id == read_plan(first).id
+    monkeypatch.setattr(DEGRADATIONS, "package", lambda name: "acme 1.1")
+    assert read_plan(plan(recipe=recipe)).id != read_plan(first).id
+    for action in (lambda: build(first), lambda: build_shard(first, 0)):
+        with pytest.raises(SharplineError, match=r"'acme' of acme 1\.0, here it is of acme 1\.1"):
+            action()

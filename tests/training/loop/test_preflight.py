@@ -4,13 +4,19 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
 from superres.common.errors import SharplineError, UsageError
+from superres.common.registry import PluginFailed
 from superres.dataset.manifest import DatasetInfo, read_info
+from superres.model.archs import ARCHS, ArchFacts, Architecture
 from training.loop.distributed import DistributedContext
-from training.loop.preflight import check_mlflow_access, check_training_plan
+from training.loop.preflight import check_mlflow_access, check_training_plan, try_network
 from training.recipe import load_recipe
 
 GAN = {"name": "gan", "weight": 0.1, "kind": "vanilla"}
@@ -133,3 +139,45 @@ def test_an_unavailable_mlflow_server_is_accepted(
     check_mlflow_access(server)
     monkeypatch.setattr(StatusHandler, "status", 503)
     check_mlflow_access(server)
+
+
+class Enlarged(nn.Module):
+    """Nearest enlargement by `upscale`, and `factor` times as bright."""
+
+    def __init__(self, upscale: int = 2, factor: float = 1.0) -> None:
+        super().__init__()
+        self.upscale, self.factor = upscale, nn.Parameter(torch.tensor(factor))
+
+    def forward(self, lr_bchw: Tensor) -> Tensor:
+        return functional.interpolate(lr_bchw, scale_factor=self.upscale) * self.factor
+
+
+def brighter(network: nn.Module) -> nn.Module:
+    return Enlarged(2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"facts": lambda parameters: ArchFacts(scale=3, receptive_field=1)}, r"\(1, 3, 48, 48\)"),
+        ({"reparameterise": brighter}, "merged form differs"),
+        ({"reparameterise": lambda network: None}, "TypeError: .NoneType. object"),
+    ],
+)
+def test_a_plugins_network_is_tried_before_the_training(
+    changes: dict[str, Any],
+    reason: str | None,
+    plug_in: Callable[..., None],
+    recipe_file: Callable[..., Path],
+) -> None:
+    fields = {"facts": lambda parameters: ArchFacts(scale=2, receptive_field=1), **changes}
+    plug_in(ARCHS, Architecture(name="acme_enlarged", network=Enlarged, **fields))
+    recipe = load_recipe(str(recipe_file(arch={"name": "acme_enlarged", "parameters": {}})))
+    if reason is None:
+        try_network(Enlarged(), recipe)
+        return
+    with pytest.raises(
+        PluginFailed, match=rf"network 'acme_enlarged' of acme 1.0 failed.*{reason}"
+    ):
+        try_network(Enlarged(), recipe)

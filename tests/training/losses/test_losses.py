@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from superres.common.errors import UsageError
+from superres.common.registry import PluginFailed
 from training.basicsr_bridge import discriminator, load_basicsr
+from training.losses import LOSSES
 from training.losses.fft import fft
 from training.losses.gan import GanSettings, discriminator_terms
 from training.losses.ldl import ldl
-from training.losses.loss import LossInputs, LossSettings
+from training.losses.loss import Loss, LossInputs, LossSettings
 from training.losses.loss_sum import LossSum
 from training.losses.perceptual import (
     PerceptualSettings,
@@ -253,3 +255,19 @@ def test_gradients_are_finite_for_a_perfect_output(make: Callable[[], Tensor]) -
     (pixel + ldl(output, truth, truth)).backward()
     assert output.grad is not None
     assert output.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (lambda settings, inputs: None, "`build` returned NoneType, not a function"),
+        (lambda settings, inputs: {}["missing"], "KeyError: 'missing'"),
+        (lambda settings, inputs: lambda output, hr, lr: (output - hr).abs(), "not one"),
+    ],
+)
+def test_a_wrong_loss_of_a_plugin_is_named(
+    build: Callable[..., object], reason: str, plug_in: Callable[..., None]
+) -> None:
+    plug_in(LOSSES, Loss(name="acme", build=build))
+    with pytest.raises(PluginFailed, match=rf"loss 'acme'.*{reason}"):
+        LossSum([LossSettings(name="acme", weight=1.0)])(crops(1), crops(2))

@@ -14,7 +14,7 @@ from superres.common.errors import UsageError
 from superres.common.files import file_lock, remove_abandoned, staged_folder
 from superres.dataset.manifest import INFO_NAME, DatasetInfo, LeftOut, read_info
 from training.data.pairs.seal import assemble
-from training.data.shards.plan import Plan, read_plan
+from training.data.shards.plan import Plan, read_plan, require_packages
 from training.data.shards.shards import write_shard
 from training.data.workers import WorkerTask, run_tasks
 
@@ -53,6 +53,7 @@ def build(plan_path: Path, *, workers: int = 1) -> Built:
     """
     plan = read_plan(plan_path)
     if not _is_sealed(plan, plan_path):
+        require_packages(plan)
         done = run_tasks(write_shard, _shard_tasks(plan, plan_path), workers=workers)
         for _ in track(done, "building pairs, by shards", plan.shards):
             pass
@@ -69,6 +70,7 @@ def build_shard(plan_path: Path, index: int) -> int:
         raise UsageError(f"the plan has shards 0 to {plan.shards - 1}, not {index}")
     pictures = plan.shard(index)
     if not _is_sealed(plan, plan_path):
+        require_packages(plan)
         folder = _shard_folders(plan, plan_path)[index]
         write_shard(folder, pictures, plan.scale, plan.degradation)
     return len(pictures)

@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from superres.common.environment import cpu_threads
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import sha256_bytes, write_json
 from superres.dataset.consent import ClientsPictures, refuse_clients_pictures
 from superres.dataset.manifest import INFO_NAME, LeftOut
-from superres.degrade import parse
+from superres.degrade import DEGRADATIONS, parse
 from superres.image.codecs import Limits, PictureError, inspect
 from superres.image.passport import earlier_passport
 from training.data.sources.resolve import PROVIDED, CropBox, SourcePicture
@@ -64,7 +64,8 @@ class PlannedPicture(BaseModel):
 class Plan(BaseModel):
     """The plan of a dataset: its id, its pictures and their split into shards.
 
-    `references` are pictures, such as those of benchmarks, that no pair may repeat.
+    `references` are pictures, such as those of benchmarks, that no pair may repeat. `packages` are
+    name and version of the packages that provide degradations, by degradation.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -73,6 +74,7 @@ class Plan(BaseModel):
     source: str
     scale: int
     degradation: str
+    packages: dict[str, str] = Field(default_factory=dict)
     pictures: list[PlannedPicture]
     references: list[PlannedPicture]
     left_out: list[LeftOut]
@@ -104,6 +106,7 @@ class Plan(BaseModel):
             "version": BUILD_VERSION,
             "scale": self.scale,
             "degradation": self.degradation,
+            **({"packages": self.packages} if self.packages else {}),
             "pictures": [
                 picture.model_dump(mode="json", exclude={"path", "lr_path"})
                 for picture in self.pictures
@@ -143,6 +146,7 @@ def make_plan(
         source="+".join(dict.fromkeys(picture.source for picture in pictures)),
         scale=recipe.scale,
         degradation=recipe.degradation,
+        packages=_packages_of(recipe.degradation),
         # Sorted, so that shards do not depend on the order of the sources.
         pictures=sorted(planned, key=lambda picture: picture.name),
         references=sorted(compared, key=lambda picture: picture.name),
@@ -171,6 +175,23 @@ def read_plan(path: Path) -> Plan:
         raise SharplineError(
             f"{path} is not a plan; make one with `sharpline data plan`"
         ) from error
+
+
+def require_packages(plan: Plan) -> None:
+    """Raise SharplineError where a degradation's package is not the one of the plan."""
+    for kind, package in plan.packages.items():
+        installed = DEGRADATIONS.package(kind)
+        if installed != package:
+            raise SharplineError(
+                f"the plan was made with the degradation {kind!r} of {package}, here it is of "
+                f"{installed or 'no installed package'}: install that version, or plan again"
+            )
+
+
+def _packages_of(degradation: str) -> dict[str, str]:
+    kinds = [] if is_provided_lr(degradation) else [kind for kind, _ in parse(degradation).weights]
+    packages = {kind: DEGRADATIONS.package(kind) for kind in kinds}
+    return {kind: package for kind, package in packages.items() if package is not None}
 
 
 def is_provided_lr(degradation: str) -> bool:
