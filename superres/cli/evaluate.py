@@ -38,8 +38,8 @@ def evaluate(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--metrics",
         default=",".join(DEFAULT_METRICS),
-        help=f"metrics, comma-separated: {','.join(QUALITY_METRICS.built_in)}, or those of installed "
-        "packages (default: %(default)s)",
+        help=f"metrics, comma-separated: {','.join(QUALITY_METRICS.built_in)}, or those of "
+        "installed packages (default: %(default)s)",
     )
     parser.add_argument(
         "--weights", type=Path, metavar="FOLDER", help="weights of LPIPS, DISTS, NIQE and others"
