@@ -1,19 +1,25 @@
 """Packages add networks, losses, degradations, metrics and optimizers; bad ones are left out."""
 
+import importlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import torch
 
+from release.rules import load_rules
+from superres.common.errors import UsageError
 from superres.image.codecs import Picture, decode, encode, read, write
+from superres.model.archs import Architecture
+from superres.quality.metrics import QUALITY_METRICS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "plugin-example"
@@ -89,6 +95,19 @@ def scene(seed: int) -> np.ndarray:
     return picture.clip(0, 255).astype(np.uint8)
 
 
+# Runs commands that arrive as JSON lines, in one process, because torch takes seconds to import.
+COMMANDS = """
+import contextlib, io, json, sys
+from sharpline.cli import run
+results = sys.stdout
+for line in sys.stdin:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run(json.loads(line))
+    print(json.dumps([code, out.getvalue(), err.getvalue()]), file=results, flush=True)
+"""
+
+
 class Machine:
     """An environment in which `sharpline` finds the packages of a site folder."""
 
@@ -100,27 +119,42 @@ class Machine:
             "SHARPLINE_STATE": str(root / "state"),
             "SHARPLINE_THREADS": "1",
         }
+        self._commands: subprocess.Popen[str] | None = None
 
-    def sharpline(self, *arguments: object, fails: bool = False) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [SHARPLINE, *map(str, arguments)],
+    def start(self, *command: object, **options: Any) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [*map(str, command)],
             cwd=self.root,
             env=self.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
-            timeout=240,
-            check=False,
+            **options,
         )
-        assert (done.returncode != 0) == fails, done.stderr
-        return done
+
+    def sharpline(self, *arguments: object) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error of a command."""
+        if self._commands is None:
+            self._commands = self.start(sys.executable, "-c", COMMANDS, stdin=subprocess.PIPE)
+        process = self._commands
+        assert process.stdin is not None
+        assert process.stdout is not None
+        print(json.dumps([*map(str, arguments)]), file=process.stdin, flush=True)
+        code, out, err = json.loads(process.stdout.readline())
+        return code, out, err
 
     def result(self, *arguments: object) -> dict[str, Any]:
         """The JSON result of a command."""
-        return json.loads(self.sharpline(*arguments, "--json").stdout.splitlines()[-1])
+        code, out, err = self.sharpline(*arguments, "--json")
+        assert code == 0, err
+        return json.loads(out.splitlines()[-1])
+
+    def stop(self) -> None:
+        if self._commands is not None:
+            self._commands.communicate()
 
 
 @pytest.fixture(scope="module")
-def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """With the example package and one whose entries are all bad."""
     machine = Machine(tmp_path_factory.mktemp("machine"))
     example, broken = machine.root / "example", machine.root / "broken"
@@ -130,7 +164,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Machine:
         (broken / name).write_text(text)
     install(example, machine.site)
     install(broken, machine.site)
-    return machine
+    yield machine
+    machine.stop()
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +173,7 @@ def bundle(machine: Machine) -> Path:
     """A bundle trained and published with the example package."""
     for seed in range(6):
         write(machine.root / "scenes" / f"{seed}.png", Picture(rgb_hwc=scene(seed)))
-    machine.sharpline("data", "add", "scenes", "--licence", "CC0-1.0", "--i-own-the-rights")
+    machine.result("data", "add", "scenes", "--licence", "CC0-1.0", "--i-own-the-rights")
     built = machine.result(
         *("data", "build", "scenes", "--scale", 2, "--degrade", "{posterise: 1, bicubic: 1}"),
         *("--split-every", 3, "--workers", 1),
@@ -168,14 +203,12 @@ def test_the_served_picture_is_that_of_enhance(
     machine: Machine, bundle: Path, await_true: Callable[..., Any]
 ) -> None:
     picture = machine.root / "scenes" / "0.png"
-    machine.sharpline("enhance", picture, "-o", "enhanced", "--model", bundle)
+    code, _, error = machine.sharpline("enhance", picture, "-o", "enhanced", "--model", bundle)
+    assert code == 0, error
     (enhanced,) = (machine.root / "enhanced").glob("*.png")
     models = machine.root / "models"
     shutil.copytree(bundle, models / "branches_x2")
-    command = [SHARPLINE, "serve", "--port", "0", "--models", models, "--json"]
-    with subprocess.Popen(
-        command, cwd=machine.root, env=machine.environment, stdout=subprocess.PIPE, text=True
-    ) as server:
+    with machine.start(SHARPLINE, "serve", "--port", 0, "--models", models, "--json") as server:
         try:
             assert server.stdout is not None
             url = json.loads(server.stdout.readline())["url"]
@@ -188,31 +221,17 @@ def test_the_served_picture_is_that_of_enhance(
     assert np.array_equal(decode(answer.content).rgb_hwc, read(enhanced).rgb_hwc)
 
 
-def test_the_merged_network_gives_the_same(machine: Machine, bundle: Path) -> None:
-    script = """
-import sys, torch
-from pathlib import Path
-from superres.model.archs import ARCHS, build
-from superres.model.backends.network import load_network
-from superres.model.bundle import load_bundle
-bundle = load_bundle(Path(sys.argv[1]))
-merged = load_network(bundle)
-plain = build("branches", bundle.info.arch.parameters).eval()
-plain.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in bundle.weights().items()})
-assert not any("conv1" in key for key in merged.state_dict())
-lr_bchw = torch.rand(1, 3, 20, 24)
-with torch.inference_mode():
-    torch.testing.assert_close(merged(lr_bchw), plain(lr_bchw), rtol=1e-5, atol=1e-6)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, bundle],
-        env=machine.environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_the_merged_network_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    arch: Architecture = importlib.import_module("sharpline_example.branches").ARCH
+    torch.manual_seed(0)
+    network = arch.build({"num_feat": 8, "depth": 4}).eval()
+    lr_bchw = torch.rand(1, 3, 20, 24)
+    with torch.inference_mode():
+        before = network(lr_bchw)
+        merged = arch.reparameterise(network)
+        torch.testing.assert_close(merged(lr_bchw), before, rtol=1e-5, atol=1e-6)
+    assert not any("conv1" in key for key in merged.state_dict())
 
 
 def test_a_weight_file_is_detected_by_its_keys(machine: Machine, bundle: Path) -> None:
@@ -258,22 +277,18 @@ def test_doctor_names_every_plugin_and_why_one_is_left_out(machine: Machine) -> 
         assert reason in found
 
 
-def test_gate_rules_may_name_its_metric(machine: Machine, tmp_path: Path) -> None:
+def test_gate_rules_may_name_its_metric(
+    plug_in: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    plug_in(QUALITY_METRICS, importlib.import_module("sharpline_example.mae").METRIC)
     rules = (ROOT / "release" / "rules" / "gan.yaml").read_text()
-    script = "import sys; from pathlib import Path; from release.rules import load_rules; print("
-    script += "load_rules(Path(sys.argv[1])).perceptual_metrics)"
     path = tmp_path / "rules.yaml"
-    for metric, reason in (("mae", "'mae'"), ("mea", "no metric 'mea'; did you mean mae?")):
-        path.write_text(rules.replace("metric: dists", f"metric: {metric}"))
-        done = subprocess.run(
-            [sys.executable, "-c", script, path],
-            env=machine.environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert reason in done.stdout + done.stderr
+    path.write_text(rules.replace("metric: dists", "metric: mae"))
+    assert load_rules(path).perceptual_metrics == {"lpips", "mae"}
+    path.write_text(rules.replace("metric: dists", "metric: mea"))
+    with pytest.raises(UsageError, match=r"no metric 'mea'; did you mean mae\?"):
+        load_rules(path)
 
 
 def test_a_recipe_that_needs_a_bad_plugin_learns_why(machine: Machine, tmp_path: Path) -> None:
@@ -288,9 +303,9 @@ def test_a_recipe_that_needs_a_bad_plugin_learns_why(machine: Machine, tmp_path:
         ),
     ):
         path.write_text(recipe.replace("{name: gradient, weight: 0.1, power: 1.0}", changed))
-        refused = machine.sharpline("train", path, "--data", "nowhere", fails=True)
-        assert refused.returncode == 2
-        assert reason in refused.stderr
+        code, _, error = machine.sharpline("train", path, "--data", "nowhere")
+        assert code == 2
+        assert reason in error
 
 
 def test_a_model_whose_package_is_gone_is_named_and_the_others_are_served(
