@@ -26,7 +26,7 @@ from serving.setting_groups import (
 from superres.common.console import show
 from superres.common.environment import SHARED
 from superres.common.errors import UsageError
-from superres.common.strict import nearest
+from superres.common.names import nearest
 
 PREFIX = "SHARPLINE_"
 DELIMITER = "__"

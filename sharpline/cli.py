@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from superres.common.console import say, show
 from superres.common.environment import SHARED
 from superres.common.errors import MissingExtra, SharplineError
-from superres.common.strict import did_you_mean, unknown_name
+from superres.common.names import did_you_mean, unknown_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from pydantic import (
 )
 
 from superres.common.errors import UsageError
+from superres.common.names import unknown_name
 from superres.common.registry import EntryRegistry
-from superres.common.strict import StrictModel, describe, unknown_name
+from superres.common.strict import StrictModel, describe
 from superres.degrade import Mix, parse
 from training.losses import LOSSES
 from training.losses.loss import LossSettings

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.errors import BadOptions
-from superres.common.strict import did_you_mean
+from superres.common.names import did_you_mean
 
 AUTO = "auto"
 REQUEST_PARTS = frozenset({"query", "path", "header", "body"})  # of FastAPI's error locations

@@ -21,7 +21,7 @@ from threading import RLock
 from typing import Generic, Protocol, TypeVar, cast
 
 from superres.common.errors import SharplineError, UsageError
-from superres.common.strict import unknown_name
+from superres.common.names import unknown_name
 
 log = logging.getLogger(__name__)
 

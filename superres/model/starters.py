@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from superres.common.errors import SharplineError
-from superres.common.strict import unknown_name
+from superres.common.names import unknown_name
 from superres.model.bundle import INFO_FILE, Bundle, load_bundle
 
 STARTERS = Path(__file__).resolve().parents[2] / "models"

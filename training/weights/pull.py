@@ -10,7 +10,7 @@ import httpx
 from superres.common.console import say
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import sha256_file, write_json
-from superres.common.strict import unknown_name
+from superres.common.names import unknown_name
 from training.data.fetch.transfer import RetryPolicy, Transfer
 from training.data.sources.entries import Archive
 from training.weights.official import PUBLISHED, PublishedWeights
