@@ -1,8 +1,7 @@
 """A metric (name, direction, variant and function), and the entry that its module registers."""
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,25 +63,6 @@ class QualityMetric:
 
     def __post_init__(self) -> None:
         check_fields(self, functions=("load",))
-
-
-def checked(metric: object, name: str) -> Metric:
-    """A plug-in's metric, with the value of each computation checked.
-
-    Raises TypeError or ValueError unless it is the Metric of this name.
-    """
-    if not isinstance(metric, Metric):
-        raise TypeError(f"`load` returned {type(metric).__name__}, not Metric")
-    if metric.name != name:
-        raise ValueError(f"`load` returned the metric {metric.name!r}")
-
-    def compute(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
-        value = float(metric.compute(test_hwc, truth_hwc, protocol))
-        if math.isnan(value):
-            raise NotMeasurable(f"{metric.title} is not a number for this picture")
-        return value
-
-    return replace(metric, compute=compute)
 
 
 def without_weights(metric: Metric) -> QualityMetric:

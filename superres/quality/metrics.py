@@ -3,10 +3,12 @@
 A metric is one module with a `QualityMetric`, listed below or announced by an installed package.
 """
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from superres.common.registry import EntryRegistry
 from superres.quality.metric import (
@@ -14,8 +16,8 @@ from superres.quality.metric import (
     Array,
     Metric,
     MetricUnavailable,
+    NotMeasurable,
     QualityMetric,
-    checked,
 )
 from superres.quality.protocol import Protocol
 
@@ -43,14 +45,24 @@ def load_metric(name: str, weights: Path | None = None) -> Metric:
     Raises MetricUnavailable saying what is missing, UsageError for an unknown name.
     """
     entry = QUALITY_METRICS.get(name)
-    if name in QUALITY_METRICS.built_in:
-        return entry.load(weights)
-    with QUALITY_METRICS.failures_of(name):
-        metric = checked(entry.load(weights), name)
+    return entry.load(weights) if name in QUALITY_METRICS.built_in else _checked(entry, weights)
+
+
+def _checked(entry: QualityMetric, weights: Path | None) -> Metric:
+    """A plug-in's metric. Itself and each of its values are checked; errors name the plug-in."""
+    with QUALITY_METRICS.failures_of(entry.name):
+        metric = cast("object", entry.load(weights))  # the annotation is a plug-in's promise
+        if not isinstance(metric, Metric):
+            raise TypeError(f"`load` returned {type(metric).__name__}, not Metric")
+        if metric.name != entry.name:
+            raise ValueError(f"`load` returned the metric {metric.name!r}")
 
     def compute(test_hwc: Array, truth_hwc: Array, protocol: Protocol) -> float:
-        with QUALITY_METRICS.failures_of(name):
-            return metric.compute(test_hwc, truth_hwc, protocol)
+        with QUALITY_METRICS.failures_of(entry.name):
+            value = float(metric.compute(test_hwc, truth_hwc, protocol))
+        if math.isnan(value):
+            raise NotMeasurable(f"{metric.title} is not a number for this picture")
+        return value
 
     return replace(metric, compute=compute)
 

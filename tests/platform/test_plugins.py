@@ -38,7 +38,7 @@ py-modules = ["broken_plugins", "incomplete", "raises_on_import"]
 [project.entry-points."sharpline.archs"]
 raises = "raises_on_import:ARCH"
 rrdb = "broken_plugins:ANYTHING"
-detects_all = "broken_plugins:DETECTS_ALL"
+a_detector = "broken_plugins:A_DETECTOR"
 [project.entry-points."sharpline.losses"]
 incomplete = "incomplete:LOSS"
 not_an_entry = "broken_plugins:ANYTHING"
@@ -61,8 +61,8 @@ from torch import nn
 class Nothing(nn.Module):
     def __init__(self, upscale: int = 2) -> None:
         super().__init__()
-DETECTS_ALL = Architecture(
-    name="detects_all",
+A_DETECTOR = Architecture(  # asked before `branches`
+    name="a_detector",
     network=Nothing,
     facts=lambda parameters: ArchFacts(scale=2, receptive_field=1),
     detect=lambda state: state["its own key"],
@@ -193,10 +193,11 @@ def test_a_package_trains_and_publishes_its_network(bundle: Path) -> None:
 
 
 def test_its_metric_evaluates_its_model(machine: Machine, bundle: Path) -> None:
-    evaluated = machine.result("evaluate", bundle, "--on", "scenes", "--metrics", "psnr,mae")
-    text = json.dumps(evaluated)
-    assert '"mae"' in text
-    assert "branches_x2" in text
+    card = machine.result("evaluate", bundle, "--on", "scenes", "--metrics", "psnr,mae")
+    assert card["model"] == "branches_x2"
+    assert card["refused"] == {}
+    mae = card["metrics"]["mae"]
+    assert 0 < mae["mean"] < 255
 
 
 def test_the_served_picture_is_that_of_enhance(

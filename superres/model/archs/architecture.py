@@ -4,7 +4,7 @@ import inspect
 import typing
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ class Architecture:
     weightless_parameters: frozenset[str] = frozenset()
     reparameterise: "Callable[[nn.Module], nn.Module]" = unchanged
     concat_free: "Callable[[nn.Module], nn.Module]" = unchanged
-    compiled_blocks: "tuple[type[nn.Module], ...]" = field(default=())
+    compiled_blocks: "tuple[type[nn.Module], ...]" = ()
 
     def __post_init__(self) -> None:
         from torch import nn
