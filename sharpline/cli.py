@@ -69,7 +69,9 @@ def run(argv: list[str]) -> int:
         if command is not None:
             return _call(command, argv[length:])
     if group := [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]:
-        say(f"sharpline: {unknown_name('command', ' '.join(argv[:2]), group)}")
+        missing = f"{argv[0]} is one of the commands {', '.join(group)}"
+        wrong = unknown_name("command", " ".join(argv[:2]), group)
+        say(f"sharpline: {wrong if argv[1:] else missing}")
     else:
         say(f"sharpline: no command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}\n\n{usage()}")
     return 2

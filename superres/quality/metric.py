@@ -71,10 +71,10 @@ def without_weights(metric: Metric) -> QualityMetric:
 
 
 def weights_needed(title: str, weights: Path | None) -> Path:
-    """The folder of weights, for a metric whose weights do not ship with the project."""
+    """The folder of weights, for LPIPS and DISTS, whose weights do not ship with the project."""
     if weights is None:
         raise MetricUnavailable(
             f"{title} needs its authors' weights: set their folder with --weights or "
-            f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files of our own metrics"
+            f"{WEIGHTS_VARIABLE}; docs/evaluation.md lists the files and their addresses"
         )
     return weights

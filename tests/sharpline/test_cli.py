@@ -25,6 +25,10 @@ def test_missing_and_unknown_commands_show_the_usage(capsys: pytest.CaptureFixtu
     assert "frobnicate" in capsys.readouterr().err
     assert cli.run(["enhanse", "a.png"]) == 2
     assert "no command 'enhanse'; did you mean enhance?" in capsys.readouterr().err
+    assert cli.run(["models"]) == 2
+    assert "models is one of the commands models pull, models import" in capsys.readouterr().err
+    assert cli.run(["models", "pulll", "x"]) == 2
+    assert "no command 'models pulll'; did you mean models pull?" in capsys.readouterr().err
 
 
 def test_a_misspelt_setting_is_refused_by_every_command(
