@@ -1,10 +1,16 @@
 """Online degradation is a function of (seed, step, index), on any device."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from superres.degrade import degrade, parse
+from superres.common.registry import PluginFailed
+from superres.degrade import DEGRADATIONS, degrade, parse
+from superres.degrade.degradation import Degradation
+from superres.degrade.resample import Resize
 from superres.degrade.steps import apply_to_picture
 from training.loop.online_degradation import OnlineDegradation, run
 
@@ -74,3 +80,23 @@ def test_cpu_kinds_are_applied_when_drawn() -> None:
     assert drawn.rows is None
     assert drawn.lr_bhwc_u8 is not None
     assert drawn.lr_bhwc_u8.shape == (2, 24, 24, 3)
+
+
+@pytest.mark.parametrize(
+    ("draw_rows", "reason"),
+    [
+        (lambda size, scale, seeds, shared: [[Resize(height=1, width=1, mode="area")]] * 6, "1, 1"),
+        (lambda size, scale, seeds, shared: [["blur"]] * 6, "AttributeError"),
+        (lambda size, scale, seeds, shared: {}["missing"], "KeyError: 'missing'"),
+    ],
+)
+def test_wrong_steps_of_a_plugin_are_named(
+    draw_rows: Any, reason: str, plug_in: Callable[..., None]
+) -> None:
+    """A crop of one pixel would otherwise be repeated over the whole LR crop."""
+    entry = Degradation(
+        name="acme", degrade=DEGRADATIONS.get("bicubic").degrade, draw_rows=draw_rows
+    )
+    plug_in(DEGRADATIONS, entry)
+    with pytest.raises(PluginFailed, match=rf"degradation 'acme' of acme 1\.0 failed: .*{reason}"):
+        lr_levels("acme", step=1)

@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from superres.common.errors import SharplineError, UsageError
-from superres.model.archs import build
+from superres.model.archs import ARCHS, build
 from superres.model.archs.swinir import without_derived
 from superres.model.bundle import load_bundle
 from training.weights import external, unpickle
@@ -154,6 +155,29 @@ def test_unknown_content_is_refused_with_the_reason(
     torch.save(content, tmp_path / "net.pth")
     with pytest.raises(Refused, match=reason):
         convert(read_state(tmp_path / "net.pth"))
+
+
+def test_a_plugin_cannot_take_over_the_weights_of_a_built_in_network(
+    plug_in: Callable[..., None],
+) -> None:
+    compact = ARCHS.get("compact")
+    assert compact.spandrel is not None
+    plug_in(ARCHS, replace(compact, name="acme"))
+    state = build("compact", {"num_feat": 8, "num_conv": 2}).state_dict()
+    assert convert(state)[0] == "compact"
+
+
+def test_a_detector_that_fails_is_named_and_the_next_is_asked(
+    plug_in: Callable[..., None],
+) -> None:
+    fails = replace(ARCHS.get("vdsr"), name="acme", detect=lambda state: state["its own key"])
+    finds = replace(ARCHS.get("vdsr"), name="bcme", detect=lambda state: {"num_conv": 3})
+    state = build("vdsr", {"num_conv": 3}).state_dict()
+    plug_in(ARCHS, fails, finds)
+    assert convert(state)[:2] == ("bcme", {"num_conv": 3})
+    plug_in(ARCHS, fails)
+    with pytest.raises(Refused, match=r"network is unknown.*network 'acme': KeyError"):
+        convert(state)
 
 
 def test_unsupported_networks_are_refused() -> None:
