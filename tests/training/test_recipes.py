@@ -1,5 +1,7 @@
 """Every bundled recipe trains with its losses, degradation, optimizer and schedule, scaled down."""
 
+import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from superres.model.archs import build
+from superres.model.bundle import Arch
+from training.bundles.provenance import InitialWeights
 from training.data.packs.crops import Batch
+from training.loop import checkpoint
 from training.loop.context import LoopContext
 from training.loop.loop import TrainingLoop
 from training.recipe import Recipe, load_recipe, parse_recipe, recipe_names
+from training.weights.initial import check_same_network
 
+ROOT = Path(__file__).parents[2]
 SMALL_NETWORKS: dict[str, dict[str, Any]] = {
     "rrdb": {"num_feat": 8, "num_block": 1, "num_grow_ch": 4},
     "compact": {"num_feat": 8, "num_conv": 2},
@@ -85,18 +92,76 @@ def test_a_recipe_trains(name: str, tmp_path: Path) -> None:
     def validate(weights: Mapping[str, Tensor], step: int) -> None:
         raise AssertionError("no validation is due in two steps")
 
+    tracker = RecordingTracker()
     context = LoopContext(
-        folder=tmp_path, tracker=RecordingTracker(), validate=validate, device=torch.device("cpu")
+        folder=tmp_path, tracker=tracker, validate=validate, device=torch.device("cpu")
     )
     sampler = NoiseSampler(side, recipe.scale, stage.batch)
+    expected_loss = pixel_loss(net, sampler)
     trained = TrainingLoop(net, recipe, stage, {side: sampler}, context).run()
     assert trained.steps == STEPS
     assert all(value.isfinite().all() for value in trained.weights.values())
-    changed = [key for key in before if not torch.equal(before[key], trained.weights[key])]
-    assert changed
+    assert all(
+        not torch.equal(before[key], trained.weights[key]) for key, _ in net.named_parameters()
+    )
+
+    terms = [loss.name for loss in recipe.losses]
+    if recipe.discriminator is not None:
+        terms += ["discriminator_real", "discriminator_fake"]
+        saved = checkpoint.load_newest(tmp_path)
+        assert saved is not None
+        optimizer = saved.state["discriminator"]["optimizer"]
+        assert len(optimizer["state"]) == len(optimizer["param_groups"][0]["params"])
+        assert all(state["exp_avg"].any() for state in optimizer["state"].values())
+    losses = {key: value for key, value in tracker.values.items() if key.startswith("loss/")}
+    assert losses.keys() == {f"loss/{term}" for term in terms}
+    assert all(math.isfinite(value) for value in losses.values())
+    if recipe.degradation is None:  # else the network's input is not the sampler's
+        assert losses["loss/l1"] == pytest.approx(expected_loss, rel=0.02)
 
 
-def test_adversarial_recipes_name_their_initial_weights() -> None:
-    for name in ("esrgan_gan_x4", "realesrgan_x4", "compact_real_x4"):
-        text = (Path(__file__).parents[2] / "training" / "recipes" / f"{name}.yaml").read_text()
-        assert "--init" in text.partition("\nname:")[0]
+def pixel_loss(net: nn.Module, sampler: NoiseSampler) -> float:
+    """The mean absolute error of the first steps' crops, before the training."""
+    errors = []
+    for step in range(STEPS):
+        batch = sampler.batch(step)
+        lr_bchw, hr_bchw = (
+            torch.from_numpy(crops_bhwc).permute(0, 3, 1, 2) / 255
+            for crops_bhwc in (batch.lr_bhwc_u8, batch.hr_bhwc_u8)
+        )
+        with torch.no_grad():
+            errors.append((net(lr_bchw) - hr_bchw).abs().mean().item())
+    return sum(errors) / STEPS
+
+
+def initial_recipe(name: str) -> str | None:
+    """The recipe whose weights the header of a recipe names as the initial ones."""
+    header = (ROOT / "training" / "recipes" / f"{name}.yaml").read_text().partition("\nname:")[0]
+    if "--init" not in header:
+        return None
+    for folder in re.findall(r"--init (models/\w+)", header):
+        assert (ROOT / folder / "bundle.json").is_file()
+    [other] = set(re.findall(r"\w+", header)) & set(recipe_names())
+    return other
+
+
+def test_the_initial_weights_that_a_recipe_names_fit_its_network() -> None:
+    named = {name: initial for name in recipe_names() if (initial := initial_recipe(name))}
+    adversarial = {name for name in recipe_names() if load_recipe(name).discriminator is not None}
+    assert adversarial == {"esrgan_gan_x4", "realesrgan_x4"}
+    assert adversarial | {"compact_real_x4"} <= named.keys()
+    for name, initial in named.items():
+        recipe, arch = load_recipe(name), load_recipe(initial).arch
+        given = {"name": arch.name, "parameters": arch.parameters}
+        weights = InitialWeights(
+            name=initial,
+            id=initial,
+            bundle_id=None,
+            arch=Arch.model_validate(given),
+            weights={},
+            datasets=(),
+            licences=(),
+            weights_licence=None,
+        )
+        check_same_network(recipe.arch.name, recipe.arch.parameters, weights)
+        assert load_recipe(initial).discriminator is None

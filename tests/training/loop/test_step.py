@@ -1,11 +1,12 @@
 """Training steps: gradient accumulation, out of memory, non-finite losses, compilation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from superres.model.archs import build
 from training.loop.distributed import DistributedContext
@@ -96,33 +97,57 @@ def discriminator_loss(metrics: StepMetrics) -> float:
     return sum(metrics.values[f"loss/discriminator_{side}"] for side in ("real", "fake"))
 
 
-class OutOfMemoryNet(nn.Module):
-    """Raises an out-of-memory error for micro-batches of more than `fits` crops."""
+def exceed_cpu_memory() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
 
-    def __init__(self, net: nn.Module, fits: int, error: Exception) -> None:
+
+def exceed_gpu_memory() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class OutOfMemoryNet(nn.Module):
+    """Runs out of memory for micro-batches of more than `fits` crops.
+
+    From call `since` on, counted from 0; in the `backward` pass instead of the forward one.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        fits: int,
+        exceed_memory: Callable[[], None],
+        *,
+        since: int = 0,
+        backward: bool = False,
+    ) -> None:
         super().__init__()
-        self.net, self.fits, self.error = net, fits, error
+        self.net, self.fits, self.exceed_memory = net, fits, exceed_memory
+        self.since, self.backward = since, backward
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
-        if len(lr_bchw) > self.fits:
-            raise self.error
-        return self.net(lr_bchw)
+        self.since -= 1
+        too_many = self.since < 0 and len(lr_bchw) > self.fits
+        if too_many and not self.backward:
+            self.exceed_memory()
+        output_bchw = self.net(lr_bchw)
+        if too_many:
+            output_bchw.register_hook(lambda _: self.exceed_memory())
+        return output_bchw
 
 
-OUT_OF_MEMORY = [
-    torch.OutOfMemoryError("CUDA out of memory"),
-    RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
-]
-
-
-@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("exceed_memory", [exceed_cpu_memory, exceed_gpu_memory])
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
-    error: Exception, recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+    exceed_memory: Callable[[], None],
+    backward: bool,
+    recipe: Callable[..., Recipe],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = recipe()
     _, expected = run_steps(made, 5)
     torch.manual_seed(made.seed)
-    small = train_state(made, OutOfMemoryNet(build(made.arch.name, made.arch.parameters), 2, error))
+    net = build(made.arch.name, made.arch.parameters)
+    small = train_state(made, OutOfMemoryNet(net, 2, exceed_memory, backward=backward))
     step = TrainStep(small, made, 5, DistributedContext(), CPU)
     for _ in range(2):
         step(*crops())
@@ -134,20 +159,39 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_step(
     assert "retrying with 2; the batch stays 5" in stderr
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_out_of_memory_discards_the_gradients_of_earlier_micro_batches(
+    backward: bool, recipe: Callable[..., Recipe]
+) -> None:
+    made = recipe()
+    metrics, expected = run_steps(made, 5)
+    torch.manual_seed(made.seed)
+    net = build(made.arch.name, made.arch.parameters)
+    net = OutOfMemoryNet(net, 1, exceed_cpu_memory, since=1, backward=backward)
+    small = train_state(made, net)
+    step = TrainStep(small, made, 2, DistributedContext(), CPU)
+    for each in metrics:
+        assert step(*crops()).values == pytest.approx(each, rel=1e-4)
+    assert step.micro_batch == 1
+    for one, other in zip(expected, weights(small), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
 def test_out_of_memory_with_one_crop_is_an_error_with_the_remedy(
     recipe: Callable[..., Recipe],
 ) -> None:
     made = recipe()
-    net = OutOfMemoryNet(build(made.arch.name, made.arch.parameters), 0, OUT_OF_MEMORY[0])
+    net = OutOfMemoryNet(build(made.arch.name, made.arch.parameters), 0, exceed_cpu_memory)
     with pytest.raises(BatchTooLarge, match="smaller patches"):
         TrainStep(train_state(made, net), made, 1, DistributedContext(), CPU)(*crops())
 
 
 def test_other_errors_are_not_handled_as_out_of_memory(recipe: Callable[..., Recipe]) -> None:
+    def raise_another() -> None:
+        raise RuntimeError("shapes differ")
+
     made = recipe()
-    net = OutOfMemoryNet(
-        build(made.arch.name, made.arch.parameters), 0, RuntimeError("shapes differ")
-    )
+    net = OutOfMemoryNet(build(made.arch.name, made.arch.parameters), 0, raise_another)
     with pytest.raises(RuntimeError, match="shapes differ"):
         TrainStep(train_state(made, net), made, 5, DistributedContext(), CPU)(*crops())
 
@@ -173,21 +217,51 @@ def test_a_nonfinite_discriminator_is_named_and_no_weight_is_updated(
         assert torch.equal(one, other) or not is_weight
 
 
-def test_repeated_blocks_are_compiled_each_and_other_networks_whole(
-    recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, str | None]]]:
+    """The convolutions and the mode of each graph that torch.compile traces.
+
+    The graphs run as traced, because generating their code takes minutes.
+    """
+    graphs: list[tuple[int, str | None]] = []
+
+    def run_as_traced(graph: fx.GraphModule, _: object, **options: str) -> Callable[..., object]:
+        convolutions = [node for node in graph.graph.nodes if "conv2d" in str(node.target)]
+        graphs.append((len(convolutions), options.get("mode")))
+        return graph.forward
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=run_as_traced))
+    yield graphs
+    torch.compiler.reset()
+
+
+RRDB = {"name": "rrdb", "parameters": {"num_feat": 4, "num_block": 2, "num_grow_ch": 2, "scale": 2}}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of its own modules when it traces
+@pytest.mark.parametrize(
+    ("changes", "cuda_graphs", "graph"),
+    [
+        ({}, False, (4, None)),  # the whole network
+        ({"arch": RRDB}, True, (15, "reduce-overhead")),  # a block, once for both
+    ],
+)
+def test_a_compiled_network_takes_the_same_steps_and_repeated_blocks_share_a_graph(
+    changes: dict[str, object],
+    cuda_graphs: bool,
+    graph: tuple[int, str | None],
+    recipe: Callable[..., Recipe],
+    compiled_graphs: list[tuple[int, str | None]],
 ) -> None:
-    compiled: list[tuple[str, str | None]] = []
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda self, mode: compiled.append((type(self).__name__, mode))
-    )
-    made = recipe(compile=True)
-    train_state(made)
-    assert compiled == [("SRVGGNetCompact", None)]
-    compiled.clear()
-    parameters = {"num_feat": 8, "num_block": 2, "num_grow_ch": 8, "scale": 2}
-    rrdb = recipe(compile=True, cuda_graphs=True, arch={"name": "rrdb", "parameters": parameters})
-    train_state(rrdb)
-    assert compiled == 2 * [("RRDB", "reduce-overhead")]
+    metrics, expected = run_steps(recipe(**changes), 5)
+    assert compiled_graphs == []
+    compiled = recipe(compile=True, cuda_graphs=cuda_graphs, **changes)
+    metrics_too, updated = run_steps(compiled, 5)
+    assert compiled_graphs == [graph]
+    assert metrics_too == [pytest.approx(each, rel=1e-4) for each in metrics]
+    for one, other in zip(expected, updated, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_weight_bytes_counts_all_networks(
