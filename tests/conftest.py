@@ -344,7 +344,7 @@ class PictureServer:
         from serving.app import create_app
         from serving.cli.serve import listen
 
-        app = create_app(settings, load_backend=load_backend)
+        self.app = app = create_app(settings, load_backend=load_backend)
         self.services: Services = app.state.services
         self._listener = listen("127.0.0.1", 0)
         self.port: int = self._listener.getsockname()[1]

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+
 from serving.problems import MEDIA_TYPE, PROBLEMS, TYPE_PREFIX, Problem, title_of
 from serving.requests.multipart import FILE_FIELD
 from serving.requests.negotiation import MEDIA_TYPES
@@ -45,6 +47,30 @@ def picture_body(other_content: dict[str, Any] | None = None) -> dict[str, Any]:
     """The request body of a route that accepts a picture's bytes, or `other_content`."""
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in INPUT_TYPES}
     return {"requestBody": {"required": True, "content": {**content, **(other_content or {})}}}
+
+
+def json_body(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON request body of a route that reads it itself."""
+    content = {"application/json": {"schema": inline_schema(model)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def inline_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model without references, which would point into its own definitions."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
+
+    def resolve(node: Any) -> Any:
+        if isinstance(node, list):
+            return [resolve(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        own = {key: resolve(each) for key, each in node.items() if key != "$ref"}
+        if "$ref" not in node:
+            return own
+        return resolve(definitions[node["$ref"].rpartition("/")[2]]) | own
+
+    return resolve(schema)
 
 
 def form_content(file: dict[str, Any], options: type[Options]) -> dict[str, Any]:

@@ -7,26 +7,31 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import BadOptions
 from serving.http.access import caller_of, client_of, require_key
 from serving.http.response import ClosingResponse
-from serving.http.routes.documents import BINARY, form_content, picture_body, problems
+from serving.http.routes.documents import (
+    BINARY,
+    form_content,
+    inline_schema,
+    picture_body,
+    problems,
+)
 from serving.jobs.intake import BodyLimits, store_inputs
 from serving.jobs.jobs import JobSubmission
 from serving.jobs.rows import Input, Job
 from serving.jobs.views import JobView, Receipt
-from serving.requests.body import body_timeout, limit_bytes, stream_body
+from serving.requests.json_body import read_json
 from serving.requests.keys import MAX_PRIORITY
-from serving.requests.options import Options, describe
+from serving.requests.options import Options
 from serving.services import services_of
 
 REQUIRE_KEY = [Depends(require_key)]
 router = APIRouter(tags=["jobs"])
 
 JOB_ID = Annotated[str, Path(pattern=r"^[0-9a-f]{32}$", description="the job's `id`")]
-MAX_JSON_BYTES = 1 << 20
 MAX_WAIT_SECONDS = 60.0
 KEEP_ALIVE_SECONDS = 15.0
 IDEMPOTENCY_KEY = Annotated[
@@ -105,7 +110,7 @@ def job_responses() -> dict[int | str, dict[str, Any]]:
     openapi_extra=picture_body(
         {
             **form_content({"type": "array", "items": BINARY, "minItems": 1}, JobOptions),
-            "application/json": {"schema": {"$ref": "#/components/schemas/JobRequest"}},
+            "application/json": {"schema": inline_schema(JobRequest)},
         }
     ),
 )
@@ -164,12 +169,7 @@ async def _submit_uploads(
     services = services_of(request)
     settings = services.pictures.settings
     services.pictures.admission.require_open()
-    async with body_timeout(settings.limits.body_seconds):
-        chunks = [chunk async for chunk in limit_bytes(stream_body(request), MAX_JSON_BYTES)]
-    try:
-        job_request = JobRequest.model_validate_json(b"".join(chunks), strict=True)
-    except ValidationError as error:
-        raise BadOptions(describe(error)) from error
+    job_request = await read_json(request, JobRequest, settings.limits.body_seconds)
     max_pictures = settings.jobs.max_pictures
     if len(job_request.inputs) > max_pictures:
         raise BadOptions(f"a job takes at most {max_pictures} pictures")

@@ -10,10 +10,16 @@ from pydantic import BaseModel
 from serving.errors import JobFailed
 from serving.http.access import BEARER, require_key
 from serving.http.response import ClosingResponse
-from serving.http.routes.documents import RESPONSE_HEADERS, picture_responses, problems
+from serving.http.routes.documents import (
+    RESPONSE_HEADERS,
+    json_body,
+    picture_responses,
+    problems,
+)
 from serving.http.routes.jobs import JOB_ID, REQUIRE_KEY, owner_of
 from serving.jobs.views import Receipt
 from serving.problems import MEDIA_TYPE, problem_of
+from serving.requests.json_body import read_json
 from serving.services import services_of
 
 router = APIRouter(tags=["jobs"])
@@ -81,8 +87,11 @@ async def result(
     "/v1/receipts/verify",
     summary="Check a receipt of deletion",
     dependencies=REQUIRE_KEY,
-    responses=problems(400, 401, 403, 421, 422, 429, 500, 503),
+    responses=problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503),
+    openapi_extra=json_body(Receipt),
 )
-async def verify(request: Request, receipt: Receipt) -> ReceiptVerification:
+async def verify(request: Request) -> ReceiptVerification:
     """Whether the receipt was signed with this server's key."""
-    return ReceiptVerification(valid=await services_of(request).jobs.is_authentic(receipt))
+    services = services_of(request)
+    receipt = await read_json(request, Receipt, services.pictures.settings.limits.body_seconds)
+    return ReceiptVerification(valid=await services.jobs.is_authentic(receipt))

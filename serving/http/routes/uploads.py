@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.errors import BadSignature, UploadMismatch
 from serving.http.access import client_of, require_key
-from serving.http.routes.documents import picture_body, problems
+from serving.http.routes.documents import json_body, picture_body, problems
 from serving.requests.body import body_timeout, limit_bytes, stream_body
+from serving.requests.json_body import read_json
 from serving.services import services_of
 from superres.image.codecs import TooManyBytes
 
@@ -41,15 +42,17 @@ class UploadView(BaseModel):
     status_code=201,
     summary="Create an upload",
     dependencies=[Depends(require_key)],
-    responses=problems(400, 401, 403, 413, 421, 422, 429, 500, 503, 507),
+    responses=problems(400, 401, 403, 408, 413, 415, 421, 422, 429, 500, 503, 507),
+    openapi_extra=json_body(UploadRequest),
 )
-async def create(request: Request, upload_request: UploadRequest) -> UploadView:
+async def create(request: Request) -> UploadView:
     """PUT the picture to the URL in `url`, then pass the upload's id to POST /v1/jobs."""
     services = services_of(request)
     services.pictures.admission.require_open()
-    max_bytes = services.pictures.settings.limits.max_bytes
-    if upload_request.bytes > max_bytes:
-        raise TooManyBytes(f"at most {max_bytes:,} bytes are allowed")
+    limits = services.pictures.settings.limits
+    upload_request = await read_json(request, UploadRequest, limits.body_seconds)
+    if upload_request.bytes > limits.max_bytes:
+        raise TooManyBytes(f"at most {limits.max_bytes:,} bytes are allowed")
     uploads = await services.jobs.uploads()
     upload, url = await uploads.create(
         client_of(request), upload_request.bytes, upload_request.sha256

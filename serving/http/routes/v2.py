@@ -20,7 +20,7 @@ from serving.http.access import caller_of, client_of, require_key
 from serving.http.disconnect import cancel_on_disconnect
 from serving.http.response import PictureResponse
 from serving.http.routes import health
-from serving.http.routes.documents import BINARY, problems
+from serving.http.routes.documents import BINARY, inline_schema, problems
 from serving.models.reload import ModelVersion
 from serving.requests.body import Upload, read_body
 from serving.requests.options import Options, describe
@@ -152,7 +152,7 @@ _INFER: dict[str, Any] = {
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": Inference.model_json_schema()},
+                "application/json": {"schema": inline_schema(Inference)},
                 "application/octet-stream": {"schema": BINARY},
             },
         }

@@ -1,3 +1,4 @@
+import json
 import re
 from html.parser import HTMLParser
 
@@ -94,6 +95,16 @@ def test_openapi_describes_requests_and_responses_of_enhance(server):
     assert set(form) == {"file", *Options.model_fields}
     answers = operation["responses"]
     assert set(answers["200"]["content"]) == set(MEDIA_TYPES.values())
+
+
+def test_every_reference_of_openapi_resolves(server):
+    text = server.client.get("/openapi.json").text
+    references = set(re.findall(r'"\$ref":\s*"#/([^"]+)"', text))
+    assert "components/schemas/JobView" in references
+    for reference in references:
+        node = json.loads(text)
+        for name in reference.split("/"):
+            node = node[name]
 
 
 def test_openapi_lists_every_problem_type(server):
