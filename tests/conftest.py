@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -264,7 +264,7 @@ def airflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bundle"]:
-    """Factory of tiny bundles: `tiny_bundle(name=..., error_levels=..., scale=...)`.
+    """Factory of tiny bundles: `tiny_bundle(name=..., error_levels=..., scale=..., reference=...)`.
 
     The network repeats each pixel `scale` times a side and adds `error_levels` grey levels, so its
     error on pictures of repeated pixels is known: 0 is exact. The same arguments give the same
@@ -277,6 +277,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
         error_levels: int = 0,
         scale: int = 2,
         mlflow_run: str | None = None,
+        reference: Mapping[str, Mapping[str, float]] | None = None,
     ) -> "Bundle":
         import numpy as np
         import torch
@@ -310,7 +311,7 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., "Bund
                 "training": {
                     "datasets": [{"id": "none", "source": "made by hand", "licence": "CC0-1.0"}],
                     "degradation": "bicubic",
-                    "reference": {},
+                    "reference": reference or {},
                     "steps": 0,
                     "seconds": 0.0,
                     "device": "cpu",
