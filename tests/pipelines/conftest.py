@@ -10,11 +10,14 @@ import pytest
 
 
 class FakePrometheus:
-    """Serves `alerts` at /api/v1/alerts; responds 503 while `unavailable`."""
+    """Serves `alerts` at /api/v1/alerts; responds 503 while `unavailable`.
+
+    While it `cuts`, it closes the connection after half of the response.
+    """
 
     def __init__(self, serve_http: Callable[[type[BaseHTTPRequestHandler]], str]) -> None:
-        self.alerts: list[dict[str, Any]] = []
-        self.unavailable = False
+        self.alerts: list[dict[str, Any]] | None = []
+        self.unavailable = self.cuts = False
         self.polls = 0
         fake = self
 
@@ -25,7 +28,7 @@ class FakePrometheus:
                 self.send_response(503 if fake.unavailable else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(body[: len(body) // 2] if fake.cuts else body)
 
         self.url = serve_http(Handler)
 
