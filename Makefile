@@ -23,7 +23,7 @@ up: setup ## run every service of the loop until Ctrl-C
 	@$(BIN)/sharpline up $(ARGS)
 
 ##@ Work on it
-.PHONY: test soak repeat check bench format generate pins
+.PHONY: test soak repeat mutants check bench format generate pins
 # Whole files go to one worker each, so that module fixtures start once. In the order of their names,
 # because the files with the fewest tests, which would run last, take longest. One worker more than
 # there are cores, because some tests wait for servers. The limit of 90 % is in the second call: in
@@ -43,6 +43,9 @@ endif
 
 soak: setup ## run the tests with their full counts of kills and examples: hours, not minutes
 	$(BIN)/python -m pytest --soak --timeout=3600 $(ARGS)
+
+mutants: setup ## list code changes that no test notices: SUBJECT=scheduler chooses one, CORES=1
+	@$(BIN)/python .ci/mutants.py $(SUBJECT) $(if $(CORES),--cores $(CORES)) $(ARGS)
 
 repeat: ## run the tests repeatedly: RUNS=10, LOADED=3 of them under load on every core
 	@.ci/repeat

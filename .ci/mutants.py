@@ -1,0 +1,130 @@
+"""Mutation testing of the subjects in `.ci/mutants.toml` with mutmut, on copies of the checkout.
+
+Environment, copies and results are in `build/mutants`. A stopped run continues where it was. After
+a change of a function its mutants run again, after a change of a subject's tests those that the
+tests did not notice; `rm -r build/mutants/SUBJECT` starts anew.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from configparser import ConfigParser
+from pathlib import Path
+
+from superres.common.console import say, show
+
+MUTMUT = "mutmut==3.8.1"
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / "build/mutants"
+PACKAGES = ("sharpline", "superres", "training", "release", "serving", "pipelines")
+# By exit code of a mutant's tests; mutmut defines those of pytest and its own.
+OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 5: "not covered", 33: "not covered"}
+OUTCOMES |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")
+UNNOTICED = ("survived", "not covered", "unclear")
+# A mutant may take four times as long as its tests took without it, and eight seconds more.
+OPTIONS = {"process_isolation": "forkserver", "timeout_multiplier": "4", "timeout_constant": "2"}
+# Starting pytest takes most of a mutant's time, so only the plug-ins that the tests use are loaded.
+PLUGINS = ("_hypothesis_pytestplugin", "pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin")
+QUICK = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(PLUGINS)}
+LEAVE_OUT = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
+
+
+def main() -> None:
+    subjects = tomllib.loads((ROOT / ".ci/mutants.toml").read_text())
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("subjects", nargs="*", default=list(subjects), metavar="SUBJECT")
+    parser.add_argument("--cores", type=int, default=1)
+    arguments = parser.parse_args()
+    os.nice(15)
+    mutmut = install()
+    for name in arguments.subjects:
+        folder, log = BUILD / name, BUILD / f"{name}.log"
+        say(f"mutants: {name}, progress in {log}")
+        copy_checkout(folder)
+        prepare(folder, **subjects[name])
+        command = (mutmut, "run", "--max-children", str(arguments.cores))
+        with log.open("wb") as out:
+            subprocess.run(
+                command, cwd=folder, env=os.environ | QUICK, stdout=out, stderr=out, check=True
+            )
+        report(name, folder, mutmut)
+
+
+def install() -> Path:
+    """Create mutmut's environment, which sees the packages of `.venv` but not the checkout."""
+    environment = BUILD / MUTMUT
+    mutmut = environment / "bin/mutmut"
+    if not mutmut.exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+        packages = Path(sysconfig.get_path("purelib"))
+        own_packages = environment / packages.relative_to(sys.prefix)
+        (own_packages / "venv.pth").write_text(str(packages))
+        pip = (environment / "bin/python", "-m", "pip", "-qq", "--disable-pip-version-check")
+        constraints = ROOT / "constraints.txt"
+        subprocess.run([*pip, "install", "-c", constraints, MUTMUT], check=True)
+    return mutmut
+
+
+def copy_checkout(folder: Path) -> None:
+    """Update a copy of the checkout; unchanged files keep their times, which mutmut compares."""
+    listing = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in names.rstrip("\0").split("\0"):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def prepare(folder: Path, *, sources: Sequence[str], tests: Sequence[str]) -> None:
+    """Configure mutmut; if the tests changed, forget which mutants they did not notice."""
+    lists = {
+        "source_paths": PACKAGES,
+        "only_mutate": sources,
+        "pytest_add_cli_args_test_selection": tests,
+        "pytest_add_cli_args": LEAVE_OUT,
+    }
+    config = ConfigParser()
+    config["mutmut"] = OPTIONS | {key: "\n" + "\n".join(lines) for key, lines in lists.items()}
+    with (folder / "setup.cfg").open("w") as file:
+        config.write(file)
+    files = [path for test in tests for path in (folder / test, *(folder / test).rglob("*.py"))]
+    contents = b"".join(path.read_bytes() for path in sorted(files) if path.is_file())
+    seen, digest = folder / "tests.sha256", hashlib.sha256(contents).hexdigest()
+    if seen.exists() and seen.read_text() != digest:
+        (folder / "mutants/mutmut-stats.json").unlink(missing_ok=True)
+        for path in (folder / "mutants").rglob("*.py.meta"):
+            meta = json.loads(path.read_text())
+            for mutant, code in meta["exit_code_by_key"].items():
+                if outcome(code) in UNNOTICED:
+                    meta["exit_code_by_key"][mutant] = None
+            path.write_text(json.dumps(meta))
+    seen.write_text(digest)
+
+
+def outcome(code: int | None) -> str:
+    return OUTCOMES.get(code, "unclear") if code is not None else "unclear"
+
+
+def report(name: str, folder: Path, mutmut: Path) -> None:
+    metas = [json.loads(path.read_text()) for path in (folder / "mutants").rglob("*.py.meta")]
+    outcomes = {
+        mutant: outcome(code) for meta in metas for mutant, code in meta["exit_code_by_key"].items()
+    }
+    for mutant in sorted(mutant for mutant in outcomes if outcomes[mutant] in UNNOTICED):
+        show(subprocess.check_output([mutmut, "show", mutant], cwd=folder, text=True))
+    counts = Counter(outcomes.values())
+    score = (counts["killed"] + counts["timed out"]) / len(outcomes)
+    numbers = ", ".join(f"{counts[kind]} {kind}" for kind in ("killed", "timed out", *UNNOTICED))
+    show(f"{name}: {len(outcomes)} mutants, {numbers}; score {score:.1%}")
+
+
+if __name__ == "__main__":
+    main()
