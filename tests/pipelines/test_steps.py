@@ -138,7 +138,10 @@ def test_fine_tuning_passes_the_champion_only_if_there_is_one(state, monkeypatch
     monkeypatch.setattr(steps, "step", lambda *arguments: passed.extend(map(str, arguments)) or {})
     write_index(state, compact_x4={"champion": champion})
     fine_tune("compact_x4", "/data/1", "finetune", "finetune by-hand-1")
-    assert passed[:4] == ["train", "compact_x4", "--data", "/data/1"]
-    assert passed[-6:-2] == ["--profile", "finetune", "--parent-run", "finetune by-hand-1"]
-    assert passed[-2:] == ["--out", str(state / "runs")]
-    assert ("--init" in passed) == (champion is not None)
+    bundle = state / "models" / "by-sha" / "abc"
+    assert passed == [
+        *("train", "compact_x4", "--data", "/data/1"),
+        *(() if champion is None else ("--init", str(bundle))),
+        *("--profile", "finetune", "--parent-run", "finetune by-hand-1"),
+        *("--out", str(state / "runs")),
+    ]

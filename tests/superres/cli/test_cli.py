@@ -1,6 +1,8 @@
 """The commands `sharpline evaluate` and `sharpline enhance`."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from sharpline.cli import run
 from superres.image.codecs import Picture, decode, encode, read, write
+from superres.image.resize import imresize
 
 
 def random_picture(height: int, width: int, seed: int = 0) -> Picture:
@@ -23,11 +26,34 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+def repeated(lr_hwc: np.ndarray) -> np.ndarray:
+    """The output of the tiny bundle's network."""
+    return lr_hwc.repeat(2, axis=0).repeat(2, axis=1)
+
+
+def expected_psnr(
+    folder: Path, channel: str, enlarge: Callable[[np.ndarray], np.ndarray] = repeated
+) -> dict[str, float]:
+    """The PSNR of each picture, downscaled and enlarged."""
+    scores = {}
+    for path in sorted(folder.iterdir()):
+        rgb_hwc = read(path).rgb_hwc
+        even_hwc = rgb_hwc[: rgb_hwc.shape[0] // 2 * 2, : rgb_hwc.shape[1] // 2 * 2]
+        lr_hwc = imresize(even_hwc, scale=0.5)
+        pair = [enlarge(lr_hwc).astype(float), even_hwc.astype(float)]
+        if channel == "y":  # BT.601, from 16 to 235
+            pair = [each @ (65.481, 128.553, 24.966) / 255 + 16 for each in pair]
+        errors = (pair[0] - pair[1])[2:-2, 2:-2]
+        scores[path.stem] = 10 * np.log10(255**2 / np.mean(errors**2))
+    return scores
+
+
 def test_evaluate_prints_scores_with_their_protocol(
     tiny_bundle, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tiny_bundle()
-    assert run(["evaluate", str(bundle.root), "--on", str(pictures), "--json"]) == 0
+    arguments = ["--on", str(pictures), "--backend", "torch", "--json"]
+    assert run(["evaluate", str(bundle.root), *arguments]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["protocol"] == {
         "dataset": "in",
@@ -38,10 +64,12 @@ def test_evaluate_prints_scores_with_their_protocol(
         "ssim": "gaussian-11-1.5",
         "bit_depth": 8,
     }
-    assert [picture["name"] for picture in result["pictures"]] == ["one", "two"]
-    means = np.mean([picture["psnr"] for picture in result["pictures"]])
-    assert result["psnr"] == pytest.approx(means)
-    assert 5 < result["bicubic"]["psnr"] < 40
+    expected = expected_psnr(pictures, "y")
+    scores = {picture["name"]: picture["psnr"] for picture in result["pictures"]}
+    assert scores == pytest.approx(expected, abs=0.01)
+    assert result["psnr"] == pytest.approx(np.mean(list(expected.values())), abs=0.01)
+    bicubic = expected_psnr(pictures, "y", lambda lr_hwc: imresize(lr_hwc, scale=2))
+    assert result["bicubic"]["psnr"] == pytest.approx(np.mean(list(bicubic.values())), abs=0.01)
 
 
 def test_evaluate_shows_a_table(
@@ -60,7 +88,10 @@ def test_evaluate_shows_a_table(
     ]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
-    assert "mean" in shown
+    expected = expected_psnr(pictures, "rgb")
+    rows = [*expected.items(), ("PSNR dB", np.mean(list(expected.values())))]
+    for name, psnr in rows:
+        assert re.search(rf"{name} +\W {psnr:.2f} ", shown), name
     assert "RGB" in shown
 
 
@@ -103,18 +134,19 @@ def test_one_bad_picture_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "code", "reason"),
     [
-        (["absent.png"], "does not exist"),
-        (["IN/one.png", "IN2/one.png"], "would both become"),
-        (["EMPTY"], "no pictures found"),
-        (["IN", "--model", "nonsense"], "no model 'nonsense'"),
-        (["IN", "--model", "EMPTY"], "not a model bundle"),
-        (["IN", "--quality", "0"], "1 to 100"),
+        (["absent.png"], 1, "does not exist"),
+        (["IN/one.png", "IN2/one.png"], 1, "would both become"),
+        (["EMPTY"], 1, "no pictures found"),
+        (["IN", "--model", "nonsense"], 1, "no model 'nonsense'"),
+        (["IN", "--model", "EMPTY"], 1, "not a model bundle"),
+        (["IN", "--quality", "0"], 2, "1 to 100"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(
     arguments: list[str],
+    code: int,
     reason: str,
     pictures: Path,
     tmp_path: Path,
@@ -132,7 +164,7 @@ def test_wrong_arguments_are_refused_before_any_work(
         for argument in arguments
     ]
     model = [] if "--model" in arguments else ["--model", str(tiny_bundle().root)]
-    assert run(["enhance", *arguments, "-o", str(tmp_path / "out"), *model]) in (1, 2)
+    assert run(["enhance", *arguments, "-o", str(tmp_path / "out"), *model]) == code
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
