@@ -25,7 +25,7 @@ from serving.batching.tiles import (
 )
 
 Clock = Callable[[], float]
-Rank = tuple[int, float, int]  # charged pixels in quanta, deadline, serial; the lowest goes first
+Rank = tuple[float, float, int]  # charged pixels in quanta, deadline, serial; the lowest goes first
 
 
 class FairShares:
@@ -192,12 +192,12 @@ class Scheduler:
 
     def _client_rank(self, request: TileRequest) -> Rank:
         """The rank of the request's client."""
-        quanta = int(self._clients[request.client].charged // self._limits.fair_pixels)
+        quanta = self._clients[request.client].charged // self._limits.fair_pixels
         return (quanta, request.deadline_seconds, request.serial)
 
     def _request_rank(self, request: TileRequest) -> Rank:
         """The rank of a request among those of its client."""
-        quanta = int(request.charged // self._limits.fair_pixels)
+        quanta = request.charged // self._limits.fair_pixels
         return (quanta, request.deadline_seconds, request.serial)
 
     def _next_of_each_client(self, batch_key: BatchKey) -> list[TileRequest]:

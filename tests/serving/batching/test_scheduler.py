@@ -105,12 +105,14 @@ def test_tile_larger_than_the_limit_gets_its_own_batch(clock):
     assert len(scheduler.take().items) == 1
 
 
-def test_earlier_deadline_goes_first_at_equal_service(clock):
+@pytest.mark.parametrize("client", [None, "one"], ids=["two clients", "one client"])
+@pytest.mark.parametrize("deadlines", [(30.0, 20.0), (20.0, 30.0)])
+def test_earlier_deadline_goes_first_at_equal_service(clock, deadlines, client):
     scheduler = scheduler_of(clock, max_tiles=1)
-    late, _ = admit(scheduler, 1, deadline=30.0)
-    early, _ = admit(scheduler, 1, deadline=20.0)
-    served = [scheduler.take().items[0].request.serial for _ in range(2)]
-    assert served == [early.serial, late.serial]
+    for deadline in deadlines:
+        admit(scheduler, 1, deadline=deadline, client=client)
+    served = [scheduler.take().items[0].request.deadline_seconds for _ in range(2)]
+    assert served == [20.0, 30.0]
 
 
 def test_earlier_deadline_exceeds_its_fair_share_by_fair_pixels_only(clock):
@@ -174,9 +176,34 @@ def test_returning_client_has_neither_credit_nor_debt(clock):
     assert abs(shares[again.serial] - shares[other.serial]) <= 1
 
 
+@pytest.mark.parametrize("client", [None, "one"], ids=["three clients", "one client"])
+def test_newcomer_gets_the_same_share_as_those_already_served(clock, client):
+    scheduler = scheduler_of(clock)
+    requests = [admit(scheduler, 100, client=client)[0] for _ in range(2)]
+    for _ in range(20):
+        scheduler.take()
+    requests.append(admit(scheduler, 100, client=client)[0])
+    shares = Counter()
+    for _ in range(6):
+        shares += owners(scheduler.take())
+    assert all(abs(shares[request.serial] - 8) <= 1 for request in requests), shares
+
+
+def test_closed_client_is_forgotten(clock):
+    """Tiles that it was served before the others are no debt when it returns."""
+    scheduler = scheduler_of(clock, max_tiles=1, fair_tiles=8)
+    first, _ = admit(scheduler, 8, client="busy", deadline=1.0)
+    admit(scheduler, 20, client="other", deadline=2.0)
+    for _ in range(8):
+        assert owners(scheduler.take()) == {first.serial: 1}
+    scheduler.close(first)
+    again, _ = admit(scheduler, 1, client="busy", deadline=1.0)
+    assert owners(scheduler.take()) == {again.serial: 1}
+
+
 def test_background_request_runs_one_tile_at_a_time_while_no_other_is_open(clock):
     scheduler = scheduler_of(clock)
-    shadow, _ = admit(scheduler, 3, background=True)
+    shadow, receiver = admit(scheduler, 3, background=True)
     picture, _ = admit(scheduler, 4)
     assert owners(scheduler.take()) == {picture.serial: 4}
     assert scheduler.take() is None, "without its results the request is still open"
@@ -186,8 +213,11 @@ def test_background_request_runs_one_tile_at_a_time_while_no_other_is_open(clock
     for _ in range(3):
         batch = scheduler.take()
         assert owners(batch) == {shadow.serial: 1}
+        assert (batch.batch_key, batch.capacity) == (batch_key(), 1)
         scheduler.deliver(batch, batch.tiles)
     assert scheduler.take() is None
+    assert [index for index, _ in receiver.results] == [0, 1, 2]
+    assert all(tile.shape == (4, 4, 3) for _, tile in receiver.results)
 
 
 def test_closed_background_request_is_removed(clock):
@@ -225,10 +255,19 @@ def test_failed_batch_fails_its_own_requests_only(clock):
     assert scheduler.wait_seconds() is None
 
 
+def test_results_that_are_fewer_than_the_tiles_are_an_error(clock):
+    scheduler = scheduler_of(clock)
+    admit(scheduler, 4)
+    batch = scheduler.take()
+    with pytest.raises(ValueError, match="shorter"):
+        scheduler.deliver(batch, batch.tiles[:3])
+
+
 def test_closed_requests_tiles_are_dropped_and_their_results_not_delivered(clock):
     scheduler = scheduler_of(clock, max_tiles=2)
     closed, receiver = admit(scheduler, 6)
     batch = scheduler.take()
+    scheduler.close(closed)
     scheduler.close(closed)
     assert scheduler.queued_tiles() == {}
     scheduler.put(closed, [(9, np.zeros((4, 4, 3), np.uint8))])

@@ -44,11 +44,13 @@ def test_full_server_refuses(admission):
 
 def test_draining_refuses_new_requests_and_keeps_admitted_ones(admission):
     with admission.admit() as admitted:
+        assert not admission.draining
         admission.drain()
         assert admission.draining
         admitted.reserve_bytes(50)
-        with pytest.raises(Draining), admission.admit():
+        with pytest.raises(Draining, match="shutting down") as refusal, admission.admit():
             pass
+        assert refusal.value.headers() == {"Retry-After": "5"}
 
 
 def test_body_over_the_limit_is_refused(admission):
@@ -59,13 +61,17 @@ def test_body_over_the_limit_is_refused(admission):
             admitted.reserve_bytes(1)
 
 
-def test_total_bytes_are_limited_except_for_a_single_request(admission):
+def test_total_bytes_are_limited_except_for_a_single_request(clock):
+    limits, queue = LimitSettings(max_bytes=200), QueueSettings(max_bytes=150)
+    admission = Admission(limits, queue, CostModel(), clock=clock)
     with admission.admit() as first, admission.admit() as second:
         first.reserve_bytes(100)
         second.reserve_bytes(50)
-        with pytest.raises(QueueFull, match="uploads"):
+        with pytest.raises(QueueFull, match="uploads") as refusal:
             second.reserve_bytes(10)
+        assert refusal.value.headers() == {"Retry-After": "1"}
     with admission.admit() as third:
+        third.reserve_bytes(100)
         third.reserve_bytes(100)
 
 
@@ -76,12 +82,16 @@ def test_total_output_pixels_are_limited_except_for_a_single_picture(admission):
             second.reserve_output(10, 10, "png")
     with admission.admit() as first, admission.admit() as second:
         first.reserve_output(20, 20, "png")
+        with pytest.raises(QueueFull, match="answers"):
+            second.reserve_output(20, 31, "png")
         second.reserve_output(20, 30, "png")
 
 
 def test_answer_over_its_own_limit_is_refused(admission):
-    with admission.admit() as admitted, pytest.raises(OutputTooLarge, match="40,000x30,000"):
-        admitted.reserve_output(40_000, 30_000, "png")
+    with admission.admit() as admitted:
+        admitted.reserve_output(40_000, 25_000, "png")
+        with pytest.raises(OutputTooLarge, match="40,000x25,001"):
+            admitted.reserve_output(40_000, 25_001, "png")
 
 
 @pytest.mark.parametrize(("format", "longest"), [("webp", 16_383), ("jpeg", 65_500)])
@@ -108,12 +118,27 @@ def test_retry_after_follows_the_measured_rate(admission, clock):
             assert refusal.value.headers() == {"Retry-After": "4"}
 
 
-def busy_admission(clock, workloads, *, costs=None, **queue):
+def test_the_measured_rate_is_an_average_of_which_the_last_answer_is_a_fifth(clock):
+    queue = QueueSettings(max_pictures=1)
+    admission = Admission(LimitSettings(), queue, CostModel(), clock=clock)
+    clock.seconds = 1000.0
+    for pixels, seconds in ((50, 0.5), (500, 10.0)):  # 100, then 50 pixels a second
+        with admission.admit() as admitted:
+            admitted.reserve_output(pixels, 1, "png")
+            clock.seconds += seconds
+    with admission.admit() as admitted:
+        admitted.reserve_output(180, 1, "png")
+        with pytest.raises(QueueFull) as refusal, admission.admit():
+            pass
+    assert refusal.value.seconds == pytest.approx(180 / (0.8 * 100 + 0.2 * 50))
+
+
+def busy_admission(clock, workloads, *, device_count=1, **queue):
     """An admission with admitted requests; `workloads` are (client, seconds)."""
-    costs = costs or CostModel()
+    costs = CostModel()
     costs.learn("m", pixels=1000, seconds=1.0)
     settings = QueueSettings(**{"max_wait_seconds": 4, "max_stretch": 8, **queue})
-    admission = Admission(LimitSettings(), settings, costs, clock=clock)
+    admission = Admission(LimitSettings(), settings, costs, device_count, clock)
     held = ExitStack()
     for client, seconds in workloads:
         admitted = held.enter_context(admission.admit(client))
@@ -156,7 +181,45 @@ def test_client_with_a_long_backlog_is_refused_while_another_is_admitted(clock):
     assert retry_seconds_of(admission, "other", 1000) is None
 
 
+@pytest.mark.parametrize(
+    ("workloads", "device_count", "seconds"),
+    [
+        ([("a", 4.5)], 1, 0.5),
+        ([("a", 20.0)], 1, 16.0),
+        ([("a", 15.0), ("a", 5.0), ("b", 0.5)], 1, 16.5),
+        ([("a", 20.0)], 2, 6.0),
+    ],
+)
+def test_retry_after_is_the_time_until_the_request_may_wait_for_the_rest(
+    clock, workloads, device_count, seconds
+):
+    """A picture of one second on one device may wait four seconds longer than it takes."""
+    admission, held = busy_admission(clock, workloads, device_count=device_count, max_stretch=1)
+    with held:
+        assert retry_seconds_of(admission, "a", 1000) == pytest.approx(seconds, abs=1e-3)
+
+
+def test_refusal_states_the_predicted_and_the_allowed_time(clock):
+    admission, held = busy_admission(clock, [("a", 40.0)], device_count=2)
+    message = r"would take 20\.5 seconds; at most 4\.5 are allowed"
+    with held, admission.admit("a") as admitted, pytest.raises(QueueFull, match=message):
+        admitted.reserve_work("m", 1000, 1e9)
+
+
+def test_only_reserved_and_unfinished_work_remains(clock):
+    admission, _ = busy_admission(clock, [])
+    with admission.admit() as admitted:
+        assert admitted.remaining_seconds == 0.0
+        admitted.reserve_work("never run", 1000, 1e9)
+        assert admitted.remaining_seconds == 0.0
+        admitted.reserve_work("m", 1000, 1e9)
+        assert admitted.remaining_seconds == pytest.approx(1.0)
+        admitted.work_done(1.5)
+        assert admitted.remaining_seconds == 0.0
+
+
 def test_deadline_that_cannot_be_met_is_refused(clock):
+    clock.seconds = 1000.0
     admission, _ = busy_admission(clock, [("a", 3.0)])
     assert retry_seconds_of(admission, "b", 1000, deadline=clock() + 1.5) is not None
     assert retry_seconds_of(admission, "b", 1000, deadline=clock() + 2.5) is None
@@ -232,8 +295,16 @@ def test_cost_follows_recent_batches():
     for _ in range(60):
         costs.learn("m", pixels=100, seconds=3.0)
     assert costs.seconds("m", 100) == pytest.approx(3.0, rel=0.01)
-    costs.learn("m", pixels=0, seconds=1.0)
     assert costs.per_pixel() == {"m": pytest.approx(0.03, rel=0.01)}
+
+
+def test_batch_without_pixels_or_measurable_time_is_no_measurement():
+    costs = CostModel()
+    costs.learn("m", pixels=0, seconds=1.0)
+    costs.learn("m", pixels=1, seconds=0.0)
+    assert costs.seconds("m", 1) is None
+    costs.learn("m", pixels=1, seconds=0.5)
+    assert costs.seconds("m", 4) == pytest.approx(2.0)
 
 
 def test_slow_small_batch_hardly_changes_the_estimate_for_large_ones():
