@@ -44,7 +44,7 @@ def imresize(
 
 
 def _resample(picture: Array, axis: int, out_length: int, scale: float) -> Array:
-    if picture.shape[axis] == out_length and scale == 1.0:
+    if scale == 1.0:
         return picture
     rows_first = np.ascontiguousarray(picture.swapaxes(0, axis))
     factor = rows_first.shape[0] // out_length

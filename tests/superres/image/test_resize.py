@@ -55,12 +55,53 @@ def test_values_computed_by_hand() -> None:
     height=st.integers(1, 20),
     width=st.integers(1, 20),
     value=st.integers(0, 255),
-    scale=st.sampled_from([0.25, 0.5, 2, 3, 4]),
+    scale=st.sampled_from([0.25, 0.3, 0.5, 0.7, 2, 3, 4]),
 )
 def test_flat_pictures_stay_flat(height: int, width: int, value: int, scale: float) -> None:
     result = imresize(np.full((height, width, 3), value, np.uint8), scale=scale)
     assert result.shape == (int(np.ceil(height * scale)), int(np.ceil(width * scale)), 3)
     assert (result == value).all()
+
+
+@given(
+    length=st.integers(1, 12),
+    out_length=st.integers(1, 12),
+    dtype=st.sampled_from([np.uint8, np.uint16]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_integers_are_the_rounded_floats(length: int, out_length: int, dtype, seed: int) -> None:
+    top = np.iinfo(dtype).max
+    picture = np.random.default_rng(seed).integers(0, top + 1, (length, 5, 3)).astype(dtype)
+    exact = imresize(picture.astype(np.float64), size=(out_length, 5))
+    expected = np.clip(np.floor(exact + 0.5), 0, top)
+    np.testing.assert_array_equal(imresize(picture, size=(out_length, 5)), expected)
+
+
+def test_the_side_with_the_smaller_factor_is_resampled_first() -> None:
+    """Rounding between the two passes shows their order; rows are first for equal factors."""
+    tall = np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+    wide = tall.swapaxes(0, 1)
+    rows_first = imresize(imresize(tall, size=(9, 16)), size=(9, 20))
+    np.testing.assert_array_equal(imresize(tall, size=(9, 20)), rows_first)
+    np.testing.assert_array_equal(imresize(wide, size=(20, 9)), rows_first.swapaxes(0, 1))
+    columns_first = imresize(imresize(tall, size=(24, 20)), size=(9, 20))
+    assert (rows_first != columns_first).any()
+
+
+def test_a_size_and_its_factor_give_the_same_picture() -> None:
+    picture = np.random.default_rng(0).random((6, 10, 3))
+    np.testing.assert_array_equal(imresize(picture, size=(15, 25)), imresize(picture, scale=2.5))
+
+
+def test_a_factor_that_keeps_the_rounded_up_size_still_resamples() -> None:
+    picture = np.random.default_rng(0).random((3, 3))
+    assert imresize(picture, scale=0.9).shape == picture.shape
+    assert not np.allclose(imresize(picture, scale=0.9), picture, atol=1e-3)
+
+
+def test_double_precision_is_kept() -> None:
+    picture = np.full((4, 4), 1 / 3)
+    np.testing.assert_allclose(imresize(picture, scale=1.7), 1 / 3, rtol=1e-14)
 
 
 def test_dtypes_are_kept_and_integers_clipped() -> None:
@@ -78,5 +119,5 @@ def test_dtypes_are_kept_and_integers_clipped() -> None:
 def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(SharplineError, match="nothing"):
         imresize(np.zeros((4, 4, 3), np.uint8), size=(0, 4))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="a scale or a size"):
         imresize(np.zeros((4, 4, 3), np.uint8))
