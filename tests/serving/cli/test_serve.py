@@ -56,6 +56,7 @@ class ServerRun(NamedTuple):
     exit_code: int
     modules: list
     errors: str
+    headers: httpx.Headers
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,7 @@ def server_run(process, tiny_bundle, noise_png, tmp_path_factory):
     shutil.copytree(tiny_bundle().root, folder / "compact_x2")
     running, address = process(folder)
     await_ready(address["url"])
+    headers = httpx.get(f"{address['url']}/livez").headers
     data = noise_png(400, 400)
     half = len(data) // 2
     admitted = [half_sent(address["port"], data[:half], len(data)) for _ in range(8)]
@@ -130,7 +132,8 @@ def server_run(process, tiny_bundle, noise_png, tmp_path_factory):
         connection.send(data[half:])
     statuses = [status_of(connection) for connection in admitted]
     output, errors = running.communicate(timeout=120)
-    return ServerRun(address, statuses, late_status, running.returncode, json.loads(output), errors)
+    modules = json.loads(output)
+    return ServerRun(address, statuses, late_status, running.returncode, modules, errors, headers)
 
 
 def status_of(connection):
@@ -151,6 +154,11 @@ def test_command_prints_its_bound_address(server_run):
     assert server_run.address["port"] > 0
     assert server_run.address["url"] == f"http://127.0.0.1:{server_run.address['port']}"
     assert server_run.address["url"] in server_run.errors
+
+
+def test_responses_do_not_name_the_server_software(server_run):
+    assert server_run.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Server" not in server_run.headers
 
 
 def test_sigterm_lets_every_admitted_picture_be_answered(server_run):

@@ -1,8 +1,12 @@
 """Files and folders are written atomically; locks are exclusive and end with their process."""
 
 import json
+import os
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,13 +17,26 @@ from superres.common.errors import SharplineError
 from superres.common.files import file_lock, sha256_bytes, sha256_file, staged_folder, write_json
 
 
+@contextmanager
+def full_disk(max_bytes: int) -> Iterator[None]:
+    """Let no file of this process become larger; the error is EFBIG instead of ENOSPC."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
 def test_a_failed_write_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "value.json"
     write_json(path, {"a": 1})
+    with full_disk(1000), pytest.raises(SharplineError, match=r"cannot write .*value\.json: File"):
+        write_json(path, {"a": "2" * 2000})
+    assert json.loads(path.read_text()) == {"a": 1}
     path.with_name("folder").mkdir()
     with pytest.raises(SharplineError, match="cannot write"):
         write_json(path.with_name("folder"), {"a": 2})
-    assert json.loads(path.read_text()) == {"a": 1}
     assert sorted(each.name for each in tmp_path.iterdir()) == ["folder", "value.json"]
     assert sha256_file(path) == sha256_bytes(path.read_bytes())
 
@@ -67,8 +84,11 @@ def test_threads_and_state_come_from_the_environment(
     monkeypatch.setenv("SHARPLINE_STATE", str(tmp_path))
     assert cpu_threads() == 3
     assert state_folder() == tmp_path
+    monkeypatch.delenv("SHARPLINE_THREADS")
+    default = cpu_threads()
+    assert default == len(os.sched_getaffinity(0))
     monkeypatch.setenv("SHARPLINE_THREADS", "many")
-    assert cpu_threads() >= 1
+    assert cpu_threads() == default
 
 
 def test_progress_is_logged_in_lines_without_a_terminal(

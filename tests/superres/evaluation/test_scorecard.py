@@ -25,6 +25,7 @@ from superres.evaluation.scorecard_json import json_of
 from superres.evaluation.tables import network, size, trained
 from superres.image.codecs import Picture, write
 from superres.model.backends import load_backend
+from superres.model.backends.torch_backend import TorchBackend
 from superres.model.starters import STARTERS, find_bundles
 from superres.model.upscaler import Upscaler
 from superres.quality import Protocol, ProtocolMismatch
@@ -38,9 +39,9 @@ TORCH = ("--backend", "torch", "--channel", "rgb")  # OpenVINO takes seconds to 
 PROTOCOL = Protocol(dataset="made", scale=2, channel="rgb", border=2)
 
 
-def pair(seed: int, low: int = 60, high: int = 180) -> Pair:
+def pair(seed: int, low: int = 60, high: int = 180, height: int = 36) -> Pair:
     """Each input pixel is a square of ground truth, which the model outputs up to an offset."""
-    lr = np.random.default_rng(seed).integers(low, high, (36, 40, 3), dtype=np.uint8)
+    lr = np.random.default_rng(seed).integers(low, high, (height, 40, 3), dtype=np.uint8)
     hr = lr.repeat(2, axis=0).repeat(2, axis=1)
     return Pair(name=f"p<{seed}>", lr=Picture(rgb_hwc=lr), hr=Picture(rgb_hwc=hr))
 
@@ -107,6 +108,32 @@ def test_tiled_and_whole_inference_are_compared_and_differ_invisibly(scored) -> 
     assert reports[0].comparison is not None
     assert reports[0].comparison.levels_hw.shape == (72, 80)
     np.testing.assert_array_equal(reports[0].comparison.tiled.rgb_hwc, reports[0].evaluated.rgb_hwc)
+
+
+def test_the_seams_of_a_model_that_sees_more_than_its_halo_are_measured(tiny_bundle) -> None:
+    class DarkensByTile(TorchBackend):
+        """Subtracts a tenth of the tile's height, in levels, from each pixel."""
+
+        def forward(self, tiles_bhwc: np.ndarray) -> np.ndarray:
+            levels = tiles_bhwc.shape[1] // 10
+            unit = 1 if tiles_bhwc.dtype == np.uint8 else 1 / 255
+            return super().forward(tiles_bhwc) - tiles_bhwc.dtype.type(levels * unit)
+
+    bundle = tiny_bundle()
+    upscaler = Upscaler(bundle, DarkensByTile(bundle, device="cpu"))
+    large = pair(1, height=100)
+    card = make_scorecard(upscaler, [large], PROTOCOL, (PSNR, SSIM), compare_tiling=True)
+    tiled, whole = (
+        make(large.lr).rgb_hwc.astype(int) for make in (upscaler.upscale, upscaler.whole)
+    )
+    difference = np.abs(tiled - whole).max()
+    assert difference > 2
+    assert card.seam_levels == pytest.approx(difference)
+    error_tiled, error_whole = (
+        np.mean((each - large.hr.rgb_hwc)[2:-2, 2:-2] ** 2.0) for each in (tiled, whole)
+    )
+    change = 10 * np.log10(error_whole / error_tiled)
+    assert card.pictures[0].seam_psnr_change == pytest.approx(change, abs=1e-6)
 
 
 def test_summaries_of_different_protocols_or_variants_are_not_compared(scored) -> None:
