@@ -32,8 +32,15 @@ UNNOTICED = ("survived", "not covered", "unclear")
 # A mutant may take four times as long as its tests took without it, and eight seconds more.
 OPTIONS = {"process_isolation": "forkserver", "timeout_multiplier": "4", "timeout_constant": "2"}
 # Starting pytest takes most of a mutant's time, so only the plug-ins that the tests use are loaded.
-PLUGINS = ("_hypothesis_pytestplugin", "pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin")
-QUICK = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": ",".join(PLUGINS)}
+PLUGINS = (
+    *("_hypothesis_pytestplugin", "pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin"),
+    "fastest_first",
+)
+QUICK = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTEST_PLUGINS": ",".join(PLUGINS),
+    "PYTHONPATH": str(ROOT / ".ci"),
+}
 LEAVE_OUT = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
 
 
