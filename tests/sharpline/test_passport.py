@@ -124,17 +124,13 @@ def test_a_bundle_of_an_unknown_format_is_reported(tmp_path, capsys):
 
 
 def test_an_unavailable_registry_is_reported(tmp_path, models, capsys, monkeypatch):
-    from release import registry
-    from release.versions import RegistryUnavailable
-
-    def unavailable(*_):
-        raise RegistryUnavailable("the registry is unavailable")
-
     monkeypatch.setenv("SHARPLINE_MLFLOW_URI", "http://127.0.0.1:9")
-    monkeypatch.setattr(registry.Registry, "find_version", unavailable)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     file = with_passport(tmp_path / "a.png", "0" * 64)
     assert run(["passport", file, "--models", str(models)]) == 1
-    assert "the registry is unavailable" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "sharpline: the registry at http://127.0.0.1:9 failed (" in error
+    assert error.rstrip().endswith("check that it runs and try again")
 
 
 def test_unreadable_files_are_reported(tmp_path, capsys):

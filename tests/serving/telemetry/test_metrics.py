@@ -2,6 +2,8 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+
 from serving.enhance.costs import CostModel
 from serving.reporter import Reporter, device_memory
 from serving.telemetry import metrics_table as module
@@ -32,7 +34,8 @@ def test_server_exposes_exactly_the_metrics_of_the_table(
 
 
 def test_answered_picture_is_counted(picture_server, models_folder, numpy_backends, noise_png):
-    server = picture_server(models_folder, load_backend=numpy_backends)
+    full_batches = {"max_tiles": 2, "max_wait_seconds": 60}
+    server = picture_server(models_folder, load_backend=numpy_backends, batch=full_batches)
     server.client.post("/v1/enhance", content=noise_png(20, 30))
     server.client.post("/v1/enhance", content=b"no picture")
     bundle = server.client.get("/v1/models").json()["models"][0]["bundle"]
@@ -44,11 +47,17 @@ def test_answered_picture_is_counted(picture_server, models_folder, numpy_backen
     assert value("sharpline_request_duration_seconds_count", enhance) == 1
     assert value("sharpline_pixels_total", {"direction": "in"}) == 600
     assert value("sharpline_pixels_total", {"direction": "out"}) == 2400
-    for stage in ("read", "decode", "network", "check", "encode"):
-        assert value("sharpline_stage_duration_seconds_count", {"stage": stage}) >= 1
+    stages = {
+        stage: value("sharpline_stage_duration_seconds_count", {"stage": stage})
+        for stage in ("read", "decode", "network", "check", "encode")
+    }
+    assert stages == dict.fromkeys(stages, 1)
     model = {"model": "compact_x2"}
-    assert value("sharpline_batch_fill_ratio_count", model) >= 1
-    assert value("sharpline_tile_waste_ratio_sum", model) > 1
+    # Two tiles of 32 x 32, because the picture and a halo do not fit into one, and a full batch.
+    assert value("sharpline_batch_duration_seconds_count", model) == 1
+    assert value("sharpline_batch_fill_ratio_count", model) == 1
+    assert value("sharpline_batch_fill_ratio_sum", model) == 1
+    assert value("sharpline_tile_waste_ratio_sum", model) == pytest.approx(2 * 32 * 32 / 600)
     assert value("sharpline_queue_tiles", model) == 0
     assert value("sharpline_pictures_in_flight") == 0
     assert value("sharpline_model_info", {**model, "version": "local", "bundle": bundle}) == 1

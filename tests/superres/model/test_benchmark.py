@@ -57,5 +57,5 @@ def test_invalid_arguments_are_refused(arguments, capsys: pytest.CaptureFixture[
 
 
 def test_an_unknown_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["bench", "nothing"]) != 0
+    assert run(["bench", "nothing"]) == 1
     assert "no model 'nothing'" in capsys.readouterr().err

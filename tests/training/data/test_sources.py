@@ -176,12 +176,20 @@ def test_a_source_that_was_not_fetched_is_rejected_with_the_command_that_fetches
         find_pictures(["div2k"])
 
 
-@pytest.mark.parametrize("source", ["smaple", "../garden", "/", "."])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("smaple", "there is no source 'smaple'; see `sharpline data list`"),
+        ("../garden", "there is no source '../garden'"),
+        ("/", "/ has not been added as a source"),
+        (".", r"\. has not been added as a source(?s:.*) data add \. --name "),
+    ],
+)
 def test_an_unknown_source_is_rejected(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match=f"^{reason}"):
         find_pictures([source])
 
 
