@@ -21,6 +21,7 @@ from superres.quality.blocks import Grid
 
 SHIPPED = ("psnr", "sample", "gan")
 FIDELITY = SHIPPED[:2]
+OF_TRIAL = ("dataset", "unmeasured", "baseline")
 MODELS = ("challenger", "champion", "bicubic")
 NOISY = {"name": "noisy", "feature": "noise", "at_least": 5.0, "min_pictures": 2,
          "max_loss_db": 0.1}  # fmt: skip
@@ -59,11 +60,11 @@ def picture(name, *, ours=4.0, champion=8.0, bicubic=16.0, ssim=0.9, lpips=(), *
     )
 
 
-def trial_of(*pictures, dataset="mine", **more):
+def trial_of(*pictures, dataset="mine", baseline="champion", **more):
     example = TrialExample(name="p", gain_db=0.0, panels=(np.zeros((8, 8, 3), np.uint8),) * 4)
     return Trial(
         protocol=Protocol(dataset=dataset, scale=4, channel="y", border=4),
-        baseline="champion",
+        baseline=baseline,
         pictures=pictures,
         worst=example,
         best=example,
@@ -91,7 +92,7 @@ def outcomes_of(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, **more)
     """The outcomes by rule."""
     judgement = judge(
         rules,
-        trial_of(*pictures, **{key: more[key] for key in ("dataset", "unmeasured") if key in more}),
+        trial_of(*pictures, **{key: more[key] for key in OF_TRIAL if key in more}),
         Bounds(seam_levels=seam, precision_levels={"bf16": precision}),
         MeasuredBounds(seam_levels=measured, precision="bf16", precision_levels=measured),
         more.get("costs", costs()),
@@ -100,6 +101,151 @@ def outcomes_of(rules, *pictures, seam=0.0, measured=0.0, precision=0.0, **more)
         ),
     )
     return {outcome.rule: outcome for outcome in judgement.outcomes}
+
+
+def without_champion(found):
+    errors = {model: found.errors[model] for model in ("challenger", "bicubic")}
+    perception = {
+        metric: {model: values[model] for model in ("challenger", "bicubic")}
+        for metric, values in found.perception.items()
+    }
+    return replace(found, champion=None, errors=errors, perception=perception)
+
+
+def table_of(outcomes):
+    """Outcome, value and limit by rule."""
+    return {
+        rule: (outcome.passed, outcome.value and pytest.approx(outcome.value), outcome.limit)
+        for rule, outcome in outcomes.items()
+    }
+
+
+DARK = Slice(name="dark", feature="brightness", at_most=0.2, min_pictures=2, max_loss_db=0.1)
+FLOOR = Floor.model_validate(
+    {
+        "protocol": {
+            "dataset": "mine", "scale": 4, "channel": "y", "border": 4,
+            "resampler": "matlab-bicubic",
+        },
+        "psnr": 40.0, "ssim": 0.9,
+    }
+)  # fmt: skip
+HALVED = 10 * np.log10(2)  # the gain in dB of half the squared error
+
+
+def test_every_rule_states_its_outcome_value_and_limit(rules):
+    rules = rules.model_copy(update={"slices": [DARK], "floors": [FLOOR]})
+    dark = [picture(str(i), brightness=0.2) for i in range(2)]
+    outcomes = outcomes_of(
+        rules, *dark, picture("bright", brightness=0.3), seam=0.25, measured=0.5,
+        costs=costs((1.5, 150), (1.0, 100)),
+    )  # fmt: skip
+    assert table_of(outcomes) == {
+        "gain over champion": (True, HALVED, 0.1),
+        "gain over bicubic": (True, 2 * HALVED, 0.5),
+        "SSIM against champion": (True, 0.0, 0.001),
+        "no loss on dark pictures": (True, HALVED, -0.1),
+        "floor on mine x4 Y": (True, 40.0, 40.0),
+        "bound of seams": (True, 0.5, 1.0),
+        "bound of precision bf16": (True, 0.5, 2.0),
+        "speed against champion": (True, 1.5, 1.5),
+        "memory against champion": (True, 1.5, 1.5),
+        "licence": (True, None, None),
+    }
+    gain, memory = outcomes["gain over champion"].why, outcomes["memory against champion"].why
+    assert "+3.010 dB over champion on 3 pictures; with 95% confidence at least +3.010" in gain
+    assert "was required" in gain
+    assert memory.startswith("150 MB against 100 MB")
+    assert "2 dark pictures, at least +3.010 dB" in outcomes["no loss on dark pictures"].why
+    assert "0.250 grey levels stated, 0.500 measured" in outcomes["bound of seams"].why
+
+
+def test_without_a_champion_its_rules_are_not_judged_and_bicubic_is_the_baseline(rules):
+    rules = rules.model_copy(update={"slices": [DARK]})
+    pictures = [without_champion(picture(str(i), brightness=0.1, ssim=0.79)) for i in range(3)]
+    outcomes = outcomes_of(
+        rules, *pictures, baseline="bicubic", costs=costs(champion=None), champions=None,
+        licence=licence("unclear"),
+    )  # fmt: skip
+    assert table_of(outcomes) == {
+        "gain over champion": (None, None, 0.1),
+        "gain over bicubic": (True, 2 * HALVED, 0.5),
+        "SSIM against bicubic": (False, 0.01, 0.001),
+        "no loss on dark pictures": (True, 2 * HALVED, -0.1),
+        "bound of seams": (True, 0.0, 1.0),
+        "bound of precision bf16": (True, 0.0, 2.0),
+        "speed against champion": (None, None, 1.5),
+        "memory against champion": (None, None, 1.5),
+        "licence": (True, None, None),
+    }
+    for rule in ("gain over champion", "speed against champion", "memory against champion"):
+        assert outcomes[rule].why.startswith("not judged: there is no champion yet")
+
+
+def test_a_gain_that_misses_the_limit_says_what_is_required(rules):
+    outcome = outcomes_of(rules, *[picture(str(i), ours=8.0) for i in range(3)])
+    assert table_of(outcome)["gain over champion"] == (False, 0.0, 0.1)
+    assert "+0.100 dB is required" in outcome["gain over champion"].why
+
+
+def test_a_floor_on_ssim_is_a_floor_too(rules):
+    rules = rules.model_copy(update={"floors": [FLOOR]})
+    outcome = outcomes_of(rules, *[picture(str(i), ssim=0.89) for i in range(3)])
+    assert outcome["floor on mine x4 Y"].passed is False
+
+
+def test_a_precision_that_the_bundle_does_not_state_is_judged_as_measured(rules):
+    judgement = judge(
+        rules,
+        trial_of(*[picture(str(i)) for i in range(3)]),
+        Bounds(seam_levels=0.0, precision_levels={"bf16": 9.0}),
+        MeasuredBounds(seam_levels=0.0, precision="int8", precision_levels=0.5),
+        costs(),
+        Licences(challenger=licence(), champion=None),
+    )
+    outcome = {outcome.rule: outcome for outcome in judgement.outcomes}["bound of precision int8"]
+    assert (outcome.passed, outcome.value) == (True, 0.5)
+    assert judgement.over_champion.mean_db == pytest.approx(HALVED)
+    assert judgement.over_bicubic.mean_db == pytest.approx(2 * HALVED)
+
+
+def test_memory_is_compared_as_reported(rules):
+    pictures = [picture(str(i)) for i in range(3)]
+    for ours, champion in (((1.0, None), (1.0, 100)), ((1.0, 100), (1.0, None))):
+        outcome = outcomes_of(rules, *pictures, costs=costs(ours, champion))
+        memory = outcome["memory against champion"]
+        assert (memory.passed, memory.value, memory.limit) == (None, None, 1.5)
+        assert "does not report" in memory.why
+    free = outcomes_of(rules, *pictures, costs=costs((1.0, 64), (1.0, 0)))
+    assert free["memory against champion"].passed is True
+    over = outcomes_of(rules, *pictures, costs=costs((1.0, 65), (1.0, 0)))
+    assert over["memory against champion"].passed is False
+
+
+def test_rules_of_gan_models_state_value_and_limit(gan_rules):
+    part = Slice.model_validate({**NOISY, "max_loss_db": None, "max_loss": {"lpips": 0.005}})
+    rules = gan_rules.model_copy(update={"slices": [part]})
+    pictures = [picture(str(i), lpips=(0.125, 0.25, 0.5), noise=5.0) for i in range(3)]
+    outcomes = outcomes_of(rules, *pictures)
+    table = table_of(outcomes)
+    assert table["gain over champion"] == (None, None, None)
+    assert table["SSIM against champion"] == (None, None, None)
+    assert table["lpips gain over champion"] == (True, 0.125, 0.01)
+    assert table["lpips gain over bicubic"] == (True, 0.375, 0.0)
+    assert table["PSNR floor of bicubic"] == (True, 6.0, 0.0)
+    assert table["no lpips loss on noisy pictures"] == (True, 0.125, -0.005)
+    assert "+3.010 dB over champion" in outcomes["gain over champion"].why
+    assert "not for models trained with a discriminator" in outcomes["gain over champion"].why
+    few = table_of(outcomes_of(rules, pictures[0]))
+    assert few["gain over champion"] == (None, None, None)
+    assert few["lpips gain over bicubic"] == (False, None, 0.0)
+    assert few["no lpips loss on noisy pictures"] == (None, None, -0.005)
+    unmeasured = table_of(outcomes_of(rules, *pictures, unmeasured={"lpips": "no weights"}))
+    assert unmeasured["lpips gain over champion"] == (False, None, 0.01)
+    assert unmeasured["no lpips loss on noisy pictures"] == (None, None, -0.005)
+    alone = outcomes_of(rules, *map(without_champion, pictures), baseline="bicubic")
+    assert table_of(alone)["lpips gain over champion"] == (None, None, 0.01)
+    assert table_of(alone)["no lpips loss on noisy pictures"] == (True, 0.375, -0.005)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
