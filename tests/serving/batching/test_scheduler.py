@@ -189,6 +189,36 @@ def test_newcomer_gets_the_same_share_as_those_already_served(clock, client):
     assert all(abs(shares[request.serial] - 8) <= 1 for request in requests), shares
 
 
+def test_newcomer_gets_the_same_share_after_others_came_and_went(clock):
+    """Both virtual times advance by the number of members that have tiles, however tiles came."""
+    scheduler = scheduler_of(clock)
+
+    def admit_in_two_steps(count, client):
+        request, _ = admit(scheduler, count - 1, client=client)
+        scheduler.put(request, [(count, np.zeros((4, 4, 3), np.uint8))])
+        return request
+
+    def shares_of(batches):
+        shares = Counter()
+        for _ in range(batches):
+            shares += owners(scheduler.take())
+        return shares
+
+    first, second, _ = (admit_in_two_steps(count, "three requests") for count in (200, 200, 3))
+    other = admit_in_two_steps(200, "other")
+    for client in ("short", "shorter"):
+        admit_in_two_steps(4, client)
+    shares_of(50)
+    newcomer = admit_in_two_steps(100, "new")
+    shares = shares_of(9)
+    both = shares[first.serial] + shares[second.serial]
+    assert all(abs(share - 12) <= 1 for share in (both, shares[other.serial])), shares
+    assert abs(shares[newcomer.serial] - 12) <= 1, shares
+    sibling = admit_in_two_steps(100, "three requests")
+    shares = shares_of(9)
+    assert all(abs(shares[request.serial] - 4) <= 1 for request in (first, second, sibling)), shares
+
+
 def test_closed_client_is_forgotten(clock):
     """Tiles that it was served before the others are no debt when it returns."""
     scheduler = scheduler_of(clock, max_tiles=1, fair_tiles=8)
