@@ -41,6 +41,13 @@ QUICK = {
     "PYTEST_PLUGINS": ",".join(PLUGINS),
     "PYTHONPATH": str(ROOT / ".ci"),
 }
+# What `mutmut show` prints, in one process: each start of mutmut takes a second.
+DIFFS = """
+import sys
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+for mutant in sys.argv[1:]:
+    print(mutant, get_diff_for_mutant(mutant), "", sep="\\n")
+"""
 LEAVE_OUT = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
 
 
@@ -62,7 +69,7 @@ def main() -> None:
             subprocess.run(
                 command, cwd=folder, env=os.environ | QUICK, stdout=out, stderr=out, check=True
             )
-        report(name, folder, mutmut)
+        report(name, folder, subjects[name]["sources"], mutmut)
 
 
 def install() -> Path:
@@ -107,7 +114,7 @@ def prepare(folder: Path, *, sources: Sequence[str], tests: Sequence[str]) -> No
     seen, digest = folder / "tests.sha256", hashlib.sha256(contents).hexdigest()
     if seen.exists() and seen.read_text() != digest:
         (folder / "mutants/mutmut-stats.json").unlink(missing_ok=True)
-        for path in (folder / "mutants").rglob("*.py.meta"):
+        for path in results(folder, sources):
             meta = json.loads(path.read_text())
             for mutant, code in meta["exit_code_by_key"].items():
                 if outcome(code) in UNNOTICED:
@@ -116,17 +123,23 @@ def prepare(folder: Path, *, sources: Sequence[str], tests: Sequence[str]) -> No
     seen.write_text(digest)
 
 
+def results(folder: Path, sources: Sequence[str]) -> list[Path]:
+    """mutmut's results, a file for each mutated one."""
+    return [path for source in sources for path in (folder / "mutants").glob(f"{source}.meta")]
+
+
 def outcome(code: int | None) -> str:
     return OUTCOMES.get(code, "unclear") if code is not None else "unclear"
 
 
-def report(name: str, folder: Path, mutmut: Path) -> None:
-    metas = [json.loads(path.read_text()) for path in (folder / "mutants").rglob("*.py.meta")]
-    outcomes = {
-        mutant: outcome(code) for meta in metas for mutant, code in meta["exit_code_by_key"].items()
-    }
-    for mutant in sorted(mutant for mutant in outcomes if outcomes[mutant] in UNNOTICED):
-        show(subprocess.check_output([mutmut, "show", mutant], cwd=folder, text=True))
+def report(name: str, folder: Path, sources: Sequence[str], mutmut: Path) -> None:
+    outcomes: dict[str, str] = {}
+    for path in results(folder, sources):
+        codes = json.loads(path.read_text())["exit_code_by_key"]
+        outcomes |= {mutant: outcome(code) for mutant, code in codes.items()}
+    unnoticed = sorted(mutant for mutant in outcomes if outcomes[mutant] in UNNOTICED)
+    python = mutmut.with_name("python")
+    show(subprocess.check_output([python, "-c", DIFFS, *unnoticed], cwd=folder, text=True))
     counts = Counter(outcomes.values())
     score = (counts["killed"] + counts["timed out"]) / len(outcomes)
     numbers = ", ".join(f"{counts[kind]} {kind}" for kind in ("killed", "timed out", *UNNOTICED))
