@@ -64,12 +64,16 @@ def test_body_over_the_limit_is_refused(admission):
 def test_total_bytes_are_limited_except_for_a_single_request(clock):
     limits, queue = LimitSettings(max_bytes=200), QueueSettings(max_bytes=150)
     admission = Admission(limits, queue, CostModel(), clock=clock)
+    with admission.admit() as answered:
+        answered.reserve_output(10, 3, "png")
+        clock.seconds += 10  # 3 pixels a second
     with admission.admit() as first, admission.admit() as second:
+        first.reserve_output(6, 4, "png")
         first.reserve_bytes(100)
         second.reserve_bytes(50)
         with pytest.raises(QueueFull, match="uploads") as refusal:
             second.reserve_bytes(10)
-        assert refusal.value.headers() == {"Retry-After": "1"}
+        assert refusal.value.headers() == {"Retry-After": "4"}
     with admission.admit() as third:
         third.reserve_bytes(100)
         third.reserve_bytes(100)
