@@ -115,10 +115,11 @@ def test_earlier_deadline_goes_first_at_equal_service(clock, deadlines, client):
     assert served == [20.0, 30.0]
 
 
-def test_earlier_deadline_exceeds_its_fair_share_by_fair_pixels_only(clock):
+@pytest.mark.parametrize("client", [None, "one"], ids=["two clients", "one client"])
+def test_earlier_deadline_exceeds_its_fair_share_by_fair_pixels_only(clock, client):
     scheduler = scheduler_of(clock, max_tiles=1, fair_tiles=3)
-    late, _ = admit(scheduler, 9, deadline=30.0)
-    early, _ = admit(scheduler, 9, deadline=20.0)
+    late, _ = admit(scheduler, 9, deadline=30.0, client=client)
+    early, _ = admit(scheduler, 9, deadline=20.0, client=client)
     served = [scheduler.take().items[0].request.serial for _ in range(12)]
     assert served == [*[early.serial] * 3, *[late.serial] * 3] * 2
 

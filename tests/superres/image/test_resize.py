@@ -4,12 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from superres.common.errors import SharplineError
 from superres.image.codecs import read
-from superres.image.resize import EXACT_FACTORS, _resample_rows, _shrink_rows, imresize
+from superres.image.resize import (
+    EXACT_FACTORS,
+    _resample_rows,
+    _shrink_rows,
+    imresize,
+    restore_dtype,
+)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
@@ -69,6 +75,8 @@ def test_flat_pictures_stay_flat(height: int, width: int, value: int, scale: flo
     dtype=st.sampled_from([np.uint8, np.uint16]),
     seed=st.integers(0, 2**32 - 1),
 )
+@example(length=8, out_length=4, dtype=np.uint8, seed=0)
+@example(length=8, out_length=4, dtype=np.uint16, seed=0)
 def test_integers_are_the_rounded_floats(length: int, out_length: int, dtype, seed: int) -> None:
     top = np.iinfo(dtype).max
     picture = np.random.default_rng(seed).integers(0, top + 1, (length, 5, 3)).astype(dtype)
@@ -114,6 +122,17 @@ def test_dtypes_are_kept_and_integers_clipped() -> None:
     floats = imresize(edge.astype(np.float32), scale=4)
     assert floats.dtype == np.float32
     assert floats.max() > 1.0, "floats keep the overshoot"
+
+
+def test_values_are_rounded_half_up_and_clipped_in_integers_only() -> None:
+    values = np.array([-3.0, 0.49, 0.5, 254.5, 300.0])
+    for dtype, expected in ((np.uint8, [0, 0, 1, 255, 255]), (np.uint16, [0, 0, 1, 255, 300])):
+        restored = restore_dtype(values, np.dtype(dtype))
+        assert restored.dtype == dtype
+        assert restored.tolist() == expected
+    restored = restore_dtype(values, np.dtype(np.float32))
+    assert restored.dtype == np.float32
+    np.testing.assert_array_equal(restored, values.astype(np.float32))
 
 
 def test_impossible_sizes_are_refused() -> None:
