@@ -356,6 +356,8 @@ class PictureServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Else a pause on a busy machine lets the server close a connection that is reused.
+            timeout_keep_alive=600,
             timeout_graceful_shutdown=20,
         )
         self._server = uvicorn.Server(config)
