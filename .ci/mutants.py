@@ -102,6 +102,7 @@ def prepare(folder: Path, *, sources: Sequence[str], tests: Sequence[str]) -> No
     lists = {
         "source_paths": PACKAGES,
         "only_mutate": sources,
+        "also_copy": ("README.md", "models"),  # some tests read them
         "pytest_add_cli_args_test_selection": tests,
         "pytest_add_cli_args": LEAVE_OUT,
     }

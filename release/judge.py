@@ -43,7 +43,7 @@ def judge(
     licences: Licences,
 ) -> Judgement:
     """Apply every rule; a rule that cannot be judged has an outcome that says why."""
-    gains: dict[Baseline, Gain | None] = {"champion": None, "bicubic": None}
+    gains: dict[Baseline, Gain | None] = {}
     outcomes: list[Outcome] = []
     limits: tuple[tuple[Baseline, float | None], ...] = (
         ("champion", rules.min_gain_over_champion_db),
