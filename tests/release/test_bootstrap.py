@@ -71,6 +71,7 @@ def test_the_mean_is_the_gain_of_the_whole_pictures(pictures):
     gain = paired_gain(pictures, RESAMPLING)
     assert gain.mean_db == pytest.approx(expected)
     assert gain.lower_db <= gain.upper_db
+    assert gain.pictures == len(pictures)
     assert gain.blocks == sum(p.values.size for p in pictures)
 
 
@@ -118,6 +119,31 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     ]
     assert paired_gain(pictures, RESAMPLING) == paired_gain(pictures, RESAMPLING)
     assert paired_gain(pictures, RESAMPLING) != paired_gain(pictures, _with(seed=8))
+
+
+@pytest.mark.parametrize(("confidence", "upper_db"), [(0.95, 6.0), (0.8, 4.0)])
+def test_the_interval_has_the_quantiles_of_resampled_means(confidence, upper_db):
+    """Of gains 0, 0 and 6 dB three draws have means 0, 2, 4, 6: 30 %, 44 %, 22 % and 4 %."""
+    ones = np.ones(4)
+    pictures = [
+        PairedErrors(name=str(gain_db), values=ones, ours=ones, theirs=ones * 10 ** (gain_db / 10))
+        for gain_db in (0.0, 0.0, 6.0)
+    ]
+    gain = paired_gain(pictures, _with(resamples=2000, confidence=confidence))
+    assert (gain.lower_db, gain.upper_db) == pytest.approx((0.0, upper_db), abs=1e-9)
+
+
+def test_blocks_are_drawn_anew_in_each_resample():
+    """Otherwise an interval would depend on a few draws, and so on the seed."""
+    theirs = np.tile([0.25, 4.0], 8)
+    pictures = [
+        PairedErrors(name=str(i), values=np.ones(16), ours=np.ones(16), theirs=theirs)
+        for i in range(2)
+    ]
+    gains = [paired_gain(pictures, _with(seed=seed, resamples=1000)) for seed in range(4)]
+    widths = [gain.upper_db - gain.lower_db for gain in gains]
+    assert min(widths) > 2.0
+    assert max(widths) < 1.2 * min(widths)
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_every_rule_states_its_outcome_value_and_limit(rules):
     dark = [picture(str(i), brightness=0.2) for i in range(2)]
     outcomes = outcomes_of(
         rules, *dark, picture("bright", brightness=0.3), seam=0.25, measured=0.5,
-        costs=costs((1.5, 150), (1.0, 100)),
+        costs=costs((3.0, 150), (2.0, 100)),
     )  # fmt: skip
     assert table_of(outcomes) == {
         "gain over champion": (True, HALVED, 0.1),
@@ -218,8 +218,42 @@ def test_memory_is_compared_as_reported(rules):
         assert "does not report" in memory.why
     free = outcomes_of(rules, *pictures, costs=costs((1.0, 64), (1.0, 0)))
     assert free["memory against champion"].passed is True
+    assert free["memory against champion"].value == 64_000_000
     over = outcomes_of(rules, *pictures, costs=costs((1.0, 65), (1.0, 0)))
     assert over["memory against champion"].passed is False
+
+
+def test_a_slice_needs_blocks_in_proportion_to_its_pictures(rules):
+    resampling = rules.resampling.model_copy(update={"min_blocks": 14})
+    slices = [DARK.model_copy(update={"min_pictures": 4})]
+    rules = rules.model_copy(update={"slices": slices, "resampling": resampling})
+    pictures = [picture(str(i), brightness=0.1) for i in range(5)]
+    few = outcomes_of(rules, *pictures[:4])["no loss on dark pictures"]
+    assert (few.passed, few.value, few.limit) == (None, None, -0.1)
+    assert "4 pictures with 24 blocks are too few" in few.why
+    assert "require 4 pictures and 28 blocks" in few.why
+    assert outcomes_of(rules, *pictures)["no loss on dark pictures"].passed is True
+    small = rules.resampling.model_copy(update={"min_pictures": 8, "min_blocks": 24})
+    rules = rules.model_copy(update={"slices": [DARK], "resampling": small})
+    assert outcomes_of(rules, *pictures[:2])["no loss on dark pictures"].passed is True
+
+
+@pytest.mark.parametrize(("confidence", "lower"), [(0.95, 0.0), (0.8, 0.25)])
+def test_a_perceptual_gain_has_the_quantiles_of_resampled_means(gan_rules, confidence, lower):
+    """Of gains 0, 0.75 and 0.75 three draws have the mean 0 with 4 %, 0.25 with 22 %."""
+    update = {"resamples": 2000, "confidence": confidence, "min_pictures": 3}
+    resampling = gan_rules.resampling.model_copy(update=update)
+    rules = gan_rules.model_copy(update={"resampling": resampling})
+    pictures = [picture(str(i), lpips=(0.0, gain, 1.0)) for i, gain in enumerate((0, 0.75, 0.75))]
+    outcome = outcomes_of(rules, *pictures)["lpips gain over champion"]
+    assert outcome.value == pytest.approx(lower)
+
+
+def test_a_perceptual_gain_is_the_same_in_every_run(gan_rules):
+    values = np.random.default_rng(0).random((9, 3)).tolist()
+    pictures = [picture(str(i), lpips=lpips) for i, lpips in enumerate(values)]
+    first, second = (outcomes_of(gan_rules, *pictures) for _ in range(2))
+    assert first == second
 
 
 def test_rules_of_gan_models_state_value_and_limit(gan_rules):
