@@ -210,9 +210,12 @@ def mlflow_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Mlflow
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(mlflow_process: "MlflowServer") -> str:
-    """The address of a real MLflow server."""
-    return mlflow_process.uri
+def mlflow_server(request: pytest.FixtureRequest) -> str:
+    """The address of a real MLflow server: that of TEST_MLFLOW_URI, if set, else a new one's.
+
+    A server takes seconds to start, too long for many short test runs.
+    """
+    return os.environ.get("TEST_MLFLOW_URI") or request.getfixturevalue("mlflow_process").uri
 
 
 class MlflowServer:
