@@ -9,7 +9,7 @@ from release.bounds import measure_bounds
 from superres.image.codecs import Picture
 from superres.model.tiling import Geometry
 
-HALO, SMALLEST = 2, (8, 8)
+HALO, SMALLEST = 2, (8, 10)
 CROP = 2 * (SMALLEST[0] - 2 * HALO)
 WHOLE = CROP + 2 * HALO
 BUNDLE = SimpleNamespace(
@@ -22,6 +22,8 @@ LR = Picture(rgb_hwc=np.random.default_rng(0).integers(9, 200, (30, 40, 3), dtyp
 
 class FakeBackend:
     """Repeats pixels; adds `seam_levels` to tiles and `error_levels` to one output row of them."""
+
+    device = "cpu"
 
     def __init__(self, precision="fp32", *, seam_levels=0.0, error_levels=0.0):
         self.precision = precision
@@ -67,12 +69,23 @@ def test_reduced_precision_is_compared_with_the_exact_model_in_the_same_tiles():
         return exact
 
     bounds = measure_bounds(BUNDLE, LR, served, load)
-    assert asked == [(BUNDLE, {"precision": "fp32"})]
+    [(bundle, options)] = asked
+    assert bundle is BUNDLE
+    assert options["precision"] == "fp32"
     assert bounds.seam_levels == pytest.approx(3.0, abs=1e-3)
     assert bounds.precision == "bf16"
     assert bounds.precision_levels == pytest.approx(3.0, abs=1e-3), "3 without the row, 1 in it"
     assert exact.closed
     assert not served.closed
+
+
+@pytest.mark.parametrize("grid", [{"size_multiple": 4}, {"window": 4}])
+def test_small_pictures_are_padded_as_the_model_requires(grid):
+    geometry = Geometry(scale=2, halo=4, buckets=((12, 12),), **grid)
+    served = FakeBackend()
+    bundle = SimpleNamespace(info=SimpleNamespace(geometry=geometry))
+    measure_bounds(bundle, Picture(rgb_hwc=LR.rgb_hwc[:5, :7]), served, no_loader)
+    assert served.inputs[0].shape == (1, 16, 16, 3)
 
 
 def test_sixteen_bit_pictures_are_scaled_by_their_own_range():

@@ -138,7 +138,7 @@ def test_every_rule_states_its_outcome_value_and_limit(rules):
     dark = [picture(str(i), brightness=0.2) for i in range(2)]
     outcomes = outcomes_of(
         rules, *dark, picture("bright", brightness=0.3), seam=0.25, measured=0.5,
-        costs=costs((3.0, 150), (2.0, 100)),
+        costs=costs((3.0, 1500), (2.0, 1000)),
     )  # fmt: skip
     assert table_of(outcomes) == {
         "gain over champion": (True, HALVED, 0.1),
@@ -155,7 +155,7 @@ def test_every_rule_states_its_outcome_value_and_limit(rules):
     gain, memory = outcomes["gain over champion"].why, outcomes["memory against champion"].why
     assert "+3.010 dB over champion on 3 pictures; with 95% confidence at least +3.010" in gain
     assert "was required" in gain
-    assert memory.startswith("150 MB against 100 MB")
+    assert memory.startswith("1500 MB against 1000 MB")
     assert "2 dark pictures, at least +3.010 dB" in outcomes["no loss on dark pictures"].why
     assert "0.250 grey levels stated, 0.500 measured" in outcomes["bound of seams"].why
 
@@ -270,7 +270,12 @@ def test_rules_of_gan_models_state_value_and_limit(gan_rules):
     assert table["no lpips loss on noisy pictures"] == (True, 0.125, -0.005)
     assert "+3.010 dB over champion" in outcomes["gain over champion"].why
     assert "not for models trained with a discriminator" in outcomes["gain over champion"].why
-    few = table_of(outcomes_of(rules, pictures[0]))
+    assert "mean SSIM 0.9000 against 0.9000; the rule is not" in (
+        outcomes["SSIM against champion"].why
+    )
+    one = outcomes_of(rules, pictures[0])
+    few = table_of(one)
+    assert "1 noisy pictures, fewer than the 2" in one["no lpips loss on noisy pictures"].why
     assert few["gain over champion"] == (None, None, None)
     assert few["lpips gain over bicubic"] == (False, None, 0.0)
     assert few["no lpips loss on noisy pictures"] == (None, None, -0.005)
@@ -279,6 +284,7 @@ def test_rules_of_gan_models_state_value_and_limit(gan_rules):
     assert unmeasured["no lpips loss on noisy pictures"] == (None, None, -0.005)
     alone = outcomes_of(rules, *map(without_champion, pictures), baseline="bicubic")
     assert table_of(alone)["lpips gain over champion"] == (None, None, 0.01)
+    assert "no champion yet" in alone["lpips gain over champion"].why
     assert table_of(alone)["no lpips loss on noisy pictures"] == (True, 0.375, -0.005)
 
 
@@ -410,7 +416,7 @@ def test_a_slice_with_too_few_pictures_is_not_judged_and_says_how_many(rules):
     rules = rules.model_copy(update={"slices": [noisy]})
     pictures = [picture(str(i), ours=99.0 if i < 2 else 1.0, noise=6.0 * (i < 2)) for i in range(9)]
     outcome = outcomes_of(rules, *pictures)["no loss on noisy pictures"]
-    assert (outcome.passed, outcome.value) == (None, None)
+    assert (outcome.passed, outcome.value, outcome.limit) == (None, None, -0.1)
     assert "2 noisy pictures, fewer than the 3" in outcome.why
 
 
@@ -439,7 +445,7 @@ def test_a_floor_applies_to_its_own_protocol_only(rules, psnr, passed):
     rule = "floor on set5 x4 Y"
     assert outcomes_of(rules, *pictures, dataset="set5")[rule].passed is passed
     elsewhere = outcomes_of(rules, *pictures, dataset="mine")[rule]
-    assert elsewhere.passed is None
+    assert (elsewhere.passed, elsewhere.limit) == (None, psnr)
     assert "mine, x4, Y" in elsewhere.why
 
 
@@ -466,7 +472,7 @@ def test_stated_and_measured_bounds_are_both_checked(rules, bounds, refused):
 
 def test_too_few_pictures_are_refused_with_the_required_numbers(rules):
     outcome = outcomes_of(rules, picture("alone"))["gain over champion"]
-    assert outcome.passed is False
+    assert (outcome.passed, outcome.limit) == (False, 0.1)
     assert "2 pictures and 12 blocks" in outcome.why
 
 
