@@ -138,7 +138,7 @@ def _asymmetric_fit(blocks: Floats) -> tuple[Floats, Floats, Floats]:
 
     After Lasmar, Stitou and Berthoumieu 2009; each of the three is (blocks,).
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore"):
         left, right = _one_sided(blocks, blocks < 0), _one_sided(blocks, blocks > 0)
         ratio = left / right
         peakedness = np.abs(blocks).mean(axis=(1, 2)) ** 2 / (blocks**2).mean(axis=(1, 2))

@@ -4,8 +4,10 @@ The weights of LPIPS and DISTS do not ship with the project, so seeded ones are 
 with the papers' formulas, written with torch's functions.
 """
 
+import hashlib
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +15,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from superres.common.errors import UsageError
+from superres.common.errors import SharplineError, UsageError
 from superres.image.resize import imresize
 from superres.quality import Protocol
 from superres.quality import features as trunks
 from superres.quality.dists import BlurredPooling, Dists, load_dists
 from superres.quality.features import CHANNELS, Features
 from superres.quality.lpips import Lpips, load_lpips
-from superres.quality.metric import MetricUnavailable, NotMeasurable
+from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable, QualityMetric
 from superres.quality.metrics import (
     QUALITY_METRICS,
     WEIGHTS_VARIABLE,
@@ -28,7 +30,7 @@ from superres.quality.metrics import (
     load_metrics,
     weights_folder,
 )
-from superres.quality.ms_ssim import MIN_SIDE, WEIGHTS, ms_ssim
+from superres.quality.ms_ssim import MIN_SIDE, WEIGHTS, _halved, ms_ssim
 from superres.quality.niqe import load_niqe
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
@@ -115,6 +117,11 @@ def test_ms_ssim_equals_pytorch_msssim() -> None:
     assert ms_ssim(255 - truth, truth, whole) == 0.0
 
 
+def test_an_odd_row_or_column_is_mirrored_before_halving() -> None:
+    values = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]])
+    np.testing.assert_allclose(_halved(values), [[3.0, 4.5], [7.5, 9.0]])
+
+
 def test_ms_ssim_refuses_pictures_smaller_than_its_coarsest_window() -> None:
     picture = photograph(MIN_SIDE + 2 * Y.border)
     assert ms_ssim(picture, picture, Y) == pytest.approx(1.0)
@@ -143,12 +150,18 @@ def test_niqe_equals_recorded_values_of_basicsr() -> None:
     niqe, truth = load_niqe(None), photograph()
     assert niqe.compute(truth, truth, Y) == pytest.approx(3.55276, rel=2e-4)
     assert niqe.compute(degraded(truth), truth, Y) == pytest.approx(7.46233, rel=2e-4)
+    large = photograph(300)
+    assert niqe.compute(large[:205], large, Y) == pytest.approx(3.548, rel=2e-3)
+    # Two blocks, the least, because the border is not measured.
+    assert niqe.compute(large[:200, :198], large, Y) == pytest.approx(6.39575, rel=2e-4)
+    assert niqe.compute(large[:198, :200], large, Y) == pytest.approx(4.60855, rel=2e-4)
 
 
 def test_niqe_refuses_small_and_flat_pictures(tmp_path: Path) -> None:
     niqe = load_niqe(None)
-    with pytest.raises(NotMeasurable, match="96x96"):
-        niqe.compute(photograph(150), photograph(150), Y)
+    small = photograph(150)[:120]
+    with pytest.raises(NotMeasurable, match=r"96x96.*leaves 142x112"):
+        niqe.compute(small, small, Y)
     flat = np.full((210, 210, 3), 90, np.uint8)
     with pytest.raises(NotMeasurable, match="flat"):
         niqe.compute(flat, flat, Y)
@@ -167,7 +180,9 @@ def test_niqe_reads_its_model_from_a_folder_or_says_where_to_get_it(
     (location,) = spec.submodule_search_locations or [""]
     shutil.copy(Path(location) / "metrics" / "niqe_pris_params.npz", tmp_path)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert load_niqe(tmp_path).variant.startswith("Mittal 2013")
+    digest = hashlib.sha256((tmp_path / "niqe_pris_params.npz").read_bytes()).hexdigest()
+    variant = f"Mittal 2013, blocks of 96, model {digest[:8]}"
+    assert load_niqe(tmp_path).variant == variant
     with pytest.raises(MetricUnavailable, match=r"sharpline\[train\]"):
         load_niqe(tmp_path / "elsewhere")
 
@@ -294,6 +309,42 @@ def test_learned_metrics_load_and_rise_with_damage(
     assert "weights" in metric.variant
     with pytest.raises(NotMeasurable, match="32 pixels"):
         metric.compute(truth[:39], truth[:39], RGB)
+
+
+def test_metrics_state_how_they_are_shown_and_compared(
+    weights: Path, seeded_file_names: None
+) -> None:
+    metrics, refused = load_metrics(QUALITY_METRICS.built_in, weights)
+    assert not refused
+    shown = {
+        metric.name: (metric.title, metric.better, metric.unit, metric.decimals, metric.colour)
+        for metric in metrics
+    }
+    assert shown == {
+        "psnr": ("PSNR", "higher", "dB", 2, False),
+        "ssim": ("SSIM", "higher", "", 4, False),
+        "ms_ssim": ("MS-SSIM", "higher", "", 4, False),
+        "lpips": ("LPIPS", "lower", "", 4, True),
+        "lpips_vgg": ("LPIPS (VGG)", "lower", "", 4, True),
+        "dists": ("DISTS", "lower", "", 4, True),
+        "niqe": ("NIQE", "lower", "", 2, False),
+    }
+
+
+def test_a_plugins_metric_gets_weights_pictures_and_protocol(plug_in, tmp_path: Path) -> None:
+    def load(weights: Path | None) -> Metric:
+        assert weights == tmp_path
+        metric = load_metric("psnr")
+        return replace(metric, name="acme")
+
+    plug_in(QUALITY_METRICS, QualityMetric(name="acme", load=load))
+    truth = photograph(40)
+    test = degraded(truth)
+    ours, psnr = load_metric("acme", tmp_path), load_metric("psnr")
+    assert ours.compute(test, truth, Y) == psnr.compute(test, truth, Y)
+    plug_in(QUALITY_METRICS, QualityMetric(name="acme", load=lambda weights: "psnr"))
+    with pytest.raises(SharplineError, match="`load` returned str, not Metric"):
+        load_metric("acme")
 
 
 def test_missing_damaged_and_wrong_weights_are_refused(

@@ -10,7 +10,16 @@ import pytest
 from superres.common.errors import SharplineError
 from superres.evaluation.evaluate import load_pairs
 from superres.image.resize import imresize
-from superres.quality import Protocol, ProtocolMismatch, Score, psnr, score, squared_error, ssim
+from superres.quality import (
+    Protocol,
+    ProtocolMismatch,
+    Score,
+    psnr,
+    require_same,
+    score,
+    squared_error,
+    ssim,
+)
 
 RGB = Protocol(dataset="made", scale=4, channel="rgb", border=4)
 
@@ -95,6 +104,21 @@ def test_scores_of_different_protocols_are_not_compared(change: dict) -> None:
     assert first.gain_over(replace(first, psnr=29.5)) == 0.5
     with pytest.raises(ProtocolMismatch, match=next(iter(change))):
         first.gain_over(replace(first, protocol=replace(RGB, **change)))
+
+
+def test_every_difference_of_two_protocols_is_named() -> None:
+    with pytest.raises(ProtocolMismatch) as caught:
+        require_same(RGB, replace(RGB, scale=2, border=0))
+    assert str(caught.value) == (
+        "these scores were measured differently and cannot be compared: scale (4 against 2), "
+        "border (4 against 0); measure both again under one protocol"
+    )
+
+
+def test_a_score_states_its_protocol() -> None:
+    test, truth = noisy_pair()
+    measured = score(test, truth, RGB)
+    assert measured == Score(protocol=RGB, psnr=psnr(test, truth, RGB), ssim=ssim(test, truth, RGB))
 
 
 def test_a_protocol_round_trips_through_json() -> None:
