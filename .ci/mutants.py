@@ -31,24 +31,13 @@ OUTCOMES |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")
 UNNOTICED = ("survived", "not covered", "unclear")
 # A mutant may take four times as long as its tests took without it, and eight seconds more.
 OPTIONS = {"process_isolation": "forkserver", "timeout_multiplier": "4", "timeout_constant": "2"}
-# Starting pytest takes most of a mutant's time, so only the plug-ins that the tests use are loaded.
-PLUGINS = (
-    *("_hypothesis_pytestplugin", "pytest_asyncio.plugin", "pytest_timeout", "xdist.plugin"),
-    "fastest_first",
-)
-QUICK = {
-    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-    "PYTEST_PLUGINS": ",".join(PLUGINS),
-    "PYTHONPATH": str(ROOT / ".ci"),
-}
-# What `mutmut show` prints, in one process: each start of mutmut takes a second.
-DIFFS = """
-import sys
-from mutmut.mutation.diff_apply import get_diff_for_mutant
-for mutant in sys.argv[1:]:
-    print(mutant, get_diff_for_mutant(mutant), "", sep="\\n")
-"""
 LEAVE_OUT = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
+# Starting pytest takes most of a mutant's time, so only the plug-ins that the tests use are loaded.
+PLUGINS = "_hypothesis_pytestplugin,pytest_asyncio.plugin,pytest_timeout,xdist.plugin,fastest_first"
+QUICK = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_PLUGINS": PLUGINS}
+# What `mutmut show` prints, in one process: each start of mutmut takes a second.
+DIFFS = """import sys; from mutmut.mutation.diff_apply import get_diff_for_mutant
+for mutant in sys.argv[1:]: print(mutant, get_diff_for_mutant(mutant), "", sep="\\n")"""
 
 
 def main() -> None:
@@ -58,47 +47,40 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=1)
     arguments = parser.parse_args()
     os.nice(15)
-    mutmut = install()
+    binaries = install()
     for name in arguments.subjects:
         folder, log = BUILD / name, BUILD / f"{name}.log"
         say(f"mutants: {name}, progress in {log}")
-        copy_checkout(folder)
         prepare(folder, **subjects[name])
-        command = (mutmut, "run", "--max-children", str(arguments.cores))
+        run = (binaries / "mutmut", "run", "--max-children", str(arguments.cores))
+        env = os.environ | QUICK | {"PYTHONPATH": str(ROOT / ".ci")}
         with log.open("wb") as out:
-            subprocess.run(
-                command, cwd=folder, env=os.environ | QUICK, stdout=out, stderr=out, check=True
-            )
-        report(name, folder, subjects[name]["sources"], mutmut)
+            subprocess.run(run, cwd=folder, env=env, stdout=out, stderr=out, check=True)
+        report(name, folder, subjects[name]["sources"], binaries / "python")
 
 
 def install() -> Path:
     """Create mutmut's environment, which sees the packages of `.venv` but not the checkout."""
-    environment = BUILD / MUTMUT
-    mutmut = environment / "bin/mutmut"
-    if not mutmut.exists():
+    environment, packages = BUILD / MUTMUT, Path(sysconfig.get_path("purelib"))
+    if not (environment / "bin/mutmut").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
-        packages = Path(sysconfig.get_path("purelib"))
         own_packages = environment / packages.relative_to(sys.prefix)
         (own_packages / "venv.pth").write_text(str(packages))
         pip = (environment / "bin/python", "-m", "pip", "-qq", "--disable-pip-version-check")
-        constraints = ROOT / "constraints.txt"
-        subprocess.run([*pip, "install", "-c", constraints, MUTMUT], check=True)
-    return mutmut
-
-
-def copy_checkout(folder: Path) -> None:
-    """Update a copy of the checkout; unchanged files keep their times, which mutmut compares."""
-    listing = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
-    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    for name in names.rstrip("\0").split("\0"):
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name)
+        subprocess.run([*pip, "install", "-c", ROOT / "constraints.txt", MUTMUT], check=True)
+    return environment / "bin"
 
 
 def prepare(folder: Path, *, sources: Sequence[str], tests: Sequence[str]) -> None:
-    """Configure mutmut; if the tests changed, forget which mutants they did not notice."""
+    """Update the copy, whose files keep their times, which mutmut compares, and configure mutmut.
+
+    If the tests changed, forget which mutants they did not notice.
+    """
+    listing = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    names = subprocess.run(listing, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(lambda name: (ROOT / name).is_file(), names.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
     lists = {
         "source_paths": PACKAGES,
         "only_mutate": sources,
@@ -117,9 +99,8 @@ def prepare(folder: Path, *, sources: Sequence[str], tests: Sequence[str]) -> No
         (folder / "mutants/mutmut-stats.json").unlink(missing_ok=True)
         for path in results(folder, sources):
             meta = json.loads(path.read_text())
-            for mutant, code in meta["exit_code_by_key"].items():
-                if outcome(code) in UNNOTICED:
-                    meta["exit_code_by_key"][mutant] = None
+            codes = meta["exit_code_by_key"]
+            codes |= {key: None for key in codes if outcome(codes[key]) in UNNOTICED}
             path.write_text(json.dumps(meta))
     seen.write_text(digest)
 
@@ -133,13 +114,10 @@ def outcome(code: int | None) -> str:
     return OUTCOMES.get(code, "unclear") if code is not None else "unclear"
 
 
-def report(name: str, folder: Path, sources: Sequence[str], mutmut: Path) -> None:
-    outcomes: dict[str, str] = {}
-    for path in results(folder, sources):
-        codes = json.loads(path.read_text())["exit_code_by_key"]
-        outcomes |= {mutant: outcome(code) for mutant, code in codes.items()}
+def report(name: str, folder: Path, sources: Sequence[str], python: Path) -> None:
+    metas = [json.loads(path.read_text())["exit_code_by_key"] for path in results(folder, sources)]
+    outcomes = {mutant: outcome(code) for codes in metas for mutant, code in codes.items()}
     unnoticed = sorted(mutant for mutant in outcomes if outcomes[mutant] in UNNOTICED)
-    python = mutmut.with_name("python")
     show(subprocess.check_output([python, "-c", DIFFS, *unnoticed], cwd=folder, text=True))
     counts = Counter(outcomes.values())
     score = (counts["killed"] + counts["timed out"]) / len(outcomes)
