@@ -190,6 +190,7 @@ def test_the_centre_of_a_block_lies_in_it():
         (48, 48),
         (48, 80),
     ]
+    assert Grid.over(65, 99, 32).centre(5) == (48, 82)
 
 
 def _with(**changes):

@@ -20,7 +20,7 @@ from superres.image.resize import imresize
 from superres.quality import Protocol
 from superres.quality import features as trunks
 from superres.quality.dists import BlurredPooling, Dists, load_dists
-from superres.quality.features import CHANNELS, Features
+from superres.quality.features import CHANNELS, Features, unit_bchw
 from superres.quality.lpips import Lpips, load_lpips
 from superres.quality.metric import Metric, MetricUnavailable, NotMeasurable, QualityMetric
 from superres.quality.metrics import (
@@ -202,12 +202,35 @@ def reference_stages(trunk: str, weights: dict, bchw: torch.Tensor, pool) -> lis
     return activations
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("trunk", ["alex", "vgg"])
+def test_trunks_have_torchvisions_layers_up_to_the_last_stage(trunk: str) -> None:
+    from torchvision.models.alexnet import alexnet
+    from torchvision.models.vgg import vgg16
+
+    with torch.device("meta"):
+        theirs = (alexnet() if trunk == "alex" else vgg16()).features
+        ours = Features(trunk).features
+    layers = [repr(layer).replace("inplace=True", "") for layer in theirs]
+    assert [repr(layer) for layer in ours] == layers[: len(ours)]
+    assert len(ours) == len(layers) - 1
+
+
+def test_networks_get_the_picture_inside_the_border_from_0_to_1() -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (40, 49, 3), dtype=np.uint8)
+    bchw = unit_bchw(picture, RGB)
+    inner = picture[4:-4, 4:-4].transpose(2, 0, 1)[None] / 255
+    np.testing.assert_allclose(bchw.cpu().numpy(), inner, atol=1e-6)
+    with pytest.raises(NotMeasurable, match=r"32 pixels.*leaves 41x31"):
+        unit_bchw(picture[1:], RGB)
+
+
 @pytest.mark.parametrize("trunk", ["alex", "vgg"])
 def test_lpips_equals_the_papers_formula(trunk: str) -> None:
     network = seeded_trunk(trunk)
     linear = [torch.rand(count, generator=torch.Generator().manual_seed(count))
               for count in CHANNELS[trunk]]  # fmt: skip
-    test, truth = batches()
+    test, truth = batches(72 if trunk == "alex" else 40)  # AlexNet's pools differ from 72 on
     expected = torch.zeros(2)
     shift = torch.tensor([-0.030, -0.088, -0.188])[None, :, None, None]
     scale = torch.tensor([0.458, 0.448, 0.450])[None, :, None, None]
@@ -311,6 +334,20 @@ def test_learned_metrics_load_and_rise_with_damage(
         metric.compute(truth[:39], truth[:39], RGB)
 
 
+def test_loaded_metrics_are_those_of_their_weights(weights: Path, seeded_file_names: None) -> None:
+    truth = photograph(64)
+    pair = [unit_bchw(picture, RGB) for picture in (degraded(truth), truth)]
+    shares = torch.load(weights / "dists.pt")
+    alpha, beta = (shares[name].flatten() for name in ("alpha", "beta"))
+    expected = {"dists": Dists(seeded_trunk("vgg", BlurredPooling), alpha, beta)}
+    for name, trunk in (("lpips", "alex"), ("lpips_vgg", "vgg")):
+        linear = torch.load(weights / f"lpips_{trunk}.pth").values()
+        expected[name] = Lpips(seeded_trunk(trunk), [share.flatten() for share in linear])
+    for name, network in expected.items():
+        value = load_metric(name, weights).compute(degraded(truth), truth, RGB)
+        assert value == pytest.approx(float(network.to(pair[0].device)(*pair)), abs=1e-6)
+
+
 def test_metrics_state_how_they_are_shown_and_compared(
     weights: Path, seeded_file_names: None
 ) -> None:
@@ -364,7 +401,7 @@ def test_missing_damaged_and_wrong_weights_are_refused(
     with pytest.raises(MetricUnavailable, match="LPIPS's weights for vgg"):
         load_lpips(tmp_path, "vgg")
     (tmp_path / "dists.pt").write_bytes(b"no weights")
-    with pytest.raises(MetricUnavailable, match="holds no weights"):
+    with pytest.raises(MetricUnavailable, match=r"holds no weights .*download https://.*/DISTS/"):
         load_dists(tmp_path)
     shutil.copy(weights / "vgg.pth", tmp_path / "dists.pt")
     with pytest.raises(MetricUnavailable, match="DISTS's weights"):
