@@ -397,6 +397,9 @@ def test_missing_damaged_and_wrong_weights_are_refused(
     with pytest.raises(MetricUnavailable, match="does not hold torchvision's network"):
         load_lpips(weights, "alex")
     shutil.copy(weights / "vgg.pth", tmp_path / "vgg.pth")
+    missing = r"lpips_vgg\.pth does not exist: download https://.*/v0\.1/vgg\.pth"
+    with pytest.raises(MetricUnavailable, match=missing):
+        load_lpips(tmp_path, "vgg")
     shutil.copy(weights / "lpips_alex.pth", tmp_path / "lpips_vgg.pth")
     with pytest.raises(MetricUnavailable, match="LPIPS's weights for vgg"):
         load_lpips(tmp_path, "vgg")
