@@ -2,7 +2,8 @@
 
 Environment, copies and results are in `build/mutants`. A stopped run continues where it was. After
 a change of a function its mutants run again, after a change of a subject's tests those that the
-tests did not notice; `rm -r build/mutants/SUBJECT` starts anew.
+tests did not notice; `rm -r build/mutants/SUBJECT` starts anew. `--only` runs again those mutants
+whose names match a pattern, the names that the report prints.
 """
 
 import argparse
@@ -29,6 +30,7 @@ PACKAGES = ("sharpline", "superres", "training", "release", "serving", "pipeline
 OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 5: "not covered", 33: "not covered"}
 OUTCOMES |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")
 UNNOTICED = ("survived", "not covered", "unclear")
+KINDS = ("killed", "timed out", *UNNOTICED, "not run")
 # A mutant may take four times as long as its tests took without it, and eight seconds more.
 OPTIONS = {"process_isolation": "forkserver", "timeout_multiplier": "4", "timeout_constant": "2"}
 LEAVE_OUT = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
@@ -45,6 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("subjects", nargs="*", default=list(subjects), metavar="SUBJECT")
     parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--only", action="append", default=[], metavar="MUTANTS")
     arguments = parser.parse_args()
     os.nice(15)
     binaries = install()
@@ -52,7 +55,7 @@ def main() -> None:
         folder, log = BUILD / name, BUILD / f"{name}.log"
         say(f"mutants: {name}, progress in {log}")
         prepare(folder, **subjects[name])
-        run = (binaries / "mutmut", "run", "--max-children", str(arguments.cores))
+        run = (binaries / "mutmut", "run", "--max-children", str(arguments.cores), *arguments.only)
         env = os.environ | QUICK | {"PYTHONPATH": str(ROOT / ".ci")}
         with log.open("wb") as out:
             subprocess.run(run, cwd=folder, env=env, stdout=out, stderr=out, check=True)
@@ -111,7 +114,7 @@ def results(folder: Path, sources: Sequence[str]) -> list[Path]:
 
 
 def outcome(code: int | None) -> str:
-    return OUTCOMES.get(code, "unclear") if code is not None else "unclear"
+    return "not run" if code is None else OUTCOMES.get(code, "unclear")
 
 
 def report(name: str, folder: Path, sources: Sequence[str], python: Path) -> None:
@@ -120,8 +123,8 @@ def report(name: str, folder: Path, sources: Sequence[str], python: Path) -> Non
     unnoticed = sorted(mutant for mutant in outcomes if outcomes[mutant] in UNNOTICED)
     show(subprocess.check_output([python, "-c", DIFFS, *unnoticed], cwd=folder, text=True))
     counts = Counter(outcomes.values())
-    score = (counts["killed"] + counts["timed out"]) / len(outcomes)
-    numbers = ", ".join(f"{counts[kind]} {kind}" for kind in ("killed", "timed out", *UNNOTICED))
+    numbers = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+    score = (counts["killed"] + counts["timed out"]) / max(1, len(outcomes) - counts["not run"])
     show(f"{name}: {len(outcomes)} mutants, {numbers}; score {score:.1%}")
 
 
