@@ -21,7 +21,7 @@ from superres.quality import (
     squared_error,
     ssim,
 )
-from superres.quality.intervals import Interval, percentiles, psnr_interval
+from superres.quality.intervals import Interval, mean_interval, percentiles, psnr_interval
 from superres.quality.metric import QualityMetric
 from superres.quality.metrics import load_metric
 
@@ -147,7 +147,7 @@ def test_percentiles_leave_out_both_tails_equally() -> None:
     assert percentiles(np.arange(101.0), 0.9) == Interval(pytest.approx(5), pytest.approx(95))
 
 
-def test_an_interval_of_blocks_needs_two_and_is_the_same_in_every_run() -> None:
+def test_an_interval_needs_two_values_and_is_the_same_in_every_run() -> None:
     errors, counts = np.array([1.0, 4.0]), np.ones(2)
     interval = psnr_interval(errors, counts)
     levels = 20 * math.log10(255) - 10 * np.log10(errors)
@@ -155,6 +155,9 @@ def test_an_interval_of_blocks_needs_two_and_is_the_same_in_every_run() -> None:
     many = np.random.default_rng(0).random(30)
     assert psnr_interval(many, np.ones(30)) == psnr_interval(many, np.ones(30))
     assert psnr_interval(errors[:1], counts[:1]) is None
+    assert mean_interval([1.0, 4.0]) == Interval(1.0, 4.0)
+    assert mean_interval(many.tolist()) == mean_interval(many.tolist())
+    assert mean_interval([1.0]) is None
 
 
 def test_a_gain_is_positive_where_the_metric_is_better() -> None:
