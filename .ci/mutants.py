@@ -31,8 +31,8 @@ OUTCOMES = {0: "survived", 1: "killed", 3: "killed", 5: "not covered", 33: "not 
 OUTCOMES |= dict.fromkeys((-24, 24, 36, 152, 255), "timed out")
 UNNOTICED = ("survived", "not covered", "unclear")
 KINDS = ("killed", "timed out", *UNNOTICED, "not run")
-# A mutant may take four times as long as its tests took without it, and eight seconds more.
-OPTIONS = {"process_isolation": "forkserver", "timeout_multiplier": "4", "timeout_constant": "2"}
+# A mutant may take four times as long as its tests took without it, and twenty seconds more.
+OPTIONS = {"process_isolation": "forkserver", "timeout_multiplier": "4", "timeout_constant": "5"}
 LEAVE_OUT = ("-p", "no:cacheprovider", "-p", "no:unraisableexception")
 # Starting pytest takes most of a mutant's time, so only the plug-ins that the tests use are loaded.
 PLUGINS = "_hypothesis_pytestplugin,pytest_asyncio.plugin,pytest_timeout,xdist.plugin,fastest_first"
