@@ -205,6 +205,9 @@ def reference_stages(trunk: str, weights: dict, bchw: torch.Tensor, pool) -> lis
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("trunk", ["alex", "vgg"])
 def test_trunks_have_torchvisions_layers_up_to_the_last_stage(trunk: str) -> None:
+    from training.basicsr_bridge import patch_torchvision
+
+    patch_torchvision()
     from torchvision.models.alexnet import alexnet
     from torchvision.models.vgg import vgg16
 
