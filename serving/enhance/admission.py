@@ -238,7 +238,8 @@ class Admission:
 
     def _seconds_until_free_slot(self) -> float:
         pixels = sum(admitted.output_pixels for admitted in self._admitted)
-        return self._seconds_for(pixels / len(self._admitted))  # some are admitted, or none is refused
+        # Some are admitted, or none would be refused.
+        return self._seconds_for(pixels / len(self._admitted))
 
     def _seconds_for(self, pixels: float) -> float:
         if not self._pixels_per_second:
