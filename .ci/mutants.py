@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], metavar="MUTANTS")
     arguments = parser.parse_args()
     os.nice(15)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mutmut ends too
     binaries = install()
     for name in arguments.subjects:
         folder, log = BUILD / name, BUILD / f"{name}.log"
