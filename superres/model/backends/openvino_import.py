@@ -1,4 +1,4 @@
-"""OpenVINO without telemetry: always import `openvino` from this module.
+"""OpenVINO without telemetry: always import `openvino` and its parts from this module.
 
 On import and at each conversion OpenVINO sends telemetry from a forked process. A picture server
 must not connect to third parties. Without the telemetry package OpenVINO falls back to a stub, so
@@ -9,6 +9,8 @@ import sys
 
 sys.modules.setdefault("openvino_telemetry", None)  # pyright: ignore[reportArgumentType]
 
-import openvino  # noqa: E402, TID251 - after the line above, in this module only
+# ruff: noqa: E402, TID251 - after the line above, in this module only
+import openvino
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-__all__ = ["openvino"]
+__all__ = ["TorchScriptPythonDecoder", "openvino"]
