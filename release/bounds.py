@@ -42,7 +42,12 @@ def measure_bounds(
     """
     geometry = _smallest_tiles(bundle.info.geometry)
     crop_hwc = _unit_crop(lr, 2 * (geometry.buckets[0][0] - 2 * geometry.halo))
-    exact = served if served.precision == "fp32" else load(bundle, precision="fp32")
+    # torch, as for the bounds that the bundle states; it is also the fastest to load.
+    exact = (
+        served
+        if served.precision == "fp32"
+        else load(bundle, backend="torch", device=served.device, precision="fp32")
+    )
     try:
         whole = run_whole(exact, crop_hwc, geometry)
         tiled = run_tiled(exact, crop_hwc, geometry)

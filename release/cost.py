@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from superres.common.console import track
 from superres.image.codecs import Picture
 from superres.model.bundle import WEIGHTS_FILE
 from superres.model.upscaler import Upscaler
@@ -58,7 +59,7 @@ class Meter:
         models = [model for model in (champion, challenger) if model is not None]
         memory = {id(model): self._memory_of(model, picture) for model in models}
         seconds: dict[int, list[float]] = {id(model): [] for model in models}
-        for _ in range(rounds):
+        for _ in track(range(rounds), "measuring speed"):
             for model in models:
                 began = self._clock()
                 model.upscale(picture)

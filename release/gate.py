@@ -122,6 +122,7 @@ class Gate:
         began = time.monotonic()
         created = datetime.now(UTC)
         with tempfile.TemporaryDirectory(prefix="sharpline-gate-") as scratch:
+            say(f"fetching {challenger}" + (f" and {champion}" if champion else ""))
             ours = self._registry.fetch(challenger, Path(scratch) / "challenger")
             theirs = champion and self._registry.fetch(champion, Path(scratch) / "champion")
             rules = rules or load_rules(rules_for(data, ours.info.training))
@@ -182,6 +183,7 @@ class Gate:
             )
         held_out = find_held_out(str(data))
         metrics, unavailable = self._metrics_of(rules)
+        say("loading the models as the server does")
         with self._backend(ours) as backend, self._champion(theirs) as champion:
             challenger = Upscaler(ours, backend)
             first = next(iter(held_out.pairs(scale, SPLIT).pairs))
@@ -196,6 +198,7 @@ class Gate:
                 metrics,
             )
             trial = replace(trial, unmeasured={**unavailable, **trial.unmeasured})
+            say("measuring bounds for tiling and reduced precision")
             bounds = measure_bounds(ours, first.lr, backend, self._load)
             runtime = Runtime(
                 backend=backend.name,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat, tee
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +12,10 @@ from release.bootstrap import PairedErrors
 from superres.analysis.degradation_features import measure
 from superres.common.console import track
 from superres.common.errors import SharplineError
-from superres.evaluation.evaluate import EvaluatedPair, PairSet, evaluate_pairs
+from superres.evaluation.evaluate import EvaluatedPair, Pair, PairSet, evaluate_pairs
 from superres.image.crop import crop_corner
 from superres.model.upscaler import Upscaler
-from superres.quality import Protocol, psnr_of_mse, squared_error
+from superres.quality import Protocol, psnr, psnr_of_mse, squared_error, ssim
 from superres.quality.blocks import Floats, Grid
 from superres.quality.intervals import MIN_ERROR
 from superres.quality.metric import Metric, NotMeasurable
@@ -34,6 +33,14 @@ class PictureMetrics:
 
     psnr: float
     ssim: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChampionOutput:
+    """The champion's output for one pair and its scores."""
+
+    rgb_hwc: Array
+    metrics: PictureMetrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,22 +144,22 @@ def run_trial(
 
 def _evaluated_pairs(
     challenger: Upscaler, champion: Upscaler | None, pairs: PairSet, protocol: Protocol
-) -> Iterator[tuple[EvaluatedPair, EvaluatedPair | None]]:
-    """Both models' outputs for each pair; each pair is read once."""
+) -> Iterator[tuple[EvaluatedPair, ChampionOutput | None]]:
+    """Both models' outputs for each pair; each pair is read, and bicubic scored, once."""
     tracked = track(pairs.pairs, "judging", total=len(pairs.names))
-    if champion is None:
-        return zip(evaluate_pairs(challenger, tracked, protocol), repeat(None), strict=False)
-    # In lockstep, so that at most one pair is buffered.
-    for_ours, for_theirs = tee(tracked)
-    return zip(
-        evaluate_pairs(challenger, for_ours, protocol),
-        evaluate_pairs(champion, for_theirs, protocol),
-        strict=True,
-    )
+    for ours in evaluate_pairs(challenger, tracked, protocol):
+        theirs = None if champion is None else _champion_output(champion, ours.pair, protocol)
+        yield ours, theirs
+
+
+def _champion_output(champion: Upscaler, pair: Pair, protocol: Protocol) -> ChampionOutput:
+    rgb_hwc, truth_hwc = champion.upscale(pair.lr).rgb_hwc, pair.hr.rgb_hwc
+    metrics = _metrics(psnr(rgb_hwc, truth_hwc, protocol), ssim(rgb_hwc, truth_hwc, protocol))
+    return ChampionOutput(rgb_hwc=rgb_hwc, metrics=metrics)
 
 
 def _picture_trial(
-    ours: EvaluatedPair, theirs: EvaluatedPair | None, protocol: Protocol, block_pixels: int
+    ours: EvaluatedPair, theirs: ChampionOutput | None, protocol: Protocol, block_pixels: int
 ) -> tuple[PictureTrial, Grid]:
     truth_hwc = ours.pair.hr.rgb_hwc
     outputs_hwc = {"challenger": ours.rgb_hwc, "bicubic": ours.bicubic_hwc}
@@ -168,7 +175,7 @@ def _picture_trial(
         name=ours.pair.name,
         features=measure(ours.pair.lr.rgb_hwc),
         challenger=_metrics(ours.score.psnr, ours.score.ssim),
-        champion=None if theirs is None else _metrics(theirs.score.psnr, theirs.score.ssim),
+        champion=None if theirs is None else theirs.metrics,
         bicubic=_metrics(ours.score.bicubic_psnr, ours.score.bicubic_ssim),
         errors={model: grid.sums(error_hw) for model, error_hw in errors_hw.items()},
         counts=grid.counts,
@@ -178,7 +185,7 @@ def _picture_trial(
 
 def _perception(
     ours: EvaluatedPair,
-    theirs: EvaluatedPair | None,
+    theirs: ChampionOutput | None,
     protocol: Protocol,
     metrics: Sequence[Metric],
     unmeasured: dict[str, str],
@@ -213,7 +220,7 @@ def _example(
     grid: Grid,
     baseline: Baseline,
     ours: EvaluatedPair,
-    theirs: EvaluatedPair | None,
+    theirs: ChampionOutput | None,
     gain_db: float,
     *,
     best: bool,

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 
-LOG_EVERY_SECONDS = 10.0
+LOG_EVERY_SECONDS = 5.0
 
 
 def say(text: str) -> None:
