@@ -14,8 +14,10 @@ from superres.common.environment import cpu_threads, mlflow_uri
 from superres.common.errors import SharplineError, UsageError
 from superres.common.files import file_lock
 from superres.dataset.manifest import read_info
-from superres.model.archs import build
+from superres.model.archs import build, facts
+from training.bundles.held_out_crops import HeldOutCrops
 from training.bundles.provenance import InitialWeights, Provenance
+from training.bundles.validate import held_out
 from training.data.packs.crops import CropSampler
 from training.data.packs.packs import Pack
 from training.loop.checkpoint import check_free_space, checkpoint_bytes
@@ -111,6 +113,7 @@ def _run(
                 device=device,
                 distributed=distributed,
                 validate=session.score,
+                crops=_crops(provenance, device) if distributed.is_rank_zero else None,
             ),
         )
         if existed:
@@ -125,6 +128,12 @@ def _run(
             tracker.artifacts(write_packages(this_run.folder), "environment")
             say(f"{recipe.name}: training in {this_run.folder}")
             return session.publish(loop.run())
+
+
+def _crops(provenance: Provenance, device: torch.device) -> HeldOutCrops | None:
+    arch = provenance.recipe.arch
+    pairs = held_out(provenance.dataset, provenance.profile)
+    return HeldOutCrops.of(pairs, facts(arch.name, arch.parameters).grid, device)
 
 
 def _open_run(job: TrainingJob, provenance: Provenance, weight_bytes: int) -> tuple[Run, bool]:

@@ -50,7 +50,10 @@ class TrainingSession:
 
         Returns the result of `sharpline train`.
         """
+        name = self.provenance.recipe.name
+        say(f"{name}: trained {trained.steps} steps in {trained.seconds:.0f} s; validating")
         candidate, validated = self._validate_draft(trained.weights, trained.steps)
+        say(f"{name}: measuring the bundle's bounds for tiling and reduced precision")
         run_id = self.tracker.run_id(wait_seconds=5.0)
         bundle = publish(
             self.provenance,

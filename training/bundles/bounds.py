@@ -55,7 +55,7 @@ def measure_seam(
 def halo_candidates(facts: ArchFacts) -> tuple[int, ...]:
     """Halos to try, in LR pixels, on the network's grid, up to its receptive field if that is
     within MAX_HALO."""
-    grid = _grid(facts)
+    grid = facts.grid
     rounded = sorted({-(-halo // grid) * grid for halo in HALOS})
     if facts.receptive_field is None:
         return tuple(rounded)
@@ -68,7 +68,7 @@ def halo_candidates(facts: ArchFacts) -> tuple[int, ...]:
 def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
     """Tile shapes including the halo; few, since every shape is compiled once per process."""
     sides = [side for side in SIDES if side >= 2 * halo + CORE] or [2 * halo + 2 * CORE]
-    sides = [-(-side // _grid(facts)) * _grid(facts) for side in sides]
+    sides = [-(-side // facts.grid) * facts.grid for side in sides]
     squares = [(side, side) for side in sides]
     large = sides[-2:]
     oblong = [(height, width) for height in large for width in large if height != width]
@@ -101,7 +101,7 @@ def _seam_levels(
     halo: int,
     picture_hwc: npt.NDArray[np.uint8],
 ) -> float:
-    side = -(-(CORE + 2 * halo) // _grid(facts)) * _grid(facts)
+    side = -(-(CORE + 2 * halo) // facts.grid) * facts.grid
     geometry = Geometry(
         scale=facts.scale,
         halo=halo,
@@ -120,7 +120,3 @@ def _seam_levels(
 
 def _floats(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return hwc_u8.astype(np.float32) / np.float32(255)
-
-
-def _grid(facts: ArchFacts) -> int:
-    return int(np.lcm(facts.size_multiple, facts.window or 1))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from superres.common.errors import SharplineError
+from training.bundles.held_out_crops import HeldOutCrops
 from training.loop.distributed import DistributedContext
 
 
@@ -30,13 +31,15 @@ class LoopContext:
     """Dependencies of the loop besides its recipe and data.
 
     `validate` takes the EMA weights and the step and returns the score for early stopping in dB
-    (None: no score); only rank 0 calls it. `clock` returns seconds.
+    (None: no score); `crops` are scored for progress lines; only rank 0 uses both. `clock` returns
+    seconds.
     """
 
     folder: Path
     tracker: Tracker
     validate: Callable[[Mapping[str, Tensor], int], float | None]
     device: torch.device
+    crops: HeldOutCrops | None = None
     distributed: DistributedContext = field(default_factory=DistributedContext)
     clock: Callable[[], float] = time.monotonic
 

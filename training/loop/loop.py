@@ -17,7 +17,9 @@ from training.loop.step import StepMetrics, TrainStep
 from training.recipe import Recipe, Stage
 
 REPORT_EVERY_STEPS = 10
-PROGRESS_EVERY_SECONDS = 10.0
+# Seconds between two lines of progress: the first after 5, in a long training one a minute.
+PROGRESS_SECONDS = (5.0, 60.0)
+PROGRESS_SHARE = 0.05  # of the time since the start; also the most that scoring crops may take
 PICTURES_NAMED = 8
 DATA_WAIT = "data_wait_seconds"
 
@@ -99,6 +101,7 @@ class TrainingLoop:
         )
         self._step, self._elapsed_before = 0, 0.0
         self._started = self._progress_logged = context.clock()
+        self._score_seconds = 0.0
 
     def resume(self) -> bool:
         """Load the newest intact checkpoint of the folder; return False if there is none."""
@@ -277,17 +280,29 @@ class TrainingLoop:
     def _say_progress(
         self, progress: float, learning_rate: float, values: Mapping[str, float]
     ) -> None:
-        now = self._context.clock()
-        if now - self._progress_logged < PROGRESS_EVERY_SECONDS:
+        if not self._context.distributed.is_rank_zero:
+            return
+        now, (shortest, longest) = self._context.clock(), PROGRESS_SECONDS
+        interval = min(max(shortest, PROGRESS_SHARE * (now - self._started)), longest)
+        if now - self._progress_logged < interval:
             return
         self._progress_logged = now
         metrics = "  ".join(
             f"{name} {value:.5f}" for name, value in values.items() if name != DATA_WAIT
         )
-        self._say(
-            f"{self._recipe.name}: {progress:4.0%}  step {self._step}  {metrics}  "
-            f"learning rate {learning_rate:.2e}"
+        say(
+            f"{self._recipe.name}: {progress:4.0%}  step {self._step} of {self._stage.steps}  "
+            f"{self._crops_score(now)}{metrics}  learning rate {learning_rate:.2e}"
         )
+
+    def _crops_score(self, now: float) -> str:
+        """The EMA's score on the crops; empty without crops, or where it would take too long."""
+        crops, allowed = self._context.crops, PROGRESS_SHARE * (now - self._started)
+        if crops is None or self._score_seconds > allowed:
+            return ""
+        psnr = crops.psnr(self._train_state.ema.output)
+        self._score_seconds += self._context.clock() - now
+        return f"{psnr:.2f} dB on held-out crops, bicubic {crops.bicubic_psnr:.2f} dB  "
 
     def _say(self, text: str) -> None:
         if self._context.distributed.is_rank_zero:

@@ -1,7 +1,6 @@
 """Checks before the first step; errors name the recipe key and the remedy."""
 
 import copy
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -73,7 +72,7 @@ def try_network(net: nn.Module, recipe: Recipe) -> None:
         return
     with ARCHS.failures_of(name):
         network = entry.facts_for(recipe.arch.parameters)
-        grid = math.lcm(network.size_multiple, network.window or 1)
+        grid = network.grid
         side = -(-PROBE_SIDE // grid) * grid
         lr_bchw = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
         plain = copy.deepcopy(net).eval()

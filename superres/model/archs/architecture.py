@@ -1,6 +1,7 @@
 """What Sharpline knows about a network: the entry that a network's module registers."""
 
 import inspect
+import math
 import typing
 import warnings
 from collections.abc import Callable, Mapping
@@ -58,6 +59,11 @@ class ArchFacts:
                 continue
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"`{name}` of a network must be an integer of at least {least}")
+
+    @property
+    def grid(self) -> int:
+        """Sides of inputs and positions of tiles are multiples of this."""
+        return math.lcm(self.size_multiple, self.window or 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from superres.common.errors import SharplineError
 from superres.model.archs import build
+from training.bundles.held_out_crops import HeldOutCrops
 from training.data.packs.crops import Batch, CropSampler
 from training.data.packs.packs import Pack
 from training.loop import checkpoint
@@ -70,6 +72,7 @@ class LoopFactory:
         net: nn.Module | None = None,
         validate: Callable[[Mapping[str, Tensor], int], float | None] | None = None,
         distributed: DistributedContext | None = None,
+        crops: HeldOutCrops | None = None,
     ) -> TrainingLoop:
         def record_validation(weights: Mapping[str, Tensor], step: int) -> None:
             self.validated.append(step)
@@ -82,6 +85,7 @@ class LoopFactory:
             tracker=self.tracker,
             validate=validate or record_validation,
             device=torch.device("cpu"),
+            crops=crops,
             distributed=distributed or DistributedContext(),
             **({"clock": clock} if clock else {}),
         )
@@ -202,6 +206,69 @@ def test_a_time_limit_ends_training_with_a_decayed_learning_rate(
     assert 100 < trained.steps < 400
     assert 119 < trained.seconds < 125
     assert max(rates) > 20 * rates[-1]
+
+
+class FakeCrops(HeldOutCrops):
+    """Crops whose score is the number of times that they were scored; scoring takes `seconds`."""
+
+    def __init__(self, clock: list[float], seconds: float) -> None:
+        self.bicubic_psnr, self.scored = 20.0, 0
+        self._clock, self._seconds = clock, seconds
+
+    def psnr(self, network: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        assert network(torch.zeros(1, 3, 8, 8)).shape[1] == 3
+        self.scored += 1
+        self._clock[0] += self._seconds - 1  # the next reading of the clock adds a second
+        return float(self.scored)
+
+
+def progress_lines(
+    factory: LoopFactory, capsys: pytest.CaptureFixture[str], score_seconds: float
+) -> list[str]:
+    """Progress lines of a training whose clock advances by a second at each reading."""
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 1
+        return clock[0]
+
+    factory.loop(clock=now, crops=FakeCrops(clock, score_seconds)).run()
+    lines = capsys.readouterr().err.splitlines()
+    return [line for line in lines if "learning rate" in line]
+
+
+def test_progress_names_step_share_and_score_so_far(
+    loop_factory: Callable[..., LoopFactory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = progress_lines(loop_factory(full__steps=12), capsys, score_seconds=0.0)
+    assert len(lines) >= 3
+    for number, line in enumerate(lines, start=1):
+        share, step = re.findall(r"(\d+)%  step (\d+) of 12", line)[0]
+        assert round(100 * (int(step) - 1) / 12) == int(share)
+        assert f"{number}.00 dB on held-out crops, bicubic 20.00 dB" in line
+
+
+def test_slow_scores_are_left_out_of_most_progress_lines(
+    loop_factory: Callable[..., LoopFactory], capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = progress_lines(loop_factory(full__steps=60), capsys, score_seconds=5.0)
+    scored = ["dB" in line for line in lines]
+    assert scored[:3] == [True, False, False]
+    assert 2 <= sum(scored) < len(scored) / 2
+
+
+def test_scores_between_steps_do_not_change_the_weights(
+    loop_factory: Callable[..., LoopFactory],
+) -> None:
+    clock = [0.0]
+
+    def now() -> float:
+        clock[0] += 3
+        return clock[0]
+
+    plain = loop_factory().loop().run()
+    scored = loop_factory().loop(clock=now, crops=FakeCrops(clock, 0.0)).run()
+    assert digest(scored) == digest(plain)
 
 
 class SecondRank(DistributedContext):
