@@ -34,26 +34,36 @@ LOCK_SECONDS = 10.0  # a follower that is shutting down may still hold the lock
 
 
 def register(argv: Sequence[str]) -> int:
-    """Register a bundle as a new version of the model of its name, with alias `challenger`."""
+    """Register bundles as new versions of the models of their names, with alias `challenger`."""
     parser = _parser("register", register)
-    parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="a bundle folder")
+    parser.add_argument("bundles", type=Path, nargs="+", metavar="BUNDLE", help="a bundle folder")
     parser.add_argument(
         "--first-champion",
         action="store_true",
         help="set the alias `champion` where the model has none; else leave the aliases unchanged",
     )
     arguments = parser.parse_args(argv)
-    bundle = load_bundle(arguments.bundle)
+    bundles = [load_bundle(path) for path in arguments.bundles]  # all, before any is registered
     registry = _registry(arguments)
-    version = registry.register(bundle)
-    alias = _assign_alias(registry, version, first_champion=arguments.first_champion)
-    result = {
-        "model": version.model,
-        "version": version.number,
-        "bundle_id": version.bundle_id,
-        "alias": alias,
-    }
-    _print_result(arguments, result, f"{version.model}: {version}, {alias or 'aliases unchanged'}")
+    results: list[dict[str, object]] = []
+    for done, bundle in enumerate(bundles, start=1):
+        version = registry.register(bundle)
+        alias = _assign_alias(registry, version, first_champion=arguments.first_champion)
+        text = f"{version.model}: {version}, {alias or 'aliases unchanged'}"
+        if arguments.json:
+            say(f"{done} of {len(bundles)}: {text}")
+        else:
+            show(text)
+        results.append(
+            {
+                "model": version.model,
+                "version": version.number,
+                "bundle_id": version.bundle_id,
+                "alias": alias,
+            }
+        )
+    if arguments.json:
+        emit(results[0] if len(results) == 1 else {"registered": results})
     return 0
 
 

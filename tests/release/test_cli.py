@@ -103,6 +103,23 @@ def test_a_second_first_champion_changes_nothing_and_says_so(command, tiny_bundl
     assert "has a champion already" in error
 
 
+def test_several_bundles_are_registered_at_once(command, tiny_bundle, name):
+    bundles = [tiny_bundle(name=f"{name}_{letter}") for letter in "ab"]
+    code, result, error = command("register", *(bundle.root for bundle in bundles))
+    assert code == 0
+    assert [entry["bundle_id"] for entry in result["registered"]] == [b.id for b in bundles]
+    assert {entry["alias"] for entry in result["registered"]} == {"challenger"}
+    assert f"2 of 2: {name}_b: version 1" in error
+
+
+def test_nothing_is_registered_where_one_bundle_is_broken(command, tiny_bundle, name, tmp_path):
+    code, _, error = command("register", tiny_bundle(name=name).root, tmp_path / "missing")
+    assert code != 0
+    assert "missing" in error
+    code, _, error = command("promote", name, "--evidence", tmp_path)
+    assert code != 0
+
+
 def test_registering_the_champion_again_sets_no_alias(command, tiny_bundle, name):
     bundle = tiny_bundle(name=name)
     command("register", bundle.root, "--first-champion")
