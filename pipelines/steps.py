@@ -20,8 +20,9 @@ STARTERS = Path(__file__).resolve().parent.parent / "models"
 TAIL_LINES = 25
 USAGE_ERROR = 2  # exit code
 PR_SET_PDEATHSIG = 1
+RUNNING = "running:"  # how the first line of a task's log begins, before those of its command
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -38,16 +39,18 @@ def step(
     result_codes: Collection[int] = (0,),
     command: Sequence[str] | None = None,
     environment: Mapping[str, str] | None = None,
+    log: Callable[[str], None] = logger.info,
 ) -> dict[str, Any]:
     """Run `sharpline ARGUMENTS --json` and return the JSON object on its last line of output.
 
-    The command stays in this task's process group and dies with the task, so that killing the
-    task leaves no process behind. An exit code in `result_codes` is a result if there is a JSON
-    object (the gate refuses with 1); 2 raises UsageFailed, anything else StepFailed.
+    Each line of its standard error goes to `log`. The command stays in this task's process group
+    and dies with the task, so that killing the task leaves no process behind. An exit code in
+    `result_codes` is a result if there is a JSON object (the gate refuses with 1); 2 raises
+    UsageFailed, anything else StepFailed.
     """
     environment = os.environ if environment is None else environment
     argv = [*(command or [sharpline(environment)]), *map(str, arguments), "--json"]
-    log.info("running: %s", " ".join(argv))
+    logger.info("%s %s", RUNNING, " ".join(argv))
     with tempfile.TemporaryFile() as stdout:
         process = subprocess.Popen(
             argv,
@@ -59,7 +62,7 @@ def step(
             preexec_fn=_terminate_with_parent(os.getpid()),
         )
         try:
-            tail = _stream_log(process)
+            tail = _stream_log(process, log)
             code = process.wait()
         finally:
             _terminate(process)
@@ -115,13 +118,13 @@ def champion_bundle(model: str) -> Path | None:
     return starter if starter.is_dir() else None
 
 
-def _stream_log(process: subprocess.Popen[str]) -> Sequence[str]:
+def _stream_log(process: subprocess.Popen[str], log: Callable[[str], None]) -> Sequence[str]:
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     assert process.stderr is not None
     with process.stderr as lines:
         for line in _non_empty_lines(lines):
             tail.append(line)
-            log.info("%s", line)
+            log(line)
     return tail
 
 

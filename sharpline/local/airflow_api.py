@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import httpx
 
+from pipelines import steps
 from superres.common.errors import SharplineError
 
 TIMEOUT_SECONDS = 30.0
@@ -49,6 +50,14 @@ class Task:
     state: str | None
     try_number: int
     seconds: float | None
+
+    @property
+    def is_unnamed(self) -> bool:
+        """Whether this instance of a mapped task has only its index so far.
+
+        Airflow names it by its index until its template is rendered.
+        """
+        return self.map_index >= 0 and self.map_name in (None, str(self.map_index))
 
     @property
     def name(self) -> str:
@@ -135,13 +144,26 @@ class AirflowApi:
 
     def log_lines(self, task: Task) -> list[str]:
         """The log of a task's last attempt."""
-        path = f"{_task_path(task)}/logs/{max(1, task.try_number)}"
-        params = {"map_index": task.map_index, "full_content": True}
-        return list(_log_lines(self._get(path, params)["content"]))
+        return list(_log_lines(self._log_content(task)))
+
+    def command_lines(self, task: Task) -> list[str]:
+        """The lines that the task's `sharpline` command has written so far."""
+        return [
+            str(entry["event"])
+            for entry in self._log_content(task)
+            if isinstance(entry, dict)
+            and entry.get("logger") == steps.logger.name
+            and not str(entry["event"]).startswith(steps.RUNNING)
+        ]
 
     def run_url(self, run: Run) -> str:
         """The run's page in Airflow's UI."""
         return f"{self.url}/dags/{run.dag_id}/runs/{run.run_id}"
+
+    def _log_content(self, task: Task) -> list[Any]:
+        path = f"{_task_path(task)}/logs/{max(1, task.try_number)}"
+        params = {"map_index": task.map_index, "full_content": True}
+        return self._get(path, params)["content"]
 
     def _get(self, path: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
         return _json(self._send("GET", path, params=params))

@@ -9,7 +9,8 @@ import httpx
 from sharpline.local.airflow_api import AirflowApi, Task
 from sharpline.local.loop import LoopProgress, follow
 from sharpline.local.outcome import Outcome, read_outcome
-from sharpline.local.stack import Log, Stack
+from sharpline.local.progress import Log
+from sharpline.local.stack import Stack
 from superres.common.errors import SharplineError
 
 SERVED_TIMEOUT_SECONDS = 90.0

@@ -1,13 +1,13 @@
 """`sharpline demo`: the whole loop once, on this machine."""
 
-import time
 from pathlib import Path
 
 from sharpline.local import cycle, report, showcase
 from sharpline.local.outcome import Outcome
+from sharpline.local.progress import Log, reported, timed_log
 from sharpline.local.showcase import ServedPicture
-from sharpline.local.stack import Log, Ports, Stack, running
-from superres.common.console import say, show
+from sharpline.local.stack import Ports, Stack, running
+from superres.common.console import show
 from superres.evaluation.evaluate import Pair
 from superres.quality import Protocol
 
@@ -26,7 +26,8 @@ def demo(state: Path) -> None:
         stack.airflow_api() as api,
     ):
         loop, outcome = cycle.run_cycle(api, stack, log)
-        stack.await_server()
+        with reported(log, "waiting until the picture server is ready"):
+            stack.await_server()
         pair, protocol = showcase.held_out(outcome.dataset, SCALE)
         served = _serve_each(stack, outcome, pair, protocol, log)
         picture = state / "demo" / "before_after.png"
@@ -39,12 +40,6 @@ def demo(state: Path) -> None:
     log("done")
 
 
-def timed_log() -> Log:
-    """A log function that prefixes the seconds since this call."""
-    began = time.monotonic()
-    return lambda text: say(f"{time.monotonic() - began:6.1f} s  {text}")
-
-
 def _serve_each(
     stack: Stack, outcome: Outcome, pair: Pair, protocol: Protocol, log: Log
 ) -> list[ServedPicture]:
@@ -52,7 +47,9 @@ def _serve_each(
     served = []
     for decision in outcome.decisions:
         if decision.promoted:
-            cycle.await_served(stack, decision.model, decision.bundle_id)
-            log(f"the server picked up {decision.model} version {decision.version}")
-        served.append(showcase.enhance(stack.server_url, decision.model, pair, protocol))
+            version = f"{decision.model} version {decision.version}"
+            with reported(log, f"waiting until the server serves {version}"):
+                cycle.await_served(stack, decision.model, decision.bundle_id)
+        with reported(log, f"sending {pair.name} to {decision.model}"):
+            served.append(showcase.enhance(stack.server_url, decision.model, pair, protocol))
     return served

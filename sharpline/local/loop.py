@@ -12,6 +12,7 @@ from sharpline.local.airflow_api import (
     StartedRunQueued,
     Task,
 )
+from sharpline.local.progress import INTERVAL_SECONDS, Log
 from superres.common.errors import SharplineError
 
 POLL_SECONDS = 1.0
@@ -26,8 +27,6 @@ STATE_TEXTS = {
     "skipped": "skipped",
     "up_for_retry": "failed, will be retried",
 }
-
-Log = Callable[[str], None]
 
 
 class LoopStuck(SharplineError):
@@ -68,20 +67,35 @@ class LoopProgress:
         return [task for tasks in self.tasks.values() for task in tasks if task.state == "failed"]
 
 
+TaskKey = tuple[str, str, int]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Report:
+    """When a running task began and was last reported, and the lines that it had written then."""
+
+    began: float
+    reported: float
+    lines: int = 0
+
+
 def follow(
     api: AirflowApi, first: Run, *, log: Log, check: Callable[[], None] = lambda: None
 ) -> LoopProgress:
-    """Poll until `first` and every run that it triggers has finished; log each task's state change.
+    """Poll until `first` and every run that it triggers has finished.
 
-    `check` is called at each poll and may raise (a service that died). Raises LoopStuck where an
-    asset event triggers no run in time, AirflowUnavailable where the API does not respond for long.
+    Logs each task's state change, and every few seconds the progress of each running task. `check`
+    is called at each poll and may raise (a service that died). Raises LoopStuck where an asset
+    event triggers no run in time, AirflowUnavailable where the API does not respond for long.
     """
     loop = LoopProgress(runs={first.run_id: first})
+    running = RunningTasks(api, log)
     last_response = last_change = time.monotonic()
     while not loop.finished:
         check()
         try:
             last_change = time.monotonic() if _poll(api, loop, log) else last_change
+            running.report(loop)
             last_response = time.monotonic()
         except AirflowUnavailable:
             if time.monotonic() - last_response > UNAVAILABLE_SECONDS:
@@ -137,9 +151,49 @@ def _update_events(api: AirflowApi, loop: LoopProgress, run: Run) -> bool:
     return bool(new)
 
 
+class RunningTasks:
+    """Logs the newest line of each running task's command, or else how long it has run."""
+
+    def __init__(self, api: AirflowApi, log: Log) -> None:
+        self._api, self._log = api, log
+        self._reports: dict[TaskKey, _Report] = {}
+
+    def report(self, loop: LoopProgress) -> None:
+        """Report every task that has run for INTERVAL_SECONDS since its start or last report."""
+        tasks = {_key(task): task for tasks in loop.tasks.values() for task in tasks}
+        running = {key: task for key, task in tasks.items() if task.state == "running"}
+        now = time.monotonic()
+        self._reports = {
+            key: self._reports.get(key) or _Report(began=now, reported=now) for key in running
+        }
+        for key, task in running.items():
+            report = self._reports[key]
+            if now - report.reported >= INTERVAL_SECONDS:
+                report.reported = now
+                self._report(task, report, now)
+
+    def _report(self, task: Task, report: _Report, now: float) -> None:
+        lines = self._api.command_lines(task)
+        if len(lines) > report.lines:
+            report.lines = len(lines)
+            text = lines[-1].removeprefix(f"{task.map_name}:").strip()
+        else:
+            text = f"running for {now - report.began:.0f} s"
+        self._log(f"{task.dag_id}: {task.name}: {text}")
+
+
+def _key(task: Task) -> TaskKey:
+    return task.run_id, task.task_id, task.map_index
+
+
+def _named_state(task: Task) -> str | None:
+    """The task's state, None for a start that cannot be named yet: mapped tasks get names later."""
+    return None if task.state == "running" and task.is_unnamed else task.state
+
+
 def _log_changes(before: list[Task], now: list[Task], log: Log) -> bool:
-    states = {(task.task_id, task.map_index): task.state for task in before}
-    changes = [task for task in now if task.state != states.get((task.task_id, task.map_index))]
+    states = {_key(task): _named_state(task) for task in before}
+    changes = [task for task in now if _named_state(task) != states.get(_key(task))]
     for task in changes:
         if task.state in STATE_TEXTS:
             took = f" in {task.seconds:.0f} s" if task.state == "success" and task.seconds else ""

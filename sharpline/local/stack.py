@@ -4,6 +4,7 @@ Independent steps overlap: MLflow starts during Airflow's database migration, an
 registered and fetched while Airflow's processes start.
 """
 
+import json
 import os
 import shutil
 import sys
@@ -23,6 +24,7 @@ from sharpline.local.processes import (
     local_url,
     responds,
 )
+from sharpline.local.progress import Log, reported
 from sharpline.local.supervisor import GracePeriods
 from superres.common.errors import SharplineError
 from superres.common.files import file_lock
@@ -32,9 +34,11 @@ DAG_IDS = frozenset({"build_pairs", "finetune", "release"})
 NEEDED_BYTES = 2 * 1024**3
 READY_SECONDS = 240.0
 FOLLOW_SECONDS = 2
+# The services and commands share this machine's cores. By default an OpenMP thread that waits for
+# another spins for long and keeps the core that the other needs: on two cores with one busy, a
+# training step took three times as long.
+OPENMP = {"GOMP_SPINCOUNT": "1000"}
 SERVER_GRACE = GracePeriods(command_seconds=50.0)  # it finishes the requests in flight first
-
-Log = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +124,15 @@ def running(state: Path, preferred: Ports, *, with_monitoring: bool, log: Log) -
 
 def _plan(state: Path, ports: Ports, services: Services, *, with_monitoring: bool) -> Stack:
     with_prometheus = with_monitoring and monitoring.program_path("prometheus") is not None
-    environment = dict(os.environ) | {
-        "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-        "SHARPLINE_STATE": str(state),
-        "SHARPLINE_MLFLOW_URI": local_url(ports.mlflow),
-    }
+    environment = (
+        OPENMP
+        | dict(os.environ)
+        | {
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "SHARPLINE_STATE": str(state),
+            "SHARPLINE_MLFLOW_URI": local_url(ports.mlflow),
+        }
+    )
     if with_prometheus:
         environment["SHARPLINE_PROMETHEUS_URL"] = local_url(ports.prometheus)
     return Stack(
@@ -140,32 +148,33 @@ def _plan(state: Path, ports: Ports, services: Services, *, with_monitoring: boo
 
 def _start(stack: Stack, log: Log) -> None:
     services, environment = stack.services, stack.environment
-    log("starting MLflow and Airflow")
-    registry = mlflow.start(services, stack.state / "mlflow", stack.ports.mlflow, environment)
-    monitoring_services = list(_start_monitoring(stack))
-    airflow.migrate(services, stack.airflow_config, environment)
-    api_server, *_ = airflow.start_components(services, stack.airflow_config, environment)
-    _await(registry, lambda: mlflow.is_up(stack.mlflow_url))
-    log("registering the starter models as first champions")
-    _register_starters(stack)
-    log("starting the follower and the picture server")
-    _start_serving(stack)
-    for service, url in monitoring_services:
-        _await(service, lambda url=url: monitoring.is_up(url))
-    _await(api_server, lambda: airflow.is_up(stack.airflow_config))
-    _await_dags(stack, api_server)
+    with reported(log, "step 1 of 5: starting MLflow, creating Airflow's database"):
+        registry = mlflow.start(services, stack.state / "mlflow", stack.ports.mlflow, environment)
+        monitoring_services = list(_start_monitoring(stack))
+        airflow.migrate(services, stack.airflow_config, environment)
+        api_server, *_ = airflow.start_components(services, stack.airflow_config, environment)
+        _await(registry, lambda: mlflow.is_up(stack.mlflow_url))
+    # Without `reported`: the command writes lines itself, and is started without other threads.
+    log("step 2 of 5: registering the starter models as first champions")
+    _register_starters(stack, log)
+    with reported(log, "step 3 of 5: starting the follower and the picture server"):
+        _start_serving(stack)
+    with reported(log, "step 4 of 5: starting Airflow"):
+        for service, url in monitoring_services:
+            _await(service, lambda url=url: monitoring.is_up(url))
+        _await(api_server, lambda: airflow.is_up(stack.airflow_config))
+    with reported(log, "step 5 of 5: reading the DAGs"):
+        _await_dags(stack, api_server)
 
 
-def _register_starters(stack: Stack) -> None:
+def _register_starters(stack: Stack, log: Log) -> None:
     starters = sorted(path.parent for path in STARTERS.glob("*/bundle.json"))
     if not starters:
         raise SharplineError(
             f"{STARTERS} holds no models; run this from a full checkout of the repository"
         )
     try:
-        for starter in starters:
-            step("register", starter, "--first-champion", environment=stack.environment)
-        step("models", "follow", "--to", stack.models, "--once", environment=stack.environment)
+        step("register", *starters, "--first-champion", environment=stack.environment, log=log)
     except StepFailed as error:
         raise SharplineError(str(error)) from error
 
@@ -174,8 +183,15 @@ def _start_serving(stack: Stack) -> None:
     sharpline = BIN / "sharpline"
     follow = [sharpline, "models", "follow", "--to", stack.models, "--every", str(FOLLOW_SECONDS)]
     serve = [sharpline, "serve", "--port", str(stack.ports.server), "--models", stack.models]
-    stack.services.start("follower", follow, environment=stack.environment)
+    follower = stack.services.start("follower", follow, environment=stack.environment)
+    _await(follower, lambda: _has_models(stack.models))
     stack.services.start("server", serve, environment=stack.environment, grace=SERVER_GRACE)
+
+
+def _has_models(folder: Path) -> bool:
+    """Whether the follower has written an index with models; an empty one comes first."""
+    index = folder / "index.json"
+    return index.is_file() and bool(json.loads(index.read_text()))
 
 
 def _start_monitoring(stack: Stack) -> Iterator[tuple[Service, str]]:

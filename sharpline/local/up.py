@@ -4,8 +4,8 @@ import time
 from pathlib import Path
 
 from sharpline.local import cycle, report
-from sharpline.local.demo import timed_log
-from sharpline.local.stack import Log, Ports, Stack, running
+from sharpline.local.progress import Log, reported, timed_log
+from sharpline.local.stack import Ports, Stack, running
 from superres.common.console import say, show
 from superres.common.errors import SharplineError
 
@@ -22,8 +22,8 @@ def up(state: Path, *, with_loop: bool) -> None:
     log = timed_log()
     try:
         with running(state, DEFAULT_PORTS, with_monitoring=True, log=log) as stack:
-            log("waiting for the picture server to load its models")
-            stack.await_server()
+            with reported(log, "waiting for the picture server to load its models"):
+                stack.await_server()
             show(report.addresses(stack))
             say("Ctrl-C stops everything")
             if with_loop and not any((state / "datasets").glob("*/dataset.json")):

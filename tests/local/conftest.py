@@ -36,15 +36,22 @@ class FakeAirflow:
         self.tasks.setdefault(run_id, [])
         self.events.setdefault(run_id, [])
 
-    def task(self, run_id: str, task_id: str, state: str | None, index: int = -1) -> None:
-        """Set the state of a task."""
+    def task(
+        self,
+        run_id: str,
+        task_id: str,
+        state: str | None,
+        index: int = -1,
+        name: str | None = None,
+    ) -> None:
+        """Set the state of a task; a mapped task has an index and, some time later, a name."""
         kept = [t for t in self.tasks[run_id] if (t["task_id"], t["map_index"]) != (task_id, index)]
         task = {
             "dag_id": self.runs[run_id]["dag_id"],
             "dag_run_id": run_id,
             "task_id": task_id,
             "map_index": index,
-            "rendered_map_index": None,
+            "rendered_map_index": name,
             "state": state,
             "try_number": 1,
             "duration": 3.2,

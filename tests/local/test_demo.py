@@ -126,7 +126,7 @@ def test_the_demo_shows_what_was_promoted_and_what_refused_and_why(
     assert "Y, border 2" in shown
     assert "run-good_x2" in shown
     assert "/e/good_x2" in shown
-    assert "the server picked up good_x2 version 2" in logged
+    assert "waiting until the server serves good_x2 version 2" in logged
     sheet = read(running_stack.state / "demo" / "before_after.png")
     assert (sheet.width, sheet.height) == (2 * 80, 2 * (80 + showcase.LABEL_HEIGHT))
 

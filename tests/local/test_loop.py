@@ -157,6 +157,55 @@ def test_an_asset_event_that_triggers_no_run_is_an_error(airflow, api, first, mo
         follow(api, first, log=lambda _: None)
 
 
+@pytest.fixture
+def always_report(monkeypatch):
+    monkeypatch.setattr(loop_module, "INTERVAL_SECONDS", 0.0)
+
+
+def test_a_running_task_is_reported_with_the_newest_line_of_its_command(
+    airflow, api, first, always_report
+):
+    def line(text, logger="pipelines.steps"):
+        return {"event": text, "logger": logger}
+
+    def run():
+        airflow.task("first", "train", "running", 0, "compact_x4")
+        airflow.logs["train"] = [line("running: sharpline train compact_x4"), "a plain line"]
+        yield
+        airflow.logs["train"] += [line("compact_x4:  40%  28.1 dB"), line("heartbeat", "task")]
+        yield
+        yield
+        airflow.task("first", "train", "success", 0, "compact_x4")
+        finish(airflow, "first")
+
+    stages = run()
+    airflow.script.extend([lambda: next(stages, None)] * 4)
+    logged = []
+    follow(api, first, log=logged.append)
+    assert logged == [
+        "build_pairs: train compact_x4 running",
+        "build_pairs: train compact_x4: running for 0 s",
+        "build_pairs: train compact_x4: 40%  28.1 dB",
+        "build_pairs: train compact_x4: running for 0 s",
+        "build_pairs: train compact_x4 done in 3 s",
+    ]
+
+
+@pytest.mark.parametrize("unnamed", [None, "0"])
+def test_a_mapped_task_is_announced_once_it_has_its_name(airflow, api, first, unnamed):
+    def run():
+        airflow.task("first", "train", "running", 0, unnamed)
+        yield
+        airflow.task("first", "train", "running", 0, "compact_x4")
+        yield
+        finish(airflow, "first")
+
+    run_script(airflow, run())
+    logged = []
+    follow(api, first, log=logged.append)
+    assert logged == ["build_pairs: train compact_x4 running"]
+
+
 def test_a_short_outage_of_airflow_is_survived(airflow, api, first):
     def recover():
         airflow.unresponsive = False
