@@ -74,7 +74,7 @@ generate: setup ## write the generated files: the dashboard, the PrometheusRule,
 
 pins: setup ## write constraints.txt from the packages in .venv
 	@{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude-editable --exclude pip \
-		--exclude setuptools --exclude wheel | sed 's/+cpu$$//'; } > constraints.new
+		--exclude setuptools --exclude wheel --exclude uv | sed 's/+cpu$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
 ##@ Ship it

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ PYTHON = """#!/bin/bash
 echo "$*" >> "$CALLS"
 case "$*" in
     "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    *uv_install.py*) exit "${UV_FAILS:-0}" ;;
     *"pip install"*-e*) exit "${PIP_FAILS:-0}" ;;
 esac
 """
@@ -69,11 +71,22 @@ def checkout(tmp_path: Path) -> Checkout:
 def test_setup_installs_the_pinned_versions_without_build_isolation(checkout: Checkout) -> None:
     done = checkout.make("setup")
     assert done.returncode == 0, done.stderr
-    installs = [call for call in checkout.calls if "pip install" in call]
-    assert "pip==" in installs[0]
-    assert "setuptools==" in installs[0]
-    assert installs[1].endswith("--no-build-isolation -c constraints.txt -e .[all]")
+    tools, uv, packages = [call for call in checkout.calls if "install" in call]
+    assert "pip==" in tools
+    assert "setuptools==" in tools
+    assert "uv==" in uv
+    assert packages.startswith(".ci/uv_install.py")
+    assert packages.endswith("--no-build-isolation -c constraints.txt -e .[all]")
     assert checkout.calls[-1] == "-m pip check"
+
+
+def test_pip_installs_the_packages_where_uv_fails(checkout: Checkout) -> None:
+    done = checkout.make("setup", UV_FAILS="1")
+    assert done.returncode == 0, done.stderr
+    assert "uv could not install the packages; pip tries it" in done.stderr
+    last = [call for call in checkout.calls if "install" in call][-1]
+    assert last.startswith("-m pip install")
+    assert last.endswith("--no-build-isolation -c constraints.txt -e .[all]")
 
 
 def test_second_setup_does_nothing_until_the_pins_change(checkout: Checkout) -> None:
@@ -83,16 +96,67 @@ def test_second_setup_does_nothing_until_the_pins_change(checkout: Checkout) -> 
     ready = (checkout.root / ".venv/.ready").stat().st_mtime
     os.utime(checkout.root / "constraints.txt", (ready + 5, ready + 5))
     assert checkout.make("setup").returncode == 0
-    assert any("pip install" in call for call in checkout.calls)
+    assert any("uv_install.py" in call for call in checkout.calls)
     assert not any("venv" in call for call in checkout.calls)
 
 
 def test_failed_install_is_retried(checkout: Checkout) -> None:
-    failed = checkout.make("setup", PIP_FAILS="1")
+    failed = checkout.make("setup", UV_FAILS="1", PIP_FAILS="1")
     assert failed.returncode != 0
     assert "could not be installed" in failed.stderr
     assert checkout.make("setup").returncode == 0
     assert any("-e .[all]" in call for call in checkout.calls)
+
+
+UV = """#!/bin/bash
+echo "$@"
+env | grep -E '^(UV_|SSL_)' | sort
+"""
+PIP_SETTINGS = r"""#!/bin/bash
+cat <<'END'
+:env:.find-links='/wheels /more'
+global.extra-index-url='\nhttps://a.example/simple\nhttps://b.example/simple'
+global.find-links='/overridden'
+global.timeout='60'
+install.constraint='/etc/constraints.txt'
+END
+"""
+
+
+def uv_install(root: Path, settings: str, **environ: str) -> list[str]:
+    """Output of a fake uv: its arguments, and its variables one a line."""
+    programs = root / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, script in (("python", settings), ("uv", UV)):
+        (programs / name).write_text(script)
+        (programs / name).chmod(0o755)
+    command = [sys.executable, ROOT / ".ci/uv_install.py", "-e", ".[all]"]
+    environment = {"PATH": "/usr/bin:/bin", **environ}
+    done = subprocess.run(
+        command, cwd=root, capture_output=True, text=True, check=True, env=environment
+    )
+    return done.stdout.splitlines()
+
+
+def test_uv_gets_the_settings_of_pip(tmp_path: Path) -> None:
+    assert uv_install(tmp_path, PIP_SETTINGS) == [
+        "pip install --python .venv/bin/python -e .[all]",
+        "UV_CONSTRAINT=/etc/constraints.txt",
+        "UV_FIND_LINKS=/wheels,/more",
+        "UV_INDEX=https://a.example/simple https://b.example/simple",
+        "UV_INDEX_STRATEGY=unsafe-best-match",
+    ]
+
+
+def test_settings_of_uv_win_over_those_of_pip(tmp_path: Path) -> None:
+    printed = uv_install(tmp_path, PIP_SETTINGS, UV_INDEX="https://own.example/simple")
+    assert "UV_INDEX=https://own.example/simple" in printed
+
+
+def test_without_settings_uv_runs_as_it_is(tmp_path: Path) -> None:
+    assert uv_install(tmp_path, "#!/bin/bash\n") == [
+        "pip install --python .venv/bin/python -e .[all]"
+    ]
 
 
 def test_unsupported_pythons_are_an_error_and_leave_nothing(checkout: Checkout) -> None:
