@@ -28,10 +28,14 @@ PRECISION_SHARE = 99.9  # per cent of the values
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seam:
-    """A halo and the maximum difference between tiled and whole output with it."""
+    """A halo and the maximum difference between tiled and whole output with it.
+
+    `wholes_bhwc` are the outputs of the padded whole pictures, float32 and not cropped.
+    """
 
     halo: int
     levels: float
+    wholes_bhwc: tuple[npt.NDArray[np.float32], ...]
 
 
 def measure_seam(
@@ -43,12 +47,13 @@ def measure_seam(
 
     A halo that reaches the receptive field is exact and ends the search; see MAX_HALO.
     """
-    seam = Seam(halo=0, levels=float("inf"))
-    for halo in halo_candidates(facts):
-        levels = max(_seam_levels(backend, facts, halo, picture) for picture in pictures_hwc)
-        seam = Seam(halo=halo, levels=round(levels, 4))
-        if levels <= SEAM_LEVELS:
-            break
+    *smaller, largest = halo_candidates(facts)
+    for halo in smaller:
+        seam = _seam(backend, facts, halo, pictures_hwc, limit=SEAM_LEVELS)
+        if seam is not None:
+            return seam
+    seam = _seam(backend, facts, largest, pictures_hwc, limit=None)
+    assert seam is not None, "without a limit there is a seam"
     return seam
 
 
@@ -79,20 +84,41 @@ def tile_buckets(facts: ArchFacts, halo: int) -> tuple[tuple[int, int], ...]:
 
 
 def measure_precision(
-    exact: Backend,
+    references_bhwc: Sequence[npt.NDArray[np.float32]],
     reduced: Sequence[Backend],
     geometry: Geometry,
     pictures_hwc: Sequence[npt.NDArray[np.uint8]],
 ) -> float:
-    """The PRECISION_SHARE percentile of the absolute error, for the worst of the backends."""
+    """The PRECISION_SHARE percentile of the absolute error, for the worst of the backends.
+
+    `references_bhwc` are the exact outputs of the pictures, as in `Seam`.
+    """
     worst = 0.0
-    for picture_hwc in pictures_hwc:
+    for picture_hwc, reference in zip(pictures_hwc, references_bhwc, strict=True):
         tile = _floats(padded_whole(picture_hwc, geometry))[None]
-        reference = exact.forward(tile)
         for backend in reduced:
             difference = np.abs(backend.forward(tile) - reference) * 255
             worst = max(worst, float(np.percentile(difference, PRECISION_SHARE)))
     return round(worst, 4)
+
+
+def _seam(
+    backend: Backend,
+    facts: ArchFacts,
+    halo: int,
+    pictures_hwc: Sequence[npt.NDArray[np.uint8]],
+    *,
+    limit: float | None,
+) -> Seam | None:
+    """The seam of one halo, None once that of a picture exceeds `limit`."""
+    worst, wholes_bhwc = 0.0, []
+    for picture_hwc in pictures_hwc:
+        levels, whole_bhwc = _seam_levels(backend, facts, halo, picture_hwc)
+        if limit is not None and not levels <= limit:
+            return None
+        worst = max(worst, levels)
+        wholes_bhwc.append(whole_bhwc)
+    return Seam(halo=halo, levels=round(worst, 4), wholes_bhwc=tuple(wholes_bhwc))
 
 
 def _seam_levels(
@@ -100,7 +126,8 @@ def _seam_levels(
     facts: ArchFacts,
     halo: int,
     picture_hwc: npt.NDArray[np.uint8],
-) -> float:
+) -> tuple[float, npt.NDArray[np.float32]]:
+    """The largest difference in one picture, and the output of the padded whole picture."""
     side = -(-(CORE + 2 * halo) // facts.grid) * facts.grid
     geometry = Geometry(
         scale=facts.scale,
@@ -111,11 +138,11 @@ def _seam_levels(
     )
     lr_hwc = _floats(picture_hwc)
     height, width = lr_hwc.shape[:2]
-    whole = backend.forward(padded_whole(lr_hwc, geometry)[None])[0]
-    canonical = crop_whole(whole, height, width, geometry)
+    whole_bhwc = backend.forward(padded_whole(lr_hwc, geometry)[None])
+    canonical = crop_whole(whole_bhwc[0], height, width, geometry)
     tile_plan = plan(height, width, geometry)
     tiled = join(list(backend.forward(np.stack(list(cut(lr_hwc, tile_plan))))), tile_plan)
-    return float(np.abs(tiled - canonical).max()) * 255
+    return float(np.abs(tiled - canonical).max()) * 255, whole_bhwc
 
 
 def _floats(hwc_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -140,7 +140,7 @@ def measure_and_write(
         }
     )
     reduced = list(_reduced_backends(candidate))
-    levels = measure_precision(exact, reduced, info.geometry, pictures)
+    levels = measure_precision(seam.wholes_bhwc, reduced, info.geometry, pictures)
     bounds = Bounds(
         seam_levels=seam.levels, precision_levels={"bf16": levels}, pictures=len(pictures)
     )

@@ -62,6 +62,16 @@ def test_the_smallest_sufficient_halo_is_found(
     assert seam.levels < 0.001
 
 
+def test_a_halo_must_suffice_for_every_picture(pictures: list[np.ndarray]) -> None:
+    """A constant picture has no seams at any halo."""
+    flat = np.full((64, 64, 3), 90, np.uint8)
+    for order in ([flat, *pictures], [*pictures, flat]):
+        backend = Blur(11)
+        seam = measure_seam(backend, CONV, order)
+        assert seam.halo == 12
+        assert len(seam.wholes_bhwc) == 2
+
+
 def test_a_seam_beyond_every_halo_is_reported(pictures: list[np.ndarray]) -> None:
     seam = measure_seam(Blur(40), WINDOWED, pictures)
     assert seam.halo == 32
@@ -83,7 +93,9 @@ def test_buckets_fit_their_halo_and_grid(facts: ArchFacts) -> None:
 
 
 def test_precision_is_that_of_the_worst_backend(pictures: list[np.ndarray]) -> None:
-    geometry = Geometry(scale=1, halo=8, buckets=((64, 64),))
-    levels = measure_precision(Blur(3), [Blur(3, 1 / 255), Blur(3, 2 / 255)], geometry, pictures)
+    seam = measure_seam(Blur(3), CONV, pictures)
+    geometry = Geometry(scale=1, halo=seam.halo, buckets=((64, 64),))
+    reduced = [Blur(3, 1 / 255), Blur(3, 2 / 255)]
+    levels = measure_precision(seam.wholes_bhwc, reduced, geometry, pictures)
     assert levels == pytest.approx(2.0, abs=0.01)
-    assert measure_precision(Blur(3), [Blur(3)], geometry, pictures) == 0.0
+    assert measure_precision(seam.wholes_bhwc, [Blur(3)], geometry, pictures) == 0.0
