@@ -55,9 +55,9 @@ class Task:
     def is_unnamed(self) -> bool:
         """Whether this instance of a mapped task has only its index so far.
 
-        Airflow names it by its index until its template is rendered.
+        Airflow names it by its index, or not at all, until its template is rendered.
         """
-        return self.map_index >= 0 and self.map_name in (None, str(self.map_index))
+        return self.map_index >= 0 and self.map_name in (None, "", str(self.map_index))
 
     @property
     def name(self) -> str:

@@ -191,7 +191,7 @@ def test_a_running_task_is_reported_with_the_newest_line_of_its_command(
     ]
 
 
-@pytest.mark.parametrize("unnamed", [None, "0"])
+@pytest.mark.parametrize("unnamed", [None, "", "0"])
 def test_a_mapped_task_is_announced_once_it_has_its_name(airflow, api, first, unnamed):
     def run():
         airflow.task("first", "train", "running", 0, unnamed)

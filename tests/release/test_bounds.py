@@ -71,7 +71,7 @@ def test_reduced_precision_is_compared_with_the_exact_model_in_the_same_tiles():
     bounds = measure_bounds(BUNDLE, LR, served, load)
     [(bundle, options)] = asked
     assert bundle is BUNDLE
-    assert options["precision"] == "fp32"
+    assert options == {"backend": "torch", "device": "cpu", "precision": "fp32"}
     assert bounds.seam_levels == pytest.approx(3.0, abs=1e-3)
     assert bounds.precision == "bf16"
     assert bounds.precision_levels == pytest.approx(3.0, abs=1e-3), "3 without the row, 1 in it"
