@@ -54,14 +54,8 @@ def register(argv: Sequence[str]) -> int:
             say(f"{done} of {len(bundles)}: {text}")
         else:
             show(text)
-        results.append(
-            {
-                "model": version.model,
-                "version": version.number,
-                "bundle_id": version.bundle_id,
-                "alias": alias,
-            }
-        )
+        result: dict[str, object] = {"model": version.model, "version": version.number}
+        results.append(result | {"bundle_id": version.bundle_id, "alias": alias})
     if arguments.json:
         emit(results[0] if len(results) == 1 else {"registered": results})
     return 0

@@ -40,7 +40,7 @@ def build_pairs():
         ti.xcom_push("path", planned["plan"])
         return [] if planned["unchanged"] else list(range(planned["shards"]))
 
-    @task(map_index_template="{{ task.op_kwargs['shard'] + 1 }}")
+    @task
     def build_shard(path, shard):
         return step("data", "build", "--plan", path, "--shard", shard)
 

@@ -12,14 +12,12 @@ from training.loop import checkpoint
 from training.loop.context import LoopContext, TrainingDiverged, TrainResult
 from training.loop.online_degradation import OnlineDegradation
 from training.loop.prefetch import BatchBuilder, HostBatch, Prefetcher, Sampler, to_device
+from training.loop.progress import ProgressLines
 from training.loop.state import TrainState, memory_format
 from training.loop.step import StepMetrics, TrainStep
 from training.recipe import Recipe, Stage
 
 REPORT_EVERY_STEPS = 10
-# Seconds between two lines of progress: the first after 5, in a long training one a minute.
-PROGRESS_SECONDS = (5.0, 60.0)
-PROGRESS_SHARE = 0.05  # of the time since the start; also the most that scoring crops may take
 PICTURES_NAMED = 8
 DATA_WAIT = "data_wait_seconds"
 
@@ -100,8 +98,7 @@ class TrainingLoop:
             f"torch {torch.__version__}",
         )
         self._step, self._elapsed_before = 0, 0.0
-        self._started = self._progress_logged = context.clock()
-        self._score_seconds = 0.0
+        self._started = context.clock()
 
     def resume(self) -> bool:
         """Load the newest intact checkpoint of the folder; return False if there is none."""
@@ -133,6 +130,9 @@ class TrainingLoop:
         stage, context = self._stage, self._context
         self._started = context.clock()
         window = _Window(context.clock())
+        lines = ProgressLines(
+            self._recipe.name, stage.steps, self._train_state.ema, context.crops, context.clock
+        )
         with Prefetcher(self._batch_builder, self._step, stage.steps) as prefetcher:
             while not self._finished(progress := self._shared_progress()):
                 learning_rate = self._set_learning_rate(progress)
@@ -141,7 +141,9 @@ class TrainingLoop:
                 if self._step % REPORT_EVERY_STEPS == 0 or self._step == stage.steps:
                     self._report(window, learning_rate)
                     window = _Window(context.clock())
-                self._say_progress(progress, learning_rate, values)
+                if context.distributed.is_rank_zero:
+                    shown = {name: value for name, value in values.items() if name != DATA_WAIT}
+                    lines.say(progress, self._step, shown | {"learning_rate": learning_rate})
                 if self._due(stage.validate_every):
                     self._validate()
                 if self._due(stage.checkpoint_every):
@@ -276,33 +278,6 @@ class TrainingLoop:
             checkpoint.save(self._context.folder, state)
         except SharplineError as error:
             say(f"no checkpoint at step {self._step}: {error}. Training continues")
-
-    def _say_progress(
-        self, progress: float, learning_rate: float, values: Mapping[str, float]
-    ) -> None:
-        if not self._context.distributed.is_rank_zero:
-            return
-        now, (shortest, longest) = self._context.clock(), PROGRESS_SECONDS
-        interval = min(max(shortest, PROGRESS_SHARE * (now - self._started)), longest)
-        if now - self._progress_logged < interval:
-            return
-        self._progress_logged = now
-        metrics = "  ".join(
-            f"{name} {value:.5f}" for name, value in values.items() if name != DATA_WAIT
-        )
-        say(
-            f"{self._recipe.name}: {progress:4.0%}  step {self._step} of {self._stage.steps}  "
-            f"{self._crops_score(now)}{metrics}  learning rate {learning_rate:.2e}"
-        )
-
-    def _crops_score(self, now: float) -> str:
-        """The EMA's score on the crops; empty without crops, or where it would take too long."""
-        crops, allowed = self._context.crops, PROGRESS_SHARE * (now - self._started)
-        if crops is None or self._score_seconds > allowed:
-            return ""
-        psnr = crops.psnr(self._train_state.ema.output)
-        self._score_seconds += self._context.clock() - now
-        return f"{psnr:.2f} dB on held-out crops, bicubic {crops.bicubic_psnr:.2f} dB  "
 
     def _say(self, text: str) -> None:
         if self._context.distributed.is_rank_zero:

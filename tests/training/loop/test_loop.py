@@ -234,7 +234,7 @@ def progress_lines(
 
     factory.loop(clock=now, crops=FakeCrops(clock, score_seconds)).run()
     lines = capsys.readouterr().err.splitlines()
-    return [line for line in lines if "learning rate" in line]
+    return [line for line in lines if "learning_rate" in line]
 
 
 def test_progress_names_step_share_and_score_so_far(

@@ -1,12 +1,14 @@
 """Training steps: gradient accumulation, out of memory, non-finite losses, compilation."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from superres.model.archs import build
 from training.loop.distributed import DistributedContext
@@ -217,51 +219,37 @@ def test_a_nonfinite_discriminator_is_named_and_no_weight_is_updated(
         assert torch.equal(one, other) or not is_weight
 
 
-@pytest.fixture
-def compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[int, str | None]]]:
-    """The convolutions and the mode of each graph that torch.compile traces.
-
-    The graphs run as traced, because generating their code takes minutes.
-    """
-    graphs: list[tuple[int, str | None]] = []
-
-    def run_as_traced(graph: fx.GraphModule, _: object, **options: str) -> Callable[..., object]:
-        convolutions = [node for node in graph.graph.nodes if "conv2d" in str(node.target)]
-        graphs.append((len(convolutions), options.get("mode")))
-        return graph.forward
-
-    torch.compiler.reset()
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=run_as_traced))
-    yield graphs
-    torch.compiler.reset()
-
-
 RRDB = {"name": "rrdb", "parameters": {"num_feat": 4, "num_block": 2, "num_grow_ch": 2, "scale": 2}}
 
 
-@pytest.mark.filterwarnings("ignore")  # torch warns of its own modules when it traces
 @pytest.mark.parametrize(
     ("changes", "cuda_graphs", "graph"),
     [
-        ({}, False, (4, None)),  # the whole network
-        ({"arch": RRDB}, True, (15, "reduce-overhead")),  # a block, once for both
+        ({}, False, [4, None]),  # the whole network
+        ({"arch": RRDB}, True, [15, "reduce-overhead"]),  # a block, once for both
     ],
 )
 def test_a_compiled_network_takes_the_same_steps_and_repeated_blocks_share_a_graph(
     changes: dict[str, object],
     cuda_graphs: bool,
-    graph: tuple[int, str | None],
-    recipe: Callable[..., Recipe],
-    compiled_graphs: list[tuple[int, str | None]],
+    graph: list[int | str | None],
+    recipe_file: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
-    metrics, expected = run_steps(recipe(**changes), 5)
-    assert compiled_graphs == []
-    compiled = recipe(compile=True, cuda_graphs=cuda_graphs, **changes)
-    metrics_too, updated = run_steps(compiled, 5)
-    assert compiled_graphs == [graph]
-    assert metrics_too == [pytest.approx(each, rel=1e-4) for each in metrics]
-    for one, other in zip(expected, updated, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    recipes = [tmp_path / "plain.yaml", tmp_path / "compiled.yaml"]
+    recipe_file(**changes).rename(recipes[0])
+    recipe_file(compile=True, cuda_graphs=cuda_graphs, **changes).rename(recipes[1])
+    script = Path(__file__).with_name("compiled_steps.py")
+    done = subprocess.run(
+        [sys.executable, script, *recipes], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    plain, compiled = json.loads(done.stdout)
+    assert plain["graphs"] == []
+    assert compiled["graphs"] == [graph]
+    for one, other in zip(plain["metrics"], compiled["metrics"], strict=True):
+        assert other == pytest.approx(one, rel=1e-4)
+    assert compiled["weights"] == pytest.approx(plain["weights"], rel=1e-4, abs=1e-6)
 
 
 def test_weight_bytes_counts_all_networks(
