@@ -12,7 +12,7 @@ ARGS ?=
 ##@ Use it
 .PHONY: setup demo up
 setup: $(READY) ## create .venv with all dependencies; instant when nothing changed
-$(READY): pyproject.toml constraints.txt .ci/setup
+$(READY): pyproject.toml constraints.txt .ci/setup .ci/uv_install.py
 	@.ci/setup
 	@touch $@
 

@@ -50,6 +50,8 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--only", action="append", default=[], metavar="MUTANTS")
     arguments = parser.parse_args()
+    if unknown := set(arguments.subjects) - set(subjects):
+        parser.error(f"no subject {', '.join(sorted(unknown))}; there are: {', '.join(subjects)}")
     os.nice(15)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that mutmut ends too
     binaries = install()

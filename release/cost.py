@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from superres.common.console import track
+from superres.common.console import progress_log
 from superres.image.codecs import Picture
 from superres.model.bundle import WEIGHTS_FILE
 from superres.model.upscaler import Upscaler
@@ -59,11 +59,13 @@ class Meter:
         models = [model for model in (champion, challenger) if model is not None]
         memory = {id(model): self._memory_of(model, picture) for model in models}
         seconds: dict[int, list[float]] = {id(model): [] for model in models}
-        for _ in track(range(rounds), "measuring speed"):
+        log = progress_log("measuring speed")  # no progress bar: it would draw meanwhile
+        for done in range(1, rounds + 1):
             for model in models:
                 began = self._clock()
                 model.upscale(picture)
                 seconds[id(model)].append(self._clock() - began)
+            log(done, rounds)
 
         def cost(model: Upscaler) -> Cost:
             return Cost(seconds=median(seconds[id(model)]), memory_bytes=memory[id(model)])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from sharpline.local.airflow_api import (
     AirflowApi,
+    AirflowRefused,
     AirflowUnavailable,
     AssetEvent,
     Run,
@@ -173,7 +174,10 @@ class RunningTasks:
                 self._report(task, report, now)
 
     def _report(self, task: Task, report: _Report, now: float) -> None:
-        lines = self._api.command_lines(task)
+        try:
+            lines = self._api.command_lines(task)
+        except AirflowRefused:  # a line of progress is not worth the cycle
+            lines = []
         if len(lines) > report.lines:
             report.lines = len(lines)
             text = lines[-1].removeprefix(f"{task.map_name}:").strip()
@@ -195,7 +199,8 @@ def _log_changes(before: list[Task], now: list[Task], log: Log) -> bool:
     states = {_key(task): _named_state(task) for task in before}
     changes = [task for task in now if _named_state(task) != states.get(_key(task))]
     for task in changes:
-        if task.state in STATE_TEXTS:
+        state = _named_state(task)
+        if state in STATE_TEXTS:
             took = f" in {task.seconds:.0f} s" if task.state == "success" and task.seconds else ""
-            log(f"{task.dag_id}: {task.name} {STATE_TEXTS[task.state]}{took}")
+            log(f"{task.dag_id}: {task.name} {STATE_TEXTS[state]}{took}")
     return bool(changes)

@@ -35,8 +35,8 @@ NEEDED_BYTES = 2 * 1024**3
 READY_SECONDS = 240.0
 FOLLOW_SECONDS = 2
 # The services and commands share this machine's cores. By default an OpenMP thread that waits for
-# another spins for long and keeps the core that the other needs: on two cores with one busy, a
-# training step took three times as long.
+# another spins for long and keeps the core that the other needs: on two cores with one busy,
+# training steps took up to three times as long.
 OPENMP = {"GOMP_SPINCOUNT": "1000"}
 SERVER_GRACE = GracePeriods(command_seconds=50.0)  # it finishes the requests in flight first
 
@@ -190,8 +190,10 @@ def _start_serving(stack: Stack) -> None:
 
 def _has_models(folder: Path) -> bool:
     """Whether the follower has written an index with models; an empty one comes first."""
-    index = folder / "index.json"
-    return index.is_file() and bool(json.loads(index.read_text()))
+    try:
+        return bool(json.loads((folder / "index.json").read_bytes()))
+    except (FileNotFoundError, ValueError):  # the follower replaces a damaged one
+        return False
 
 
 def _start_monitoring(stack: Stack) -> Iterator[tuple[Service, str]]:

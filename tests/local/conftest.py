@@ -92,7 +92,8 @@ class FakeAirflow:
             key = (segments[3], segments[5], int(query["map_index"][0]))
             return (200, {"value": self.results[key]}) if key in self.results else (404, {})
         if "logs" in segments:
-            return 200, {"content": self.logs[segments[5]]}
+            log = self.logs.get(segments[5])
+            return (500, {}) if log is None else (200, {"content": log})
         return 404, {"detail": path}
 
 

@@ -191,16 +191,33 @@ def test_a_running_task_is_reported_with_the_newest_line_of_its_command(
     ]
 
 
+def test_a_task_whose_log_cannot_be_read_is_reported_by_its_time(
+    airflow, api, first, always_report
+):
+    def run():
+        airflow.task("first", "plan", "running")
+        yield
+        finish(airflow, "first")
+
+    run_script(airflow, run())
+    logged = []
+    follow(api, first, log=logged.append)
+    assert "build_pairs: plan: running for 0 s" in logged
+
+
 @pytest.mark.parametrize("unnamed", [None, "", "0"])
 def test_a_mapped_task_is_announced_once_it_has_its_name(airflow, api, first, unnamed):
     def run():
+        airflow.task("first", "train", "queued", 0, unnamed)
+        yield
         airflow.task("first", "train", "running", 0, unnamed)
         yield
         airflow.task("first", "train", "running", 0, "compact_x4")
         yield
         finish(airflow, "first")
 
-    run_script(airflow, run())
+    stages = run()
+    airflow.script.extend([lambda: next(stages, None)] * 4)
     logged = []
     follow(api, first, log=logged.append)
     assert logged == ["build_pairs: train compact_x4 running"]

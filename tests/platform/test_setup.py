@@ -117,8 +117,11 @@ cat <<'END'
 :env:.find-links='/wheels /more'
 global.extra-index-url='\nhttps://a.example/simple\nhttps://b.example/simple'
 global.find-links='/overridden'
+global.index-url='https://main.example/simple'
 global.timeout='60'
-install.constraint='/etc/constraints.txt'
+:env:.index-url=''
+download.no-index='true'
+install.constraint='/etc/constraints of all.txt'
 END
 """
 
@@ -141,11 +144,18 @@ def uv_install(root: Path, settings: str, **environ: str) -> list[str]:
 def test_uv_gets_the_settings_of_pip(tmp_path: Path) -> None:
     assert uv_install(tmp_path, PIP_SETTINGS) == [
         "pip install --python .venv/bin/python -e .[all]",
-        "UV_CONSTRAINT=/etc/constraints.txt",
+        "UV_CONSTRAINT=/etc/constraints of all.txt",
+        "UV_DEFAULT_INDEX=https://main.example/simple",
         "UV_FIND_LINKS=/wheels,/more",
         "UV_INDEX=https://a.example/simple https://b.example/simple",
         "UV_INDEX_STRATEGY=unsafe-best-match",
     ]
+
+
+def test_uv_uses_no_index_where_pip_uses_none(tmp_path: Path) -> None:
+    settings = "#!/bin/bash\necho \"global.no-index='true'\"\n"
+    [command] = uv_install(tmp_path, settings)
+    assert command == "pip install --python .venv/bin/python --no-index -e .[all]"
 
 
 def test_settings_of_uv_win_over_those_of_pip(tmp_path: Path) -> None:

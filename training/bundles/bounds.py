@@ -111,14 +111,15 @@ def _seam(
     limit: float | None,
 ) -> Seam | None:
     """The seam of one halo, None once that of a picture exceeds `limit`."""
-    worst, wholes_bhwc = 0.0, []
+    found, wholes_bhwc = [], []
     for picture_hwc in pictures_hwc:
         levels, whole_bhwc = _seam_levels(backend, facts, halo, picture_hwc)
         if limit is not None and not levels <= limit:
             return None
-        worst = max(worst, levels)
+        found.append(levels)
         wholes_bhwc.append(whole_bhwc)
-    return Seam(halo=halo, levels=round(worst, 4), wholes_bhwc=tuple(wholes_bhwc))
+    # np.max, because max() of Python may lose a NaN.
+    return Seam(halo=halo, levels=round(float(np.max(found)), 4), wholes_bhwc=tuple(wholes_bhwc))
 
 
 def _seam_levels(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from superres.evaluation.evaluate import Pair, PairSet
+from superres.evaluation.evaluate import Pair, PairSet, require_sizes
 from superres.image.crop import center_crop
 from superres.image.resize import imresize
 from superres.quality import Protocol, psnr
@@ -26,6 +26,7 @@ class HeldOutCrops:
     """Centre crops of the first held-out pictures that are large enough.
 
     Their PSNR shows whether a training gains; it is not comparable with that of whole pictures.
+    Raises SharplineError if a pair's sizes do not match the scale.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class HeldOutCrops:
 
 
 def _fits(pair: Pair, side: int) -> bool:
-    return min(pair.lr.height, pair.lr.width) >= side and pair.lr.bit_depth == 8
+    bits = {pair.lr.bit_depth, pair.hr.bit_depth}
+    return min(pair.lr.height, pair.lr.width) >= side and bits == {8}
 
 
 def _crop(pair: Pair, scale: int, side: int) -> tuple[Array, Array]:
+    require_sizes(pair, scale)
     lr_hwc = center_crop(pair.lr.rgb_hwc, side)
     return lr_hwc, center_crop(pair.hr.rgb_hwc, side * scale, multiple=scale)

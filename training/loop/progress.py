@@ -8,7 +8,8 @@ from training.loop.ema import ExponentialMovingAverage
 
 # Seconds between two lines: the first after 5, in a long training one a minute.
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 5.0, 60.0
-SHARE = 0.05  # of the time since the start: the interval, and the most that scoring may take
+# Of the time since the start: the interval, and how much of it scoring may have taken already.
+SHARE = 0.05
 
 
 class ProgressLines:

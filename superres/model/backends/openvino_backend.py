@@ -110,8 +110,8 @@ def convert(bundle: Bundle) -> openvino.Model:
         traced = TorchScriptPythonDecoder(
             network,
             example_input=torch.zeros(1, 3, TRACE_SIDE, TRACE_SIDE),
-            # The check traces a second time and runs both graphs: two thirds of the time. The
-            # golden pair is compared with the compiled model's output in any case.
+            # The check traces a second time and runs both graphs: two thirds of the time. A server
+            # compares the compiled model's output with the golden pair before it serves.
             trace_kwargs={"check_trace": False},
         )
         return openvino.convert_model(traced, input=[1, 3, -1, -1])

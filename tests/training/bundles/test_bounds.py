@@ -78,6 +78,10 @@ def test_a_seam_beyond_every_halo_is_reported(pictures: list[np.ndarray]) -> Non
     assert seam.levels > SEAM_LEVELS
 
 
+def test_a_network_without_numbers_has_no_small_seam(pictures: list[np.ndarray]) -> None:
+    assert np.isnan(measure_seam(Blur(3, float("nan")), CONV, pictures).levels)
+
+
 @pytest.mark.parametrize("facts", [CONV, WINDOWED, DEEP])
 def test_buckets_fit_their_halo_and_grid(facts: ArchFacts) -> None:
     for halo in halo_candidates(facts):
