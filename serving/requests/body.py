@@ -84,7 +84,7 @@ async def limit_bytes(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncGene
     async for chunk in chunks:
         count += len(chunk)
         if count > max_bytes:
-            raise TooManyBytes(f"a picture has more than the {max_bytes:,} bytes allowed")
+            raise TooManyBytes(f"more than the {max_bytes:,} bytes allowed were sent")
         yield chunk
 
 
