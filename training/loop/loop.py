@@ -27,7 +27,8 @@ class _Counters:
     """Counters of the loop, stored in checkpoints.
 
     `score_to_beat` is the last score that gained enough. `environment` (world size, threads, torch
-    version) determines the order of float sums; `environment_changed`: it changed on a resume.
+    version, float32 instead of bf16) determines rounding; `environment_changed`: it changed on a
+    resume.
     """
 
     nan_in_a_row: int = 0
@@ -93,9 +94,7 @@ class TrainingLoop:
             pin=context.device.type == "cuda",
         )
         self._counters = _Counters(
-            micro_batch=self._train_step.micro_batch,
-            environment=f"{context.distributed.world_size} x {torch.get_num_threads()} threads, "
-            f"torch {torch.__version__}",
+            micro_batch=self._train_step.micro_batch, environment=self._environment()
         )
         self._step, self._elapsed_before = 0, 0.0
         self._started = context.clock()
@@ -128,6 +127,11 @@ class TrainingLoop:
         Raises TrainingDiverged naming the loss, the step and the pictures; checkpoints are kept.
         """
         stage, context = self._stage, self._context
+        if self._train_step.precision != self._recipe.precision:
+            self._say(
+                f"this device has no {self._recipe.precision} instructions: training in "
+                f"{self._train_step.precision}, which is faster here"
+            )
         self._started = context.clock()
         window = _Window(context.clock())
         lines = ProgressLines(
@@ -159,6 +163,12 @@ class TrainingLoop:
             seconds=self._elapsed(),
             repeatable=self._is_repeatable(),
         )
+
+    def _environment(self) -> str:
+        context, precision = self._context, self._train_step.precision
+        threads = f"{context.distributed.world_size} x {torch.get_num_threads()} threads"
+        instead = "" if precision == self._recipe.precision else f", {precision}"
+        return f"{threads}, torch {torch.__version__}{instead}"
 
     def _is_repeatable(self) -> bool:
         """Whether the weights depend on nothing but recipe, data and software."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from superres.common.console import say
 from superres.common.errors import SharplineError
 from training.loop.distributed import DistributedContext
+from training.loop.precision import effective_precision
 from training.loop.state import TrainableNetwork, TrainState
 from training.losses.gan import GanSettings, discriminator_terms
 from training.losses.loss import LossInputs
@@ -39,7 +40,7 @@ class StepMetrics:
 
 
 class TrainStep:
-    """Runs training steps with gradient accumulation over micro-batches of `micro_batch` crops.
+    """Runs training steps in `precision`, accumulating over micro-batches of `micro_batch` crops.
 
     Out of memory, it halves `micro_batch` and retries the step.
     """
@@ -55,6 +56,7 @@ class TrainStep:
         self.micro_batch = micro_batch
         self._train_state, self._recipe = train_state, recipe
         self._distributed, self._device = distributed, device
+        self.precision = effective_precision(recipe.precision, device)
         discriminator = train_state.discriminator
         self._loss = LossSum(
             recipe.losses,
@@ -158,7 +160,7 @@ class TrainStep:
         return discriminator.net(bchw).float()
 
     def _autocast(self) -> torch.autocast:
-        enabled = self._recipe.precision == "bf16"
+        enabled = self.precision == "bf16"
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled)
 
 

@@ -144,6 +144,43 @@ def test_resumed_equals_uninterrupted(
     assert digest(again.run()) == digest(whole)
 
 
+def processor_with_bf16(monkeypatch: pytest.MonkeyPatch, native: bool) -> None:
+    capabilities = {"architecture": "x86_64", "avx512_bf16": native, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+
+
+def test_without_bf16_instructions_a_training_is_one_in_float32_and_says_so(
+    loop_factory: Callable[..., LoopFactory],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    float32 = loop_factory(precision="fp32").loop().run()
+    assert "instructions" not in capsys.readouterr().err
+    processor_with_bf16(monkeypatch, False)
+    trained = loop_factory(precision="bf16").loop().run()
+    assert capsys.readouterr().err.count("no bf16 instructions: training in fp32") == 1
+    assert digest(trained) == digest(float32)
+    assert trained.repeatable == float32.repeatable
+
+
+def test_a_training_resumed_in_another_precision_is_not_called_repeatable(
+    loop_factory: Callable[..., LoopFactory],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    crashed = loop_factory(precision="bf16")
+    crashed.sampler.crash_at = 9
+    processor_with_bf16(monkeypatch, True)
+    with pytest.raises(SimulatedCrash):
+        crashed.loop().run()
+    crashed.sampler.crash_at = None
+    processor_with_bf16(monkeypatch, False)
+    again = crashed.loop()
+    assert again.resume()
+    assert "will not be bit-identical" in capsys.readouterr().err
+    assert not again.run().repeatable
+
+
 def test_a_damaged_checkpoint_is_skipped_for_the_previous_one(
     loop_factory: Callable[..., LoopFactory], capsys: pytest.CaptureFixture[str]
 ) -> None:
