@@ -298,7 +298,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--precision", choices=("bf16", "fp32"), help="ours (default: the recipe's)"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.steps < 20:
+        parser.error("--steps must be at least 20: metrics are reported every 10 steps")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The precision that a device computes in: a recipe's bf16 only where the hardware has it.
 
-Emulated bf16 is slower than float32: a step of `compact_x4` takes 2.9 times as long on AVX-512
-without its bf16 instructions.
+Emulated bf16 is slower than float32: docs/training.md states the times of a step.
 """
 
 import torch
