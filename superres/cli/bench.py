@@ -8,15 +8,24 @@ from pathlib import Path
 
 from superres.common.console import emit, show
 from superres.common.environment import cpu_threads
+from superres.common.errors import UsageError
 from superres.common.files import write_json
 from superres.model.starters import find_bundle, find_bundles
 
 
 def bench(argv: Sequence[str]) -> int:
-    """Measure how long models take for one picture, on every backend of this machine."""
+    """Measure how long models take for one picture, on every backend of this machine; with
+    --networks, what networks cost in weights, multiply-adds, time and memory.
+    """
+    arguments = _parser().parse_args(argv)
+    if arguments.networks:
+        from superres.cli.bench_networks import bench_networks
+
+        return bench_networks(arguments)
+    if arguments.on:
+        raise UsageError("--on only goes with --networks; sharpline evaluate scores models")
     from superres.model.benchmark import benchmark_bundle, cpu_name, noise_picture
 
-    arguments = _parser().parse_args(argv)
     width, height = arguments.size
     bundles = [find_bundle(name) for name in arguments.bundles] or find_bundles()
     picture = noise_picture(width, height)
@@ -48,7 +57,19 @@ def _parser() -> argparse.ArgumentParser:
         "bundles",
         nargs="*",
         metavar="BUNDLE",
-        help="bundle folders or starters' names (default: every starter)",
+        help="bundle folders or starters' names (default: every starter); with --networks, names "
+        "of networks",
+    )
+    parser.add_argument(
+        "--networks",
+        action="store_true",
+        help="compare networks, with random weights, for an output of 1280x720",
+    )
+    parser.add_argument(
+        "--on",
+        metavar="PICTURES",
+        help="with --networks: a folder of high-resolution pictures, a dataset or a fetched source "
+        "to score the starters on (default: the scores that their bundles state)",
     )
     parser.add_argument(
         "--size",

@@ -30,6 +30,7 @@ SMALL_NETWORKS: dict[str, dict[str, Any]] = {
     "srcnn": {"num_feat": 8, "num_map": 4},
     "vdsr": {"num_feat": 8, "num_conv": 3},
     "nafnet": {"width": 8, "enc_blk_nums": [1, 1, 1], "middle_blk_num": 1},
+    "span": {"feature_channels": 8},
 }
 STEPS = 2
 

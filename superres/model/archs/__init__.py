@@ -21,7 +21,7 @@ ARCHS = EntryRegistry(
     entry_type=Architecture,
     built_in={
         name: f"superres.model.archs.{name}:ARCH"
-        for name in ("rrdb", "swinir", "compact", "srcnn", "vdsr", "nafnet")
+        for name in ("rrdb", "swinir", "compact", "srcnn", "vdsr", "nafnet", "span", "plksr", "dat")
     },
     unknown=UnknownArch,
 )

@@ -6,7 +6,7 @@ that contain them load nevertheless. Attention is an explicit softmax, which exp
 runtimes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -21,11 +21,18 @@ from superres.model.archs.architecture import (
     SpandrelLayout,
     UnsupportedVariant,
 )
+from superres.model.archs.derived import drop_on_load, without
+from superres.model.archs.initialise import initialise_linear
+from superres.model.archs.reconstruction import (
+    DIV2K_MEAN,
+    RECONSTRUCTION_FEATURES,
+    residual_convolution,
+    shuffle_steps,
+)
 from superres.model.archs.upsample import bicubic_phases
+from superres.model.archs.windows import from_windows, relative_positions, shift_mask, to_windows
 
 DERIVED_KEYS = ("attn_mask", "relative_position_index")
-DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
-RECONSTRUCTION_FEATURES = 64
 SHIFTED_COPIES = 27  # three colours under nine shifts
 BODY_DAMPING = 0.02
 
@@ -45,7 +52,9 @@ class WindowAttention(nn.Module):
             torch.zeros((2 * window - 1) * (2 * window - 1), heads)
         )
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.register_buffer("relative_index", relative_positions(window), persistent=False)
+        self.register_buffer(
+            "relative_index", relative_positions((window, window)), persistent=False
+        )
         self.qkv = nn.Linear(channels, 3 * channels, bias=qkv_bias)
         self.proj = nn.Linear(channels, channels)
 
@@ -99,8 +108,9 @@ class SwinBlock(nn.Module):
         shifted = self.norm1(tokens_bhwc)
         if self.shift:
             shifted = torch.roll(shifted, (-self.shift, -self.shift), dims=(1, 2))
-        mixed = self.attn(to_windows(shifted, self.window), mask if self.shift else None)
-        mixed = from_windows(mixed, self.window, tokens_bhwc.shape)
+        window = (self.window, self.window)
+        mixed = self.attn(to_windows(shifted, window), mask if self.shift else None)
+        mixed = from_windows(mixed, window, tokens_bhwc.shape)
         if self.shift:
             mixed = torch.roll(mixed, (self.shift, self.shift), dims=(1, 2))
         tokens_bhwc = tokens_bhwc + self._drop(mixed)
@@ -190,7 +200,7 @@ class SwinIR(nn.Module):
         self.apply(initialise_linear)
         if upsampler == "pixelshuffledirect" and in_chans == 3 and embed_dim >= SHIFTED_COPIES:
             self._initialise_as_bicubic()
-        self.register_load_state_dict_pre_hook(drop_derived)
+        drop_on_load(self, derived)
 
     @torch.no_grad()
     def _initialise_as_bicubic(self) -> None:
@@ -251,7 +261,8 @@ class SwinIR(nn.Module):
 
     def _deep(self, shallow: Tensor) -> Tensor:
         height, width = shallow.shape[2:]
-        mask = shift_mask(height, width, self.window, self.window // 2, shallow.device)
+        window, shift = (self.window,) * 2, (self.window // 2,) * 2
+        mask = shift_mask(height, width, window, shift, shallow.device)
         tokens = self.patch_embed["norm"](shallow.permute(0, 2, 3, 1))
         for layer in self.layers:
             tokens = layer(tokens, mask)
@@ -271,91 +282,14 @@ class SwinIR(nn.Module):
         return self.conv_last(functional.leaky_relu(self.conv_hr(features), 0.2))
 
 
-def relative_positions(window: int) -> Tensor:
-    """The index into the bias table for each pair of positions: (window^2, window^2)."""
-    rows, columns = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
-    positions = torch.stack((rows.flatten(), columns.flatten()))
-    offset = positions[:, :, None] - positions[:, None, :] + window - 1
-    return offset[0] * (2 * window - 1) + offset[1]
-
-
-def shift_mask(
-    height: int, width: int, window: int, shift: int, device: torch.device | None = None
-) -> Tensor:
-    """-100 between positions that the cyclic shift wrapped from opposite borders, else 0.
-
-    Shape (windows, window^2, window^2). Created on the device: a copy from the host would
-    synchronise, and a CUDA graph cannot capture it.
-    """
-
-    def bands(length: int) -> Tensor:
-        positions = torch.arange(length, device=device)
-        return (positions >= length - window).long() + (positions >= length - shift).long()
-
-    regions = bands(height)[:, None] * 3 + bands(width)[None, :]
-    labels = to_windows(regions[None, :, :, None].float(), window).squeeze(-1)
-    return (labels[:, :, None] != labels[:, None, :]).float() * -100.0
-
-
-def to_windows(tokens_bhwc: Tensor, window: int) -> Tensor:
-    """(B, H, W, C) -> (B * windows, window^2, C)."""
-    batch, height, width, channels = tokens_bhwc.shape
-    grid = tokens_bhwc.reshape(batch, height // window, window, width // window, window, channels)
-    return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, window * window, channels)
-
-
-def from_windows(windows: Tensor, window: int, shape_bhwc: Sequence[int]) -> Tensor:
-    """Undo `to_windows` for a tensor of shape (B, H, W, C)."""
-    batch, height, width, channels = shape_bhwc
-    grid = windows.reshape(batch, height // window, width // window, window, window, channels)
-    return grid.permute(0, 1, 3, 2, 4, 5).reshape(batch, height, width, channels)
-
-
-def residual_convolution(channels: int, kind: str) -> nn.Module:
-    if kind == "1conv":
-        return nn.Conv2d(channels, channels, 3, 1, 1)
-    quarter = channels // 4
-    return nn.Sequential(
-        nn.Conv2d(channels, quarter, 3, 1, 1),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(quarter, quarter, 1, 1, 0),
-        nn.LeakyReLU(0.2, inplace=True),
-        nn.Conv2d(quarter, channels, 3, 1, 1),
-    )
-
-
-def shuffle_steps(scale: int, features: int) -> list[nn.Module]:
-    """A convolution and a pixel shuffle per factor of 2, or once for 3."""
-    factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
-    if scale != 3 and 2 ** len(factors) != scale:
-        raise TypeError(f"the pixelshuffle upsampler enlarges by 2^n or 3, not {scale}")
-    steps: list[nn.Module] = []
-    for factor in factors:
-        steps += [nn.Conv2d(features, features * factor**2, 3, 1, 1), nn.PixelShuffle(factor)]
-    return steps
-
-
 def upsample_and_convolve(layer: nn.Module, features: Tensor) -> Tensor:
     doubled = functional.interpolate(features, scale_factor=2, mode="nearest")
     return functional.leaky_relu(layer(doubled), 0.2)
 
 
-def initialise_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def drop_derived(module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: object) -> None:
-    """Remove derived buffers, so that files of the reference implementation load."""
-    for key in [key for key in state_dict if key.rsplit(".", 1)[-1] in DERIVED_KEYS]:
-        del state_dict[key]
-
-
-def without_derived(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without derived buffers."""
-    return {k: v for k, v in state_dict.items() if k.rsplit(".", 1)[-1] not in DERIVED_KEYS}
+def derived(key: str) -> bool:
+    """Whether a key of a state dict is a derived buffer."""
+    return key.rpartition(".")[2] in DERIVED_KEYS
 
 
 def _facts(parameters: Parameters) -> ArchFacts:
@@ -371,7 +305,7 @@ def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = ("upscale", "in_chans", "img_size", "window_size", "img_range", "depths", "embed_dim")
     names += ("num_heads", "mlp_ratio", "upsampler", "resi_connection")
     parameters = {name: network.hyperparameters[name] for name in names}
-    return parameters, dict(without_derived(network.state_dict()))
+    return parameters, without(network.state_dict(), derived)
 
 
 ARCH = Architecture(

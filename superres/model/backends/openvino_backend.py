@@ -24,7 +24,7 @@ from superres.model.bundle import Bundle
 Array = NDArray[Any]
 
 KERNEL_CACHE_SIZE = 1000  # enough for a few dozen shapes of a network of twenty layers
-TRACE_SIDE = 48  # any side on the network's grid; small for speed
+TRACE_SIDE = 48  # rounded up to the network's grid; small for speed
 
 
 class OpenVinoBackend:
@@ -104,12 +104,14 @@ def _translate_errors() -> Iterator[None]:
 def convert(bundle: Bundle) -> openvino.Model:
     """Convert the bundle's network to an OpenVINO model with batch 1 and dynamic size."""
     network = load_network(bundle)
+    grid = bundle.info.geometry.grid
+    side = -(-TRACE_SIDE // grid) * grid
     with warnings.catch_warnings(), torch.inference_mode():
         # OpenVINO traces with a deprecated torch API.
         warnings.simplefilter("ignore")
         traced = TorchScriptPythonDecoder(
             network,
-            example_input=torch.zeros(1, 3, TRACE_SIDE, TRACE_SIDE),
+            example_input=torch.zeros(1, 3, side, side),
             # The check traces a second time and runs both graphs: two thirds of the time. A server
             # compares the compiled model's output with the golden pair before it serves.
             trace_kwargs={"check_trace": False},

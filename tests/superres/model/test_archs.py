@@ -1,4 +1,4 @@
-"""Networks: state-dict keys and outputs equal basicsr's, and `facts` are correct."""
+"""Networks: state-dict keys and outputs equal basicsr's or spandrel's; `facts` are correct."""
 
 import importlib
 from collections.abc import Sequence
@@ -7,8 +7,18 @@ from typing import Any
 import pytest
 import torch
 
-from superres.model.archs import ArchFacts, Architecture, UnknownArch, build, facts
-from superres.model.archs.swinir import without_derived
+from superres.model.archs import (
+    ARCHS,
+    ArchFacts,
+    Architecture,
+    UnknownArch,
+    build,
+    dat,
+    facts,
+    span,
+    swinir,
+)
+from superres.model.archs.derived import without
 
 SWIN = {
     "img_size": 32,
@@ -62,6 +72,42 @@ REFERENCE = {
 }
 
 
+DAT: dict[str, Any] = {
+    "embed_dim": 32,
+    "depth": [3, 5],  # blocks are shifted at other places in the second group
+    "num_heads": [2, 4],
+    "split_size": [4, 8],
+    "expansion_factor": 2.0,
+}
+PLKSR = {"dim": 8, "n_blocks": 2, "kernel_size": 5}
+# spandrel's networks: their module and class, parameters, and parameters that only they have.
+SPANDREL_CASES: list[tuple[str, str, dict[str, Any], dict[str, Any]]] = [
+    ("span", "SPAN", {"feature_channels": 6, "upscale": 4}, {"num_in_ch": 3, "num_out_ch": 3}),
+    (
+        "span",
+        "SPAN",
+        {"feature_channels": 5, "upscale": 2, "norm": False},
+        {"num_in_ch": 3, "num_out_ch": 3},
+    ),
+    *(
+        ("plksr", "PLKSR", {**PLKSR, "ccm_type": mixer, "use_ea": attention}, {})
+        for mixer, attention in (("CCM", True), ("ICCM", True), ("DCCM", True), ("DCCM", False))
+    ),
+    (
+        "dat",
+        "DAT",
+        {**DAT, "upscale": 4, "upsampler": "pixelshuffledirect", "resi_connection": "3conv"},
+        {"img_size": 16},
+    ),
+    (
+        "dat",
+        "DAT",
+        {**DAT, "upscale": 2, "upsampler": "pixelshuffle", "resi_connection": "1conv"},
+        {"img_size": 32},
+    ),
+]
+
+
 def reference(arch: str, parameters: dict) -> torch.nn.Module:
     bridge = importlib.import_module("training.basicsr_bridge")
     bridge.load_basicsr()
@@ -74,7 +120,7 @@ def reference(arch: str, parameters: dict) -> torch.nn.Module:
 def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
     theirs = reference(arch, parameters).eval()
     ours = build(arch, parameters).eval()
-    assert set(ours.state_dict()) == set(without_derived(theirs.state_dict()))
+    assert set(ours.state_dict()) == set(without(theirs.state_dict(), swinir.derived))
     ours.load_state_dict(theirs.state_dict())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -109,11 +155,71 @@ def test_swinir_doubling_by_repetition_equals_spandrel() -> None:
     assert swin is not None
     parameters = {**SWIN, "upscale": 2, "upsampler": "nearest+conv"}
     theirs, ours = swin.SwinIR(**parameters).eval(), build("swinir", parameters).eval()
-    assert set(ours.state_dict()) == set(without_derived(theirs.state_dict()))
+    assert set(ours.state_dict()) == set(without(theirs.state_dict(), swinir.derived))
     ours.load_state_dict(theirs.state_dict())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
         torch.testing.assert_close(ours(picture), theirs(picture), rtol=1e-4, atol=1e-5)
+
+
+def randomise(network: torch.nn.Module) -> None:
+    """Weights and statistics of a trained network's magnitude, so that every path matters."""
+    generator = torch.Generator().manual_seed(10)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.2, generator=generator)
+                module.running_var.uniform_(0.5, 2.0, generator=generator)
+            elif isinstance(module, torch.nn.Linear | torch.nn.Conv2d):
+                width = module.weight[0].numel()
+                module.weight.normal_(std=width**-0.5, generator=generator)
+                module.bias.normal_(std=0.1, generator=generator)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("arch", "cls", "parameters", "theirs_alone"), SPANDREL_CASES)
+def test_keys_and_outputs_equal_spandrel(
+    arch: str, cls: str, parameters: dict[str, Any], theirs_alone: dict[str, Any]
+) -> None:
+    load_spandrel()
+    module = importlib.import_module(f"spandrel.architectures.{cls}")
+    theirs = getattr(module, cls)(**parameters, **theirs_alone)
+    randomise(theirs.double())
+    ours = build(arch, parameters).double()
+    derived = {"span": span.derived, "dat": dat.derived}.get(arch, lambda _: False)
+    assert set(ours.state_dict()) == set(without(theirs.state_dict(), derived))
+    ours.load_state_dict(theirs.state_dict())
+    generator = torch.Generator().manual_seed(11)
+    picture = torch.rand(2, 3, 24, 32, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        expected, actual = theirs.eval()(picture), ours.eval()(picture)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-10 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("parameters", [{}, {"norm": False, "upscale": 2}, {"residual": True}])
+def test_merged_span_equals_expanded_span(parameters: dict[str, Any]) -> None:
+    """Also at the border, where the chain's first bias reaches the padding."""
+    expanded = build("span", {"feature_channels": 5, **parameters}).double().eval()
+    randomise(expanded)
+    picture = torch.rand(1, 3, 9, 7, dtype=torch.float64)
+    with torch.no_grad():
+        before = expanded(picture)
+        merged = ARCHS.get("span").reparameterise(expanded)
+        after = merged(picture)
+    assert not any(isinstance(layer, span.ExpandedConvolution) for layer in merged.modules())
+    torch.testing.assert_close(after, before, rtol=0, atol=1e-10 * float(before.abs().max()))
+    built = build("span", {"feature_channels": 5, **parameters, "merged": True})
+    assert built.state_dict().keys() == merged.state_dict().keys()
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_residual_span_starts_near_the_nearest_neighbour_enlargement(merged: bool) -> None:
+    torch.manual_seed(0)
+    picture = torch.rand(1, 3, 12, 10)
+    nearest = torch.nn.functional.interpolate(picture, scale_factor=4, mode="nearest")
+    with torch.no_grad():
+        enlarged = build("span", {"merged": merged, "residual": True})(picture)
+    assert 0 < (enlarged - nearest).abs().mean() < 0.1
 
 
 def test_nafnet_with_a_local_mean_is_local() -> None:
@@ -153,6 +259,8 @@ def test_nafnet_starts_near_its_input() -> None:
         ("nafnet", NAF),
         ("srcnn", {"upscale": 2}),
         ("vdsr", {"upscale": 3, "num_feat": 8, "num_conv": 4}),
+        *((arch, parameters) for arch, _, parameters, _ in SPANDREL_CASES),
+        ("span", {"feature_channels": 8, "merged": True, "residual": True}),
     ],
 )
 def test_facts_state_scale_and_receptive_field(arch: str, parameters: dict) -> None:
@@ -197,6 +305,22 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         build("nafnet", {"pool": 4})
     with pytest.raises(UnknownArch, match="by 2 or 4"):
         build("swinir", {**SWIN, "upscale": 3, "upsampler": "nearest+conv"})
+    with pytest.raises(UnknownArch, match="2 values for 3 input channels"):
+        build("span", {"rgb_mean": [0.5, 0.5]})
+    with pytest.raises(UnknownArch, match="as many output channels"):
+        build("span", {"num_out_ch": 1, "residual": True})
+    with pytest.raises(UnknownArch, match="kernel_size must be odd"):
+        build("plksr", {"kernel_size": 4})
+    with pytest.raises(UnknownArch, match="less than one"):
+        build("plksr", {"dim": 4, "split_ratio": 0.1})
+    for wrong, reason in (
+        ({"split_size": [8]}, "two sides"),
+        ({"depth": [2, 2]}, "one length"),
+        ({"num_heads": [5]}, "even and divide"),
+        ({"embed_dim": 16, "num_heads": [2]}, "at least 32"),
+    ):
+        with pytest.raises(UnknownArch, match=reason):
+            build("dat", wrong)
     with pytest.raises(UnknownArch, match="no multiple of num_heads 5"):
         build("swinir", {**SWIN, "num_heads": [2, 5]})
     for many in ("many", -3):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from superres.common.errors import SharplineError, UsageError
-from superres.model.archs import ARCHS, build
-from superres.model.archs.swinir import without_derived
+from superres.model.archs import ARCHS, build, dat, span, swinir
+from superres.model.archs.derived import without
 from superres.model.bundle import load_bundle
 from training.weights import external, unpickle
 from training.weights.external import ExternalWeightsRefused, read_external
@@ -32,6 +32,13 @@ SWIN = {
     "window_size": 8,
     "mlp_ratio": 2,
 }
+DAT = {
+    "embed_dim": 32,
+    "depth": [3],
+    "num_heads": [2],
+    "split_size": [4, 8],
+    "expansion_factor": 2.0,
+}
 NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "RRDB x4": ("rrdb", RRDB),
     "RRDB x2": ("rrdb", {**RRDB, "scale": 2}),
@@ -41,19 +48,36 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "SwinIR real x2": ("swinir", {**SWIN, "upscale": 2, "upsampler": "nearest+conv"}),
     "SwinIR denoising": ("swinir", {**SWIN, "upscale": 1, "upsampler": ""}),
     "NAFNet": ("nafnet", {"width": 8, "enc_blk_nums": [1], "dec_blk_nums": [1], "pool": 0}),
+    "SPAN": ("span", {"feature_channels": 6, "upscale": 2}),
+    "SPAN without norm": ("span", {"feature_channels": 6, "upscale": 4, "norm": False}),
+    "PLKSR": ("plksr", {"dim": 8, "n_blocks": 2, "kernel_size": 5, "use_ea": False}),
+    "DAT": ("dat", {**DAT, "upscale": 2, "upsampler": "pixelshuffle", "resi_connection": "1conv"}),
+    "DAT-light": (
+        "dat",
+        {**DAT, "upscale": 4, "upsampler": "pixelshuffledirect", "resi_connection": "3conv"},
+    ),
+}
+
+
+# Networks with derived tensors: spandrel's class, which keys they are, parameters only it has.
+DERIVED: dict[str, tuple[str, Callable[[str], bool], dict[str, Any]]] = {
+    "swinir": ("SwinIR", swinir.derived, {}),
+    "span": ("SPAN", span.derived, {"num_in_ch": 3, "num_out_ch": 3}),
+    "dat": ("DAT", dat.derived, {"img_size": 16}),
 }
 
 
 def seeded(arch: str, parameters: Mapping[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Weights of a tiny network; SwinIR's with the derived buffers that its files contain."""
+    """Weights of a tiny network, with the derived tensors that the authors' files contain."""
     torch.manual_seed(seed)
     state = dict(build(arch, parameters).state_dict())
-    if arch == "swinir":
+    if arch in DERIVED:
+        name, _, theirs_alone = DERIVED[arch]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             importlib.import_module("training.basicsr_bridge").patch_torchvision()
-            swin = importlib.import_module("spandrel.architectures.SwinIR").SwinIR
-        theirs = swin(**parameters)
+            network = getattr(importlib.import_module(f"spandrel.architectures.{name}"), name)
+            theirs = network(**parameters, **theirs_alone)
         theirs.load_state_dict(state, strict=False)
         state = dict(theirs.state_dict())
     return state
@@ -84,7 +108,7 @@ def test_every_layout_is_converted(kind: str) -> None:
     name, found, weights = convert(state)
     assert name == arch
     assert {key: found[key] for key in parameters} == parameters
-    expected = dict(without_derived(state))
+    expected = without(state, DERIVED[arch][1]) if arch in DERIVED else state
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in weights)
 
@@ -192,6 +216,13 @@ def test_unsupported_networks_are_refused() -> None:
                 double[key.replace(wrong, right)] = value
     with pytest.raises(Refused, match="scale 2 without pixel-unshuffle"):
         convert(double)
+    plksr = importlib.import_module("spandrel.architectures.PLKSR")
+    for network, reason in (
+        (plksr.RealPLKSR(dim=8, n_blocks=1, kernel_size=5), "RealPLKSR is not supported"),
+        (plksr.PLKSR(dim=8, n_blocks=1, kernel_size=9, lk_type="RectSparsePLK"), "rectangular"),
+    ):
+        with pytest.raises(Refused, match=reason):
+            convert(network.state_dict())
 
 
 def test_a_network_with_another_output_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
