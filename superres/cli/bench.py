@@ -12,6 +12,8 @@ from superres.common.errors import UsageError
 from superres.common.files import write_json
 from superres.model.starters import find_bundle, find_bundles
 
+DEFAULT_SIZE = (480, 270)
+
 
 def bench(argv: Sequence[str]) -> int:
     """Measure how long models take for one picture, on every backend of this machine; with
@@ -21,12 +23,14 @@ def bench(argv: Sequence[str]) -> int:
     if arguments.networks:
         from superres.cli.bench_networks import bench_networks
 
+        if arguments.size:
+            raise UsageError("--networks measures an output of 1280x720: leave --size out")
         return bench_networks(arguments)
     if arguments.on:
         raise UsageError("--on only goes with --networks; sharpline evaluate scores models")
     from superres.model.benchmark import benchmark_bundle, cpu_name, noise_picture
 
-    width, height = arguments.size
+    width, height = arguments.size or DEFAULT_SIZE
     bundles = [find_bundle(name) for name in arguments.bundles] or find_bundles()
     picture = noise_picture(width, height)
     machine = {"cpu": cpu_name(), "threads": cpu_threads()}
@@ -74,9 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--size",
         type=_size,
-        default=(480, 270),
         metavar="WIDTHxHEIGHT",
-        help="of the input (default: 480x270)",
+        help="of the input (default: 480x270; not with --networks)",
     )
     parser.add_argument(
         "--runs",

@@ -22,6 +22,7 @@ from superres.model.upscaler import Upscaler
 OUTPUT_WIDTH, OUTPUT_HEIGHT = 1280, 720  # for which papers state multiply-adds
 PRECISIONS = ("fp32", "bf16")
 NONE = "-"
+DATASET_CHARACTERS = 12  # of an id, enough to tell sets apart
 HEADINGS = (
     "network",
     "weights",
@@ -46,7 +47,7 @@ def bench_networks(arguments: argparse.Namespace) -> int:
         show(f"| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}")
     rows = []
     for network in networks:
-        own = _own_score(network, held_out)
+        own = _own_score(network, held_out, arguments.device)
         rows.append(_measure(network, own, arguments.runs, arguments.device))
         if not arguments.json:
             show(_line(rows[-1]))
@@ -72,13 +73,15 @@ def _network(name: str) -> NamedNetwork:
     return by_name[name]
 
 
-def _own_score(network: NamedNetwork, held_out: HeldOut | None) -> dict[str, Any] | None:
+def _own_score(
+    network: NamedNetwork, held_out: HeldOut | None, device: str
+) -> dict[str, Any] | None:
     """PSNR and protocol of the network's starter, None without one."""
     if network.starter is None or not (STARTERS / network.starter).is_dir():
         return None
     bundle = find_bundle(network.starter)
     if held_out is not None:
-        backend = load_backend(bundle, precision="fp32")
+        backend = load_backend(bundle, device=device, precision="fp32")
         pairs = held_out.pairs(bundle.info.scale, "validation")
         evaluation = evaluate(Upscaler(bundle, backend), pairs.pairs, pairs.protocol("y"))
         backend.close()
@@ -97,13 +100,17 @@ def _measure(
     size = network_size(network, OUTPUT_WIDTH, OUTPUT_HEIGHT)
     width, height = input_size(network, OUTPUT_WIDTH, OUTPUT_HEIGHT)
     costs: dict[str, Any] = {}
+    unavailable: BackendUnavailable | None = None
     for precision in PRECISIONS:
         try:
             cost = network_cost(network, (width, height), precision, runs, device)
         except BackendUnavailable as error:
             say(f"bench: {network.name} in {precision} left out: {error}")
+            unavailable = error
             continue
         costs[precision] = asdict(cost)
+    if not costs and unavailable is not None:
+        raise unavailable
     return {
         "network": network.name,
         "arch": network.arch,
@@ -125,9 +132,13 @@ def _line(row: dict[str, Any]) -> str:
         *(_cost(row, precision, "milliseconds") for precision in PRECISIONS),
         *(_cost(row, precision, "memory_mib") for precision in PRECISIONS),
         f"{published['psnr']:.2f} {published['protocol']}" if published else NONE,
-        f"{own['psnr']:.2f} {own['starter']}" if own else NONE,
+        f"{own['psnr']:.2f} {_set_name(own)}" if own else NONE,
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _set_name(own: dict[str, Any]) -> str:
+    return str(own["protocol"]["dataset"])[:DATASET_CHARACTERS]
 
 
 def _cost(row: dict[str, Any], precision: str, name: str) -> str:

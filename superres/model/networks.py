@@ -10,7 +10,7 @@ URBAN100 = "Urban100 x4, Y"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedScore:
-    """PSNR in dB that a paper reports; `protocol` is the set, scale and channel, the inputs are
+    """PSNR in dB that authors report; `protocol` is the set, scale and channel, the inputs are
     MATLAB's bicubic, the border crop equals the scale."""
 
     psnr: float
@@ -51,15 +51,22 @@ NETWORKS: tuple[NamedNetwork, ...] = (
         published=_score(30.48, SET5, "Dong et al. 2016"),
         starter="srcnn_x4",
     ),
-    NamedNetwork(name="span_32", arch="span", parameters={"feature_channels": 32}),
+    NamedNetwork(
+        name="span_32", arch="span", parameters={"feature_channels": 32}, starter="span_fast_x4"
+    ),
     NamedNetwork(
         name="span_48",
         arch="span",
         published=_score(26.18, URBAN100, "Wan et al. 2024, who state 498 k weights"),
+        starter="span_x4",
     ),
     NamedNetwork(name="compact", arch="compact", starter="compact_x4"),
     NamedNetwork(name="vdsr", arch="vdsr", published=_score(31.35, SET5, "Kim et al. 2016")),
-    NamedNetwork(name="dat_light", arch="dat"),
+    NamedNetwork(
+        name="dat_light",
+        arch="dat",
+        published=_score(26.64, URBAN100, "Chen et al. 2023, the authors' repository"),
+    ),
     NamedNetwork(
         name="swinir_light",
         arch="swinir",

@@ -121,7 +121,8 @@ def _convert_with_spandrel(
         loaded = spandrel.ModelLoader().load_from_state_dict(dict(state))
     except Exception as error:
         # spandrel's detection may raise any exception on unexpected keys or shapes.
-        raise Refused(f"its network is unknown ({type(error).__name__}: {error})") from error
+        detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise Refused(f"its network is unknown ({detail})") from error
     arch = _spandrel_archs().get(loaded.architecture.id)
     if arch is None or arch.spandrel is None:
         raise Refused(f"its network {loaded.architecture.name} is not supported")

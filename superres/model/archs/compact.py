@@ -13,6 +13,7 @@ from superres.model.archs.architecture import (
     SpandrelLayout,
 )
 from superres.model.archs.initialise import kaiming_
+from superres.model.archs.upsample import nearest_channels
 
 
 class SRVGGNetCompact(nn.Module):
@@ -51,10 +52,7 @@ class SRVGGNetCompact(nn.Module):
         features = lr_bchw
         for layer in self.body:
             features = layer(features)
-        # Added before the pixel shuffle: the same sums without an interpolation, which runtimes
-        # would compute in bfloat16 while they keep this sum in float32.
-        nearest = lr_bchw[:, :, None].expand(-1, -1, self.upscale**2, -1, -1).flatten(1, 2)
-        return self.upsampler(features + nearest)
+        return self.upsampler(features + nearest_channels(lr_bchw, self.upscale))
 
 
 def _activation(act_type: str, channels: int) -> nn.Module:

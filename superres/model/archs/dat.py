@@ -28,7 +28,7 @@ from superres.model.archs.dat_attention import (
     ChannelAttention,
     SpatialAttention,
 )
-from superres.model.archs.derived import drop_on_load, without
+from superres.model.archs.derived import ignore_on_load, last_part_in, without_keys
 from superres.model.archs.initialise import initialise_linear
 from superres.model.archs.reconstruction import (
     DIV2K_MEAN,
@@ -37,7 +37,7 @@ from superres.model.archs.reconstruction import (
     shuffle_steps,
 )
 
-DERIVED_KEYS = ("attn_mask_0", "attn_mask_1", "rpe_biases", "relative_position_index")
+is_derived = last_part_in("attn_mask_0", "attn_mask_1", "rpe_biases", "relative_position_index")
 
 
 class SpatialGate(nn.Module):
@@ -119,12 +119,20 @@ class DAT(nn.Module):
         upsampler: Literal["pixelshuffle", "pixelshuffledirect"] = "pixelshuffledirect",
     ) -> None:
         super().__init__()
-        _check(embed_dim, split_size, depth, num_heads)
+        hidden = int(embed_dim * expansion_factor)
+        _check(
+            {
+                "embed_dim": embed_dim,
+                "split_size": split_size,
+                "depth": depth,
+                "num_heads": num_heads,
+                "expansion_factor": expansion_factor,
+            }
+        )
         self.img_range, self.upsampler = img_range, upsampler
         mean = DIV2K_MEAN if in_chans == 3 else (0.0,) * in_chans
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         rows, columns = split_size
-        hidden = int(embed_dim * expansion_factor)
 
         def block(group: int, index: int) -> Block:
             heads = num_heads[group]
@@ -148,7 +156,7 @@ class DAT(nn.Module):
         self.conv_after_body = residual_convolution(embed_dim, resi_connection)
         self._add_reconstruction(embed_dim, in_chans, upscale)
         self.apply(initialise_linear)
-        drop_on_load(self, derived)
+        ignore_on_load(self, is_derived)
 
     def _add_reconstruction(self, channels: int, outputs: int, upscale: int) -> None:
         features = RECONSTRUCTION_FEATURES
@@ -178,26 +186,27 @@ class DAT(nn.Module):
         return enlarged / self.img_range + mean
 
 
-def _check(
-    embed_dim: int, split_size: Sequence[int], depth: Sequence[int], num_heads: Sequence[int]
-) -> None:
+def _check(parameters: Parameters) -> None:
+    embed_dim, split_size = parameters["embed_dim"], parameters["split_size"]
+    depth, num_heads = parameters["depth"], parameters["num_heads"]
     if len(split_size) != 2 or min(split_size) < 2:
         raise TypeError(f"split_size must be two sides of at least 2, not {list(split_size)}")
-    if len(depth) != len(num_heads) or not depth:
-        raise TypeError("depth and num_heads must be of one length, at least 1")
+    if len(depth) != len(num_heads) or not depth or min(depth) < 1:
+        raise TypeError("depth and num_heads must be of one length, depths at least 1")
     for heads in num_heads:
         if heads < 2 or heads % 2 or embed_dim % heads:
             raise TypeError(f"num_heads must be even and divide embed_dim {embed_dim}, not {heads}")
     if embed_dim < 32:
         raise TypeError("embed_dim must be at least 32, so that every reduced layer has a channel")
-
-
-def derived(key: str) -> bool:
-    """Whether a key of a state dict is a derived buffer."""
-    return key.rpartition(".")[2] in DERIVED_KEYS
+    hidden = int(embed_dim * parameters["expansion_factor"])
+    if hidden < 2 or hidden % 2:
+        raise TypeError(
+            f"expansion_factor must give an even number of hidden channels, not {hidden}"
+        )
 
 
 def _facts(parameters: Parameters) -> ArchFacts:
+    _check(parameters)
     grid = math.lcm(*parameters["split_size"])
     return ArchFacts(
         scale=parameters["upscale"], receptive_field=None, size_multiple=grid, window=grid
@@ -208,7 +217,7 @@ def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = ("in_chans", "embed_dim", "split_size", "depth", "num_heads", "expansion_factor")
     names += ("qkv_bias", "upscale", "img_range", "resi_connection", "upsampler")
     parameters = {name: network.hyperparameters[name] for name in names}
-    return parameters, without(network.state_dict(), derived)
+    return parameters, without_keys(network.state_dict(), is_derived)
 
 
 ARCH = Architecture(

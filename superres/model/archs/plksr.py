@@ -19,6 +19,7 @@ from superres.model.archs.architecture import (
     SpandrelLayout,
     UnsupportedVariant,
 )
+from superres.model.archs.upsample import nearest_channels
 
 MIXER_KERNELS = {"CCM": (3, 1), "ICCM": (1, 3), "DCCM": (3, 3)}
 
@@ -104,8 +105,7 @@ class PLKSR(nn.Module):
             nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
-        copies = self.upscaling_factor**2
-        nearest = lr_bchw[:, :, None].expand(-1, -1, copies, -1, -1).flatten(1, 2)
+        nearest = nearest_channels(lr_bchw, self.upscaling_factor)
         return functional.pixel_shuffle(self.feats(lr_bchw) + nearest, self.upscaling_factor)
 
 

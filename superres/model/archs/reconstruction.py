@@ -1,4 +1,4 @@
-"""Parts that transformer networks share: the mean colour, and layers of the reconstruction."""
+"""Parts that several networks share: the mean colour, and layers of the reconstruction."""
 
 from torch import nn
 

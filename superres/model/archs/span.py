@@ -20,9 +20,10 @@ from superres.model.archs.architecture import (
     Parameters,
     SpandrelLayout,
 )
-from superres.model.archs.derived import drop_on_load, without
+from superres.model.archs.derived import ignore_on_load, without_keys
 from superres.model.archs.initialise import kaiming_
 from superres.model.archs.reconstruction import DIV2K_MEAN
+from superres.model.archs.upsample import nearest_channels
 
 BLOCKS = 6
 EXPANSION = 2
@@ -95,7 +96,7 @@ class SPAN(nn.Module):
         feature_channels: Annotated[int, Field(ge=1)] = 48,
         upscale: Annotated[int, Field(ge=1)] = 4,
         norm: bool = True,
-        img_range: Annotated[float, Field(gt=0)] = 255.0,
+        img_range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 255.0,
         rgb_mean: Sequence[float] = DIV2K_MEAN,
         merged: bool = False,
         residual: bool = False,
@@ -122,7 +123,7 @@ class SPAN(nn.Module):
         if residual:  # training starts near the nearest-neighbour enlargement
             last = cast("nn.Conv2d", self.upsampler[0])
             kaiming_(last, damping=0.1 / (img_range if norm else 1.0))
-        drop_on_load(self, derived)
+        ignore_on_load(self, is_derived)
 
     def forward(self, lr_bchw: Tensor) -> Tensor:
         centred = lr_bchw
@@ -137,9 +138,7 @@ class SPAN(nn.Module):
         last, shuffle = self.upsampler
         enlarged = last(self.conv_cat(gathered))
         if self.residual:
-            # Added before the pixel shuffle, as in the network `compact`.
-            nearest = lr_bchw[:, :, None].expand(-1, -1, self.upscale**2, -1, -1)
-            enlarged = enlarged + nearest.flatten(1, 2)
+            enlarged = enlarged + nearest_channels(lr_bchw, self.upscale)
         return shuffle(enlarged)
 
 
@@ -159,7 +158,7 @@ def merge(network: nn.Module) -> nn.Module:
     return network
 
 
-def derived(key: str) -> bool:
+def is_derived(key: str) -> bool:
     """Whether a key is of the merged convolution that the authors' files contain beside its
     parts."""
     return ".eval_conv." in f".{key}"
@@ -178,7 +177,7 @@ def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = ("num_in_ch", "num_out_ch", "feature_channels", "upscale", "norm", "img_range")
     parameters = {name: network.hyperparameters[name] for name in (*names, "rgb_mean")}
     parameters["rgb_mean"] = list(parameters["rgb_mean"])
-    return parameters, without(network.state_dict(), derived)
+    return parameters, without_keys(network.state_dict(), is_derived)
 
 
 ARCH = Architecture(

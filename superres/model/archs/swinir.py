@@ -21,7 +21,7 @@ from superres.model.archs.architecture import (
     SpandrelLayout,
     UnsupportedVariant,
 )
-from superres.model.archs.derived import drop_on_load, without
+from superres.model.archs.derived import ignore_on_load, last_part_in, without_keys
 from superres.model.archs.initialise import initialise_linear
 from superres.model.archs.reconstruction import (
     DIV2K_MEAN,
@@ -32,7 +32,7 @@ from superres.model.archs.reconstruction import (
 from superres.model.archs.upsample import bicubic_phases
 from superres.model.archs.windows import from_windows, relative_positions, shift_mask, to_windows
 
-DERIVED_KEYS = ("attn_mask", "relative_position_index")
+is_derived = last_part_in("attn_mask", "relative_position_index")
 SHIFTED_COPIES = 27  # three colours under nine shifts
 BODY_DAMPING = 0.02
 
@@ -200,7 +200,7 @@ class SwinIR(nn.Module):
         self.apply(initialise_linear)
         if upsampler == "pixelshuffledirect" and in_chans == 3 and embed_dim >= SHIFTED_COPIES:
             self._initialise_as_bicubic()
-        drop_on_load(self, derived)
+        ignore_on_load(self, is_derived)
 
     @torch.no_grad()
     def _initialise_as_bicubic(self) -> None:
@@ -287,11 +287,6 @@ def upsample_and_convolve(layer: nn.Module, features: Tensor) -> Tensor:
     return functional.leaky_relu(layer(doubled), 0.2)
 
 
-def derived(key: str) -> bool:
-    """Whether a key of a state dict is a derived buffer."""
-    return key.rpartition(".")[2] in DERIVED_KEYS
-
-
 def _facts(parameters: Parameters) -> ArchFacts:
     window = parameters["window_size"]
     return ArchFacts(
@@ -305,7 +300,7 @@ def _from_spandrel(network: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:
     names = ("upscale", "in_chans", "img_size", "window_size", "img_range", "depths", "embed_dim")
     names += ("num_heads", "mlp_ratio", "upsampler", "resi_connection")
     parameters = {name: network.hyperparameters[name] for name in names}
-    return parameters, without(network.state_dict(), derived)
+    return parameters, without_keys(network.state_dict(), is_derived)
 
 
 ARCH = Architecture(

@@ -27,6 +27,15 @@ class BicubicUpsample(nn.Module):
         return enlarged.reshape(batch, channels, height * self.scale, width * self.scale)
 
 
+def nearest_channels(lr_bchw: Tensor, scale: int) -> Tensor:
+    """The channels that a pixel shuffle by `scale` turns into the nearest-neighbour enlargement.
+
+    Networks add these before their pixel shuffle: the same sum without an interpolation, which
+    runtimes would compute in bfloat16 while they keep this sum in float32.
+    """
+    return lr_bchw[:, :, None].expand(-1, -1, scale**2, -1, -1).flatten(1, 2)
+
+
 def bicubic_phases(scale: int) -> Tensor:
     """The 5x5 kernel of each output pixel inside an input pixel: (scale^2, 5, 5), rows first."""
     offsets = (torch.arange(scale, dtype=torch.float64) + 0.5) / scale - 0.5

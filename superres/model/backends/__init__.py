@@ -5,6 +5,7 @@ A backend takes tiles as numpy (B, H, W, 3) of uint8, uint16 or float32 in [0, 1
 """
 
 import importlib.util
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from superres.model.bundle import Bundle
 
 Array = NDArray[Any]
 
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 MAX_PRECISION_ERROR = 2.0  # in grey levels of 255: bound for `precision` auto to choose bf16
 
 
@@ -78,6 +80,8 @@ def load_backend(
     auto is bf16 if the bundle states an error of at most MAX_PRECISION_ERROR, else fp32. Raises
     BackendUnavailable, or BrokenBundle if the weights do not fit the network.
     """
+    if not DEVICE.fullmatch(device):
+        raise BackendUnavailable(f"no device {device!r}; choose cpu, cuda or cuda:N")
     if backend == "auto":
         backend = _best_backend(device)
     if precision == "auto":

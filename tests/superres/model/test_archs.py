@@ -18,7 +18,7 @@ from superres.model.archs import (
     span,
     swinir,
 )
-from superres.model.archs.derived import without
+from superres.model.archs.derived import without_keys
 
 SWIN = {
     "img_size": 32,
@@ -120,7 +120,7 @@ def reference(arch: str, parameters: dict) -> torch.nn.Module:
 def test_keys_and_outputs_equal_basicsr(arch: str, parameters: dict) -> None:
     theirs = reference(arch, parameters).eval()
     ours = build(arch, parameters).eval()
-    assert set(ours.state_dict()) == set(without(theirs.state_dict(), swinir.derived))
+    assert set(ours.state_dict()) == set(without_keys(theirs.state_dict(), swinir.is_derived))
     ours.load_state_dict(theirs.state_dict())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
@@ -155,7 +155,7 @@ def test_swinir_doubling_by_repetition_equals_spandrel() -> None:
     assert swin is not None
     parameters = {**SWIN, "upscale": 2, "upsampler": "nearest+conv"}
     theirs, ours = swin.SwinIR(**parameters).eval(), build("swinir", parameters).eval()
-    assert set(ours.state_dict()) == set(without(theirs.state_dict(), swinir.derived))
+    assert set(ours.state_dict()) == set(without_keys(theirs.state_dict(), swinir.is_derived))
     ours.load_state_dict(theirs.state_dict())
     picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(6))
     with torch.no_grad():
@@ -186,8 +186,8 @@ def test_keys_and_outputs_equal_spandrel(
     theirs = getattr(module, cls)(**parameters, **theirs_alone)
     randomise(theirs.double())
     ours = build(arch, parameters).double()
-    derived = {"span": span.derived, "dat": dat.derived}.get(arch, lambda _: False)
-    assert set(ours.state_dict()) == set(without(theirs.state_dict(), derived))
+    derived = {"span": span.is_derived, "dat": dat.is_derived}.get(arch, lambda _: False)
+    assert set(ours.state_dict()) == set(without_keys(theirs.state_dict(), derived))
     ours.load_state_dict(theirs.state_dict())
     generator = torch.Generator().manual_seed(11)
     picture = torch.rand(2, 3, 24, 32, generator=generator, dtype=torch.float64)
@@ -311,6 +311,8 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         build("span", {"num_out_ch": 1, "residual": True})
     with pytest.raises(UnknownArch, match="kernel_size must be odd"):
         build("plksr", {"kernel_size": 4})
+    with pytest.raises(UnknownArch, match="img_range"):
+        build("span", {"img_range": float("inf")})
     with pytest.raises(UnknownArch, match="less than one"):
         build("plksr", {"dim": 4, "split_ratio": 0.1})
     for wrong, reason in (
@@ -318,9 +320,13 @@ def test_unknown_names_and_parameters_are_refused() -> None:
         ({"depth": [2, 2]}, "one length"),
         ({"num_heads": [5]}, "even and divide"),
         ({"embed_dim": 16, "num_heads": [2]}, "at least 32"),
+        ({"depth": [0]}, "depths at least 1"),
+        ({"expansion_factor": 1.06}, "even number of hidden channels, not 63"),
     ):
         with pytest.raises(UnknownArch, match=reason):
             build("dat", wrong)
+        with pytest.raises(UnknownArch, match=reason):
+            facts("dat", wrong)
     with pytest.raises(UnknownArch, match="no multiple of num_heads 5"):
         build("swinir", {**SWIN, "num_heads": [2, 5]})
     for many in ("many", -3):

@@ -158,6 +158,11 @@ def test_half_precision_on_a_cpu_is_refused(tiny_bundle, backend):
         load_backend(tiny_bundle(), backend=backend, device="cpu", precision="fp16")
 
 
+def test_an_unknown_device_is_refused(tiny_bundle):
+    with pytest.raises(BackendUnavailable, match="no device 'gpu'; choose cpu, cuda or cuda:N"):
+        load_backend(tiny_bundle(), device="gpu")
+
+
 def test_auto_is_every_device_of_the_machine(monkeypatch):
     assert devices_of("torch", "cuda:3") == ("cuda:3",)
     assert devices_of("openvino", "auto") == ("auto",)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from sharpline.cli import run
@@ -165,7 +166,7 @@ def test_the_table_has_scores_with_their_protocols(
     assert [row.split(" | ")[0] for row in rows] == ["| network", "| tiny", "| known"]
     assert rows[1].endswith("| 12 | - | 57 | - | - | - |")
     assert "| 12 | - | 57 | - | 31.50 Set5 x2, Y | " in rows[2]
-    assert rows[2].endswith(" known_x2 |")
+    assert rows[2].endswith(" smooth |")
     assert "- known: A. Uthor 2020" in shown.out
     assert f"Own, known_x2: dataset {exact_pairs.name}, scale 2, channel y" in shown.out
     assert "tiny in bf16 left out: no bf16 here" in shown.err
@@ -178,6 +179,7 @@ def test_the_table_has_scores_with_their_protocols(
         (["--networks", "tony"], "did you mean tiny?"),
         (["--networks", "--on", "nowhere"], "nowhere is not a folder of pictures"),
         (["--on", "set5"], "--on only goes with --networks"),
+        (["--networks", "--size", "32x24"], "leave --size out"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -185,6 +187,13 @@ def test_what_cannot_be_measured_is_refused(
 ) -> None:
     assert run(["bench", *arguments]) == 2
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("networks")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+def test_a_device_that_is_not_there_ends_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "--networks", "tiny", "--runs", "1", "--device", "cuda"]) == 1
+    assert "no CUDA device is visible here" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from superres.common.errors import SharplineError, UsageError
 from superres.model.archs import ARCHS, build, dat, span, swinir
-from superres.model.archs.derived import without
+from superres.model.archs.derived import without_keys
 from superres.model.bundle import load_bundle
 from training.weights import external, unpickle
 from training.weights.external import ExternalWeightsRefused, read_external
@@ -61,9 +61,9 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # Networks with derived tensors: spandrel's class, which keys they are, parameters only it has.
 DERIVED: dict[str, tuple[str, Callable[[str], bool], dict[str, Any]]] = {
-    "swinir": ("SwinIR", swinir.derived, {}),
-    "span": ("SPAN", span.derived, {"num_in_ch": 3, "num_out_ch": 3}),
-    "dat": ("DAT", dat.derived, {"img_size": 16}),
+    "swinir": ("SwinIR", swinir.is_derived, {}),
+    "span": ("SPAN", span.is_derived, {"num_in_ch": 3, "num_out_ch": 3}),
+    "dat": ("DAT", dat.is_derived, {"img_size": 16}),
 }
 
 
@@ -108,7 +108,7 @@ def test_every_layout_is_converted(kind: str) -> None:
     name, found, weights = convert(state)
     assert name == arch
     assert {key: found[key] for key in parameters} == parameters
-    expected = without(state, DERIVED[arch][1]) if arch in DERIVED else state
+    expected = without_keys(state, DERIVED[arch][1]) if arch in DERIVED else state
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in weights)
 
