@@ -222,6 +222,22 @@ def test_residual_span_starts_near_the_nearest_neighbour_enlargement(merged: boo
     assert 0 < (enlarged - nearest).abs().mean() < 0.1
 
 
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("channels", [8, 48])
+def test_every_block_of_residual_span_has_a_gradient(merged: bool, channels: int) -> None:
+    """With torch's initialisation the blocks in the middle have less than 1e-13."""
+    torch.manual_seed(0)
+    parameters = {"feature_channels": channels, "img_range": 16.0, "residual": True}
+    network = build("span", {**parameters, "merged": merged})
+    lr = torch.rand(2, 3, 16, 16)
+    hr = torch.nn.functional.interpolate(lr, scale_factor=4, mode="bicubic")
+    (network(lr) - hr).abs().mean().backward()
+    for number in range(1, 7):
+        first = network.get_submodule(f"block_{number}.c1_r")
+        weight = first.weight if merged else first.conv[1].weight
+        assert weight.grad.abs().mean() > 1e-8, number
+
+
 def test_nafnet_with_a_local_mean_is_local() -> None:
     """With a local mean, distant changes have no effect; with a global mean they do."""
     picture = torch.rand(1, 3, 16, 160, generator=torch.Generator().manual_seed(7))
