@@ -51,8 +51,8 @@ class ExpandedConvolution(nn.Module):
     def merged(self) -> nn.Conv2d:
         """The 3x3 convolution with the same output, computed in float64."""
         first, middle, last = (cast("nn.Conv2d", layer) for layer in self.conv)
-        (w1, b1), (w2, b2), (w3, b3) = map(_as_matrix, (first, middle, last))
-        single, bias = _as_matrix(self.sk)
+        (w1, b1), (w2, b2), (w3, b3) = map(_weight_and_bias, (first, middle, last))
+        single, bias = _weight_and_bias(self.sk)
         weight = torch.einsum("om,mnyx,ni->oiyx", w3[..., 0, 0], w2, w1[..., 0, 0])
         weight[..., 1, 1] += single[..., 0, 0]
         chained = w3[..., 0, 0] @ (torch.einsum("mnyx,n->m", w2, b1) + b2) + b3
@@ -66,7 +66,7 @@ class ExpandedConvolution(nn.Module):
 
 
 class SPAB(nn.Module):
-    """Three convolutions and parameter-free attention; returns also the first one's output."""
+    """Three convolutions and parameter-free attention; returns also the first activation."""
 
     def __init__(self, channels: int, merged: bool) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class SPAB(nn.Module):
         self.c3_r = convolution(channels, channels, merged)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        first = self.c1_r(features)
-        second = self.c2_r(functional.silu(first))
-        third = self.c3_r(functional.silu(second))
-        return (third + features) * (torch.sigmoid(third) - 0.5), functional.silu(first)
+        first = functional.silu(self.c1_r(features))
+        second = functional.silu(self.c2_r(first))
+        third = self.c3_r(second)
+        return (third + features) * (torch.sigmoid(third) - 0.5), first
 
 
 class SPAN(nn.Module):
@@ -185,7 +185,7 @@ def is_derived(key: str) -> bool:
     return ".eval_conv." in f".{key}"
 
 
-def _as_matrix(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _weight_and_bias(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
     return layer.weight.double(), cast("Tensor", layer.bias).double()
 
 
