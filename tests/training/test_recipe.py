@@ -20,6 +20,10 @@ NAMES = [
     "esrgan_x4",
     "old_photo",
     "realesrgan_x4",
+    "span_fast_x4",
+    "span_real_x4",
+    "span_x2",
+    "span_x4",
     "srcnn_x2",
     "srcnn_x4",
     "swinir_light_x2",
@@ -32,6 +36,7 @@ NAMES = [
 # Networks that learn nothing in a minute on two cores; their fine-tunes have no time limit.
 LARGE = {"esrgan_gan_x4", "esrgan_x4", "realesrgan_x4", "swinir_x2", "swinir_x4"}
 PUBLISHED_SCHEDULES = LARGE | {"swinir_light_x2"}
+SPAN = {"span_fast_x4", "span_real_x4", "span_x2", "span_x4"}
 
 
 def test_the_bundled_recipes() -> None:
@@ -56,11 +61,11 @@ def test_a_finetune_has_a_time_limit() -> None:
         assert (limit is not None) == (name not in LARGE)
 
 
-def test_our_own_full_stages_stop_early() -> None:
-    """Those from papers keep the published schedules, which lower the learning rate late."""
+def test_full_stages_stop_early_unless_they_need_the_end_of_their_schedule() -> None:
+    """The schedules of papers, and SPAN's, gain most while the learning rate falls."""
     for name in NAMES:
         recipe = load_recipe(name)
-        assert (recipe.full.early_stop is not None) == (name not in PUBLISHED_SCHEDULES)
+        assert (recipe.full.early_stop is None) == (name in PUBLISHED_SCHEDULES | SPAN)
         assert recipe.full.steps <= 100_000 or name in PUBLISHED_SCHEDULES
 
 

@@ -150,7 +150,7 @@ def test_the_initial_weights_that_a_recipe_names_fit_its_network() -> None:
     named = {name: initial for name in recipe_names() if (initial := initial_recipe(name))}
     adversarial = {name for name in recipe_names() if load_recipe(name).discriminator is not None}
     assert adversarial == {"esrgan_gan_x4", "realesrgan_x4"}
-    assert adversarial | {"compact_real_x4"} <= named.keys()
+    assert adversarial | {"compact_real_x4", "span_real_x4"} <= named.keys()
     for name, initial in named.items():
         recipe, arch = load_recipe(name), load_recipe(initial).arch
         given = {"name": arch.name, "parameters": arch.parameters}
