@@ -22,13 +22,17 @@ class PositionBias(nn.Module):
         super().__init__()
         hidden = channels // 4
         self.pos_proj = nn.Linear(2, hidden)
-        for name, outputs in (("pos1", hidden), ("pos2", hidden), ("pos3", heads)):
-            layers = (nn.LayerNorm(hidden), nn.ReLU(), nn.Linear(hidden, outputs))
-            self.add_module(name, nn.Sequential(*layers))
+        self.pos1 = self._layer(hidden, hidden)
+        self.pos2 = self._layer(hidden, hidden)
+        self.pos3 = self._layer(hidden, heads)
 
     def forward(self, offsets: Tensor) -> Tensor:
         hidden = self.pos_proj(offsets)
         return self.pos3(self.pos2(self.pos1(hidden)))
+
+    @staticmethod
+    def _layer(inputs: int, outputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.LayerNorm(inputs), nn.ReLU(), nn.Linear(inputs, outputs))
 
 
 class WindowAttention(nn.Module):

@@ -43,8 +43,9 @@ class ElementwiseAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.f = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.Sigmoid())
-        nn.init.trunc_normal_(self.f[0].weight, std=0.02)
+        convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.trunc_normal_(convolution.weight, std=0.02)
+        self.f = nn.Sequential(convolution, nn.Sigmoid())
 
     def forward(self, features: Tensor) -> Tensor:
         return features * self.f(features)
@@ -58,15 +59,16 @@ class PLKBlock(nn.Module):
     ) -> None:
         super().__init__()
         first, second = MIXER_KERNELS[mixer]
+        last = nn.Conv2d(2 * channels, channels, second, padding=second // 2)
         self.channe_mixer = nn.Sequential(  # the authors' spelling, in every weight file
             nn.Conv2d(channels, 2 * channels, first, padding=first // 2),
             nn.GELU(),
-            nn.Conv2d(2 * channels, channels, second, padding=second // 2),
+            last,
         )
         self.lk = PartialLargeKernel(partial, kernel_size)
         self.attn = ElementwiseAttention(channels) if attention else nn.Identity()
         self.refine = nn.Conv2d(channels, channels, 1)
-        for layer in (self.channe_mixer[2], self.refine):
+        for layer in (last, self.refine):
             nn.init.trunc_normal_(layer.weight, std=0.02)
 
     def forward(self, features: Tensor) -> Tensor:

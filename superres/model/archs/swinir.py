@@ -261,7 +261,7 @@ class SwinIR(nn.Module):
 
     def _deep(self, shallow: Tensor) -> Tensor:
         height, width = shallow.shape[2:]
-        window, shift = (self.window,) * 2, (self.window // 2,) * 2
+        window, shift = (self.window, self.window), (self.window // 2, self.window // 2)
         mask = shift_mask(height, width, window, shift, shallow.device)
         tokens = self.patch_embed["norm"](shallow.permute(0, 2, 3, 1))
         for layer in self.layers:
