@@ -154,7 +154,7 @@ def _notes(rows: Sequence[dict[str, Any]]) -> list[str]:
     notes = [
         "",
         f"Run by {' and '.join(sorted(backends)) or 'no backend'}; memory is the peak beyond the "
-        "process without the network.",
+        "process before runtime and network were loaded.",
         "Published: bicubic inputs as MATLAB's, border crop as wide as the scale.",
     ]
     for row in rows:

@@ -22,7 +22,7 @@ RESET_PEAK = Path("/proc/self/clear_refs")  # man 5 proc: writing 5 resets the p
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSize:
-    """Weights in the deploy form, and multiply-adds for an output of given size."""
+    """Number of weights in the deploy form, and of multiply-adds for an output of given size."""
 
     weights: int
     multiply_adds: int
@@ -31,7 +31,8 @@ class NetworkSize:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkCost:
     """Cost of one picture; `memory_mib` is what the process uses at its peak beyond what it used
-    before the network was loaded, on a GPU what torch allocates; None if the system does not tell.
+    before runtime and network were loaded, on a GPU what torch allocates; None if the system does
+    not tell.
     """
 
     backend: str

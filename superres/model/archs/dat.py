@@ -1,8 +1,8 @@
 """DAT: attention over windows and over channels, in alternate blocks (Chen et al. 2023).
 
-DAT-light is one group of 18 blocks of 60 channels. Windows are oblong: half of the channels are
-attended to in windows of `split_size`, the other half in the same windows on end. Input sides must
-be multiples of both; the caller pads (`model.tiling`). Channel attention and the channel gates
+DAT-light is one group of 18 blocks of 60 channels. Half of the channels are attended to in windows
+of `split_size`, the other half in windows of the swapped sides. Input sides must be multiples of
+both; the caller pads (`model.tiling`). Channel attention and the channel gates
 average over the whole input, so a tile's output depends on the tile: seams are measured, not zero.
 Masks, relative positions and their index are derived from the shape and are not part of the state
 dict; files that contain them load nevertheless.
@@ -114,7 +114,7 @@ class DAT(nn.Module):
         expansion_factor: Annotated[float, Field(gt=0)] = 2.0,
         qkv_bias: bool = True,
         upscale: Annotated[int, Field(ge=1)] = 4,
-        img_range: Annotated[float, Field(gt=0)] = 1.0,
+        img_range: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0,
         resi_connection: Literal["1conv", "3conv"] = "3conv",
         upsampler: Literal["pixelshuffle", "pixelshuffledirect"] = "pixelshuffledirect",
     ) -> None:
